@@ -1,0 +1,1 @@
+"""pybpf: a pure-Python, libbpf-style BPF loader."""

@@ -1,0 +1,170 @@
+"""The exception tree. This module imports nothing of pybpf.
+
+Errors are split by whose fault they are: `ObjectFormatError` and
+`RelocationError` blame the object file, `PlanError` the request, and
+`BpfError` with its subclasses reports what the kernel answered. Each carries
+its datum as attributes; its text is one useful paragraph.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+__all__ = [
+    "BpfError",
+    "DeniedByPolicy",
+    "ObjectFormatError",
+    "PlanError",
+    "RelocationError",
+    "UnsupportedFeature",
+    "VerifierError",
+]
+
+
+def _errno_text(errno: int) -> str:
+    # 524 is ENOTSUPP: kernel-internal, so neither errno nor strerror know it.
+    name = "ENOTSUPP" if errno == 524 else _errno.errorcode.get(errno, str(errno))
+    text = "Operation not supported by this kernel" if errno == 524 else os.strerror(errno)
+    return f"{name}: {text}"
+
+
+class BpfError(OSError):
+    """A system call the kernel refused.
+
+    :param errno: positive errno of the call
+    :param doing: what was being done, e.g. ``BPF_MAP_CREATE 'events'``
+    :param hint: what to do about it, or ""
+
+    ``str()`` is ``DOING: ENAME: text (hint)``; ``.errno``, ``.doing`` and
+    ``.hint`` hold the parts. ``.context`` may be extended by callers that know
+    more (object file, program) through `add_context`.
+    """
+
+    def __init__(self, errno: int, doing: str = "", hint: str = "") -> None:
+        super().__init__(errno, _errno_text(errno))
+        self.doing = doing
+        self.hint = hint
+        self.context: tuple[str, ...] = ()
+
+    def add_context(self, text: str) -> None:
+        """Put `text` (object file, program name...) in front of the message."""
+        self.context = (text, *self.context)
+
+    def __str__(self) -> str:
+        parts = [*self.context, *([self.doing] if self.doing else []), _errno_text(self.errno or 0)]
+        text = ": ".join(parts)
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.errno, self.doing, self.hint))
+
+
+class DeniedByPolicy(BpfError):
+    """EPERM or EACCES that a capability, lockdown or sysctl decided.
+
+    ``.hint`` names which of them it was.
+    """
+
+
+class UnsupportedFeature(BpfError):
+    """The running kernel lacks a feature.
+
+    :param name: the feature, in the kernel's terms
+    :param since: first kernel release that has it, "" if not known
+    """
+
+    def __init__(self, name: str, since: str = "", hint: str = "") -> None:
+        super().__init__(_errno.EOPNOTSUPP, name, hint)
+        self.name = name
+        self.since = since
+
+    def __str__(self) -> str:
+        since = f" (needs Linux {self.since} or newer)" if self.since else ""
+        hint = f": {self.hint}" if self.hint else ""
+        return ": ".join([*self.context, f"{self.name} is not supported by this kernel{since}{hint}"])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.name, self.since, self.hint))
+
+
+class VerifierError(BpfError):
+    """BPF_PROG_LOAD failed and the verifier said why.
+
+    :param errno: positive errno of BPF_PROG_LOAD
+    :param program: program name
+    :param log: the whole verifier log
+    :param summary: the lines of the log that matter, see `pybpf._sys.veristat`
+    :param truncated: True if the kernel could not fit its log
+    """
+
+    def __init__(
+        self, errno: int, program: str, log: str, summary: str = "", truncated: bool = False
+    ) -> None:
+        super().__init__(errno, f"program {program!r}")
+        self.program = program
+        self.log = log
+        self.summary = summary
+        self.truncated = truncated
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not self.log:
+            return text
+        lines = self.log.count("\n")
+        return f"{text}\n{self.summary}\n({lines} lines of verifier log in .log)"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.errno, self.program, self.log, self.summary, self.truncated))
+
+
+class ObjectFormatError(ValueError):
+    """An object file, BTF blob or one of their sections is malformed.
+
+    :param what: what is wrong, one sentence
+    :param file: file name as the caller gave it, or ""
+    :param section: section name, or ""
+    :param offset: byte offset in that section (in the file if section is ""), or None
+    """
+
+    def __init__(
+        self, what: str, *, file: str = "", section: str = "", offset: int | None = None
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.file = file
+        self.section = section
+        self.offset = offset
+
+    def __str__(self) -> str:
+        parts = [self.file] if self.file else []
+        if self.section:
+            parts.append(f"section {self.section!r}")
+        if self.offset is not None:
+            parts.append(f"offset {self.offset:#x}")
+        return ": ".join([*parts, self.what])
+
+
+class RelocationError(ValueError):
+    """A relocation of a program cannot be resolved.
+
+    :param what: what is wrong, one sentence
+    :param program: program name
+    :param insn: instruction index (8-byte slots) in that program, or None
+    """
+
+    def __init__(self, what: str, *, program: str = "", insn: int | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.program = program
+        self.insn = insn
+
+    def __str__(self) -> str:
+        parts = [f"program {self.program!r}"] if self.program else []
+        if self.insn is not None:
+            parts.append(f"instruction {self.insn}")
+        return ": ".join([*parts, self.what])
+
+
+class PlanError(ValueError):
+    """A multi-function attach request that no plan can satisfy as asked."""
