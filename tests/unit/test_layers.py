@@ -1,0 +1,170 @@
+"""The import direction of style: pure code below, one door to the kernel, tools on top."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "pybpf"
+
+# Longest matching prefix gives a module's layer. A module may import modules of
+# its own layer and of layers below; `_uapi` numbers may be used anywhere.
+LAYERS = {
+    "pybpf.errors": 0,
+    "pybpf.features": 0,
+    "pybpf._uapi": 1,
+    "pybpf.asm": 2,
+    "pybpf.elf": 2,
+    "pybpf.btf": 2,
+    "pybpf.obj": 3,
+    "pybpf.trampoline": 8,
+    "pybpf.trampoline.denylist": 3,
+    "pybpf.trampoline.decode": 3,
+    "pybpf.trampoline.reasons": 3,
+    "pybpf.trampoline.model": 3,
+    "pybpf.trampoline.traits": 3,
+    "pybpf.trampoline.rewrite": 3,
+    "pybpf.trampoline.planner": 3,
+    "pybpf.trampoline.cost": 3,
+    "pybpf._sys": 4,
+    "pybpf.kernel": 5,
+    "pybpf.maps": 6,
+    "pybpf.globals": 6,
+    "pybpf.ringbuf": 6,
+    "pybpf.perfbuf": 6,
+    "pybpf.programs": 6,
+    "pybpf.links": 6,
+    "pybpf.loader": 7,
+    "pybpf": 9,
+}
+# Layers 0-3: same input, same result, on any machine.
+PURE_LAYERS = {0, 1, 2, 3}
+TOUCHES_THE_MACHINE = {"os", "subprocess", "socket", "mmap", "select", "fcntl", "resource"}
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = list(path.relative_to(ROOT).with_suffix("").parts)
+        if parts[-1] == "__init__":
+            parts.pop()
+        found[".".join(parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _layer(module: str) -> int:
+    prefix = module
+    while prefix not in LAYERS or (prefix == "pybpf" and module != "pybpf"):
+        prefix = prefix.rpartition(".")[0]
+        if not prefix:
+            raise AssertionError(f"{module} has no layer: add it to the table on purpose")
+    return LAYERS[prefix]
+
+
+def _imports(module: str, path: Path) -> set[str]:
+    """Absolute names of what a module imports, `if TYPE_CHECKING` blocks left out."""
+    tree = ast.parse(path.read_text())
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            names.add(base)
+            names.update(f"{base}.{a.name}" for a in node.names if f"{base}.{a.name}" in MODULES)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    """No module imports a module of a higher layer."""
+    mine = _layer(module)
+    if MODULES[module].name == "__init__.py" and module == "pybpf.trampoline":
+        return  # spans two layers on purpose; its names are resolved lazily
+    wrong = []
+    for name in _imports(module, MODULES[module]):
+        if not name.startswith("pybpf") or name not in MODULES or module.startswith(name + "."):
+            continue
+        if _layer(name) > mine:
+            wrong.append(f"{name} (layer {_layer(name)} > {mine})")
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if _layer(m) in PURE_LAYERS])
+def test_pure_layers_do_not_touch_the_machine(module: str) -> None:
+    """Layers 0-3 import nothing that opens files, sockets or processes."""
+    bad = _imports(module, MODULES[module]) & TOUCHES_THE_MACHINE
+    if module == "pybpf.errors":
+        bad -= {"os"}  # os.strerror: words only
+    assert not bad
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_is_public(module: str) -> None:
+    """Each module has a docstring and `__all__`, sorted out on purpose."""
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree), "a module needs a docstring"
+    assigned = {
+        target.id
+        for node in tree.body
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    assert "__all__" in assigned
+
+
+def test_only_sys_enters_the_kernel() -> None:
+    """ctypes' syscall door is opened in pybpf/_sys alone."""
+    users = {
+        name
+        for name, path in MODULES.items()
+        if "CDLL(" in path.read_text() and not name.startswith("pybpf._sys")
+    }
+    assert not users
+
+
+def test_tools_use_public_names_only() -> None:
+    """Tools are the API's first users: no underscore module of pybpf is imported there."""
+    bad = []
+    for path in sorted((ROOT / "tools").rglob("*.py")):
+        if path.name == "gen_uapi.py":
+            continue  # the generator of _uapi
+        for name in _imports(f"tools.{path.stem}", path):
+            if name.startswith("pybpf._"):
+                bad.append(f"{path.name}: {name}")
+    assert not bad
+
+
+def test_importing_the_facade_is_cheap() -> None:
+    """`import pybpf` pulls in none of the heavy run-time dependencies."""
+    code = (
+        "import sys, pybpf, pybpf.trampoline; "
+        "print(sorted({'capstone','psutil','pyroute2','asyncio','subprocess','argparse'}"
+        " & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
