@@ -1,0 +1,747 @@
+"""Reading BTF, lazily.
+
+A kernel's BTF has more than 100,000 types and a process needs a handful, so
+nothing is decoded in advance. The type section is looked at as one array of
+32-bit words; a single walk over the records, each step looked up in a dict
+from info word to record length, gives the word offset of every type. A type
+becomes a Python value when it is asked for, names are sliced out of the string
+section on demand, and a name index is only built once several names were
+looked up.
+
+Everything in a blob is untrusted. The walk proves that records lie inside the
+section, inflating a type proves its names and references, and chains of
+references are followed for a bounded number of steps, so a forged blob ends in
+an `ObjectFormatError` and never in a hang. `Btf.validate` does all of that at
+once.
+
+Split BTF (kernel modules) continues the ids and string offsets of its base.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from functools import cached_property
+
+from pybpf.btf.types import (
+    Array,
+    Const,
+    Datasec,
+    DeclTag,
+    Enum,
+    Enum64,
+    EnumValue,
+    Float,
+    Func,
+    FuncProto,
+    Fwd,
+    Int,
+    Member,
+    Param,
+    Ptr,
+    Restrict,
+    Struct,
+    Type,
+    Typedef,
+    TypeTag,
+    Union,
+    Unknown,
+    Var,
+    VarSecinfo,
+    Void,
+    Volatile,
+)
+from pybpf.errors import ObjectFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["BTF_MAGIC", "Btf"]
+
+BTF_MAGIC = 0xEB9F
+_HEADER = struct.Struct("<HBBIIIII")
+_LAYOUT_FIELDS = struct.Struct("<II")
+_LAYOUT = struct.Struct("<BBH")
+
+# Words after the 3-word struct btf_type: (fixed, per vlen), by kind.
+_EXTRA_WORDS = (
+    (0, 0),  # void: only ever id 0, rejected by the walk
+    (1, 0),  # int
+    (0, 0),  # ptr
+    (3, 0),  # array
+    (0, 3),  # struct
+    (0, 3),  # union
+    (0, 2),  # enum
+    (0, 0),  # fwd
+    (0, 0),  # typedef
+    (0, 0),  # volatile
+    (0, 0),  # const
+    (0, 0),  # restrict
+    (0, 0),  # func
+    (0, 2),  # func_proto
+    (1, 0),  # var
+    (0, 3),  # datasec
+    (0, 0),  # float
+    (1, 0),  # decl_tag
+    (0, 0),  # type_tag
+    (0, 3),  # enum64
+)
+_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT = range(
+    1, 12
+)
+_FUNC, _FUNC_PROTO, _VAR, _DATASEC, _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = range(12, 20)
+
+_IS_MOD = bytes(k in (_VOLATILE, _CONST, _RESTRICT, _TYPE_TAG) for k in range(128))
+_IS_MOD_OR_TYPEDEF = bytes(
+    k in (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG) for k in range(128)
+)
+# Kinds that btf__resolve_size looks through, besides arrays.
+_SIZED_BY_REF = bytes(
+    k in (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG, _VAR, _DECL_TAG) for k in range(128)
+)
+_HAS_SIZE = bytes(
+    k in (_INT, _STRUCT, _UNION, _ENUM, _DATASEC, _FLOAT, _ENUM64) for k in range(128)
+)
+_POINTER_SIZE = 8
+# Longest chain of modifiers, typedefs and arrays that is followed. C code has
+# a dozen; forged BTF has cycles.
+_MAX_CHAIN = 256
+# Deepest nesting of structs by value.
+_MAX_NESTING = 64
+# Name look-ups answered by searching the blob before an index is built.
+_SCANS_BEFORE_INDEX = 3
+
+
+class _Steps(dict[int, int]):
+    """Record length in words by info word; kinds and lengths are few, so this stays small."""
+
+    def __init__(self, layout: Mapping[int, tuple[int, int]]) -> None:
+        super().__init__()
+        self._layout = layout
+
+    def __missing__(self, info: int) -> int:
+        kind = info >> 24 & 0x7F
+        if 0 < kind < len(_EXTRA_WORDS):
+            fixed, each = _EXTRA_WORDS[kind]
+        elif kind in self._layout and kind:
+            fixed, each = self._layout[kind]
+        else:
+            raise _UnknownKind(kind)
+        step = 3 + fixed + (info & 0xFFFFFF) * each
+        self[info] = step
+        return step
+
+
+class _UnknownKind(Exception):
+    """Carries the kind number out of the walk, which knows the offset."""
+
+
+class Btf:
+    """The types of one BTF blob.
+
+    :param data: the blob (``struct btf_header`` first), little-endian
+    :param base: the BTF that a split BTF continues, e.g. vmlinux for a module
+    :param name: for messages: file or module name
+    :raises ObjectFormatError: header or string section malformed. Malformed
+        type records raise it when they are first looked at; `validate` looks
+        at all of them.
+    """
+
+    def __init__(
+        self, data: bytes | bytearray | memoryview, *, base: Btf | None = None, name: str = ""
+    ) -> None:
+        #: For messages: file or module name.
+        self.label = name
+        self.base = base
+        view = memoryview(data).cast("B") if isinstance(data, memoryview) else memoryview(data)
+        self._data = view
+        if len(view) < _HEADER.size:
+            raise self._error(f"{len(view)} bytes are too few for a BTF header", None)
+        magic, version, _flags, hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(
+            view
+        )
+        if magic == 0x9FEB:
+            raise self._error("big-endian BTF is not supported", 0)
+        if magic != BTF_MAGIC:
+            raise self._error(f"bad BTF magic {magic:#06x}", 0)
+        if version != 1:
+            raise self._error(f"BTF version {version} is not supported", 2)
+        if sys.byteorder != "little":
+            raise self._error("little-endian BTF cannot be read on a big-endian machine", 0)
+        if hdr_len < _HEADER.size or hdr_len > len(view):
+            raise self._error(f"bad BTF header length {hdr_len}", 4)
+        if hdr_len % 4 or type_off % 4 or type_len % 4:
+            raise self._error("type section is not aligned to 4 bytes", 8)
+        if hdr_len + type_off + type_len > len(view):
+            raise self._error("type section ends after the data", 8)
+        if hdr_len + str_off + str_len > len(view):
+            raise self._error("string section ends after the data", 16)
+        if type_off + type_len > str_off:
+            raise self._error("string section starts before the end of the type section", 16)
+        self._header_len = hdr_len
+        self._types_at = hdr_len + type_off
+        self._strings_at = hdr_len + str_off
+        self._words = view[self._types_at : self._types_at + type_len].cast("I")
+        strings = bytes(view[self._strings_at : self._strings_at + str_len])
+        if not strings:
+            if base is None:
+                raise self._error("string section is empty", 20)
+        elif strings[-1]:
+            raise self._error("string section does not end with a NUL", self._strings_at)
+        elif base is None and strings[0]:
+            raise self._error(
+                "string section does not start with a NUL (split BTF without its base?)",
+                self._strings_at,
+            )
+        self._strings = strings
+        # Latin-1 keeps one character per byte, so offsets work on the text.
+        self._text = strings.decode("latin-1")
+        self._ascii = strings.isascii()
+        self._base_strings = base.strings_end if base else 0
+        self._types: dict[int, Type] = {}
+        self._aligns: dict[int, int] = {}
+        self._scans = 0
+        self._index: dict[str, int | list[int]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Btf {self.label!r} {len(self._data)} bytes>"
+
+    def _error(self, what: str, offset: int | None) -> ObjectFormatError:
+        return ObjectFormatError(what, file=self.label, section=".BTF", offset=offset)
+
+    # The walk.
+
+    @cached_property
+    def _layout(self) -> dict[int, tuple[int, int]]:
+        # The optional layout section (Linux 7.x): record sizes by kind, so
+        # that readers can step over kinds they do not know.
+        if self._header_len < _HEADER.size + _LAYOUT_FIELDS.size:
+            return self.base._layout if self.base else {}
+        offset, length = _LAYOUT_FIELDS.unpack_from(self._data, _HEADER.size)
+        if not length:
+            return self.base._layout if self.base else {}
+        start = self._header_len + offset
+        if length % _LAYOUT.size or start + length > len(self._data):
+            raise self._error("bad layout section", _HEADER.size)
+        layout = {}
+        entries = _LAYOUT.iter_unpack(self._data[start : start + length])
+        for kind, (fixed, each, _flags) in enumerate(entries):
+            if fixed % 4 or each % 4:
+                raise self._error(f"layout of kind {kind} is not in words", start + 4 * kind)
+            layout[kind] = (fixed // 4, each // 4)
+        return layout
+
+    @cached_property
+    def _offsets(self) -> array[int]:
+        """Word offset of every own type; index 0 is type `start_id`."""
+        words = self._words
+        steps = _Steps(self._layout)
+        offsets = array("I")
+        append = offsets.append
+        at = 0
+        # Ends by the IndexError of the first info word past the section: a
+        # compare per record would cost a fifth more.
+        try:
+            while True:
+                step = steps[words[at + 1]]
+                append(at)
+                at += step
+        except IndexError:
+            pass
+        except _UnknownKind as err:
+            raise self._error(
+                f"unknown BTF kind {err.args[0]}", self._types_at + 4 * at + 4
+            ) from None
+        if at != len(words):
+            last = offsets[-1] if at > len(words) and offsets else at
+            raise self._error("type record ends after the section", self._types_at + 4 * last)
+        return offsets
+
+    @cached_property
+    def start_id(self) -> int:
+        """First id that is not the base's."""
+        return self.base.nr_types if self.base else 1
+
+    @property
+    def nr_types(self) -> int:
+        """Number of type ids, void and the base's included."""
+        return self.start_id + len(self._offsets)
+
+    @property
+    def strings_end(self) -> int:
+        """First string offset past this BTF, in bytes; a split BTF's strings start here."""
+        return self._base_strings + len(self._strings)
+
+    @property
+    def raw(self) -> bytes:
+        """The blob itself."""
+        return bytes(self._data)
+
+    def _locate(self, type_id: int) -> tuple[Btf, int]:
+        # The Btf that owns an id, and the record's word offset there.
+        owner = self
+        while type_id < owner.start_id:
+            if owner.base is None or type_id < 1:
+                raise self._error(f"type id {type_id} has no record", None)
+            owner = owner.base
+        try:
+            return owner, owner._offsets[type_id - owner.start_id]
+        except (IndexError, OverflowError):
+            raise self._error(f"no type with id {type_id}", None) from None
+
+    def _bad_record(self, at: int, what: str) -> ObjectFormatError:
+        return self._error(what, self._types_at + 4 * at)
+
+    # Single types.
+
+    def string(self, offset: int) -> str:
+        """The string at a byte offset of the string section(s).
+
+        :raises ObjectFormatError: offset outside
+        """
+        owner = self
+        while offset < owner._base_strings and owner.base is not None:
+            owner = owner.base
+        offset -= owner._base_strings
+        text = owner._text
+        if not 0 <= offset < len(text):
+            raise self._error(
+                f"string offset {offset + owner._base_strings} is outside the strings", None
+            )
+        found = text[offset : text.index("\0", offset)]
+        return found if owner._ascii else _utf8(found)
+
+    def kind(self, type_id: int) -> int:
+        """``BTF_KIND_*`` of a type."""
+        if not type_id:
+            return 0
+        owner, at = self._locate(type_id)
+        return owner._words[at + 1] >> 24 & 0x7F
+
+    def name(self, type_id: int) -> str:
+        """Name of a type, "" if it has none."""
+        if not type_id:
+            return ""
+        owner, at = self._locate(type_id)
+        return owner._name(at, owner._words[at])
+
+    def _name(self, at: int, offset: int) -> str:
+        # The string a record at word `at` refers to.
+        text = self._text
+        local = offset - self._base_strings
+        if local < 0:
+            return self.string(offset)
+        if local >= len(text):
+            raise self._bad_record(at, f"name offset {offset} is outside the string section")
+        found = text[local : text.index("\0", local)]
+        return found if self._ascii else _utf8(found)
+
+    def type(self, type_id: int) -> Type:
+        """The type with an id, decoded on first use.
+
+        :raises ObjectFormatError: no such id, or its record refers to strings
+            or types that do not exist
+        """
+        found = self._types.get(type_id)
+        if found is None:
+            if not type_id:
+                found = _VOID
+            else:
+                owner, at = self._locate(type_id)
+                found = owner.type(type_id) if owner is not self else self._inflate(at)
+            self._types[type_id] = found
+        return found
+
+    def _inflate(self, at: int) -> Type:
+        words = self._words
+        info = words[at + 1]
+        kind = info >> 24 & 0x7F
+        name = self._name(at, words[at]) if words[at] else ""
+        maker = _MAKERS[kind] if kind < len(_MAKERS) else None
+        if maker is None:
+            return Unknown(name, kind)
+        return maker(self, at, name, info, words[at + 2])
+
+    def _ref(self, at: int, type_id: int) -> int:
+        if type_id >= self.nr_types:
+            raise self._bad_record(at, f"refers to type {type_id}, which does not exist")
+        return type_id
+
+    def _rows(self, at: int, info: int, width: int) -> Iterator[tuple[int, ...]]:
+        # The vlen entries after a record, each `width` words.
+        start = at + 3
+        flat = self._words[start : start + (info & 0xFFFFFF) * width].tolist()
+        return zip(*[iter(flat)] * width, strict=True)
+
+    # All types.
+
+    def types(self) -> Iterator[tuple[int, Type]]:
+        """(id, type) of every own type, without keeping them."""
+        inflate = self._inflate
+        for type_id, at in enumerate(self._offsets, self.start_id):
+            yield type_id, inflate(at)
+
+    def ids(self, kind: int) -> list[int]:
+        """Ids of the own types of one kind, ascending."""
+        words = self._words
+        want = int(kind) << 24
+        return [
+            type_id
+            for type_id, at in enumerate(self._offsets, self.start_id)
+            if words[at + 1] & 0x7F000000 == want
+        ]
+
+    def funcs(self) -> Iterator[tuple[int, str, int]]:
+        """(id, name, id of the prototype) of every own FUNC; the fast path for listing."""
+        if self.base is not None or not self._ascii:
+            return self._funcs_general()
+        return iter(self._funcs_fast())
+
+    def _funcs_general(self) -> Iterator[tuple[int, str, int]]:
+        for type_id in self.ids(_FUNC):
+            at = self._offsets[type_id - self.start_id]
+            proto = self._ref(at, self._words[at + 2])
+            yield type_id, self._name(at, self._words[at]), proto
+
+    def _funcs_fast(self) -> list[tuple[int, str, int]]:
+        words, text = self._words, self._text
+        end_of = text.index
+        limit = self.nr_types
+        found: list[tuple[int, str, int]] = []
+        add = found.append
+        at = 0
+        try:
+            for type_id, at in enumerate(self._offsets, 1):
+                if words[at + 1] & 0x7F000000 == 0x0C000000:
+                    name, proto = words[at], words[at + 2]
+                    if proto >= limit:
+                        self._ref(at, proto)
+                    add((type_id, text[name : end_of("\0", name)], proto))
+        except ObjectFormatError:
+            raise
+        except ValueError:  # no NUL after the offset: it lies outside
+            raise self._bad_record(
+                at, f"name offset {words[at]} is outside the string section"
+            ) from None
+        return found
+
+    def validate(self) -> None:
+        """Decode every own type once.
+
+        :raises ObjectFormatError: the first record that is malformed
+        """
+        for _ in self.types():
+            pass
+
+    # Names.
+
+    def find(self, name: str, kind: int | None = None) -> int | None:
+        """Lowest id with a name (and kind), own types before the base's; None if none."""
+        found = self._find_own(name, kind, only_first=True)
+        if found:
+            return found[0]
+        return self.base.find(name, kind) if self.base else None
+
+    def find_all(self, name: str, kind: int | None = None) -> list[int]:
+        """All ids with a name (and kind): own ones ascending, then the base's."""
+        found = self._find_own(name, kind, only_first=False)
+        return found + self.base.find_all(name, kind) if self.base else found
+
+    def _find_own(self, name: str, kind: int | None, *, only_first: bool) -> list[int]:
+        if not name or "\0" in name:
+            return []
+        if self._index is None:
+            self._scans += 1
+            if self._scans <= _SCANS_BEFORE_INDEX:
+                return self._scan(name, kind, only_first=only_first)
+            self._index = self._build_index()
+        hits = self._index.get(name)
+        if hits is None:
+            return []
+        ids = [hits] if isinstance(hits, int) else hits
+        if kind is None:
+            return list(ids)
+        return [type_id for type_id in ids if self.kind(type_id) == kind]
+
+    def _scan(self, name: str, kind: int | None, *, only_first: bool) -> list[int]:
+        # Where the text occurs (also as the tail of a longer string: a name
+        # may point there), then which records point there.
+        wanted = set(self._string_offsets(name))
+        if not wanted:
+            return []
+        words = self._words
+        ids = []
+        if len(wanted) == 1:
+            # One offset is the usual case, and comparing beats hashing.
+            offset = wanted.pop()
+            hits: Iterator[int] = (
+                type_id
+                for type_id, at in enumerate(self._offsets, self.start_id)
+                if words[at] == offset
+            )
+        else:
+            hits = (
+                type_id
+                for type_id, at in enumerate(self._offsets, self.start_id)
+                if words[at] in wanted
+            )
+        for type_id in hits:
+            if kind is None or self.kind(type_id) == kind:
+                ids.append(type_id)
+                if only_first:
+                    break
+        return ids
+
+    def _string_offsets(self, name: str) -> Iterator[int]:
+        owner: Btf | None = self
+        needle = name.encode("utf-8", "surrogatepass") + b"\0"
+        while owner is not None:
+            at = owner._strings.find(needle)
+            while at >= 0:
+                yield at + owner._base_strings
+                at = owner._strings.find(needle, at + 1)
+            owner = owner.base
+
+    def _build_index(self) -> dict[str, int | list[int]]:
+        # Usually one id per name; a list only where there are several.
+        index: dict[str, int | list[int]] = {}
+        words, text = self._words, self._text
+        plain = self.base is None and self._ascii
+        end_of = text.index
+        size = len(text)
+        for type_id, at in enumerate(self._offsets, self.start_id):
+            offset = words[at]
+            if not offset:
+                continue
+            if plain and offset < size:
+                name = text[offset : end_of("\0", offset)]
+            else:
+                name = self._name(at, offset)
+            if name in index:
+                before = index[name]
+                if isinstance(before, int):
+                    index[name] = [before, type_id]
+                else:
+                    before.append(type_id)
+            else:
+                index[name] = type_id
+        return index
+
+    def names(self) -> Mapping[str, int | list[int]]:
+        """Ids of the own types by name: an id, or the list where a name has several."""
+        if self._index is None:
+            self._index = self._build_index()
+        return self._index
+
+    # Following references.
+
+    def _follow(self, type_id: int, through: bytes) -> int:
+        for _ in range(_MAX_CHAIN):
+            if not type_id:
+                return 0
+            owner, at = self._locate(type_id)
+            words = owner._words
+            if not through[words[at + 1] >> 24 & 0x7F]:
+                return type_id
+            type_id = owner._ref(at, words[at + 2])
+        raise self._endless(type_id)
+
+    def _endless(self, type_id: int) -> ObjectFormatError:
+        owner, at = self._locate(type_id)
+        return owner._bad_record(at, f"the chain of types through {type_id} does not end")
+
+    def skip_mods(self, type_id: int) -> int:
+        """The id behind volatile, const, restrict and type tags."""
+        return self._follow(type_id, _IS_MOD)
+
+    def skip_mods_and_typedefs(self, type_id: int) -> int:
+        """The id behind volatile, const, restrict, type tags and typedefs."""
+        return self._follow(type_id, _IS_MOD_OR_TYPEDEF)
+
+    def sizeof(self, type_id: int) -> int:
+        """Size of a type in bytes; a variable's is its type's.
+
+        :raises ObjectFormatError: void, functions and forward declarations have none
+        """
+        count = 1
+        start = type_id
+        for _ in range(_MAX_CHAIN):
+            if not type_id:
+                raise self._error(f"type {start} has no size: it ends in void", None)
+            owner, at = self._locate(type_id)
+            words = owner._words
+            kind = words[at + 1] >> 24 & 0x7F
+            if _HAS_SIZE[kind]:
+                size = count * words[at + 2]
+                if size > 0x7FFFFFFFFFFFFFFF:
+                    raise owner._bad_record(at, f"type {start} is too large")
+                return size
+            if kind == _PTR:
+                return count * _POINTER_SIZE
+            if kind == _ARRAY:
+                count *= words[at + 5]
+                type_id = owner._ref(at, words[at + 3])
+            elif _SIZED_BY_REF[kind]:
+                type_id = owner._ref(at, words[at + 2])
+            else:
+                raise owner._bad_record(at, f"type {start} has no size: kind {kind}")
+        raise self._endless(type_id)
+
+    def alignof(self, type_id: int) -> int:
+        """Alignment of a type in bytes as clang's BPF target lays it out.
+
+        A struct whose members or size are not naturally aligned is packed: 1.
+        """
+        return self._alignof(type_id, 0)
+
+    def _alignof(self, type_id: int, depth: int) -> int:
+        known = self._aligns.get(type_id)
+        if known is not None:
+            return known
+        start = type_id
+        for _ in range(_MAX_CHAIN):
+            t = self.type(type_id)
+            if isinstance(t, (Typedef, Volatile, Const, Restrict, TypeTag, Var, DeclTag, Array)):
+                type_id = t.type
+                continue
+            if isinstance(t, (Int, Float, Enum, Enum64)):
+                align = max(1, min(_POINTER_SIZE, t.size))
+            elif isinstance(t, Ptr):
+                align = _POINTER_SIZE
+            elif isinstance(t, (Struct, Union)):
+                if depth >= _MAX_NESTING:
+                    raise self._endless(type_id)
+                align = self._align_of_members(t, depth + 1)
+            else:
+                owner, at = self._locate(type_id) if type_id else (self, 0)
+                raise owner._bad_record(at, f"type {start} has no alignment")
+            self._aligns[start] = align
+            return align
+        raise self._endless(type_id)
+
+    def _align_of_members(self, t: Struct | Union, depth: int) -> int:
+        align = 1
+        for member in t.members:
+            one = self._alignof(member.type, depth)
+            if not member.bitfield_size and member.bit_offset % (8 * one):
+                return 1
+            align = max(align, one)
+        return align if t.size % align == 0 else 1
+
+
+_VOID = Void()
+
+
+def _utf8(latin1: str) -> str:
+    # BTF strings are bytes; what is no UTF-8 must still print.
+    return latin1.encode("latin-1").decode("utf-8", "backslashreplace")
+
+
+# One maker per kind: (btf, word offset, name, info, size or type) -> Type.
+
+
+def _int(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
+    word = btf._words[at + 3]
+    return Int(name, size, word & 0xFF, word >> 16 & 0xFF, word >> 24 & 0xF)
+
+
+def _array(btf: Btf, at: int, name: str, info: int, _size: int) -> Type:
+    element, index, nelems = btf._words[at + 3 : at + 6]
+    return Array(btf._ref(at, element), btf._ref(at, index), nelems, name)
+
+
+def _composite(
+    cls: type[Struct] | type[Union], btf: Btf, at: int, name: str, info: int, size: int
+) -> Type:
+    limit = btf.nr_types
+    get = btf._name
+    kind_flag = info >> 31
+    members = []
+    for name_off, type_id, where in btf._rows(at, info, 3):
+        if type_id >= limit:
+            btf._ref(at, type_id)
+        # With kind_flag the offset word is size << 24 | offset.
+        offset, bits = (where & 0xFFFFFF, where >> 24) if kind_flag else (where, 0)
+        members.append(Member(get(at, name_off) if name_off else "", type_id, offset, bits))
+    return cls(name, size, tuple(members), bool(kind_flag))
+
+
+def _struct(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
+    return _composite(Struct, btf, at, name, info, size)
+
+
+def _union(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
+    return _composite(Union, btf, at, name, info, size)
+
+
+def _enum(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
+    signed = bool(info >> 31)
+    values = []
+    for name_off, val in btf._rows(at, info, 2):
+        if signed and val >> 31:
+            val -= 1 << 32
+        values.append(EnumValue(btf._name(at, name_off), val))
+    return Enum(name, size, tuple(values), signed)
+
+
+def _enum64(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
+    signed = bool(info >> 31)
+    values = []
+    for name_off, low, high in btf._rows(at, info, 3):
+        val = high << 32 | low
+        if signed and val >> 63:
+            val -= 1 << 64
+        values.append(EnumValue(btf._name(at, name_off), val))
+    return Enum64(name, size, tuple(values), signed)
+
+
+def _func_proto(btf: Btf, at: int, name: str, info: int, ret: int) -> Type:
+    params = tuple(
+        Param(btf._name(at, name_off) if name_off else "", btf._ref(at, type_id))
+        for name_off, type_id in btf._rows(at, info, 2)
+    )
+    return FuncProto(btf._ref(at, ret), params, name)
+
+
+def _var(btf: Btf, at: int, name: str, info: int, type_id: int) -> Type:
+    return Var(name, btf._ref(at, type_id), btf._words[at + 3])
+
+
+def _datasec(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
+    entries = tuple(
+        VarSecinfo(btf._ref(at, type_id), offset, length)
+        for type_id, offset, length in btf._rows(at, info, 3)
+    )
+    return Datasec(name, size, entries)
+
+
+def _decl_tag(btf: Btf, at: int, name: str, info: int, type_id: int) -> Type:
+    index = btf._words[at + 3]
+    index = index - (1 << 32) if index >> 31 else index
+    return DeclTag(name, btf._ref(at, type_id), index, bool(info >> 31))
+
+
+_MAKERS: tuple[Callable[[Btf, int, str, int, int], Type] | None, ...] = (
+    None,
+    _int,
+    lambda b, at, name, info, t: Ptr(b._ref(at, t), name),
+    _array,
+    _struct,
+    _union,
+    _enum,
+    lambda b, at, name, info, t: Fwd(name, bool(info >> 31)),
+    lambda b, at, name, info, t: Typedef(name, b._ref(at, t)),
+    lambda b, at, name, info, t: Volatile(b._ref(at, t), name),
+    lambda b, at, name, info, t: Const(b._ref(at, t), name),
+    lambda b, at, name, info, t: Restrict(b._ref(at, t), name),
+    lambda b, at, name, info, t: Func(name, b._ref(at, t), info & 0xFFFFFF),
+    _func_proto,
+    _var,
+    _datasec,
+    lambda b, at, name, info, t: Float(name, t),
+    _decl_tag,
+    lambda b, at, name, info, t: TypeTag(name, b._ref(at, t), bool(info >> 31)),
+    _enum64,
+)
