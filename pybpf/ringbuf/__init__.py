@@ -1,0 +1,11 @@
+"""BPF ring buffer consumer (``BPF_MAP_TYPE_RINGBUF``), batch first.
+
+`RingBuffer` reads one ring, `RingBuffers` waits for several at once.
+"""
+
+from __future__ import annotations
+
+from pybpf.ringbuf.reader import Batches, Chunk, RingBuffer, RingBuffers
+from pybpf.ringbuf.records import Run
+
+__all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers", "Run"]

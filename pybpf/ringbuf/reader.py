@@ -1,0 +1,625 @@
+"""The ring buffer consumer: two mappings, two positions, one poll().
+
+Theory of operation. The kernel shares three things with us: the consumer page
+(ours to write: how far we have read), the producer page (how far records were
+reserved) and the data pages, mapped twice in a row so that a record which
+wraps is still in one piece. A read takes a snapshot of the producer position,
+finds the complete records between the two positions (`records.scan`), decodes
+them and only then stores the new consumer position; that store gives the
+memory back to the producers, and every view into it is dead from then on. So
+what `read` returns is copied; `consume` and `chunk` hand out views and say for
+how long.
+
+Memory order. Right are: producer position before headers, headers before
+payload, payload before the store of the consumer position. x86-64 keeps loads
+in order and never moves a store before an earlier load, and CPython does not
+reorder across bytecodes, so plain loads and stores are enough there. Positions
+and headers go through `memoryview.cast`, which is one native aligned move;
+``struct "<Q"`` works byte by byte and could tear. On other machines `_fence`
+takes and releases a lock twice, which orders everything before against
+everything after on machines whose lock is release/acquire with the usual
+total order; that path was reasoned about, never run.
+
+Waiting. poll() asks the kernel again whether there is unread data, so a record
+that arrives between our look and our sleep is never missed (level triggered;
+edge triggered would lose wake-ups, because the kernel signals only a consumer
+that has caught up). A record that is reserved and not yet submitted counts as
+readable for poll() and not for us, so then we nap for a growing moment, at
+most a millisecond, instead of spinning. BPF programs that submit with
+``BPF_RB_NO_WAKEUP`` wake nobody: their records are seen when the timeout ends.
+
+Losses. The kernel counts no failed reservations, so the BPF program must: the
+convention is a ``__u64`` global variable (say ``dropped``) that it adds to
+atomically when ``bpf_ringbuf_reserve`` or ``bpf_ringbuf_output`` fails; pass it as
+``RingBuffer(map, lost=lambda: obj.globals.dropped)`` and read ``.lost``.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import platform
+import select
+import struct
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pybpf.errors import BpfError, UnsupportedFeature
+from pybpf.ringbuf.records import (
+    HEADER_SIZE,
+    Decoder,
+    Run,
+    Scan,
+    bytes_decoder,
+    call_decoder,
+    codec_decoder,
+    record_offset,
+    scan,
+    stride_of,
+    struct_decoder,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers"]
+
+_MAP_TYPE_RINGBUF = 27
+_F_RB_OVERWRITE = 1 << 19  # UAPI enum: BPF_F_RB_OVERWRITE
+
+# Space goes back to the producers after this many records, not after the whole batch.
+_SLICE = 1 << 15
+_NO_LIMIT = 1 << 62
+_NAP_MIN, _NAP_MAX = 50e-6, 1e-3  # seconds
+
+
+class RingMap(Protocol):
+    """What a reader needs of its map; `pybpf.Map` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> int: ...
+    @property
+    def max_entries(self) -> int: ...
+    @property
+    def map_flags(self) -> int: ...
+
+    def fileno(self) -> int: ...
+
+
+def _make_fence() -> Callable[[], None] | None:
+    if platform.machine() in ("x86_64", "AMD64", "i686"):
+        return None
+    lock = threading.Lock()
+
+    def fence() -> None:
+        for _ in range(2):
+            with lock:
+                pass
+
+    return fence
+
+
+def _decoder_for(kind: object, ring: RingMap) -> Decoder:
+    if kind is None or kind is bytes:
+        return bytes_decoder()
+    if isinstance(kind, struct.Struct):
+        return struct_decoder(kind)
+    if isinstance(kind, (str, int)):
+        btf = getattr(ring, "btf", None)
+        if btf is None:
+            raise ValueError(f"map {ring.name!r} has no BTF to look type {kind!r} up in")
+        return codec_decoder(_btf_codec(btf, kind))
+    if hasattr(kind, "decode") and hasattr(kind, "size"):
+        return codec_decoder(kind)
+    if callable(kind):
+        return call_decoder(kind)
+    raise TypeError(f"not a record type: {kind!r}")
+
+
+def _btf_codec(btf: Any, kind: str | int) -> Any:
+    from pybpf.btf import BtfKind
+    from pybpf.btf.values import codec
+
+    if isinstance(kind, int):
+        return codec(btf, kind)
+    tag, _, name = kind.strip().rpartition(" ")
+    wanted = {"struct": BtfKind.STRUCT, "union": BtfKind.UNION, "enum": BtfKind.ENUM, "": None}
+    if tag.strip() not in wanted:
+        raise ValueError(f"{kind!r} is not the name of a BTF type")
+    type_id = btf.find(name, wanted[tag.strip()])
+    if type_id is None:
+        raise ValueError(f"no type {kind!r} in the object's BTF")
+    return codec(btf, type_id)
+
+
+class Chunk:
+    """Neighbouring records of one length, still in the ring: nothing was copied.
+
+    Valid inside the ``with`` block of `RingBuffer.chunk` only; afterwards the
+    kernel writes new records there.
+    """
+
+    __slots__ = ("count", "record_size", "stride", "view")
+
+    def __init__(self, view: memoryview, count: int, record_size: int) -> None:
+        #: Headers and payloads, `count` times `stride` bytes, read-only.
+        self.view = view
+        #: Number of records.
+        self.count = count
+        #: Payload of each record, bytes.
+        self.record_size = record_size
+        #: Distance between two records, bytes.
+        self.stride = stride_of(record_size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def column(
+        self, offset: int, code: Literal["B", "H", "I", "Q", "b", "h", "i", "q"]
+    ) -> memoryview:
+        """One field of every record as a strided view.
+
+        :param offset: of the field in the payload, bytes; a multiple of its size
+        :param code: native `struct` code of the field
+
+        ``sum(chunk.column(8, "Q").tolist())`` runs at C speed.
+        """
+        width = struct.calcsize(code)
+        if offset % width or not 0 <= offset <= self.record_size - width:
+            raise ValueError(f"no field {code!r} at offset {offset} of {self.record_size} bytes")
+        return self.view.cast(code)[(offset + HEADER_SIZE) // width :: self.stride // width]
+
+    def rows(self, fields: struct.Struct) -> Iterator[tuple[Any, ...]]:
+        """The records as tuples, one after the other, made as they are asked for."""
+        out: list[Any] = []
+        struct_decoder(fields)(self.view, Run(0, self.count, self.record_size), out)
+        return iter(out)
+
+
+class RingBuffer:
+    """Reads one ring buffer map.
+
+    :param ring: a created map of type ``BPF_MAP_TYPE_RINGBUF``
+    :param type: what a record is: None for `bytes`, a `struct.Struct` for
+        tuples (the fastest decoded form), a BTF type name (``"struct event"``) or id from
+        the map's object, a BTF codec, or a function of a `memoryview` (which
+        dies when the function returns)
+    :param lost: gives the number of records the BPF side could not store
+    :raises UnsupportedFeature: for a ring in overwrite mode
+    :raises BpfError: if the map is no ring buffer or cannot be mapped
+
+    One reader per ring: two would fight for the consumer position. A reader is
+    not to be used by two threads at once. If decoding record `i` of a batch
+    raises, the `i` records before it are returned; the next call raises the exception
+    and counts the guilty record as consumed.
+    """
+
+    def __init__(
+        self,
+        ring: RingMap,
+        type: object = None,
+        *,
+        lost: Callable[[], int] | None = None,
+    ) -> None:
+        if ring.type != _MAP_TYPE_RINGBUF:
+            raise BpfError(errno.EINVAL, f"map {ring.name!r}", "not a BPF_MAP_TYPE_RINGBUF map")
+        if ring.map_flags & _F_RB_OVERWRITE:
+            raise UnsupportedFeature(
+                f"reading map {ring.name!r} in overwrite mode", hint="pybpf reads lossless rings"
+            )
+        self._decode = _decoder_for(type, ring)
+        self._lost = lost
+        self._fence = _make_fence()
+        self._ring = ring  # keeps the map, and so its fd, alive
+        self._fd = ring.fileno()
+        #: Name of the map.
+        self.name = ring.name
+        #: Size of the data pages, bytes.
+        self.size = ring.max_entries
+        self._mask = self.size - 1
+        self._hint = -1
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
+        page = mmap.PAGESIZE
+        try:
+            consumer = self._map(page, mmap.PROT_READ | mmap.PROT_WRITE, 0)
+            producer = self._map(page + 2 * self.size, mmap.PROT_READ, page)
+        except OSError as err:
+            self.close()
+            raise BpfError(err.errno or errno.EINVAL, f"mmap of ring buffer {ring.name!r}") from err
+        self._consumer = self._view(memoryview(consumer).cast("Q"))
+        self._producer = self._view(memoryview(producer)[:page].cast("Q"))
+        self._data = self._view(memoryview(producer)[page:])
+        self._words = self._view(self._data.cast("I"))
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+
+    def _map(self, length: int, prot: int, offset: int) -> mmap.mmap:
+        made = mmap.mmap(self._fd, length, mmap.MAP_SHARED, prot, offset=offset)
+        self._maps.append(made)
+        return made
+
+    def _view(self, view: memoryview) -> memoryview:
+        self._views.append(view)
+        return view
+
+    # -- life ---------------------------------------------------------------
+
+    def close(self) -> None:
+        """Unmap the ring; the map itself stays. Idempotent."""
+        while self._views:
+            self._views.pop().release()
+        while self._maps:
+            try:
+                self._maps.pop().close()
+            except BufferError:
+                # A column of a `Chunk` is still around; unmapped when that goes.
+                continue
+
+    @property
+    def closed(self) -> bool:
+        return not self._maps
+
+    def __enter__(self) -> RingBuffer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> RingBuffer:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """The map's fd: readable (poll, select, asyncio) when there is unread data."""
+        return self._fd
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.available} of {self.size} bytes unread"
+        return f"<RingBuffer {self.name!r}: {state}>"
+
+    # -- state --------------------------------------------------------------
+
+    @property
+    def consumer_position(self) -> int:
+        """Bytes ever consumed, headers and padding included."""
+        self._check_open()
+        return self._consumer[0]
+
+    @property
+    def producer_position(self) -> int:
+        """Bytes ever reserved, headers and padding included."""
+        self._check_open()
+        return self._producer[0]
+
+    @property
+    def available(self) -> int:
+        """Bytes reserved and not yet consumed, headers and padding included."""
+        consumed = self.consumer_position
+        return self._producer[0] - consumed
+
+    @property
+    def lost(self) -> int | None:
+        """Records the BPF side could not store, or None if nobody counts them."""
+        return None if self._lost is None else int(self._lost())
+
+    def _check_open(self) -> None:
+        if not self._maps:
+            raise ValueError(f"ring buffer {self.name!r} is closed")
+
+    # -- looking and waiting ------------------------------------------------
+
+    def _look(self, limit: int, *, one_run: bool = False) -> tuple[int, Scan] | None:
+        # The complete records there are now, and the position their offsets count from.
+        self._check_open()
+        position = self._consumer[0]
+        available = self._producer[0] - position
+        if not available:
+            return None
+        if self._fence:
+            self._fence()
+        start = position & self._mask
+        found = scan(
+            self._words,
+            start,
+            start + available,
+            limit=limit,
+            hint=self._hint,
+            one_run=one_run,
+        )
+        self._hint = found.header
+        if self._fence:
+            self._fence()
+        base = position - start
+        if not found.runs:
+            if found.end > start:  # nothing but discarded records
+                self._store(base + found.end)
+            return None
+        return base, found
+
+    def _store(self, position: int) -> None:
+        if self._fence:
+            self._fence()
+        self._consumer[0] = position
+
+    def _waits(self, timeout: float | None) -> Iterator[None]:
+        # Yields whenever it is worth looking again, a last time after the timeout.
+        deadline = None if timeout is None else time.monotonic() + timeout
+        nap = _NAP_MIN
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            if self.available:
+                # A busy record, or one that came since the last look.
+                time.sleep(nap if left is None else min(nap, left))
+                nap = min(nap * 2, _NAP_MAX)
+            else:
+                self._poll.poll(None if left is None else math.ceil(left * 1000))
+                nap = _NAP_MIN
+            yield
+        yield
+
+    def _await_look(
+        self, timeout: float | None, limit: int, *, one_run: bool = False
+    ) -> tuple[int, Scan] | None:
+        look = self._look(limit, one_run=one_run)
+        if look is None and timeout != 0:
+            for _ in self._waits(timeout):
+                look = self._look(limit, one_run=one_run)
+                if look is not None:
+                    break
+        return look
+
+    # -- copies -------------------------------------------------------------
+
+    def read(self, timeout: float | None = None, max_records: int | None = None) -> list[Any]:
+        """Take the records that are there, waiting for the first one.
+
+        :param timeout: seconds to wait if the ring is empty; 0 does not wait, None waits forever
+        :param max_records: leave the rest in the ring
+        :returns: copies, in the order of their reservation; [] after the timeout
+        """
+        out: list[Any] = []
+        wanted = _limit(max_records)
+        self._check_open()
+        # What arrives while we decode is for the next call, or a fast producer keeps us forever.
+        until = self._producer[0]
+        look = self._await_look(timeout, min(_SLICE, wanted))
+        if look is not None:
+            until = max(until, self._producer[0])
+        while look is not None:
+            base, found = look
+            before = len(out)
+            try:
+                for run in found.runs:
+                    self._decode(self._data, run, out)
+            except Exception:
+                at = base + record_offset(found.runs, len(out) - before)
+                if out:
+                    self._store(at)
+                    return out  # the guilty record is the first of the next call
+                self._store(at + stride_of(self._words[(at & self._mask) >> 2]))
+                raise
+            self._store(base + found.end)
+            wanted -= found.records
+            if found.busy or wanted <= 0 or base + found.end >= until:
+                break
+            look = self._look(min(_SLICE, wanted))
+        return out
+
+    def records(self, timeout: float | None = None) -> Iterator[Any]:
+        """Single records, one after the other.
+
+        :param timeout: stop after so many seconds without a record; None never stops
+
+        A record counts as consumed once it was yielded, also if the loop is left
+        by ``break`` or an exception: the next reader goes on behind it. Its space
+        in the ring is given back slice by slice, so prefer `batches` at high rates.
+        """
+        while True:
+            look = self._await_look(timeout, _SLICE)
+            if look is None:
+                return
+            base, found = look
+            behind = found.runs[0].offset
+            try:
+                for run in found.runs:
+                    stride = stride_of(run.length)
+                    behind = run.offset
+                    out: list[Any] = []
+                    error: Exception | None = None
+                    try:
+                        self._decode(self._data, run, out)
+                    except Exception as err:
+                        error = err
+                    for value in out:
+                        behind += stride
+                        yield value
+                    if error is not None:
+                        behind += stride
+                        raise error
+                behind = found.end
+            finally:
+                self._store(base + behind)
+
+    def batches(self, timeout: float | None = None, max_records: int | None = None) -> Batches:
+        """Lists of records, one per wake-up, for ``for`` and for ``async for``.
+
+        :param timeout: stop after so many seconds without a record; None never stops
+        :param max_records: most records per list
+        """
+        return Batches(self, timeout, max_records)
+
+    # -- views --------------------------------------------------------------
+
+    def consume(
+        self,
+        callback: Callable[[memoryview], object],
+        timeout: float | None = 0,
+        max_records: int | None = None,
+    ) -> int:
+        """Call `callback` with a view of each record, copying nothing.
+
+        :param timeout: as in `read`
+        :returns: the number of records
+
+        The view is released when `callback` returns. An exception of `callback`
+        reaches the caller, and the record it was given counts as consumed.
+        """
+        look = self._await_look(timeout, _limit(max_records))
+        if look is None:
+            return 0
+        base, found = look
+        data = self._data
+        behind = found.runs[0].offset
+        try:
+            for offset, count, length in found.runs:
+                stride = stride_of(length)
+                first = offset + HEADER_SIZE
+                for at in range(first, first + count * stride, stride):
+                    behind = at - HEADER_SIZE + stride
+                    with data[at : at + length] as view:
+                        callback(view)
+            behind = found.end
+        finally:
+            self._store(base + behind)
+        return found.records
+
+    @contextmanager
+    def chunk(
+        self, timeout: float | None = 0, max_records: int | None = None
+    ) -> Iterator[Chunk | None]:
+        """The next run of equally long records, in place; None if there is none.
+
+        :param timeout: as in `read`
+
+        The records are consumed when the ``with`` block ends, by an exception too.
+        """
+        look = self._await_look(timeout, _limit(max_records), one_run=True)
+        if look is None:
+            yield None
+            return
+        base, found = look
+        offset, count, length = found.runs[0]
+        view = self._data[offset : offset + count * stride_of(length)]
+        try:
+            yield Chunk(view, count, length)
+        finally:
+            view.release()
+            self._store(base + found.end)
+
+
+def _limit(max_records: int | None) -> int:
+    if max_records is None:
+        return _NO_LIMIT
+    if max_records <= 0:
+        raise ValueError("max_records must be positive")
+    return max_records
+
+
+class Batches:
+    """Iterator over batches of one reader, synchronous and asynchronous."""
+
+    def __init__(self, ring: RingBuffer, timeout: float | None, max_records: int | None) -> None:
+        self._ring = ring
+        self._timeout = timeout
+        self._max_records = max_records
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return self
+
+    def __next__(self) -> list[Any]:
+        batch = self._ring.read(self._timeout, self._max_records)
+        if not batch:
+            raise StopIteration
+        return batch
+
+    def __aiter__(self) -> AsyncIterator[list[Any]]:
+        return self
+
+    async def __anext__(self) -> list[Any]:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        ring = self._ring
+        deadline = None if self._timeout is None else loop.time() + self._timeout
+        while True:
+            batch = ring.read(0, self._max_records)
+            if batch:
+                return batch
+            left = None if deadline is None else deadline - loop.time()
+            if left is not None and left <= 0:
+                raise StopAsyncIteration
+            if ring.available:  # a busy record: readable for poll, not for us
+                await asyncio.sleep(_NAP_MAX)
+                continue
+            ready = loop.create_future()
+            loop.add_reader(ring.fileno(), _wake, ready)
+            try:
+                await asyncio.wait_for(ready, left)
+            except TimeoutError:
+                continue
+            finally:
+                loop.remove_reader(ring.fileno())
+
+
+def _wake(ready: Any) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+class RingBuffers:
+    """Waits for several rings with one system call.
+
+    :param rings: open readers; they stay their owners' to close
+    """
+
+    def __init__(self, rings: Iterable[RingBuffer]) -> None:
+        self._rings = {ring.fileno(): ring for ring in rings}
+        self._poll = select.poll()
+        for fd in self._rings:
+            self._poll.register(fd, select.POLLIN)
+
+    def wait(self, timeout: float | None = None) -> list[RingBuffer]:
+        """The rings with unread data, in the order given; [] after `timeout` seconds."""
+        ready = self._poll.poll(None if timeout is None else math.ceil(timeout * 1000))
+        fds = {fd for fd, _ in ready}
+        return [ring for fd, ring in self._rings.items() if fd in fds]
+
+    def read(
+        self, timeout: float | None = None, max_records: int | None = None
+    ) -> list[tuple[RingBuffer, list[Any]]]:
+        """One batch of each ring that has records, waiting for the first.
+
+        :param timeout: as in `RingBuffer.read`
+        :param max_records: most records per ring
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        nap = _NAP_MIN
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            batches = [(ring, ring.read(0, max_records)) for ring in self.wait(left)]
+            batches = [(ring, batch) for ring, batch in batches if batch]
+            if batches or (left is not None and left <= 0):
+                return batches
+            time.sleep(nap)  # only busy records: see `RingBuffer._waits`
+            nap = min(nap * 2, _NAP_MAX)

@@ -1,0 +1,250 @@
+"""The ring buffer walk and its decoders, over rings built here byte by byte."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pybpf.errors import BpfError
+from pybpf.ringbuf.records import (
+    BUSY,
+    DISCARD,
+    Run,
+    bytes_decoder,
+    call_decoder,
+    codec_decoder,
+    record_offset,
+    scan,
+    stride_of,
+    struct_decoder,
+)
+
+
+class Rec(NamedTuple):
+    payload: bytes
+    flags: int = 0
+
+
+def ring(records: list[Rec]) -> bytes:
+    """What the kernel would have written for these reservations."""
+    out = bytearray()
+    for record in records:
+        out += struct.pack("=II", len(record.payload) | record.flags, 7)
+        out += record.payload
+        out += b"\xee" * (-len(out) % 8)
+    return bytes(out)
+
+
+def words(data: bytes) -> memoryview:
+    return memoryview(data).cast("I")
+
+
+def decode(data: bytes, decoder: Any, **options: Any) -> list[Any]:
+    out: list[Any] = []
+    for run in scan(words(data), 0, len(data), **options).runs:
+        decoder(memoryview(data), run, out)
+    return out
+
+
+records = st.lists(
+    st.builds(
+        Rec,
+        # Few lengths, so that runs happen.
+        st.sampled_from([0, 1, 4, 7, 8, 9, 24]).flatmap(
+            lambda n: st.binary(min_size=n, max_size=n)
+        ),
+        st.sampled_from([0, 0, 0, DISCARD, BUSY]),
+    ),
+    max_size=60,
+)
+runs_of_records = st.lists(
+    st.tuples(st.sampled_from([0, 8, 20]), st.integers(1, 100), st.sampled_from([0, 0, DISCARD])),
+    max_size=8,
+)
+
+
+def expected(items: list[Rec]) -> list[bytes]:
+    """A plain reading of the format: up to the first busy record, without the discarded."""
+    out = []
+    for item in items:
+        if item.flags & BUSY:
+            break
+        if not item.flags & DISCARD:
+            out.append(item.payload)
+    return out
+
+
+@given(records)
+def test_walk_equals_plain_reading(items: list[Rec]) -> None:
+    """Every complete record comes out once, in order; nothing behind a busy one does."""
+    assert decode(ring(items), bytes_decoder()) == expected(items)
+
+
+@given(runs_of_records)
+def test_guessing_equals_plain_reading(groups: list[tuple[int, int, int]]) -> None:
+    """Long uniform runs, where the walk guesses ahead, give the same result."""
+    items = [Rec(bytes([i % 256]) * n, flag) for n, count, flag in groups for i in range(count)]
+    assert decode(ring(items), bytes_decoder()) == expected(items)
+
+
+@given(records, st.integers(1, 20))
+def test_limit_and_resume(items: list[Rec], limit: int) -> None:
+    """Reading in bites of `limit` gives what one read gives, and no bite is bigger."""
+    data = ring(items)
+    at, hint, out = 0, -1, []
+    while True:
+        found = scan(words(data), at, len(data), limit=limit, hint=hint)
+        assert found.records <= limit
+        for run in found.runs:
+            bytes_decoder()(memoryview(data), run, out)
+        if found.end == at:
+            break
+        at, hint = found.end, found.header
+    assert out == expected(items)
+
+
+@given(records)
+def test_one_run_loses_nothing(items: list[Rec]) -> None:
+    """`one_run` stops in front of the second run, and resuming there finds the rest."""
+    data = ring(items)
+    at, out = 0, []
+    while True:
+        found = scan(words(data), at, len(data), one_run=True)
+        assert len(found.runs) <= 1
+        for run in found.runs:
+            bytes_decoder()(memoryview(data), run, out)
+        if found.end == at:
+            break
+        at = found.end
+    assert out == expected(items)
+
+
+def test_uniform_ring_is_one_run() -> None:
+    """A thousand equal records are one run: this is what makes decoding fast."""
+    data = ring([Rec(b"x" * 32)] * 1000)
+    found = scan(words(data), 0, len(data))
+    assert found.runs == [Run(0, 1000, 32)]
+    assert (found.end, found.records, found.discarded, found.busy) == (40_000, 1000, 0, False)
+
+
+def test_busy_record_stops_the_walk() -> None:
+    """The busy record and what is behind it stay, also in the middle of a guess."""
+    items = [Rec(b"a" * 8)] * 40
+    data = ring([*items, Rec(b"a" * 8, BUSY), *items])
+    found = scan(words(data), 0, len(data))
+    assert (found.records, found.end, found.busy) == (40, 40 * 16, True)
+
+
+def test_discarded_records_are_counted_and_passed() -> None:
+    data = ring([Rec(b"a" * 8), Rec(b"b" * 8, DISCARD), Rec(b"c" * 8)])
+    found = scan(words(data), 0, len(data))
+    assert found.runs == [Run(0, 1, 8), Run(32, 1, 8)]
+    assert (found.records, found.discarded, found.end) == (2, 1, 48)
+
+
+def test_wrapped_record_is_read_through_the_double_mapping() -> None:
+    """A record that crosses the end of the ring is in one piece when the pages repeat."""
+    size = 64
+    stream = ring([Rec(bytes([i]) * 16) for i in range(4)])  # 24 bytes each
+    position = 48
+    pages = bytearray(size)
+    for i in range(48):
+        pages[(position + i) % size] = stream[i]
+    twice = bytes(pages) * 2
+    out: list[Any] = []
+    for run in scan(words(twice), position, position + 48).runs:
+        bytes_decoder()(memoryview(twice), run, out)
+    assert out == [b"\0" * 16, b"\1" * 16]
+
+
+@pytest.mark.parametrize("cut", [8, 16, 32])
+def test_record_beyond_the_end_is_an_error(cut: int) -> None:
+    """A length that leaves the ring is reported, never followed."""
+    data = ring([Rec(b"a" * 8), Rec(b"b" * 32)])
+    with pytest.raises(BpfError, match="beyond the producer position"):
+        scan(words(data), 0, len(data) - cut)
+
+
+def test_stride() -> None:
+    """Header plus payload, rounded up to 8 bytes, as kernel/bpf/ringbuf.c does."""
+    assert [stride_of(n) for n in (0, 1, 8, 9, 32)] == [8, 16, 16, 24, 40]
+
+
+def test_record_offset_counts_over_runs() -> None:
+    runs = [Run(0, 2, 8), Run(48, 3, 20)]
+    assert [record_offset(runs, i) for i in range(5)] == [0, 16, 48, 80, 112]
+    with pytest.raises(ValueError):
+        record_offset(runs, 5)
+
+
+@pytest.mark.parametrize("prefix", ["", "@", "=", "<"])
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_struct_tuples(prefix: str, count: int) -> None:
+    """Tuples equal what `unpack` gives for each payload, tails of longer records ignored."""
+    form = struct.Struct(prefix + "IHQ")
+    payloads = [form.pack(i, i % 9, i << 40) + b"tail" for i in range(count)]
+    got = decode(ring([Rec(p) for p in payloads]), struct_decoder(form))
+    assert got == [form.unpack_from(p) for p in payloads]
+
+
+def test_big_endian_struct() -> None:
+    form = struct.Struct(">I")
+    data = ring([Rec(form.pack(5)), Rec(form.pack(6))])
+    assert decode(data, struct_decoder(form)) == [(5,), (6,)]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_short_record_is_a_value_error(count: int) -> None:
+    """A record shorter than its type is refused, not padded or read past its end."""
+    data = ring([Rec(b"abcd")] * count)
+    with pytest.raises(ValueError, match="4 bytes, but its type takes 8"):
+        decode(data, struct_decoder(struct.Struct("=Q")))
+
+
+class Pair:
+    """The codec protocol, by hand."""
+
+    size = 4
+
+    def decode(self, buffer: Any, offset: int = 0) -> tuple[int, int]:
+        return struct.unpack_from("=HH", buffer, offset)  # type: ignore[return-value]
+
+
+def test_codec() -> None:
+    data = ring([Rec(struct.pack("=HH", i, i + 1) + b"..") for i in range(20)])
+    assert decode(data, codec_decoder(Pair())) == [(i, i + 1) for i in range(20)]
+    with pytest.raises(ValueError, match="2 bytes"):
+        decode(ring([Rec(b"ab")]), codec_decoder(Pair()))
+
+
+def test_call_decoder_releases_its_views() -> None:
+    """A view kept beyond the call is dead, so stale ring memory cannot be read by mistake."""
+    kept: list[memoryview] = []
+
+    def keep(view: memoryview) -> int:
+        kept.append(view)
+        return len(view)
+
+    assert decode(ring([Rec(b"ab"), Rec(b"abc")]), call_decoder(keep)) == [2, 3]
+    with pytest.raises(ValueError, match="released"):
+        bytes(kept[0])
+
+
+def test_decoder_keeps_what_was_good() -> None:
+    """After an exception the list holds the records before the guilty one."""
+
+    def fussy(view: memoryview) -> bytes:
+        if view[0] == 3:
+            raise KeyError("three")
+        return bytes(view)
+
+    data = ring([Rec(bytes([i])) for i in range(6)])
+    out: list[Any] = []
+    with pytest.raises(KeyError):
+        for run in scan(words(data), 0, len(data)).runs:
+            call_decoder(fussy)(memoryview(data), run, out)
+    assert out == [b"\0", b"\1", b"\2"]
