@@ -1,0 +1,266 @@
+"""ELF64 object files as clang's BPF target writes them: bytes in, records out.
+
+Only one kind of file is read: little-endian ET_REL for EM_BPF. Opening checks
+every header against the length of the file, so that what follows may slice
+without asking again; contents are handed out as views and never copied.
+Debug sections and their relocations are most of a typical object and are not
+looked at. Symbols are decoded when first asked for.
+
+Source of the layouts: elf(5), include/uapi/linux/elf.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cached_property
+
+from pybpf.errors import ObjectFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NamedTuple
+else:
+    # typing is slow to import; collections.namedtuple is what it makes anyway.
+    from collections import namedtuple
+
+__all__ = [
+    "EM_BPF",
+    "SHF_EXECINSTR",
+    "SHN_LORESERVE",
+    "SHN_UNDEF",
+    "SHT_NOBITS",
+    "SHT_PROGBITS",
+    "SHT_REL",
+    "SHT_STRTAB",
+    "SHT_SYMTAB",
+    "STB_GLOBAL",
+    "STB_LOCAL",
+    "STB_WEAK",
+    "STT_FUNC",
+    "STT_NOTYPE",
+    "STT_OBJECT",
+    "STT_SECTION",
+    "STV_HIDDEN",
+    "STV_INTERNAL",
+    "ElfFile",
+    "Rel",
+    "Section",
+    "Symbol",
+]
+
+EM_BPF = 247
+_ET_REL = 1
+
+SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB = 0, 1, 2, 3
+SHT_NOBITS, SHT_REL = 8, 9
+SHF_EXECINSTR = 4
+
+SHN_UNDEF = 0
+SHN_LORESERVE = 0xFF00  # from here on a symbol's section index is a special value
+
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION = 0, 1, 2, 3
+STV_DEFAULT, STV_INTERNAL, STV_HIDDEN = 0, 1, 2
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_SYM = struct.Struct("<IBBHQQ")
+_REL = struct.Struct("<QQ")
+
+# Names of things that are not sections, for error messages.
+_HEADER = "ELF header"
+_TABLE = "ELF section headers"
+
+# Longest name that is looked for; uprobe section names hold a path.
+_MAX_NAME = 8192
+
+
+if TYPE_CHECKING:
+
+    class Section(NamedTuple):
+        """``Elf64_Shdr``. ``offset`` and ``size`` in bytes of the file."""
+
+        index: int
+        name: str
+        type: int
+        flags: int
+        offset: int
+        size: int
+        link: int
+        info: int
+        entsize: int
+
+    class Symbol(NamedTuple):
+        """``Elf64_Sym``. ``value`` and ``size`` in bytes of the section ``shndx``."""
+
+        name: str
+        value: int
+        size: int
+        bind: int
+        type: int
+        visibility: int
+        shndx: int
+
+    class Rel(NamedTuple):
+        """``Elf64_Rel``: at byte ``offset`` of the section, relocation ``type`` to a symbol."""
+
+        offset: int
+        type: int
+        symbol: int
+
+else:
+    Section = namedtuple("Section", "index name type flags offset size link info entsize")
+    Symbol = namedtuple("Symbol", "name value size bind type visibility shndx")
+    Rel = namedtuple("Rel", "offset type symbol")
+
+
+class ElfFile:
+    """A BPF object file.
+
+    :param data: the whole file
+    :param name: file name, for messages
+    :raises ObjectFormatError: not an ELF64 little-endian relocatable BPF
+        object, or a header points outside the file. ``.section`` names the
+        part of the file, ``.offset`` is in bytes of that part.
+    """
+
+    def __init__(self, data: bytes | bytearray | memoryview, name: str = "") -> None:
+        self.name = name
+        self.data = data if isinstance(data, bytes) else bytes(data)
+        shoff, count, names_at = self._read_header()
+        self.sections = self._read_sections(shoff, count, names_at)
+
+    def error(self, what: str, section: str, offset: int) -> ObjectFormatError:
+        """An error about this file; `offset` in bytes of the section."""
+        return ObjectFormatError(what, file=self.name, section=section, offset=offset)
+
+    def _read_header(self) -> tuple[int, int, int]:
+        """(offset of the section headers, their number, index of their names)."""
+        data = self.data
+        if len(data) < _EHDR.size:
+            raise self.error(f"{len(data)} bytes are too few for an ELF header", _HEADER, len(data))
+        (ident, kind, machine, _, _, _, shoff, _, ehsize, _, _, shentsize, shnum, shstrndx) = (
+            _EHDR.unpack_from(data)
+        )
+        if ident[:4] != b"\x7fELF":
+            raise self.error("not an ELF file", _HEADER, 0)
+        if ident[4] != 2:
+            raise self.error("not a 64-bit ELF file", _HEADER, 4)
+        if ident[5] != 1:
+            what = "big-endian object" if ident[5] == 2 else f"unknown byte order {ident[5]}"
+            raise self.error(f"{what}; only little-endian BPF objects are read", _HEADER, 5)
+        if ident[6] != 1:
+            raise self.error(f"unknown ELF version {ident[6]}", _HEADER, 6)
+        if kind != _ET_REL:
+            raise self.error(f"not a relocatable object (e_type {kind})", _HEADER, 16)
+        if machine != EM_BPF:
+            raise self.error(f"not a BPF object (e_machine {machine})", _HEADER, 18)
+        if ehsize != _EHDR.size:
+            raise self.error(f"ELF header says it has {ehsize} bytes", _HEADER, 52)
+        if shentsize != _SHDR.size:
+            raise self.error(f"section headers of {shentsize} bytes each", _HEADER, 58)
+        if not shoff or shoff + _SHDR.size > len(data):
+            raise self.error(f"section headers at {shoff:#x}, outside the file", _HEADER, 40)
+        if not shnum or shstrndx == 0xFFFF:
+            # The values that do not fit the header's 16 bits are in header 0.
+            first = _SHDR.unpack_from(data, shoff)
+            shnum = shnum or first[5]
+            shstrndx = first[6] if shstrndx == 0xFFFF else shstrndx
+        if shnum > (len(data) - shoff) // _SHDR.size:
+            raise self.error(
+                f"{shnum} section headers at {shoff:#x} end outside the file", _HEADER, 60
+            )
+        if not 0 < shstrndx < shnum:
+            raise self.error(f"section names in section {shstrndx} of {shnum}", _HEADER, 62)
+        return shoff, shnum, shstrndx
+
+    def _read_sections(self, shoff: int, count: int, names_at: int) -> list[Section]:
+        data, size = self.data, len(self.data)
+        headers = list(_SHDR.iter_unpack(data[shoff : shoff + count * _SHDR.size]))
+        _, kind, _, _, start, length, _, _, _, _ = headers[names_at]
+        if kind != SHT_STRTAB or start + length > size:
+            raise self.error("no section names", _TABLE, names_at * _SHDR.size)
+        end = start + length
+        sections = []
+        for index, header in enumerate(headers):
+            name_at, kind, flags, _, offset, length, link, info, _, entsize = header
+            stop = data.find(0, start + name_at, min(end, start + name_at + _MAX_NAME))
+            if stop < 0:
+                raise self.error(
+                    f"name of section {index} is outside the names", _TABLE, index * _SHDR.size
+                )
+            name = data[start + name_at : stop].decode("utf-8", "backslashreplace")
+            if kind not in (SHT_NOBITS, SHT_NULL) and offset + length > size:
+                raise self.error(
+                    f"section {name!r} of {length} bytes at {offset:#x} ends outside the file"
+                    f" of {size} bytes",
+                    _TABLE,
+                    index * _SHDR.size,
+                )
+            sections.append(Section(index, name, kind, flags, offset, length, link, info, entsize))
+        return sections
+
+    def find(self, name: str) -> Section | None:
+        """The first section with a name."""
+        for section in self.sections:
+            if section.name == name:
+                return section
+        return None
+
+    def contents(self, section: Section) -> memoryview:
+        """A section's bytes; empty for SHT_NOBITS."""
+        if section.type in (SHT_NOBITS, SHT_NULL):
+            return memoryview(b"")
+        return memoryview(self.data)[section.offset : section.offset + section.size]
+
+    @cached_property
+    def symbol_section(self) -> Section | None:
+        """The one symbol table."""
+        tables = [section for section in self.sections if section.type == SHT_SYMTAB]
+        if len(tables) > 1:
+            raise self.error("a second symbol table", tables[1].name, 0)
+        return tables[0] if tables else None
+
+    @cached_property
+    def symbols(self) -> list[Symbol]:
+        """All symbols, index 0 (the null symbol) included; relocations use these indexes."""
+        table = self.symbol_section
+        if table is None:
+            return []
+        if table.entsize != _SYM.size:
+            raise self.error(f"symbols of {table.entsize} bytes each", table.name, 0)
+        if table.size % _SYM.size:
+            raise self.error("not a whole number of symbols", table.name, table.size)
+        if not 0 < table.link < len(self.sections):
+            raise self.error(f"symbol names in section {table.link}", table.name, 0)
+        strings = self.sections[table.link]
+        if strings.type != SHT_STRTAB:
+            raise self.error(f"symbol names in section {strings.name!r}", table.name, 0)
+        data, start, end = self.data, strings.offset, strings.offset + strings.size
+        known: dict[int, str] = {0: ""}
+        symbols = []
+        for name_at, info, other, shndx, value, size in _SYM.iter_unpack(self.contents(table)):
+            name = known.get(name_at)
+            if name is None:
+                stop = data.find(0, start + name_at, min(end, start + name_at + _MAX_NAME))
+                if stop < 0:
+                    raise self.error(
+                        f"name of symbol {len(symbols)} is outside the names",
+                        table.name,
+                        len(symbols) * _SYM.size,
+                    )
+                name = data[start + name_at : stop].decode("utf-8", "backslashreplace")
+                known[name_at] = name
+            symbols.append(Symbol(name, value, size, info >> 4, info & 15, other & 3, shndx))
+        return symbols
+
+    def relocations(self, section: Section) -> Iterator[Rel]:
+        """What a SHT_REL section asks for, in file order.
+
+        :raises ObjectFormatError: entries of another size
+        """
+        if section.entsize != _REL.size or section.size % _REL.size:
+            raise self.error("not a whole number of relocations", section.name, section.size)
+        for offset, info in _REL.iter_unpack(self.contents(section)):
+            yield Rel(offset, info & 0xFFFFFFFF, info >> 32)

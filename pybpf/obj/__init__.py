@@ -1,0 +1,4 @@
+"""Object files: from bytes to blueprints (`reader`), from blueprints to final code (`linker`).
+
+Pure: the same bytes and the same kernel BTF give the same result on any machine.
+"""

@@ -1,0 +1,315 @@
+"""Blueprints: what an object file asks for, as values.
+
+The same file gives the same `ObjectSpec` on every machine; nothing here knows
+a kernel. Programs and maps are in libbpf's order: programs by section index
+and offset, maps as `.maps` lists them in BTF, then one per data section, then
+`.kconfig`, then struct_ops. A map reference in relocated code is an index into
+that order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from pybpf.errors import ObjectFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pybpf.btf import Btf
+    from pybpf.btf.ext import BtfExt
+    from pybpf.elf import ElfFile
+
+    from .sections import SectionDef
+
+__all__ = [
+    "Extern",
+    "Function",
+    "MapSpec",
+    "ObjectSpec",
+    "ProgramSpec",
+    "Reloc",
+    "StructOpsSpec",
+    "VariableSpec",
+    "object_name",
+]
+
+BPF_OBJ_NAME_LEN = 16  # with the NUL, UAPI bpf.h
+
+# What a relocated instruction refers to (Reloc.kind).
+R_MAP = 0  # ldimm64: map number `index`
+R_DATA = 1  # ldimm64: `offset` bytes into the value of map `index`
+R_EXTERN = 2  # ldimm64: extern number `index`
+R_KFUNC = 3  # call: extern number `index`
+R_CALL = 4  # call: function at byte `offset` (+ imm) of .text
+R_FUNC = 5  # ldimm64: address of the function at byte `offset` (+ imm) of .text
+R_JUMPTABLE = 6  # ldimm64: jump table at byte `offset` of .jumptables
+
+
+def object_name(file: str) -> str:
+    """libbpf's name of an object: the file name up to its first dot, 15 characters at most."""
+    return file.rpartition("/")[2].partition(".")[0][: BPF_OBJ_NAME_LEN - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Reloc:
+    """A relocated instruction.
+
+    :param insn: index in its function, 8-byte slots
+    :param kind: one of the R_* above
+    """
+
+    insn: int
+    kind: int
+    index: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function symbol in an executable section.
+
+    :param section: index of the ELF section
+    :param start: first instruction in that section, 8-byte slots
+    :param count: number of instructions, 8-byte slots
+    :param is_global: bound globally or weakly
+    :param hidden: global, but with restricted visibility: BTF calls it static
+    :param relocs: sorted by instruction
+    """
+
+    name: str
+    section: int
+    section_name: str
+    start: int
+    count: int
+    is_global: bool
+    hidden: bool
+    code: memoryview = field(repr=False, compare=False)
+    relocs: tuple[Reloc, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSpec:
+    """An entry program.
+
+    :param section: section name without a leading "?"
+    :param type: ``enum bpf_prog_type``, 0 if the section name is unknown
+    :param expected_attach_type: ``enum bpf_attach_type``
+    :param flags: ``bpf_attr.prog_flags`` the section name asks for
+    :param attach_to: what follows the first "/" of the section name, or ""
+    :param autoload: False for ``SEC("?...")``
+    :param autoattach: the section name says all that attaching needs
+    :param insn_cnt: own instructions, before subprograms are appended
+    :param sec_def: None if the section name is unknown
+    """
+
+    name: str
+    section: str
+    type: int
+    expected_attach_type: int
+    flags: int
+    attach_to: str
+    autoload: bool
+    autoattach: bool
+    insn_cnt: int
+    sec_def: SectionDef | None
+    function: Function = field(repr=False)
+
+    @property
+    def sleepable(self) -> bool:
+        """Loads with BPF_F_SLEEPABLE."""
+        return self.sec_def is not None and self.sec_def.sleepable
+
+
+@dataclass(frozen=True, slots=True)
+class StructOpsSpec:
+    """Contents of a struct_ops map as the object file has them.
+
+    :param type_id: the struct, in the object's BTF
+    :param funcs: program name by member name
+    :param link: from `.struct_ops.link`: attached by a link
+    """
+
+    type_id: int
+    type_name: str
+    data: bytes
+    funcs: Mapping[str, str]
+    link: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """A map to create.
+
+    :param type: ``enum bpf_map_type``
+    :param key_size: bytes
+    :param value_size: bytes
+    :param max_entries: 0 where the loader decides (perf event arrays)
+    :param map_flags: ``BPF_F_*``
+    :param pinning: 0 no, 1 by name (``LIBBPF_PIN_BY_NAME``)
+    :param key_type_id: id in the object's BTF, 0 if not known
+    :param value_type_id: id in the object's BTF, 0 if not known
+    :param inner: what the maps in a map of maps look like
+    :param initial: contents of a data section's only element; None for other maps
+        and for zeros of more than 16 MiB
+    :param section: ELF section that defines it
+    :param data: "data", "rodata", "bss" or "kconfig" for a data section's map, else ""
+    :param slots: (index, name of map or program) that a map of maps or a program array starts with
+    :param autocreate: False for ``SEC("?.struct_ops")``
+    """
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: int = 0
+    numa_node: int = 0
+    map_extra: int = 0
+    pinning: int = 0
+    key_type_id: int = 0
+    value_type_id: int = 0
+    inner: MapSpec | None = None
+    initial: bytes | None = field(default=None, repr=False)
+    section: str = ""
+    data: str = ""
+    slots: tuple[tuple[int, str], ...] = ()
+    struct_ops: StructOpsSpec | None = None
+    autocreate: bool = True
+
+    @property
+    def is_internal(self) -> bool:
+        """Holds a data section."""
+        return bool(self.data)
+
+    def kernel_name(self, obj_name: str) -> str:
+        """The name libbpf gives the map in the kernel, 15 characters at most.
+
+        A data section's map is called after object and section: seven or more
+        characters are kept for the section, the object gets what is left of
+        15, and nothing if the section name has a second dot.
+
+        :param obj_name: see `object_name`
+        """
+        if not self.data:
+            return self.name[: BPF_OBJ_NAME_LEN - 1]
+        suffix = self.name[: BPF_OBJ_NAME_LEN - 1]
+        room = BPF_OBJ_NAME_LEN - 1 - max(7, len(suffix))
+        prefix = "" if "." in self.name[1:] else obj_name[:room]
+        return "".join(
+            c if c in "_." or (c.isascii() and c.isalnum()) else "_" for c in prefix + suffix
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VariableSpec:
+    """A global variable in a data section.
+
+    :param map: key of its map in `ObjectSpec.maps`
+    :param offset: bytes into the map's value
+    :param size: bytes
+    :param type_id: its type in the object's BTF
+    :param static: not visible outside its C file
+    """
+
+    name: str
+    map: str
+    offset: int
+    size: int
+    type_id: int
+    static: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extern:
+    """A symbol that the kernel, or what is known of it, must provide.
+
+    :param section: ".ksyms" or ".kconfig"
+    :param weak: may stay unresolved
+    :param btf_id: VAR or FUNC in the object's BTF
+    :param type_id: .ksyms: type behind modifiers, 0 for ``void``: an address from kallsyms
+    :param is_func: a kfunc
+    :param offset: .kconfig: bytes into the map's value
+    :param size: .kconfig: bytes
+    :param symbol: index of its ELF symbol
+    """
+
+    name: str
+    section: str
+    weak: bool
+    btf_id: int
+    type_id: int
+    is_func: bool
+    symbol: int
+    offset: int = 0
+    size: int = 0
+
+    @property
+    def essential_name(self) -> str:
+        """The name without a ``___flavour``."""
+        return essential_name(self.name)
+
+
+def essential_name(name: str) -> str:
+    """A name without its last ``___flavour``; the kernel's name for a flavoured one."""
+    at = name.rfind("___", 1)
+    # libbpf wants something on both sides of the three underscores.
+    while at > 0 and (name[at - 1] == "_" or at + 3 >= len(name) or name[at + 3] == "_"):
+        at = name.rfind("___", 1, at + 2)
+    return name[:at] if at > 0 else name
+
+
+@dataclass(frozen=True)
+class ObjectSpec:
+    """What one object file asks for.
+
+    :param name: file name as the caller gave it
+    :param license: "" if the object has none
+    :param version: the ``version`` section, 0 if the object has none
+    :param programs: by name
+    :param maps: by name; a data section's map by section name
+    :param variables: by name
+    :param btf: the object's BTF as the file has it
+    :param functions: all functions, programs and subprograms, by section and offset
+    :param externs: .kconfig first, then .ksyms, in libbpf's order
+    """
+
+    name: str
+    license: str
+    version: int
+    programs: Mapping[str, ProgramSpec]
+    maps: Mapping[str, MapSpec]
+    variables: Mapping[str, VariableSpec]
+    btf: Btf | None
+    functions: Sequence[Function] = field(default=(), repr=False)
+    externs: Sequence[Extern] = field(default=(), repr=False)
+    elf: ElfFile | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def object_name(self) -> str:
+        """libbpf's name of the object, the prefix of data section maps in the kernel."""
+        return object_name(self.name)
+
+    @cached_property
+    def map_names(self) -> tuple[str, ...]:
+        """Names of the maps by index."""
+        return tuple(self.maps)
+
+    @cached_property
+    def btf_ext(self) -> BtfExt | None:
+        """`.BTF.ext`, read when first needed.
+
+        :raises ObjectFormatError: malformed
+        """
+        from pybpf.btf.ext import BtfExt
+
+        section = self.elf.find(".BTF.ext") if self.elf else None
+        if self.elf is None or section is None or self.btf is None:
+            return None
+        try:
+            return BtfExt(self.elf.contents(section), self.btf)
+        except ObjectFormatError as err:
+            err.file = err.file or self.name
+            raise
