@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a BPF C program of this project needs, in one header and without any
+ * other: fixed-width types, section and map-definition macros, helper
+ * functions by number, context accessors and CO-RE reads.
+ *
+ * Compile with `python3 tools/build_bpf.py FILE.bpf.c` (clang-19, -mcpu=v3).
+ * Kernel types to relocate against are in kernel.h next to this file; a test
+ * that needs another one declares just the fields it reads, with __core.
+ *
+ * The conventions (map definition by pointer types, section names, ctx of
+ * tracing programs as an array of 8-byte slots) are the ones that the loaders
+ * of today share; the text of this file is our own.
+ */
+#ifndef PYBPF_H
+#define PYBPF_H
+
+/* ---- types ------------------------------------------------------------- */
+
+typedef unsigned char __u8;
+typedef signed char __s8;
+typedef unsigned short __u16;
+typedef short __s16;
+typedef unsigned int __u32;
+typedef int __s32;
+typedef unsigned long long __u64;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u64 __be64;
+typedef __u32 __wsum;
+typedef __u8 u8;
+typedef __s8 s8;
+typedef __u16 u16;
+typedef __s16 s16;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __s64 s64;
+typedef int pid_t;
+typedef unsigned long size_t;
+typedef _Bool bool;
+
+#define true 1
+#define false 0
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
+#define offsetof(type, member) __builtin_offsetof(type, member)
+
+/* ---- attributes -------------------------------------------------------- */
+
+#define SEC(section_name) __attribute__((section(section_name), used))
+#undef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#define __noinline __attribute__((noinline))
+#define __weak __attribute__((weak))
+#define __hidden __attribute__((visibility("hidden")))
+#define __unused __attribute__((unused))
+#define __packed __attribute__((packed))
+#define __aligned(bytes) __attribute__((aligned(bytes)))
+
+/* Resolved by the loader: kernel symbols, and values of the kernel's config. */
+#define __ksym __attribute__((section(".ksyms")))
+#define __kconfig __attribute__((section(".kconfig")))
+#define bpf_ksym_exists(symbol) (!!(symbol))
+
+#define __kptr __attribute__((btf_type_tag("kptr")))
+#define __kptr_untrusted __attribute__((btf_type_tag("kptr_untrusted")))
+
+/* Every access to a field of such a struct gets a CO-RE relocation. */
+#define __core __attribute__((preserve_access_index))
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define barrier() asm volatile("" ::: "memory")
+/* The compiler must not reason about the value of `var` past this point. */
+#define barrier_var(var) asm volatile("" : "+r"(var))
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+#define ARRAY_SIZE(x) (sizeof(x) / sizeof((x)[0]))
+
+/* ---- map definitions: the loader reads them from BTF -------------------- */
+
+#define __uint(name, number) int (*name)[number]
+#define __type(name, c_type) typeof(c_type) *name
+#define __array(name, c_type) typeof(c_type) *name[]
+#define PYBPF_JOIN_(a, b) a##b
+#define PYBPF_JOIN(a, b) PYBPF_JOIN_(a, b)
+/* A value that does not fit the 32 bits of an array dimension. */
+#define __ulong(name, number) \
+	enum { PYBPF_JOIN(pybpf_ulong_, __COUNTER__) = (number) } name
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_UNSPEC = 0,
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PROG_ARRAY = 3,
+	BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_STACK_TRACE = 7,
+	BPF_MAP_TYPE_CGROUP_ARRAY = 8,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LRU_PERCPU_HASH = 10,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_HASH_OF_MAPS = 13,
+	BPF_MAP_TYPE_QUEUE = 22,
+	BPF_MAP_TYPE_STACK = 23,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_MAP_TYPE_STRUCT_OPS = 26,
+	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_MAP_TYPE_INODE_STORAGE = 28,
+	BPF_MAP_TYPE_TASK_STORAGE = 29,
+	BPF_MAP_TYPE_BLOOM_FILTER = 30,
+	BPF_MAP_TYPE_USER_RINGBUF = 31,
+	BPF_MAP_TYPE_CGRP_STORAGE = 32,
+	BPF_MAP_TYPE_ARENA = 33,
+};
+
+enum { /* bpf_map_update_elem flags */
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+	BPF_EXIST = 2,
+	BPF_F_LOCK = 4,
+};
+
+enum { /* map_flags */
+	BPF_F_NO_PREALLOC = 1U << 0,
+	BPF_F_NO_COMMON_LRU = 1U << 1,
+	BPF_F_NUMA_NODE = 1U << 2,
+	BPF_F_RDONLY = 1U << 3,
+	BPF_F_WRONLY = 1U << 4,
+	BPF_F_STACK_BUILD_ID = 1U << 5,
+	BPF_F_ZERO_SEED = 1U << 6,
+	BPF_F_RDONLY_PROG = 1U << 7,
+	BPF_F_WRONLY_PROG = 1U << 8,
+	BPF_F_CLONE = 1U << 9,
+	BPF_F_MMAPABLE = 1U << 10,
+	BPF_F_INNER_MAP = 1U << 12,
+};
+
+enum { /* stack helpers; the low byte is the number of frames to skip */
+	BPF_F_SKIP_FIELD_MASK = 0xff,
+	BPF_F_USER_STACK = 1U << 8,
+	BPF_F_FAST_STACK_CMP = 1U << 9,
+	BPF_F_REUSE_STACKID = 1U << 10,
+	BPF_F_USER_BUILD_ID = 1U << 11,
+};
+
+#define BPF_F_CURRENT_CPU 0xffffffffULL
+
+enum { /* ring buffer output flags, and what bpf_ringbuf_query asks */
+	BPF_RB_NO_WAKEUP = 1U << 0,
+	BPF_RB_FORCE_WAKEUP = 1U << 1,
+	BPF_RB_AVAIL_DATA = 0,
+	BPF_RB_RING_SIZE = 1,
+	BPF_RB_CONS_POS = 2,
+	BPF_RB_PROD_POS = 3,
+};
+
+enum xdp_action {
+	XDP_ABORTED = 0,
+	XDP_DROP = 1,
+	XDP_PASS = 2,
+	XDP_TX = 3,
+	XDP_REDIRECT = 4,
+};
+
+/* ---- helpers: a call of a helper is a call of its number ---------------- */
+
+struct bpf_dynptr {
+	__u64 opaque[2];
+} __aligned(8);
+
+struct bpf_spin_lock {
+	__u32 val;
+};
+
+struct bpf_timer {
+	__u64 opaque[2];
+} __aligned(8);
+
+#define PYBPF_HELPER(number, ret, name, ...) \
+	static ret (*const name)(__VA_ARGS__) __unused = (void *)(number)
+
+PYBPF_HELPER(1, void *, bpf_map_lookup_elem, void *map, const void *key);
+PYBPF_HELPER(2, long, bpf_map_update_elem, void *map, const void *key, const void *value,
+	     __u64 flags);
+PYBPF_HELPER(3, long, bpf_map_delete_elem, void *map, const void *key);
+PYBPF_HELPER(4, long, bpf_probe_read, void *dst, __u32 size, const void *unsafe_ptr);
+PYBPF_HELPER(5, __u64, bpf_ktime_get_ns, void);
+PYBPF_HELPER(6, long, bpf_trace_printk, const char *fmt, __u32 fmt_size, ...);
+PYBPF_HELPER(7, __u32, bpf_get_prandom_u32, void);
+PYBPF_HELPER(8, __u32, bpf_get_smp_processor_id, void);
+PYBPF_HELPER(12, long, bpf_tail_call, void *ctx, void *prog_array, __u32 index);
+PYBPF_HELPER(14, __u64, bpf_get_current_pid_tgid, void);
+PYBPF_HELPER(15, __u64, bpf_get_current_uid_gid, void);
+PYBPF_HELPER(16, long, bpf_get_current_comm, void *buf, __u32 size);
+PYBPF_HELPER(22, __u64, bpf_perf_event_read, void *map, __u64 flags);
+PYBPF_HELPER(25, long, bpf_perf_event_output, void *ctx, void *map, __u64 flags, void *data,
+	     __u64 size);
+PYBPF_HELPER(26, long, bpf_skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 len);
+PYBPF_HELPER(27, long, bpf_get_stackid, void *ctx, void *map, __u64 flags);
+PYBPF_HELPER(35, __u64, bpf_get_current_task, void);
+PYBPF_HELPER(36, long, bpf_probe_write_user, void *dst, const void *src, __u32 len);
+PYBPF_HELPER(42, long, bpf_get_numa_node_id, void);
+PYBPF_HELPER(45, long, bpf_probe_read_str, void *dst, __u32 size, const void *unsafe_ptr);
+PYBPF_HELPER(58, long, bpf_override_return, void *regs, __u64 rc);
+PYBPF_HELPER(67, long, bpf_get_stack, void *ctx, void *buf, __u32 size, __u64 flags);
+PYBPF_HELPER(80, __u64, bpf_get_current_cgroup_id, void);
+PYBPF_HELPER(87, long, bpf_map_push_elem, void *map, const void *value, __u64 flags);
+PYBPF_HELPER(88, long, bpf_map_pop_elem, void *map, void *value);
+PYBPF_HELPER(89, long, bpf_map_peek_elem, void *map, void *value);
+PYBPF_HELPER(93, long, bpf_spin_lock, struct bpf_spin_lock *lock);
+PYBPF_HELPER(94, long, bpf_spin_unlock, struct bpf_spin_lock *lock);
+PYBPF_HELPER(109, long, bpf_send_signal, __u32 sig);
+PYBPF_HELPER(112, long, bpf_probe_read_user, void *dst, __u32 size, const void *unsafe_ptr);
+PYBPF_HELPER(113, long, bpf_probe_read_kernel, void *dst, __u32 size, const void *unsafe_ptr);
+PYBPF_HELPER(114, long, bpf_probe_read_user_str, void *dst, __u32 size, const void *unsafe_ptr);
+PYBPF_HELPER(115, long, bpf_probe_read_kernel_str, void *dst, __u32 size, const void *unsafe_ptr);
+PYBPF_HELPER(118, __u64, bpf_jiffies64, void);
+PYBPF_HELPER(120, long, bpf_get_ns_current_pid_tgid, __u64 dev, __u64 ino, void *nsdata,
+	     __u32 size);
+PYBPF_HELPER(125, __u64, bpf_ktime_get_boot_ns, void);
+PYBPF_HELPER(126, long, bpf_seq_printf, void *seq_file, const char *fmt, __u32 fmt_size,
+	     const void *data, __u32 data_len);
+PYBPF_HELPER(127, long, bpf_seq_write, void *seq_file, const void *data, __u32 len);
+PYBPF_HELPER(130, long, bpf_ringbuf_output, void *ringbuf, void *data, __u64 size, __u64 flags);
+PYBPF_HELPER(131, void *, bpf_ringbuf_reserve, void *ringbuf, __u64 size, __u64 flags);
+PYBPF_HELPER(132, void, bpf_ringbuf_submit, void *data, __u64 flags);
+PYBPF_HELPER(133, void, bpf_ringbuf_discard, void *data, __u64 flags);
+PYBPF_HELPER(134, __u64, bpf_ringbuf_query, void *ringbuf, __u64 flags);
+PYBPF_HELPER(141, long, bpf_get_task_stack, void *task, void *buf, __u32 size, __u64 flags);
+PYBPF_HELPER(148, long, bpf_copy_from_user, void *dst, __u32 size, const void *user_ptr);
+PYBPF_HELPER(149, long, bpf_snprintf_btf, char *str, __u32 str_size, void *ptr, __u32 ptr_size,
+	     __u64 flags);
+PYBPF_HELPER(153, void *, bpf_per_cpu_ptr, const void *percpu_ptr, __u32 cpu);
+PYBPF_HELPER(154, void *, bpf_this_cpu_ptr, const void *percpu_ptr);
+PYBPF_HELPER(156, void *, bpf_task_storage_get, void *map, void *task, void *value, __u64 flags);
+PYBPF_HELPER(157, long, bpf_task_storage_delete, void *map, void *task);
+PYBPF_HELPER(158, void *, bpf_get_current_task_btf, void);
+PYBPF_HELPER(160, __u64, bpf_ktime_get_coarse_ns, void);
+PYBPF_HELPER(164, long, bpf_for_each_map_elem, void *map, void *callback, void *callback_ctx,
+	     __u64 flags);
+PYBPF_HELPER(165, long, bpf_snprintf, char *str, __u32 str_size, const char *fmt, __u64 *data,
+	     __u32 data_len);
+PYBPF_HELPER(166, long, bpf_sys_bpf, __u32 cmd, void *attr, __u32 attr_size);
+PYBPF_HELPER(167, long, bpf_btf_find_by_name_kind, char *name, int name_size, __u32 kind,
+	     int flags);
+PYBPF_HELPER(168, long, bpf_sys_close, __u32 fd);
+PYBPF_HELPER(169, long, bpf_timer_init, struct bpf_timer *timer, void *map, __u64 flags);
+PYBPF_HELPER(170, long, bpf_timer_set_callback, struct bpf_timer *timer, void *callback);
+PYBPF_HELPER(171, long, bpf_timer_start, struct bpf_timer *timer, __u64 nsecs, __u64 flags);
+PYBPF_HELPER(172, long, bpf_timer_cancel, struct bpf_timer *timer);
+PYBPF_HELPER(173, __u64, bpf_get_func_ip, void *ctx);
+PYBPF_HELPER(174, __u64, bpf_get_attach_cookie, void *ctx);
+PYBPF_HELPER(175, long, bpf_task_pt_regs, void *task);
+PYBPF_HELPER(176, long, bpf_get_branch_snapshot, void *entries, __u32 size, __u64 flags);
+PYBPF_HELPER(177, long, bpf_trace_vprintk, const char *fmt, __u32 fmt_size, const void *data,
+	     __u32 data_len);
+PYBPF_HELPER(179, long, bpf_kallsyms_lookup_name, const char *name, int name_size, int flags,
+	     __u64 *result);
+PYBPF_HELPER(180, long, bpf_find_vma, void *task, __u64 addr, void *callback, void *callback_ctx,
+	     __u64 flags);
+PYBPF_HELPER(181, long, bpf_loop, __u32 count, void *callback, void *callback_ctx, __u64 flags);
+PYBPF_HELPER(182, long, bpf_strncmp, const char *s1, __u32 s1_size, const char *s2);
+PYBPF_HELPER(183, long, bpf_get_func_arg, void *ctx, __u32 n, __u64 *value);
+PYBPF_HELPER(184, long, bpf_get_func_ret, void *ctx, __u64 *value);
+PYBPF_HELPER(185, long, bpf_get_func_arg_cnt, void *ctx);
+PYBPF_HELPER(186, int, bpf_get_retval, void);
+PYBPF_HELPER(187, int, bpf_set_retval, int retval);
+PYBPF_HELPER(191, long, bpf_copy_from_user_task, void *dst, __u32 size, const void *user_ptr,
+	     void *task, __u64 flags);
+PYBPF_HELPER(194, void *, bpf_kptr_xchg, void *map_value, void *ptr);
+PYBPF_HELPER(195, void *, bpf_map_lookup_percpu_elem, void *map, const void *key, __u32 cpu);
+PYBPF_HELPER(197, long, bpf_dynptr_from_mem, void *data, __u32 size, __u64 flags,
+	     struct bpf_dynptr *ptr);
+PYBPF_HELPER(198, long, bpf_ringbuf_reserve_dynptr, void *ringbuf, __u32 size, __u64 flags,
+	     struct bpf_dynptr *ptr);
+PYBPF_HELPER(199, void, bpf_ringbuf_submit_dynptr, struct bpf_dynptr *ptr, __u64 flags);
+PYBPF_HELPER(200, void, bpf_ringbuf_discard_dynptr, struct bpf_dynptr *ptr, __u64 flags);
+PYBPF_HELPER(201, long, bpf_dynptr_read, void *dst, __u32 len, const struct bpf_dynptr *src,
+	     __u32 offset, __u64 flags);
+PYBPF_HELPER(202, long, bpf_dynptr_write, const struct bpf_dynptr *dst, __u32 offset, void *src,
+	     __u32 len, __u64 flags);
+PYBPF_HELPER(203, void *, bpf_dynptr_data, const struct bpf_dynptr *ptr, __u32 offset, __u32 len);
+PYBPF_HELPER(208, __u64, bpf_ktime_get_tai_ns, void);
+PYBPF_HELPER(209, long, bpf_user_ringbuf_drain, void *map, void *callback, void *callback_ctx,
+	     __u64 flags);
+
+/* Text for /sys/kernel/tracing/trace_pipe; up to three values. */
+#define bpf_printk(fmt, args...)                                        \
+	({                                                              \
+		static const char pybpf_fmt[] = fmt;                    \
+		bpf_trace_printk(pybpf_fmt, sizeof(pybpf_fmt), ##args); \
+	})
+
+/* ---- counting and applying macro arguments (0 to 12 of them) ------------ */
+
+#define PYBPF_13TH(_0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, n, ...) n
+#define PYBPF_COUNT(args...) PYBPF_13TH(_, ##args, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+
+/* ---- tracing programs: `int BPF_PROG(f, T1 a, T2 b)` -------------------- */
+
+/*
+ * The context is an array of 8-byte slots; parameter i is slot i, converted to
+ * the declared type (integers and pointers; a struct by value has to be read
+ * by hand). The body is a separate always-inlined function so that it can
+ * `return` and see `ctx` next to its parameters.
+ */
+#define PYBPF_SLOTS_0(get)
+#define PYBPF_SLOTS_1(get) , get(0)
+#define PYBPF_SLOTS_2(get) PYBPF_SLOTS_1(get), get(1)
+#define PYBPF_SLOTS_3(get) PYBPF_SLOTS_2(get), get(2)
+#define PYBPF_SLOTS_4(get) PYBPF_SLOTS_3(get), get(3)
+#define PYBPF_SLOTS_5(get) PYBPF_SLOTS_4(get), get(4)
+#define PYBPF_SLOTS_6(get) PYBPF_SLOTS_5(get), get(5)
+#define PYBPF_SLOTS_7(get) PYBPF_SLOTS_6(get), get(6)
+#define PYBPF_SLOTS_8(get) PYBPF_SLOTS_7(get), get(7)
+#define PYBPF_SLOTS_9(get) PYBPF_SLOTS_8(get), get(8)
+#define PYBPF_SLOTS_10(get) PYBPF_SLOTS_9(get), get(9)
+#define PYBPF_SLOTS_11(get) PYBPF_SLOTS_10(get), get(10)
+#define PYBPF_SLOTS_12(get) PYBPF_SLOTS_11(get), get(11)
+
+#define PYBPF_WRAP(name, ctx_type, get, args...)                                             \
+	name(ctx_type ctx);                                                                  \
+	static __always_inline typeof(name((ctx_type)0)) name##_body(ctx_type ctx, ##args);  \
+	typeof(name((ctx_type)0)) name(ctx_type ctx)                                         \
+	{                                                                                    \
+		_Pragma("clang diagnostic push")                                             \
+		_Pragma("clang diagnostic ignored \"-Wint-conversion\"")                     \
+		return name##_body(ctx PYBPF_JOIN(PYBPF_SLOTS_, PYBPF_COUNT(args))(get));    \
+		_Pragma("clang diagnostic pop")                                              \
+	}                                                                                    \
+	static __always_inline typeof(name((ctx_type)0)) name##_body(ctx_type ctx __unused, ##args)
+
+#define PYBPF_CTX_SLOT(i) ctx[i]
+#define BPF_PROG(name, args...) PYBPF_WRAP(name, unsigned long long *, PYBPF_CTX_SLOT, ##args)
+
+/* ---- kprobe programs: the context is the CPU's registers ---------------- */
+
+/* x86-64 `struct pt_regs` as BPF programs see it; fixed layout, no CO-RE. */
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx;
+	unsigned long r11, r10, r9, r8, ax, cx, dx, si, di;
+	unsigned long orig_ax, ip, cs, flags, sp, ss;
+};
+
+/* Function arguments; PT_REGS_PARM4_SYSCALL replaces rcx, which SYSCALL clobbers. */
+#define PT_REGS_PARM1(regs) ((regs)->di)
+#define PT_REGS_PARM2(regs) ((regs)->si)
+#define PT_REGS_PARM3(regs) ((regs)->dx)
+#define PT_REGS_PARM4(regs) ((regs)->cx)
+#define PT_REGS_PARM5(regs) ((regs)->r8)
+#define PT_REGS_PARM6(regs) ((regs)->r9)
+#define PT_REGS_PARM4_SYSCALL(regs) ((regs)->r10)
+#define PT_REGS_RET(regs) ((regs)->sp)
+#define PT_REGS_FP(regs) ((regs)->bp)
+#define PT_REGS_RC(regs) ((regs)->ax)
+#define PT_REGS_SP(regs) ((regs)->sp)
+#define PT_REGS_IP(regs) ((regs)->ip)
+
+#define PYBPF_REG_0(regs) PT_REGS_PARM1(regs)
+#define PYBPF_REG_1(regs) PT_REGS_PARM2(regs)
+#define PYBPF_REG_2(regs) PT_REGS_PARM3(regs)
+#define PYBPF_REG_3(regs) PT_REGS_PARM4(regs)
+#define PYBPF_REG_4(regs) PT_REGS_PARM5(regs)
+#define PYBPF_REG_5(regs) PT_REGS_PARM6(regs)
+#define PYBPF_REG_SLOT(i) PYBPF_REG_##i(ctx)
+#define PYBPF_RC_SLOT(i) PT_REGS_RC(ctx)
+
+/* `int BPF_KPROBE(f, T1 a, T2 b)`: up to six arguments of the probed function. */
+#define BPF_KPROBE(name, args...) PYBPF_WRAP(name, struct pt_regs *, PYBPF_REG_SLOT, ##args)
+/* `int BPF_KRETPROBE(f, T ret)`: its return value. */
+#define BPF_KRETPROBE(name, args...) PYBPF_WRAP(name, struct pt_regs *, PYBPF_RC_SLOT, ##args)
+#define BPF_UPROBE BPF_KPROBE
+#define BPF_URETPROBE BPF_KRETPROBE
+
+/* ---- CO-RE: sizes, offsets and existence on the running kernel ---------- */
+
+enum pybpf_field_info {
+	PYBPF_FIELD_OFFSET = 0,
+	PYBPF_FIELD_SIZE = 1,
+	PYBPF_FIELD_EXISTS = 2,
+	PYBPF_FIELD_SIGNED = 3,
+	PYBPF_FIELD_LSHIFT = 4,
+	PYBPF_FIELD_RSHIFT = 5,
+};
+
+/* Either one expression (`p->f`) or a type and a field (`struct s, f`). */
+#define PYBPF_FIELD_1(field) field
+#define PYBPF_FIELD_2(c_type, field) (((typeof(c_type) *)0)->field)
+#define PYBPF_FIELD(args...) PYBPF_JOIN(PYBPF_FIELD_, PYBPF_COUNT(args))(args)
+
+#define bpf_core_field_offset(args...) \
+	__builtin_preserve_field_info(PYBPF_FIELD(args), PYBPF_FIELD_OFFSET)
+#define bpf_core_field_size(args...) \
+	__builtin_preserve_field_info(PYBPF_FIELD(args), PYBPF_FIELD_SIZE)
+#define bpf_core_field_exists(args...) \
+	__builtin_preserve_field_info(PYBPF_FIELD(args), PYBPF_FIELD_EXISTS)
+
+#define bpf_core_type_id_local(c_type) __builtin_btf_type_id(*(typeof(c_type) *)0, 0)
+#define bpf_core_type_id_kernel(c_type) __builtin_btf_type_id(*(typeof(c_type) *)0, 1)
+#define bpf_core_type_exists(c_type) __builtin_preserve_type_info(*(typeof(c_type) *)0, 0)
+#define bpf_core_type_size(c_type) __builtin_preserve_type_info(*(typeof(c_type) *)0, 1)
+#define bpf_core_type_matches(c_type) __builtin_preserve_type_info(*(typeof(c_type) *)0, 2)
+
+#define bpf_core_enum_value_exists(enum_type, enumerator) \
+	__builtin_preserve_enum_value(*(typeof(enum_type) *)enumerator, 0)
+#define bpf_core_enum_value(enum_type, enumerator) \
+	__builtin_preserve_enum_value(*(typeof(enum_type) *)enumerator, 1)
+
+/* ---- CO-RE: reading ----------------------------------------------------- */
+
+#define bpf_core_read(dst, size, src) \
+	bpf_probe_read_kernel(dst, size, __builtin_preserve_access_index(src))
+#define bpf_core_read_user(dst, size, src) \
+	bpf_probe_read_user(dst, size, __builtin_preserve_access_index(src))
+#define bpf_core_read_str(dst, size, src) \
+	bpf_probe_read_kernel_str(dst, size, __builtin_preserve_access_index(src))
+
+/* One step: the value of `(ptr)->field`, 0 if it cannot be read. */
+#define PYBPF_STEP(read, ptr, field)                                                            \
+	({                                                                                      \
+		__auto_type pybpf_ptr = (ptr);                                                  \
+		typeof(pybpf_ptr->field) pybpf_value;                                           \
+		read((void *)&pybpf_value, sizeof(pybpf_value),                                 \
+		     __builtin_preserve_access_index((const void *)&pybpf_ptr->field));         \
+		pybpf_value;                                                                    \
+	})
+
+/* All steps but the last give the pointer to take the last one from. */
+#define PYBPF_WALK_0(r, p) p
+#define PYBPF_WALK_1(r, p, a) PYBPF_STEP(r, p, a)
+#define PYBPF_WALK_2(r, p, a, b) PYBPF_STEP(r, PYBPF_WALK_1(r, p, a), b)
+#define PYBPF_WALK_3(r, p, a, b, c) PYBPF_STEP(r, PYBPF_WALK_2(r, p, a, b), c)
+#define PYBPF_WALK_4(r, p, a, b, c, d) PYBPF_STEP(r, PYBPF_WALK_3(r, p, a, b, c), d)
+#define PYBPF_WALK_5(r, p, a, b, c, d, e) PYBPF_STEP(r, PYBPF_WALK_4(r, p, a, b, c, d), e)
+#define PYBPF_WALK_6(r, p, a, b, c, d, e, f) PYBPF_STEP(r, PYBPF_WALK_5(r, p, a, b, c, d, e), f)
+#define PYBPF_WALK(r, p, fields...) \
+	PYBPF_JOIN(PYBPF_WALK_, PYBPF_COUNT(fields))(r, p, ##fields)
+
+#define PYBPF_LAST_1(a) a
+#define PYBPF_LAST_2(a, b) b
+#define PYBPF_LAST_3(a, b, c) c
+#define PYBPF_LAST_4(a, b, c, d) d
+#define PYBPF_LAST_5(a, b, c, d, e) e
+#define PYBPF_LAST_6(a, b, c, d, e, f) f
+#define PYBPF_INIT_1(r, p, a) p
+#define PYBPF_INIT_2(r, p, a, b) PYBPF_WALK_1(r, p, a)
+#define PYBPF_INIT_3(r, p, a, b, c) PYBPF_WALK_2(r, p, a, b)
+#define PYBPF_INIT_4(r, p, a, b, c, d) PYBPF_WALK_3(r, p, a, b, c)
+#define PYBPF_INIT_5(r, p, a, b, c, d, e) PYBPF_WALK_4(r, p, a, b, c, d)
+#define PYBPF_INIT_6(r, p, a, b, c, d, e, f) PYBPF_WALK_5(r, p, a, b, c, d, e)
+#define PYBPF_READ_INTO(step, last, dst, ptr, fields...)                                        \
+	({                                                                                      \
+		__auto_type pybpf_base =                                                        \
+			PYBPF_JOIN(PYBPF_INIT_, PYBPF_COUNT(fields))(step, ptr, fields);        \
+		last((void *)(dst), sizeof(*(dst)),                                             \
+		     __builtin_preserve_access_index((const void *)&pybpf_base->PYBPF_JOIN(     \
+			     PYBPF_LAST_, PYBPF_COUNT(fields))(fields)));                       \
+	})
+
+/* `BPF_CORE_READ(task, group_leader, pid)` is task->group_leader->pid. Up to 6 fields. */
+#define BPF_CORE_READ(ptr, fields...) PYBPF_WALK(bpf_probe_read_kernel, ptr, fields)
+#define BPF_CORE_READ_USER(ptr, fields...) PYBPF_WALK(bpf_probe_read_user, ptr, fields)
+/* The same into `*dst`; gives 0 or a negative errno. For arrays and strings. */
+#define BPF_CORE_READ_INTO(dst, ptr, fields...) \
+	PYBPF_READ_INTO(bpf_probe_read_kernel, bpf_probe_read_kernel, dst, ptr, fields)
+#define BPF_CORE_READ_STR_INTO(dst, ptr, fields...) \
+	PYBPF_READ_INTO(bpf_probe_read_kernel, bpf_probe_read_kernel_str, dst, ptr, fields)
+
+/* The bit-field `ptr->field` as an unsigned 64-bit value, sign-extended if it is signed. */
+#define BPF_CORE_READ_BITFIELD_PROBED(ptr, field)                                               \
+	({                                                                                      \
+		__u64 pybpf_bits = 0;                                                           \
+		__u32 pybpf_size =                                                              \
+			__builtin_preserve_field_info((ptr)->field, PYBPF_FIELD_SIZE);          \
+		bpf_probe_read_kernel(&pybpf_bits, pybpf_size,                                  \
+				      (const char *)(ptr) + __builtin_preserve_field_info(      \
+						(ptr)->field, PYBPF_FIELD_OFFSET));             \
+		pybpf_bits <<= __builtin_preserve_field_info((ptr)->field, PYBPF_FIELD_LSHIFT); \
+		__u32 pybpf_right =                                                             \
+			__builtin_preserve_field_info((ptr)->field, PYBPF_FIELD_RSHIFT);        \
+		if (__builtin_preserve_field_info((ptr)->field, PYBPF_FIELD_SIGNED))            \
+			pybpf_bits = (__s64)pybpf_bits >> pybpf_right;                          \
+		else                                                                            \
+			pybpf_bits >>= pybpf_right;                                             \
+		pybpf_bits;                                                                     \
+	})
+
+#endif
