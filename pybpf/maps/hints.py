@@ -1,0 +1,132 @@
+"""Why the kernel refuses to create a map.
+
+BPF_MAP_CREATE answers EINVAL, E2BIG or ENOMEM without a word. `explain` compares the
+arguments with what ``map_alloc_check`` of each type asks (``kernel/bpf/*.c``) and
+names the likely culprit. It is consulted after a refusal only, so a kernel
+that learns to accept more is never held back.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+
+__all__ = ["explain"]
+
+# UAPI enum bpf_map_type, under the kernel's names without BPF_MAP_TYPE_.
+HASH, ARRAY, PROG_ARRAY, PERF_EVENT_ARRAY, PERCPU_HASH = 1, 2, 3, 4, 5
+PERCPU_ARRAY, STACK_TRACE, CGROUP_ARRAY, LRU_HASH, LRU_PERCPU_HASH = 6, 7, 8, 9, 10
+LPM_TRIE, ARRAY_OF_MAPS, HASH_OF_MAPS, CGROUP_STORAGE = 11, 12, 13, 19
+PERCPU_CGROUP_STORAGE, QUEUE, STACK, SK_STORAGE, RINGBUF = 21, 22, 23, 24, 27
+INODE_STORAGE, TASK_STORAGE, BLOOM_FILTER, USER_RINGBUF, CGRP_STORAGE = 28, 29, 30, 31, 32
+
+_NO_KEY = {QUEUE: "queue", STACK: "stack", BLOOM_FILTER: "bloom filter"}
+_RINGS = {RINGBUF: "ring buffer", USER_RINGBUF: "user ring buffer"}
+_INDEXED = {
+    ARRAY: "an array",
+    PROG_ARRAY: "a program array",
+    PERF_EVENT_ARRAY: "a perf event array",
+    PERCPU_ARRAY: "a per-CPU array",
+    STACK_TRACE: "a stack trace map",
+    CGROUP_ARRAY: "a cgroup array",
+    ARRAY_OF_MAPS: "an array of maps",
+}
+_FD_VALUE = {PROG_ARRAY, PERF_EVENT_ARRAY, CGROUP_ARRAY, ARRAY_OF_MAPS, HASH_OF_MAPS}
+_LOCAL_STORAGE = {SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE}
+_PERCPU = {PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, PERCPU_CGROUP_STORAGE}
+
+_F_NO_PREALLOC = 1 << 0
+_F_NO_COMMON_LRU = 1 << 1
+_F_STACK_BUILD_ID = 1 << 5
+_F_MMAPABLE = 1 << 10
+_F_INNER_MAP = 1 << 12
+
+
+def explain(
+    error: int,
+    map_type: int,
+    key_size: int,
+    value_size: int,
+    max_entries: int,
+    map_flags: int,
+    *,
+    inner: bool = False,
+) -> str:
+    """The likely reason for `error`, or "" if nothing looks wrong.
+
+    :param error: positive errno of BPF_MAP_CREATE
+    :param inner: an inner map was given
+    """
+    if error == errno.ENOMEM:
+        return f"{max_entries} entries of {key_size} + {value_size} bytes do not fit into memory"
+    if error not in (errno.EINVAL, errno.E2BIG, errno.EPERM):
+        return ""
+    for wrong, text in _checks(map_type, key_size, value_size, max_entries, map_flags, inner):
+        if wrong:
+            return text
+    return ""
+
+
+def _checks(
+    kind: int, key: int, value: int, entries: int, flags: int, inner: bool
+) -> list[tuple[bool, str]]:
+    page = mmap.PAGESIZE
+    if kind in _RINGS:
+        name = _RINGS[kind]
+        return [
+            (entries == 0, f"max_entries of a {name} is its size in bytes and is 0"),
+            (bool(key or value), f"a {name} has no keys and values: their sizes must be 0"),
+            (
+                entries % page != 0 or entries & (entries - 1) != 0,
+                f"max_entries {entries} of a {name} is not a power of two times {page} bytes",
+            ),
+        ]
+    if kind in _LOCAL_STORAGE:
+        return [
+            (entries != 0, "max_entries of a local storage map must be 0"),
+            (not flags & _F_NO_PREALLOC, "a local storage map needs BPF_F_NO_PREALLOC"),
+            (key != 4, f"the key of a local storage map is a 4-byte fd, not {key} bytes"),
+            (value == 0, "value_size is 0"),
+            (True, "a local storage map needs BTF types for key and value"),
+        ]
+    checks: list[tuple[bool, str]] = []
+    if kind in (CGROUP_STORAGE, PERCPU_CGROUP_STORAGE):
+        checks.append((entries != 0, "max_entries of a cgroup storage map must be 0"))
+    else:
+        checks.append((entries == 0, "max_entries is 0"))
+    if kind in _NO_KEY:
+        checks.append((key != 0, f"a {_NO_KEY[kind]} has no keys: key_size must be 0"))
+    elif kind in _INDEXED:
+        checks.append((key != 4, f"the key of {_INDEXED[kind]} is 4 bytes, not {key}"))
+    elif kind == LPM_TRIE:
+        checks += [
+            (not 5 <= key <= 260, f"the key of an LPM trie takes 5 to 260 bytes, not {key}"),
+            (not flags & _F_NO_PREALLOC, "an LPM trie needs BPF_F_NO_PREALLOC"),
+        ]
+    else:
+        checks.append((key == 0, "key_size is 0"))
+    checks.append((value == 0, "value_size is 0"))
+    if kind in _FD_VALUE:
+        checks.append((value != 4, f"the value is a 4-byte fd, not {value} bytes"))
+    if kind == STACK_TRACE:
+        entry = 32 if flags & _F_STACK_BUILD_ID else 8
+        checks.append((value % entry != 0, f"value_size {value} is not a multiple of {entry}"))
+        checks.append((value // entry > 127, f"{value // entry} frames: see perf_event_max_stack"))
+    if kind in _PERCPU:
+        checks.append(
+            (value > 32768, f"a per-CPU value of {value} bytes is over the limit of 32768")
+        )
+    if kind in (LRU_HASH, LRU_PERCPU_HASH):
+        checks.append((bool(flags & _F_NO_PREALLOC), "an LRU map refuses BPF_F_NO_PREALLOC"))
+    elif flags & _F_NO_COMMON_LRU:
+        checks.append((True, "BPF_F_NO_COMMON_LRU is for LRU maps"))
+    if kind in (ARRAY_OF_MAPS, HASH_OF_MAPS):
+        checks.append((not inner, "a map of maps needs an inner map as a pattern"))
+    if kind != ARRAY and flags & _F_INNER_MAP:
+        checks.append((True, "BPF_F_INNER_MAP is for arrays"))
+    if kind != ARRAY and flags & _F_MMAPABLE:
+        checks.append((True, "BPF_F_MMAPABLE is for plain arrays"))
+    if kind == ARRAY and flags & _F_NO_PREALLOC:
+        checks.append((True, "an array refuses BPF_F_NO_PREALLOC"))
+    checks.append((key > 512, f"a key of {key} bytes is longer than the BPF stack"))
+    return checks

@@ -1,0 +1,91 @@
+"""Per-CPU map values: one item per possible CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
+
+__all__ = ["PerCpu", "count_cpus", "possible_cpus"]
+
+_POSSIBLE = "/sys/devices/system/cpu/possible"
+
+
+def count_cpus(text: str) -> int:
+    """Number of CPUs the kernel keeps per-CPU values for, from a CPU list.
+
+    :param text: contents of ``/sys/devices/system/cpu/possible``, e.g. "0-3,8-11\\n"
+    :raises ValueError: if it is not a CPU list
+
+    The kernel copies ``num_possible_cpus()`` values in the order of the set bits,
+    so holes do not count.
+    """
+    count = 0
+    for part in text.strip().split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"not a CPU list: {text!r}")
+        low, high = int(first), int(last) if dash else int(first)
+        if high < low:
+            raise ValueError(f"not a CPU list: {text!r}")
+        count += high - low + 1
+    return count
+
+
+def possible_cpus() -> int:
+    """Number of possible CPUs of this machine: the length of every `PerCpu` read here."""
+    with open(_POSSIBLE, encoding="ascii") as file:
+        return count_cpus(file.read())
+
+
+class PerCpu(Sequence[Any]):
+    """The values of one per-CPU map entry, one for each possible CPU.
+
+    Assigning a `PerCpu`, list or tuple of that length writes each CPU's own
+    value; assigning anything else writes the same value for every CPU.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        self._values = tuple(values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, cpu: int) -> Any: ...
+    @overload
+    def __getitem__(self, cpu: slice) -> tuple[Any, ...]: ...
+    def __getitem__(self, cpu: int | slice) -> Any:
+        return self._values[cpu]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, PerCpu):
+            return self._values == other._values
+        if isinstance(other, (list, tuple)):
+            return self._values == tuple(other)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+    def __repr__(self) -> str:
+        return f"PerCpu({list(self._values)!r})"
+
+    def sum(self, key: Callable[[Any], Any] | None = None) -> Any:
+        """The sum over all CPUs.
+
+        :param key: takes the number out of a value, e.g. ``lambda v: v.packets``;
+            without it, records are added member by member into a dict
+        :raises TypeError: if the values are no numbers and no records
+        """
+        if key is not None:
+            return sum(key(value) for value in self._values)
+        first = self._values[0]
+        if hasattr(first, "_asdict"):
+            rows = [value._asdict() for value in self._values]
+            return {name: sum(row[name] for row in rows) for name in rows[0]}
+        return sum(self._values)
