@@ -1,0 +1,124 @@
+"""Editing an instruction stream: replace, insert in front, keep everything pointing right.
+
+Relative distances in BPF are counted in slots from the next slot, so changing
+the length of anything moves every jump, subprogram call and function reference
+that spans it, and the instruction offsets in func_info and line_info too. The
+editor first lays the new stream out (old slot -> new slot), then copies every
+untouched instruction with its distance measured anew. A jump to a replaced
+instruction lands on the first instruction of its replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from . import insn as asm
+from .insn import Insn
+
+__all__ = ["Code", "edit", "function_starts", "prepend"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A program's instructions with what .BTF.ext says about them.
+
+    :param insns: one `Insn` per 8-byte slot; subprograms follow the main one
+    :param func_info: (slot, BTF id of the FUNC) of each function, ascending
+    :param line_info: (slot, file_name_off, line_off, line_col), ascending
+    """
+
+    insns: tuple[Insn, ...]
+    func_info: tuple[tuple[int, int], ...] = ()
+    line_info: tuple[tuple[int, int, int, int], ...] = ()
+
+
+def _relative(insn: Insn) -> int | None:
+    # Distance in slots of anything that points at another instruction.
+    if insn.is_subprog_call or (insn.is_ld_imm64 and insn.src == asm.PSEUDO_FUNC):
+        return insn.imm
+    return insn.jump_delta
+
+
+def _with_relative(insn: Insn, delta: int) -> Insn:
+    if insn.is_subprog_call or insn.is_ld_imm64:
+        return Insn(insn.code, insn.dst, insn.src, insn.off, delta)
+    if not -0x8000 <= delta <= 0x7FFF and insn.with_jump_delta(0).imm == insn.imm:
+        raise ValueError(f"a jump of {delta} slots does not fit in 16 bits")
+    return insn.with_jump_delta(delta)
+
+
+def function_starts(insns: Sequence[Insn]) -> list[int]:
+    """First slots of the main program and of everything called or referenced, ascending."""
+    starts = {0}
+    for slot, insn in enumerate(insns):
+        if insn.is_subprog_call or (insn.is_ld_imm64 and insn.src == asm.PSEUDO_FUNC):
+            starts.add(slot + 1 + insn.imm)
+    return sorted(starts)
+
+
+def edit(code: Code, replacements: Mapping[int, Sequence[Insn]]) -> tuple[Code, list[int]]:
+    """Put a sequence in the place of some instructions.
+
+    :param replacements: old slot -> instructions; a jump inside a sequence must stay
+        inside it or land right behind it. The slot of a 64-bit immediate stands for both.
+    :returns: the new code, and the new slot of each old one (one more entry for the end)
+    :raises ValueError: if a jump no longer fits in 16 bits
+    """
+    places: list[int] = []
+    position = 0
+    skip = False
+    for slot, insn in enumerate(code.insns):
+        places.append(position)
+        if skip:
+            skip = False
+            if slot - 1 not in replacements:
+                position += 1
+            continue
+        skip = insn.is_ld_imm64
+        new = replacements.get(slot)
+        position += 1 if new is None else len(new)
+    places.append(position)
+
+    out: list[Insn] = []
+    skip = False
+    for slot, insn in enumerate(code.insns):
+        if skip:
+            skip = False
+            if slot - 1 not in replacements:
+                out.append(insn)
+            continue
+        skip = insn.is_ld_imm64
+        new = replacements.get(slot)
+        if new is not None:
+            out.extend(new)
+            continue
+        delta = _relative(insn)
+        if delta is not None:
+            target = slot + 1 + delta
+            insn = _with_relative(insn, places[target] - places[slot] - 1)
+        out.append(insn)
+
+    funcs = tuple((places[slot], type_id) for slot, type_id in code.func_info)
+    lines: list[tuple[int, int, int, int]] = []
+    for slot, file_off, line_off, col in code.line_info:
+        if lines and lines[-1][0] == places[slot]:
+            lines.pop()  # its instruction was removed: the later line holds
+        if places[slot] < len(out):
+            lines.append((places[slot], file_off, line_off, col))
+    return Code(tuple(out), funcs, tuple(lines)), places
+
+
+def prepend(code: Code, insns: Sequence[Insn], func_id: int | None) -> Code:
+    """Put a new main function in front; the old one becomes its subprogram.
+
+    :param func_id: BTF FUNC of the new function, None when there is no func_info
+    """
+    shift = len(insns)
+    funcs = tuple((slot + shift, type_id) for slot, type_id in code.func_info)
+    lines = tuple((slot + shift, *rest) for slot, *rest in code.line_info)
+    if func_id is not None and code.func_info:
+        funcs = ((0, func_id), *funcs)
+    if code.line_info:
+        lines = ((0, *code.line_info[0][1:]), *lines)
+    return Code((*insns, *code.insns), funcs, lines)  # type: ignore[arg-type]

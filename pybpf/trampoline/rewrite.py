@@ -1,0 +1,248 @@
+"""The lowerings: a multi program's context accesses become what a mechanism offers.
+
+Every lowering takes a program whose accesses `traits.analyse` has proved and
+gives new instructions; it never looks at the kernel. Slots past the function's
+own and the return value of a void function become the constant 0.
+
+`direct` keeps the kernel's own trampoline context, arguments at ``8 * i`` and
+the return value behind the last slot. fexit.multi on a function of two slots::
+
+    before                              after
+    r1 = *(u64 *)(r6 + 0x8)   ctx[1]    r1 = *(u64 *)(r6 + 0x8)
+    r2 = *(u64 *)(r6 + 0x10)  ctx[2]    r2 = 0x0
+    r0 = *(u64 *)(r6 + 0x30)  ctx[6]    r0 = *(u64 *)(r6 + 0x10)
+
+`frame` works on any function with one image. A new main function builds
+``[ret][arg0][arg1]...`` on its stack, return value first, so that no argument
+moves when a function has more of them; the body runs as a static subprogram
+with r1 = frame, and the real context lies 8 bytes below for the helpers that
+need it::
+
+    before                              after
+                                        r6 = r1
+                                        *(u64 *)(r10 - 0x20) = r1     the context
+                                        *(u64 *)(r10 - 0x18) = 0x0    ret
+                                        *(u64 *)(r10 - 0x10) = 0x0    arg0
+                                        r2 = 0x0, r3 = r10 - 0x10
+                                        call bpf_get_func_arg
+                                        r1 = r6, r2 = r10 - 0x18
+                                        call bpf_get_func_ret
+                                        r1 = r10 - 0x18
+                                        call body
+                                        exit
+    r7 = *(u64 *)(r1 + 0x0)   ctx[0]    r7 = *(u64 *)(r1 + 0x8)
+    r8 = *(u64 *)(r1 + 0x30)  ctx[6]    r8 = *(u64 *)(r1 + 0x0)
+    call bpf_get_func_ip                r1 = *(u64 *)(r1 - 0x8)
+                                        call bpf_get_func_ip
+
+`regs` is for kprobe programs, whose context is ``struct pt_regs``: each load
+goes to the register's place, and bpf_get_func_arg/ret/arg_cnt, which the
+kernel does not give to kprobes, are written out::
+
+    r1 = *(u64 *)(r6 + 0x8)   ctx[1]    r1 = *(u64 *)(r6 + 0x68)      rsi
+    call bpf_get_func_ret               r1 = *(u64 *)(r1 + 0x50)      rax
+                                        *(u64 *)(r2 + 0x0) = r1
+                                        r0 = 0x0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ..asm import insn as asm
+from ..asm import opcodes as op
+from ..asm.edit import Code, edit, prepend
+from ..asm.insn import Insn
+from .traits import RET_SLOT, Access, CtxCall, CtxHelper, Traits
+
+__all__ = ["PT_REGS_ARGS", "PT_REGS_RET", "direct", "fold_session", "frame", "regs"]
+
+# Byte offsets in x86-64 ``struct pt_regs``, arch/x86/include/uapi/asm/ptrace.h
+PT_REGS_ARGS = (112, 104, 96, 88, 72, 64)  # rdi rsi rdx rcx r8 r9
+PT_REGS_RET = 80  # rax
+
+_EINVAL = -22
+_CTX_OFF = -8  # of the real context, from the frame
+_RET_OFF = 0
+
+
+def _arg_off(slot: int) -> int:
+    return 8 + 8 * slot
+
+
+def _zero(insn: Insn) -> list[Insn]:
+    return [asm.mov(insn.dst, 0)]
+
+
+def _moved(insn: Insn, off: int) -> list[Insn]:
+    return [Insn(insn.code, insn.dst, insn.src, off, insn.imm)]
+
+
+def _as_scalar(insn: Insn, access: Access, off: int) -> list[Insn]:
+    # A whole-slot load whose result the verifier takes for a number: negating a pointer
+    # twice restores its bits and leaves a scalar (NEG on a pointer is allowed with
+    # CAP_PERFMON), and whole-slot loads are what newer kernels want of pointers.
+    dst = insn.dst
+    out = [asm.load(op.DW, dst, insn.src, off)]
+    out += [Insn(op.ALU64 | op.NEG, dst), Insn(op.ALU64 | op.NEG, dst)]
+    signed = insn.code & op.MODE_MASK == op.MEMSX
+    bits = 8 * access.size
+    if access.inner or access.size < 8:
+        out.append(asm.alu(op.LSH, dst, 64 - bits - 8 * access.inner))
+        out.append(asm.alu(op.ARSH if signed else op.RSH, dst, 64 - bits))
+    return [i for i in out if not (i.code == op.ALU64 | op.LSH and i.imm == 0)]
+
+
+def direct(code: Code, traits: Traits, *, slots: int, returns: bool, scalars: bool = False) -> Code:
+    """For a fentry/fexit/fsession clone of one function model.
+
+    :param slots: argument slots of the function
+    :param returns: False for a void function
+    :param scalars: load pointers as numbers (two instructions more each); needed when the
+        program calculates with an argument that is a pointer in BTF
+    """
+    new: dict[int, Sequence[Insn]] = {}
+    for access in traits.accesses:
+        insn = code.insns[access.insn]
+        if access.slot == RET_SLOT:
+            off = 8 * slots + access.inner if returns else None
+        else:
+            off = 8 * access.slot + access.inner if access.slot < slots else None
+        if off is None:
+            new[access.insn] = _zero(insn)
+        elif scalars:
+            new[access.insn] = _as_scalar(insn, access, off - access.inner)
+        elif off != insn.off:
+            new[access.insn] = _moved(insn, off)
+    return edit(code, new)[0]
+
+
+def frame(
+    code: Code, traits: Traits, *, returns: bool = True, static: Callable[[int], int] = lambda i: i
+) -> Code:
+    """For any function: the body sees a frame that a new main function builds.
+
+    :param returns: False leaves the return value 0 (void functions)
+    :param static: BTF id of a FUNC -> id of its twin with static linkage, so that the
+        verifier follows the body with the frame it is really called with
+    """
+    if not traits.accesses:
+        return code  # helpers only: the real context serves
+    new: dict[int, Sequence[Insn]] = {}
+    for access in traits.accesses:
+        insn = code.insns[access.insn]
+        off = _RET_OFF if access.slot == RET_SLOT else _arg_off(access.slot)
+        new[access.insn] = _moved(insn, off + access.inner)
+    keep_ctx = any(call.takes_ctx for call in traits.calls)
+    for call in traits.calls:
+        if call.takes_ctx:
+            new[call.insn] = [
+                asm.load(op.DW, op.R1, op.R1, _CTX_OFF),
+                code.insns[call.insn],
+            ]
+    body, places = edit(code, new)
+    moved = {0, *(places[start] for start in traits.ctx_functions)}
+    funcs = tuple((slot, static(i) if slot in moved else i) for slot, i in body.func_info)
+    body = Code(body.insns, funcs, body.line_info)
+
+    last = max((_arg_off(slot) for slot in traits.slots), default=_RET_OFF)
+    base = -(last + 8)
+    main = [asm.mov_reg(op.R6, op.R1)]
+    if keep_ctx:
+        main.append(asm.store(op.DW, op.R10, base + _CTX_OFF, op.R1))
+    wanted = sorted(traits.slots)
+    offsets = [base + _arg_off(slot) for slot in wanted]
+    if traits.reads_ret:
+        offsets.insert(0, base + _RET_OFF)
+    main += [asm.store_imm(op.DW, op.R10, off, 0) for off in offsets]
+    fresh = True  # r1 still holds the context
+    for slot in wanted:
+        main += [] if fresh else [asm.mov_reg(op.R1, op.R6)]
+        fresh = False
+        main += [
+            asm.mov(op.R2, slot),
+            asm.mov_reg(op.R3, op.R10),
+            asm.alu(op.ADD, op.R3, base + _arg_off(slot)),
+            asm.call(CtxHelper.get_func_arg),
+        ]
+    if traits.reads_ret and returns:
+        main += [] if fresh else [asm.mov_reg(op.R1, op.R6)]
+        main += [
+            asm.mov_reg(op.R2, op.R10),
+            asm.alu(op.ADD, op.R2, base + _RET_OFF),
+            asm.call(CtxHelper.get_func_ret),
+        ]
+    main += [
+        asm.mov_reg(op.R1, op.R10),
+        asm.alu(op.ADD, op.R1, base),
+        asm.call_sub(1),
+        asm.exit_(),
+    ]
+    main_id = code.func_info[0][1] if code.func_info else None
+    return prepend(body, main, main_id)
+
+
+def _fetch(off: int, to: int) -> list[Insn]:
+    # *(u64 *)to = *(u64 *)(r1 + off); r0 = 0
+    return [
+        asm.load(op.DW, op.R1, op.R1, off),
+        asm.store(op.DW, to, 0, op.R1),
+        asm.mov(op.R0, 0),
+    ]
+
+
+def _get_func_arg(call: CtxCall, slots: int) -> list[Insn]:
+    count = min(slots, len(PT_REGS_ARGS))
+    if call.arg is not None:
+        if call.arg >= count:
+            return [asm.mov(op.R0, _EINVAL)]
+        return _fetch(PT_REGS_ARGS[call.arg], op.R3)
+    out: list[Insn] = []
+    rest = 5 * count  # slots of the whole chain, the final r0 = -EINVAL not counted
+    for index in range(count):
+        rest -= 5
+        out.append(asm.jmp(op.JNE, op.R2, index, 4))
+        out += _fetch(PT_REGS_ARGS[index], op.R3)
+        out.append(asm.ja(rest + 1))
+    return [*out, asm.mov(op.R0, _EINVAL)]
+
+
+def regs(code: Code, traits: Traits, *, slots: int, returns: bool) -> Code:
+    """For a kprobe, kprobe.multi or kprobe.session program.
+
+    :param slots: argument slots of the function; only the first six are in registers
+    :param returns: False for a void function
+    """
+    new: dict[int, Sequence[Insn]] = {}
+    for access in traits.accesses:
+        insn = code.insns[access.insn]
+        if access.slot == RET_SLOT:
+            off = PT_REGS_RET if returns else None
+        else:
+            off = PT_REGS_ARGS[access.slot] if access.slot < slots else None
+        new[access.insn] = _zero(insn) if off is None else _moved(insn, off + access.inner)
+    for call in traits.calls:
+        if call.helper == CtxHelper.get_func_arg:
+            new[call.insn] = _get_func_arg(call, slots)
+        elif call.helper == CtxHelper.get_func_ret:
+            new[call.insn] = _fetch(PT_REGS_RET, op.R2)
+        elif call.helper == CtxHelper.get_func_arg_cnt:
+            new[call.insn] = [asm.mov(op.R0, slots)]
+    return edit(code, new)[0]
+
+
+def fold_session(
+    code: Code, kfuncs: Mapping[int, str], *, is_return: bool
+) -> tuple[Code, dict[int, str]]:
+    """Replace bpf_session_is_return by a constant: one half of an entry/exit pair.
+
+    :param kfuncs: slot of a kfunc call -> its name
+    :returns: the code, and the kfunc calls that are left, at their new slots
+    """
+    new = {
+        slot: [asm.mov(op.R0, int(is_return))]
+        for slot, name in kfuncs.items()
+        if name == "bpf_session_is_return"
+    }
+    out, places = edit(code, new)
+    return out, {places[slot]: name for slot, name in kfuncs.items() if slot not in new}

@@ -1,0 +1,577 @@
+"""What a multi program does with its context, proved by a data-flow pass.
+
+Theory of operation. The context of a multi program is an array of 8-byte slots
+that exists in no register or memory of the kernel as the program sees it, so
+every access must be found and rewritten, and an access that is missed reads a
+wrong value silently. The pass therefore follows, along every path, which
+registers and which 8-byte stack slots hold the context pointer. A value is one
+of: the context; a pointer into a known frame of the BPF stack, with a known
+offset or not; a known constant; unknown (None); or `Lost`, which means it may
+or may not be derived from the context. Values meet at joins: equal stays, the
+context meeting anything else is `Lost`. A subprogram or callback is analysed
+once for each distinct state it is called with, the callers' frames included,
+because it may read what they spilled. A load, store or context helper through
+a `Lost` value is refused: the error names the instruction and what lost the
+proof. What is left is a list of accesses that is complete.
+
+The verifier has the same knowledge and would refuse most of what is `Lost`
+anyway; being stricter than it is safe, being laxer is not.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..asm import insn as asm
+from ..asm import opcodes as op
+from ..asm.edit import Code, function_starts
+from ..asm.insn import Insn
+from ..asm.text import line as insn_text
+from ..errors import PlanError
+
+__all__ = [
+    "RET_SLOT",
+    "SLOTS",
+    "Access",
+    "CtxCall",
+    "CtxHelper",
+    "Hook",
+    "Traits",
+    "analyse",
+]
+
+SLOTS = 6  # argument slots a context has; more through bpf_get_func_arg
+RET_SLOT = 6  # ctx[6]: the return value, exit side only
+
+
+class Hook(enum.Enum):
+    """When a multi program runs."""
+
+    ENTRY = "fentry"
+    EXIT = "fexit"
+    SESSION = "fsession"
+
+
+class CtxHelper(enum.IntEnum):
+    """Helpers whose first argument is the context (UAPI ``enum bpf_func_id``)."""
+
+    tail_call = 12
+    perf_event_output = 25
+    get_stackid = 27
+    override_return = 58
+    get_stack = 67
+    read_branch_records = 119
+    get_func_ip = 173
+    get_attach_cookie = 174
+    get_func_arg = 183
+    get_func_ret = 184
+    get_func_arg_cnt = 185
+
+
+# helper id -> register in which its callback gets the caller's context argument,
+# and the register of the helper call that argument comes from
+_CALLBACKS = {
+    164: (4, 3),  # for_each_map_elem(map, cb, ctx, flags): cb(map, key, value, ctx)
+    180: (3, 4),  # find_vma(task, addr, cb, ctx, flags): cb(task, vma, ctx)
+    181: (2, 3),  # loop(n, cb, ctx, flags): cb(index, ctx)
+    209: (2, 3),  # user_ringbuf_drain(map, cb, ctx, flags): cb(dynptr, ctx)
+}
+
+_M64 = (1 << 64) - 1
+# probe_read, probe_read_str and their _user and _kernel forms: source in r3
+_MEMORY_READERS = {4, 45, 112, 113, 114, 115}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One proven load from the context.
+
+    :param insn: instruction index, in slots
+    :param slot: context slot, 0..5 an argument, 6 the return value
+    :param inner: byte offset inside the slot
+    :param size: width in bytes: 1, 2, 4 or 8
+    """
+
+    insn: int
+    slot: int
+    inner: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CtxCall:
+    """One call that passes the context.
+
+    :param insn: instruction index, in slots
+    :param helper: helper id, or -1 for a kfunc
+    :param arg: for bpf_get_func_arg the constant argument index, None if it varies
+    :param kfunc: name of the kfunc, "" for a helper
+    :param takes_ctx: False for a kfunc that was called without the context
+    """
+
+    insn: int
+    helper: int
+    arg: int | None = None
+    kfunc: str = ""
+    takes_ctx: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a program needs of the place it is attached to.
+
+    :param slots: argument slots read through the context, 0..5
+    :param reads_ret: reads ``ctx[6]``
+    :param accesses: every load from the context, by instruction
+    :param calls: every call that passes the context, by instruction
+    :param helpers: ids of `calls`
+    :param ctx_functions: first slots of the subprograms that receive the context
+    """
+
+    hook: Hook
+    sleepable: bool
+    slots: frozenset[int]
+    reads_ret: bool
+    accesses: tuple[Access, ...]
+    calls: tuple[CtxCall, ...]
+    helpers: frozenset[int]
+    kfuncs: frozenset[str]
+    ctx_functions: frozenset[int]
+
+    @property
+    def needs_args(self) -> bool:
+        """Reads an argument, by slot or by helper."""
+        return bool(self.slots) or CtxHelper.get_func_arg in self.helpers
+
+    @property
+    def needs_ret(self) -> bool:
+        """Reads the return value, by slot or by helper."""
+        return self.reads_ret or CtxHelper.get_func_ret in self.helpers
+
+    @property
+    def max_arg(self) -> int | None:
+        """Highest argument slot wanted, -1 for none, None if a helper call's index varies."""
+        wanted = [*self.slots]
+        for call in self.calls:
+            if call.helper == CtxHelper.get_func_arg:
+                if call.arg is None:
+                    return None
+                wanted.append(call.arg)
+        return max(wanted, default=-1)
+
+
+class _Ctx:
+    def __repr__(self) -> str:
+        return "ctx"
+
+
+_CTX = _Ctx()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    why: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    depth: int
+    off: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Func:
+    start: int
+
+
+_Value = _Ctx | _Lost | _Stack | _Func | int | None
+_Frame = dict[int, _Value]  # 8-byte slot offset from its frame pointer -> value
+
+
+@dataclass(slots=True)
+class _State:
+    regs: list[_Value]
+    frames: list[_Frame]
+
+    def copy(self) -> _State:
+        return _State(list(self.regs), [dict(f) for f in self.frames])
+
+    def key(self) -> tuple[object, ...]:
+        return (tuple(self.regs), tuple(tuple(sorted(f.items())) for f in self.frames))
+
+
+def _tainted(value: _Value) -> bool:
+    return value is _CTX or isinstance(value, _Lost)
+
+
+def _join(a: _Value, b: _Value, at: int) -> _Value:
+    if a is b or a == b:
+        return a
+    if isinstance(a, _Lost):
+        return a
+    if isinstance(b, _Lost):
+        return b
+    if a is _CTX or b is _CTX:
+        return _Lost("it holds the context on one path and something else on another", at)
+    if isinstance(a, _Stack) and isinstance(b, _Stack) and a.depth == b.depth:
+        return _Stack(a.depth, None)
+    return None
+
+
+def _join_states(old: _State, new: _State, at: int) -> bool:
+    # Widen `old` by `new`; True if that changed it.
+    changed = False
+    for reg, value in enumerate(new.regs):
+        merged = _join(old.regs[reg], value, at)
+        if merged != old.regs[reg] or (merged is None) != (old.regs[reg] is None):
+            old.regs[reg] = merged
+            changed = True
+    for mine, theirs in zip(old.frames, new.frames, strict=True):
+        for off in {*mine, *theirs}:
+            merged = _join(mine.get(off), theirs.get(off), at)
+            if merged != mine.get(off):
+                if merged is None:
+                    del mine[off]
+                else:
+                    mine[off] = merged
+                changed = True
+    return changed
+
+
+@dataclass(slots=True)
+class _Facts:
+    accesses: dict[int, Access] = field(default_factory=dict)
+    calls: dict[int, CtxCall] = field(default_factory=dict)
+    ctx_functions: set[int] = field(default_factory=set)
+    # instruction -> its base register was seen to be something else than the context
+    other: set[int] = field(default_factory=set)
+
+
+class _Pass:
+    def __init__(
+        self,
+        code: Code,
+        hook: Hook,
+        program: str,
+        source: Mapping[int, str],
+        kfuncs: Mapping[int, str],
+    ) -> None:
+        self.code = code
+        self.insns = code.insns
+        self.hook = hook
+        self.program = program
+        self.source = source
+        self.kfuncs = kfuncs
+        self.starts = function_starts(code.insns)
+        self.facts = _Facts()
+        self.done: dict[tuple[object, ...], _State | None] = {}
+
+    def fail(self, slot: int, what: str) -> PlanError:
+        following = self.insns[slot + 1] if slot + 1 < len(self.insns) else None
+        text = insn_text(self.insns[slot], following)
+        where = max((s for s in self.source if s <= slot), default=None)
+        line = f" ({self.source[where]})" if where is not None else ""
+        return PlanError(f"program {self.program!r}: instruction {slot}: {text}{line}: {what}")
+
+    def lost(self, slot: int, value: _Lost, use: str) -> PlanError:
+        return self.fail(
+            slot, f"{use} a value that cannot be proved: {value.why} (instruction {value.at})"
+        )
+
+    # -- one function in one calling state; gives the state at its exits, None if it has none
+
+    def function(self, start: int, entry: _State) -> _State | None:
+        key = (start, *entry.key())
+        if key in self.done:
+            return self.done[key]
+        self.done[key] = None  # recursion: the verifier refuses it
+        states: dict[int, _State] = {start: entry}
+        work = [start]
+        result: _State | None = None
+        while work:
+            slot = work.pop()
+            state = states[slot].copy()
+            if slot >= len(self.insns):
+                raise PlanError(f"program {self.program!r}: falls off its end")
+            if self.insns[slot].is_exit:
+                if result is None:
+                    result = state
+                else:
+                    _join_states(result, state, slot)
+                continue
+            for target in self.step(slot, state):
+                if target not in states:
+                    states[target] = state.copy()
+                    work.append(target)
+                elif _join_states(states[target], state, target):
+                    work.append(target)
+        self.done[key] = result
+        return result
+
+    def step(self, slot: int, state: _State) -> list[int]:
+        insn = self.insns[slot]
+        cls = insn.cls
+        if insn.is_ld_imm64:
+            state.regs[insn.dst] = self.immediate(slot, insn)
+            return [slot + 2]
+        if cls in (op.ALU, op.ALU64):
+            self.alu(slot, insn, state)
+        elif cls == op.LDX:
+            self.load(slot, insn, state)
+        elif cls in (op.ST, op.STX):
+            self.store(slot, insn, state)
+        elif cls == op.LD:
+            state.regs[0] = None  # LD_ABS, LD_IND: legacy packet loads
+        elif insn.is_call:
+            self.call(slot, insn, state)
+        else:
+            delta = insn.jump_delta
+            target = slot + 1 + (delta or 0)
+            if not 0 <= target <= len(self.insns):
+                raise self.fail(slot, "jumps out of the program")
+            operation = insn.code & op.OP_MASK
+            return [target] if operation == op.JA else [slot + 1, target]
+        return [slot + 1]
+
+    def immediate(self, slot: int, insn: Insn) -> _Value:
+        if insn.src == asm.PSEUDO_FUNC:
+            return _Func(slot + 1 + insn.imm)
+        if insn.src:
+            return None
+        high = self.insns[slot + 1].imm if slot + 1 < len(self.insns) else 0
+        return (insn.imm & 0xFFFFFFFF) | (high & 0xFFFFFFFF) << 32
+
+    def alu(self, slot: int, insn: Insn, state: _State) -> None:
+        regs = state.regs
+        operation = insn.code & op.OP_MASK
+        wide = insn.cls == op.ALU64
+        source: _Value = regs[insn.src] if insn.code & op.X else insn.imm & _M64
+        if operation == op.MOV:
+            if insn.code & op.X and (not wide or insn.off):
+                # A truncated pointer is a number; truncated constants are not tracked.
+                regs[insn.dst] = None
+            elif isinstance(source, int) and not wide:
+                regs[insn.dst] = source & 0xFFFFFFFF
+            else:
+                regs[insn.dst] = source
+            return
+        value = regs[insn.dst]
+        regs[insn.dst] = None
+        if not wide:
+            return
+        if _tainted(value) or (insn.code & op.X and _tainted(source)):
+            regs[insn.dst] = _Lost("arithmetic on the context pointer", slot)
+        elif operation in (op.ADD, op.SUB) and isinstance(value, _Stack):
+            if value.off is not None and isinstance(source, int):
+                signed = source - (1 << 64) if source >> 63 else source
+                delta = signed if operation == op.ADD else -signed
+                regs[insn.dst] = _Stack(value.depth, value.off + delta)
+            else:
+                regs[insn.dst] = _Stack(value.depth, None)
+        elif operation == op.ADD and isinstance(source, _Stack):
+            regs[insn.dst] = _Stack(source.depth, None)
+
+    # -- memory
+
+    def load(self, slot: int, insn: Insn, state: _State) -> None:
+        base = state.regs[insn.src]
+        size = op.SIZE_BYTES[insn.code & op.SIZE_MASK]
+        if isinstance(base, _Lost):
+            raise self.lost(slot, base, "loads through")
+        if base is _CTX:
+            self.access(slot, insn, size)
+            state.regs[insn.dst] = None
+            return
+        self.facts.other.add(slot)
+        value: _Value = None
+        if isinstance(base, _Stack) and size == 8:
+            frame = state.frames[base.depth]
+            if base.off is not None:
+                value = frame.get(base.off + insn.off)
+            elif any(_tainted(v) for v in frame.values()):
+                value = _Lost("it comes from a varying place on a stack that holds it", slot)
+        state.regs[insn.dst] = value
+
+    def access(self, slot: int, insn: Insn, size: int) -> None:
+        index, inner = divmod(insn.off, 8)
+        if index < 0 or inner + size > 8:
+            raise self.fail(slot, f"the context has no {size} bytes at offset {insn.off}")
+        if index > RET_SLOT:
+            raise self.fail(
+                slot,
+                f"the context of a multi program ends at ctx[{RET_SLOT}]: "
+                "use bpf_get_func_arg(ctx, n, &value) for arguments past the sixth slot",
+            )
+        if index == RET_SLOT and self.hook is Hook.ENTRY:
+            raise self.fail(
+                slot, "ctx[6] is the return value, which an fentry.multi program runs before"
+            )
+        self.facts.accesses[slot] = Access(slot, index, inner, size)
+
+    def store(self, slot: int, insn: Insn, state: _State) -> None:
+        base = state.regs[insn.dst]
+        if base is _CTX:
+            raise self.fail(slot, "writes to the context, which is read-only")
+        if isinstance(base, _Lost):
+            raise self.lost(slot, base, "stores through")
+        atomic = insn.cls == op.STX and insn.code & op.MODE_MASK == op.ATOMIC
+        value: _Value = None if insn.cls == op.ST or atomic else state.regs[insn.src]
+        if insn.cls == op.ST:
+            value = insn.imm & _M64
+        size = op.SIZE_BYTES[insn.code & op.SIZE_MASK]
+        if atomic:
+            if insn.imm & 1:  # BPF_FETCH
+                state.regs[0 if insn.imm == 0xF1 else insn.src] = None
+            value = None
+        if (
+            _tainted(value)
+            and size == 8
+            and not (isinstance(base, _Stack) and base.off is not None)
+        ):
+            raise self.fail(slot, "stores the context pointer away, where it cannot be followed")
+        if not isinstance(base, _Stack):
+            return
+        frame = state.frames[base.depth]
+        if base.off is None:
+            for off, old in list(frame.items()):
+                if _tainted(old):
+                    frame[off] = _Lost("a store to a varying place may have replaced it", slot)
+                else:
+                    del frame[off]
+            return
+        where = base.off + insn.off
+        for off in [o for o in frame if o < where + size and where < o + 8]:
+            del frame[off]
+        if size == 8 and value is not None:
+            frame[where] = value
+
+    # -- calls
+
+    def call(self, slot: int, insn: Insn, state: _State) -> None:
+        if insn.src == asm.PSEUDO_CALL:
+            self.subprogram(slot, slot + 1 + insn.imm, state, state.regs[1:6])
+            return
+        if insn.src == 2:
+            self.kfunc(slot, insn, state)
+        else:
+            self.helper(slot, insn.imm, state)
+        # Whatever memory was handed over may have been written.
+        for value in state.regs[1:6]:
+            if isinstance(value, _Stack):
+                frame = state.frames[value.depth]
+                for off in [o for o, old in frame.items() if not _tainted(old)]:
+                    del frame[off]
+        state.regs[0:6] = [None] * 6
+
+    def helper(self, slot: int, helper: int, state: _State) -> None:
+        regs = state.regs
+        if helper in _CALLBACKS:
+            reg, source = _CALLBACKS[helper]
+            for value in regs[1:6]:
+                if isinstance(value, _Func):
+                    args: list[_Value] = [None] * 5
+                    args[reg - 1] = regs[source]
+                    # It runs any number of times, each seeing what the last one left.
+                    before = None
+                    while before != state.key():
+                        before = state.key()
+                        inner = state.copy()
+                        self.subprogram(slot, value.start, inner, args)
+                        inner.regs = list(regs)
+                        _join_states(state, inner, slot)
+            return
+        if helper in _MEMORY_READERS and _tainted(regs[3]):
+            raise self.fail(slot, "reads the context's memory, which is laid out by the mechanism")
+        if helper not in CtxHelper._value2member_map_:
+            return
+        if isinstance(regs[1], _Lost):
+            raise self.lost(slot, regs[1], f"passes to bpf_{CtxHelper(helper).name}")
+        if regs[1] is not _CTX:
+            self.facts.other.add(slot)
+            return
+        if helper == CtxHelper.get_func_ret and self.hook is Hook.ENTRY:
+            raise self.fail(
+                slot, "bpf_get_func_ret needs a return value, which fentry.multi runs before"
+            )
+        arg = None
+        if helper == CtxHelper.get_func_arg and isinstance(regs[2], int):
+            arg = regs[2] & 0xFFFFFFFF
+            known = self.facts.calls.get(slot)
+            if known is not None and known.arg != arg:
+                arg = None
+        self.facts.calls[slot] = CtxCall(slot, helper, arg)
+
+    def kfunc(self, slot: int, insn: Insn, state: _State) -> None:
+        name = self.kfuncs.get(slot, "")
+        for reg in range(1, 6):
+            value = state.regs[reg]
+            if isinstance(value, _Lost) and name.startswith("bpf_session_"):
+                raise self.lost(slot, value, f"passes to {name}")
+        if name.startswith("bpf_session_"):
+            self.facts.calls[slot] = CtxCall(slot, -1, kfunc=name, takes_ctx=state.regs[1] is _CTX)
+
+    def subprogram(self, slot: int, start: int, state: _State, args: list[_Value]) -> None:
+        if not 0 <= start < len(self.insns):
+            raise self.fail(slot, "calls out of the program")
+        if len(state.frames) >= 8:
+            raise self.fail(slot, "calls nest deeper than 8 functions")
+        if any(v is _CTX for v in args):
+            self.facts.ctx_functions.add(start)
+        regs: list[_Value] = [None, *args, None, None, None, None, None]
+        regs[10] = _Stack(len(state.frames), 0)
+        frames = [dict(f) for f in state.frames]
+        result = self.function(start, _State(regs, [*frames, {}]))
+        saved = state.regs[6:10]
+        if result is None:
+            state.regs[0:6] = [None] * 6
+            return
+        state.frames[:] = [dict(f) for f in result.frames[: len(state.frames)]]
+        value = result.regs[0]
+        if isinstance(value, _Stack) and value.depth >= len(state.frames):
+            value = None
+        state.regs[0:6] = [value, None, None, None, None, None]
+        state.regs[6:10] = saved
+
+
+def analyse(
+    code: Code,
+    hook: Hook,
+    *,
+    program: str = "",
+    sleepable: bool = False,
+    source: Mapping[int, str] | None = None,
+    kfuncs: Mapping[int, str] | None = None,
+) -> Traits:
+    """Prove what a multi program reads of its context.
+
+    :param code: the linked program, subprograms appended
+    :param source: slot -> ``file:line: text`` for messages
+    :param kfuncs: slot of a kfunc call -> name
+    :raises PlanError: naming instruction and source line, if the use of the context
+        cannot be proved, or reads what a multi context does not have
+    """
+    work = _Pass(code, hook, program, source or {}, kfuncs or {})
+    regs: list[_Value] = [None] * 11
+    regs[1] = _CTX
+    regs[10] = _Stack(0, 0)
+    work.function(0, _State(regs, [{}]))
+    facts = work.facts
+    for slot in facts.other:
+        if slot in facts.accesses or slot in facts.calls:
+            raise work.fail(slot, "uses the context on one call path and something else on another")
+    accesses = tuple(facts.accesses[s] for s in sorted(facts.accesses))
+    calls = tuple(facts.calls[s] for s in sorted(facts.calls))
+    return Traits(
+        hook=hook,
+        sleepable=sleepable,
+        slots=frozenset(a.slot for a in accesses if a.slot != RET_SLOT),
+        reads_ret=any(a.slot == RET_SLOT for a in accesses),
+        accesses=accesses,
+        calls=calls,
+        helpers=frozenset(c.helper for c in calls if c.helper >= 0),
+        kfuncs=frozenset(c.kfunc for c in calls if c.kfunc),
+        ctx_functions=frozenset(facts.ctx_functions),
+    )

@@ -1,0 +1,306 @@
+"""The lowerings compute what the multi context promises, on any function model.
+
+Programs (random ones and hand-written ones) run in an interpreter twice: as
+written, on the pinned context (six zero-extended argument slots, then the
+return value), and lowered, on the layout the kernel really gives. The results
+must be equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pybpf.asm import insn as asm
+from pybpf.asm import opcodes as op
+from pybpf.asm.edit import Code
+from pybpf.asm.insn import Insn
+from pybpf.trampoline import rewrite
+from pybpf.trampoline.traits import CtxHelper, Hook, analyse
+from tests.support.bpfvm import M64, Helper, Vm
+
+EINVAL = -22 & M64
+# rdi rsi rdx rcx r8 r9 in struct pt_regs, offsets in bytes, as the kernel's BTF has them
+X86_ARGS = (112, 104, 96, 88, 72, 64)
+IP, COOKIE = 0xFFFF_FFFF_8123_4560, 0x1234_5678_9ABC
+
+
+@dataclass(frozen=True)
+class Call:
+    """One traced call: what the function got and gave."""
+
+    args: tuple[int, ...]
+    ret: int | None  # None: a void function
+
+    @property
+    def slots(self) -> int:
+        return len(self.args)
+
+
+def helpers(call: Call, is_ctx: int, args_by_helper: bool = True) -> dict[int, Helper]:
+    """The context helpers as a 7.x kernel has them; a wrong context is a fault."""
+
+    def check(ctx: int) -> None:
+        assert ctx == is_ctx, f"helper got {ctx:#x}, the context is {is_ctx:#x}"
+
+    def get_arg(vm: Vm, ctx: int, n: int, out: int, *_: int) -> int:
+        check(ctx)
+        if n >= call.slots:
+            return EINVAL
+        vm.write(out, 8, call.args[n])
+        return 0
+
+    def get_ret(vm: Vm, ctx: int, out: int, *_: int) -> int:
+        check(ctx)
+        vm.write(out, 8, call.ret if call.ret is not None else 0xBAD)
+        return 0
+
+    def arg_cnt(vm: Vm, ctx: int, *_: int) -> int:
+        check(ctx)
+        return call.slots
+
+    def ip(vm: Vm, ctx: int, *_: int) -> int:
+        check(ctx)
+        return IP
+
+    def cookie(vm: Vm, ctx: int, *_: int) -> int:
+        check(ctx)
+        return COOKIE
+
+    table: dict[int, Helper] = {
+        CtxHelper.get_func_ip: ip,
+        CtxHelper.get_attach_cookie: cookie,
+        5: lambda vm, *_: 77,  # ktime_get_ns: clobbers r1-r5 like any helper
+    }
+    if args_by_helper:
+        table |= {
+            CtxHelper.get_func_arg: get_arg,
+            CtxHelper.get_func_ret: get_ret,
+            CtxHelper.get_func_arg_cnt: arg_cnt,
+        }
+    return table
+
+
+def run_reference(insns: list[Insn], call: Call) -> int:
+    """As written, on the pinned context."""
+    slots = [*call.args[:6], *[0] * (6 - min(6, call.slots)), call.ret or 0]
+    vm = Vm(insns)
+    ctx = vm.map(b"".join(v.to_bytes(8, "little") for v in slots))
+    vm.helpers = helpers(call, ctx)
+    return vm.run(ctx)
+
+
+def run_trampoline(insns: tuple[Insn, ...], call: Call) -> int:
+    """On a trampoline's context: own slots, then the return value if there is one."""
+    slots = [*call.args, *([call.ret] if call.ret is not None else [])]
+    vm = Vm(insns)
+    ctx = vm.map(b"".join(v.to_bytes(8, "little") for v in slots))
+    vm.helpers = helpers(call, ctx)
+    return vm.run(ctx)
+
+
+def run_kprobe(insns: tuple[Insn, ...], call: Call) -> int:
+    """On pt_regs: garbage everywhere but in the argument registers and rax."""
+    data = bytearray(b"\xa5" * 168)
+    for off, value in zip(X86_ARGS, call.args, strict=False):
+        data[off : off + 8] = value.to_bytes(8, "little")
+    rax = call.ret if call.ret is not None else 0x5A5A_5A5A
+    data[80:88] = rax.to_bytes(8, "little")
+    vm = Vm(insns)
+    ctx = vm.map(data)
+    vm.helpers = helpers(call, ctx, args_by_helper=False)
+    return vm.run(ctx)
+
+
+def check(insns: list[Insn], call: Call, hook: Hook = Hook.EXIT) -> None:
+    expected = run_reference(insns, call)
+    code = Code(tuple(insns))
+    traits = analyse(code, hook)
+    returns = call.ret is not None
+    shape = {"slots": call.slots, "returns": returns}
+    direct = rewrite.direct(code, traits, **shape)
+    assert run_trampoline(direct.insns, call) == expected
+    scalar = rewrite.direct(code, traits, **shape, scalars=True)
+    assert run_trampoline(scalar.insns, call) == expected
+    framed = rewrite.frame(code, traits, returns=returns)
+    assert run_trampoline(framed.insns, call) == expected
+    if call.slots <= 6:
+        regs = rewrite.regs(code, traits, **shape)
+        assert run_kprobe(regs.insns, call) == expected
+
+
+u64 = st.integers(0, M64)
+calls = st.builds(Call, st.lists(u64, max_size=8).map(tuple), st.one_of(st.none(), u64))
+
+
+@st.composite
+def loads(draw: st.DrawFn, base: int) -> list[Insn]:
+    """One load of any width from any slot, mixed into r0."""
+    size = draw(st.sampled_from([op.B, op.H, op.W, op.DW]))
+    width = op.SIZE_BYTES[size]
+    off = 8 * draw(st.integers(0, 6)) + width * draw(st.integers(0, 8 // width - 1))
+    mode = op.MEMSX if width < 8 and draw(st.booleans()) else op.MEM
+    to = draw(st.sampled_from([2, 3, base]))
+    keep = [asm.mov_reg(4, base)] if to == base else []
+    back = [asm.mov_reg(base, 4)] if to == base else []
+    return [
+        *keep,
+        Insn(op.LDX | size | mode, to, base, off),
+        asm.alu(op.MUL, 0, 31),
+        asm.alu_reg(op.ADD, 0, to),
+        *back,
+    ]
+
+
+@st.composite
+def helper_calls(draw: st.DrawFn, ctx_at: int) -> list[Insn]:
+    """A context helper; the context is spilled at fp+ctx_at, r0 kept at fp-8."""
+    which = draw(st.sampled_from(["ip", "cookie", "arg", "arg_var", "ret", "cnt", "clock"]))
+    out: list[Insn] = [asm.store(op.DW, 10, -8, 0), asm.load(op.DW, 1, 10, ctx_at)]
+    out.append(asm.store_imm(op.DW, 10, -16, 5))
+    if which == "arg":
+        out += [asm.mov(2, draw(st.integers(0, 9))), asm.mov_reg(3, 10), asm.alu(op.ADD, 3, -16)]
+        out.append(asm.call(CtxHelper.get_func_arg))
+    elif which == "arg_var":
+        # the index depends on data, so no pass can know it
+        out += [asm.load(op.B, 2, 1, 0), asm.alu(op.AND, 2, 7)]
+        out += [asm.mov_reg(3, 10), asm.alu(op.ADD, 3, -16), asm.call(CtxHelper.get_func_arg)]
+    elif which == "ret":
+        out += [asm.mov_reg(2, 10), asm.alu(op.ADD, 2, -16), asm.call(CtxHelper.get_func_ret)]
+    else:
+        ids = {"ip": 173, "cookie": 174, "cnt": 185, "clock": 5}
+        out.append(asm.call(ids[which]))
+    out += [
+        asm.load(op.DW, 2, 10, -8),
+        asm.alu(op.MUL, 2, 131),
+        asm.alu_reg(op.ADD, 0, 2),
+        asm.load(op.DW, 2, 10, -16),
+        asm.alu_reg(op.ADD, 0, 2),
+    ]
+    return out
+
+
+@st.composite
+def programs(draw: st.DrawFn, void: bool) -> list[Insn]:
+    """Straight parts, a skipped branch, a spill, and a subprogram that gets the context."""
+    out = [asm.mov_reg(6, 1), asm.store(op.DW, 10, -24, 1), asm.mov(0, 1)]
+
+    def part() -> list[Insn]:
+        kind = draw(st.integers(0, 3))
+        if kind == 0:
+            return draw(loads(6))
+        if kind == 1:
+            return [asm.load(op.DW, 7, 10, -24), *draw(loads(7))]
+        if kind == 2:
+            piece = draw(helper_calls(-24))
+            if void and any(i.is_call and i.imm == CtxHelper.get_func_ret for i in piece):
+                return draw(loads(6))  # what a void function's rax holds is not specified
+            return piece
+        body = draw(loads(6))
+        jump = draw(st.sampled_from([op.JEQ, op.JSGT, op.JLT, op.JSET]))
+        return [asm.jmp(jump, 0, draw(st.integers(-3, 3)), len(body)), *body]
+
+    for _ in range(draw(st.integers(1, 5))):
+        out += part()
+    if not draw(st.booleans()):
+        return [*out, asm.exit_()]
+    # r0 = r0 * 7 + sub(ctx)
+    tail = [
+        asm.mov_reg(8, 0),
+        asm.mov_reg(1, 6),
+        asm.call_sub(4),
+        asm.alu(op.MUL, 8, 7),
+        asm.alu_reg(op.ADD, 0, 8),
+        asm.alu(op.ADD, 0, 3),
+        asm.exit_(),
+    ]
+    sub = [asm.mov_reg(7, 1), asm.mov(0, 2), *draw(loads(7)), *draw(loads(1))]
+    return [*out, *tail, *sub, asm.exit_()]
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data())
+def test_every_lowering_computes_the_same(data: st.DataObject) -> None:
+    """Random programs on random calls: direct, direct with scalars, frame, regs."""
+    call = data.draw(calls)
+    check(data.draw(programs(call.ret is None)), call)
+
+
+@pytest.mark.parametrize("slots", range(9))
+@pytest.mark.parametrize("void", [False, True])
+def test_slots_past_the_functions_own_are_zero(slots: int, void: bool) -> None:
+    """Each of ctx[0..6] alone, on functions of 0..8 slots, with and without a return."""
+    call = Call(tuple(0x1111 * (i + 1) for i in range(slots)), None if void else 0x7777)
+    for index in range(7):
+        check([asm.load(op.DW, 0, 1, 8 * index), asm.exit_()], call)
+
+
+def test_frame_puts_the_return_value_first() -> None:
+    """ctx[6] is at offset 0 of the frame and ctx[i] at 8 + 8 * i, whatever the function."""
+    code = Code((asm.load(op.DW, 2, 1, 0), asm.load(op.DW, 0, 1, 48), asm.exit_()))
+    out = rewrite.frame(code, analyse(code, Hook.EXIT)).insns
+    body = out[-3:]
+    assert body == (asm.load(op.DW, 2, 1, 8), asm.load(op.DW, 0, 1, 0), asm.exit_())
+
+
+def test_frame_reads_only_what_the_program_reads() -> None:
+    """One slot at entry: one helper call, two stack slots at most."""
+    code = Code((asm.load(op.DW, 0, 1, 16), asm.exit_()))
+    out = rewrite.frame(code, analyse(code, Hook.ENTRY)).insns
+    assert [i.imm for i in out if i.is_call and i.src == 0] == [CtxHelper.get_func_arg]
+    assert sum(1 for i in out if i.cls == op.ST) == 1
+
+
+def test_helper_only_program_is_left_alone() -> None:
+    """`native`: a program that uses helpers only is the same in a frame."""
+    code = Code((asm.call(CtxHelper.get_func_ip), asm.exit_()))
+    assert rewrite.frame(code, analyse(code, Hook.ENTRY)) is code
+
+
+def test_direct_changes_nothing_where_layouts_agree() -> None:
+    """Own argument slots stay the very instructions clang made."""
+    code = Code((asm.load(op.DW, 2, 1, 8), asm.load(op.W, 0, 1, 0), asm.exit_()))
+    assert rewrite.direct(code, analyse(code, Hook.ENTRY), slots=2, returns=True) == code
+
+
+def test_debug_info_moves_along() -> None:
+    """func_info and line_info name the same instructions after a rewrite."""
+    insns = (
+        asm.mov_reg(6, 1),
+        asm.call(CtxHelper.get_func_ip),  # grows by one in a frame
+        asm.load(op.DW, 0, 6, 48),
+        asm.mov_reg(1, 6),
+        asm.call_sub(1),
+        asm.exit_(),
+        asm.load(op.DW, 0, 1, 0),
+        asm.exit_(),
+    )
+    lines = ((0, 1, 10, 0), (2, 1, 20, 0), (4, 1, 30, 0), (6, 1, 40, 0))
+    code = Code(insns, ((0, 100), (6, 101)), lines)
+    traits = analyse(code, Hook.EXIT)
+    assert traits.ctx_functions == {6}
+    out = rewrite.frame(code, traits, static=lambda i: i + 1000)
+    ids = [type_id for _, type_id in out.func_info]
+    assert ids == [100, 1100, 1101]  # new main, body, subprogram with the frame
+    starts = [slot for slot, _ in out.func_info]
+    assert starts[0] == 0
+    assert out.insns[starts[1]] == asm.mov_reg(6, 1)
+    assert out.insns[starts[2]] == asm.load(op.DW, 0, 1, 8)
+    at = {line: slot for slot, _, line, _ in out.line_info}
+    assert out.insns[at[20]] == asm.load(op.DW, 0, 6, 0)
+    assert out.insns[at[30]].is_subprog_call
+    assert at[40] == starts[2]
+    assert [slot for slot, *_ in out.line_info] == sorted({slot for slot, *_ in out.line_info})
+
+
+def test_session_pair() -> None:
+    """bpf_session_is_return becomes the constant of each half."""
+    kfunc = Insn(op.JMP | op.CALL, 0, 2, 0, 1234)
+    code = Code((kfunc, asm.jmp(op.JEQ, 0, 0, 1), asm.load(op.DW, 0, 1, 0), asm.exit_()))
+    for side in (False, True):
+        out, left = rewrite.fold_session(code, {0: "bpf_session_is_return"}, is_return=side)
+        assert out.insns[0] == asm.mov(0, int(side))
+        assert not left

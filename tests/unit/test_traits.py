@@ -1,0 +1,212 @@
+"""The data-flow pass: what it proves, and what it refuses with instruction and line."""
+
+from __future__ import annotations
+
+import pytest
+
+from pybpf.asm import insn as asm
+from pybpf.asm import opcodes as op
+from pybpf.asm.edit import Code
+from pybpf.asm.insn import Insn
+from pybpf.errors import PlanError
+from pybpf.trampoline.traits import Access, CtxHelper, Hook, Traits, analyse
+
+
+def of(*insns: Insn, hook: Hook = Hook.EXIT) -> Traits:
+    return analyse(Code(tuple(insns)), hook, program="p", source={0: "f.c:10: body"})
+
+
+def load(off: int, base: int = 1, size: int = op.DW, to: int = 0) -> Insn:
+    return asm.load(size, to, base, off)
+
+
+RET = asm.exit_()
+ZERO = asm.mov(0, 0)
+
+
+def test_slots_and_return() -> None:
+    traits = of(load(0, to=2), load(40, to=2), load(48), RET)
+    assert traits.slots == {0, 5}
+    assert traits.reads_ret
+    assert traits.needs_args
+    assert traits.needs_ret
+
+
+def test_narrow_loads_keep_their_place_in_the_slot() -> None:
+    """What clang makes of (int)ctx[6] and of a u16 taken from the middle of a slot."""
+    traits = of(load(48, size=op.W, to=2), load(12, size=op.H), RET)
+    assert traits.accesses == (Access(0, 6, 0, 4), Access(1, 1, 4, 2))
+
+
+def test_moves_and_spills_are_followed() -> None:
+    traits = of(
+        asm.mov_reg(6, 1),
+        asm.store(op.DW, 10, -8, 6),
+        asm.call(5),
+        load(-8, base=10, to=7),
+        load(8, base=7, to=2),
+        load(16, base=6),
+        RET,
+    )
+    assert traits.slots == {1, 2}
+
+
+def test_spill_through_computed_stack_address() -> None:
+    """fp copied and moved by a constant is still the stack."""
+    traits = of(
+        asm.mov_reg(2, 10),
+        asm.alu(op.ADD, 2, -16),
+        asm.store(op.DW, 2, 8, 1),
+        load(-8, base=10, to=3),
+        load(24, base=3),
+        RET,
+    )
+    assert traits.slots == {3}
+
+
+def test_subprogram_with_the_context() -> None:
+    traits = of(asm.call_sub(1), RET, load(8), RET)
+    assert traits.slots == {1}
+    assert traits.ctx_functions == {2}
+
+
+def test_subprogram_returning_the_context() -> None:
+    """A pointer that travels out of a subprogram in r0 is still followed."""
+    traits = of(asm.call_sub(2), load(16, base=0), RET, asm.mov_reg(0, 1), RET)
+    assert traits.slots == {2}
+
+
+def test_context_in_a_struct_on_the_callers_stack() -> None:
+    """A callback reads the context from a struct whose address it gets (bpf_loop)."""
+    body = [
+        asm.store(op.DW, 10, -16, 1),
+        asm.mov(1, 3),
+        *asm.func_ref(2, 6),
+        asm.mov_reg(3, 10),
+        asm.alu(op.ADD, 3, -24),
+        asm.mov(4, 0),
+        asm.call(181),
+        ZERO,
+        RET,
+    ]
+    callback = [load(8, base=2, to=3), load(32, base=3, to=2), ZERO, RET]
+    first = len(body)
+    body[2:4] = asm.func_ref(2, first - 3)
+    traits = of(*body, *callback)
+    assert traits.slots == {4}
+
+
+def test_constant_helper_arguments() -> None:
+    def arg(*index: Insn) -> Traits:
+        return of(*index, asm.mov_reg(3, 10), asm.alu(op.ADD, 3, -8), asm.call(183), RET)
+
+    assert arg(asm.mov(2, 7)).max_arg == 7
+    assert arg(asm.mov(2, 7)).calls[0].arg == 7
+    assert arg(load(0, to=2)).max_arg is None
+    assert of(asm.call(CtxHelper.get_func_ip), RET).max_arg == -1
+
+
+def test_a_loop_converges() -> None:
+    """The context in r6 survives a loop that changes everything else."""
+    traits = of(
+        asm.mov_reg(6, 1),
+        asm.mov(7, 0),
+        load(8, base=6, to=2),
+        asm.alu(op.ADD, 7, 1),
+        asm.jmp(op.JLT, 7, 10, -3),
+        ZERO,
+        RET,
+    )
+    assert traits.slots == {1}
+
+
+def test_dead_mixture_is_no_error() -> None:
+    """A register that holds the context on one path only may be dead."""
+    traits = of(
+        asm.mov_reg(6, 1),
+        asm.jmp(op.JEQ, 10, 0, 1),
+        asm.mov(1, 0),
+        load(0, base=6),
+        RET,
+    )
+    assert traits.slots == {0}
+
+
+def test_non_context_helpers_ignore_a_stale_context_register() -> None:
+    traits = of(asm.call(5), RET)
+    assert not traits.calls
+
+
+@pytest.mark.parametrize(
+    ("insns", "message"),
+    [
+        ([asm.alu(op.ADD, 1, 8), load(0), RET], "instruction 1: .*arithmetic on the context"),
+        ([load(0, to=2), asm.store(op.DW, 2, 0, 1), ZERO, RET], "instruction 1: .*stores the con"),
+        ([asm.store(op.DW, 1, 0, 10), ZERO, RET], "writes to the context"),
+        ([load(56), RET], "ends at ctx.6."),
+        ([load(-8), RET], "no 8 bytes at offset -8"),
+        ([load(4), RET], "no 8 bytes at offset 4"),
+        (
+            [asm.jmp(op.JEQ, 10, 0, 1), asm.mov(1, 0), load(0), RET],
+            "on one path and something else on another",
+        ),
+        (
+            [
+                load(0, to=2),
+                asm.mov_reg(3, 10),
+                asm.alu_reg(op.ADD, 3, 2),
+                asm.store(op.DW, 3, 0, 1),
+                ZERO,
+                RET,
+            ],
+            "stores the context pointer away",
+        ),
+        (
+            [
+                asm.store(op.DW, 10, -8, 1),
+                load(0, to=2),
+                asm.mov_reg(3, 10),
+                asm.alu_reg(op.ADD, 3, 2),
+                load(0, base=3, to=4),
+                load(0, base=4),
+                RET,
+            ],
+            "varying place",
+        ),
+        ([asm.mov_reg(3, 1), asm.mov(2, 8), asm.mov_reg(1, 10), asm.call(113), RET], "memory"),
+        ([asm.call_sub(50), RET], "calls out of the program"),
+        ([asm.ja(50), RET], "jumps out of the program"),
+        ([ZERO], "falls off"),
+    ],
+)
+def test_refused(insns: list[Insn], message: str) -> None:
+    """One PlanError that names what is wrong."""
+    with pytest.raises(PlanError, match=message):
+        of(*insns)
+
+
+def test_errors_name_the_source_line() -> None:
+    with pytest.raises(PlanError, match=r"'p': instruction 0: .*f\.c:10: body"):
+        of(load(56), RET)
+
+
+@pytest.mark.parametrize("insn", [load(48), asm.call(CtxHelper.get_func_ret)])
+def test_no_return_value_at_entry(insn: Insn) -> None:
+    with pytest.raises(PlanError, match="return value"):
+        of(insn, RET, hook=Hook.ENTRY)
+
+
+def test_same_load_reached_with_and_without_the_context() -> None:
+    """A subprogram used for the context and for other memory cannot be rewritten."""
+    with pytest.raises(PlanError, match="one call path"):
+        of(
+            asm.mov_reg(6, 1),
+            asm.call_sub(5),
+            asm.store_imm(op.DW, 10, -8, 1),
+            asm.mov_reg(1, 10),
+            asm.alu(op.ADD, 1, -8),
+            asm.call_sub(1),
+            RET,
+            load(0),
+            RET,
+        )
