@@ -1,0 +1,206 @@
+"""What a kernel can do, as words: features, the three answers, a set of answers.
+
+Nothing here asks the kernel; `pybpf.kernel.probes` does. Decisions compare
+answers, never versions: `Feature.since` is for messages and for tests that
+must notice a probe which wrongly says "unsupported" on a newer kernel.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from .errors import DeniedByPolicy, UnsupportedFeature
+
+__all__ = ["Answer", "Feature", "FeatureSet", "Support"]
+
+
+class Support(Enum):
+    """The three answers of a probe."""
+
+    SUPPORTED = "supported"
+    UNSUPPORTED = "unsupported"
+    #: The kernel may well have it, but a policy (capability, lockdown, sysctl,
+    #: LSM) said EPERM or EACCES, so neither "yes" nor "no" is known.
+    DENIED = "denied"
+
+
+class Feature(Enum):
+    """One thing a kernel may be able to do.
+
+    ``.value`` is the name used in tables and JSON, ``.since`` the first
+    mainline release that has it ("" if not known), ``.what`` one line about it.
+    """
+
+    since: str
+    what: str
+
+    def __new__(cls, label: str, since: str, what: str) -> Feature:
+        self = object.__new__(cls)
+        self._value_ = label
+        self.since = since
+        self.what = what
+        return self
+
+    # Programs entered through a BPF trampoline.
+    FENTRY = "fentry", "5.5", "fentry programs load and attach (trampolines work)"
+    FEXIT = "fexit", "5.5", "fexit programs"
+    FMOD_RET = "fmod_ret", "5.7", "programs that replace a function's return value"
+    FSESSION = "fsession", "7.0", "one program at entry and exit of a function"
+    SLEEPABLE = "fentry.s", "5.10", "sleepable trampoline programs"
+    TRACING_COOKIE = "fentry.cookie", "5.19", "cookies on trampoline links"
+    TRACING_TEST_RUN = "fentry.test_run", "5.7", "BPF_PROG_TEST_RUN of fentry and fexit programs"
+    LSM = "lsm", "5.7", "programs on LSM hooks"
+    # One link for many functions.
+    TRACING_MULTI = "tracing_multi", "7.2", "fentry.multi, fexit.multi and fsession.multi links"
+    TRACING_MULTI_INFO = "tracing_multi.info", "7.3", "link info names a tracing_multi's functions"
+    KPROBE_MULTI = "kprobe.multi", "5.18", "kprobe.multi links (need CONFIG_FPROBE)"
+    KPROBE_SESSION = (
+        "kprobe.session",
+        "6.10",
+        "kprobe.multi link with entry and exit in one program",
+    )
+    UPROBE_MULTI = "uprobe.multi", "6.6", "uprobe.multi links"
+    # Other ways in.
+    KPROBE = "kprobe", "4.17", "kprobes through perf_event_open"
+    PERF_LINK_COOKIE = "perf.cookie", "5.15", "BPF links with cookies on perf events (kprobe, ...)"
+    RAW_TP = "raw_tp", "4.17", "raw tracepoint programs"
+    RAW_TP_COOKIE = "raw_tp.cookie", "6.10", "cookies on raw tracepoints and tp_btf"
+    TP_BTF = "tp_btf", "5.5", "BTF-typed raw tracepoint programs"
+    ITER = "iter", "5.8", "BPF iterators"
+    SYSCALL = "syscall", "5.14", "programs run on demand in process context"
+    RAW_TP_TEST_RUN = "raw_tp.test_run", "5.10", "BPF_PROG_TEST_RUN of raw tracepoint programs"
+    # Helpers and calls.
+    GET_FUNC_IP = "bpf_get_func_ip", "5.15", "address of the traced function, in kprobe programs"
+    FUNC_ARG_HELPERS = "bpf_get_func_arg", "5.17", "bpf_get_func_arg, _ret and _arg_cnt"
+    ATTACH_COOKIE = "bpf_get_attach_cookie", "5.15", "a program can read its link's cookie"
+    BRANCH_SNAPSHOT = "bpf_get_branch_snapshot", "5.16", "last branch records on demand"
+    PROBE_READ_KERNEL = "bpf_probe_read_kernel", "5.5", "reads of kernel memory that may fault"
+    KFUNC = "kfunc", "5.18", "tracing programs may call kernel functions"
+    # Maps.
+    RINGBUF = "ringbuf", "5.8", "BPF ring buffer maps"
+    MMAPABLE_ARRAY = "array.mmap", "5.5", "array maps that user space can mmap"
+    BATCH_HASH = "batch.hash", "5.6", "batch commands on hash maps"
+    BATCH_LRU_HASH = "batch.lru_hash", "5.6", "batch commands on LRU hash maps"
+    BATCH_PERCPU_HASH = "batch.percpu_hash", "5.6", "batch commands on per-CPU hash maps"
+    BATCH_ARRAY = "batch.array", "5.6", "batch commands on array maps"
+    BATCH_PERCPU_ARRAY = "batch.percpu_array", "5.13", "batch commands on per-CPU array maps"
+    BATCH_LPM_TRIE = "batch.lpm_trie", "5.6", "batch commands on LPM tries"
+    # BTF.
+    VMLINUX_BTF = "btf.vmlinux", "5.4", "the kernel describes its own types"
+    MODULE_BTF = "btf.module", "5.11", "modules describe their types; BTF objects have names"
+    BTF_FUNC = "btf.func", "5.0", "BTF_KIND_FUNC in a program's BTF"
+    BTF_DATASEC = "btf.datasec", "5.2", "BTF_KIND_VAR and BTF_KIND_DATASEC"
+    BTF_FUNC_GLOBAL = "btf.func_global", "5.6", "global linkage of BTF functions"
+    BTF_FLOAT = "btf.float", "5.13", "BTF_KIND_FLOAT"
+    BTF_DECL_TAG = "btf.decl_tag", "5.16", "BTF_KIND_DECL_TAG"
+    BTF_TYPE_TAG = "btf.type_tag", "5.17", "BTF_KIND_TYPE_TAG"
+    BTF_ENUM64 = "btf.enum64", "6.0", "BTF_KIND_ENUM64"
+    # The rest.
+    BPF_TOKEN = "token", "6.9", "delegation of BPF through a token of a bpffs"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one probe found.
+
+    :param support: the answer
+    :param why: the evidence in a few words, e.g. ``BPF_LINK_CREATE: EOPNOTSUPP``
+    :param errno: positive errno behind the answer, 0 if there is none
+    """
+
+    support: Support
+    why: str = ""
+    errno: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.support is Support.SUPPORTED
+
+
+class FeatureSet(Mapping[Feature, Answer]):
+    """Answers by feature: an immutable value, so plans made from it can be compared.
+
+    A feature nobody asked about is not in the set; `supports` calls it absent.
+    """
+
+    __slots__ = ("_answers",)
+
+    def __init__(self, answers: Mapping[Feature, Answer] | Iterable[Feature] = ()) -> None:
+        self._answers: dict[Feature, Answer]
+        if isinstance(answers, Mapping):
+            self._answers = dict(answers)
+        else:
+            self._answers = dict.fromkeys(answers, Answer(Support.SUPPORTED))
+
+    def __getitem__(self, feature: Feature) -> Answer:
+        return self._answers[feature]
+
+    def __iter__(self) -> Iterator[Feature]:
+        return iter(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._answers.items()))
+
+    def __repr__(self) -> str:
+        words = ", ".join(f"{f.value}={a.support.value}" for f, a in self._answers.items())
+        return f"FeatureSet({words})"
+
+    def supports(self, feature: Feature) -> bool:
+        """True only if a probe said so."""
+        answer = self._answers.get(feature)
+        return answer is not None and answer.ok
+
+    def require(self, feature: Feature) -> None:
+        """Pass, or say why not.
+
+        :raises UnsupportedFeature: if the kernel lacks it, or nobody asked
+        :raises DeniedByPolicy: if policy kept the probe from finding out
+        """
+        answer = self._answers.get(feature, Answer(Support.UNSUPPORTED, "not probed"))
+        if answer.support is Support.DENIED:
+            raise DeniedByPolicy(answer.errno or _errno.EPERM, feature.value, answer.why)
+        if not answer.ok:
+            raise UnsupportedFeature(feature.value, feature.since, answer.why)
+
+    def without(self, *features: Feature) -> FeatureSet:
+        """The same set with some features taken away."""
+        gone = Answer(Support.UNSUPPORTED, "left out on purpose")
+        return FeatureSet({**self._answers, **dict.fromkeys(features, gone)})
+
+    def to_json(self) -> dict[str, dict[str, object]]:
+        """``{name: {"support", "since", "why", "errno"}}`` of plain values."""
+        return {
+            feature.value: {
+                "support": answer.support.value,
+                "since": feature.since,
+                "why": answer.why,
+                "errno": answer.errno,
+            }
+            for feature, answer in self._answers.items()
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> FeatureSet:
+        """What `to_json` gave; names this version does not know are passed over.
+
+        :raises ValueError: if `data` has another shape
+        """
+        if not isinstance(data, dict):
+            raise ValueError("features: an object is wanted")
+        known = {feature.value: feature for feature in Feature}
+        answers: dict[Feature, Answer] = {}
+        for label, entry in data.items():
+            if not isinstance(entry, dict):
+                raise ValueError(f"features: {label!r}: an object is wanted")
+            why, number = entry.get("why", ""), entry.get("errno", 0)
+            if not isinstance(why, str) or not isinstance(number, int):
+                raise ValueError(f"features: {label!r}: why is text and errno a number")
+            if label in known:
+                answers[known[label]] = Answer(Support(entry.get("support")), why, number)
+        return cls(answers)

@@ -1,0 +1,277 @@
+"""What ftrace says can be traced, and what kprobes say cannot.
+
+``available_filter_functions`` in tracefs has one line per traceable place:
+``NAME`` or ``NAME [MODULE]``. It names each address once, so it is also the
+list of one name per function; static functions of one name give equal lines.
+``available_filter_functions_addrs`` (6.5) puts the address of the call site
+in front: the function's own address, or 4 more where ``endbr64`` comes first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
+
+__all__ = [
+    "BlacklistEntry",
+    "FtraceFunctions",
+    "KprobeBlacklist",
+    "find_tracefs",
+    "parse_blacklist",
+    "parse_functions",
+    "read_blacklist",
+    "read_functions",
+    "tracefs",
+]
+
+# Holes left by functions of discarded sections (init code that is gone).
+_INVALID = "__ftrace_invalid_address__"
+# The call site lies this many bytes past the function's address at most: 4 for
+# endbr64. (With call padding the site is still at the symbol.)
+_SITE_SLACK = 4
+
+
+class FtraceFunctions:
+    """The traceable functions; immutable.
+
+    :param lines: ``NAME`` or ``NAME [MODULE]``, file order, places that are
+        gone already dropped
+    :param sites: address of each line's call site, or None if not known
+    """
+
+    def __init__(self, lines: tuple[str, ...], sites: tuple[int, ...] | None = None) -> None:
+        if sites is not None and len(sites) != len(lines):
+            raise ValueError("one call site per line is wanted")
+        self.lines = lines
+        self.sites = sites
+        self._index: dict[str, tuple[int, ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """(name, module) of each line; module is "" for the kernel itself."""
+        return map(self.split, self.lines)
+
+    def __contains__(self, name: object) -> bool:
+        """True if a function of that name is traceable, in whatever module."""
+        return name in self._names()
+
+    @staticmethod
+    def split(line: str) -> tuple[str, str]:
+        """``NAME [MODULE]`` as (name, module)."""
+        name, bracket, rest = line.partition(" [")
+        return name, rest.rstrip("]") if bracket else ""
+
+    def positions(self, name: str) -> tuple[int, ...]:
+        """Positions of the lines that name `name`, in whatever module."""
+        return self._names().get(name, ())
+
+    def modules(self) -> list[str]:
+        """Modules that have traceable functions, sorted."""
+        return sorted({self.split(line)[1] for line in self.lines if line.endswith("]")})
+
+    def names(self) -> list[str]:
+        """All names, each once, in file order."""
+        return list(self._names())
+
+    def is_site_of(self, position: int, addr: int) -> bool | None:
+        """Whether line `position` is the call site of the function at `addr`.
+
+        None if the kernel does not tell addresses.
+        """
+        if self.sites is None:
+            return None
+        return 0 <= self.sites[position] - addr <= _SITE_SLACK
+
+    def _names(self) -> dict[str, tuple[int, ...]]:
+        if self._index is None:
+            names = [line.partition(" ")[0] if " " in line else line for line in self.lines]
+            index: dict[str, tuple[int, ...]] = {}
+            for i, name in enumerate(names):
+                index[name] = (*index[name], i) if name in index else (i,)
+            self._index = index
+        return self._index
+
+
+def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunctions:
+    """The lines of ``available_filter_functions`` or ``..._addrs``.
+
+    :param data: text of the file
+    :param with_addresses: True for the ``_addrs`` file
+    :raises ObjectFormatError: if a line does not start with an address when one is due
+    """
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    if not with_addresses:
+        return FtraceFunctions(tuple([x for x in lines if x and not x.startswith(_INVALID)]))
+    kept: list[str] = []
+    sites: list[int] = []
+    offset = 0
+    for line in lines:
+        addr, _, rest = line.partition(" ")
+        if rest and not rest.startswith(_INVALID):
+            try:
+                sites.append(int(addr, 16))
+            except ValueError:
+                raise ObjectFormatError(
+                    f"not an address: {addr[:40]!r}",
+                    file="available_filter_functions_addrs",
+                    offset=offset,
+                ) from None
+            kept.append(rest)
+        offset += len(line) + 1
+    # kptr_restrict makes them all zero: then they are not known.
+    return FtraceFunctions(tuple(kept), tuple(sites) if any(sites) else None)
+
+
+@dataclass(frozen=True, slots=True)
+class BlacklistEntry:
+    """One range that kprobes refuse.
+
+    :param start: first address, 0 if the kernel hides addresses
+    :param end: address after the last
+    :param name: symbol the range starts in
+    """
+
+    start: int
+    end: int
+    name: str
+
+
+class KprobeBlacklist:
+    """Ranges where kprobes are refused (noinstr, NOKPROBE_SYMBOL, entry code)."""
+
+    def __init__(self, entries: tuple[BlacklistEntry, ...]) -> None:
+        self.entries = entries
+        self._names = frozenset(entry.name for entry in entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def covers(self, addr: int) -> bool:
+        """True if `addr` lies in a refused range."""
+        return any(entry.start <= addr < entry.end for entry in self.entries)
+
+
+def parse_blacklist(data: bytes) -> KprobeBlacklist:
+    """``/sys/kernel/debug/kprobes/blacklist``: ``0xSTART-0xEND<tab>NAME``.
+
+    :raises ObjectFormatError: if a line is not of this form
+    """
+    entries = []
+    offset = 0
+    for line in data.decode("utf-8", "surrogateescape").split("\n"):
+        if line:
+            span, _, name = line.partition("\t")
+            start, _, end = span.partition("-")
+            try:
+                entry = BlacklistEntry(int(start, 16), int(end, 16), name.partition(" ")[0])
+            except ValueError:
+                raise ObjectFormatError(
+                    f"not a range of addresses: {line[:80]!r}",
+                    file="kprobes/blacklist",
+                    offset=offset,
+                ) from None
+            entries.append(entry)
+        offset += len(line) + 1
+    return KprobeBlacklist(tuple(entries))
+
+
+# -- where the files are ---------------------------------------------------
+
+
+def find_tracefs(mounts: str) -> list[str]:
+    """Directories that should be tracefs, best first, from the text of /proc/self/mounts.
+
+    tracefs itself, then the automount below debugfs (deprecated in 6.x).
+    """
+    direct: list[str] = []
+    below: list[str] = []
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        # The kernel writes blanks and backslashes of a path as \ooo.
+        where = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        if fields[2] == "tracefs":
+            direct.append(where)
+        elif fields[2] == "debugfs":
+            below.append(f"{where}/tracing")
+    direct.sort(key=lambda where: (where != "/sys/kernel/tracing", where))
+    return [*direct, *(where for where in below if where not in direct)]
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as stream:
+        return stream.readall()
+
+
+def tracefs() -> str:
+    """The directory where tracefs is mounted.
+
+    :raises UnsupportedFeature: if the kernel has no tracefs
+    :raises DeniedByPolicy: if it is mounted and this process may not look into it
+    :raises BpfError: if it is not mounted; the hint says how to
+    """
+    denied = ""
+    for where in find_tracefs(_read("/proc/self/mounts").decode("utf-8", "surrogateescape")):
+        try:
+            os.stat(f"{where}/available_filter_functions")
+            return where
+        except PermissionError:
+            denied = where
+        except OSError:
+            continue
+    if denied:
+        raise DeniedByPolicy(errno.EACCES, f"reading {denied}", "root only: tracefs is mode 700")
+    if b"tracefs" not in _read("/proc/filesystems"):
+        raise UnsupportedFeature("tracefs", "4.1", "CONFIG_TRACING is off")
+    raise BpfError(
+        errno.ENOENT,
+        "looking for tracefs",
+        "not mounted here, or without ftrace; try: mount -t tracefs tracefs /sys/kernel/tracing",
+    )
+
+
+def read_functions(directory: str | None = None) -> FtraceFunctions:
+    """What the running kernel can trace.
+
+    :param directory: where tracefs is mounted; found by `tracefs` if None
+    :raises BpfError: as `tracefs` does
+    :raises DeniedByPolicy: if the kernel does not let this process read the list
+    """
+    where = tracefs() if directory is None else directory
+    try:
+        addrs = parse_functions(
+            _read(f"{where}/available_filter_functions_addrs"), with_addresses=True
+        )
+        if addrs.sites is not None:
+            return addrs
+    except (FileNotFoundError, PermissionError):
+        pass  # before 6.5, or hidden
+    path = f"{where}/available_filter_functions"
+    try:
+        return parse_functions(_read(path))
+    except PermissionError as error:
+        raise DeniedByPolicy(
+            error.errno or errno.EPERM, f"reading {path}", "lockdown, or not root"
+        ) from None
+    except FileNotFoundError:
+        raise UnsupportedFeature(
+            "available_filter_functions", "2.6.29", "CONFIG_DYNAMIC_FTRACE is off"
+        ) from None
+
+
+def read_blacklist(directory: str = "/sys/kernel/debug") -> KprobeBlacklist | None:
+    """What kprobes refuse, or None where debugfs does not tell (not mounted, not root)."""
+    try:
+        return parse_blacklist(_read(f"{directory}/kprobes/blacklist"))
+    except OSError:
+        return None

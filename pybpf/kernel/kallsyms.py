@@ -1,0 +1,333 @@
+"""The kernel's symbol table, /proc/kallsyms: by name and by address.
+
+A line is ``ADDRESS TYPE NAME`` and, for what modules, BPF or ftrace own, a tab
+and ``[OWNER]``. The table has a hundred thousand lines and most users want a
+handful of them, so nothing is split until it is needed: one name is found by a
+search of the text (1 ms), the columns are built at once in C-speed steps (hex
+of all addresses joined, decoded and byte-swapped together) on the first use
+that needs them all, and a dictionary of names only after several searches.
+Names are not unique: static functions repeat, one address has several names,
+and while a trampoline is replaced two images carry one name (the last listed
+is the newest).
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import DeniedByPolicy, ObjectFormatError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+__all__ = ["FUNCTION_TYPES", "Kallsyms", "Symbol", "parse", "read"]
+
+#: Symbol types of functions: global, local, weak.
+FUNCTION_TYPES = frozenset("TtWw")
+
+_PATH = "/proc/kallsyms"
+_ADDRESS = 16  # hex digits of an address
+_NAME = 19  # column where the name starts
+# So many searches cost about as much as the dictionary of all names.
+_SEARCHES_BEFORE_INDEX = 24
+# No function is longer; a larger distance means the address belongs to
+# something that has no symbol (the table has no sizes). Bytes.
+_MAX_OFFSET = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """One line of the table.
+
+    :param name: symbol name
+    :param addr: address, ``unsigned long``
+    :param type: nm letter; functions are ``t T w W``
+    :param module: owner: a module's name, ``bpf``, ``__builtin__ftrace``...; ""
+        for the kernel itself
+    """
+
+    name: str
+    addr: int
+    type: str
+    module: str = ""
+
+    @property
+    def is_function(self) -> bool:
+        return self.type in FUNCTION_TYPES
+
+
+def _symbol(line: str) -> Symbol:
+    name, tab, owner = line[_NAME:].partition("\t[")
+    return Symbol(name, int(line[:_ADDRESS], 16), line[17], owner.rstrip("]") if tab else "")
+
+
+class Kallsyms:
+    """The symbol table as it was when its text was read; immutable.
+
+    :param data: text of /proc/kallsyms
+    :raises ObjectFormatError: when a line that is needed is malformed
+    """
+
+    def __init__(self, data: bytes | str) -> None:
+        text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
+        if text and not text.endswith("\n"):
+            text += "\n"
+        self._text = text
+        self._lines_: list[str] | None = None
+        self._addrs_: array[int] | None = None
+        # Positions in address order, None if the file is in that order already.
+        self._order: list[int] | None = None
+        self._sorted: array[int] | None = None
+        self._names: dict[str, int | list[int]] | None = None
+        self._searches = 0
+        self._hidden: bool | None = None
+
+    def __len__(self) -> int:
+        return self._text.count("\n")
+
+    def __iter__(self) -> Iterator[Symbol]:
+        """All symbols in file order."""
+        return map(self._checked, self._lines())
+
+    @property
+    def hidden(self) -> bool:
+        """True if the kernel showed every address as zero.
+
+        Per-CPU symbols are really near zero on x86-64, so it is the lack of
+        any address in the upper half that tells.
+        """
+        if self._hidden is None:
+            text = self._text
+            self._hidden = bool(text) and not (text.startswith("f") or "\nf" in text)
+        return self._hidden
+
+    def require_addresses(self) -> None:
+        """:raises DeniedByPolicy: if the addresses are hidden from this process"""
+        if self.hidden:
+            raise DeniedByPolicy(
+                errno.EPERM,
+                "kernel addresses of /proc/kallsyms",
+                "they all read as 0: kernel.kptr_restrict, or CAP_SYSLOG is missing; "
+                "try: sysctl kernel.kptr_restrict=1, as root",
+            )
+
+    # -- by name -----------------------------------------------------------
+
+    def by_name(self, name: str) -> list[Symbol]:
+        """Every symbol called `name`, in file order.
+
+        More than one means the name is ambiguous.
+
+        :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
+        """
+        self.require_addresses()
+        if self._names is not None:
+            found = self._names.get(name, ())
+            lines = self._lines()
+            return [_symbol(lines[i]) for i in ((found,) if isinstance(found, int) else found)]
+        self._searches += 1
+        if self._searches > _SEARCHES_BEFORE_INDEX:
+            self._index_names()
+            return self.by_name(name)
+        if not name or not name.isprintable() or " " in name:
+            return []
+        # The name ends at a newline, or at the tab before its owner.
+        starts = sorted([*self._search(f" {name}\n"), *self._search(f" {name}\t")])
+        return [self._checked(self._line_at(start)) for start in starts]
+
+    def find_prefix(self, prefix: str) -> list[Symbol]:
+        """Symbols whose name starts with `prefix`, in file order.
+
+        :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
+        """
+        self.require_addresses()
+        if not prefix or not prefix.isprintable() or " " in prefix:
+            return []
+        return [self._checked(self._line_at(start)) for start in self._search(f" {prefix}")]
+
+    def trampolines(self) -> list[tuple[int, Symbol]]:
+        """Images of BPF trampolines as (key, symbol), in file order.
+
+        The key is BTF object id << 32 | 0x80000000 | BTF id for a kernel
+        function. A key listed twice is being replaced: the last is the newest.
+        """
+        stem = "bpf_trampoline_"
+        return [
+            (int(symbol.name[len(stem) :]), symbol)
+            for symbol in self.find_prefix(stem)
+            if symbol.name[len(stem) :].isdecimal()
+        ]
+
+    def bpf_programs(self) -> list[Symbol]:
+        """JITed BPF programs and subprograms: ``bpf_prog_TAG[_NAME]``."""
+        return [s for s in self.find_prefix("bpf_prog_") if s.module == "bpf"]
+
+    def functions(self) -> dict[str, int | list[int]]:
+        """All names: position in file order, or a list of them if a name repeats.
+
+        For bulk joins; `symbol`, `address` and `owner` take the position. Built once.
+        """
+        if self._names is None:
+            self._index_names()
+        assert self._names is not None
+        return self._names
+
+    # -- by position -------------------------------------------------------
+
+    def symbol(self, position: int) -> Symbol:
+        """The symbol on line `position`, counted from 0."""
+        return _symbol(self._lines()[position])
+
+    def address(self, position: int) -> int:
+        """Address of the symbol on line `position`."""
+        return self._addrs()[position]
+
+    # -- by address --------------------------------------------------------
+
+    def lookup(self, addr: int) -> tuple[Symbol, int] | None:
+        """The symbol that covers `addr`, and the offset into it in bytes.
+
+        Of several names of one address the first function listed is taken, as
+        the kernel does. None if nothing near is known: the table has no sizes,
+        so an address past the end of the last function before a gap is still
+        given to it, up to 1 MiB on.
+        """
+        found = self._position_below(addr)
+        if found is None:
+            return None
+        start = self._addrs()[found]
+        offset = addr - start
+        if not start or offset >= _MAX_OFFSET:
+            return None
+        names = self.at(start)
+        symbol = next((s for s in names if s.is_function), names[0])
+        return symbol, offset
+
+    def at(self, addr: int) -> list[Symbol]:
+        """Every symbol whose address is exactly `addr` (aliases), in file order."""
+        table = self._by_address()
+        low, high = bisect_left(table, addr), bisect_right(table, addr)
+        lines = self._lines()
+        order = self._order
+        return [_symbol(lines[order[i] if order else i]) for i in range(low, high)]
+
+    def next_address(self, addr: int) -> int | None:
+        """The lowest symbol address above `addr`: an upper bound of what starts there."""
+        table = self._by_address()
+        at = bisect_right(table, addr)
+        return table[at] if at < len(table) else None
+
+    # -- machinery ---------------------------------------------------------
+
+    def _search(self, needle: str) -> Iterator[int]:
+        text = self._text
+        found = text.find(needle)
+        while found >= 0:
+            start = found - (_NAME - 1)
+            # A match inside the owner or elsewhere in a line does not count.
+            if start == 0 or (start > 0 and text[start - 1] == "\n"):
+                yield start
+            found = text.find(needle, found + 1)
+
+    def _line_at(self, start: int) -> str:
+        return self._text[start : self._text.index("\n", start)]
+
+    def _checked(self, line: str) -> Symbol:
+        try:
+            if line[16:19:2] == "  " and line[_NAME : _NAME + 1].strip():
+                return _symbol(line)
+        except ValueError:
+            pass
+        raise self._bad(line, f"not a symbol: {line[:80]!r}")
+
+    def _bad(self, line: str, what: str) -> ObjectFormatError:
+        offset = f"\n{self._text}".index(f"\n{line}\n")
+        return ObjectFormatError(what, file=_PATH, offset=offset)
+
+    def _lines(self) -> list[str]:
+        if self._lines_ is None:
+            lines = self._text.split("\n")
+            lines.pop()  # what follows the last newline: nothing
+            if [line[16:19:2] for line in lines].count("  ") != len(lines):
+                for line in lines:
+                    self._checked(line)
+            self._lines_ = lines
+        return self._lines_
+
+    def _addrs(self) -> array[int]:
+        if self._addrs_ is None:
+            self.require_addresses()
+            lines = self._lines()
+            try:
+                raw = bytes.fromhex("".join([line[:_ADDRESS] for line in lines]))
+            except ValueError:
+                raw = b""
+            if len(raw) != 8 * len(lines):
+                for line in lines:
+                    if line[:_ADDRESS].strip("0123456789abcdef"):
+                        raise self._bad(line, f"not an address: {line[:_ADDRESS]!r}")
+            table = array("Q", raw)
+            if sys.byteorder == "little":
+                table.byteswap()
+            self._addrs_ = table
+        return self._addrs_
+
+    def _by_address(self) -> array[int]:
+        if self._sorted is None:
+            table = self._addrs()
+            order = sorted(range(len(table)), key=table.__getitem__)
+            if order != list(range(len(table))):
+                self._order = order
+                table = array("Q", [table[i] for i in order])
+            self._sorted = table
+        return self._sorted
+
+    def _position_below(self, addr: int) -> int | None:
+        if not 0 <= addr < 1 << 64:
+            return None
+        at = bisect_right(self._by_address(), addr) - 1
+        if at < 0:
+            return None
+        return self._order[at] if self._order else at
+
+    def _index_names(self) -> None:
+        lines = self._lines()
+        self._addrs()  # checks that they are addresses
+        names = [line[_NAME:] for line in lines]
+        # Owned symbols are few where no modules are loaded; strip only them.
+        if "\t" in self._text:
+            names = [name.partition("\t")[0] if "\t" in name else name for name in names]
+        index: dict[str, int | list[int]] = dict(zip(names, range(len(names)), strict=True))
+        if len(index) != len(names):
+            # The dictionary kept the last position of each repeated name.
+            for i, name in enumerate(names):
+                last = index[name]
+                if last == i:
+                    continue
+                if isinstance(last, list):
+                    if last[-1] != i:
+                        last.insert(-1, i)
+                elif last > i:
+                    index[name] = [i, last]
+        self._names = index
+
+
+def parse(stream: BinaryIO | bytes) -> Kallsyms:
+    """The symbol table of `stream` (bytes, or a binary file read to its end)."""
+    return Kallsyms(stream if isinstance(stream, bytes) else stream.read())
+
+
+def read(path: str = _PATH) -> Kallsyms:
+    """The running kernel's symbol table.
+
+    :raises OSError: if the file cannot be read
+    """
+    # seq_file hands out a page per read(2) whatever the buffer: let C loop.
+    with open(path, "rb", buffering=0) as stream:
+        return Kallsyms(stream.readall())

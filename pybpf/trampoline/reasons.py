@@ -1,0 +1,68 @@
+"""Why a function is not attached to: a word, a sentence, and what would help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Reason", "Skipped"]
+
+
+class Reason(Enum):
+    """Why a function was left out.
+
+    ``.value`` is the name used in JSON, ``.text`` one line for people. A
+    `Skipped` adds what is particular to the function.
+    """
+
+    text: str
+
+    def __new__(cls, label: str, text: str) -> Reason:
+        self = object.__new__(cls)
+        self._value_ = label
+        self.text = text
+        return self
+
+    NOT_FOUND = "not-found", "the kernel has no such function"
+    NOT_TRACEABLE = "not-traceable", "the kernel cannot trace it (notrace, noinstr or init code)"
+    DENIED = "denied", "on the list of functions that must not be traced"
+    NORETURN = "noreturn", "never returns, so nothing can run at its exit"
+    NO_BTF = "no-btf", "BTF does not describe it"
+    AMBIGUOUS = "ambiguous", "several functions have this name"
+    ALIAS = "alias", "another name of a function"
+    TOO_MANY_SLOTS = "too-many-slots", "its arguments take more 8-byte slots than can be saved"
+    VARIADIC = "variadic", "takes a variable number of arguments"
+    RETURNS_STRUCT = "returns-struct", "returns a struct or union by value"
+    BIG_STRUCT = "big-struct", "takes a struct of more than 16 bytes by value"
+    NO_EXIT_ARGS = "no-exit-args", "its arguments are not available at exit this way"
+    TRAMPOLINE_FULL = "trampoline-full", "its trampoline holds the most programs it can"
+    KERNEL_REFUSED = "kernel-refused", "the kernel refused it"
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """One function that is left out, and why.
+
+    :param name: function name as asked for
+    :param module: kernel module, "" for the kernel itself
+    :param reason: the word for it
+    :param detail: what is particular to this function, e.g. ``3 addresses``
+    :param hint: what would help, "" if nothing is known
+    """
+
+    name: str
+    module: str
+    reason: Reason
+    detail: str = ""
+    hint: str = ""
+
+    @property
+    def label(self) -> str:
+        """``name`` or ``name [module]``."""
+        return f"{self.name} [{self.module}]" if self.module else self.name
+
+    def __str__(self) -> str:
+        text = f"{self.label}: {self.reason.text}"
+        if self.detail:
+            text += f": {self.detail}"
+        return f"{text} ({self.hint})" if self.hint else text

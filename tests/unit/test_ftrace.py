@@ -1,0 +1,147 @@
+"""The ftrace list, the kprobe blacklist and the search for tracefs, on pasted samples."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pybpf.errors import ObjectFormatError
+from pybpf.kernel.ftrace import (
+    FtraceFunctions,
+    find_tracefs,
+    parse_blacklist,
+    parse_functions,
+)
+
+PLAIN = b"""\
+__traceiter_initcall_level
+do_one_initcall
+__ftrace_invalid_address___64
+p_start
+p_start
+foo.isra.0
+kvm_init [kvm]
+p_start [kvm]
+"""
+
+ADDRS = b"""\
+ffffffff81000004 __traceiter_initcall_level
+ffffffff81000104 do_one_initcall
+ffffffff81000140 __ftrace_invalid_address___64
+ffffffff81002014 p_start
+ffffffffc0a00004 kvm_init [kvm]
+"""
+
+
+def test_names_and_modules_in_order() -> None:
+    """Each line gives a name and a module; places that are gone are dropped."""
+    assert list(parse_functions(PLAIN)) == [
+        ("__traceiter_initcall_level", ""),
+        ("do_one_initcall", ""),
+        ("p_start", ""),
+        ("p_start", ""),
+        ("foo.isra.0", ""),
+        ("kvm_init", "kvm"),
+        ("p_start", "kvm"),
+    ]
+
+
+def test_lookup_by_name() -> None:
+    functions = parse_functions(PLAIN)
+    assert "do_one_initcall" in functions
+    assert "kvm_init" in functions
+    assert "__ftrace_invalid_address___64" not in functions
+    assert functions.positions("p_start") == (2, 3, 6)
+    assert functions.positions("nobody") == ()
+    assert functions.modules() == ["kvm"]
+    assert functions.names().count("p_start") == 1
+
+
+def test_addresses_tell_which_static_is_meant() -> None:
+    """With the 6.5 file a line belongs to the function at its address, or 4 before (endbr64)."""
+    functions = parse_functions(ADDRS, with_addresses=True)
+    assert len(functions) == 4
+    (at,) = functions.positions("p_start")
+    assert functions.is_site_of(at, 0xFFFFFFFF81002010)
+    assert functions.is_site_of(at, 0xFFFFFFFF81002014)
+    assert not functions.is_site_of(at, 0xFFFFFFFF81001000)
+    assert not functions.is_site_of(at, 0xFFFFFFFF81002018)
+
+
+def test_without_addresses_nothing_is_claimed() -> None:
+    functions = parse_functions(PLAIN)
+    assert functions.sites is None
+    assert functions.is_site_of(0, 0xFFFFFFFF81000000) is None
+
+
+def test_hidden_addresses_count_as_unknown() -> None:
+    hidden = b"".join(b"0" * 16 + line[16:] for line in ADDRS.splitlines(True))
+    functions = parse_functions(hidden, with_addresses=True)
+    assert functions.sites is None
+    assert "p_start" in functions
+
+
+def test_a_line_without_address_is_an_error() -> None:
+    with pytest.raises(ObjectFormatError) as caught:
+        parse_functions(b"ffffffff81000004 a\nxyz b\n", with_addresses=True)
+    assert caught.value.offset == 19
+
+
+def test_one_site_per_line_is_demanded() -> None:
+    with pytest.raises(ValueError, match="call site"):
+        FtraceFunctions(("a", "b"), (1,))
+
+
+@given(st.binary(max_size=100), st.booleans())
+def test_garbage_lists(data: bytes, with_addresses: bool) -> None:
+    """Any bytes give a list or the one documented error."""
+    try:
+        functions = parse_functions(data, with_addresses=with_addresses)
+    except ObjectFormatError:
+        return
+    assert all(isinstance(name, str) for name, _ in functions)
+    functions.modules()
+
+
+BLACKLIST = b"""\
+0xffffffff81c00000-0xffffffff81c00080\tasm_exc_divide_error
+0xffffffff81e01000-0xffffffff81e01020\tdo_int3 [kvm]
+"""
+
+
+def test_blacklist_by_name_and_address() -> None:
+    blacklist = parse_blacklist(BLACKLIST)
+    assert len(blacklist) == 2
+    assert "asm_exc_divide_error" in blacklist
+    assert "do_int3" in blacklist
+    assert "vfs_read" not in blacklist
+    assert blacklist.covers(0xFFFFFFFF81C0007F)
+    assert not blacklist.covers(0xFFFFFFFF81C00080)
+
+
+def test_bad_blacklist() -> None:
+    with pytest.raises(ObjectFormatError) as caught:
+        parse_blacklist(BLACKLIST + b"nonsense\n")
+    assert caught.value.offset == len(BLACKLIST)
+
+
+MOUNTS = """\
+proc /proc proc rw 0 0
+debugfs /sys/kernel/debug debugfs rw 0 0
+nodev /mnt/odd\\040place tracefs rw 0 0
+tracefs /sys/kernel/tracing tracefs rw 0 0
+tracefs /sys/kernel/debug/tracing tracefs rw 0 0
+short
+"""
+
+
+def test_tracefs_places_best_first() -> None:
+    """The standard mount comes first, paths are unescaped, debugfs counts as a last resort."""
+    assert find_tracefs(MOUNTS) == [
+        "/sys/kernel/tracing",
+        "/mnt/odd place",
+        "/sys/kernel/debug/tracing",
+    ]
+    assert find_tracefs("debugfs /d debugfs rw 0 0\n") == ["/d/tracing"]
+    assert find_tracefs("") == []

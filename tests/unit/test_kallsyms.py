@@ -1,0 +1,219 @@
+"""The symbol table parser on pasted samples: names, owners, aliases, addresses, bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pybpf.errors import DeniedByPolicy, ObjectFormatError
+from pybpf.kernel import kallsyms
+from pybpf.kernel.kallsyms import Kallsyms, Symbol
+
+SAMPLE = b"""\
+0000000000000000 A fixed_percpu_data
+000000000001f000 A cpu_tss_rw
+ffffffff81000000 T _stext
+ffffffff81000000 T _text
+ffffffff81001000 t p_start
+ffffffff81002000 T bpf_fentry_test1
+ffffffff81002010 t p_start
+ffffffff81002020 d __do_sys_getegid16
+ffffffff81003000 t __do_sys_getegid16
+ffffffff81003000 T __ia32_sys_getegid16
+ffffffff81003000 T __x64_sys_getegid16
+ffffffff82000000 D jiffies
+ffffffff82000100 W weak_one
+ffffffffc0a00000 t kvm_init\t[kvm]
+ffffffffc0a00080 t p_start\t[kvm]
+ffffffffc0800000 t ext4_init\t[ext4]
+ffffffffc0300000 t ftrace_trampoline\t[__builtin__ftrace]
+ffffffffc0100040 t bpf_prog_6deef7357e7b4530\t[bpf]
+ffffffffc0100140 t bpf_prog_6deef7357e7b4530_on_exit\t[bpf]
+ffffffffc0101000 t bpf_trampoline_6442507451\t[bpf]
+ffffffffc0102000 t bpf_trampoline_6442507451\t[bpf]
+ffffffffc0103000 t bpf_dispatcher_xdp\t[bpf]
+"""
+
+
+@pytest.fixture
+def table() -> Kallsyms:
+    return kallsyms.parse(SAMPLE)
+
+
+def test_one_line_in_full(table: Kallsyms) -> None:
+    """Every column of a line with an owner and of one without."""
+    assert table.by_name("kvm_init") == [Symbol("kvm_init", 0xFFFFFFFFC0A00000, "t", "kvm")]
+    assert table.by_name("bpf_fentry_test1") == [
+        Symbol("bpf_fentry_test1", 0xFFFFFFFF81002000, "T", "")
+    ]
+
+
+def test_iteration_keeps_file_order(table: Kallsyms) -> None:
+    lines = SAMPLE.decode().splitlines()
+    assert len(table) == len(lines)
+    assert [s.name for s in table] == [line.split()[2] for line in lines]
+
+
+def test_a_stream_is_read_to_its_end() -> None:
+    assert len(kallsyms.parse(io.BytesIO(SAMPLE))) == SAMPLE.count(b"\n")
+
+
+def test_ambiguous_name_gives_every_address(table: Kallsyms) -> None:
+    """A static function's name repeats, in the kernel and in a module."""
+    found = table.by_name("p_start")
+    assert [s.addr for s in found] == [0xFFFFFFFF81001000, 0xFFFFFFFF81002010, 0xFFFFFFFFC0A00080]
+    assert [s.module for s in found] == ["", "", "kvm"]
+
+
+def test_same_name_other_type(table: Kallsyms) -> None:
+    """Data and functions share the name space; the type letter tells them apart."""
+    assert [(s.type, s.is_function) for s in table.by_name("__do_sys_getegid16")] == [
+        ("d", False),
+        ("t", True),
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "p_star", "_start", "start", "kvm", "p start", "p_start\n"])
+def test_only_whole_names_match(table: Kallsyms, name: str) -> None:
+    """Parts of names, owners and text with blanks never match."""
+    assert table.by_name(name) == []
+
+
+def test_search_and_dictionary_agree(table: Kallsyms) -> None:
+    """The first answers come from a text search, later ones from a dictionary: same answers."""
+    names = sorted({s.name for s in table})
+    by_search = {name: Kallsyms(SAMPLE).by_name(name) for name in names}
+    table.functions()
+    assert {name: table.by_name(name) for name in names} == by_search
+    asked_often = Kallsyms(SAMPLE)
+    for _ in range(3):
+        assert {name: asked_often.by_name(name) for name in names} == by_search
+
+
+def test_positions_of_repeated_names(table: Kallsyms) -> None:
+    index = table.functions()
+    assert index["p_start"] == [4, 6, 14]
+    assert index["jiffies"] == 11
+    assert table.symbol(4) == table.by_name("p_start")[0]
+    assert table.address(11) == 0xFFFFFFFF82000000
+
+
+@pytest.mark.parametrize(
+    ("addr", "name", "offset"),
+    [
+        (0xFFFFFFFF81002000, "bpf_fentry_test1", 0),
+        (0xFFFFFFFF81002004, "bpf_fentry_test1", 4),
+        (0xFFFFFFFF81000FFF, "_stext", 0xFFF),
+        # modules are not in address order in the file
+        (0xFFFFFFFFC0800010, "ext4_init", 0x10),
+        (0xFFFFFFFFC0300000, "ftrace_trampoline", 0),
+        # aliases: the first function, not the data symbol before it
+        (0xFFFFFFFF81003000, "__do_sys_getegid16", 0),
+    ],
+)
+def test_address_to_symbol(table: Kallsyms, addr: int, name: str, offset: int) -> None:
+    found = table.lookup(addr)
+    assert found is not None
+    assert (found[0].name, found[1]) == (name, offset)
+
+
+@pytest.mark.parametrize("addr", [0, 0x7FFF_0000_0000, -1, 1 << 64, 0xFFFFFFFFFFFFFFFF])
+def test_addresses_of_nobody(table: Kallsyms, addr: int) -> None:
+    """User addresses, nonsense, and what is far past the last symbol have no symbol."""
+    assert table.lookup(addr) is None
+
+
+def test_a_function_is_preferred_to_data_at_one_address() -> None:
+    text = b"ffffffff81000000 d marker\nffffffff81000000 T work\n"
+    found = Kallsyms(text).lookup(0xFFFFFFFF81000002)
+    assert found is not None
+    assert found[0].name == "work"
+
+
+def test_aliases_and_next_address(table: Kallsyms) -> None:
+    names = [s.name for s in table.at(0xFFFFFFFF81003000)]
+    assert names == ["__do_sys_getegid16", "__ia32_sys_getegid16", "__x64_sys_getegid16"]
+    assert table.at(0xFFFFFFFF81003001) == []
+    assert table.next_address(0xFFFFFFFF81003000) == 0xFFFFFFFF82000000
+    assert table.next_address(0xFFFFFFFFC0A00080) is None
+
+
+def test_trampolines_and_programs(table: Kallsyms) -> None:
+    """Images are listed with their key, both of one that is being replaced, newest last."""
+    images = table.trampolines()
+    assert [key for key, _ in images] == [6442507451, 6442507451]
+    assert images[-1][1].addr == 0xFFFFFFFFC0102000
+    assert [s.name for s in table.bpf_programs()] == [
+        "bpf_prog_6deef7357e7b4530",
+        "bpf_prog_6deef7357e7b4530_on_exit",
+    ]
+
+
+def test_no_newline_at_the_end() -> None:
+    """A cut-off last line still counts."""
+    table = Kallsyms(SAMPLE.rstrip(b"\n"))
+    assert [s.name for s in table.by_name("bpf_dispatcher_xdp")] == ["bpf_dispatcher_xdp"]
+
+
+def test_hidden_addresses_are_an_error_with_a_hint() -> None:
+    """kptr_restrict shows zeros: no question about addresses is answered with 0."""
+    hidden = Kallsyms(b"".join(b"0" * 16 + line[16:] for line in SAMPLE.splitlines(True)))
+    assert hidden.hidden
+    for ask in (
+        lambda: hidden.by_name("jiffies"),
+        lambda: hidden.lookup(0xFFFFFFFF81002000),
+        lambda: hidden.find_prefix("bpf_"),
+        hidden.functions,
+    ):
+        with pytest.raises(DeniedByPolicy, match="kptr_restrict"):
+            ask()
+
+
+def test_per_cpu_symbols_near_zero_are_not_hidden(table: Kallsyms) -> None:
+    assert not table.hidden
+    assert [s.addr for s in table.by_name("fixed_percpu_data")] == [0]
+
+
+def test_an_empty_table() -> None:
+    table = Kallsyms(b"")
+    assert len(table) == 0
+    assert table.by_name("x") == []
+    assert table.lookup(0xFFFFFFFF81000000) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "offset"),
+    [
+        (b"ffffffff8100zz00 T bad\n", 41),
+        (b"ffffffff81000 T short\n", 41),
+        (b"ffffffff81000000T nospace\n", 41),
+        (b"ffffffff81000000 T \n", 41),
+        (b"\n", 41),
+    ],
+)
+def test_a_bad_line_is_named(line: bytes, offset: int) -> None:
+    table = Kallsyms(b"ffffffff81000000 T " + b"a" * 21 + b"\n" + line)
+    with pytest.raises(ObjectFormatError) as caught:
+        table.lookup(0xFFFFFFFF81000000)
+        list(table)
+    assert caught.value.offset == offset
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: SAMPLE + t.encode()))
+def test_garbage_never_raises_anything_else(data: bytes) -> None:
+    """Whatever the text, only the two documented errors come out."""
+    table = Kallsyms(data)
+    for ask in (
+        lambda: list(table),
+        lambda: table.lookup(0xFFFFFFFF81002004),
+        lambda: table.by_name("p_start"),
+        lambda: table.find_prefix("bpf_"),
+        table.trampolines,
+        table.functions,
+    ):
+        with contextlib.suppress(ObjectFormatError, DeniedByPolicy):
+            ask()
