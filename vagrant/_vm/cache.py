@@ -1,0 +1,80 @@
+"""What set-up keeps between runs: a directory that may be deleted at any time.
+
+Everything in it is made under a temporary name and renamed into place, so a reader sees a whole entry or
+none, and one lock makes concurrent runs build an entry once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["VmError", "digest", "locked", "root", "staged", "write_atomic"]
+
+
+class VmError(Exception):
+    """The guest cannot be set up or started; the text says what to do."""
+
+
+def root() -> Path:
+    """`$PYBPF_CACHE`, else `~/.cache/pybpf` (or below `$XDG_CACHE_HOME`)."""
+    chosen = os.environ.get("PYBPF_CACHE")
+    if chosen:
+        path = Path(chosen)
+    else:
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pybpf"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def locked(name: str = "lock") -> Iterator[None]:
+    """Hold the cache's lock `name`: one process at a time; the kernel drops it if we die."""
+    with open(root() / name, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A fresh directory that becomes `target` if the block ends well, and vanishes if not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    work.chmod(0o755)
+    try:
+        yield work
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace the file at once: readers see the old bytes or the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).rename(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def digest(*parts: bytes | str) -> str:
+    """A short name for inputs; parts are length-prefixed, so they cannot run together."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(b"%d:" % len(data))
+        state.update(data)
+    return state.hexdigest()[:20]

@@ -1,0 +1,244 @@
+"""The command line of `vagrant/vm`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import cpio, image, kernels, qemu
+from .cache import VmError
+
+__all__ = ["main"]
+
+CHECKOUT = Path(__file__).parent.parent.parent
+DESCRIPTION = """\
+Run CMD as root in a throw-away virtual machine, on a copy of this checkout (its root is the current
+directory), with python3, pytest and pybpf's dependencies at hand.  What CMD leaves under $OUT comes back into
+--out DIR.  Exit status: CMD's own; 124 time limit; 125 the guest died (the console's last lines are on standard error)."""
+EPILOG = """\
+The first run on a machine installs QEMU and fetches the kernels (vagrant/host.sh, Debian packages);
+later runs need no network.  Kernels and the guest image live in ~/.cache/pybpf ($PYBPF_CACHE), safe to delete."""
+CONSOLE_LINES = 40
+PRUNED = {
+    ".git",
+    ".venv",
+    "__pycache__",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".hypothesis",
+}
+
+
+def note(text: str) -> None:
+    """One line for the person at the terminal."""
+    print(f"vm: {text}", file=sys.stderr, flush=True)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; usage errors exit with 2."""
+    rows = kernels.rows()
+    parser = argparse.ArgumentParser(
+        prog="vagrant/vm",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--kernel", choices=[*rows, "all"], default="latest", help="kernel row (%(default)s)"
+    )
+    parser.add_argument(
+        "--icount",
+        action="store_true",
+        help="deterministic clock that counts instructions and skips idle waits",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where $OUT comes back (with `all`: DIR/ROW)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=900, metavar="S", help="seconds CMD may take (%(default)g)"
+    )
+    parser.add_argument(
+        "--setup", action="store_true", help="only install and fetch what is missing"
+    )
+    parser.add_argument("--update", action="store_true", help="look for newer kernels first")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no words from vm itself unless something failed"
+    )
+    parser.add_argument("command", nargs="*", metavar="CMD ARGS")
+    options = parser.parse_args(arguments)
+    if not options.command and not (options.setup or options.update):
+        parser.error("which command? vagrant/vm [options] -- CMD ARGS")
+    if options.timeout <= 0:
+        parser.error("--timeout must be more than 0")
+    return options
+
+
+def set_up(quiet: bool) -> str:
+    """QEMU's path, after installing what is missing."""
+    try:
+        path = qemu.qemu_command()
+        missing = [t for t in ("busybox", "zstd", "dpkg-deb") if not shutil.which(t)]
+    except VmError as error:
+        path, missing = "", [str(error)]
+    if missing:
+        if not quiet:
+            note(f"setting up: {', '.join(missing)}")
+        script = Path(__file__).parent.parent / "host.sh"
+        if subprocess.run([script, "vm"], stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
+            raise VmError("vagrant/host.sh vm failed, see above")
+        path = qemu.qemu_command()
+    return path
+
+
+def checkout_files() -> list[Path]:
+    """The checkout's files: what git tracks or would track, or all but caches where git cannot tell."""
+    command = [
+        "git",
+        "-C",
+        CHECKOUT,
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        if done.returncode == 0:
+            names = (Path(os.fsdecode(n)) for n in done.stdout.split(b"\0") if n)
+            return sorted({n for n in names if os.path.lexists(CHECKOUT / n)})
+    except FileNotFoundError:
+        pass
+    found = []
+    for top, directories, files in os.walk(CHECKOUT):
+        directories[:] = [d for d in directories if d not in PRUNED]
+        found += [(Path(top) / f).relative_to(CHECKOUT) for f in files]
+    return sorted(found)
+
+
+def write_initrd(path: Path, base: Path, command: Sequence[str], want_out: bool, row: str) -> None:
+    """The run's own archive with checkout and command, then the image."""
+    with open(path, "wb") as out:
+        writer = cpio.Writer(out)
+        script = f"export PYBPF_VM_KERNEL={shlex.quote(row)}\nexec {shlex.join(command)}\n"
+        writer.file("vm/run", script.encode(), 0o755)
+        if want_out:
+            writer.file("vm/want-out", b"")
+        writer.directory(image.SOURCE)
+        for name in checkout_files():
+            try:
+                writer.copy(CHECKOUT / name, f"{image.SOURCE}/{name}")
+            except FileNotFoundError:
+                continue  # somebody removed it since it was listed
+        writer.close()
+        with open(base, "rb") as file:
+            shutil.copyfileobj(file, out)
+
+
+def unpack(archive: bytes, into: Path) -> None:
+    """Files and directories of the guest's archive; nothing that could reach outside `into`."""
+    into.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(into, filter="data")
+            return
+        for member in tar:  # Python before 3.11.4
+            name = os.path.normpath(member.name)
+            if (member.isfile() or member.isdir()) and not name.startswith(("/", "..")):
+                member.mode = member.mode & 0o777 | stat.S_IRUSR | stat.S_IWUSR
+                tar.extract(member, into)
+
+
+def show_console(console: bytes) -> None:
+    """The last lines the kernel said, to standard error."""
+    lines = console.decode(errors="replace").replace("\r", "").rstrip().split("\n")
+    note(f"the console's last lines of {len(lines)}:")
+    for line in lines[-CONSOLE_LINES:]:
+        print(f"  | {line}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def sink(data: bytes) -> None:
+    """The command's output, as it is."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: Path | None) -> int:
+    """One run in one guest, started anew once if the guest died before the command began."""
+    kernel = kernels.kernel(row)
+    base = image.image()
+    accel = "kvm" if not options.icount and qemu.kvm_works(emulator, kernel) else "tcg"
+    with tempfile.TemporaryDirectory(prefix="pybpf-vm-") as name:
+        initrd = Path(name) / "initrd"
+        write_initrd(initrd, base, options.command, out is not None, row.name)
+        for attempt in (1, 2):
+            guest = qemu.Guest(emulator, kernel, initrd, accel=accel, icount=options.icount)
+            result = guest.run(options.timeout, sink)
+            if result.started or attempt == 2:
+                break
+            note(f"row {row.name} died while booting ({result.why}); trying once more")
+            show_console(result.console)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        if result.archive:
+            unpack(result.archive, out)
+    if result.status == qemu.DIED and (result.why or not result.started):
+        note(f"row {row.name}: the guest died: {result.why}")
+        show_console(result.console)
+    elif result.why:
+        note(f"row {row.name}: {result.why} ({options.timeout:g} s)")
+        if not result.archive:
+            show_console(result.console)
+    elif not options.quiet:
+        how = f"{kernel.release}, {accel}{', icount' if options.icount else ''}"
+        note(
+            f"row {row.name} ({how}): status {result.status}, "
+            f"{result.boot_seconds:.1f} s to boot, {result.seconds:.1f} s in all"
+        )
+    return result.status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as `vagrant/vm`; the value is the exit status."""
+    options = parse(arguments)
+    rows = kernels.rows()
+    chosen = list(rows.values()) if options.kernel == "all" else [rows[options.kernel]]
+    try:
+        emulator = set_up(options.quiet)
+        if options.setup or options.update:
+            for row in chosen:
+                kernel = kernels.kernel(row, update=options.update)
+                note(f"row {row.name}: {kernel.release} ({kernel.version})")
+            note(f"image {image.image()}")
+            if not options.command:
+                return 0
+        failed: dict[str, int] = {}
+        for row in chosen:
+            if len(chosen) > 1 and not options.quiet:
+                note(f"== row {row.name}")
+            out = options.out / row.name if options.out and len(chosen) > 1 else options.out
+            status = run_row(row, emulator, options, out)
+            if status:
+                failed[row.name] = status
+    except VmError as error:
+        note(str(error))
+        return 1
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    if len(chosen) > 1:
+        for name, status in failed.items():
+            note(f"row {name} failed with status {status}")
+    return next(iter(failed.values()), 0)

@@ -1,0 +1,237 @@
+"""Start QEMU, stream what the command prints, and know how the guest ended.
+
+Two serial ports: the kernel's console goes to a file that is shown only when the guest dies; the other carries the command's
+output byte for byte and, behind a marker with a random token, its status and the archive of `$OUT`.  The time limit runs on the
+host's clock from the command's start: at its end the guest is told, stops the command and still sends what there is;
+a guest that does not answer is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import secrets
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import cache
+from .cache import VmError
+from .kernels import Kernel
+
+__all__ = ["DIED", "TIMED_OUT", "Guest", "Result", "kvm_works", "qemu_command"]
+
+TIMED_OUT = 124
+DIED = 125
+OLDEST_QEMU = 8
+BOOT_LIMIT = 240.0  # seconds; 4-10 is usual without KVM, a loaded machine takes several times that
+GRACE = 45.0  # seconds from "time is up" to the whole archive
+DEATH = re.compile(rb"Kernel panic - not syncing|PANIC: double fault|KVM internal error")
+COMMAND_LINE = (
+    "console=ttyS0 loglevel=4 panic=-1 oops=panic nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+)
+
+
+def qemu_command() -> str:
+    """The emulator's path; VmError if there is none, or one that corrupts guests."""
+    path = shutil.which("qemu-system-x86_64")
+    if not path:
+        raise VmError("qemu-system-x86_64 is missing: run vagrant/host.sh vm")
+    text = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"version (\d+)\.(\d+)", text)
+    if not found or int(found[1]) < OLDEST_QEMU:
+        said = text.splitlines()[0] if text else "no version"
+        raise VmError(
+            f"{path} is too old ({said}): QEMU 7 corrupts the memory of 6.12 guests, "
+            f"{OLDEST_QEMU} or newer is needed; run vagrant/host.sh vm"
+        )
+    return path
+
+
+def kvm_works(qemu: str, kernel: Kernel, limit: float = 6.0) -> bool:
+    """True only if this kernel has been seen to boot under KVM, here and since the host's last boot.
+
+    A /dev/kvm that opens proves nothing: it may abort, or hang at the first instruction it cannot run.
+    """
+    choice = os.environ.get("PYBPF_KVM")
+    if choice in ("0", "no"):
+        return False
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    answer = cache.root() / "kvm" / cache.digest(boot, qemu, str(kernel.vmlinuz), str(os.getuid()))
+    with contextlib.suppress(OSError):
+        return answer.read_text() == "yes\n"
+    command = [qemu, "-accel", "kvm", "-cpu", "host", "-m", "512", "-smp", "1", *BARE]
+    command += ["-serial", "stdio", "-kernel", str(kernel.vmlinuz)]
+    command += ["-append", "console=ttyS0 panic=-1 root=/dev/none"]
+    seen, end = b"", time.monotonic() + limit
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout
+        while (left := end - time.monotonic()) > 0 and b"Unable to mount root fs" not in seen:
+            if not select.select([process.stdout], [], [], left)[0]:
+                break
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data:
+                break
+            seen += data
+        process.kill()
+    works = b"Unable to mount root fs" in seen
+    cache.write_atomic(answer, b"yes\n" if works else b"no\n")
+    return works
+
+
+BARE = (
+    "-nodefaults",
+    "-no-user-config",
+    "-display",
+    "none",
+    "-monitor",
+    "none",
+    "-nic",
+    "none",
+    "-no-reboot",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended."""
+
+    status: int  # the command's, or TIMED_OUT, or DIED
+    started: bool  # the command was started
+    why: str  # empty if the command ended by itself
+    archive: bytes  # tar.gz of $OUT, empty if none
+    console: bytes  # all the kernel's console said
+    boot_seconds: float
+    seconds: float
+
+
+class Guest:
+    """One run of one command in one guest."""
+
+    def __init__(
+        self,
+        qemu: str,
+        kernel: Kernel,
+        initrd: Path,
+        *,
+        accel: str,
+        icount: bool,
+        memory: str = "2G",
+    ) -> None:
+        self.token = secrets.token_hex(8)
+        if icount:
+            machine = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max"]
+        elif accel == "kvm":
+            machine = ["-accel", "kvm", "-cpu", "host"]
+        else:
+            machine = ["-accel", "tcg,thread=multi", "-cpu", "max"]
+        self.console = initrd.parent / "console"
+        self.command = [qemu, *machine, "-smp", "2", "-m", memory, *BARE]
+        self.command += ["-serial", f"file:{self.console}"]
+        self.command += ["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]
+        self.command += ["-kernel", str(kernel.vmlinuz), "-initrd", str(initrd)]
+        self.command += ["-append", f"{COMMAND_LINE} vm.token={self.token}"]
+
+    def run(self, timeout: float, sink: Callable[[bytes], object]) -> Result:
+        """Run to the end; `sink` gets the command's output as it comes."""
+        began = time.monotonic()
+        self.console.write_bytes(b"")
+        with open(self.console.with_name("qemu-errors"), "w+b") as errors:
+            process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            )
+            try:
+                result = self._watch(process, began, timeout, sink)
+            finally:
+                process.kill()
+                process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe:
+                        with contextlib.suppress(OSError):
+                            pipe.close()
+            errors.seek(0)
+            said = errors.read()
+        return dataclasses.replace(result, console=self.console.read_bytes() + said)
+
+    def _watch(
+        self,
+        process: subprocess.Popen[bytes],
+        began: float,
+        timeout: float,
+        sink: Callable[[bytes], object],
+    ) -> Result:
+        assert process.stdin and process.stdout
+        marker = b"\0" + self.token.encode() + b" "
+        held = b""  # output not given to sink yet: it may be the beginning of the marker
+        tail: list[bytes] | None = None  # once the marker was seen: what follows it
+        want = have = status = 0
+        started = told = False
+        boot, end, why = 0.0, began + BOOT_LIMIT, "the guest did not start the command"
+        output = process.stdout.fileno()
+        while True:
+            now = time.monotonic()
+            if not started and f" {self.token}".encode() in self.console.read_bytes():
+                started, boot = True, now - began
+                end, why = now + timeout, ""
+            if not why.startswith("the kernel") and DEATH.search(self.console.read_bytes()):
+                end, why = min(end, now + 5), "the kernel panicked"
+            if now >= end:
+                if not started or told or why:
+                    break
+                told, end = True, now + GRACE
+                with contextlib.suppress(OSError):
+                    process.stdin.write(b"time is up\n")
+                    process.stdin.flush()
+            if not select.select([output], [], [], min(end - now, 0.2))[0]:
+                continue
+            data = os.read(output, 1 << 16)
+            if not data:
+                break
+            if tail is None:
+                held += data
+                at = held.find(marker)
+                if at < 0:
+                    keep = _overlap(held, marker)
+                    sink(held[: len(held) - keep])
+                    held = held[len(held) - keep :]
+                    continue
+                line, newline, rest = held[at + len(marker) :].partition(b"\n")
+                if not newline:
+                    continue
+                sink(held[:at])
+                status, want = (int(n) for n in line.split())
+                tail, data = [], rest
+                end = max(end, time.monotonic() + GRACE)
+            tail.append(data)
+            have += len(data)
+            if have >= want:
+                break
+            end = max(end, time.monotonic() + GRACE)  # it is still sending
+        took = time.monotonic() - began
+        if tail is not None and have >= want:
+            why = "time limit" if status == TIMED_OUT and told else ""
+            return Result(status, True, why, b"".join(tail)[:want], b"", boot, took)
+        if tail is None and held:
+            sink(held)
+        if told and not why:
+            return Result(
+                TIMED_OUT, True, "time limit; the guest did not answer", b"", b"", boot, took
+            )
+        return Result(DIED, started, why or "the guest ended early", b"", b"", boot, took)
+
+
+def _overlap(data: bytes, marker: bytes) -> int:
+    """Length of the longest end of `data` that could be the beginning of `marker`."""
+    for size in range(min(len(marker) - 1, len(data)), 0, -1):
+        if data.endswith(marker[:size]):
+            return size
+    return 0

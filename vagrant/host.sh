@@ -1,0 +1,86 @@
+#!/bin/sh
+# Install what this machine lacks, as Debian packages.  Idempotent; silent and quick when nothing is missing.
+#
+#   vagrant/host.sh python   a Python that can make virtual environments
+#   vagrant/host.sh vm       QEMU 8 or newer and what builds the guest image
+#   vagrant/host.sh clang    the compilers of the tests that build BPF objects, and of the benchmarks
+#
+# Works as root or through sudo.  It writes nothing under /etc/apt: a suite the machine does not list (backports,
+# for QEMU on Debian 12) is read from a private list in a temporary directory, on the mirror that apt already uses.
+set -eu
+
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+updated=
+
+say() { echo "host.sh: $*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo -n env DEBIAN_FRONTEND=noninteractive "$@" || sudo env DEBIAN_FRONTEND=noninteractive "$@"
+    else say "need root or sudo to run: $*"; return 1
+    fi
+}
+
+apt() { as_root apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null >&2; }
+
+install() {  # install PACKAGE...: those that are missing
+    missing=
+    for p in "$@"; do
+        case "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" in
+            "install ok installed") ;;
+            *) missing="$missing $p" ;;
+        esac
+    done
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || { say "this is no Debian; install by hand:$missing"; return 1; }
+    say "installing$missing"
+    [ -n "$updated" ] || { apt update && updated=1; }
+    # shellcheck disable=SC2086  # a list of words
+    apt install --no-install-recommends $missing
+}
+
+qemu_major() { qemu-system-x86_64 --version 2>/dev/null | sed -n '1s/.*version \([0-9]*\)\..*/\1/p'; }
+
+install_qemu() {
+    major=$(qemu_major)
+    [ "${major:-0}" -lt 8 ] || return 0
+    # shellcheck source=/dev/null
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    if [ "$codename" != bookworm ]; then
+        install qemu-system-x86
+    else
+        # Debian 12's own QEMU 7.2 corrupts the memory of a 6.12 guest; backports has QEMU 10.
+        [ -n "$updated" ] || { apt update && updated=1; }
+        lists=$(mktemp -d)
+        trap 'rm -rf "$lists" 2>/dev/null || as_root rm -rf "$lists"' EXIT
+        chmod 755 "$lists"
+        mkdir -p "$lists/parts" "$lists/state/partial"
+        for f in /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list; do
+            [ -f "$f" ] && cp "$f" "$lists/parts/"
+        done
+        uri=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+              sed -n "s/^$codename main //p" | head -n 1)
+        [ -n "$uri" ] || { say "found no '$codename main' among apt's sources"; return 1; }
+        keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+        [ -f "$keyring" ] && signed="[signed-by=$keyring] " || signed=
+        echo "deb $signed$uri $codename-backports main" > "$lists/parts/pybpf-backports.list"
+        say "installing QEMU from $codename-backports"
+        set -- -o Dir::Etc::SourceParts="$lists/parts" -o Dir::State::Lists="$lists/state" -o APT::Sandbox::User=root
+        apt "$@" update
+        apt "$@" install --no-install-recommends -t "$codename-backports" qemu-system-x86
+    fi
+    major=$(qemu_major)
+    [ "${major:-0}" -ge 8 ] || { say "QEMU ${major:-?} is too old: 8 or newer is needed"; return 1; }
+}
+
+for group in "$@"; do
+    case $group in
+        python) install python3 python3-venv ca-certificates ;;
+        vm)
+            install python3 python3-venv cpio zstd xz-utils
+            command -v busybox >/dev/null || install busybox-static
+            install_qemu ;;
+        clang) install clang-19 llvm-19 gcc libc6-dev ;;
+        *) say "unknown group: $group"; exit 2 ;;
+    esac
+done
