@@ -26,6 +26,7 @@ LAYERS = {
     "pybpf.trampoline.denylist": 3,
     "pybpf.trampoline.decode": 3,
     "pybpf.trampoline.reasons": 3,
+    "pybpf.trampoline.roles": 3,
     "pybpf.trampoline.model": 3,
     "pybpf.trampoline.traits": 3,
     "pybpf.trampoline.rewrite": 3,

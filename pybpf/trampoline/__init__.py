@@ -1,0 +1,29 @@
+"""Trampolines: what the kernel has (`images`), and plans for many functions (`plan`).
+
+Names are resolved when they are first asked for: importing this package loads
+no disassembler and touches no file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .image import TrampolineImage, image_of, images
+
+__all__ = ["TrampolineImage", "image_of", "images"]
+
+_HOME = {"TrampolineImage": "image", "image_of": "image", "images": "image"}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
