@@ -58,7 +58,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["BTF_MAGIC", "Btf"]
+__all__ = ["BTF_MAGIC", "Btf", "essential_name"]
 
 BTF_MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
@@ -112,6 +112,20 @@ _MAX_CHAIN = 256
 _MAX_NESTING = 64
 # Name look-ups answered by searching the blob before an index is built.
 _SCANS_BEFORE_INDEX = 3
+
+
+def essential_name(name: str) -> str:
+    """A type name without its CO-RE flavour: what is before the last ``X___Y``.
+
+    X and Y are not underscores (`bpf_core_essential_name_len` of libbpf).
+    """
+    at = name.rfind("___")
+    while at >= 0:
+        # A separator has exactly three underscores and something on each side.
+        if at > 0 and name[at - 1] != "_" and at + 3 < len(name) and name[at + 3] != "_":
+            return name[:at]
+        at = name.rfind("___", 0, at + 2)
+    return name
 
 
 class _Steps(dict[int, int]):
@@ -534,6 +548,27 @@ class Btf:
         if self._index is None:
             self._index = self._build_index()
         return self._index
+
+    @cached_property
+    def _flavours(self) -> dict[str, list[str]]:
+        # Names with a flavour by essential name.
+        found: dict[str, list[str]] = {}
+        for name in self.names():
+            if "___" in name:
+                essential = essential_name(name)
+                if essential != name:
+                    found.setdefault(essential, []).append(name)
+        return found
+
+    def find_essential(self, essential: str) -> list[int]:
+        """Ids of the own types, ascending, whose name without flavour is `essential`."""
+        names = self.names()
+        found: list[int] = []
+        same = [essential] if essential_name(essential) == essential else []
+        for name in (*same, *self._flavours.get(essential, ())):
+            ids = names.get(name, [])
+            found += [ids] if isinstance(ids, int) else ids
+        return sorted(found)
 
     # Following references.
 
