@@ -1,7 +1,7 @@
 """Packages of another Debian suite, without touching the machine's own apt.
 
-The mirrors are those the machine's apt sources name; the suite gets a sources list, package lists and a cache of its
-own in a directory below our cache.  apt checks the signatures as always.
+The mirrors are those the machine's apt sources name; the suite gets a sources list, package lists
+and a cache of its own in a directory below our cache.  apt checks the signatures as always.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def run(command: Sequence[str], cwd: Path | None = None) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            check=False,
         )
     except FileNotFoundError:
         raise VmError(f"{command[0]} is missing: this set-up needs a Debian host") from None

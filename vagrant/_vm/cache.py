@@ -1,7 +1,7 @@
 """What set-up keeps between runs: a directory that may be deleted at any time.
 
-Everything in it is made under a temporary name and renamed into place, so a reader sees a whole entry or
-none, and one lock makes concurrent runs build an entry once.
+Everything in it is made under a temporary name and renamed into place, so a reader sees a whole
+entry or none, and one lock makes concurrent runs build an entry once.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import io
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -22,12 +23,14 @@ __all__ = ["main"]
 
 CHECKOUT = Path(__file__).parent.parent.parent
 DESCRIPTION = """\
-Run CMD as root in a throw-away virtual machine, on a copy of this checkout (its root is the current
-directory), with python3, pytest and pybpf's dependencies at hand.  What CMD leaves under $OUT comes back into
---out DIR.  Exit status: CMD's own; 124 time limit; 125 the guest died (the console's last lines are on standard error)."""
+Run CMD as root in a throw-away virtual machine, on a copy of this checkout (its root is the
+current directory), with python3, pytest and pybpf's dependencies at hand.  What CMD leaves under
+$OUT comes back into --out DIR.  Exit status: CMD's own; 124 time limit; 125 the guest died (the
+console's last lines are then on standard error)."""
 EPILOG = """\
-The first run on a machine installs QEMU and fetches the kernels (vagrant/host.sh, Debian packages);
-later runs need no network.  Kernels and the guest image live in ~/.cache/pybpf ($PYBPF_CACHE), safe to delete."""
+The first run on a machine installs QEMU and fetches the kernels (vagrant/host.sh, Debian
+packages); later runs need no network.  Kernels and the guest image live in ~/.cache/pybpf
+($PYBPF_CACHE), which may be deleted at any time."""
 CONSOLE_LINES = 40
 PRUNED = {
     ".git",
@@ -95,18 +98,20 @@ def set_up(quiet: bool) -> str:
         if not quiet:
             note(f"setting up: {', '.join(missing)}")
         script = Path(__file__).parent.parent / "host.sh"
-        if subprocess.run([script, "vm"], stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
+        if subprocess.run(
+            [script, "vm"], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+        ).returncode:
             raise VmError("vagrant/host.sh vm failed, see above")
         path = qemu.qemu_command()
     return path
 
 
 def checkout_files() -> list[Path]:
-    """The checkout's files: what git tracks or would track, or all but caches where git cannot tell."""
+    """What git tracks or would track; all but caches where git cannot tell."""
     command = [
         "git",
         "-C",
-        CHECKOUT,
+        str(CHECKOUT),
         "ls-files",
         "-z",
         "--cached",
@@ -114,7 +119,7 @@ def checkout_files() -> list[Path]:
         "--exclude-standard",
     ]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode == 0:
             names = (Path(os.fsdecode(n)) for n in done.stdout.split(b"\0") if n)
             return sorted({n for n in names if os.path.lexists(CHECKOUT / n)})
@@ -207,12 +212,23 @@ def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: P
             f"row {row.name} ({how}): status {result.status}, "
             f"{result.boot_seconds:.1f} s to boot, {result.seconds:.1f} s in all"
         )
+    if warned := qemu.complaints(result.console):
+        note(f"row {row.name}: the kernel complained:")
+        for line in warned[:10]:
+            print(f"  | {line}", file=sys.stderr)
     return result.status
+
+
+def interrupt(number: int, frame: object) -> None:
+    """A signal that ends us ends the guest too, by way of the usual clean-up."""
+    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as `vagrant/vm`; the value is the exit status."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
     rows = kernels.rows()
     chosen = list(rows.values()) if options.kernel == "all" else [rows[options.kernel]]
     try:

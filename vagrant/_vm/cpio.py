@@ -68,7 +68,7 @@ class Writer:
             self.directory(name, status.st_mode & 0o777 | 0o700)
 
     def close(self) -> None:
-        """Write the trailer; the kernel wants the next archive to start at a multiple of four, we give it 512."""
+        """Write the trailer, and pad: the kernel wants the next archive aligned to four bytes."""
         self._put("TRAILER!!!", 0, b"")
         self._out.write(b"\0" * (-self._written % 512))
 

@@ -1,7 +1,9 @@
-"""The guest's userland: busybox, the host's Debian Python and our Python dependencies, as one compressed initramfs.
+"""The guest's userland: busybox, the host's Debian Python and our Python dependencies, as one
+compressed initramfs.
 
-The same image serves every kernel row.  It needs no root to build, no kernel modules to boot, and it is cached under a name
-made from everything that goes into it.  The checkout is not in it: each run puts a small archive of it in front.
+The same image serves every kernel row.  It needs no root to build, no kernel modules to boot, and
+it is cached under a name made from everything that goes into it.  The checkout is not in it: each
+run puts a small archive of it in front.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,8 +59,16 @@ def image() -> Path:
                 print("vm: building the guest image", file=sys.stderr, flush=True)
                 with cache.staged(target) as work:
                     _build(work, python, Path(busybox))
-    os.utime(target / "image")  # for `prune`: when it was last used
+                _prune(target.parent)
+    os.utime(target / "image")  # for _prune: when it was last used
     return target / "image"
+
+
+def _prune(images: Path) -> None:
+    """Drop images that nothing has used for two weeks."""
+    for old in images.glob("*/image"):
+        if time.time() - old.stat().st_mtime > 14 * 86400:
+            shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _identity(path: str) -> list[str | int]:
@@ -84,10 +95,10 @@ def _python_facts() -> dict[str, object]:
 
 
 def _libraries(files: Iterable[Path], inside: Path) -> dict[str, Path]:
-    """Host libraries that these need, by the path at which the loader looks; `inside` is the image's tree."""
+    """Host libraries that these need, by the loader's path; `inside` is the image's own tree."""
     found: dict[str, Path] = {}
     text = subprocess.run(
-        ["ldd", *files], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        ["ldd", *files], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     ).stdout
     for line in text.splitlines():
         match = re.match(r"\s+(?:\S+ => )?(/\S+) \(0x", line)
@@ -100,7 +111,7 @@ def _libraries(files: Iterable[Path], inside: Path) -> dict[str, Path]:
 
 
 def _wheels(into: Path, scratch: Path) -> None:
-    """Install our Python dependencies into a directory, with the pip of a throw-away environment."""
+    """Install our Python dependencies into a directory, with a throw-away environment's pip."""
     venv = scratch / "venv"
     try:
         subprocess.run(
@@ -110,12 +121,20 @@ def _wheels(into: Path, scratch: Path) -> None:
         raise VmError(
             f"{PYTHON} -m venv failed: run vagrant/host.sh python\n{error.stderr}"
         ) from None
-    command = [venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    command = [
+        str(venv / "bin/python"),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "-q",
+    ]
     done = subprocess.run(
         [*command, "--no-compile", "--only-binary=:all:", "--target", into, *requirements()],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        check=False,
     )
     if done.returncode:
         raise VmError(f"pip could not get the guest's packages: {done.stderr[-2000:]}")
@@ -144,6 +163,7 @@ def _build(work: Path, python: dict[str, object], busybox: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            check=False,
         )  # test files of packages that do not compile are no reason to fail
         binaries = [Path(os.path.realpath(PYTHON)), *root.rglob("*.so"), *root.rglob("*.so.*")]
         libraries = _libraries([*binaries, busybox], root)

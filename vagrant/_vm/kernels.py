@@ -1,8 +1,10 @@
-"""The kernels that tests run on: Debian's cloud kernels, unpacked from their packages, never installed.
+"""The kernels that tests run on: Debian's cloud kernels, unpacked from their packages, never
+installed.
 
-A row of rows.json names suites and a metapackage.  The metapackage's dependency names the real one, and that (or, in
-newer releases, the -binary- package it depends on) holds the vmlinuz.  `row/current` in the cache names the version in use;
-it changes only on `--update`, so a run needs no network once a kernel is there.
+A row of rows.json names suites and a metapackage.  The metapackage's dependency names the real one,
+and that (or, in newer releases, the -binary- package it depends on) holds the vmlinuz.
+`row/current` in the cache names the version in use; it changes only on `--update`, so a run needs
+no network once a kernel is there.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def rows() -> dict[str, Row]:
 
 
 def kernel(row: Row, *, update: bool = False) -> Kernel:
-    """The row's kernel from the cache, fetched first if it is not there (or if told to look for a newer one)."""
+    """The row's kernel, fetched if the cache lacks it or if told to look for a newer one."""
     home = cache.root() / "kernels" / row.name
     if not update and (found := _cached(row, home)):
         return found

@@ -1,20 +1,23 @@
 """Start QEMU, stream what the command prints, and know how the guest ended.
 
-Two serial ports: the kernel's console goes to a file that is shown only when the guest dies; the other carries the command's
-output byte for byte and, behind a marker with a random token, its status and the archive of `$OUT`.  The time limit runs on the
-host's clock from the command's start: at its end the guest is told, stops the command and still sends what there is;
-a guest that does not answer is killed.
+Two serial ports: the kernel's console goes to a file that is shown only when the guest dies; the
+other carries the command's output byte for byte and, behind a marker with a random token, its
+status and the archive of `$OUT`.  The time limit runs on the host's clock from the command's start:
+at its end the guest is told, stops the command and still sends what there is; a guest that does not
+answer is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import re
 import secrets
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,7 +27,17 @@ from . import cache
 from .cache import VmError
 from .kernels import Kernel
 
-__all__ = ["DIED", "TIMED_OUT", "Guest", "Result", "kvm_works", "qemu_command"]
+__all__ = [
+    "DIED",
+    "TIMED_OUT",
+    "Guest",
+    "Result",
+    "complaints",
+    "kvm_works",
+    "qemu_command",
+]
+
+_LIBC = ctypes.CDLL(None)
 
 TIMED_OUT = 124
 DIED = 125
@@ -32,8 +45,12 @@ OLDEST_QEMU = 8
 BOOT_LIMIT = 240.0  # seconds; 4-10 is usual without KVM, a loaded machine takes several times that
 GRACE = 45.0  # seconds from "time is up" to the whole archive
 DEATH = re.compile(rb"Kernel panic - not syncing|PANIC: double fault|KVM internal error")
+UNSTARTED = "the guest did not start the command"
+COMPLAINT = re.compile(
+    rb"WARNING: |BUG: |Oops|general protection fault|INFO: task .* blocked|stall"
+)
 COMMAND_LINE = (
-    "console=ttyS0 loglevel=4 panic=-1 oops=panic nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+    "console=ttyS0 loglevel=5 panic=-1 oops=panic nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 )
 
 
@@ -42,7 +59,7 @@ def qemu_command() -> str:
     path = shutil.which("qemu-system-x86_64")
     if not path:
         raise VmError("qemu-system-x86_64 is missing: run vagrant/host.sh vm")
-    text = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"version (\d+)\.(\d+)", text)
     if not found or int(found[1]) < OLDEST_QEMU:
         said = text.splitlines()[0] if text else "no version"
@@ -54,9 +71,10 @@ def qemu_command() -> str:
 
 
 def kvm_works(qemu: str, kernel: Kernel, limit: float = 6.0) -> bool:
-    """True only if this kernel has been seen to boot under KVM, here and since the host's last boot.
+    """True only if this kernel has been seen to boot under KVM since the host's last boot.
 
-    A /dev/kvm that opens proves nothing: it may abort, or hang at the first instruction it cannot run.
+    A /dev/kvm that opens proves nothing: it may abort, or hang at the first instruction that it
+    cannot run.
     """
     choice = os.environ.get("PYBPF_KVM")
     if choice in ("0", "no"):
@@ -147,7 +165,12 @@ class Guest:
         self.console.write_bytes(b"")
         with open(self.console.with_name("qemu-errors"), "w+b") as errors:
             process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is ours to handle
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  no threads here
             )
             try:
                 result = self._watch(process, began, timeout, sink)
@@ -175,7 +198,7 @@ class Guest:
         tail: list[bytes] | None = None  # once the marker was seen: what follows it
         want = have = status = 0
         started = told = False
-        boot, end, why = 0.0, began + BOOT_LIMIT, "the guest did not start the command"
+        boot, end, why = 0.0, began + BOOT_LIMIT, UNSTARTED
         output = process.stdout.fileno()
         while True:
             now = time.monotonic()
@@ -222,11 +245,28 @@ class Guest:
             return Result(status, True, why, b"".join(tail)[:want], b"", boot, took)
         if tail is None and held:
             sink(held)
+        console = self.console.read_bytes()  # the loop may have ended before it saw the last of it
+        started = started or f" {self.token}".encode() in console
+        if DEATH.search(console):
+            why = "the kernel panicked"
+        elif started and why == UNSTARTED:
+            why = ""
         if told and not why:
             return Result(
                 TIMED_OUT, True, "time limit; the guest did not answer", b"", b"", boot, took
             )
         return Result(DIED, started, why or "the guest ended early", b"", b"", boot, took)
+
+
+def complaints(console: bytes) -> list[str]:
+    """Lines of the console in which the kernel warns of a fault of its own."""
+    lines = console.decode(errors="replace").replace("\r", "").split("\n")
+    return [line.strip() for line in lines if COMPLAINT.search(line.encode())]
+
+
+def _die_with_parent() -> None:
+    """In the new process: be killed when `vagrant/vm` dies, however: no guest is left over."""
+    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _overlap(data: bytes, marker: bytes) -> int:
