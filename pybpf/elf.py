@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     class Section(NamedTuple):
         """``Elf64_Shdr``. ``offset`` and ``size`` in bytes of the file."""
 
-        index: int
+        idx: int
         name: str
         type: int
         flags: int
@@ -110,7 +110,7 @@ if TYPE_CHECKING:
         symbol: int
 
 else:
-    Section = namedtuple("Section", "index name type flags offset size link info entsize")
+    Section = namedtuple("Section", "idx name type flags offset size link info entsize")
     Symbol = namedtuple("Symbol", "name value size bind type visibility shndx")
     Rel = namedtuple("Rel", "offset type symbol")
 
@@ -239,7 +239,7 @@ class ElfFile:
             raise self.error(f"symbol names in section {strings.name!r}", table.name, 0)
         data, start, end = self.data, strings.offset, strings.offset + strings.size
         known: dict[int, str] = {0: ""}
-        symbols = []
+        symbols: list[Symbol] = []
         for name_at, info, other, shndx, value, size in _SYM.iter_unpack(self.contents(table)):
             name = known.get(name_at)
             if name is None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pybpf.elf import ElfFile
 
     from .sections import SectionDef
+    from .variables import DataSection
 
 __all__ = [
     "Extern",
@@ -246,20 +247,6 @@ class Extern:
     offset: int = 0
     size: int = 0
 
-    @property
-    def essential_name(self) -> str:
-        """The name without a ``___flavour``."""
-        return essential_name(self.name)
-
-
-def essential_name(name: str) -> str:
-    """A name without its last ``___flavour``; the kernel's name for a flavoured one."""
-    at = name.rfind("___", 1)
-    # libbpf wants something on both sides of the three underscores.
-    while at > 0 and (name[at - 1] == "_" or at + 3 >= len(name) or name[at + 3] == "_"):
-        at = name.rfind("___", 1, at + 2)
-    return name[:at] if at > 0 else name
-
 
 @dataclass(frozen=True)
 class ObjectSpec:
@@ -274,6 +261,7 @@ class ObjectSpec:
     :param btf: the object's BTF as the file has it
     :param functions: all functions, programs and subprograms, by section and offset
     :param externs: .kconfig first, then .ksyms, in libbpf's order
+    :param data_sections: BTF's DATASECs by name, completed from ELF
     """
 
     name: str
@@ -285,6 +273,7 @@ class ObjectSpec:
     btf: Btf | None
     functions: Sequence[Function] = field(default=(), repr=False)
     externs: Sequence[Extern] = field(default=(), repr=False)
+    data_sections: Mapping[str, DataSection] = field(default_factory=dict, repr=False)
     elf: ElfFile | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -313,3 +302,29 @@ class ObjectSpec:
         except ObjectFormatError as err:
             err.file = err.file or self.name
             raise
+
+    @cached_property
+    def text(self) -> int:
+        """Index of the section that holds subprograms, 0 if there is none."""
+        for function in self.functions:
+            if function.section_name == ".text":
+                return function.section
+        return 0
+
+    def btf_for_load(self) -> bytes | None:
+        """The object's BTF with what the compiler had to leave out, as BPF_BTF_LOAD takes it.
+
+        :raises ObjectFormatError: it cannot be completed
+        """
+        from pybpf.btf.encode import fixup_for_load
+
+        if self.btf is None:
+            return None
+        places = [(name, e) for name, s in self.data_sections.items() for e in s.entries]
+        return fixup_for_load(
+            self.btf,
+            {name: section.size for name, section in self.data_sections.items()},
+            {(name, entry.var.name): entry.offset for name, entry in places},
+            static_vars={e.var.name for _, e in places if e.static and e.var.linkage},
+            static_funcs={f.name for f in self.functions if f.hidden},
+        )

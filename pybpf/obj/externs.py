@@ -1,0 +1,231 @@
+"""Externs: symbols an object leaves to the kernel.
+
+Section .ksyms holds kernel variables, addresses and kfuncs; section .kconfig
+holds values that become one read-only map. Undefined ELF symbols say which
+there are and whether they are weak, BTF says of what type.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+from pybpf.btf import Array, Btf, BtfKind, Datasec, Enum, Enum64, Func, Int, Linkage, Var
+from pybpf.elf import SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_NOTYPE, ElfFile
+from pybpf.errors import RelocationError
+
+from .spec import Extern
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pybpf.elf import Symbol
+
+__all__ = ["KCONFIG", "KSYMS", "collect", "is_extern", "kconfig_size", "kconfig_values"]
+
+KCONFIG, KSYMS = ".kconfig", ".ksyms"
+_TRISTATE = {"n": 0, "y": 1, "m": 2}  # enum libbpf_tristate
+_SIZES = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
+
+
+def is_extern(symbol: Symbol) -> bool:
+    """An undefined symbol that another file, here the kernel, defines."""
+    return (
+        symbol.shndx == SHN_UNDEF
+        and symbol.bind in (STB_GLOBAL, STB_WEAK)
+        and symbol.type == STT_NOTYPE
+    )
+
+
+def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
+    """Externs in libbpf's order: .kconfig by alignment, size and name, then .ksyms by name.
+
+    :raises ObjectFormatError: BTF does not describe one, or in a way that makes no sense
+    """
+    undefined = [(i, s) for i, s in enumerate(elf.symbols) if is_extern(s) and s.name]
+    if not undefined:
+        return []
+    if btf is None:
+        raise elf.error(f"extern {undefined[0][1].name!r} needs BTF, and there is none", KSYMS, 0)
+    declared = _declared(elf, btf)
+    used: set[str] = set()
+    kconfig: list[tuple[tuple[int, int, str], Extern]] = []
+    ksyms: list[Extern] = []
+    for index, symbol in undefined:
+        where = declared.get(symbol.name)
+        if where is None:
+            raise elf.error(f"extern {symbol.name!r} is in neither .ksyms nor .kconfig", ".BTF", 0)
+        section, btf_id = where
+        if symbol.name in used:
+            raise elf.error(f"two externs {symbol.name!r}", section, 0)
+        used.add(symbol.name)
+        weak = symbol.bind == STB_WEAK
+        var = btf.type(btf_id)
+        if section == KSYMS:
+            assert isinstance(var, (Var, Func))  # _declared lists nothing else
+            ksyms.append(
+                Extern(
+                    symbol.name,
+                    section,
+                    weak,
+                    btf_id,
+                    btf.skip_mods_and_typedefs(var.type),
+                    isinstance(var, Func),
+                    index,
+                )
+            )
+            continue
+        if not isinstance(var, Var):
+            raise elf.error(f"extern function {symbol.name!r} in .kconfig", section, 0)
+        size, align = btf.sizeof(var.type), btf.alignof(var.type)
+        if not size:
+            raise elf.error(f"extern {symbol.name!r} has no size", section, 0)
+        if _form(btf, var.type) is None:
+            raise elf.error(f"extern {symbol.name!r} has a type no kernel option has", section, 0)
+        kconfig.append(
+            (
+                (-align, size, symbol.name),
+                Extern(
+                    symbol.name, section, weak, btf_id, var.type, False, index, offset=0, size=size
+                ),
+            )
+        )
+    for name, (section, _) in declared.items():
+        if name not in used and any(declared[one][0] == section for one in used):
+            raise elf.error(f"no symbol for extern {name!r}", section, 0)
+    return [*_laid_out(kconfig), *sorted(ksyms, key=lambda extern: extern.name)]
+
+
+def _laid_out(kconfig: list[tuple[tuple[int, int, str], Extern]]) -> Iterator[Extern]:
+    # Offsets in the map's value, each aligned as its type wants.
+    at = 0
+    for (minus_align, _, _), extern in sorted(kconfig, key=lambda pair: pair[0]):
+        at += -at % -minus_align
+        yield replace(extern, offset=at)
+        at += extern.size
+
+
+def _declared(elf: ElfFile, btf: Btf) -> dict[str, tuple[str, int]]:
+    # (section, id of VAR or FUNC) by name, of all extern declarations.
+    found: dict[str, tuple[str, int]] = {}
+    for datasec_id in btf.ids(BtfKind.DATASEC):
+        datasec = btf.type(datasec_id)
+        if not isinstance(datasec, Datasec) or datasec.name not in (KCONFIG, KSYMS):
+            continue
+        for entry in datasec.entries:
+            var = btf.type(entry.type)
+            if not isinstance(var, (Var, Func)):
+                raise elf.error("a member that is neither variable nor function", datasec.name, 0)
+            if var.linkage == Linkage.EXTERN:
+                found.setdefault(var.name, (datasec.name, entry.type))
+    return found
+
+
+def _form(btf: Btf, type_id: int) -> tuple[str, bool] | None:
+    """(form of a kernel option that fits a C type, is it signed); None if none does."""
+    t = btf.type(btf.skip_mods_and_typedefs(type_id))
+    if isinstance(t, Int):
+        if t.is_bool:
+            return ("bool", False) if t.size == 1 else None
+        if t.size == 1:
+            return "char", t.signed
+        return ("int", t.signed) if t.size in _SIZES else None
+    if isinstance(t, Enum):
+        return ("tristate", False) if t.size == 4 and t.name == "libbpf_tristate" else None
+    if isinstance(t, Enum64):
+        return ("tristate", False) if t.name == "libbpf_tristate" else None
+    if isinstance(t, Array) and t.nelems:
+        element = _form(btf, t.type)
+        return ("string", False) if element and element[0] == "char" else None
+    return None
+
+
+def kconfig_size(externs: Iterable[Extern]) -> int:
+    """Bytes of the .kconfig map's value; 0 if there is no such extern."""
+    return max((e.offset + e.size for e in externs if e.section == KCONFIG), default=0)
+
+
+def kconfig_values(
+    externs: Sequence[Extern],
+    btf: Btf,
+    *,
+    virtual: Mapping[str, int],
+    config: Iterable[str],
+) -> bytes:
+    """Contents of the .kconfig map.
+
+    :param virtual: values of ``LINUX_*`` names, e.g. ``LINUX_KERNEL_VERSION``
+    :param config: lines of a kernel configuration, ``CONFIG_X=y``; only looked at if needed
+    :raises RelocationError: a strong extern has no value, or a value does not fit its type
+    """
+    data = bytearray(kconfig_size(externs))
+    options: dict[str, Extern] = {}
+    for extern in externs:
+        if extern.section != KCONFIG:
+            continue
+        if extern.name.startswith("CONFIG_"):
+            options[extern.name] = extern
+        elif extern.name in virtual:
+            _store_number(data, btf, extern, virtual[extern.name])
+        elif not (extern.weak and extern.name.startswith("LINUX_")):
+            raise RelocationError(f"extern {extern.name!r} (.kconfig): nobody knows such a value")
+    if options:
+        for line in config:
+            if not line.startswith("CONFIG_"):
+                continue
+            name, equals, value = line.rstrip("\n").partition("=")
+            option = options.get(name) if equals and value else None
+            if option is not None:
+                _store_option(data, btf, option, value)
+                del options[name]
+    for extern in options.values():
+        if not extern.weak:
+            raise RelocationError(
+                f"extern {extern.name!r} (.kconfig): not set in this kernel's configuration"
+            )
+    return bytes(data)
+
+
+def _misfit(extern: Extern, value: object) -> RelocationError:
+    return RelocationError(f"extern {extern.name!r} (.kconfig): {value!r} does not fit its type")
+
+
+def _store_number(data: bytearray, btf: Btf, extern: Extern, value: int) -> None:
+    form, signed = _form(btf, extern.type_id) or ("", False)
+    bits = 8 * extern.size
+    low, high = (-1 << bits - 1, 1 << bits - 1) if signed else (0, 1 << bits)
+    if form == "bool":
+        high = 2
+    if form not in ("bool", "char", "int") or not low <= value < high:
+        raise _misfit(extern, value)
+    struct.pack_into(_SIZES[extern.size], data, extern.offset, value & (1 << bits) - 1)
+
+
+def _store_option(data: bytearray, btf: Btf, extern: Extern, value: str) -> None:
+    form, _ = _form(btf, extern.type_id) or ("", False)
+    if value[0] == '"':
+        text = value[1:-1].encode("utf-8", "surrogateescape")
+        if form != "string" or len(value) < 2 or value[-1] != '"':
+            raise _misfit(extern, value)
+        # As libbpf: too long a text is cut, and the NUL is kept.
+        data[extern.offset : extern.offset + extern.size] = text[: extern.size - 1].ljust(
+            extern.size, b"\0"
+        )
+    elif value in _TRISTATE:
+        if form == "bool" and value != "m":
+            data[extern.offset] = value == "y"
+        elif form == "tristate":
+            struct.pack_into(_SIZES[extern.size], data, extern.offset, _TRISTATE[value])
+        elif form == "char":
+            data[extern.offset] = ord(value)
+        else:
+            raise _misfit(extern, value)
+    else:
+        try:
+            number = int(value, 0)
+        except ValueError:
+            raise _misfit(extern, value) from None
+        if form == "bool":
+            raise _misfit(extern, value)
+        _store_number(data, btf, extern, number)

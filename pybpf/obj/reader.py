@@ -1,0 +1,491 @@
+"""From the bytes of an object file to its `ObjectSpec`.
+
+One pass sorts the ELF sections by what they hold, as libbpf does: code, data,
+map definitions, struct_ops, relocations; debug information is not looked at
+and what is unknown is skipped. Then symbols become functions, BTF describes
+variables and maps, and relocations are resolved to map, function and extern
+numbers. Everything that could make a later step fail on this file is checked
+here, so that reading is where a malformed file ends.
+
+The result depends on the bytes alone. Order of programs and maps, names and
+numbers are libbpf's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pybpf._uapi.enums import MapType
+from pybpf.btf import Btf, Linkage, Struct, Var
+from pybpf.elf import (
+    SHF_EXECINSTR,
+    SHT_NOBITS,
+    SHT_PROGBITS,
+    SHT_REL,
+    SHT_STRTAB,
+    SHT_SYMTAB,
+    STB_LOCAL,
+    STT_FUNC,
+    STV_HIDDEN,
+    STV_INTERNAL,
+    ElfFile,
+    Section,
+)
+from pybpf.errors import ObjectFormatError
+
+from . import externs as ext
+from . import mapdefs, relocs, sections
+from .spec import (
+    Extern,
+    Function,
+    MapSpec,
+    ObjectSpec,
+    ProgramSpec,
+    Reloc,
+    StructOpsSpec,
+    VariableSpec,
+)
+from .variables import DataSection, place
+
+__all__ = ["read_object"]
+
+# UAPI bpf.h, flags of BPF_MAP_CREATE
+BPF_F_RDONLY_PROG = 1 << 7
+BPF_F_MMAPABLE = 1 << 10
+BPF_F_LINK = 1 << 13
+
+_STRUCT_OPS = frozenset({".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link"})
+_ARENA, _JUMPTABLES = ".addr_space.1", ".jumptables"
+_INT_MAX = 0x7FFFFFFF
+# Zeros of a .bss longer than this are not spelled out.
+_MAX_ZEROS = 16 << 20
+_LICENSE_LEN = 63
+
+
+def read_object(data: bytes | bytearray | memoryview, name: str = "") -> ObjectSpec:
+    """What an object file asks for.
+
+    :param data: the whole file
+    :param name: file name; its stem becomes part of kernel map names
+    :raises ObjectFormatError: not a BPF object, or a malformed one; names file,
+        section and offset
+    """
+    reader = _Reader(ElfFile(data, name))
+    try:
+        return reader.read()
+    except ObjectFormatError as err:
+        err.file = err.file or name
+        raise
+
+
+class _Reader:
+    def __init__(self, elf: ElfFile) -> None:
+        self.elf = elf
+        self.license = ""
+        self.version = 0
+        self.text = self.maps_section = self.arena = self.jumptables = 0
+        self.code: list[Section] = []
+        self.data: dict[int, str] = {}  # "data", "rodata" or "bss" by section index
+        self.struct_ops: list[Section] = []
+        self.rels: list[Section] = []
+        self.btf: Btf | None = None
+        self.btf_section: Section | None = None
+        self.has_btf_ext = False
+
+    def read(self) -> ObjectSpec:
+        elf = self.elf
+        if elf.symbol_section is None:
+            raise elf.error("no symbol table (a stripped file?)", ".symtab", 0)
+        for section in elf.sections[1:]:
+            self.sort(section)
+        functions = self.functions()
+        self.btf = self.read_btf()
+        externs = ext.collect(elf, self.btf)
+        places = place(elf, self.btf) if self.btf is not None else {}
+        programs = self.programs(functions)
+        maps, indexes = self.maps(places, externs)
+        arena = next((i for i, m in enumerate(maps) if m.type == MapType.BPF_MAP_TYPE_ARENA), None)
+        if self.arena and arena is None:
+            raise elf.error("arena data without an arena map", _ARENA, 0)
+        found: dict[int, list[Reloc]] = {}
+        index = relocs.FunctionIndex(functions)
+        where = relocs.Places(
+            elf,
+            text=self.text,
+            maps_section=self.maps_section,
+            maps={offset: i for i, (offset, _, _, _) in enumerate(indexes)},
+            data={s: i for i, s in enumerate(self._data_sections(), len(indexes))},
+            arena=(self.arena, arena),
+            jumptables=self.jumptables,
+            externs=externs,
+        )
+        for table in self.rels:
+            if table.info == self.maps_section:
+                maps = self.fill_slots(table, maps, indexes, programs)
+            elif any(s.idx == table.info for s in self.struct_ops):
+                maps = self.fill_struct_ops(table, maps, functions, index, programs, places)
+            else:
+                relocs.program_relocs(elf, table, functions, index, where, found)
+        functions = relocs.with_relocs(functions, found)
+        by_key = {(f.section, f.start, f.name): f for f in functions}
+        return ObjectSpec(
+            elf.name,
+            self.license,
+            self.version,
+            {
+                p.name: replace(
+                    p, function=by_key[p.function.section, p.function.start, p.function.name]
+                )
+                for p in programs.values()
+            },
+            {m.name: m for m in maps},
+            self.variables(places, maps),
+            self.btf,
+            functions,
+            externs,
+            places,
+            elf,
+        )
+
+    # Sections.
+
+    def sort(self, section: Section) -> None:
+        """Note what a section holds."""
+        name, kind = section.name, section.type
+        if kind in (SHT_STRTAB, SHT_SYMTAB) or name.startswith(
+            (".debug", ".rel.debug", ".rel.BTF")
+        ):
+            return
+        if name == "license":
+            text = bytes(self.elf.contents(section)[: _LICENSE_LEN + 1]).partition(b"\0")[0]
+            self.license = text[:_LICENSE_LEN].decode("utf-8", "backslashreplace")
+        elif name == "version":
+            if section.size != 4 or kind == SHT_NOBITS:
+                raise self.elf.error("not four bytes", name, 0)
+            self.version = int.from_bytes(self.elf.contents(section), "little")
+        elif name == "maps":
+            raise self.elf.error(
+                "legacy map definitions (struct bpf_map_def) are not supported,"
+                " define maps in section '.maps'",
+                name,
+                0,
+            )
+        elif name == ".maps":
+            self.maps_section = section.idx
+        elif name in (".BTF", ".BTF.ext"):
+            if kind != SHT_PROGBITS:
+                raise self.elf.error(f"section of type {kind}", name, 0)
+            if name == ".BTF":
+                self.btf_section = section
+            else:
+                self.has_btf_ext = True
+        elif kind == SHT_PROGBITS and section.size:
+            self.sort_progbits(section)
+        elif kind == SHT_REL:
+            self.sort_relocations(section)
+        elif (name == ".bss" or name.startswith(".bss.")) and kind == SHT_NOBITS and section.size:
+            self.data[section.idx] = "bss"
+
+    def sort_progbits(self, section: Section) -> None:
+        name = section.name
+        if section.flags & SHF_EXECINSTR:
+            if name == ".text":
+                self.text = section.idx
+            self.code.append(section)
+        elif name == ".data" or name.startswith(".data."):
+            self.data[section.idx] = "data"
+        elif name == ".rodata" or name.startswith(".rodata."):
+            self.data[section.idx] = "rodata"
+        elif name in _STRUCT_OPS:
+            self.struct_ops.append(section)
+        elif name == _ARENA:
+            self.arena = section.idx
+        elif name == _JUMPTABLES:
+            self.jumptables = section.idx
+
+    def sort_relocations(self, section: Section) -> None:
+        if section.info >= len(self.elf.sections) or section.entsize != 16:
+            raise self.elf.error("malformed relocation section", section.name, 0)
+        target = self.elf.sections[section.info]
+        # Data sections have relocations too, which mean nothing here.
+        if target.flags & SHF_EXECINSTR or target.name == ".maps" or target.name in _STRUCT_OPS:
+            self.rels.append(section)
+
+    def _data_sections(self) -> list[int]:
+        """Indexes of the sections that become maps, in libbpf's order."""
+        return sorted(self.data)
+
+    # Code.
+
+    def functions(self) -> tuple[Function, ...]:
+        """All functions, by section and offset."""
+        elf = self.elf
+        code = {section.idx: section for section in self.code}
+        functions = []
+        for symbol in elf.symbols:
+            section = code.get(symbol.shndx)
+            if section is None or symbol.type != STT_FUNC:
+                continue
+
+            def error(what: str, at: int = symbol.value, where: str = section.name) -> Exception:
+                return elf.error(what, where, at)
+
+            end = symbol.value + symbol.size
+            if end > section.size:
+                raise error(f"function {symbol.name!r} ends after the section")
+            if not symbol.size or symbol.size % 8 or symbol.value % 8:
+                raise error(
+                    f"function {symbol.name!r} of {symbol.size} bytes is no whole number"
+                    " of instructions"
+                )
+            if symbol.bind == STB_LOCAL and section.idx != self.text:
+                raise error(f"program {symbol.name!r} is static, which is not supported")
+            is_global = symbol.bind != STB_LOCAL
+            functions.append(
+                Function(
+                    symbol.name,
+                    section.idx,
+                    section.name,
+                    symbol.value // 8,
+                    symbol.size // 8,
+                    is_global,
+                    is_global and symbol.visibility in (STV_HIDDEN, STV_INTERNAL),
+                    elf.contents(section)[symbol.value : end],
+                )
+            )
+        functions.sort(key=lambda f: (f.section, f.start))
+        return tuple(functions)
+
+    def programs(self, functions: tuple[Function, ...]) -> dict[str, ProgramSpec]:
+        """The entry programs: functions outside .text."""
+        found: dict[str, ProgramSpec] = {}
+        for function in functions:
+            if function.section == self.text:
+                continue
+            if function.name in found:
+                raise self.elf.error(
+                    f"a second program {function.name!r}",
+                    function.section_name,
+                    8 * function.start,
+                )
+            section = function.section_name.removeprefix("?")
+            known = sections.find(section)
+            found[function.name] = ProgramSpec(
+                function.name,
+                section,
+                known.type if known else 0,
+                known.attach_type if known else 0,
+                known.prog_flags if known else 0,
+                section.partition("/")[2],
+                autoload=not function.section_name.startswith("?"),
+                autoattach=known is not None and known.auto,
+                insn_cnt=function.count,
+                sec_def=known,
+                function=function,
+            )
+        return found
+
+    # BTF, maps, variables.
+
+    def read_btf(self) -> Btf | None:
+        section = self.btf_section
+        if section is not None:
+            return Btf(self.elf.contents(section), name=self.elf.name)
+        needs = "BTF (compile with -g), which the object does not have"
+        if self.maps_section:
+            raise self.elf.error(f"map definitions need {needs}", ".maps", 0)
+        if self.struct_ops:
+            raise self.elf.error(f"struct_ops need {needs}", self.struct_ops[0].name, 0)
+        if self.has_btf_ext:
+            raise self.elf.error(f"relocations need {needs}", ".BTF.ext", 0)
+        return None
+
+    def maps(
+        self, places: dict[str, DataSection], externs: list[Extern]
+    ) -> tuple[list[MapSpec], list[tuple[int, int, int, MapSpec]]]:
+        """All maps by index; and for those of .maps (offset, size, id of the definition, map)."""
+        defined = self.user_maps(places)
+        maps = [spec for _, _, _, spec in defined]
+        names = {spec.name for spec in maps}
+        for section_index in self._data_sections():
+            maps.append(self.data_map(section_index, places, names))
+            names.add(maps[-1].name)
+        size = ext.kconfig_size(externs)
+        if size:
+            described = places.get(ext.KCONFIG)
+            maps.append(
+                MapSpec(
+                    ext.KCONFIG,
+                    MapType.BPF_MAP_TYPE_ARRAY,
+                    4,
+                    size,
+                    1,
+                    map_flags=BPF_F_RDONLY_PROG | BPF_F_MMAPABLE,
+                    value_type_id=described.type_id if described else 0,
+                    section=ext.KCONFIG,
+                    data="kconfig",
+                )
+            )
+        maps += self.struct_ops_maps(places)
+        seen: set[str] = set()
+        for spec in maps:
+            if spec.name in seen:
+                raise self.elf.error(f"a second map {spec.name!r}", spec.section, 0)
+            seen.add(spec.name)
+        return maps, defined
+
+    def user_maps(self, places: dict[str, DataSection]) -> list[tuple[int, int, int, MapSpec]]:
+        if not self.maps_section or self.btf is None:
+            return []
+        described = places.get(".maps")
+        if described is None:
+            raise self.elf.error("BTF does not describe the maps", ".maps", 0)
+        btf = self.btf
+        return [self.user_map(btf, e.var, e.offset, e.size) for e in described.entries]
+
+    def user_map(self, btf: Btf, var: Var, offset: int, size: int) -> tuple[int, int, int, MapSpec]:
+        def error(what: str) -> ObjectFormatError:
+            return self.elf.error(f"map {var.name!r}: {what}", ".maps", offset)
+
+        if not var.name:
+            raise error("the map has no name")
+        if offset + size > self.elf.sections[self.maps_section].size:
+            raise error("ends after the section")
+        if var.linkage != Linkage.GLOBAL:
+            raise error("static and extern maps are not supported")
+        definition_id = btf.skip_mods_and_typedefs(var.type)
+        definition = btf.type(definition_id)
+        if not isinstance(definition, Struct):
+            raise error("the definition is no struct")
+        if definition.size > size:
+            raise error("the definition is larger than the variable")
+        return offset, size, definition_id, mapdefs.parse(btf, var.name, definition, error)
+
+    def data_map(
+        self, section_index: int, places: dict[str, DataSection], taken: set[str]
+    ) -> MapSpec:
+        section = self.elf.sections[section_index]
+        kind = self.data[section_index]
+        if section.size > _INT_MAX:
+            raise self.elf.error(f"{section.size} bytes do not fit in a map", section.name, 0)
+        described = places.get(section.name)
+        initial: bytes | None = bytes(self.elf.contents(section))
+        if kind == "bss":
+            initial = bytes(section.size) if section.size <= _MAX_ZEROS else None
+        flags = BPF_F_RDONLY_PROG if kind == "rodata" else 0
+        if described is not None and described.has_visible:
+            flags |= BPF_F_MMAPABLE
+        return MapSpec(
+            # Two sections may share a name, e.g. .rodata.cst16 of different flags.
+            section.name if section.name not in taken else f"{section.name}#{section_index}",
+            MapType.BPF_MAP_TYPE_ARRAY,
+            4,
+            section.size,
+            1,
+            map_flags=flags,
+            value_type_id=described.type_id if described else 0,
+            initial=initial,
+            section=section.name,
+            data=kind,
+        )
+
+    def struct_ops_maps(self, places: dict[str, DataSection]) -> list[MapSpec]:
+        found = []
+        for section in self.struct_ops:
+            described = places.get(section.name)
+            if described is None or self.btf is None:
+                raise self.elf.error("BTF does not describe the variables", section.name, 0)
+            contents = self.elf.contents(section)
+            for entry in described.entries:
+                type_id = self.btf.skip_mods_and_typedefs(entry.var.type)
+                t = self.btf.type(type_id)
+                if not isinstance(t, Struct) or not t.name:
+                    raise self.elf.error(
+                        f"{entry.var.name!r} is no named struct", section.name, entry.offset
+                    )
+                if entry.offset + t.size > section.size:
+                    raise self.elf.error(
+                        f"{entry.var.name!r} ends after the section", section.name, entry.offset
+                    )
+                link = section.name.endswith(".link")
+                found.append(
+                    MapSpec(
+                        entry.var.name,
+                        MapType.BPF_MAP_TYPE_STRUCT_OPS,
+                        4,
+                        t.size,
+                        1,
+                        map_flags=BPF_F_LINK if link else 0,
+                        value_type_id=type_id,
+                        section=section.name,
+                        struct_ops=StructOpsSpec(
+                            type_id,
+                            t.name,
+                            bytes(contents[entry.offset : entry.offset + t.size]),
+                            {},
+                            link,
+                        ),
+                        autocreate=not section.name.startswith("?"),
+                    )
+                )
+        return found
+
+    def fill_slots(
+        self,
+        table: Section,
+        maps: list[MapSpec],
+        defined: list[tuple[int, int, int, MapSpec]],
+        programs: dict[str, ProgramSpec],
+    ) -> list[MapSpec]:
+        if self.btf is None:
+            return maps
+        slots = relocs.slots(self.elf, self.btf, table, defined, programs, self.maps_section)
+        return [replace(m, slots=tuple(slots[m.name])) if m.name in slots else m for m in maps]
+
+    def fill_struct_ops(
+        self,
+        table: Section,
+        maps: list[MapSpec],
+        functions: tuple[Function, ...],
+        index: relocs.FunctionIndex,
+        programs: dict[str, ProgramSpec],
+        places: dict[str, DataSection],
+    ) -> list[MapSpec]:
+        section = self.elf.sections[table.info].name
+        described = places.get(section)
+        if self.btf is None or described is None:
+            return maps
+        offsets = {entry.var.name: entry.offset for entry in described.entries}
+        own = [(offsets[m.name], m) for m in maps if m.section == section]
+        funcs = relocs.struct_ops_funcs(self.elf, self.btf, table, own, functions, index, programs)
+        return [
+            replace(m, struct_ops=replace(m.struct_ops, funcs=funcs[m.name]))
+            if m.struct_ops is not None and m.name in funcs
+            else m
+            for m in maps
+        ]
+
+    def variables(
+        self, places: dict[str, DataSection], maps: list[MapSpec]
+    ) -> dict[str, VariableSpec]:
+        """Global variables by name; of static ones with one name, the first."""
+        visible: dict[str, VariableSpec] = {}
+        hidden: dict[str, VariableSpec] = {}
+        for spec in maps:
+            described = places.get(spec.section)
+            if not spec.data or described is None or spec.section == ext.KCONFIG:
+                continue
+            for entry in described.entries:
+                into = hidden if entry.static else visible
+                into.setdefault(
+                    entry.var.name,
+                    VariableSpec(
+                        entry.var.name,
+                        spec.name,
+                        entry.offset,
+                        entry.size,
+                        entry.var.type,
+                        entry.static,
+                    ),
+                )
+        return {**hidden, **visible}

@@ -1,0 +1,326 @@
+"""Relocation records: which instruction, map slot or struct_ops member refers to what.
+
+clang writes a reference to a symbol of its own as that symbol, and to anything
+static as the section's symbol plus an offset kept in the instruction. Both end
+up here as "map number N", "function at offset O of .text", "extern number N".
+The relocation type field adds nothing and is ignored, as libbpf does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+
+from pybpf._uapi.enums import MapType, ProgType
+from pybpf.asm.opcodes import CALL, JMP, LDIMM64
+from pybpf.btf import Btf, FuncProto, Ptr, Struct
+from pybpf.elf import (
+    SHN_LORESERVE,
+    STB_GLOBAL,
+    STB_WEAK,
+    STT_FUNC,
+    STT_SECTION,
+    ElfFile,
+    Rel,
+    Section,
+    Symbol,
+)
+
+from .externs import is_extern
+from .mapdefs import MAPS_OF_MAPS
+from .spec import (
+    R_CALL,
+    R_DATA,
+    R_EXTERN,
+    R_FUNC,
+    R_JUMPTABLE,
+    R_KFUNC,
+    R_MAP,
+    Extern,
+    Function,
+    MapSpec,
+    ProgramSpec,
+    Reloc,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pybpf.errors import ObjectFormatError
+
+__all__ = ["FunctionIndex", "Places", "program_relocs", "slots", "struct_ops_funcs"]
+
+_CALL_CODE = JMP | CALL
+_PSEUDO_CALL = 1
+
+
+class FunctionIndex:
+    """Finds the function that holds an instruction.
+
+    :param functions: by section, then start
+    """
+
+    def __init__(self, functions: Sequence[Function]) -> None:
+        self._keys = [(f.section, f.start) for f in functions]
+        self._functions = functions
+
+    def find(self, section: int, insn: int) -> int | None:
+        """Index of the function with an instruction of a section; None if no function has it."""
+        at = bisect_right(self._keys, (section, insn)) - 1
+        if at < 0:
+            return None
+        found = self._functions[at]
+        if found.section != section or insn >= found.start + found.count:
+            return None
+        return at
+
+
+class Places:
+    """Where the things that relocations refer to are.
+
+    :param text: index of section .text, 0 if there is none
+    :param maps_section: index of section .maps, 0 if there is none
+    :param maps: map number by offset in .maps
+    :param data: map number by index of a data section
+    :param arena: (index of the arena's data section, map number)
+    :param jumptables: index of section .jumptables, 0 if there is none
+    :param externs: extern number by symbol index
+    """
+
+    def __init__(
+        self,
+        elf: ElfFile,
+        *,
+        text: int,
+        maps_section: int,
+        maps: Mapping[int, int],
+        data: Mapping[int, int],
+        arena: tuple[int, int | None],
+        jumptables: int,
+        externs: Sequence[Extern],
+    ) -> None:
+        self._elf = elf
+        self._text = text
+        self._maps_section = maps_section
+        self._maps = maps
+        self._data = data
+        self._arena_section, self._arena_map = arena
+        self._jumptables = jumptables
+        self._externs = {extern.symbol: i for i, extern in enumerate(externs)}
+
+    def resolve(
+        self, section: str, where: int, insn: int, code: memoryview, rel: Rel, symbol: Symbol
+    ) -> Reloc:
+        """What a relocated instruction refers to.
+
+        :param section: name of the code's section, for messages
+        :param where: byte offset there, for messages
+        :param insn: index of the instruction in its function
+        :param code: the function's code
+        :raises ObjectFormatError: a reference that makes no sense
+        """
+        opcode, registers = code[8 * insn], code[8 * insn + 1]
+        is_call = opcode == _CALL_CODE
+        if not is_call and opcode != LDIMM64:
+            raise self._error(section, where, f"relocates opcode {opcode:#04x}", symbol)
+        if not is_call and 8 * insn + 16 > len(code):
+            raise self._error(section, where, "relocates half of an instruction", symbol)
+        target = symbol.shndx
+        if is_extern(symbol):
+            number = self._externs.get(rel.symbol)
+            if number is None:
+                raise self._error(section, where, "refers to an undeclared extern", symbol)
+            return Reloc(insn, R_KFUNC if is_call else R_EXTERN, number)
+        if is_call:
+            if registers >> 4 != _PSEUDO_CALL:
+                raise self._error(section, where, "relocates a helper call", symbol)
+            if not target or target != self._text or symbol.value % 8:
+                raise self._error(section, where, "calls something outside .text", symbol)
+            return Reloc(insn, R_CALL, 0, symbol.value)
+        if not target or target >= SHN_LORESERVE:
+            raise self._error(section, where, "refers to an undefined variable", symbol)
+        if target == self._text and self._is_function(symbol):
+            imm = int.from_bytes(code[8 * insn + 4 : 8 * insn + 8], "little")
+            if (symbol.value % 8) or (imm % 8):
+                raise self._error(section, where, "points into an instruction", symbol)
+            return Reloc(insn, R_FUNC, 0, symbol.value)
+        if target == self._arena_section and target:
+            if self._arena_map is None:
+                raise self._error(section, where, "arena data without an arena map", symbol)
+            return Reloc(insn, R_DATA, self._arena_map, symbol.value)
+        if target == self._jumptables and target:
+            return Reloc(insn, R_JUMPTABLE, 0, symbol.value)
+        number = self._data.get(target)
+        if number is not None:
+            return Reloc(insn, R_DATA, number, symbol.value)
+        name = self._elf.sections[target].name
+        if target != self._maps_section:
+            if name == "maps" or name.startswith("maps/"):
+                raise self._error(
+                    section, where, f"legacy map definition in section {name!r}", symbol
+                )
+            raise self._error(section, where, f"refers to section {name!r}", symbol)
+        number = self._maps.get(symbol.value)
+        if number is None:
+            raise self._error(section, where, "refers to no map of .maps", symbol)
+        return Reloc(insn, R_MAP, number)
+
+    @staticmethod
+    def _is_function(symbol: Symbol) -> bool:
+        return symbol.type == STT_SECTION or (
+            symbol.type == STT_FUNC and symbol.bind in (STB_GLOBAL, STB_WEAK)
+        )
+
+    def _error(self, section: str, where: int, what: str, symbol: Symbol) -> ObjectFormatError:
+        against = f" (symbol {symbol.name!r})" if symbol.name else ""
+        return self._elf.error(f"relocation: {what}{against}", section, where)
+
+
+def symbol_of(elf: ElfFile, section: str, rel: Rel) -> Symbol:
+    """The symbol of a relocation.
+
+    :raises ObjectFormatError: no such symbol, or it is in no section of the file
+    """
+    if rel.symbol >= len(elf.symbols):
+        raise elf.error(f"relocation against symbol {rel.symbol} of none", section, rel.offset)
+    symbol = elf.symbols[rel.symbol]
+    if symbol.shndx >= len(elf.sections):
+        raise elf.error(
+            f"relocation against {symbol.name!r} in section {symbol.shndx:#x}", section, rel.offset
+        )
+    return symbol
+
+
+def program_relocs(
+    elf: ElfFile,
+    table: Section,
+    functions: Sequence[Function],
+    index: FunctionIndex,
+    places: Places,
+    found: dict[int, list[Reloc]],
+) -> None:
+    """Add the relocations of one code section to `found`, by function number."""
+    section = elf.sections[table.info]
+    for rel in elf.relocations(table):
+        symbol = symbol_of(elf, section.name, rel)
+        if rel.offset % 8 or rel.offset >= section.size:
+            raise elf.error("relocation of no instruction", section.name, rel.offset)
+        number = index.find(table.info, rel.offset // 8)
+        if number is None:
+            continue  # code of a weak function that a linker replaced
+        function = functions[number]
+        insn = rel.offset // 8 - function.start
+        found.setdefault(number, []).append(
+            places.resolve(section.name, rel.offset, insn, function.code, rel, symbol)
+        )
+
+
+def slots(
+    elf: ElfFile,
+    btf: Btf,
+    table: Section,
+    maps: Sequence[tuple[int, int, int, MapSpec]],
+    programs: Mapping[str, ProgramSpec],
+    maps_section: int,
+) -> dict[str, list[tuple[int, str]]]:
+    """Initial values in .maps: inner maps and programs by slot.
+
+    :param maps: (offset, size, type id of the definition, map) of every map in .maps
+    :return: (slot, name of map or program) by map name
+    """
+    found: dict[str, dict[int, str]] = {}
+    names = {spec.name for _, _, _, spec in maps}
+    for rel in elf.relocations(table):
+        symbol = symbol_of(elf, ".maps", rel)
+
+        def error(what: str, rel: Rel = rel) -> ObjectFormatError:
+            return elf.error(f"initial value of a map: {what}", ".maps", rel.offset)
+
+        holder = next(
+            (m for m in maps if m[0] <= rel.offset and rel.offset + 8 <= m[0] + m[1]), None
+        )
+        if holder is None:
+            raise error("lies in no map")
+        start, _, definition_id, spec = holder
+        if spec.type in MAPS_OF_MAPS:
+            if symbol.shndx != maps_section or symbol.name not in names:
+                raise error(f"{symbol.name!r} is no map of section .maps")
+            if spec.type == MapType.BPF_MAP_TYPE_HASH_OF_MAPS and spec.key_size != 4:
+                raise error(f"{spec.name!r} has keys of {spec.key_size} bytes, not 4")
+        elif spec.type == MapType.BPF_MAP_TYPE_PROG_ARRAY:
+            program = programs.get(symbol.name)
+            if program is None or (program.function.section, 8 * program.function.start) != (
+                symbol.shndx,
+                symbol.value,
+            ):
+                raise error(f"{symbol.name!r} is no program")
+        else:
+            raise error(f"{spec.name!r} holds neither maps nor programs")
+        definition = btf.type(definition_id)
+        last = definition.members[-1] if isinstance(definition, Struct) else None
+        if last is None or last.name != "values":
+            raise error(f"{spec.name!r} has no member 'values'")
+        at = rel.offset - start - last.bit_offset // 8
+        if at < 0 or at % 8:
+            raise error(f"lies outside 'values' of {spec.name!r}")
+        found.setdefault(spec.name, {})[at // 8] = symbol.name
+    return {name: sorted(values.items()) for name, values in found.items()}
+
+
+def struct_ops_funcs(
+    elf: ElfFile,
+    btf: Btf,
+    table: Section,
+    maps: Sequence[tuple[int, MapSpec]],
+    functions: Sequence[Function],
+    index: FunctionIndex,
+    programs: Mapping[str, ProgramSpec],
+) -> dict[str, dict[str, str]]:
+    """Programs that struct_ops maps point to: program name by member name, by map name.
+
+    :param maps: (offset in the section, map) of every map of the section
+    """
+    found: dict[str, dict[str, str]] = {}
+    section = elf.sections[table.info].name
+    for rel in elf.relocations(table):
+        symbol = symbol_of(elf, section, rel)
+        holder = next((m for m in maps if m[0] <= rel.offset < m[0] + m[1].value_size), None)
+        if holder is None:
+            raise elf.error("a pointer in no struct_ops variable", section, rel.offset)
+        start, spec = holder
+        struct = btf.type(spec.value_type_id)
+        members = struct.members if isinstance(struct, Struct) else ()
+        bit = 8 * (rel.offset - start)
+        member = next((m for m in members if m.bit_offset == bit), None)
+        if member is None or not _points_to_function(btf, member.type):
+            raise elf.error(f"no function pointer of {spec.name!r}", section, rel.offset)
+        number = index.find(symbol.shndx, symbol.value // 8)
+        program = programs.get(functions[number].name) if number is not None else None
+        if symbol.value % 8 or program is None or program.type != ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+            raise elf.error(
+                f"member {member.name!r} points to {symbol.name!r}, which is no struct_ops program",
+                section,
+                rel.offset,
+            )
+        found.setdefault(spec.name, {})[member.name] = program.name
+    return found
+
+
+def _points_to_function(btf: Btf, type_id: int) -> bool:
+    pointer = btf.type(btf.skip_mods_and_typedefs(type_id))
+    return isinstance(pointer, Ptr) and isinstance(
+        btf.type(btf.skip_mods_and_typedefs(pointer.type)), FuncProto
+    )
+
+
+def with_relocs(
+    functions: Sequence[Function], found: Mapping[int, list[Reloc]]
+) -> tuple[Function, ...]:
+    """Functions with their relocations, sorted by instruction."""
+    return tuple(
+        replace(f, relocs=tuple(sorted(found[i], key=lambda r: (r.insn, r.kind))))
+        if i in found
+        else f
+        for i, f in enumerate(functions)
+    )

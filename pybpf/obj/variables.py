@@ -1,0 +1,115 @@
+"""Where global variables lie: DATASEC records completed from ELF symbols.
+
+clang writes neither sizes of sections nor offsets of global variables into BTF;
+the ELF file has both. Files that went through a linker are complete already,
+which a section size other than zero tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pybpf.btf import Btf, BtfKind, Datasec, Linkage, Var
+from pybpf.elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybpf.elf import Symbol
+
+__all__ = ["DataSection", "Placed", "place"]
+
+EXTERN_SECTIONS = frozenset({".kconfig", ".ksyms"})
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A variable of a DATASEC: ``offset`` and ``size`` in bytes, ids in the object's BTF."""
+
+    var: Var
+    var_id: int
+    offset: int
+    size: int
+    static: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DataSection:
+    """A DATASEC with everything filled in.
+
+    :param type_id: the DATASEC in the object's BTF
+    :param size: bytes
+    :param entries: by offset
+    """
+
+    name: str
+    type_id: int
+    size: int
+    entries: tuple[Placed, ...]
+
+    @property
+    def has_visible(self) -> bool:
+        """Holds a variable that other C files could see."""
+        return any(not entry.static for entry in self.entries)
+
+
+def place(elf: ElfFile, btf: Btf) -> dict[str, DataSection]:
+    """All DATASECs by name; of several with one name, the first.
+
+    :raises ObjectFormatError: a section or symbol is missing, or a variable
+        lies outside its section
+    """
+    sections: dict[str, DataSection] = {}
+    symbols: dict[str, Symbol] | None = None
+    for type_id in btf.ids(BtfKind.DATASEC):
+        datasec = btf.type(type_id)
+        if not isinstance(datasec, Datasec) or datasec.name in sections:
+            continue
+        if datasec.name in EXTERN_SECTIONS:
+            sections[datasec.name] = DataSection(datasec.name, type_id, datasec.size, ())
+            continue
+        if symbols is None:
+            symbols = _objects(elf)
+        sections[datasec.name] = _complete(elf, btf, type_id, datasec, symbols)
+    return sections
+
+
+def _objects(elf: ElfFile) -> dict[str, Symbol]:
+    found: dict[str, Symbol] = {}
+    for symbol in elf.symbols:
+        if symbol.type == STT_OBJECT and symbol.bind in (STB_GLOBAL, STB_WEAK):
+            found.setdefault(symbol.name, symbol)
+    return found
+
+
+def _complete(
+    elf: ElfFile, btf: Btf, type_id: int, datasec: Datasec, symbols: dict[str, Symbol]
+) -> DataSection:
+    size = datasec.size
+    if not size:
+        section = elf.find(datasec.name)
+        if section is None or not section.size:
+            raise elf.error(f"BTF describes section {datasec.name!r}, which is empty", ".BTF", 0)
+        size = section.size
+    entries = []
+    for entry in datasec.entries:
+        var = btf.type(entry.type)
+        if not isinstance(var, Var):
+            raise elf.error(f"a member of {datasec.name!r} is no variable", ".BTF", 0)
+        offset, static = entry.offset, var.linkage == Linkage.STATIC
+        if var.linkage not in (Linkage.STATIC, Linkage.EXTERN):
+            symbol = symbols.get(var.name)
+            if symbol is None:
+                raise elf.error(f"no symbol for variable {var.name!r}", datasec.name, 0)
+            if not datasec.size:
+                offset = symbol.value
+            # A hidden global is global for the C linker only.
+            static = symbol.visibility in (STV_HIDDEN, STV_INTERNAL)
+        if offset + entry.size > size:
+            raise elf.error(
+                f"variable {var.name!r} of {entry.size} bytes ends after the section",
+                datasec.name,
+                offset,
+            )
+        entries.append(Placed(var, entry.type, offset, entry.size, static))
+    entries.sort(key=lambda placed: placed.offset)
+    return DataSection(datasec.name, type_id, size, tuple(entries))
