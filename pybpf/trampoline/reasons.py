@@ -36,6 +36,9 @@ class Reason(Enum):
     BIG_STRUCT = "big-struct", "takes a struct of more than 16 bytes by value"
     NO_EXIT_ARGS = "no-exit-args", "its arguments are not available at exit this way"
     TRAMPOLINE_FULL = "trampoline-full", "its trampoline holds the most programs it can"
+    NOT_SLEEPABLE = "not-sleepable", "the program may sleep and this way it cannot"
+    NO_SESSION_COOKIE = "no-session-cookie", "the program needs a session cookie"
+    NO_MECHANISM = "no-mechanism", "no mechanism of this kernel can carry the program"
     KERNEL_REFUSED = "kernel-refused", "the kernel refused it"
 
 

@@ -1,0 +1,122 @@
+"""What attaching costs: predicted set-up, tear-down and price per traced call.
+
+The constants were measured on Debian's kernels in an emulated machine (QEMU 10,
+TCG, one vCPU): use them as ratios between mechanisms. ``tools/features.py
+--calibrate`` measures the running kernel and prints a table to put in their
+place. Costs are linear in the number of functions, so a prediction never falls
+when a function is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["OWN_OPS", "SHARED_OPS", "Cost", "CostModel", "Mechanism", "Price"]
+
+
+class Mechanism(Enum):
+    """How the kernel is asked to run a program on a function."""
+
+    TRACING_MULTI = "tracing_multi"
+    TRAMPOLINE = "trampoline"
+    KPROBE_MULTI = "kprobe_multi"
+    KPROBE = "kprobe"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Constants of one mechanism, one program at one side of a function.
+
+    :param setup_ms: milliseconds to load and attach, per function
+    :param teardown_ms: milliseconds to detach, per function
+    :param fixed_ms: milliseconds per group, whatever its size
+    :param entry_insns: instructions one traced call costs at entry
+    :param exit_insns: the same at exit
+    :param source: where the numbers come from
+    """
+
+    setup_ms: float
+    teardown_ms: float
+    fixed_ms: float
+    entry_insns: int
+    exit_insns: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A prediction: seconds to attach and detach, instructions per traced call."""
+
+    attach_s: float = 0.0
+    detach_s: float = 0.0
+    insns_per_call: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.attach_s + other.attach_s,
+            self.detach_s + other.detach_s,
+            max(self.insns_per_call, other.insns_per_call),
+        )
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Prices of all mechanisms on one kind of kernel."""
+
+    name: str
+    prices: Mapping[Mechanism, Price]
+
+    def price(self, mechanism: Mechanism) -> Price:
+        return self.prices[mechanism]
+
+    def per_target_ms(self, mechanism: Mechanism, sides: int) -> float:
+        """Set-up and tear-down of one function more, in ms.
+
+        :param sides: programs put on it: 1, or 2 for a pair at entry and exit
+        """
+        price = self.prices[mechanism]
+        return sides * (price.setup_ms + price.teardown_ms)
+
+    def insns(self, mechanism: Mechanism, *, entry: bool, exit_: bool) -> int:
+        """Instructions per traced call for a program at those sides."""
+        price = self.prices[mechanism]
+        return (price.entry_insns if entry else 0) + (price.exit_insns if exit_ else 0)
+
+    def predict(
+        self, mechanism: Mechanism, count: int, *, sides: int, entry: bool, exit_: bool
+    ) -> Cost:
+        """Cost of one group of `count` functions."""
+        price = self.prices[mechanism]
+        return Cost(
+            (price.fixed_ms + sides * count * price.setup_ms) / 1000,
+            sides * count * price.teardown_ms / 1000,
+            self.insns(mechanism, entry=entry, exit_=exit_),
+        )
+
+
+_RUNS = "measured on Debian {}, QEMU TCG, N=200"
+
+#: Kernels where each trampoline has an ftrace_ops of its own: every detach waits
+#: for two RCU-tasks grace periods (6.1 and 6.12).
+OWN_OPS = CostModel(
+    "own-ops",
+    {
+        Mechanism.TRACING_MULTI: Price(0.55, 0.35, 20, 129, 190, "not on these kernels"),
+        Mechanism.TRAMPOLINE: Price(17.8, 162, 1, 129, 190, _RUNS.format("6.12")),
+        Mechanism.KPROBE_MULTI: Price(0.20, 0.13, 70, 264, 539, _RUNS.format("6.12, N=2000")),
+        Mechanism.KPROBE: Price(17, 50, 1, 360, 620, _RUNS.format("6.12")),
+    },
+)
+
+#: Kernels where trampolines share one ftrace_ops (7.2 and newer).
+SHARED_OPS = CostModel(
+    "shared-ops",
+    {
+        Mechanism.TRACING_MULTI: Price(0.62, 0.40, 5, 112, 171, _RUNS.format("7.3, N=2000")),
+        Mechanism.TRAMPOLINE: Price(17.4, 12.6, 1, 112, 171, _RUNS.format("7.3")),
+        Mechanism.KPROBE_MULTI: Price(0.10, 0.11, 160, 254, 718, _RUNS.format("7.3, N=2000")),
+        Mechanism.KPROBE: Price(17, 50, 1, 331, 620, _RUNS.format("7.3")),
+    },
+)

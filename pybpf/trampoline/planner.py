@@ -1,0 +1,642 @@
+"""The planner: which mechanism, which image, for which function, and why not for the rest.
+
+Theory of operation. A request is one multi program (a `Template`: its code and
+what `traits.analyse` proved of it) and a set of targets. For every target and
+every mechanism the planner asks one question, "can this mechanism carry this
+program on this function, and if not, for what reason", from rules that are
+plain data: the function's model, the kernel's features, our deny lists. A
+mechanism that can gets its image, the rewritten instruction stream, whose
+bytes are the group key: targets that share mechanism, BTF object and image
+share a group, so the number of argument slots splits groups exactly where it
+changes an instruction and nowhere else.
+
+Which mechanism comes first is decided by trying: each one in turn is put at
+the head of the preference order, all targets are assigned, and the order whose
+predicted set-up plus tear-down is least wins. A mechanism that is no better
+than another by more than 20 % and costs more per call is not tried. A target
+the first mechanism cannot carry falls to the next; one that none can carry is
+skipped with the reason of the most preferred mechanism. Since every order's
+cost grows with each target, so does the least of them.
+
+Everything here is pure: same inputs in any order, same plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+from ..asm import encode
+from ..asm.edit import Code
+from ..errors import PlanError
+from ..features import Feature, FeatureSet
+from . import rewrite
+from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
+from .denylist import denied, never_returns
+from .model import REGISTER_SLOTS, Model, Return
+from .reasons import Reason, Skipped
+from .traits import CtxHelper, Hook, Traits, analyse
+
+__all__ = [
+    "Group",
+    "Image",
+    "Lowering",
+    "Part",
+    "Plan",
+    "PlanFacts",
+    "Side",
+    "Target",
+    "Template",
+    "plan",
+]
+
+SESSION_COOKIE = "bpf_session_cookie"
+MAX_PROGRAMS = 38  # BPF_MAX_TRAMP_LINKS on x86-64, 6.x; 36 where fsession exists
+
+
+class Lowering(Enum):
+    """How context accesses became what the mechanism offers; see `rewrite`."""
+
+    NATIVE = "native"
+    DIRECT = "direct"
+    FRAME = "frame"
+    REGS = "regs"
+
+
+class Side(Enum):
+    """Where one loaded program of a group runs."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+    SESSION = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One kernel function.
+
+    :param module: kernel module, "" for the kernel itself
+    :param address: of its first instruction, 0 if not known
+    :param btf_id: BTF_KIND_FUNC in the module's or the kernel's BTF, None if it has none
+    :param model: calling model, None if BTF does not describe it
+    :param unique: no other function of this module has its name
+    :param kprobe: not on the kprobe blacklist
+    :param occupied: programs its trampoline holds already
+    """
+
+    name: str
+    module: str = ""
+    address: int = 0
+    btf_id: int | None = None
+    model: Model | None = None
+    unique: bool = True
+    kprobe: bool = True
+    occupied: int = 0
+
+    @property
+    def label(self) -> str:
+        """``name`` or ``name [module]``."""
+        return f"{self.name} [{self.module}]" if self.module else self.name
+
+
+@dataclass(frozen=True)
+class Template:
+    """A multi program before it is fitted to functions.
+
+    :param code: linked instructions with func_info and line_info
+    :param kfuncs: slot of a kfunc call -> kfunc name
+    :param source: slot -> ``file:line: text`` for messages
+    :param static: BTF id of a FUNC -> id of its twin with static linkage
+    """
+
+    name: str
+    code: Code
+    hook: Hook
+    sleepable: bool = False
+    kfuncs: Mapping[int, str] = field(default_factory=dict)
+    source: Mapping[int, str] = field(default_factory=dict)
+    static: Callable[[int], int] = field(default=lambda type_id: type_id, compare=False)
+
+    def half(self, is_return: bool) -> Template:
+        """The entry or exit half of a session program: bpf_session_is_return folded."""
+        code, kfuncs = rewrite.fold_session(self.code, self.kfuncs, is_return=is_return)
+        return Template(
+            self.name,
+            code,
+            Hook.SESSION,
+            self.sleepable,
+            kfuncs,
+            self.source,
+            self.static,
+        )
+
+    @cached_property
+    def traits(self) -> Traits:
+        """:raises PlanError: if the use of the context cannot be proved"""
+        return analyse(
+            self.code,
+            self.hook,
+            program=self.name,
+            sleepable=self.sleepable,
+            source=self.source,
+            kfuncs=self.kfuncs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What the planner knows of a kernel.
+
+    :param features: answers of the probes
+    :param max_programs: programs one trampoline holds (kernel-wide constant)
+    :param max_slots: argument slots its trampolines save: 6, or 12 where stack
+        arguments are copied
+    :param costs: prices of the mechanisms
+    """
+
+    features: FeatureSet
+    max_programs: int
+    max_slots: int
+    costs: CostModel
+
+    @classmethod
+    def of(cls, features: FeatureSet, *, max_slots: int = 12) -> PlanFacts:
+        """Defaults that follow from the features."""
+        has_session = features.supports(Feature.FSESSION)
+        shared = features.supports(Feature.TRACING_MULTI)
+        return cls(
+            features,
+            max_programs=36 if has_session else MAX_PROGRAMS,
+            max_slots=max_slots,
+            costs=SHARED_OPS if shared else OWN_OPS,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One rewritten instruction stream; equal bytes are equal images."""
+
+    lowering: Lowering
+    code: Code = field(repr=False)
+    digest: str
+
+    @classmethod
+    def of(cls, lowering: Lowering, code: Code) -> Image:
+        return cls(lowering, code, hashlib.sha256(encode(code.insns)).hexdigest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One program of a group: where it runs and its image."""
+
+    side: Side
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Targets that share mechanism, BTF object and images.
+
+    :param parts: one, or an entry and an exit part where a session is made of a pair
+    """
+
+    mechanism: Mechanism
+    module: str
+    parts: tuple[Part, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def lowering(self) -> Lowering:
+        return self.parts[0].image.lowering
+
+    @property
+    def kind(self) -> str:
+        """``entry``, ``exit``, ``session`` or ``entry+exit``."""
+        return "+".join(part.side.value for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Groups, what was skipped, and what it will cost. A value: comparable, printable."""
+
+    program: str
+    hook: Hook
+    groups: tuple[Group, ...]
+    skipped: tuple[Skipped, ...]
+    cost: Cost
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every function that will be attached to."""
+        return tuple(t for group in self.groups for t in group.targets)
+
+    @property
+    def reasons(self) -> Counter[Reason]:
+        """How many functions were skipped for each reason."""
+        return Counter(s.reason for s in self.skipped)
+
+    def to_json(self) -> str:
+        """JSON text: program, hook, groups with their targets, skipped, cost."""
+        return json.dumps(
+            {
+                "program": self.program,
+                "hook": self.hook.value,
+                "groups": [
+                    {
+                        "mechanism": group.mechanism.value,
+                        "lowering": group.lowering.value,
+                        "kind": group.kind,
+                        "module": group.module,
+                        "images": {p.side.value: p.image.digest for p in group.parts},
+                        "insns": {p.side.value: len(p.image.code.insns) for p in group.parts},
+                        "targets": [t.name for t in group.targets],
+                    }
+                    for group in self.groups
+                ],
+                "skipped": [
+                    {
+                        "name": s.name,
+                        "module": s.module,
+                        "reason": s.reason.value,
+                        "detail": s.detail,
+                        "hint": s.hint,
+                    }
+                    for s in self.skipped
+                ],
+                "cost": {
+                    "attach_s": round(self.cost.attach_s, 3),
+                    "detach_s": round(self.cost.detach_s, 3),
+                    "insns_per_call": self.cost.insns_per_call,
+                },
+            }
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        count = len(self.targets)
+        what = f"{self.program} ({self.hook.value}.multi)"
+        yield f"{what}: {count} functions, {len(self.groups)} groups"
+        for group in self.groups:
+            where = f" in {group.module}" if group.module else ""
+            yield (
+                f"  {group.mechanism.value:<14} {group.lowering.value:<7} {group.kind:<11}"
+                f"{len(group.targets):>6}{where}  image {group.parts[0].image.digest}"
+            )
+        yield (
+            f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
+            f"{self.cost.insns_per_call} instructions per call"
+        )
+        if self.skipped:
+            yield f"  skipped: {len(self.skipped)}"
+            for reason, number in sorted(self.reasons.items(), key=lambda i: (-i[1], i[0].value)):
+                yield f"    {number:>6}  {reason.text}"
+
+
+# What a mechanism answers for one target: its parts, or why not (reason, detail, hint).
+_No = tuple[Reason, str, str]
+_Answer = tuple[Part, ...] | _No
+
+
+@dataclass
+class _Planner:
+    template: Template
+    facts: PlanFacts
+    images: dict[tuple[object, ...], Image] = field(default_factory=dict)
+    halves: dict[bool, Template] = field(default_factory=dict)
+
+    # -- which programs a mechanism loads for this hook
+
+    def sides(self, mechanism: Mechanism) -> tuple[tuple[Side, Template], ...] | _No:
+        hook = self.template.hook
+        if hook is Hook.ENTRY:
+            return ((Side.ENTRY, self.template),)
+        if hook is Hook.EXIT:
+            return ((Side.EXIT, self.template),)
+        native = {
+            Mechanism.TRACING_MULTI: Feature.TRACING_MULTI,
+            Mechanism.TRAMPOLINE: Feature.FSESSION,
+            Mechanism.KPROBE_MULTI: Feature.KPROBE_SESSION,
+        }.get(mechanism)
+        if native is not None and self.facts.features.supports(native):
+            return ((Side.SESSION, self.template),)
+        if SESSION_COOKIE in self.template.traits.kfuncs:
+            return (
+                Reason.NO_SESSION_COOKIE,
+                f"{mechanism.value} makes a session of two programs here",
+                "session cookies need kprobe.session (6.10) or fsession (7.0)",
+            )
+        if not self.halves:
+            self.halves = {side: self.template.half(side) for side in (False, True)}
+        return ((Side.ENTRY, self.halves[False]), (Side.EXIT, self.halves[True]))
+
+    def supported(self, mechanism: Mechanism) -> _No | None:
+        feature = {
+            Mechanism.TRACING_MULTI: Feature.TRACING_MULTI,
+            Mechanism.TRAMPOLINE: Feature.FENTRY,
+            Mechanism.KPROBE_MULTI: Feature.KPROBE_MULTI,
+            Mechanism.KPROBE: Feature.KPROBE,
+        }[mechanism]
+        if self.facts.features.supports(feature):
+            return None
+        return (Reason.NO_MECHANISM, f"this kernel has no {feature.value}", "")
+
+    # -- one target, one mechanism
+
+    def answer(self, mechanism: Mechanism, target: Target) -> _Answer:
+        sides = self.sides(mechanism)
+        if isinstance(sides[0], Reason):
+            return sides
+        problem = (
+            self.trampoline_problem(mechanism, target)
+            if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
+            else self.kprobe_problem(mechanism, target)
+        )
+        if problem is not None:
+            return problem
+        parts = []
+        for side, template in sides:
+            traits = template.traits
+            if mechanism in (Mechanism.KPROBE_MULTI, Mechanism.KPROBE):
+                no = self.regs_problem(side, traits, target)
+                if no is not None:
+                    return no
+            parts.append(Part(side, self.image(mechanism, template, target)))
+        return tuple(parts)
+
+    def exits(self) -> bool:
+        return self.template.hook is not Hook.ENTRY
+
+    def trampoline_problem(self, mechanism: Mechanism, target: Target) -> _No | None:
+        model = target.model
+        if target.btf_id is None or model is None:
+            hint = "kprobe_multi or kprobe can trace it if the program reads no arguments"
+            return (Reason.NO_BTF, "", hint)
+        if not target.unique:
+            return (Reason.AMBIGUOUS, "the kernel would take the first", "give the address")
+        if model.obstacle is not None:
+            return (model.obstacle, f"{model.params} parameters, {model.slots} slots", "")
+        if model.slots > self.facts.max_slots:
+            detail = f"{model.slots} slots, this kernel's trampolines save {self.facts.max_slots}"
+            return (Reason.TOO_MANY_SLOTS, detail, "")
+        if self.exits() and model.returns is Return.WIDE:
+            return (Reason.RETURNS_STRUCT, f"returns {model.ret_size} bytes", "")
+        need = 2 if self.template.hook is Hook.SESSION else 1
+        if target.occupied + need > self.facts.max_programs:
+            detail = f"{target.occupied} of {self.facts.max_programs}"
+            return (Reason.TRAMPOLINE_FULL, detail, "")
+        return None
+
+    def kprobe_problem(self, mechanism: Mechanism, target: Target) -> _No | None:
+        if self.template.sleepable:
+            return (Reason.NOT_SLEEPABLE, f"{mechanism.value} programs cannot sleep", "")
+        if mechanism is Mechanism.KPROBE and not target.kprobe:
+            return (Reason.NOT_TRACEABLE, "on the kprobe blacklist", "")
+        if not target.unique and not target.address:
+            return (Reason.AMBIGUOUS, "", "give the address")
+        cookie = Feature.ATTACH_COOKIE
+        helpers = self.template.traits.helpers
+        if CtxHelper.get_attach_cookie in helpers and not self.facts.features.supports(cookie):
+            return (Reason.NO_MECHANISM, "no cookies on kprobes", "")
+        return None
+
+    def regs_problem(self, side: Side, traits: Traits, target: Target) -> _No | None:
+        model = target.model
+        counts = traits.needs_args or CtxHelper.get_func_arg_cnt in traits.helpers
+        if model is None or not target.unique:
+            # Without a model nobody knows which slots are its own, or whether it is void.
+            if counts or traits.needs_ret:
+                reason = Reason.NO_BTF if model is None else Reason.AMBIGUOUS
+                return (reason, "the program reads arguments or the return value", "")
+            return None
+        if self.reads_own_args(traits, model) and (
+            side is Side.EXIT or (side is Side.SESSION and self.reads_args_at_exit())
+        ):
+            hint = "fentry/fexit clones have them"
+            return (Reason.NO_EXIT_ARGS, "kprobes lose argument registers", hint)
+        if model.structs and traits.needs_args:
+            return (Reason.TOO_MANY_SLOTS, "a struct by value may be on the stack", "")
+        top = traits.max_arg
+        if model.slots > REGISTER_SLOTS and (top is None or top >= REGISTER_SLOTS):
+            return (Reason.TOO_MANY_SLOTS, "arguments on the stack are not in pt_regs", "")
+        return None
+
+    @staticmethod
+    def reads_own_args(traits: Traits, model: Model) -> bool:
+        if any(slot < model.slots for slot in traits.slots):
+            return True
+        return any(
+            call.helper == CtxHelper.get_func_arg and (call.arg is None or call.arg < model.slots)
+            for call in traits.calls
+        )
+
+    def reads_args_at_exit(self) -> bool:
+        # Of a session in one program: what the exit half, folded, still reads.
+        if not self.halves:
+            self.halves = {side: self.template.half(side) for side in (False, True)}
+        return self.halves[True].traits.needs_args
+
+    # -- images
+
+    def image(self, mechanism: Mechanism, template: Template, target: Target) -> Image:
+        traits = template.traits
+        model = target.model
+        returns = model is None or not model.is_void
+        slots = model.slots if model is not None else 0
+        if mechanism is Mechanism.TRACING_MULTI:
+            if not traits.accesses:
+                return self.made(template, Lowering.NATIVE, lambda: template.code)
+            shown = returns or not traits.reads_ret
+            return self.made(
+                template,
+                Lowering.FRAME,
+                lambda: rewrite.frame(template.code, traits, returns=shown, static=template.static),
+                shown,
+            )
+        if mechanism is Mechanism.TRAMPOLINE:
+            if not traits.accesses:
+                return self.made(template, Lowering.NATIVE, lambda: template.code)
+            return self.made(
+                template,
+                Lowering.DIRECT,
+                lambda: rewrite.direct(template.code, traits, slots=slots, returns=returns),
+                slots,
+                returns,
+            )
+        return self.made(
+            template,
+            Lowering.REGS,
+            lambda: rewrite.regs(template.code, traits, slots=slots, returns=returns),
+            slots,
+            returns,
+        )
+
+    def made(
+        self, template: Template, lowering: Lowering, make: Callable[[], Code], *key: object
+    ) -> Image:
+        full = (id(template), lowering, *key)
+        image = self.images.get(full)
+        if image is None:
+            image = self.images[full] = Image.of(lowering, make())
+        return image
+
+    # -- all targets, one order of mechanisms
+
+    def assign(
+        self, targets: Sequence[Target], order: Sequence[Mechanism]
+    ) -> tuple[tuple[Group, ...], list[Skipped], Cost]:
+        found: dict[tuple[object, ...], list[Target]] = {}
+        keys: dict[tuple[object, ...], tuple[Mechanism, str, tuple[Part, ...]]] = {}
+        skipped = []
+        for target in targets:
+            first: _No | None = None
+            for mechanism in order:
+                answer = self.answer(mechanism, target)
+                if answer and isinstance(answer[0], Part):
+                    parts: tuple[Part, ...] = answer
+                    # kprobes are loaded for no BTF: modules share their group.
+                    btf = mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
+                    module = target.module if btf else ""
+                    key = (mechanism, module, tuple((p.side, p.image.digest) for p in parts))
+                    keys[key] = (mechanism, module, parts)
+                    found.setdefault(key, []).append(target)
+                    break
+                first = first or answer  # type: ignore[assignment]
+            else:
+                reason, detail, hint = first or (Reason.NO_MECHANISM, "", "")
+                skipped.append(Skipped(target.name, target.module, reason, detail, hint))
+        groups = [
+            Group(mechanism, module, parts, tuple(found[key]))
+            for key, (mechanism, module, parts) in keys.items()
+        ]
+        ranks = list(Mechanism)
+        groups.sort(
+            key=lambda g: (
+                ranks.index(g.mechanism),
+                g.module,
+                tuple((p.side.value, p.image.digest) for p in g.parts),
+            )
+        )
+        cost = Cost()
+        for group in groups:
+            cost += self.facts.costs.predict(
+                group.mechanism,
+                len(group.targets),
+                sides=len(group.parts),
+                entry=group.parts[0].side is not Side.EXIT,
+                exit_=group.parts[-1].side is not Side.ENTRY,
+            )
+        return tuple(groups), skipped, cost
+
+    def orders(self, usable: Sequence[Mechanism], prefer: str | None) -> list[list[Mechanism]]:
+        costs = self.facts.costs
+
+        def sides(mechanism: Mechanism) -> int:
+            found = self.sides(mechanism)
+            return 1 if isinstance(found[0], Reason) else len(found)
+
+        def setup(mechanism: Mechanism) -> float:
+            return costs.per_target_ms(mechanism, sides(mechanism))
+
+        def per_call(mechanism: Mechanism) -> int:
+            hook = self.template.hook
+            return costs.insns(mechanism, entry=hook is not Hook.EXIT, exit_=hook is not Hook.ENTRY)
+
+        if prefer == "overhead":
+            return [sorted(usable, key=lambda m: (per_call(m), setup(m)))]
+        kept = [
+            m
+            for m in usable
+            if not any(
+                per_call(o) < per_call(m)
+                and setup(o) <= 1.2 * setup(m)
+                # with one function; the line above says the same of every further one
+                and costs.price(o).fixed_ms + setup(o) <= 1.2 * (costs.price(m).fixed_ms + setup(m))
+                for o in usable
+            )
+        ]
+        return [[head, *sorted((m for m in usable if m is not head), key=setup)] for head in kept]
+
+
+def _refused(target: Target, exits: bool) -> Skipped | None:
+    rule = denied(target.name)
+    if rule is not None:
+        return Skipped(target.name, target.module, Reason.DENIED, rule.why)
+    if exits and never_returns(target.name):
+        return Skipped(target.name, target.module, Reason.NORETURN, hint="fentry.multi can")
+    return None
+
+
+def plan(
+    program: Template | object,
+    targets: Iterable[Target],
+    facts: PlanFacts,
+    mechanism: str | Mechanism = "auto",
+    *,
+    prefer: str | None = None,
+) -> Plan:
+    """Group targets by mechanism and image. Pure.
+
+    :param program: a `Template`, or a multi program of an opened object
+    :param targets: functions; order does not matter
+    :param facts: what the kernel offers
+    :param mechanism: "auto", or the one to use
+    :param prefer: "overhead": the least cost per call first, whatever it costs to attach
+    :raises PlanError: if the program's use of the context cannot be proved, or the
+        mechanism or preference is none
+    """
+    template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
+    assert isinstance(template, Template)
+    if prefer not in (None, "overhead"):
+        raise PlanError(f"prefer={prefer!r}: only 'overhead' is known")
+    try:
+        forced = None if mechanism == "auto" else Mechanism(mechanism)
+    except ValueError:
+        names = ", ".join(m.value for m in Mechanism)
+        raise PlanError(f"mechanism {mechanism!r}: one of auto, {names}") from None
+
+    work = _Planner(template, facts)
+    exits = work.exits()
+    skipped: list[Skipped] = []
+    rest: list[Target] = []
+    seen: dict[int, Target] = {}
+    named: set[tuple[str, str, int]] = set()
+    # A total order, so that which of two names of one address stays is always the same.
+    ordered = sorted(targets, key=lambda t: (t.address, t.module, t.name, repr(t)))
+    for target in ordered:
+        no = _refused(target, exits)
+        if no is not None:
+            skipped.append(no)
+            continue
+        key = (target.module, target.name, target.address)
+        twin = seen.get(target.address) if target.address else None
+        if twin is not None or key in named:
+            of = twin.label if twin is not None else target.label
+            skipped.append(Skipped(target.name, target.module, Reason.ALIAS, f"of {of}"))
+            continue
+        named.add(key)
+        if target.address:
+            seen[target.address] = target
+        rest.append(target)
+    rest.sort(key=lambda t: (t.module, t.name, t.address))
+
+    candidates = [forced] if forced is not None else list(Mechanism)
+    usable = [m for m in candidates if work.supported(m) is None]
+    if not usable:
+        no_way = work.supported(candidates[0]) or (Reason.NO_MECHANISM, "", "")
+        skipped += [Skipped(t.name, t.module, *no_way) for t in rest]
+        return Plan(template.name, template.hook, (), _sorted(skipped), Cost())
+    _ = template.traits  # an unprovable program is one error, not a reason per target
+    tried = [work.assign(rest, order) for order in work.orders(usable, prefer)]
+    groups, left, cost = min(tried, key=lambda t: (len(t[1]), t[2].attach_s + t[2].detach_s))
+    return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
+
+
+def _sorted(skipped: list[Skipped]) -> tuple[Skipped, ...]:
+    return tuple(sorted(skipped, key=lambda s: (s.module, s.name, s.reason.value, s.detail)))

@@ -1,0 +1,321 @@
+"""The eight laws of planning, and the reasons people are told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pybpf.asm import insn as asm
+from pybpf.asm import opcodes as op
+from pybpf.asm.edit import Code
+from pybpf.asm.insn import Insn
+from pybpf.errors import PlanError
+from pybpf.features import Feature, FeatureSet
+from pybpf.trampoline.cost import Mechanism
+from pybpf.trampoline.model import Model, Return
+from pybpf.trampoline.planner import Lowering, Plan, PlanFacts, Side, Target, Template, plan
+from pybpf.trampoline.reasons import Reason
+from pybpf.trampoline.traits import CtxHelper, Hook
+
+F = Feature
+BASE = {F.FENTRY, F.FEXIT, F.KPROBE, F.ATTACH_COOKIE, F.FUNC_ARG_HELPERS}
+K6_1 = PlanFacts.of(FeatureSet(BASE), max_slots=6)
+K6_12 = PlanFacts.of(FeatureSet(BASE | {F.KPROBE_MULTI, F.KPROBE_SESSION}))
+K7_3 = PlanFacts.of(
+    FeatureSet(BASE | {F.KPROBE_MULTI, F.KPROBE_SESSION, F.FSESSION, F.TRACING_MULTI})
+)
+KERNELS = [K6_1, K6_12, K7_3]
+
+EXIT = asm.exit_()
+
+
+def load(slot: int) -> Insn:
+    return asm.load(op.DW, 0, 1, 8 * slot)
+
+
+def template(*insns: Insn, hook: Hook = Hook.ENTRY, **more: object) -> Template:
+    return Template("p", Code((*insns, EXIT)), hook, **more)  # type: ignore[arg-type]
+
+
+SESSION = template(
+    Insn(op.JMP | op.CALL, 0, 2, 0, 7), hook=Hook.SESSION, kfuncs={0: "bpf_session_is_return"}
+)
+COOKIE_SESSION = template(
+    Insn(op.JMP | op.CALL, 0, 2, 0, 7), hook=Hook.SESSION, kfuncs={0: "bpf_session_cookie"}
+)
+PROGRAMS = [
+    template(asm.mov(0, 0)),
+    template(load(0)),
+    template(load(5)),
+    template(asm.mov(0, 0), hook=Hook.EXIT),
+    template(load(6), hook=Hook.EXIT),
+    template(load(2), load(6), hook=Hook.EXIT),
+    template(asm.call(CtxHelper.get_func_arg_cnt)),
+    template(load(1), sleepable=True),
+    SESSION,
+    COOKIE_SESSION,
+]
+
+
+def model(slots: int = 2, returns: Return = Return.INT, **more: object) -> Model:
+    return Model(slots, returns, 0 if returns is Return.VOID else 4, True, slots, **more)  # type: ignore[arg-type]
+
+
+models = st.one_of(
+    st.none(),
+    st.builds(
+        Model,
+        slots=st.integers(0, 12),
+        returns=st.sampled_from(list(Return)),
+        ret_size=st.just(4),
+        signed=st.booleans(),
+        params=st.integers(0, 12),
+        structs=st.booleans(),
+        obstacle=st.sampled_from([None, None, None, Reason.VARIADIC, Reason.BIG_STRUCT]),
+    ),
+)
+targets = st.builds(
+    Target,
+    name=st.sampled_from([f"f{i}" for i in range(30)] + ["do_exit", "__rcu_read_lock"]),
+    module=st.sampled_from(["", "", "mod"]),
+    address=st.one_of(st.just(0), st.integers(1, 40).map(lambda n: 0x1000 * n)),
+    btf_id=st.one_of(st.none(), st.integers(1, 1000)),
+    model=models,
+    unique=st.booleans(),
+    kprobe=st.booleans(),
+    occupied=st.sampled_from([0, 0, 1, 35, 36, 38]),
+)
+requests = st.tuples(
+    st.sampled_from(PROGRAMS),
+    st.lists(targets, max_size=25),
+    st.sampled_from(KERNELS),
+    st.sampled_from(["auto", *(m.value for m in Mechanism)]),
+    st.sampled_from([None, "overhead"]),
+)
+
+
+def made(request: tuple[Template, list[Target], PlanFacts, str, str | None]) -> Plan:
+    program, wanted, facts, mechanism, prefer = request
+    return plan(program, wanted, facts, mechanism, prefer=prefer)
+
+
+@settings(deadline=None)
+@given(requests)
+def test_law_1_every_target_once(request: tuple) -> None:  # type: ignore[type-arg]
+    """Each target is in one group or skipped with a reason: none lost, none twice."""
+    out = made(request)
+    asked = sorted((t.module, t.name) for t in request[1])
+    got = [(t.module, t.name) for t in out.targets] + [(s.module, s.name) for s in out.skipped]
+    assert sorted(got) == asked
+    assert all(isinstance(s.reason, Reason) for s in out.skipped)
+
+
+@settings(deadline=None)
+@given(requests)
+def test_law_2_groups_are_homogeneous(request: tuple) -> None:  # type: ignore[type-arg]
+    """One module per trampoline group; no two groups of a mechanism and BTF share images."""
+    out = made(request)
+    keys = [
+        (g.mechanism, g.module, tuple((p.side, p.image.digest) for p in g.parts))
+        for g in out.groups
+    ]
+    assert len(set(keys)) == len(keys)
+    for group in out.groups:
+        assert group.targets
+        if group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+            assert {t.module for t in group.targets} == {group.module}
+
+
+@settings(deadline=None)
+@given(requests, st.randoms())
+def test_law_3_order_does_not_matter(request: tuple, random: object) -> None:  # type: ignore[type-arg]
+    program, wanted, facts, mechanism, prefer = request
+    shuffled = list(wanted)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    again = plan(program, shuffled, facts, mechanism, prefer=prefer)
+    first = made(request)
+    # Targets that compare equal in all that names them may stand for each other.
+    assert again.cost == first.cost
+    assert [(g.mechanism, g.parts) for g in again.groups] == [
+        (g.mechanism, g.parts) for g in first.groups
+    ]
+    assert sorted(map(str, again.skipped)) == sorted(map(str, first.skipped))
+
+
+@settings(deadline=None)
+@given(requests, st.sampled_from([F.KPROBE_MULTI, F.TRACING_MULTI, F.FSESSION, F.FENTRY]))
+def test_law_4_losing_a_feature_drops_nobody(request: tuple, lost: Feature) -> None:  # type: ignore[type-arg]
+    """Without a feature targets move or are skipped by name; and no new one appears."""
+    program, wanted, facts, mechanism, prefer = request
+    less = replace(facts, features=FeatureSet(set(facts.features) - {lost}))
+    out = plan(program, wanted, less, mechanism, prefer=prefer)
+    assert len(out.targets) + len(out.skipped) == len(wanted)
+    assert {t.label for t in out.targets} <= {t.label for t in wanted}
+
+
+@settings(deadline=None)
+@given(requests)
+def test_law_5_one_address_once(request: tuple) -> None:  # type: ignore[type-arg]
+    """Two ids of one address in a tracing_multi link crash 7.3 when it closes."""
+    out = made(request)
+    addresses = [t.address for t in out.targets if t.address]
+    assert len(set(addresses)) == len(addresses)
+    for group in out.groups:
+        if group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+            assert all(t.unique for t in group.targets)
+
+
+@settings(deadline=None)
+@given(requests)
+def test_law_6_deny_lists_are_ours(request: tuple) -> None:  # type: ignore[type-arg]
+    """6.1 accepts fentry on __rcu_read_lock and hangs: we refuse, whatever the kernel says."""
+    out = made(request)
+    names = {t.name for t in out.targets}
+    assert "__rcu_read_lock" not in names
+    if request[0].hook is not Hook.ENTRY:
+        assert "do_exit" not in names
+
+
+@settings(deadline=None)
+@given(requests)
+def test_law_7_full_trampolines_spill(request: tuple) -> None:  # type: ignore[type-arg]
+    """Nothing is put on a trampoline that is full; a session takes two places."""
+    facts = request[2]
+    need = 2 if request[0].hook is Hook.SESSION else 1
+    for group in made(request).groups:
+        if group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+            assert all(t.occupied + need <= facts.max_programs for t in group.targets)
+
+
+@settings(deadline=None, max_examples=200)
+@given(requests, targets)
+def test_law_8_cost_is_monotone(request: tuple, more: Target) -> None:  # type: ignore[type-arg]
+    """One function more is never predicted to be cheaper (attach and detach together)."""
+    program, wanted, facts, mechanism, prefer = request
+    before = plan(program, wanted, facts, mechanism, prefer=prefer)
+    # A function of its own: not one that takes the place of another of the same address.
+    new = replace(more, name="new", address=0x99000)
+    after = plan(program, [*wanted, new], facts, mechanism, prefer=prefer)
+    total_before = before.cost.attach_s + before.cost.detach_s
+    assert after.cost.attach_s + after.cost.detach_s >= total_before - 1e-9
+
+
+def one(program: Template, target: Target, facts: PlanFacts, mechanism: str = "auto") -> Plan:
+    return plan(program, [target], facts, mechanism)
+
+
+T = Target("vfs_read", "", 0x1000, 10, model(4))
+
+
+def test_cheapest_mechanism_wins() -> None:
+    """2000 entry functions: kprobe.multi where there is one, clones on 6.1."""
+    many = [replace(T, name=f"f{i}", address=0x1000 * (i + 1)) for i in range(2000)]
+    program = PROGRAMS[1]
+    assert {g.mechanism for g in plan(program, many, K6_12).groups} == {Mechanism.KPROBE_MULTI}
+    assert {g.mechanism for g in plan(program, many[:50], K7_3).groups} == {Mechanism.TRACING_MULTI}
+    assert {g.mechanism for g in plan(program, many, K6_1).groups} == {Mechanism.KPROBE}
+    fast = plan(program, many, K6_12, prefer="overhead")
+    assert {g.mechanism for g in fast.groups} == {Mechanism.TRAMPOLINE}
+
+
+def test_arguments_at_exit_need_a_trampoline() -> None:
+    """pt_regs at return has rax only: such functions fall to clones, or are told why."""
+    program = PROGRAMS[5]
+    assert one(program, T, K6_12).groups[0].mechanism is Mechanism.TRAMPOLINE
+    skipped = one(program, T, K6_12, "kprobe_multi").skipped[0]
+    assert skipped.reason is Reason.NO_EXIT_ARGS
+    # A function of two slots has no ctx[2] to lose: 0 is right everywhere.
+    small = replace(T, model=model(2))
+    assert one(program, small, K6_12, "kprobe_multi").groups
+
+
+def test_groups_follow_the_bytes_not_the_count() -> None:
+    """Slots the program does not read split nothing; the one it reads splits once."""
+    functions = [
+        replace(T, name=f"f{n}", address=0x1000 * (n + 1), model=model(n)) for n in range(7)
+    ]
+    groups = plan(template(load(2)), functions, K6_12, "trampoline").groups
+    assert sorted(len(g.targets) for g in groups) == [3, 4]  # 0..2 slots: 0; 3..6: a load
+    assert len(plan(template(load(2)), functions, K7_3, "tracing_multi").groups) == 1
+    exits = plan(template(load(6), hook=Hook.EXIT), functions, K6_12, "trampoline").groups
+    assert len(exits) == 7  # the return value sits behind the last slot
+
+
+def test_void_functions_have_their_own_frame() -> None:
+    functions = [T, replace(T, name="g", address=0x2000, model=model(1, Return.VOID))]
+    groups = plan(template(load(6), hook=Hook.EXIT), functions, K7_3, "tracing_multi").groups
+    assert len(groups) == 2
+    assert {g.lowering for g in groups} == {Lowering.FRAME}
+    only_args = plan(template(load(1), hook=Hook.EXIT), functions, K7_3, "tracing_multi").groups
+    assert len(only_args) == 1
+
+
+def test_helpers_only_is_native() -> None:
+    program = template(asm.call(CtxHelper.get_func_ip))
+    assert one(program, T, K7_3, "tracing_multi").groups[0].lowering is Lowering.NATIVE
+
+
+def test_session_forms() -> None:
+    """Native where there is one, kprobe.session, else a pair; cookies are a clear reason."""
+    assert [p.side for p in one(SESSION, T, K7_3, "tracing_multi").groups[0].parts] == [
+        Side.SESSION
+    ]
+    assert [p.side for p in one(SESSION, T, K6_12, "kprobe_multi").groups[0].parts] == [
+        Side.SESSION
+    ]
+    pair = one(SESSION, T, K6_1, "trampoline").groups[0]
+    assert [p.side for p in pair.parts] == [Side.ENTRY, Side.EXIT]
+    assert pair.parts[0].image != pair.parts[1].image
+    assert one(COOKIE_SESSION, T, K6_12).groups[0].mechanism is Mechanism.KPROBE_MULTI
+    assert one(COOKIE_SESSION, T, K6_1).skipped[0].reason is Reason.NO_SESSION_COOKIE
+
+
+@pytest.mark.parametrize(
+    ("target", "facts", "mechanism", "reason"),
+    [
+        (replace(T, btf_id=None, model=None), K7_3, "trampoline", Reason.NO_BTF),
+        (replace(T, model=model(7)), K6_1, "trampoline", Reason.TOO_MANY_SLOTS),
+        (replace(T, model=model(13)), K7_3, "tracing_multi", Reason.TOO_MANY_SLOTS),
+        (replace(T, unique=False), K7_3, "tracing_multi", Reason.AMBIGUOUS),
+        (replace(T, occupied=36), K7_3, "tracing_multi", Reason.TRAMPOLINE_FULL),
+        (replace(T, occupied=38), K6_1, "trampoline", Reason.TRAMPOLINE_FULL),
+        (replace(T, name="migrate_disable"), K7_3, "auto", Reason.DENIED),
+        (T, K6_1, "kprobe_multi", Reason.NO_MECHANISM),
+        (replace(T, kprobe=False), K6_1, "kprobe", Reason.NOT_TRACEABLE),
+        (
+            replace(T, model=model(obstacle=Reason.RETURNS_STRUCT)),
+            K7_3,
+            "tracing_multi",
+            Reason.RETURNS_STRUCT,
+        ),
+    ],
+)
+def test_reasons(target: Target, facts: PlanFacts, mechanism: str, reason: Reason) -> None:
+    out = one(PROGRAMS[1], target, facts, mechanism)
+    assert not out.groups
+    assert out.skipped[0].reason is reason
+
+
+def test_full_trampoline_spills_in_auto() -> None:
+    full = replace(T, occupied=38)
+    assert one(PROGRAMS[1], full, K6_12).groups[0].mechanism is Mechanism.KPROBE_MULTI
+    assert one(PROGRAMS[1], full, K6_1).groups[0].mechanism is Mechanism.KPROBE
+
+
+def test_plan_is_a_value() -> None:
+    a, b = (plan(PROGRAMS[2], [T], K7_3) for _ in range(2))
+    assert a == b
+    shown = json.loads(a.to_json())
+    assert shown["groups"][0]["targets"] == ["vfs_read"]
+    assert "1 functions" in str(a)
+
+
+def test_unknown_mechanism_and_preference() -> None:
+    with pytest.raises(PlanError, match="one of auto, tracing_multi"):
+        plan(PROGRAMS[0], [], K7_3, "magic")
+    with pytest.raises(PlanError, match="overhead"):
+        plan(PROGRAMS[0], [], K7_3, prefer="speed")
