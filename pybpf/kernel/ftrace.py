@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -148,6 +149,15 @@ class KprobeBlacklist:
     def __init__(self, entries: tuple[BlacklistEntry, ...]) -> None:
         self.entries = entries
         self._names = frozenset(entry.name for entry in entries)
+        # Ranges nest (a section and symbols in it): keep the union, sorted.
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for entry in sorted(entries, key=lambda entry: entry.start):
+            if self._ends and entry.start <= self._ends[-1]:
+                self._ends[-1] = max(self._ends[-1], entry.end)
+            else:
+                self._starts.append(entry.start)
+                self._ends.append(entry.end)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -157,7 +167,8 @@ class KprobeBlacklist:
 
     def covers(self, addr: int) -> bool:
         """True if `addr` lies in a refused range."""
-        return any(entry.start <= addr < entry.end for entry in self.entries)
+        at = bisect_right(self._starts, addr) - 1
+        return at >= 0 and addr < self._ends[at]
 
 
 def parse_blacklist(data: bytes) -> KprobeBlacklist:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..btf import BtfKind
 from ..errors import PlanError
-from ..kernel.kallsyms import FUNCTION_TYPES
 from .denylist import denied, never_returns
 from .reasons import Reason, Skipped
 
@@ -262,7 +261,7 @@ def select(
                 skipped.append(refusal)
         else:
             kept.setdefault(line, []).append(i)
-    found: list[Candidate] = []
+    found: list[_Found] = []
     seen: dict[int, str] = {}
     for line, positions in kept.items():
         name, module = functions.split(line)
@@ -275,10 +274,9 @@ def select(
                 skipped.append(Skipped(name, module, Reason.ALIAS, detail))
                 continue
             seen[addr] = line
-            is_entry = positions[0] in entry_at
-            found.append(Candidate(name, module, addr, unique=unique, entry=is_entry))
+            found.append((name, module, addr, unique, positions[0] in entry_at))
     candidates = []
-    for candidate in _with_kprobe(facts, _with_btf(facts, found)):
+    for candidate in _candidates(facts, found):
         if need_btf and candidate.no_btf is not None:
             skipped.append(_no_btf(candidate))
         else:
@@ -288,7 +286,7 @@ def select(
     unmatched = []
     for pattern in dict.fromkeys([*entries, *allows]):
         if not _has_any(pattern, lines, functions):
-            lost, diagnosis = _explain(pattern, facts, skips, excluded, at_exit)
+            lost, diagnosis = _explain(pattern, facts, skips, excluded)
             unmatched.append(lost)
             if diagnosis is not None:
                 skipped.append(diagnosis)
@@ -307,22 +305,17 @@ def _refused(name: str, module: str, at_exit: bool) -> Skipped | None:
     return None
 
 
-def _symbols(kallsyms: Kallsyms, name: str, module: str) -> list[tuple[int, str]]:
-    """(address, type) of every symbol of this name and owner."""
-    return [(s.addr, s.type) for s in kallsyms.by_name(name) if s.module == module]
-
-
 def _resolve(
     facts: SelectFacts, name: str, module: str, positions: list[int]
 ) -> tuple[list[tuple[int, bool]], Skipped | None]:
     """Addresses of the functions behind equal ftrace lines: (address, name is unique)."""
-    symbols = _symbols(facts.kallsyms, name, module)
-    addrs = list(dict.fromkeys(addr for addr, type_ in symbols if type_ in FUNCTION_TYPES))
+    functions = facts.ftrace
+    symbols = [s for s in facts.kallsyms.by_name(name) if s.module == module]
+    addrs = list(dict.fromkeys(s.addr for s in symbols if s.is_function))
     if not addrs:
         return [], Skipped(name, module, Reason.NOT_FOUND, "ftrace lists it, kallsyms does not")
     # A lookup by name in the kernel takes the first symbol of any type.
-    unique = len({addr for addr, _ in symbols}) == 1
-    functions = facts.ftrace
+    unique = len({s.addr for s in symbols}) == 1
     if functions.sites is not None:
         good = [a for a in addrs if any(functions.is_site_of(i, a) for i in positions)]
         if len(good) == len(positions):
@@ -335,22 +328,25 @@ def _resolve(
     return [], Skipped(name, module, Reason.AMBIGUOUS, detail)
 
 
-def _with_btf(facts: SelectFacts, found: list[Candidate]) -> list[Candidate]:
-    """The same candidates with their BTF ids, or the reason they have none."""
-    by_module: dict[str, int] = {}
-    for c in found:
-        by_module[c.module] = by_module.get(c.module, 0) + 1
-    tables: dict[str, _Ids] = {}
-    for module, count in by_module.items():
-        tables[module] = _Ids(facts.btf.get(module), bulk=count >= _BULK)
-    out = []
-    for c in found:
-        btf_id, reason = tables[c.module].find(c.name)
-        if not c.unique:
+# name, module, address, name is unique, matched by an entry glob
+_Found = tuple[str, str, int, bool, bool]
+
+
+def _candidates(facts: SelectFacts, found: list[_Found]) -> Iterator[Candidate]:
+    """What was found, with BTF ids (or the reason for none) and the kprobe mark."""
+    modules = [module for _, module, *_ in found]
+    tables = {
+        module: _Ids(facts.btf.get(module), bulk=modules.count(module) >= _BULK)
+        for module in dict.fromkeys(modules)
+    }
+    blacklist = facts.kprobe_blacklist
+    for name, module, addr, unique, entry in found:
+        btf_id, reason = tables[module].find(name)
+        if not unique:
             # The kernel would look the name up and may find another function.
             btf_id, reason = None, Reason.AMBIGUOUS
-        out.append(Candidate(c.name, c.module, c.addr, btf_id, reason, c.unique, c.kprobe, c.entry))
-    return out
+        kprobe = not blacklist or not (name in blacklist or blacklist.covers(addr))
+        yield Candidate(name, module, addr, btf_id, reason, unique, kprobe, entry)
 
 
 class _Ids:
@@ -378,21 +374,9 @@ class _Ids:
         ids = self._all(name)
         if not ids:
             return None, Reason.NO_BTF
-        if len({proto for _, proto in ids}) > 1:
+        if len(ids) > 1 and len({proto for _, proto in ids}) > 1:
             return None, Reason.AMBIGUOUS  # two prototypes: which is right is not told
         return ids[0][0], None
-
-
-def _with_kprobe(facts: SelectFacts, found: list[Candidate]) -> list[Candidate]:
-    blacklist = facts.kprobe_blacklist
-    if not blacklist:
-        return found
-    return [
-        Candidate(c.name, c.module, c.addr, c.btf_id, c.no_btf, c.unique, False, c.entry)
-        if c.name in blacklist or blacklist.covers(c.addr)
-        else c
-        for c in found
-    ]
 
 
 def _no_btf(candidate: Candidate) -> Skipped:
@@ -419,7 +403,6 @@ def _explain(
     facts: SelectFacts,
     skips: dict[str, Skipped],
     excluded: dict[str, None],
-    at_exit: bool,
 ) -> tuple[Unmatched, Skipped | None]:
     """Why a pattern gave nothing; and the skip record of a name that was asked for."""
     match = re.compile(pattern.regex).fullmatch
@@ -433,7 +416,7 @@ def _explain(
     if not pattern.is_literal:
         near = near_names(pattern.name.replace("*", "").replace("?", ""), facts.ftrace.names())
         return Unmatched(pattern.text, _or(near)), None
-    skipped = _diagnose(pattern, facts, at_exit)
+    skipped = _diagnose(pattern, facts)
     return Unmatched(pattern.text, _text(skipped)), skipped
 
 
@@ -453,13 +436,13 @@ _SECTIONS = (
 )
 
 
-def _diagnose(pattern: Pattern, facts: SelectFacts, at_exit: bool) -> Skipped:
+def _diagnose(pattern: Pattern, facts: SelectFacts) -> Skipped:
     """Why a literal name is not among what ftrace lists."""
     name = pattern.name
     module = pattern.module or ""
     module = "" if module == VMLINUX or _is_glob(module) else module
     kallsyms = facts.kallsyms
-    refusal = _refused(name, module, at_exit)
+    refusal = _refused(name, module, at_exit=False)
     if refusal is not None:
         return refusal
     if pattern.module is not None and name in facts.ftrace:

@@ -120,6 +120,14 @@ def test_blacklist_by_name_and_address() -> None:
     assert not blacklist.covers(0xFFFFFFFF81C00080)
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=8), st.integers(0, 90))
+def test_ranges_may_nest_and_overlap(ranges: list[tuple[int, int]], addr: int) -> None:
+    """The union of ranges answers as a look at each of them would."""
+    text = "".join(f"{start:#x}-{start + size:#x}\tname\n" for start, size in ranges)
+    expected = any(start <= addr < start + size for start, size in ranges)
+    assert parse_blacklist(text.encode()).covers(addr) == expected
+
+
 def test_bad_blacklist() -> None:
     with pytest.raises(ObjectFormatError) as caught:
         parse_blacklist(BLACKLIST + b"nonsense\n")
