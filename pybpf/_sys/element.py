@@ -1,0 +1,210 @@
+"""Map element commands with everything prepared: the fast path of map access.
+
+Theory of operation. One BPF_MAP_LOOKUP_ELEM takes the kernel about a
+microsecond; building an attr, buffers and ctypes arguments for each call would
+take Python several. So an `Element` owns a key buffer, a value buffer and one
+``union bpf_attr`` that points at both, and each command is a `functools.partial`
+over ready-made ctypes objects: store the key, call, load the value. `Batch` is the
+same for the batch commands.
+
+Neither may be used by two threads at once, because ctypes gives up the GIL during the
+call: `pybpf.maps` keeps a pool and hands one to each user.
+
+The calls return the system call's result; on -1 the errno is `last_errno()`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable
+from functools import cache, partial
+
+__all__ = ["Batch", "Element", "last_errno"]
+
+# Little-endian machines only: `Batch.count` and the fd share an 8-byte word.
+_BPF_SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361}
+
+# UAPI enum bpf_cmd.
+_LOOKUP, _UPDATE, _DELETE, _NEXT, _LOOKUP_AND_DELETE = 1, 2, 3, 4, 21
+_LOOKUP_BATCH, _LOOKUP_AND_DELETE_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 25, 26, 27
+
+# bpf_attr of the element commands: __u32 map_fd, __u64 key, __u64 value or next_key,
+# __u64 flags. As 8-byte words:
+_FD, _KEY, _VALUE, _FLAGS = range(4)
+_ELEM_WORDS = 4
+
+# bpf_attr.batch: __u64 in_batch, out_batch, keys, values; __u32 count, map_fd;
+# __u64 elem_flags, flags. As 8-byte words:
+_IN, _OUT, _KEYS, _VALUES, _COUNT_FD, _ELEM_FLAGS, _BATCH_FLAGS = range(7)
+_BATCH_WORDS = 7
+
+Call = Callable[[], int]
+
+
+@cache
+def _bpf_syscall() -> Callable[..., int]:
+    # Without argtypes and with ctypes objects as arguments, ctypes has nothing to convert.
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    return partial(syscall, ctypes.c_long(_BPF_SYSCALL[platform.machine()]))
+
+
+def _prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], words: int = 0) -> Call:
+    return partial(
+        _bpf_syscall(),
+        ctypes.c_long(cmd),
+        ctypes.c_void_p(ctypes.addressof(attr)),
+        ctypes.c_ulong(words * 8 or ctypes.sizeof(attr)),
+    )
+
+
+def last_errno() -> int:
+    """errno of this thread's last call that returned -1."""
+    return ctypes.get_errno()
+
+
+class Element:
+    """Buffers and prepared commands for single entries of one map.
+
+    :param fd: of the map
+    :param key_size: bytes, 0 for maps without keys
+    :param value_size: bytes of the buffer the kernel reads and writes: for per-CPU
+        maps the padded values of all possible CPUs
+    """
+
+    __slots__ = (
+        "_attr",
+        "_key_memory",
+        "_next_attr",
+        "_next_memory",
+        "_value_memory",
+        "delete",
+        "key",
+        "lookup",
+        "lookup_and_delete",
+        "next",
+        "next_key",
+        "typed",
+        "update",
+        "value",
+    )
+
+    def __init__(self, fd: int, key_size: int, value_size: int) -> None:
+        self._key_memory = bytearray(max(key_size, 1))
+        self._next_memory = bytearray(max(key_size, 1))
+        self._value_memory = bytearray(max(value_size, 1))
+        #: The key of the next command.
+        self.key = memoryview(self._key_memory)[:key_size]
+        #: What `next` found.
+        self.next_key = memoryview(self._next_memory)[:key_size]
+        #: The value a command reads or wrote.
+        self.value = memoryview(self._value_memory)[:value_size]
+        key = _address(self._key_memory) if key_size else 0
+        #: `value` in the form its user decodes; his to set.
+        self.typed: memoryview = self.value
+        words = ctypes.c_uint64 * _ELEM_WORDS
+        self._attr = words(fd, key, _address(self._value_memory), 0)
+        self._next_attr = words(fd, key, _address(self._next_memory), 0)
+        self.lookup = _prepare(_LOOKUP, self._attr)
+        self.update = _prepare(_UPDATE, self._attr)
+        self.delete = _prepare(_DELETE, self._attr, _VALUE)  # EINVAL if it had a value
+        self.lookup_and_delete = _prepare(_LOOKUP_AND_DELETE, self._attr)
+        self.next = _prepare(_NEXT, self._next_attr)
+
+    def with_flags(self, call: Call, flags: int) -> int:
+        """Run one of the commands with ``BPF_ANY``, ``BPF_F_LOCK``... flags."""
+        self._attr[_FLAGS] = flags
+        try:
+            return call()
+        finally:
+            self._attr[_FLAGS] = 0
+
+    def first(self) -> int:
+        """Like `next`, for the first key of the map."""
+        key, self._next_attr[_KEY] = self._next_attr[_KEY], 0
+        try:
+            return self.next()
+        finally:
+            self._next_attr[_KEY] = key
+
+
+class Batch:
+    """Buffers and prepared commands for many entries at once.
+
+    :param count: number of entries the buffers hold
+    :param cursor_size: bytes of the kernel's opaque position: 4 for hashes and
+        arrays, the key size for the generic implementation
+    """
+
+    __slots__ = (
+        "_attr",
+        "_cursors",
+        "_fd",
+        "_keys_memory",
+        "_values_memory",
+        "capacity",
+        "delete",
+        "keys",
+        "lookup",
+        "lookup_and_delete",
+        "update",
+        "values",
+    )
+
+    def __init__(self, fd: int, key_size: int, value_size: int, count: int) -> None:
+        self._fd = fd
+        #: Entries the buffers hold.
+        self.capacity = count
+        self._keys_memory = bytearray(max(key_size * count, 1))
+        self._values_memory = bytearray(max(value_size * count, 1))
+        cursor = bytes(max(key_size, 8))
+        self._cursors = (bytearray(cursor), bytearray(cursor))
+        self.keys = memoryview(self._keys_memory)
+        self.values = memoryview(self._values_memory)
+        self._attr = (ctypes.c_uint64 * _BATCH_WORDS)(
+            0,
+            _address(self._cursors[0]),
+            _address(self._keys_memory),
+            _address(self._values_memory),
+        )
+        self.count = count
+        self.lookup = _prepare(_LOOKUP_BATCH, self._attr)
+        self.lookup_and_delete = _prepare(_LOOKUP_AND_DELETE_BATCH, self._attr)
+        self.update = _prepare(_UPDATE_BATCH, self._attr)
+        self.delete = _prepare(_DELETE_BATCH, self._attr)
+
+    @property
+    def count(self) -> int:
+        """Entries asked for before a call, entries done after it."""
+        return self._attr[_COUNT_FD] & 0xFFFFFFFF
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._attr[_COUNT_FD] = self._fd << 32 | count
+
+    @property
+    def flags(self) -> int:
+        """Flags for each element, such as ``BPF_F_LOCK``."""
+        return self._attr[_ELEM_FLAGS]
+
+    @flags.setter
+    def flags(self, flags: int) -> None:
+        self._attr[_ELEM_FLAGS] = flags
+
+    def advance(self) -> None:
+        """Let the next lookup go on where this one ended."""
+        done = self._attr[_OUT]
+        other = self._attr[_IN] or _address(self._cursors[1])
+        self._attr[_IN], self._attr[_OUT] = done, other
+
+    def resume(self, other: Batch) -> None:
+        """Start where `other` stands: for bigger buffers in the middle of a walk."""
+        if other._attr[_IN]:
+            at = 0 if other._attr[_IN] == _address(other._cursors[0]) else 1
+            self._cursors[1][:] = other._cursors[at]
+            self._attr[_IN] = _address(self._cursors[1])
+
+
+def _address(memory: bytearray) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -1,0 +1,111 @@
+"""File descriptors with one owner."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+__all__ = ["Fd", "set_tracer"]
+
+# Called with (fd object, "open" or "gone"), or None. Tests set it to see leaks; see `set_tracer`.
+_tracer: Callable[[Fd, str], None] | None = None
+
+
+def set_tracer(
+    tracer: Callable[[Fd, str], None] | None,
+) -> Callable[[Fd, str], None] | None:
+    """Have `tracer` called for each `Fd` when it takes and gives up a descriptor.
+
+    It gets the object and ``"open"``, ``"closed"``, ``"detached"`` or
+    ``"leaked"`` (collected while open). Returns the former one. For tests.
+    """
+    global _tracer  # noqa: PLW0603  (a debugging hook is process-wide by nature)
+    former, _tracer = _tracer, tracer
+    return former
+
+
+class Fd:
+    """Owns one file descriptor: closes it once, never twice.
+
+    :param fd: the descriptor, >= 0
+    :param what: what it is, for messages: ``map 'events'``
+
+    Collected while still open, it gives a `ResourceWarning` and closes.
+    Anything with a ``fileno`` method can be passed where the kernel wants a
+    descriptor, so an `Fd` can too.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "what")
+
+    def __init__(self, fd: int, what: str = "") -> None:
+        self._fd = -1  # so that __del__ works if the next line raises
+        if fd < 0:
+            raise ValueError(f"not a file descriptor: {fd}")
+        self._fd = fd
+        self.what = what
+        if _tracer is not None:
+            _tracer(self, "open")
+
+    @property
+    def closed(self) -> bool:
+        """True once closed or detached."""
+        return self._fd < 0
+
+    def fileno(self) -> int:
+        """The descriptor.
+
+        :raises ValueError: it was closed or detached
+        """
+        if self._fd < 0:
+            raise ValueError(f"{self.what or 'file descriptor'} is closed")
+        return self._fd
+
+    def close(self) -> None:
+        """Close it; nothing happens the second time."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if _tracer is not None:
+                _tracer(self, "closed")
+            os.close(fd)
+
+    def detach(self) -> int:
+        """Give the descriptor up: the caller closes it from now on."""
+        fd = self.fileno()
+        self._fd = -1
+        if _tracer is not None:
+            _tracer(self, "detached")
+        return fd
+
+    def dup(self) -> Fd:
+        """Another descriptor (close-on-exec) of the same kernel object."""
+        return Fd(os.dup(self.fileno()), self.what)
+
+    def __enter__(self) -> Fd:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._fd < 0 else str(self._fd)
+        return f"<Fd {state}{' ' + self.what if self.what else ''}>"
+
+    def __del__(self) -> None:
+        if self._fd < 0:
+            return
+        import warnings
+
+        if _tracer is not None:
+            _tracer(self, "leaked")
+        warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+        fd, self._fd = self._fd, -1
+        os.close(fd)

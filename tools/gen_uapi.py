@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+"""Write pybpf/_uapi/{enums,helpers,perf,structs}.py from a kernel's BTF.
+
+The input is tests/data/uapi-VERSION.btf.gz: the BTF of the newest kernel we
+know, reduced to what the tables below name, so that it is small and its
+content can be reviewed (`tools/btf.py dump`). Everything in the output is a
+layout or a number of the Linux user-space API.
+
+    gen_uapi.py                       write the four files
+    gen_uapi.py --check               exit 1 if they are not what would be written
+    gen_uapi.py --reduce VMLINUX_BTF --kernel 7.3.4
+                                      make a new input from a full BTF, then write
+
+What BTF does not say is which of the nameless members of ``union bpf_attr``
+belongs to which command: `ATTRS` names them, by their first field.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from pybpf.btf import Array, Btf, Enum, Enum64, Int, Member, Ptr, Struct, Union  # noqa: E402
+
+__all__ = ["find_input", "generate", "main", "reduce"]
+
+# Python class -> (enum name or "" for nameless, a member that identifies it, is it a set of flags)
+ENUMS: dict[str, tuple[str, str, bool]] = {
+    "Cmd": ("bpf_cmd", "BPF_MAP_CREATE", False),
+    "MapType": ("bpf_map_type", "BPF_MAP_TYPE_HASH", False),
+    "ProgType": ("bpf_prog_type", "BPF_PROG_TYPE_KPROBE", False),
+    "AttachType": ("bpf_attach_type", "BPF_TRACE_FENTRY", False),
+    "LinkType": ("bpf_link_type", "BPF_LINK_TYPE_TRACING", False),
+    "PerfEventType": ("bpf_perf_event_type", "BPF_PERF_EVENT_KPROBE", False),
+    "FdType": ("bpf_task_fd_type", "BPF_FD_TYPE_KPROBE", False),
+    "StatsType": ("bpf_stats_type", "BPF_STATS_RUN_TIME", False),
+    "StreamId": ("bpf_stream_id", "BPF_STDOUT", False),
+    "CgroupIterOrder": ("bpf_cgroup_iter_order", "BPF_CGROUP_ITER_SELF_ONLY", False),
+    "CoreReloKind": ("bpf_core_relo_kind", "BPF_CORE_FIELD_BYTE_OFFSET", False),
+    "XdpAction": ("xdp_action", "XDP_PASS", False),
+    "ElemFlag": ("", "BPF_NOEXIST", True),
+    "MapFlag": ("", "BPF_F_NO_PREALLOC", True),
+    "KprobeMultiFlag": ("", "BPF_F_KPROBE_MULTI_RETURN", True),
+    "UprobeMultiFlag": ("", "BPF_F_UPROBE_MULTI_RETURN", True),
+    "StackFlag": ("", "BPF_F_USER_STACK", True),
+    "RingbufFlag": ("", "BPF_RB_NO_WAKEUP", True),
+}
+
+# The 200 helpers take as long to import as all other enums, so they are a file of their own.
+HELPER_ENUMS: dict[str, tuple[str, str, bool]] = {
+    "Helper": ("bpf_func_id", "BPF_FUNC_map_lookup_elem", False),
+}
+
+PERF_ENUMS: dict[str, tuple[str, str, bool]] = {
+    "PerfType": ("perf_type_id", "PERF_TYPE_SOFTWARE", False),
+    "PerfHw": ("perf_hw_id", "PERF_COUNT_HW_CPU_CYCLES", False),
+    "PerfSw": ("perf_sw_ids", "PERF_COUNT_SW_CPU_CLOCK", False),
+    "PerfSample": ("perf_event_sample_format", "PERF_SAMPLE_RAW", True),
+    "PerfFormat": ("perf_event_read_format", "PERF_FORMAT_ID", True),
+    "PerfRecord": ("perf_event_type", "PERF_RECORD_SAMPLE", False),
+}
+
+# Python class -> (path into union bpf_attr, the commands that take it). A path element is the
+# name of a member, or "." + the name of a field for the nameless member that has that field.
+# What follows the path's last struct is kept, of a nameless union only the variant named.
+ATTRS: dict[str, tuple[str, str]] = {
+    "MapCreate": (".map_type", "BPF_MAP_CREATE"),
+    "MapElem": (".next_key", "BPF_MAP_*_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_MAP_FREEZE"),
+    "MapBatch": ("batch", "BPF_MAP_*_BATCH"),
+    "ProgLoad": (".prog_type", "BPF_PROG_LOAD"),
+    "Obj": (".pathname", "BPF_OBJ_PIN, BPF_OBJ_GET"),
+    "ProgAttach": (".attach_bpf_fd", "BPF_PROG_ATTACH, BPF_PROG_DETACH"),
+    "ProgTestRun": ("test", "BPF_PROG_TEST_RUN"),
+    "GetId": (".open_flags", "BPF_*_GET_NEXT_ID, BPF_*_GET_FD_BY_ID"),
+    "GetInfo": ("info", "BPF_OBJ_GET_INFO_BY_FD"),
+    "ProgQuery": ("query", "BPF_PROG_QUERY"),
+    "RawTracepointOpen": ("raw_tracepoint", "BPF_RAW_TRACEPOINT_OPEN"),
+    "BtfLoad": (".btf_size", "BPF_BTF_LOAD"),
+    "TaskFdQuery": ("task_fd_query", "BPF_TASK_FD_QUERY"),
+    "LinkCreate": ("link_create/.target_btf_id", "BPF_LINK_CREATE, the general form"),
+    "LinkCreateIter": ("link_create/.iter_info", "BPF_LINK_CREATE of an iterator"),
+    "LinkCreatePerfEvent": ("link_create/perf_event", "BPF_LINK_CREATE on a perf event"),
+    "LinkCreateKprobeMulti": ("link_create/kprobe_multi", "BPF_LINK_CREATE of a kprobe.multi"),
+    "LinkCreateTracing": ("link_create/tracing", "BPF_LINK_CREATE of fentry, fexit, lsm..."),
+    "LinkCreateNetfilter": ("link_create/netfilter", "BPF_LINK_CREATE of a netfilter hook"),
+    "LinkCreateTcx": ("link_create/tcx", "BPF_LINK_CREATE of tcx"),
+    "LinkCreateUprobeMulti": ("link_create/uprobe_multi", "BPF_LINK_CREATE of a uprobe.multi"),
+    "LinkCreateNetkit": ("link_create/netkit", "BPF_LINK_CREATE of netkit"),
+    "LinkCreateCgroup": ("link_create/cgroup", "BPF_LINK_CREATE on a cgroup"),
+    "LinkCreateTracingMulti": ("link_create/tracing_multi", "BPF_LINK_CREATE of a *.multi"),
+    "LinkUpdate": ("link_update", "BPF_LINK_UPDATE"),
+    "LinkDetach": ("link_detach", "BPF_LINK_DETACH"),
+    "EnableStats": ("enable_stats", "BPF_ENABLE_STATS"),
+    "IterCreate": ("iter_create", "BPF_ITER_CREATE"),
+    "ProgBindMap": ("prog_bind_map", "BPF_PROG_BIND_MAP"),
+    "TokenCreate": ("token_create", "BPF_TOKEN_CREATE"),
+    "ProgStreamRead": ("prog_stream_read", "BPF_PROG_STREAM_READ_BY_FD"),
+    "ProgAssocStructOps": ("prog_assoc_struct_ops", "BPF_PROG_ASSOC_STRUCT_OPS"),
+}
+
+# Python class -> struct or union of the same meaning
+STRUCTS: dict[str, str] = {
+    "CommonAttr": "struct bpf_common_attr",
+    "ProgInfo": "struct bpf_prog_info",
+    "MapInfo": "struct bpf_map_info",
+    "BtfInfo": "struct bpf_btf_info",
+    "LinkInfo": "struct bpf_link_info",
+    "IterLinkInfo": "union bpf_iter_link_info",
+    "FuncInfo": "struct bpf_func_info",
+    "LineInfo": "struct bpf_line_info",
+    "CoreRelo": "struct bpf_core_relo",
+    "StackBuildId": "struct bpf_stack_build_id",
+}
+
+PERF_STRUCTS: dict[str, str] = {"PerfEventAttr": "struct perf_event_attr"}
+
+HEADER = '''"""{what} of Linux {kernel}.
+
+GENERATED by tools/gen_uapi.py from tests/data/{source}. Do not edit: change
+the tables there and run it again; tests/unit/test_uapi.py compares.
+"""
+
+from __future__ import annotations
+
+'''
+
+# Ends of enums (__MAX_BPF_CMD, PERF_TYPE_MAX...): they move with every release, so no program
+# may depend on them. A leading "__" would be mangled in a class body anyway.
+_END_MARKER = re.compile(r"__|MAX_BPF_|PERF_\w+_MAX$")
+
+
+def find_input() -> Path:
+    """The committed BTF blob; there is exactly one."""
+    (path,) = (ROOT / "tests" / "data").glob("uapi-*.btf.gz")
+    return path
+
+
+def _members(btf: Btf, type_id: int) -> tuple[Member, ...]:
+    t = btf.type(btf.skip_mods_and_typedefs(type_id))
+    if not isinstance(t, Struct | Union):
+        raise SystemExit(f"type {type_id} is no struct or union")
+    return t.members
+
+
+def _enum_id(btf: Btf, name: str, witness: str) -> int:
+    for kind in (Enum.KIND, Enum64.KIND):
+        for type_id in btf.find_all(name, kind) if name else btf.ids(kind):
+            t = btf.type(type_id)
+            if not isinstance(t, Enum | Enum64) or t.name != name:
+                continue
+            if any(v.name == witness for v in t.values):
+                return type_id
+    raise SystemExit(f"no enum {name!r} with {witness} in this BTF")
+
+
+def _struct_id(btf: Btf, c_name: str) -> int:
+    keyword, name = c_name.split()
+    type_id = btf.find(name, Struct.KIND if keyword == "struct" else Union.KIND)
+    if type_id is None:
+        raise SystemExit(f"no {c_name} in this BTF")
+    return type_id
+
+
+def _pick(btf: Btf, type_id: int, step: str) -> Member:
+    for m in _members(btf, type_id):
+        if m.name:
+            if step in (m.name, "." + m.name):
+                return m
+        elif step.startswith("."):
+            inner = [m]
+            while inner:
+                for sub in _members(btf, inner.pop().type):
+                    if sub.name == step[1:]:
+                        return m
+                    if not sub.name:
+                        inner.append(sub)
+    raise SystemExit(f"no member {step} in type {type_id}")
+
+
+@dataclass
+class _Writer:
+    """Collects class definitions, inner ones before the outer that uses them."""
+
+    btf: Btf
+    out: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)  # body of an inner class -> its name
+
+    def ctype(self, type_id: int, hint: str) -> tuple[str, int, int]:
+        """Python expression, size and alignment (bytes) of a member's type."""
+        t = self.btf.type(self.btf.skip_mods_and_typedefs(type_id))
+        if isinstance(t, Int):
+            sign = "int" if t.signed and not t.is_char else "uint"
+            return ("c_char" if t.is_char else f"c_{sign}{t.size * 8}"), t.size, t.size
+        if isinstance(t, Enum | Enum64):
+            return f"c_{'int' if t.signed else 'uint'}{t.size * 8}", t.size, t.size
+        if isinstance(t, Ptr):
+            return "c_uint64", 8, 8
+        if isinstance(t, Array):
+            inner, size, align = self.ctype(t.type, hint)
+            inner = "c_uint8" if hint.endswith("build_id") else inner
+            return f"{inner} * {t.nelems}", size * t.nelems, align
+        if isinstance(t, Struct | Union):
+            name = hint if hint.startswith("_") else "_" + hint
+            base = "Union" if isinstance(t, Union) else "Structure"
+            name, align = self.define(name, base, t.members, t.size, "", public=False)
+            return name, t.size, align
+        raise SystemExit(f"{hint}: cannot express {t!r}")
+
+    def define(
+        self,
+        name: str,
+        base: str,
+        members: tuple[Member, ...],
+        size: int,
+        doc: str,
+        *,
+        public: bool,
+    ) -> tuple[str, int]:
+        """Emit a class, once per body; returns its name and its alignment in bytes."""
+        rows: list[str] = []
+        anonymous: list[str] = []
+        at = 0  # where ctypes would put the next byte
+        align = 1
+        bits_of = -1  # byte offset of the storage unit that bitfields fill
+        for m in members:
+            field_name = m.name or f"_u{len(anonymous)}"
+            if not m.name:
+                anonymous.append(field_name)
+            kind, width, m_align = self.ctype(m.type, f"{name}_{field_name.lstrip('_')}")
+            align = max(align, m_align)
+            if m.bitfield_size:
+                unit = m.bit_offset // (width * 8) * width
+                if unit != bits_of:
+                    bits_of, used = unit, 0
+                if m.bit_offset != unit * 8 + used:
+                    raise SystemExit(f"{name}.{field_name}: a gap between bitfields")
+                used += m.bitfield_size
+                at = unit + width
+                rows.append(f'("{field_name}", {kind}, {m.bitfield_size}),')
+                continue
+            bits_of = -1
+            offset = m.bit_offset // 8
+            if base == "Structure":
+                natural = -(-at // m_align) * m_align
+                if natural != offset:
+                    rows.append(f'("_pad{at}", c_uint8 * {offset - at}),')
+            at = offset + width
+            rows.append(f'("{field_name}", {kind}),')
+        if base == "Structure" and -(-at // align) * align != size:
+            rows.append(f'("_pad{at}", c_uint8 * {size - at}),')
+        lines = [f'    """{doc}"""\n'] if doc else []
+        lines.append("    __slots__ = ()")
+        if anonymous:
+            names = ", ".join(f'"{a}"' for a in anonymous) + ("," if len(anonymous) == 1 else "")
+            lines.append(f"    _anonymous_ = ({names})")
+        if len(rows) == 1:
+            lines.append(f"    _fields_ = ({rows[0]})")
+        else:
+            lines += ["    _fields_ = (", *(f"        {row}" for row in rows), "    )"]
+        body = f"({base}):\n" + "\n".join(lines)
+        if not public and body in self.seen:
+            return self.seen[body], align
+        self.seen[body] = name
+        self.out.append(f"class {name}{body}")
+        if public:
+            self.names.append(name)
+        return name, align
+
+    def attr(self, name: str, path: str, commands: str) -> None:
+        """One variant of union bpf_attr."""
+        steps = path.split("/")
+        member = _pick(self.btf, _struct_id(self.btf, "union bpf_attr"), steps[0])
+        t = self.btf.type(member.type)
+        assert isinstance(t, Struct)
+        members, size = t.members, t.size
+        if len(steps) == 2:
+            *head, variants = members
+            assert not variants.name, "the variants of link_create are its last, nameless member"
+            one = _pick(self.btf, variants.type, steps[1])
+            base = variants.bit_offset
+            if one.name:
+                members = (*head, Member(one.name, one.type, base))
+                size = self._size(base, one.type)
+            else:
+                inner = _members(self.btf, one.type)
+                members = (*head, *(Member(m.name, m.type, base + m.bit_offset) for m in inner))
+                size = self._size(base, one.type)
+            # The kernel aligns the members of the union to 8 bytes; a variant of its own may
+            # need less, and then ends earlier.
+        where = "``union bpf_attr``" + (f", ``{path}``" if not path.startswith(".") else "")
+        self.define(name, "Structure", members, size, f"{commands}: {where}.", public=True)
+
+    def _size(self, base_bits: int, type_id: int) -> int:
+        align = max(4, self.btf.alignof(type_id))
+        end = base_bits // 8 + self.btf.sizeof(type_id)
+        return -(-end // align) * align
+
+
+def _enum(btf: Btf, name: str, c_name: str, witness: str, flags: bool) -> str:
+    t = btf.type(_enum_id(btf, c_name, witness))
+    assert isinstance(t, Enum | Enum64)
+    doc = f"``enum {c_name}``." if c_name else f"The nameless enum with ``{witness}``."
+    rows = [v for v in t.values if not _END_MARKER.match(v.name)]
+    body = "".join(f"    {v.name} = {f'0x{v.val:X}' if flags else v.val}\n" for v in rows)
+    return f'class {name}({"IntFlag" if flags else "IntEnum"}):\n    """{doc}"""\n\n{body}'
+
+
+def _file(
+    btf: Btf,
+    header: str,
+    enums: dict[str, tuple[str, str, bool]],
+    attrs: dict[str, tuple[str, str]],
+    structs: dict[str, str],
+    late: str = "",
+) -> str:
+    """The text of one generated file. `late` is code to append."""
+    classes = [_enum(btf, name, *what).rstrip() for name, what in enums.items()]
+    writer = _Writer(btf)
+    for name, (path, commands) in attrs.items():
+        writer.attr(name, path, commands)
+    for name, c_name in structs.items():
+        t = btf.type(_struct_id(btf, c_name))
+        assert isinstance(t, Struct | Union)
+        base = "Union" if isinstance(t, Union) else "Structure"
+        writer.define(name, base, t.members, t.size, f"``{c_name}``.", public=True)
+    body = "\n\n\n".join([*classes, *writer.out])
+    imports = ""
+    bases = set(re.findall(r"\b(?:Structure|Union|IntEnum|IntFlag)\b(?=\):)", body))
+    bases |= set(re.findall(r"\bc_\w+", body))
+    for module in ("ctypes", "enum"):
+        used = sorted(
+            (w for w in bases if w.startswith("Int") == (module == "enum")),
+            key=lambda w: (not w[0].isupper(), re.sub(r"\d+", lambda n: n[0].zfill(3), w)),
+        )
+        imports += f"from {module} import {', '.join(used)}\n" if used else ""
+    if late:
+        imports += "\nTYPE_CHECKING = False\nif TYPE_CHECKING:\n"
+        imports += "    from pybpf._uapi.helpers import Helper\n"
+    exported = sorted([*enums, *writer.names, *(["Helper"] if late else [])])
+    names = "".join(f'    "{n}",\n' for n in exported)
+    names = f"__all__ = [\n{names}]" if len(exported) > 1 else f'__all__ = ["{exported[0]}"]'
+    return f"{header}{imports}\n{names}\n\n\n{body}\n{late}"
+
+
+_LATE = """
+
+def __getattr__(name: str) -> object:
+    if name == "Helper":  # long, and seldom needed
+        from pybpf._uapi.helpers import Helper
+
+        return Helper
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+"""
+
+
+def generate(btf: Btf, source: str) -> dict[str, str]:
+    """File name -> text, for the generated files.
+
+    :param source: name of the input, ``uapi-VERSION.btf.gz``
+    """
+    match = re.fullmatch(r"uapi-(.+)\.btf\.gz", source)
+    kernel = match.group(1) if match else source
+
+    def header(what: str) -> str:
+        return HEADER.format(what=what, kernel=kernel, source=source)
+
+    return {
+        "enums.py": _file(btf, header("Enumerations"), ENUMS, {}, {}, _LATE),
+        "helpers.py": _file(btf, header("Helper function numbers"), HELPER_ENUMS, {}, {}),
+        "perf.py": _file(
+            btf, header("perf_event_open's enums and struct"), PERF_ENUMS, {}, PERF_STRUCTS
+        ),
+        "structs.py": _file(btf, header("Structures"), {}, ATTRS, STRUCTS),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare instead of write")
+    parser.add_argument("--input", type=Path, help="full BTF to read (raw)")
+    args = parser.parse_args(argv)
+    btf = Btf(args.input.read_bytes())
+    for name, text in generate(btf, "uapi-7.3.4.btf.gz").items():
+        (ROOT / "pybpf" / "_uapi" / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
