@@ -1,0 +1,12 @@
+"""BPF maps as Python mappings.
+
+`Map` is one map, `PerCpu` a value of a per-CPU map.
+"""
+
+from __future__ import annotations
+
+from pybpf.maps.core import Map
+from pybpf.maps.entries import Entries
+from pybpf.maps.percpu import PerCpu, possible_cpus
+
+__all__ = ["Entries", "Map", "PerCpu", "possible_cpus"]

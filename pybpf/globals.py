@@ -1,0 +1,274 @@
+"""Global variables of a BPF object as Python attributes.
+
+Theory of operation. clang puts globals into sections (.rodata, .data, .bss and
+suffixed forms), and each section becomes the only element of an array map. Before the
+object is loaded an assignment edits the map's initial contents. Afterwards the
+map is memory that BPF programs and we share (``BPF_F_MMAPABLE``), so reads and writes
+are plain loads and stores; a map without that flag, which only a reused map can be,
+is read and written as a whole by BPF_MAP_LOOKUP_ELEM and BPF_MAP_UPDATE_ELEM. .rodata
+is frozen when it is loaded, so that the verifier may trust it.
+
+Integers, enums and pointers of 2, 4 or 8 bytes are read and written by one native
+move, so a counter that a program changes meanwhile never comes out torn. Larger
+values are copied byte by byte and may be.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pybpf.errors import BpfError
+
+if TYPE_CHECKING:
+    from pybpf.btf import Btf
+    from pybpf.maps import Map
+    from pybpf.obj.spec import ObjectSpec
+
+__all__ = ["Globals", "Section", "Variable", "variable"]
+
+_READ_ONLY = ("rodata", "kconfig")
+_CODES: dict[int, Literal["H", "I", "Q"]] = {2: "H", 4: "I", 8: "Q"}
+
+
+class Variable:
+    """One global variable.
+
+    :param section: name of its section, which is its map's name in the object
+    :param offset: bytes into the map's value
+    :param size: bytes
+    :param type_id: in `btf`
+    """
+
+    __slots__ = ("_code", "_codec", "btf", "map", "name", "offset", "section", "size", "type_id")
+
+    def __init__(
+        self, name: str, section: str, offset: int, size: int, type_id: int, btf: Btf, holder: Map
+    ) -> None:
+        self.name = name
+        self.section = section
+        self.offset = offset
+        self.size = size
+        self.type_id = type_id
+        self.btf = btf
+        self.map = holder
+        self._codec: Any = None
+        self._code: Literal["H", "I", "Q"] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Variable {self.name!r}: {self.size} bytes at {self.section}+{self.offset:#x}>"
+
+    @property
+    def read_only(self) -> bool:
+        """It is constant for everybody once the object is loaded."""
+        return self.map.spec.data in _READ_ONLY
+
+    def _resolve(self) -> Any:
+        from pybpf.btf import BtfKind
+        from pybpf.btf.values import codec
+
+        made = codec(self.btf, self.type_id)
+        kind = self.btf.kind(self.btf.skip_mods_and_typedefs(self.type_id))
+        scalars = (BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.PTR)
+        if kind in scalars and self.offset % self.size == 0:
+            self._code = _CODES.get(self.size)
+        self._codec = made
+        return made
+
+    @property
+    def raw(self) -> bytes:
+        """The variable's bytes."""
+        if self._codec is None:
+            self._resolve()
+        end = self.offset + self.size
+        if not self.map.created:
+            return bytes(self._initial()[self.offset : end])
+        try:
+            memory = self.map.memory()
+        except BpfError:
+            return bytes(self.map.raw[bytes(4)][self.offset : end])
+        with memory, memory[self.offset : end] as part:
+            if self._code is None:
+                return bytes(part)
+            with part.cast(self._code) as cell:
+                return cell[0].to_bytes(self.size, sys.byteorder)
+
+    @raw.setter
+    def raw(self, data: bytes) -> None:
+        if len(data) != self.size:
+            raise ValueError(f"{self.name!r} takes {self.size} bytes, not {len(data)}")
+        if self._codec is None:
+            self._resolve()
+        end = self.offset + self.size
+        if not self.map.created:
+            self._initial()[self.offset : end] = data
+            return
+        if self.read_only:
+            raise AttributeError(
+                f"{self.name!r} is in {self.section}, which nobody can change once it is loaded: "
+                "assign before load()"
+            )
+        try:
+            memory = self.map.memory()
+        except BpfError:
+            whole = bytearray(self.map.raw[bytes(4)])
+            whole[self.offset : end] = data
+            self.map.raw[bytes(4)] = bytes(whole)
+            return
+        with memory, memory[self.offset : end] as part:
+            if self._code is None:
+                part[:] = data
+                return
+            with part.cast(self._code) as cell:
+                cell[0] = int.from_bytes(data, sys.byteorder)
+
+    def _initial(self) -> bytearray:
+        if self.map.closed or self.map.initial is None:
+            raise BpfError(errno.EBADF, f"variable {self.name!r}", "the object is closed")
+        return self.map.initial
+
+    def get(self) -> Any:
+        """The value, typed from BTF."""
+        codec = self._codec or self._resolve()
+        data = self.raw
+        return codec.decode(data) if codec.size == self.size else data
+
+    def set(self, value: Any) -> None:
+        """Assign.
+
+        :raises AttributeError: it is constant and the object is loaded
+        :raises TypeError: a value of a wrong type
+        :raises ValueError: a value out of range or of a wrong size
+        """
+        codec = self._codec or self._resolve()
+        if codec.size == self.size and not (
+            isinstance(value, (bytes, bytearray)) and len(value) == self.size
+        ):
+            value = codec.encode(value)
+        self.raw = bytes(value)
+
+
+class _Names:
+    # Attribute access to variables by name; a list with several entries is ambiguous.
+
+    __slots__ = ("__variables",)
+
+    def __init__(self, variables: Mapping[str, list[Variable]]) -> None:
+        object.__setattr__(self, "_Names__variables", variables)
+
+    def __getattr__(self, name: str) -> Any:
+        return _find(self, name).get()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _find(self, name).set(value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("global variables cannot be deleted")
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__variables
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the variables."""
+        return iter(self.__variables)
+
+    def __len__(self) -> int:
+        return len(self.__variables)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name for name in self.__variables if name.isidentifier())]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {', '.join(self.__variables) or 'none'}>"
+
+
+def _find(names: _Names, name: str) -> Variable:
+    variables: Mapping[str, list[Variable]] = object.__getattribute__(names, "_Names__variables")
+    found = variables.get(name)
+    if found is None:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, variables, 3)
+        hint = f"; is it {' or '.join(map(repr, near))}?" if near else ""
+        raise AttributeError(f"no global variable {name!r}{hint}")
+    if len(found) > 1:
+        places = ", ".join(f"{one.section}+{one.offset:#x}" for one in found)
+        raise AttributeError(
+            f"several variables are called {name!r} ({places}): "
+            f"name the section, as in globals[{found[0].section!r}].{name}"
+        )
+    return found[0]
+
+
+class Section(_Names):
+    """The variables of one section."""
+
+    __slots__ = ()
+
+
+class Globals(_Names):
+    """The global variables of one object.
+
+    :param spec: where they are and what types they have
+    :param maps: the object's maps by name
+
+    ``globals.name`` reads, ``globals.name = value`` assigns, ``name in globals``
+    and iteration tell which there are, ``globals[".bss"]`` is one section; static
+    variables of several sections may share a name, which then must be asked for that way.
+    """
+
+    __slots__ = ("__sections",)
+
+    def __init__(self, spec: ObjectSpec, maps: Mapping[str, Map]) -> None:
+        sections: dict[str, dict[str, list[Variable]]] = {}
+        visible: dict[str, list[Variable]] = {}
+        static: dict[str, list[Variable]] = {}
+        for key, blueprint in spec.maps.items():
+            described = spec.data_sections.get(blueprint.section)
+            if spec.btf is None or described is None or blueprint.data in ("", "kconfig"):
+                continue
+            if key not in maps:
+                continue
+            own = sections.setdefault(key, {})
+            for entry in described.entries:
+                name = entry.var.name
+                made = Variable(
+                    name, key, entry.offset, entry.size, entry.var.type, spec.btf, maps[key]
+                )
+                own.setdefault(name, []).append(made)
+                (static if entry.static else visible).setdefault(name, []).append(made)
+        super().__init__({**static, **visible})
+        object.__setattr__(
+            self,
+            "_Globals__sections",
+            {name: Section(variables) for name, variables in sections.items()},
+        )
+
+    def __getitem__(self, name: str) -> Any:
+        if name.startswith("."):
+            section = self.__sections.get(name)
+            if section is None:
+                raise KeyError(name)
+            return section
+        return getattr(self, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("."):
+            raise TypeError(f"section {name!r} cannot be assigned as a whole")
+        setattr(self, name, value)
+
+
+def variable(names: Globals | Section, name: str) -> Variable:
+    """The variable behind an attribute: its place, type and raw bytes.
+
+    :raises AttributeError: there is none, or several
+    """
+    return _find(names, name)

@@ -1,0 +1,491 @@
+"""`Map`: one BPF map, from its blueprint to its closing.
+
+Theory of operation. Before it is created a map is a set of parameters that may
+still be changed (``max_entries``, sizes, flags, the initial contents of a data
+section). `create`, `reuse_fd` or a ``from_*`` constructor gives it an fd; from then on the
+parameters are fixed, and the mapping operations of `Entries` work. Keys
+and values are typed from BTF where the blueprint has types of the right size;
+array indices and file descriptors are ints anyway; everything else is `bytes`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+from pybpf._sys import bpf
+from pybpf._sys.fd import Fd
+from pybpf._uapi.enums import MapType
+from pybpf.errors import BpfError
+from pybpf.maps.entries import Entries
+from pybpf.maps.fields import BytesField
+from pybpf.maps.hints import explain
+from pybpf.maps.kinds import NO_BTF, OUTER, RINGS, key_field, value_field
+from pybpf.maps.percpu import possible_cpus
+
+if TYPE_CHECKING:
+    import builtins
+    from types import TracebackType
+
+    from pybpf.btf import Btf
+    from pybpf.obj.spec import MapSpec
+
+__all__ = ["Map", "round_ring_size"]
+
+T = MapType
+
+BPF_F_MMAPABLE = 1 << 10
+
+_SETTABLE = frozenset(
+    {"type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "map_extra"}
+)
+
+
+def round_ring_size(size: int) -> int:
+    """The next size a ring buffer can have: a power of two of whole pages, in bytes.
+
+    0 stays 0, which the kernel refuses: a forgotten size should not become a tiny ring.
+    """
+    if size <= 0:
+        return size
+    return max(mmap.PAGESIZE, 1 << (size - 1).bit_length())
+
+
+class Map(Entries):
+    """One BPF map; a mutable mapping over typed keys and values once created.
+
+    :param spec: what to create
+    :param btf: where `spec`'s type ids live; None leaves keys and values untyped
+
+    ``raw`` is the same mapping over `bytes`. A map owns its fd (and its memory
+    mapping): `close` it or use it as a context manager.
+    """
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: int
+    numa_node: int
+    map_extra: int
+
+    def __init__(self, spec: MapSpec, btf: Btf | None = None) -> None:
+        self._fd: Fd | None = None
+        self.spec = spec
+        self.btf = btf
+        #: Name in the object file; the kernel's own is in `info`.
+        self.name = spec.name
+        for setting in _SETTABLE:
+            setattr(self, setting, getattr(spec, setting))
+        #: Contents a data section's map starts with, to be edited before it is created.
+        self.initial: bytearray | None = None
+        if spec.data:
+            self.initial = bytearray(spec.initial or bytes(spec.value_size))
+        #: Where it is pinned, or None.
+        self.pin_path: str | None = None
+        #: errno of the kernel's refusal of the map's BTF types, 0 if it took them.
+        self.btf_refused = 0
+        self._closed = False
+        self._memory: mmap.mmap | None = None
+        self._raw: _Raw | None = None
+        nothing = BytesField(0)
+        super().__init__(spec.name, spec.type, spec.max_entries, nothing, nothing)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SETTABLE and getattr(self, "_fd", None) is not None:
+            raise AttributeError(f"map {self.name!r} exists: its {name} can no longer be changed")
+        super().__setattr__(name, value)
+
+    # -- coming into being ---------------------------------------------------
+
+    @classmethod
+    def create_new(
+        cls,
+        map_type: int,
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        *,
+        name: str = "",
+        map_flags: int = 0,
+        inner: Map | None = None,
+        numa_node: int = 0,
+        map_extra: int = 0,
+    ) -> Map:
+        """Create a map without an object file.
+
+        :param map_type: ``enum bpf_map_type``
+        :param key_size: bytes
+        :param value_size: bytes
+        :param inner: pattern for the maps in a map of maps
+        :raises BpfError: the kernel refuses; its hint names the likely reason
+        """
+        from pybpf.obj.spec import MapSpec
+
+        spec = MapSpec(
+            name=name,
+            type=map_type,
+            key_size=key_size,
+            value_size=value_size,
+            max_entries=max_entries,
+            map_flags=map_flags,
+            numa_node=numa_node,
+            map_extra=map_extra,
+        )
+        made = cls(spec)
+        made.create(name=name, inner=inner)
+        return made
+
+    @classmethod
+    def from_fd(cls, fd: int | Fd, *, btf: Btf | None = None) -> Map:
+        """A map that exists; `fd` is duplicated and stays the caller's."""
+        from pybpf.obj.spec import MapSpec
+
+        made = cls(MapSpec("", 0, 0, 0, 0), btf)
+        made.reuse_fd(fd)
+        return made
+
+    @classmethod
+    def from_id(cls, map_id: int, *, btf: Btf | None = None) -> Map:
+        """The map with this kernel-wide id."""
+        with bpf.get_fd_by_id("map", map_id) as fd:
+            return cls.from_fd(fd, btf=btf)
+
+    @classmethod
+    def from_pinned(cls, path: str | os.PathLike[str], *, btf: Btf | None = None) -> Map:
+        """The map pinned at `path` in a bpf file system."""
+        with bpf.obj_get(os.fspath(path)) as fd:
+            made = cls.from_fd(fd, btf=btf)
+        made.pin_path = os.fspath(path)
+        return made
+
+    def create(
+        self,
+        *,
+        name: str | None = None,
+        btf_fd: int = 0,
+        inner: Map | None = None,
+        btf_vmlinux_value_type_id: int = 0,
+    ) -> None:
+        """Create the map in the kernel, fill a data section's, freeze a read-only one.
+
+        :param name: the kernel's name for it; None takes the blueprint's. Cut to 15
+            characters, what the kernel does not allow becomes "_"
+        :param btf_fd: of the object's BTF; if the kernel refuses the map with its BTF types, it
+            is created without them and the errno kept in `btf_refused`
+        :param inner: pattern for the maps in a map of maps; None makes one from the blueprint
+        :raises BpfError: the kernel refuses; its hint names the likely reason
+        """
+        if self._fd is not None:
+            raise BpfError(errno.EEXIST, f"map {self.name!r}", "the map exists already")
+        pattern: Map | None = None
+        if inner is None and self.type in OUTER and self.spec.inner is not None:
+            inner = pattern = self.new_inner(btf_fd=btf_fd)
+        try:
+            fd = self._create(
+                _kernel_name(self.name if name is None else name),
+                btf_fd if self.type not in NO_BTF else 0,
+                inner,
+                btf_vmlinux_value_type_id,
+            )
+        finally:
+            if pattern is not None:
+                pattern.close()
+        self._adopt(fd)
+        if self.initial is not None:
+            try:
+                self._fill()
+            except BaseException:
+                self.close()
+                raise
+
+    def _create(self, name: str, btf_fd: int, inner: Map | None, struct_ops_type: int) -> Fd:
+        if self.type in RINGS:
+            self.max_entries = round_ring_size(self.max_entries)
+        elif self.type == T.BPF_MAP_TYPE_PERF_EVENT_ARRAY and not self.max_entries:
+            self.max_entries = possible_cpus()
+        typed = bool(btf_fd and (self.spec.key_type_id or self.spec.value_type_id))
+        try:
+            return self._map_create(name, btf_fd if typed else 0, inner, struct_ops_type)
+        except BpfError as err:
+            if not typed or struct_ops_type or err.errno == errno.EPERM:
+                raise self._explained(err, inner) from None
+            first = err
+        try:
+            fd = self._map_create(name, 0, inner, struct_ops_type)
+        except BpfError as err:
+            raise self._explained(err, inner) from first
+        self.btf_refused = first.errno or 0
+        return fd
+
+    def _map_create(self, name: str, btf_fd: int, inner: Map | None, struct_ops_type: int) -> Fd:
+        return bpf.map_create(
+            self.type,
+            key_size=self.key_size,
+            value_size=self.value_size,
+            max_entries=self.max_entries,
+            name=name,
+            map_flags=self.map_flags,
+            inner_map_fd=inner.fileno() if inner is not None else 0,
+            numa_node=self.numa_node,
+            btf_fd=btf_fd,
+            btf_key_type_id=self.spec.key_type_id if btf_fd else 0,
+            btf_value_type_id=self.spec.value_type_id if btf_fd else 0,
+            map_extra=self.map_extra,
+            btf_vmlinux_value_type_id=struct_ops_type,
+        )
+
+    def _explained(self, err: BpfError, inner: Map | None) -> BpfError:
+        err.add_context(f"map {self.name!r}")
+        err.hint = err.hint or explain(
+            err.errno or 0,
+            self.type,
+            self.key_size,
+            self.value_size,
+            self.max_entries,
+            self.map_flags,
+            inner=inner is not None,
+        )
+        return err
+
+    def _fill(self) -> None:
+        assert self.initial is not None
+        # A new map is all zeros.
+        if self.initial.strip(b"\0"):
+            self.raw[bytes(4)] = bytes(self.initial)
+        if self.spec.data in ("rodata", "kconfig"):
+            self.freeze()
+
+    def new_inner(self, *, name: str | None = None, btf_fd: int = 0) -> Map:
+        """Create a map as the blueprint of this map of maps describes its inner maps.
+
+        The caller owns it; ``outer[key] = inner`` stores it.
+        """
+        if self.spec.inner is None:
+            raise BpfError(errno.EINVAL, f"map {self.name!r}", "it has no inner map description")
+        inner = Map(self.spec.inner, self.btf)
+        inner.create(name=name, btf_fd=btf_fd)
+        return inner
+
+    def reuse_fd(self, fd: int | Fd) -> None:
+        """Stand for a map that exists instead of creating one.
+
+        :param fd: is duplicated and stays the caller's
+        """
+        if self._fd is not None:
+            raise BpfError(errno.EEXIST, f"map {self.name!r}", "the map exists already")
+        number = fd if isinstance(fd, int) else fd.fileno()
+        info = bpf.map_info(number)
+        self.type = info.type
+        self.key_size = info.key_size
+        self.value_size = info.value_size
+        self.max_entries = info.max_entries
+        self.map_flags = info.map_flags
+        self.map_extra = info.map_extra
+        self.name = self.name or info.name
+        self._adopt(_dup(number))
+
+    def _adopt(self, fd: Fd) -> None:
+        self._fd = fd
+        self._closed = False
+        self._name, self._kind, self._entries = self.name, self.type, self.max_entries
+        self._pool = []
+        types = (self.btf, self.spec.key_type_id, self.spec.value_type_id)
+        self._bind(
+            key_field(self.type, self.key_size, types[0], types[1]),
+            value_field(self.type, self.value_size, self.map_flags, types[0], types[2]),
+        )
+
+    # -- types ---------------------------------------------------------------
+
+    @property
+    def raw(self) -> Entries:
+        """The same mapping over `bytes`.
+
+        A per-CPU value is the values of all possible CPUs, each padded to 8 bytes.
+        """
+        if self._raw is None:
+            self.fileno()
+            self._raw = _Raw(self)
+        return self._raw
+
+    # -- life ----------------------------------------------------------------
+
+    @property
+    def fd(self) -> Fd:
+        """The map's fd, owned by this object.
+
+        :raises BpfError: EBADF before creation and after `close`
+        """
+        if self._fd is None:
+            state = "closed" if self._closed else "not created yet"
+            raise BpfError(errno.EBADF, f"map {self.name!r}", f"it is {state}")
+        return self._fd
+
+    def fileno(self) -> int:
+        return self.fd.fileno()
+
+    @property
+    def created(self) -> bool:
+        """There is an fd."""
+        return self._fd is not None
+
+    @property
+    def closed(self) -> bool:
+        """There was an fd and it was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Give the fd and the memory mapping back; idempotent.
+
+        The kernel keeps the map while programs, other fds or a pin use it.
+        """
+        self._pool = []
+        if self._raw is not None:
+            self._raw._pool = []
+            self._raw = None
+        self._unmap()
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            self._closed = True
+            fd.close()
+
+    def _unmap(self) -> None:
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            # With a view still around it is unmapped when that goes.
+            with contextlib.suppress(BufferError):
+                memory.close()
+
+    def __enter__(self) -> Map:
+        return self
+
+    def __exit__(
+        self,
+        kind: builtins.type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        try:
+            kind = MapType(self.type).name.removeprefix("BPF_MAP_TYPE_").lower()
+        except ValueError:
+            kind = f"type {self.type}"
+        state = f"fd {self._fd.fileno()}" if self._fd is not None else "not created"
+        sizes = f"{self.key_size}+{self.value_size} bytes, {self.max_entries} entries"
+        return f"<Map {self.name!r}: {kind}, {sizes}, {state}>"
+
+    # -- the map as a whole --------------------------------------------------
+
+    def info(self) -> Any:
+        """``struct bpf_map_info``: id, kernel name, sizes, flags."""
+        return bpf.map_info(self.fileno())
+
+    def freeze(self) -> None:
+        """Make the map read-only for user space, for good (BPF_MAP_FREEZE).
+
+        :raises BpfError: EBUSY while a view from `memory` is around: it could be written through
+        """
+        self._unmap()
+        bpf.map_freeze(self.fileno())
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Give the map a name in a bpf file system, which keeps it alive."""
+        bpf.obj_pin(self.fileno(), os.fspath(path))
+        self.pin_path = os.fspath(path)
+
+    def unpin(self) -> None:
+        """Remove the name that `pin` gave."""
+        if self.pin_path is None:
+            raise BpfError(errno.ENOENT, f"map {self.name!r}", "it is not pinned")
+        os.unlink(self.pin_path)
+        self.pin_path = None
+
+    def differences(self, fd: int | Fd) -> list[str]:
+        """What keeps the map behind `fd` from standing in for this blueprint.
+
+        :returns: one text per parameter that differs; [] if `reuse_fd` may be used
+        """
+        info = bpf.map_info(fd if isinstance(fd, int) else fd.fileno())
+        entries = self.max_entries
+        if self.type in RINGS:
+            entries = round_ring_size(entries)
+        elif self.type == T.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+            entries = entries or possible_cpus()
+        wanted = {
+            "type": (self.type, info.type),
+            "key_size": (self.key_size, info.key_size),
+            "value_size": (self.value_size, info.value_size),
+            "max_entries": (entries, info.max_entries),
+            "map_flags": (self.map_flags, info.map_flags),
+            "map_extra": (self.map_extra, info.map_extra),
+        }
+        return [
+            f"{name} is {has}, not {want}" for name, (want, has) in wanted.items() if want != has
+        ]
+
+    def memory(self) -> memoryview:
+        """The values of an array with ``BPF_F_MMAPABLE``, shared with BPF programs.
+
+        Element `i` starts at ``i`` times the value size rounded up to 8 bytes. Read-only
+        for maps that user space may not write. The mapping lives until `close`.
+
+        :raises BpfError: the map cannot be mapped
+        """
+        if self._memory is None:
+            length = ((self.value_size + 7) & ~7) * self.max_entries
+            length = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+            self._memory = self._mmap(length)
+        return memoryview(self._memory)
+
+    def _mmap(self, length: int) -> mmap.mmap:
+        if not self.map_flags & BPF_F_MMAPABLE:
+            raise BpfError(
+                errno.EINVAL, f"map {self.name!r}: mmap", "it has no BPF_F_MMAPABLE flag"
+            )
+        number = self.fileno()
+        # Frozen maps and those with BPF_F_RDONLY_PROG cannot be mapped for writing.
+        with contextlib.suppress(OSError):
+            return mmap.mmap(number, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        try:
+            return mmap.mmap(number, length, mmap.MAP_SHARED, mmap.PROT_READ)
+        except OSError as err:
+            raise BpfError(err.errno or errno.EINVAL, f"map {self.name!r}: mmap") from None
+
+
+class _Raw(Entries):
+    # The bytes side of a map; shares its fd.
+
+    def __init__(self, owner: Map) -> None:
+        self._owner = owner
+        super().__init__(
+            owner.name,
+            owner.type,
+            owner.max_entries,
+            BytesField(owner._key.size),
+            BytesField(owner._value.size),
+        )
+
+    def fileno(self) -> int:
+        return self._owner.fileno()
+
+    def __repr__(self) -> str:
+        return f"<raw view of {self._owner!r}>"
+
+
+def _dup(number: int) -> Fd:
+    import fcntl
+
+    try:
+        return Fd(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3), "map")
+    except OSError as err:
+        raise BpfError(err.errno or errno.EBADF, "dup of a map's fd") from None
+
+
+def _kernel_name(name: str) -> str:
+    return "".join(c if c in "_." or (c.isascii() and c.isalnum()) else "_" for c in name[:15])

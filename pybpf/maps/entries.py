@@ -1,0 +1,344 @@
+"""Map entries as a mapping: every operation on the contents of an existing map."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    ValuesView,
+)
+from itertools import chain, islice
+from typing import Any
+
+from pybpf._sys.element import Batch, last_errno
+from pybpf._uapi.enums import MapType
+from pybpf.errors import BpfError
+from pybpf.maps.calls import MISSING, NO_SUCH_COMMAND
+from pybpf.maps.kinds import FULL_ARRAYS, KEYLESS
+from pybpf.maps.walk import BATCH_BYTES, Walk
+
+__all__ = ["Entries", "Items", "Keys", "Values"]
+
+_END: Any = object()
+
+# Flags of BPF_MAP_UPDATE_ELEM (UAPI bpf.h).
+BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
+
+
+class Entries(Walk, MutableMapping[Any, Any]):
+    """A mutable mapping over the entries of one map.
+
+    Unlike a dict it is always true, equal only to itself and hashable: it is
+    a handle on something shared that BPF programs change at any time.
+    """
+
+    # -- one entry -----------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        pool = self._pool
+        try:
+            element = pool.pop()
+        except IndexError:
+            element = self._new_element()
+        try:
+            try:
+                element.key[:] = self._fast_key(key)
+            except Exception:
+                element.key[:] = self._key.encode(key)
+            if element.lookup() < 0:
+                code = last_errno()
+                if code == errno.ENOENT:
+                    raise KeyError(key)
+                raise self._error("lookup", code)
+            return self._decode(element.typed)
+        finally:
+            pool.append(element)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pool = self._pool
+        try:
+            element = pool.pop()
+        except IndexError:
+            element = self._new_element()
+        try:
+            try:
+                element.key[:] = self._fast_key(key)
+                element.value[:] = self._fast_value(value)
+            except Exception:
+                element.key[:] = self._key.encode(key)
+                element.value[:] = self._value.encode(value)
+            if element.update() < 0:
+                raise self._error("update", last_errno())
+        finally:
+            pool.append(element)
+
+    def __delitem__(self, key: Any) -> None:
+        if self._run("delete", "delete", key) == errno.ENOENT:
+            raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            if self._kind == MapType.BPF_MAP_TYPE_BLOOM_FILTER:
+                return self._run("lookup", "lookup", value=key) == 0
+            return self._run("lookup", "lookup", key) == 0
+        except (TypeError, ValueError):
+            return False  # cannot be a key of this map, as for a dict of another type
+
+    def lookup(self, key: Any, default: Any = None, *, flags: int = 0) -> Any:
+        """The value at `key`, or `default`.
+
+        :param flags: such as ``BPF_F_LOCK``
+        """
+        out: list[Any] = []
+        self._run("lookup", "lookup", key, flags=flags, result=self._decoded(out))
+        return out[0] if out else default
+
+    def put(self, key: Any, value: Any, *, flags: int = BPF_ANY) -> None:
+        """Write an entry.
+
+        :param flags: ``BPF_ANY`` 0, ``BPF_NOEXIST`` 1 (create only), ``BPF_EXIST`` 2 (replace
+            only), ``BPF_F_LOCK`` 4
+        :raises KeyError: ``BPF_EXIST`` and there is none
+        :raises BpfError: EEXIST for ``BPF_NOEXIST`` and there is one
+        """
+        if self._run("update", "update", key, value, flags) == errno.ENOENT:
+            raise KeyError(key)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        """The value at `key`, written as `default` first if there was none; atomic."""
+        try:
+            self.put(key, default, flags=BPF_NOEXIST)
+        except BpfError as err:
+            if err.errno != errno.EEXIST:
+                raise
+        return self[key]
+
+    def pop(self, key: Any = MISSING, default: Any = MISSING) -> Any:
+        """Take an entry out of the map.
+
+        Atomic where the kernel has lookup-and-delete for the map (hashes since
+        5.14), a lookup and a deletion elsewhere. Queues and stacks have no key.
+
+        :raises KeyError: there is none, and no `default`
+        :raises IndexError: the queue or stack is empty, and there is no `default`
+        """
+        out: list[Any] = []
+        take = self._decoded(out)
+        if self._kind in KEYLESS:
+            self._run("lookup_and_delete", "pop", result=take)
+            if not out and default is MISSING:
+                raise IndexError(f"map {self._name!r} is empty")
+            return out[0] if out else default
+        if key is MISSING:
+            raise TypeError("pop() needs a key, except for queues and stacks")
+        try:
+            self._run("lookup_and_delete", "pop", key, result=take)
+        except BpfError as err:
+            if err.errno not in NO_SUCH_COMMAND:
+                raise
+            self._run("lookup", "pop", key, result=take)
+            if out:
+                self._run("delete", "delete", key)
+        if not out and default is MISSING:
+            raise KeyError(key)
+        return out[0] if out else default
+
+    def push(self, value: Any, *, flags: int = 0) -> None:
+        """Add to a queue, stack or bloom filter.
+
+        :param flags: ``BPF_EXIST`` drops the oldest value of a full queue or stack
+        """
+        self._run("update", "push", value=value, flags=flags)
+
+    def peek(self) -> Any:
+        """What `pop` of a queue or stack would give.
+
+        :raises IndexError: it is empty
+        """
+        out: list[Any] = []
+        self._run("lookup", "peek", result=self._decoded(out))
+        if not out:
+            raise IndexError(f"map {self._name!r} is empty")
+        return out[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._kind in FULL_ARRAYS:
+            return chain.from_iterable([self._key.decode_all(self._index_bytes())])
+        return chain.from_iterable(
+            list(self._key.decode_all(keys)) for keys, _, _ in self.batches()
+        )
+
+    def _index_bytes(self) -> memoryview:
+        from array import array
+
+        return memoryview(array("I", range(self._entries))).cast("B")
+
+    def __len__(self) -> int:
+        """Number of entries; for anything but an array this walks the map."""
+        if self._kind in FULL_ARRAYS:
+            return self._entries
+        return sum(count for _, _, count in self.batches())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def keys(self) -> Keys:
+        """The keys, as a view."""
+        return Keys(self)
+
+    def values(self, batch: int | None = None) -> Values:
+        """The values, as a view.
+
+        :param batch: entries per system call; None picks a size
+        """
+        return Values(self, batch)
+
+    def items(self, batch: int | None = None) -> Items:
+        """Keys and values, as a view.
+
+        :param batch: entries per system call; None picks a size
+        """
+        return Items(self, batch)
+
+    def to_dict(self, batch: int | None = None) -> dict[Any, Any]:
+        """All entries, read with as few system calls as possible.
+
+        :param batch: entries per system call; None picks a size
+        """
+        out: dict[Any, Any] = {}
+        for keys, values, _ in self.batches(batch):
+            out.update(zip(self._key.decode_all(keys), self._value.decode_all(values), strict=True))
+        return out
+
+    # -- many entries --------------------------------------------------------
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Write many entries with as few system calls as possible.
+
+        :param other: a mapping or pairs of key and value
+        :raises BpfError: an entry was refused; those before it are written
+        """
+        pairs = other.items() if isinstance(other, Mapping) else iter(other)
+        pairs = chain(pairs, more.items())
+        size = max(64, BATCH_BYTES // max(1, self._key.size + self._value.size))
+        while rows := list(islice(pairs, size)):
+            keys, values = zip(*rows, strict=True)
+            self._write(keys, values)
+
+    def _write(self, keys: tuple[Any, ...], values: tuple[Any, ...]) -> None:
+        count = len(keys)
+        done = 0
+        if count > 1:
+            calls = Batch(self.fileno(), self._key.size, self._value.size, count)
+            calls.keys[: count * self._key.size] = self._key.encode_all(keys)
+            calls.values[: count * self._value.size] = self._value.encode_all(values)
+            calls.count = count
+            if calls.update() >= 0:
+                return
+            code = last_errno()
+            if code not in NO_SUCH_COMMAND:
+                at = calls.count
+                raise self._error(f"update of {keys[at]!r}" if at < count else "update", code)
+            # `count` is only written by kernels that know the command.
+            done = calls.count if calls.count < count else 0
+        for key, value in zip(keys[done:], values[done:], strict=True):
+            self[key] = value
+
+    def delete(self, keys: Iterable[Any], *, missing_ok: bool = False) -> int:
+        """Delete many entries with as few system calls as possible.
+
+        :param missing_ok: pass over keys that are not there
+        :returns: how many were deleted
+        :raises KeyError: a key is not there; those before it are deleted
+        """
+        rest = list(keys)
+        deleted = 0
+        while rest:
+            done, code = self._delete_some(rest)
+            deleted += done
+            rest = rest[done:]
+            if code == errno.ENOENT:
+                if not missing_ok:
+                    raise KeyError(rest[0])
+                rest = rest[1:]
+            elif code:
+                raise self._error("delete", code)
+        return deleted
+
+    def _delete_some(self, keys: list[Any]) -> tuple[int, int]:
+        # Number deleted from the front, and the errno that stopped it or 0.
+        if len(keys) > 1:
+            calls = Batch(self.fileno(), self._key.size, 0, len(keys))
+            calls.keys[: len(keys) * self._key.size] = self._key.encode_all(keys)
+            calls.count = len(keys)
+            if calls.delete() >= 0:
+                return len(keys), 0
+            if (code := last_errno()) not in NO_SUCH_COMMAND:
+                return calls.count, code
+        return (0, errno.ENOENT) if self._run("delete", "delete", keys[0]) else (1, 0)
+
+    def drain(self, batch: int | None = None) -> Iterator[tuple[Any, Any]]:
+        """Take entries out of the map while iterating over them.
+
+        :param batch: entries per system call; None picks a size
+
+        What was taken and not yet asked for when the iteration ends early is lost.
+        """
+        return self._pairs(batch, delete=True)
+
+    def clear(self) -> None:
+        """Delete every entry.
+
+        :raises BpfError: EINVAL for arrays, whose entries cannot be deleted
+        """
+        if self._kind in KEYLESS:
+            while self.pop(default=_END) is not _END:
+                pass
+            return
+        for _ in self.batches(delete=True):
+            pass
+
+
+class Keys(KeysView[Any]):
+    """Keys of a map."""
+
+    _mapping: Entries
+
+
+class Items(ItemsView[Any, Any]):
+    """Keys and values of a map, read in batches."""
+
+    _mapping: Entries
+
+    def __init__(self, entries: Entries, batch: int | None = None) -> None:
+        super().__init__(entries)
+        self._batch = batch
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self._mapping._pairs(self._batch)
+
+
+class Values(ValuesView[Any]):
+    """Values of a map, read in batches."""
+
+    _mapping: Entries
+
+    def __init__(self, entries: Entries, batch: int | None = None) -> None:
+        super().__init__(entries)
+        self._batch = batch
+
+    def __iter__(self) -> Iterator[Any]:
+        entries = self._mapping
+        return chain.from_iterable(
+            list(entries._value.decode_all(values)) for _, values, _ in entries.batches(self._batch)
+        )

@@ -1,0 +1,156 @@
+"""What the map types have in common, and which field each gets for key and value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pybpf._uapi.enums import MapType
+from pybpf.maps.fields import (
+    BytesField,
+    CodecField,
+    FdField,
+    Field,
+    IntField,
+    LpmField,
+    PerCpuField,
+    StackField,
+)
+from pybpf.maps.percpu import possible_cpus
+
+if TYPE_CHECKING:
+    from pybpf.btf import Btf
+
+__all__ = [
+    "FD_KEYS",
+    "FD_VALUES",
+    "FULL_ARRAYS",
+    "INDEXED",
+    "KEYLESS",
+    "NO_BTF",
+    "OUTER",
+    "PERCPU",
+    "RINGS",
+    "key_field",
+    "value_field",
+]
+
+T = MapType
+
+BPF_F_STACK_BUILD_ID = 1 << 5
+
+INDEXED = frozenset(
+    {
+        T.BPF_MAP_TYPE_ARRAY,
+        T.BPF_MAP_TYPE_PERCPU_ARRAY,
+        T.BPF_MAP_TYPE_PROG_ARRAY,
+        T.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+        T.BPF_MAP_TYPE_CGROUP_ARRAY,
+        T.BPF_MAP_TYPE_ARRAY_OF_MAPS,
+        T.BPF_MAP_TYPE_STACK_TRACE,
+    }
+)
+PERCPU = frozenset(
+    {
+        T.BPF_MAP_TYPE_PERCPU_HASH,
+        T.BPF_MAP_TYPE_PERCPU_ARRAY,
+        T.BPF_MAP_TYPE_LRU_PERCPU_HASH,
+        T.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE,
+    }
+)
+FD_VALUES = frozenset(
+    {
+        T.BPF_MAP_TYPE_PROG_ARRAY,
+        T.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+        T.BPF_MAP_TYPE_CGROUP_ARRAY,
+        T.BPF_MAP_TYPE_ARRAY_OF_MAPS,
+        T.BPF_MAP_TYPE_HASH_OF_MAPS,
+    }
+)
+FD_KEYS = frozenset(
+    {
+        T.BPF_MAP_TYPE_SK_STORAGE,
+        T.BPF_MAP_TYPE_INODE_STORAGE,
+        T.BPF_MAP_TYPE_TASK_STORAGE,
+        T.BPF_MAP_TYPE_CGRP_STORAGE,
+    }
+)
+RINGS = frozenset({T.BPF_MAP_TYPE_RINGBUF, T.BPF_MAP_TYPE_USER_RINGBUF})
+OUTER = frozenset({T.BPF_MAP_TYPE_ARRAY_OF_MAPS, T.BPF_MAP_TYPE_HASH_OF_MAPS})
+# The kernel has no BTF check for these and refuses type ids.
+NO_BTF = frozenset(
+    {
+        T.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+        T.BPF_MAP_TYPE_CGROUP_ARRAY,
+        T.BPF_MAP_TYPE_STACK_TRACE,
+        T.BPF_MAP_TYPE_ARRAY_OF_MAPS,
+        T.BPF_MAP_TYPE_HASH_OF_MAPS,
+        T.BPF_MAP_TYPE_DEVMAP,
+        T.BPF_MAP_TYPE_DEVMAP_HASH,
+        T.BPF_MAP_TYPE_CPUMAP,
+        T.BPF_MAP_TYPE_XSKMAP,
+        T.BPF_MAP_TYPE_SOCKMAP,
+        T.BPF_MAP_TYPE_SOCKHASH,
+        T.BPF_MAP_TYPE_QUEUE,
+        T.BPF_MAP_TYPE_STACK,
+        T.BPF_MAP_TYPE_RINGBUF,
+        T.BPF_MAP_TYPE_USER_RINGBUF,
+    }
+)
+#: Every index exists from the start and none can be deleted.
+FULL_ARRAYS = frozenset({T.BPF_MAP_TYPE_ARRAY, T.BPF_MAP_TYPE_PERCPU_ARRAY})
+#: No keys: push, pop, peek.
+KEYLESS = frozenset({T.BPF_MAP_TYPE_QUEUE, T.BPF_MAP_TYPE_STACK, T.BPF_MAP_TYPE_BLOOM_FILTER})
+
+
+def key_field(kind: int, size: int, btf: Btf | None, type_id: int) -> Field:
+    """What keys of a map are.
+
+    :param size: bytes
+    :param type_id: in `btf`, 0 if not known
+    """
+    if kind in INDEXED and size == 4:
+        return IntField(4)
+    if kind in FD_KEYS and size == 4:
+        return FdField()
+    typed = _typed(btf, type_id, size)
+    if typed is not None:
+        return typed
+    if kind == T.BPF_MAP_TYPE_LPM_TRIE and size > 4:
+        return LpmField(size)
+    return BytesField(size)
+
+
+def value_field(kind: int, size: int, flags: int, btf: Btf | None, type_id: int) -> Field:
+    """What values of a map are.
+
+    :param size: of one value (one CPU's), bytes
+    :param flags: of the map
+    :param type_id: in `btf`, 0 if not known
+    """
+    if kind in FD_VALUES and size == 4:
+        return FdField()
+    if kind == T.BPF_MAP_TYPE_STACK_TRACE:
+        build_id = bool(flags & BPF_F_STACK_BUILD_ID)
+        if size % (32 if build_id else 8) == 0:
+            return StackField(size, build_id)
+    value = _typed(btf, type_id, size)
+    if value is None:
+        value = BytesField(size)
+    return PerCpuField(value, possible_cpus()) if kind in PERCPU else value
+
+
+def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
+    if btf is None or not type_id:
+        return None
+    from pybpf.btf import Enum, Enum64, Int
+    from pybpf.btf.types import INT_BOOL, INT_CHAR, INT_SIGNED
+    from pybpf.btf.values import codec
+
+    plain = btf.type(btf.skip_mods_and_typedefs(type_id))
+    if isinstance(plain, Int) and plain.size == size and size in (1, 2, 4, 8):
+        if plain.bits == 8 * size and not plain.encoding & (INT_BOOL | INT_CHAR):
+            return IntField(size, bool(plain.encoding & INT_SIGNED))
+    elif isinstance(plain, (Enum, Enum64)) and plain.size == size and size in (1, 2, 4, 8):
+        return IntField(size, plain.signed)
+    made = codec(btf, type_id)
+    return CodecField(made) if made.size == size else None
