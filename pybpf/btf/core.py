@@ -53,7 +53,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["POISON_IMM", "CandidateCache", "CoreKind", "CoreResult", "relocate"]
+__all__ = ["POISON_IMM", "CandidateCache", "CoreKind", "CoreResult", "relocate", "types_compatible"]
 
 #: Helper number of a poisoned instruction: 0xbad2310, "bad relo".
 POISON_IMM = 195896080
@@ -431,6 +431,18 @@ class _TypesCompatible:
             # Pointee, element, or return type.
             local_id, target_id = a.type, b.type
         raise _Failed("types are nested too deeply to compare")
+
+
+def types_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
+    """Can a local type stand for a target's, as for kernel variables and kfuncs?
+
+    Kinds must agree all the way down, names are ignored
+    (``bpf_core_types_are_compat`` of libbpf; types nested too deeply do not agree).
+    """
+    try:
+        return _TypesCompatible(local, target).check(local_id, target_id)
+    except _Failed:
+        return False
 
 
 class _TypesMatch:
