@@ -1,6 +1,7 @@
 """ELF64 object files as clang's BPF target writes them: bytes in, records out.
 
-Only one kind of file is read: little-endian ET_REL for EM_BPF. Opening checks
+Only one kind of file is read: little-endian ET_REL for EM_BPF (any other
+little-endian one if the caller says so, for the BTF in a vmlinux). Opening checks
 every header against the length of the file, so that what follows may slice
 without asking again; contents are handed out as views and never copied.
 Debug sections and their relocations are most of a typical object and are not
@@ -120,22 +121,29 @@ class ElfFile:
 
     :param data: the whole file
     :param name: file name, for messages
+    :param any_machine: accept ELF64 files of any type for any machine
     :raises ObjectFormatError: not an ELF64 little-endian relocatable BPF
         object, or a header points outside the file. ``.section`` names the
         part of the file, ``.offset`` is in bytes of that part.
     """
 
-    def __init__(self, data: bytes | bytearray | memoryview, name: str = "") -> None:
+    def __init__(
+        self,
+        data: bytes | bytearray | memoryview,
+        name: str = "",
+        *,
+        any_machine: bool = False,
+    ) -> None:
         self.name = name
         self.data = data if isinstance(data, bytes) else bytes(data)
-        shoff, count, names_at = self._read_header()
+        shoff, count, names_at = self._read_header(any_machine)
         self.sections = self._read_sections(shoff, count, names_at)
 
     def error(self, what: str, section: str, offset: int) -> ObjectFormatError:
         """An error about this file; `offset` in bytes of the section."""
         return ObjectFormatError(what, file=self.name, section=section, offset=offset)
 
-    def _read_header(self) -> tuple[int, int, int]:
+    def _read_header(self, any_machine: bool) -> tuple[int, int, int]:
         """(offset of the section headers, their number, index of their names)."""
         data = self.data
         if len(data) < _EHDR.size:
@@ -152,9 +160,9 @@ class ElfFile:
             raise self.error(f"{what}; only little-endian BPF objects are read", _HEADER, 5)
         if ident[6] != 1:
             raise self.error(f"unknown ELF version {ident[6]}", _HEADER, 6)
-        if kind != _ET_REL:
+        if kind != _ET_REL and not any_machine:
             raise self.error(f"not a relocatable object (e_type {kind})", _HEADER, 16)
-        if machine != EM_BPF:
+        if machine != EM_BPF and not any_machine:
             raise self.error(f"not a BPF object (e_machine {machine})", _HEADER, 18)
         if ehsize != _EHDR.size:
             raise self.error(f"ELF header says it has {ehsize} bytes", _HEADER, 52)

@@ -149,14 +149,13 @@ def kconfig_size(externs: Iterable[Extern]) -> int:
 def kconfig_values(
     externs: Sequence[Extern],
     btf: Btf,
-    *,
-    virtual: Mapping[str, int],
     config: Iterable[str],
+    virtual: Mapping[str, int],
 ) -> bytes:
     """Contents of the .kconfig map.
 
-    :param virtual: values of ``LINUX_*`` names, e.g. ``LINUX_KERNEL_VERSION``
     :param config: lines of a kernel configuration, ``CONFIG_X=y``; only looked at if needed
+    :param virtual: values of ``LINUX_*`` names, e.g. ``LINUX_KERNEL_VERSION``
     :raises RelocationError: a strong extern has no value, or a value does not fit its type
     """
     data = bytearray(kconfig_size(externs))

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 from pybpf._uapi import defines as uapi
 from pybpf.asm.opcodes import CALL, JMP, LDIMM64
@@ -45,7 +47,7 @@ from .spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from typing import TypeVar
 
     from pybpf.btf.core import CoreResult
@@ -72,7 +74,7 @@ class LinkTarget:
     """What linking has to know of a kernel.
 
     :param btf: its BTF; None if it has none or nothing needs it
-    :param modules: BTF of modules by name, split from `btf`
+    :param modules: BTF of modules by name, split from `btf`; may read them when asked
     :param ksym_addr: address of a kernel symbol, None for one that does not exist;
         raises RelocationError for several. None: addresses are not known.
     :param kernel_version: ``LINUX_VERSION_CODE``
@@ -221,7 +223,7 @@ class Linker:
             raise RelocationError(f"extern {extern.name!r}: the kernel has no BTF")
         name = essential_name(extern.name) if extern.is_func else extern.name
         kind = BtfKind.FUNC if extern.is_func else BtfKind.VAR
-        places = [("", kernel.btf), *kernel.modules.items()]
+        places = chain([("", kernel.btf)], kernel.modules.items())
         hits = ((module, btf, btf.find(name, kind)) for module, btf in places)
         module, btf, found = next((hit for hit in hits if hit[2]), ("", kernel.btf, None))
         if not found:
@@ -438,8 +440,7 @@ class _Image:
                     todo += [(relo.insn_off + shift, relo) for relo in relos[first:end]]
         if not todo or spec.btf is None:
             return []
-        targets = [kernel.btf, *kernel.modules.values()] if kernel.btf is not None else []
-        return relocate(self.code, todo, spec.btf, targets, program=self.program)
+        return relocate(self.code, todo, spec.btf, _Targets(kernel), program=self.program)
 
     def apply_references(self) -> None:
         """References to maps, kernel variables and kfuncs."""
@@ -558,6 +559,24 @@ class _Image:
             for row in rows[first:end]:
                 out += record.pack(row[0] // 8 - function.start + at, *row[1:])
         return bytes(out)
+
+
+class _Targets(Sequence[Btf]):
+    """The kernel's BTF, then those of modules, which are only read if it comes to that."""
+
+    def __init__(self, kernel: LinkTarget) -> None:
+        self._kernel = kernel
+
+    def __iter__(self) -> Iterator[Btf]:
+        if self._kernel.btf is not None:
+            yield self._kernel.btf
+            yield from self._kernel.modules.values()
+
+    def __len__(self) -> int:
+        return 1 + len(self._kernel.modules) if self._kernel.btf is not None else 0
+
+    def __getitem__(self, index: int) -> Btf:  # type: ignore[override]  # nobody slices it
+        return list(self)[index]
 
 
 def _by_offset(

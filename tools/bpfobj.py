@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""Look into a BPF object file: its programs and maps, its final code, whether it loads.
+
+`inspect` lists programs and maps with the numbers the kernel will get.
+`relocate` prints the code of every program as it would be loaded on the kernel
+whose BTF is given, without asking any kernel: map references are numbers of maps in
+the order of `inspect`, fds of module BTF are 0 or 1, and addresses of kernel
+symbols, which change with every boot, are 0.
+`load` loads each program by itself on the running kernel (root) and says what it
+answered. What a tool sets before it loads its object gets a stand-in: 1024
+entries (4096 bytes for ring buffers) for maps without a size, 127 frames for
+stack traces.
+
+Exit status: 0 the report was made (what failed is in it), 1 a file cannot be
+read, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import gzip
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pybpf.asm import decode  # noqa: E402
+from pybpf.asm import text as asm_text  # noqa: E402
+from pybpf.btf import Btf  # noqa: E402
+from pybpf.elf import ElfFile  # noqa: E402
+from pybpf.errors import BpfError, ObjectFormatError, RelocationError  # noqa: E402
+from pybpf.obj.linker import Linker, LinkTarget  # noqa: E402
+from pybpf.obj.reader import read_object  # noqa: E402
+from pybpf.obj.spec import ObjectSpec  # noqa: E402
+
+__all__ = ["inspect", "load", "main", "read_btf", "relocate"]
+
+MAP_PERF_EVENT_ARRAY, MAP_STACK_TRACE, MAP_STRUCT_OPS = 4, 7, 26
+MAP_HASH_OF_MAPS, MAP_ARRAY_OF_MAPS = 13, 12
+MAP_RINGBUF, MAP_USER_RINGBUF = 27, 31
+
+
+def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
+    """Programs and maps as plain values; data section maps have libbpf's name."""
+    return {
+        "programs": [
+            {
+                "name": program.name,
+                "section": program.section,
+                "type": int(program.type),
+                "expected_attach_type": int(program.expected_attach_type),
+                "insns": program.insn_cnt,
+            }
+            for program in spec.programs.values()
+        ],
+        "maps": [
+            {
+                "name": one.kernel_name(spec.object_name) if one.is_internal else one.name,
+                "type": int(one.type),
+                "key_size": one.key_size,
+                "value_size": one.value_size,
+                "max_entries": one.max_entries,
+                "map_flags": one.map_flags,
+            }
+            for one in spec.maps.values()
+        ],
+    }
+
+
+def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, str | None]]]:
+    """Final code of each program in hex, or why there is none."""
+    linker = Linker(spec, LinkTarget(btf, ksym_addr=lambda name: 0))
+    programs: dict[str, dict[str, str | None]] = {}
+    for name in spec.programs:
+        try:
+            programs[name] = {"insns": linker.link(name).insns.hex(), "error": None}
+        except (RelocationError, ObjectFormatError) as err:
+            programs[name] = {"insns": "", "error": str(err)}
+    return {"programs": programs}
+
+
+def load(file: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the running kernel says to each program alone."""
+    import pybpf
+
+    programs: dict[str, dict[str, Any]] = {}
+    with pybpf.open(file) as obj:
+        names = list(obj.programs)
+    for name in names:
+        try:
+            with pybpf.open(file) as obj:
+                for program in obj.programs.values():
+                    program.autoload = program.name == name
+                _fill_in(obj)
+                obj.load()
+            programs[name] = {"ok": True, "errno": 0, "reason": ""}
+        except BpfError as err:
+            programs[name] = {"ok": False, "errno": err.errno or 0, "reason": str(err)}
+        except (RelocationError, ObjectFormatError) as err:
+            # What libbpf answers to code that it cannot finish.
+            programs[name] = {"ok": False, "errno": errno.EINVAL, "reason": str(err)}
+    return {"programs": programs}
+
+
+def _fill_in(obj: Any) -> None:
+    for one in obj.maps.values():
+        if one.type == MAP_STACK_TRACE and not one.value_size:
+            one.value_size = 127 * 8
+        if not one.max_entries and one.type not in (MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS):
+            one.max_entries = 4096 if one.type in (MAP_RINGBUF, MAP_USER_RINGBUF) else 1024
+
+
+def read_btf(file: str) -> Btf:
+    """BTF from a file: raw, compressed with gzip, or section .BTF of an ELF file.
+
+    :raises ObjectFormatError: none of them
+    :raises OSError: the file cannot be read
+    """
+    data = Path(file).read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError) as err:
+            raise ObjectFormatError(f"broken gzip data: {err}", file=file, offset=0) from None
+    if data[:4] == b"\x7fELF":
+        elf = ElfFile(data, file, any_machine=True)
+        section = elf.find(".BTF")
+        if section is None:
+            raise ObjectFormatError("no such section", file=file, section=".BTF", offset=0)
+        return Btf(elf.contents(section), name=file)
+    return Btf(data, name=file)
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
+    lines = []
+    for row in texts:
+        cells = [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _print_inspect(spec: ObjectSpec) -> None:
+    print(f"{spec.name}: license {spec.license!r}")
+    if spec.programs:
+        rows: list[Sequence[object]] = [("PROGRAM", "SECTION", "TYPE", "ATTACH", "INSNS", "NOTES")]
+        for program in spec.programs.values():
+            notes = [] if program.autoload else ["not loaded by default"]
+            if program.sec_def is None:
+                notes.append("unknown section name")
+            elif not program.sec_def.attachable:
+                notes.append(f"attaching ({program.sec_def.how}) is not implemented")
+            rows.append(
+                (
+                    program.name,
+                    program.section,
+                    int(program.type),
+                    int(program.expected_attach_type),
+                    program.insn_cnt,
+                    ", ".join(notes),
+                )
+            )
+        print(_table(rows))
+    if spec.maps:
+        rows = [("MAP", "SECTION", "TYPE", "KEY", "VALUE", "ENTRIES", "FLAGS")]
+        rows += [
+            (
+                one.kernel_name(spec.object_name) if one.is_internal else one.name,
+                one.section,
+                int(one.type),
+                one.key_size,
+                one.value_size,
+                one.max_entries,
+                f"{one.map_flags:#x}",
+            )
+            for one in spec.maps.values()
+        ]
+        print(_table(rows))
+
+
+def _print_relocate(report: dict[str, dict[str, dict[str, str | None]]]) -> None:
+    for name, program in report["programs"].items():
+        if program["error"] is not None:
+            print(f"{name}: {program['error']}")
+            continue
+        insns = decode(bytes.fromhex(program["insns"] or ""))
+        print(f"{name}: {len(insns)} instructions")
+        print("".join(f"    {row}\n" for row in asm_text.listing(insns)), end="")
+
+
+def _print_load(report: dict[str, dict[str, dict[str, Any]]]) -> None:
+    for name, program in report["programs"].items():
+        print(f"{name}: {'ok' if program['ok'] else program['reason']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0],
+        epilog=(__doc__ or "").partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in (
+        ("inspect", "list programs and maps"),
+        ("relocate", "print final code"),
+        ("load", "load each program by itself"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("file", metavar="FILE", help="BPF object file")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "relocate":
+            command.add_argument(
+                "--btf",
+                required=True,
+                metavar="BTF",
+                help="the kernel's BTF: raw, .gz, or an ELF file with section .BTF",
+            )
+    args = parser.parse_args(argv)
+    try:
+        return _run(args)
+    except ObjectFormatError as err:
+        print(f"bpfobj.py: {err}", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader of our output went away; do not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as err:
+        print(f"bpfobj.py: {err.filename or args.file}: {err.strerror or err}", file=sys.stderr)
+    return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    spec = read_object(Path(args.file).read_bytes(), args.file)
+    report: dict[str, Any]
+    if args.command == "inspect":
+        report = inspect(spec)
+        if not args.json:
+            _print_inspect(spec)
+    elif args.command == "relocate":
+        report = relocate(spec, read_btf(args.btf))
+        if not args.json:
+            _print_relocate(report)
+    else:
+        report = load(args.file)
+        if not args.json:
+            _print_load(report)
+    if args.json:
+        print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
