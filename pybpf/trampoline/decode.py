@@ -120,7 +120,7 @@ class _Program:
     address: int | None = None
     cookie: int = 0
     ctx: int | None = None
-    sleepable: bool = False
+    enter: str = ""
     stores: bool = False
     detached: bool = False
     after_orig: bool = False
@@ -361,7 +361,7 @@ class _Scanner:
         number = self.program
         program = self.programs[number]
         program.entered = prog
-        program.sleepable = "sleepable" in self.name(call[1].target)
+        program.enter = self.name(call[1].target)
         return self.take(Role.PROG_ENTER, before + call[0], number)
 
     def skip_prog(self) -> bool:
@@ -564,7 +564,7 @@ class _Scanner:
                     address=program.address or 0,
                     symbol=self.name(program.address),
                     cookie=program.cookie,
-                    sleepable=program.sleepable,
+                    enter=program.enter,
                     detached=program.detached,
                     offset=program.call_at,
                 )

@@ -137,7 +137,7 @@ class ProgramCall:
     :param address: what is called: its machine code, or an interpreter
     :param symbol: name at that address, e.g. ``bpf_prog_59f4a931744dcdc6_t``, or ""
     :param cookie: ``bpf_attach_cookie`` handed to it (u64)
-    :param sleepable: its enter function is a sleepable variant
+    :param enter: symbol of its enter function, or ""
     :param detached: its skip slot is a jump: the program no longer runs
     :param offset: of its call instruction, in bytes
     """
@@ -148,9 +148,14 @@ class ProgramCall:
     address: int
     symbol: str
     cookie: int
-    sleepable: bool
+    enter: str
     detached: bool
     offset: int
+
+    @property
+    def sleepable(self) -> bool:
+        """Entered through a sleepable variant: it may sleep."""
+        return "sleepable" in self.enter
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,430 @@
+"""The trampoline images the kernel has now, read and decoded.
+
+Each image has a line ``bpf_trampoline_<key>`` in /proc/kallsyms. The key names
+the traced function: BTF object id << 32 | 0x80000000 | BTF id for a kernel
+function (kernel/bpf/trampoline.c: ``bpf_trampoline_compute_key()``), program
+id << 32 | BTF id for a function of another BPF program. While a program is
+attached or detached the old image and the new one carry the same name; the
+last listed is the newest. Bytes come from kernel memory, programs are told by
+the address ranges of their machine code (``jited_ksyms`` of their info), and
+the traced function's own first bytes say whether they lead to the image.
+
+`collect` does this from given sources and touches nothing itself; `images`
+gives it the running kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .._sys import bpf as sys_bpf
+from ..errors import BpfError
+from ..kernel import kallsyms, kcore
+from ..kernel.btf import KernelBtf, objects
+from .decode import decode, disassemble
+from .roles import DecodedImage, Entry, Instruction, ProgramCall, TrampFlag, decode_entry
+
+if TYPE_CHECKING:
+    from ..btf import Btf
+
+__all__ = [
+    "ImageProgram",
+    "LoadedProgram",
+    "TrampolineImage",
+    "collect",
+    "image_of",
+    "images",
+    "loaded_programs",
+    "make_key",
+    "object_ids",
+    "split_key",
+]
+
+_KERNEL_BIT = 0x8000_0000
+_PAGE = 4096  # also the most an image may take: the JIT refuses more (E2BIG)
+_ENTRY_BYTES = 16
+
+Read = Callable[[int, int], bytes]
+"""(address, bytes) -> kernel memory; `BpfError` if it is not mapped."""
+Names = Callable[[int], "tuple[str, str]"]
+"""Trampoline key -> (function, module); "" for what is not known."""
+
+
+def make_key(btf_obj_id: int, btf_id: int, *, program: bool = False) -> int:
+    """Key of a trampoline.
+
+    :param btf_obj_id: id of the BTF object, or of the traced program if `program`
+    :param btf_id: id of the FUNC in it
+    """
+    return btf_obj_id << 32 | btf_id | (0 if program else _KERNEL_BIT)
+
+
+def split_key(key: int) -> tuple[int, int, bool]:
+    """A key's parts: (BTF object or program id, BTF id, whether it traces a program)."""
+    return key >> 32, key & (_KERNEL_BIT - 1), not key & _KERNEL_BIT
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedProgram:
+    """A BPF program of the kernel, as far as images need it.
+
+    :param tag: 16 hex digits
+    :param ranges: (address, bytes) of its functions' machine code, main first
+    :param type: ``enum bpf_prog_type``
+    """
+
+    id: int
+    name: str
+    tag: str
+    type: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProgram:
+    """One call of a program in an image.
+
+    :param call: what the machine code says
+    :param id: program id, or None if no loaded program has code at that address
+    """
+
+    call: ProgramCall
+    id: int | None
+    name: str
+    tag: str
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON; addresses as hex text, since JSON numbers end at 2**53."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "tag": self.tag,
+            "kind": self.call.kind,
+            "phase": self.call.phase,
+            "address": f"{self.call.address:#x}",
+            "symbol": self.call.symbol,
+            "cookie": self.call.cookie,
+            "sleepable": self.call.sleepable,
+            "detached": self.call.detached,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TrampolineImage:
+    """One trampoline image of the running kernel.
+
+    :param key: see `split_key`
+    :param function: traced function, or "" if its BTF could not be read
+    :param module: its module, ``vmlinux`` for the kernel itself, ``prog ID`` for a program
+    :param function_address: where it starts, or None if no symbol tells
+    :param entry: how its first bytes are patched, or None
+    :param entry_code: those bytes, as instructions
+    :param entry_symbol: symbol the patched entry leads to, or ""
+    :param current: the newest image of its key; an older one is being released
+    """
+
+    key: int
+    function: str
+    module: str
+    function_address: int | None
+    entry: Entry | None
+    entry_code: tuple[Instruction, ...]
+    entry_symbol: str
+    code: DecodedImage
+    programs: tuple[ImageProgram, ...]
+    current: bool = True
+
+    @property
+    def address(self) -> int:
+        """Where the image is."""
+        return self.code.address
+
+    @property
+    def symbol(self) -> str:
+        """Its name in kallsyms."""
+        return f"bpf_trampoline_{self.key}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of code."""
+        return self.code.size
+
+    @property
+    def slots(self) -> int:
+        """Argument slots (8 bytes each) it saves."""
+        return self.code.slots
+
+    @property
+    def flags(self) -> TrampFlag:
+        """How it was built; JMP_ENTRY is the word of the patched entry where that is known."""
+        flags = self.code.flags
+        if self.entry is None or not self.patched:
+            return flags
+        return flags & ~TrampFlag.JMP_ENTRY | (
+            TrampFlag.JMP_ENTRY if self.entry.how == "jmp" else TrampFlag(0)
+        )
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Number of programs by kind: fentry, fmod_ret, fexit, fsession."""
+        return self.code.kinds
+
+    @property
+    def patched(self) -> bool:
+        """The traced function's entry leads straight to this image."""
+        return self.entry is not None and self.entry.target == self.address
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON; addresses as hex text."""
+        code, entry = self.code, self.entry
+        return {
+            "key": self.key,
+            "function": self.function,
+            "module": self.module,
+            "function_address": _hex(self.function_address),
+            "address": f"{self.address:#x}",
+            "size": self.size,
+            "slots": self.slots,
+            "stack_size": code.stack_size,
+            "ctx_offset": code.ctx_offset,
+            "ret_offset": code.ret_offset,
+            "flags": list(self.flags.names),
+            "kinds": self.kinds,
+            "programs": [program.to_dict() for program in self.programs],
+            "entry": None
+            if entry is None
+            else {
+                "how": entry.how,
+                "offset": entry.offset,
+                "target": _hex(entry.target),
+                "symbol": self.entry_symbol,
+            },
+            "current": self.current,
+            "problems": list(code.problems),
+        }
+
+
+def _hex(value: int | None) -> str | None:
+    return None if value is None else f"{value:#x}"
+
+
+class _CodeMap:
+    """Program at an address of machine code."""
+
+    def __init__(self, programs: Iterable[LoadedProgram]) -> None:
+        self._rows = sorted(
+            (start, start + max(length, 1), program.id, program)
+            for program in programs
+            for start, length in program.ranges
+        )
+        self._starts = [row[0] for row in self._rows]
+
+    def find(self, address: int) -> LoadedProgram | None:
+        at = bisect_right(self._starts, address) - 1
+        if at < 0 or address >= self._rows[at][1]:
+            return None
+        return self._rows[at][3]
+
+
+def _read_image(read: Read, address: int, limit: int | None) -> bytes:
+    """Bytes from `address` to the end of its page, then of the next one.
+
+    :param limit: address the image must end before, or None
+    """
+    end = address + _PAGE if limit is None else min(address + _PAGE, limit)
+    page_end = min((address | (_PAGE - 1)) + 1, end)
+    data = read(address, page_end - address)
+    if page_end < end:
+        with suppress(BpfError):  # the page may be the last that is mapped
+            data += read(page_end, end - page_end)
+    return data
+
+
+def _locate(read: Read, candidates: Iterable[int], code: DecodedImage) -> tuple[int | None, bytes]:
+    """Start of the traced function and its first bytes: of several, the one that fits."""
+    found: list[tuple[int, int, bytes]] = []
+    for start in candidates:
+        try:
+            data = read(start, _ENTRY_BYTES)
+        except BpfError:
+            continue
+        entry = decode_entry(data, start)
+        fits = (
+            2 * (entry.target == code.address)
+            + (code.original == start + entry.after)
+            + (code.ip == start)
+        )
+        found.append((-fits, start, data))
+    if not found:
+        return None, b""
+    _, address, data = min(found)
+    return address, data
+
+
+def collect(
+    symbols: kallsyms.Kallsyms,
+    read: Read,
+    loaded: Iterable[LoadedProgram],
+    names: Names,
+    *,
+    only: Callable[[int, str, str], bool] | None = None,
+    stale: bool = False,
+) -> list[TrampolineImage]:
+    """Decode every image that `symbols` lists.
+
+    :param read: kernel memory
+    :param loaded: programs of the kernel, to name what the images call
+    :param names: function and module of a key
+    :param only: (key, function, module) -> whether to read that image at all
+    :param stale: also older images of a key that a newer one has replaced
+    """
+    programs = {program.id: program for program in loaded}
+    listed = symbols.trampolines()
+    newest = {key: symbol.addr for key, symbol in listed}
+    by_code = _CodeMap(programs.values())
+
+    def symbolize(address: int) -> tuple[str, int] | None:
+        found = symbols.lookup(address)
+        return None if found is None else (found[0].name, found[1])
+
+    out = []
+    for key, symbol in listed:
+        current = newest[key] == symbol.addr
+        if not (current or stale):
+            continue
+        function, module = names(key)
+        if only is not None and not only(key, function, module):
+            continue
+        try:
+            data = _read_image(read, symbol.addr, symbols.next_address(symbol.addr))
+        except BpfError:
+            continue  # released since the table was read
+        code = decode(data, symbol.addr, symbolize)
+        target = programs.get(key >> 32) if split_key(key)[2] else None
+        if target is not None:
+            candidates = [start for start, _ in target.ranges]
+        else:
+            owner = "" if module == "vmlinux" else module
+            candidates = [s.addr for s in symbols.by_name(function) if s.module == owner]
+        address, first = _locate(read, candidates, code)
+        entry = decode_entry(first, address) if address is not None else None
+        leads = symbolize(entry.target) if entry is not None and entry.target else None
+        out.append(
+            TrampolineImage(
+                key=key,
+                function=function,
+                module=module,
+                function_address=address,
+                entry=entry,
+                entry_code=tuple(disassemble(first, address or 0)),
+                entry_symbol=leads[0] if leads is not None else "",
+                code=code,
+                programs=tuple(_name(call, by_code) for call in code.programs),
+                current=current,
+            )
+        )
+    return out
+
+
+def _name(call: ProgramCall, by_code: _CodeMap) -> ImageProgram:
+    program = by_code.find(call.address)
+    if program is not None:
+        return ImageProgram(call, program.id, program.name, program.tag)
+    # The symbol still has tag and name: bpf_prog_<16 hex digits>_<name>.
+    prefix, _, rest = call.symbol.partition("bpf_prog_")
+    tag, _, name = rest.partition("_")
+    return ImageProgram(call, None, name, tag) if not prefix else ImageProgram(call, None, "", "")
+
+
+# ---- the running kernel -------------------------------------------------------
+
+
+def object_ids(kind: str) -> Iterator[int]:
+    """Ids of the kernel's objects of a kind: ``prog``, ``link``, ``map`` or ``btf``.
+
+    :raises DeniedByPolicy: without CAP_SYS_ADMIN
+    """
+    current = 0
+    while True:
+        try:
+            current = sys_bpf.get_next_id(kind, current)
+        except BpfError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        yield current
+
+
+def loaded_programs() -> list[LoadedProgram]:
+    """Every BPF program of the kernel, by id.
+
+    :raises DeniedByPolicy: without CAP_SYS_ADMIN
+    """
+    out = []
+    for number in object_ids("prog"):
+        try:
+            fd = sys_bpf.get_fd_by_id("prog", number)
+        except BpfError as error:
+            if error.errno == errno.ENOENT:
+                continue  # gone meanwhile
+            raise
+        with fd:
+            info = sys_bpf.prog_info(fd)
+        ranges = tuple(zip(info.jited_ksyms, info.jited_func_lens, strict=False))
+        out.append(LoadedProgram(number, info.name, info.tag, info.type, ranges))
+    return out
+
+
+class _KernelNames:
+    """Function and module of a key, from the kernel's BTF."""
+
+    def __init__(self, loaded: Iterable[LoadedProgram]) -> None:
+        self._programs = {program.id: program.name for program in loaded}
+        self._btf = KernelBtf()
+        self._modules: dict[int, str] | None = None
+
+    def __call__(self, key: int) -> tuple[str, str]:
+        obj, btf_id, is_program = split_key(key)
+        if is_program:
+            return self._programs.get(obj, ""), f"prog {obj}"
+        if self._modules is None:
+            self._modules = {found.id: found.name for found in objects() if found.kernel}
+        module = self._modules.get(obj, "")
+        btf: Btf | None = self._btf.get(module) if module else None
+        if btf is None or not 0 < btf_id < btf.nr_types:
+            return "", module
+        return btf.name(btf_id), module
+
+
+def _collect(only: Callable[[int, str, str], bool] | None, stale: bool) -> list[TrampolineImage]:
+    symbols = kallsyms.read()
+    symbols.require_addresses()
+    if not symbols.trampolines():
+        return []
+    loaded = loaded_programs()
+    with kcore.open_memory() as memory:
+        return collect(symbols, memory.read, loaded, _KernelNames(loaded), only=only, stale=stale)
+
+
+def images(*, stale: bool = False) -> Iterator[TrampolineImage]:
+    """The trampoline images the kernel has at this moment, oldest first.
+
+    :param stale: also images that a newer one of the same function has replaced
+    :raises DeniedByPolicy: if kernel addresses or memory may not be read
+    """
+    return iter(_collect(None, stale))
+
+
+def image_of(function: str, module: str = "") -> TrampolineImage | None:
+    """The newest image for one function, or None if nothing traces it.
+
+    :param function: name in its BTF
+    :param module: its module; "" takes the first that fits
+    """
+    found = _collect(lambda _, name, owner: name == function and module in ("", owner), False)
+    return found[0] if found else None

@@ -1,0 +1,280 @@
+"""Does what the kernel JITed agree with what its links say?
+
+Links say which program is attached where (BPF_OBJ_GET_INFO_BY_FD of every
+tracing and tracing_multi link); images are what really runs. `check` compares
+the two as values: each link's program is called exactly once in the image of
+its function (a session program once before and once after the original), in
+the place its attach type asks for, with its cookie where the kernel tells it;
+nothing else is called; and the traced function's entry leads to the image.
+
+Images and links change while they are read, and an image outlives its last
+link until every task has left it (RCU tasks), so `survey` reads again while
+something disagrees and reports only what stays so.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from .._sys import bpf as sys_bpf
+from .._uapi.enums import AttachType, LinkType
+from ..errors import BpfError
+from .image import TrampolineImage, images, make_key, object_ids
+from .roles import ProgramCall, TrampFlag
+
+__all__ = ["Attached", "Finding", "Problem", "Survey", "attachments", "check", "survey", "verify"]
+
+# What a program of an attach type is in an image. An LSM program sits where its
+# hook can use it: void hooks take no return value, so it runs at their exit.
+_KINDS: dict[int, tuple[str, ...]] = {
+    AttachType.BPF_TRACE_FENTRY: ("fentry",),
+    AttachType.BPF_TRACE_FEXIT: ("fexit",),
+    AttachType.BPF_MODIFY_RETURN: ("fmod_ret",),
+    AttachType.BPF_LSM_MAC: ("fmod_ret", "fexit"),
+    AttachType.BPF_TRACE_FSESSION: ("fsession",),
+    AttachType.BPF_TRACE_FENTRY_MULTI: ("fentry",),
+    AttachType.BPF_TRACE_FEXIT_MULTI: ("fexit",),
+    AttachType.BPF_TRACE_FSESSION_MULTI: ("fsession",),
+}
+_ORDER = {("fentry", "entry"): 0, ("fsession", "entry"): 0, ("fmod_ret", "entry"): 1}
+# cgroup LSM programs run through a shim the kernel adds itself, which no link names.
+_SHIM = "__bpf_prog_enter_lsm_cgroup"
+# Where a function that ftrace shares with others leads; ftrace then finds the image.
+_FTRACE = "ftrace_"
+
+
+class Problem(Enum):
+    """What can be wrong."""
+
+    NO_IMAGE = "links name the function, but it has no image"
+    ORPHAN = "image without any link"
+    MISSING = "a link's program is not called"
+    EXTRA = "calls a program no link names"
+    REPEATED = "a link's program is called more than once"
+    WRONG_PLACE = "a program runs at another place than its attach type asks for"
+    WRONG_ORDER = "programs are called in the wrong order of kinds"
+    WRONG_COOKIE = "a program gets another cookie than its link holds"
+    WRONG_FLAGS = "the image is not built as its programs need"
+    BROKEN = "the image contradicts itself"
+    NOT_PATCHED = "the function's entry does not lead to the image"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One disagreement. `link` and `program` are ids, None where there is none."""
+
+    problem: Problem
+    key: int
+    function: str
+    detail: str
+    link: int | None = None
+    program: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.function or f'key {self.key}'}: {self.problem.value}: {self.detail}"
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "problem": self.problem.name.lower(),
+            "key": self.key,
+            "function": self.function,
+            "detail": self.detail,
+            "link": self.link,
+            "program": self.program,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """One program on one function, as a link says.
+
+    :param link: link id
+    :param program: program id
+    :param keys: trampoline keys it may mean (a link does not say whether its object id is
+        a program's or a BTF object's); empty if the kernel does not tell the function
+    :param kinds: what it may be in an image: ``fentry``, ``fexit``, ``fmod_ret``, ``fsession``
+    :param cookie: ``__u64``, or None if the kernel does not tell
+    """
+
+    link: int
+    program: int
+    keys: tuple[int, ...]
+    kinds: tuple[str, ...]
+    cookie: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Images, links, and where they disagree. Empty `findings`: verified."""
+
+    images: tuple[TrampolineImage, ...]
+    attached: tuple[Attached, ...]
+    findings: tuple[Finding, ...]
+
+
+def check(images: Iterable[TrampolineImage], attached: Iterable[Attached]) -> list[Finding]:
+    """Compare images with what links say. Pure; an empty list means they agree."""
+    newest = {image.key: image for image in images if image.current}
+    wanted: dict[int, list[Attached]] = {key: [] for key in newest}
+    anywhere: set[int] = set()
+    for one in attached:
+        if not one.keys:
+            anywhere.add(one.program)
+            continue
+        key = next((key for key in one.keys if key in newest), one.keys[0])
+        wanted.setdefault(key, []).append(one)
+    findings: list[Finding] = []
+    for key, links in wanted.items():
+        image = newest.get(key)
+        if image is None:
+            named = ", ".join(f"link {one.link} (program {one.program})" for one in links)
+            findings.append(
+                Finding(Problem.NO_IMAGE, key, "", named, links[0].link, links[0].program)
+            )
+        else:
+            findings += _check_image(image, links, anywhere)
+    return findings
+
+
+def _check_image(
+    image: TrampolineImage, links: Sequence[Attached], anywhere: set[int]
+) -> list[Finding]:
+    findings: list[Finding] = []
+
+    def say(
+        problem: Problem, detail: str, link: int | None = None, program: int | None = None
+    ) -> None:
+        findings.append(Finding(problem, image.key, image.function, detail, link, program))
+
+    running = [p for p in image.programs if not p.call.detached and p.call.enter != _SHIM]
+    named = {one.program for one in links}
+    strangers = [p for p in running if p.id not in named and p.id not in anywhere]
+    shims = any(p.call.enter == _SHIM for p in image.programs)
+    known = any(p.id in anywhere for p in running)
+    if not links and not shims and not known:
+        say(Problem.ORPHAN, f"{image.symbol} at {image.address:#x}")
+    else:
+        for program in strangers:
+            what = program.call.symbol or f"{program.call.address:#x}"
+            number = "unknown program" if program.id is None else f"program {program.id}"
+            say(Problem.EXTRA, f"{number} ({what})", program=program.id)
+    for words in image.code.problems:
+        say(Problem.BROKEN, words)
+    for one in links:
+        calls = [p.call for p in running if p.id == one.program]
+        for problem, detail in _check_link(one, calls):
+            say(problem, detail, one.link, one.program)
+    ranks = [_ORDER.get((p.call.kind, p.call.phase), 2) for p in image.programs]
+    if ranks != sorted(ranks):
+        order = ", ".join(f"{p.call.kind} {p.call.phase}" for p in image.programs)
+        say(Problem.WRONG_ORDER, order)
+    calls_original = TrampFlag.CALL_ORIG in image.flags
+    if calls_original != any(p.call.kind != "fentry" for p in image.programs):
+        names = ", ".join(image.flags.names)
+        say(Problem.WRONG_FLAGS, f"flags {names or 'none'}, programs {image.kinds}")
+    entry = image.entry
+    if entry is not None and not image.patched and not image.entry_symbol.startswith(_FTRACE):
+        target = "nowhere" if entry.target is None else f"{entry.target:#x} {image.entry_symbol}"
+        say(Problem.NOT_PATCHED, f"{entry.how} to {target.rstrip()}, image at {image.address:#x}")
+    return findings
+
+
+def _check_link(one: Attached, calls: Sequence[ProgramCall]) -> Iterator[tuple[Problem, str]]:
+    who = f"link {one.link}, program {one.program}"
+    if not calls:
+        yield Problem.MISSING, who
+        return
+    session = "fsession" in {call.kind for call in calls}
+    if len(calls) != (2 if session else 1):
+        yield Problem.REPEATED, f"{who}: {len(calls)} calls"
+    wrong = sorted({call.kind for call in calls} - set(one.kinds))
+    if wrong:
+        yield Problem.WRONG_PLACE, f"{who}: {', '.join(wrong)} instead of {' or '.join(one.kinds)}"
+    cookies = sorted({call.cookie for call in calls})
+    if one.cookie is not None and cookies != [one.cookie]:
+        got = ", ".join(map(hex, cookies))
+        yield Problem.WRONG_COOKIE, f"{who}: {got} instead of {one.cookie:#x}"
+
+
+# ---- the running kernel -------------------------------------------------------
+
+
+def attachments() -> list[Attached]:
+    """What every tracing and tracing_multi link of the kernel says, by link id.
+
+    A tracing_multi link of a kernel that does not tell its functions (7.2) gives one entry
+    without keys. Extension programs (freplace) have no image and are left out.
+
+    :raises DeniedByPolicy: without CAP_SYS_ADMIN
+    """
+    out: list[Attached] = []
+    for number in object_ids("link"):
+        try:
+            fd = sys_bpf.get_fd_by_id("link", number)
+        except BpfError as error:
+            if error.errno == errno.ENOENT:
+                continue  # closed meanwhile
+            raise
+        with fd:
+            info = sys_bpf.link_info(fd)
+        out += _attached(info)
+    return out
+
+
+def _attached(info: sys_bpf.LinkInfo) -> Iterator[Attached]:
+    multi = info.type == LinkType.BPF_LINK_TYPE_TRACING_MULTI
+    if not multi and info.type != LinkType.BPF_LINK_TYPE_TRACING:
+        return
+    if multi and not info.ids:
+        yield Attached(info.id, info.prog_id, (), ("fentry", "fexit", "fsession"))
+        return
+    kinds = _KINDS.get(info.attach_type)
+    if kinds is None:
+        return
+    if multi:
+        cookies = info.cookies or [0] * len(info.ids)
+        for btf_id, cookie in zip(info.ids, cookies, strict=True):
+            keys: tuple[int, ...] = (make_key(info.btf_obj_id, btf_id),)
+            yield Attached(info.id, info.prog_id, keys, kinds, cookie)
+        return
+    obj, btf_id = info.target_obj_id, info.target_btf_id
+    keys = (make_key(obj, btf_id), make_key(obj, btf_id, program=True))
+    # Kernels before 7.0 leave the cookie 0, so a 0 says nothing.
+    yield Attached(info.id, info.prog_id, keys, kinds, info.cookie or None)
+
+
+def survey(
+    *,
+    attached: Sequence[Attached] | None = None,
+    timeout: float = 10.0,
+    pause: float = 0.1,
+) -> Survey:
+    """Read images and links and compare them, again and again while they disagree.
+
+    :param attached: compare with these instead of what the kernel's links say
+    :param timeout: seconds a disagreement must last to be reported
+    :param pause: seconds before the second reading; later ones wait twice as long each, up to 2 s
+    """
+    end = time.monotonic() + timeout
+    while True:
+        links = attachments() if attached is None else attached
+        found = tuple(images())
+        findings = tuple(check(found, links))
+        left = end - time.monotonic()
+        if not findings or left <= 0:
+            return Survey(found, tuple(links), findings)
+        time.sleep(min(pause, left))
+        pause = min(pause * 2, 2.0)
+
+
+def verify(*, attached: Sequence[Attached] | None = None, timeout: float = 10.0) -> list[Finding]:
+    """Disagreements between images and links that last `timeout` seconds; empty: verified.
+
+    :param attached: compare with these instead of what the kernel's links say
+    """
+    return list(survey(attached=attached, timeout=timeout).findings)

@@ -1,0 +1,180 @@
+"""tools/trampolines.py: tables, listings, JSON and exit status, on images made without a kernel."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from pybpf.trampoline import image as image_module
+from pybpf.trampoline import verify as verify_module
+from pybpf.trampoline.image import TrampolineImage
+from tests.support.trampimage import KEY, PROGS, image, links
+from tools import trampolines as tool
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
+    """A kernel with one image, and links that agree with it."""
+    found = [image()]
+    monkeypatch.setattr(image_module, "images", lambda *, stale=False: iter(found))
+    monkeypatch.setattr(
+        image_module,
+        "image_of",
+        lambda name, module="": next((i for i in found if i.function == name), None),
+    )
+    monkeypatch.setattr(verify_module, "images", lambda: iter(found))
+    monkeypatch.setattr(verify_module, "attachments", links)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return found
+
+
+def run(*args: str, out: io.StringIO | None = None) -> tuple[int, str]:
+    out = out or io.StringIO()
+    status = tool.main(args, out)
+    return status, out.getvalue()
+
+
+def test_list_on_a_pipe(kernel: list[TrampolineImage]) -> None:
+    """Plain, uncut text: function, counts by kind, every program with its id."""
+    status, text = run("list")
+    assert status == 0
+    heading, row = text.splitlines()
+    assert heading.split() == list(tool._HEADINGS)
+    assert row.startswith("traced")
+    assert "1 fsession, 2 fentry, 1 fmod_ret, 2 fexit" in row
+    assert [f"{10 + n}:p{n}" in row for n in range(6)] == [True] * 6
+    assert row.count("15:p5") == 1  # a session program is listed once
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 250])
+def test_list_fits_the_terminal(
+    kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """No line is longer than the terminal is wide; colours only there."""
+    import re
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    kernel.append(replace(image(), function="a_function_with_a_really_long_name_" * 2))
+    status, text = run("list", out=Terminal())
+    assert status == 0
+    assert "\x1b[" in text
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    least = 80  # what the columns need when they are cut as far as they may
+    assert max(map(len, plain.splitlines())) <= max(width, least)
+    assert ("…" in plain) == (width < 250)
+
+
+def test_no_color_is_obeyed(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR on a terminal: fitted, without colours."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in run("list", out=Terminal())[1]
+
+
+def test_list_of_nothing(kernel: list[TrampolineImage]) -> None:
+    """No images is an answer, not an error; JSON stays JSON."""
+    kernel.clear()
+    status, text = run("list")
+    assert (status, text) == (0, "no function is traced through a trampoline\n")
+    assert json.loads(run("list", "--json")[1]) == {"images": []}
+
+
+def test_dump(kernel: list[TrampolineImage]) -> None:
+    """Entry bytes and every instruction with offset, bytes, text and purpose."""
+    status, text = run("dump", "traced")
+    assert status == 0
+    lines = text.splitlines()
+    assert lines[0] == "traced (vmlinux): 1 fsession, 2 fentry, 1 fmod_ret, 2 fexit"
+    assert any("leads to the image" in line for line in lines)
+    start = lines.index(f"bpf_trampoline_{KEY}:") + 1
+    code = kernel[0].code.instructions
+    assert len(lines) - start == len(code)
+    for line, insn in zip(lines[start:], code, strict=True):
+        assert line.startswith(f"{insn.offset:4x}: {insn.raw.hex()}")
+        assert insn.comment in line
+    assert any(line.endswith("; program 4: r1 = &ctx[0]") for line in lines[start:])
+
+
+def test_dump_by_symbol_and_module(kernel: list[TrampolineImage]) -> None:
+    """The image's own symbol, and MODULE:NAME, name it too."""
+    assert run("dump", f"bpf_trampoline_{KEY}")[0] == 0
+    assert run("dump", "vmlinux:traced")[0] == 0
+
+
+def test_dump_json(kernel: list[TrampolineImage]) -> None:
+    """Everything the text has, with roles by name."""
+    status, text = run("dump", "traced", "--json")
+    value = json.loads(text)
+    assert status == 0
+    assert value["function"] == "traced"
+    roles = [insn["role"] for insn in value["instructions"]]
+    assert roles == [insn.role.name for insn in kernel[0].code.instructions]
+    assert "".join(insn["bytes"] for insn in value["entry_code"]).startswith("f30f1efae9")
+
+
+def test_dump_of_what_is_not_there(
+    kernel: list[TrampolineImage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on stderr, status 1."""
+    assert run("dump", "nobody")[0] == 1
+    assert "nobody has no trampoline" in capsys.readouterr().err
+
+
+def test_verify(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 0 and a summary when all agrees; 1 and the findings when not."""
+    status, text = run("verify")
+    assert (status, text) == (0, "verified: 1 images with 7 program calls, 6 attachments\n")
+    monkeypatch.setattr(verify_module, "attachments", lambda: links()[:-1])
+    status, text = run("verify", "--timeout", "0")
+    assert status == 1
+    assert "traced: calls a program no link names: program 15" in text
+    status, text = run("verify", "--timeout", "0", "--json")
+    value = json.loads(text)
+    assert status == 1
+    assert value["verified"] is False
+    assert {finding["problem"] for finding in value["findings"]} == {"extra"}
+
+
+def test_detached_and_unknown_programs_are_marked(kernel: list[TrampolineImage]) -> None:
+    """A program whose slot jumps over it, and one without an id."""
+    first = image().programs[1]
+    gone = replace(first, call=replace(first.call, detached=True))
+    unknown = replace(image().programs[2], id=None, name="", tag="")
+    kernel[0] = replace(image(), programs=(gone, unknown))
+    row = run("list")[1].splitlines()[1]
+    assert row.endswith(f"10:p0(detached) ?:{unknown.tag or '?'}")
+    assert len(PROGS) == 6
+
+
+@pytest.mark.parametrize("args", [(), ("frobnicate",), ("dump",), ("verify", "--timeout", "x")])
+def test_usage_errors(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2 and a usage line."""
+    with pytest.raises(SystemExit) as caught:
+        tool.main(args)
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_kernel_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refusal is reported, not thrown."""
+    from pybpf.errors import DeniedByPolicy
+
+    def refuse(*, stale: bool = False) -> None:
+        raise DeniedByPolicy(1, "BPF_PROG_GET_NEXT_ID", "CAP_SYS_ADMIN is missing")
+
+    monkeypatch.setattr(image_module, "images", refuse)
+    assert run("list")[0] == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "CAP_SYS_ADMIN" in error

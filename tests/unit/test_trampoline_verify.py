@@ -1,0 +1,224 @@
+"""verify must be able to fail: every doctored link list or image gives its own finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pybpf.trampoline import verify as module
+from pybpf.trampoline.image import TrampolineImage, make_key
+from pybpf.trampoline.roles import Entry
+from pybpf.trampoline.verify import Attached, Problem, check, survey, verify
+from tests.support.trampimage import FUNCTION, IMAGE, KEY, PROGS, SHIM, image, links
+from tests.support.trampwriter import Shape
+
+
+def problems(images: list[TrampolineImage], attached: list[Attached]) -> list[Problem]:
+    return [finding.problem for finding in check(images, attached)]
+
+
+def test_agreement_is_empty() -> None:
+    """Six programs of four kinds, each as its link says: nothing to report."""
+    assert check([image()], links()) == []
+    assert check([], []) == []
+
+
+def doctored(number: int, **changes: object) -> list[Attached]:
+    changed = links()
+    changed[number] = replace(changed[number], **changes)  # type: ignore[arg-type]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("attached", "expected"),
+    [
+        (links()[1:], [Problem.EXTRA]),
+        (links()[:-1], [Problem.EXTRA, Problem.EXTRA]),  # a session is called twice
+        ([*links(), Attached(200, 99, (KEY,), ("fentry",))], [Problem.MISSING]),
+        (doctored(0, program=99), [Problem.EXTRA, Problem.MISSING]),
+        (doctored(0, kinds=("fexit",)), [Problem.WRONG_PLACE]),
+        (doctored(2, kinds=("fentry",)), [Problem.WRONG_PLACE]),
+        (doctored(5, kinds=("fentry",)), [Problem.WRONG_PLACE]),
+        (doctored(3, cookie=77), [Problem.WRONG_COOKIE]),
+        (doctored(3, cookie=None), []),
+        ([], [Problem.ORPHAN]),
+        ([*links(), Attached(200, 99, (make_key(1, 5),), ("fentry",))], [Problem.NO_IMAGE]),
+    ],
+)
+def test_doctored_links(attached: list[Attached], expected: list[Problem]) -> None:
+    """Each wrong expectation is found, and nothing but that."""
+    assert problems([image()], attached) == expected
+
+
+def test_findings_name_the_culprit() -> None:
+    """A finding carries link and program ids and reads as a sentence."""
+    (finding,) = check([image()], doctored(3, cookie=77))
+    assert (finding.link, finding.program, finding.function) == (103, 13, "traced")
+    assert str(finding).startswith("traced: a program gets another cookie")
+    assert finding.to_dict()["problem"] == "wrong_cookie"
+
+
+def test_link_may_mean_a_program_or_a_btf_object() -> None:
+    """Of a link's two possible keys the one with an image counts."""
+    other = make_key(1, 77, program=True)
+    both = [replace(one, keys=(KEY, other)) for one in links()]
+    assert check([image()], both) == []
+    assert check([replace(image(), key=other)], both) == []
+
+
+def test_links_that_do_not_tell_where() -> None:
+    """A 7.2 tracing_multi link names no functions: its program is welcome anywhere."""
+    attached = doctored(0, keys=())
+    assert check([image()], attached) == []
+    assert problems([image()], [replace(one, keys=()) for one in links()]) == []
+    assert problems([image()], [Attached(1, 99, (), ("fentry",))]) == [Problem.ORPHAN]
+
+
+def test_stale_images_do_not_count() -> None:
+    """An image that a newer one replaced is not compared."""
+    assert check([replace(image(), current=False)], []) == []
+    assert problems([replace(image(), current=False)], links()) == [Problem.NO_IMAGE]
+
+
+def test_lsm_programs_may_be_at_either_place() -> None:
+    """LSM hooks: fmod_ret, or fexit for void ones."""
+    either = ("fmod_ret", "fexit")
+    attached = [replace(one, kinds=either) if one.kinds[0] in either else one for one in links()]
+    assert check([image()], attached) == []
+
+
+def _with(change: Callable[[TrampolineImage], TrampolineImage]) -> list[Problem]:
+    return problems([change(image())], links())
+
+
+def test_doctored_images() -> None:
+    """What the image itself may get wrong."""
+
+    def reordered(one: TrampolineImage) -> TrampolineImage:
+        return replace(one, programs=tuple(reversed(one.programs)))
+
+    def repeated(one: TrampolineImage) -> TrampolineImage:
+        return replace(one, programs=(one.programs[1], *one.programs))
+
+    def elsewhere(one: TrampolineImage) -> TrampolineImage:
+        return replace(one, entry=Entry("jmp", 4, IMAGE + 64, 9))
+
+    def unpatched(one: TrampolineImage) -> TrampolineImage:
+        return replace(one, entry=Entry("nop", 4, None, 9))
+
+    def detached(one: TrampolineImage) -> TrampolineImage:
+        first = one.programs[1]
+        gone = replace(first, call=replace(first.call, detached=True))
+        return replace(one, programs=(one.programs[0], gone, *one.programs[2:]))
+
+    def broken(one: TrampolineImage) -> TrampolineImage:
+        return replace(one, code=replace(one.code, problems=("odd",)))
+
+    def without_original(one: TrampolineImage) -> TrampolineImage:
+        return replace(one, code=replace(one.code, flags=type(one.flags)(0)))
+
+    assert _with(lambda one: one) == []
+    assert _with(reordered) == [Problem.WRONG_ORDER]
+    assert _with(repeated) == [Problem.REPEATED]
+    assert _with(elsewhere) == [Problem.NOT_PATCHED]
+    assert _with(unpatched) == [Problem.NOT_PATCHED]
+    assert _with(detached) == [Problem.MISSING]
+    assert _with(broken) == [Problem.BROKEN]
+    assert _with(without_original) == [Problem.WRONG_FLAGS]
+
+
+def test_entry_shared_with_ftrace() -> None:
+    """A function that other tracers share leads to ftrace, which finds the image."""
+    shared = replace(image(), entry=Entry("call", 4, 1, 9), entry_symbol="ftrace_regs_caller")
+    assert check([shared], links()) == []
+
+
+def test_cgroup_lsm_shim_needs_no_link() -> None:
+    """The kernel's own shim for cgroup LSM programs is in no tracing link."""
+    shim = replace(PROGS[0], enter=SHIM)
+    alone = image(Shape("7.3", IMAGE, FUNCTION, fmod=(shim,)))
+    assert check([alone], []) == []
+    plain = image(Shape("7.3", IMAGE, FUNCTION, fmod=(PROGS[0],)))
+    assert problems([plain], []) == [Problem.ORPHAN]
+
+
+# ---- what links say -------------------------------------------------------------
+
+
+def test_attached_from_link_infos() -> None:
+    """Tracing links give one entry, tracing_multi one per function, others none."""
+    from pybpf._sys.info import LinkInfo
+    from pybpf._uapi.enums import AttachType, LinkType
+
+    tracing, multi = LinkType.BPF_LINK_TYPE_TRACING, LinkType.BPF_LINK_TYPE_TRACING_MULTI
+    fexit = AttachType.BPF_TRACE_FEXIT
+
+    def of(*infos: LinkInfo) -> list[Attached]:
+        return [one for info in infos for one in module._attached(info)]
+
+    plain = LinkInfo(tracing, 7, 70, fexit, target_obj_id=1, target_btf_id=5, cookie=9)
+    keys = (make_key(1, 5), make_key(1, 5, program=True))
+    assert of(plain) == [Attached(7, 70, keys, ("fexit",), 9)]
+    assert of(plain._replace(cookie=0))[0].cookie is None  # 6.x never says
+    several = LinkInfo(
+        multi, 8, 80, AttachType.BPF_TRACE_FSESSION_MULTI, btf_obj_id=2, ids=(3, 4), cookies=(0, 6)
+    )
+    assert of(several) == [
+        Attached(8, 80, (make_key(2, 3),), ("fsession",), 0),
+        Attached(8, 80, (make_key(2, 4),), ("fsession",), 6),
+    ]
+    silent = LinkInfo(multi, 9, 90)  # 7.2 has no link info for these
+    assert [(one.program, one.keys) for one in of(silent)] == [(90, ())]
+    freplace = LinkInfo(tracing, 10, 100, 0, target_obj_id=3, target_btf_id=1)
+    newer = LinkInfo(tracing, 11, 110, 999)
+    perf = LinkInfo(LinkType.BPF_LINK_TYPE_PERF_EVENT, 12, 120)
+    assert of(freplace, newer, perf) == []
+
+
+# ---- reading again -------------------------------------------------------------
+
+
+class Kernel:
+    """Readings of images, one list after the other, the last for ever; time passes in sleep."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *readings: list[TrampolineImage]) -> None:
+        self.readings = list(readings)
+        self.now = 0.0
+        self.reads = 0
+        monkeypatch.setattr(module, "images", self.images)
+        monkeypatch.setattr(module, "attachments", list)
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(module.time, "sleep", self.sleep)
+
+    def images(self) -> list[TrampolineImage]:
+        self.reads += 1
+        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_passing_disagreement_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that outlives its links for two readings is not reported."""
+    kernel = Kernel(monkeypatch, [image()], [image()], [])
+    assert verify(timeout=10) == []
+    assert (kernel.reads, kernel.now) == (3, pytest.approx(0.3))
+
+
+def test_lasting_disagreement_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What still disagrees at the end of the time is reported, and the time is kept."""
+    kernel = Kernel(monkeypatch, [image()])
+    assert [finding.problem for finding in verify(timeout=10)] == [Problem.ORPHAN]
+    assert kernel.now == pytest.approx(10)
+    assert kernel.reads < 15
+
+
+def test_given_links_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`attached` stands in for the kernel's links; no time is lost when they agree."""
+    kernel = Kernel(monkeypatch, [image()])
+    result = survey(attached=links(), timeout=10)
+    assert (result.findings, kernel.reads, kernel.now) == ((), 1, 0.0)
+    assert len(result.images) == 1 and len(result.attached) == 6
+    assert verify(attached=links()[1:], timeout=0) != []
