@@ -1,0 +1,108 @@
+"""Where each test runs, and what every kernel-touching test is held to.
+
+    pytest tests/unit                        no kernel asked
+    pytest tests/live                        the running kernel
+    pytest tests/e2e                         all kernel rows, each in its own guest
+    pytest tests/e2e tests/live --kernel=6.12  that row only (`all`; a comma list; `host`)
+
+See tests/support/matrix.py for the rows and tests/support/require.py for what may be skipped.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.leaks import bpf_descriptors
+from tests.support.matrix import Matrix
+
+TESTS = Path(__file__).parent
+TIME_LIMIT = 300  # seconds for one kernel-touching test, in an emulated guest too
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kernels")
+    group.addoption(
+        "--kernel",
+        metavar="ROW",
+        default="",
+        help="kernel row of vagrant/rows.json, `all`, a comma list, or `host` (the running kernel)",
+    )
+    group.addoption(
+        "--vm-jobs",
+        type=int,
+        metavar="N",
+        default=min(2, os.cpu_count() or 1),
+        help="guests at once",
+    )
+    group.addoption(
+        "--vm-timeout", type=int, metavar="S", default=1500, help="seconds one guest may take"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "needs(*features): kernel features the test cannot do without (tests/support/require.py)",
+        "rows(*names): the only rows the test is for; `host` is the running kernel",
+        "unprivileged: a live test that root has no part in",
+        "icount: run in a guest whose clock skips idle waits (many slow detaches)",
+        f"time_limit(seconds): how long the test may take, if not {TIME_LIMIT} s",
+    ):
+        config.addinivalue_line("markers", line)
+    config.pluginmanager.register(Matrix(config, TESTS), "kernel-matrix")
+
+
+def _touches_the_kernel(item: pytest.Item) -> bool:
+    return any(item.path.is_relative_to(TESTS / part) for part in ("live", "e2e"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    privileged = os.geteuid() == 0 or item.get_closest_marker("unprivileged")
+    if _touches_the_kernel(item) and not privileged:
+        pytest.skip("needs root")
+    for marker in item.iter_markers("needs"):
+        from tests.support.require import require  # it imports half of pybpf
+
+        require(*marker.args)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Time limit of kernel-touching tests."""
+    if not _touches_the_kernel(item):
+        return (yield)
+    marker = item.get_closest_marker("time_limit")
+    limit = float(marker.args[0]) if marker else TIME_LIMIT
+
+    def late(number: int, frame: object) -> None:
+        pytest.fail(f"took more than {limit:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_descriptors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a kernel-touching test that leaves a BPF or perf file descriptor open."""
+    if not _touches_the_kernel(request.node):
+        yield
+        return
+    before = bpf_descriptors()
+    yield
+    left = bpf_descriptors() - before
+    if left:
+        gc.collect()  # a cycle may still hold one: that is late, not lost
+        left = bpf_descriptors() - before
+    if left:
+        pytest.fail(f"left open: {', '.join(f'{number} {what}' for number, what in sorted(left))}")

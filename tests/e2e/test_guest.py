@@ -1,0 +1,44 @@
+"""The guest itself: what every other test in it takes for granted."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def test_it_is_the_row_that_was_asked_for(kernel_row: str) -> None:
+    """The kernel's release begins with the row's name, so no row passes for another."""
+    release = platform.release()
+    if kernel_row == "latest":
+        assert tuple(int(n) for n in release.split(".")[:2]) >= (7, 2)
+    else:
+        assert release.startswith(kernel_row + ".")
+
+
+@pytest.mark.parametrize(
+    "mount", ["/proc", "/sys", "/sys/kernel/tracing", "/sys/kernel/debug", "/sys/fs/bpf", "/tmp"]
+)
+def test_file_systems_are_mounted(mount: str) -> None:
+    """Tools look for these."""
+    assert os.path.ismount(mount)
+
+
+def test_tracing_is_open() -> None:
+    """Root, kernel addresses readable, no lockdown: policy never decides a test here."""
+    assert os.geteuid() == 0
+    assert not Path("/proc/kallsyms").read_text(errors="replace").startswith("0" * 16 + " t")
+    assert Path("/sys/kernel/btf/vmlinux").stat().st_size > 1_000_000
+    assert "[none]" in Path("/sys/kernel/security/lockdown").read_text()
+
+
+def test_everyday_commands_fail_as_they_should() -> None:
+    """The commands that the demonstrations trace."""
+    done = subprocess.run(["cat", "/no/such/file"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "No such file" in done.stderr
+    done = subprocess.run(["rmdir", "/no/such/dir"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1

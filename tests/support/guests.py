@@ -1,0 +1,214 @@
+"""The guests of one pytest session: which tests go to which, and their reports as they come.
+
+A guest prints lines that begin with RS (0x1e) and hold one JSON event each; see
+tests/support/guest.py.  If it dies in a test, that test has failed and the rest go on in a new
+guest, twice at most.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import concurrent.futures
+import json
+import subprocess
+import tempfile
+import threading
+import time
+import zlib
+from pathlib import Path
+
+from tests.support.rows import ROOT
+
+__all__ = ["EVENT", "Guests", "Lost", "pack", "unpack"]
+
+EVENT = b"\x1e"
+RESTARTS = 2
+KEPT_LINES = 60
+
+Key = tuple[str, bool]  # row, icount
+Event = dict[str, object]
+
+
+class Lost(Exception):
+    """A test did not report; the text says what became of its guest."""
+
+
+def pack(nodeids: list[str]) -> str:
+    """Test ids as one command line argument."""
+    return base64.urlsafe_b64encode(zlib.compress(json.dumps(nodeids).encode(), 9)).decode()
+
+
+def unpack(text: str) -> list[str]:
+    """What `pack` made."""
+    found: list[str] = json.loads(zlib.decompress(base64.urlsafe_b64decode(text)))
+    return found
+
+
+class Guests:
+    """Guests run in the background, `jobs` at a time, in the order in which tests were added.
+
+    :param timeout: seconds that one guest may take
+    :param vm: the command that starts one; tests give another
+    """
+
+    def __init__(self, *, jobs: int, timeout: float, vm: Path = ROOT / "vagrant/vm") -> None:
+        self.timeout = timeout
+        self.vm = vm
+        self.notes: list[str] = []
+        self._runs: dict[Key, Run] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=jobs)
+        self._started = False
+
+    def add(self, key: Key, nodeid: str) -> None:
+        """Say that a test is to run in the guest `key`; before the first `wait`."""
+        self._runs.setdefault(key, Run(key, self.timeout, self.vm)).nodeids.append(nodeid)
+
+    def wait(self, key: Key, nodeid: str) -> list[Event]:
+        """The reports of a test, when it has finished.
+
+        :raises Lost: if it never will
+        """
+        if not self._started:
+            self._started = True
+            for run in self._runs.values():
+                self._pool.submit(run.run, self.notes)
+        return self._runs[key].wait(nodeid)
+
+    def close(self) -> None:
+        """Let guests end that have reported everything; stop the others."""
+        for run in self._runs.values():
+            if not self._started or not run.complete:
+                run.stop()
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Run:
+    """The tests of one guest."""
+
+    def __init__(self, key: Key, timeout: float, vm: Path) -> None:
+        self.row, self.icount = key
+        self.timeout = timeout
+        self.vm = vm
+        self.nodeids: list[str] = []
+        self._reports: dict[str, list[Event]] = collections.defaultdict(list)
+        self._finished: set[str] = set()
+        self._lost: dict[str, str] = {}
+        self._running = ""
+        self._ended = ""  # not empty: no more reports will come, and why
+        self._told = False
+        self._stopped = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._changed = threading.Condition()
+
+    def wait(self, nodeid: str) -> list[Event]:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: nodeid in self._finished or nodeid in self._lost or self._ended
+            )
+            if nodeid in self._finished:
+                return self._reports[nodeid]
+            if nodeid in self._lost:
+                raise Lost(self._lost[nodeid])
+            if self._told:
+                raise Lost(f"not run on {self.row}: its guest was lost, see the first such failure")
+            self._told = True
+            raise Lost(self._ended)
+
+    @property
+    def complete(self) -> bool:
+        """Every test has reported, or is known never to."""
+        with self._changed:
+            return bool(self._ended) or len(self._finished) + len(self._lost) == len(self.nodeids)
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            process = self._process
+        if process and process.poll() is None:
+            process.terminate()
+
+    def run(self, notes: list[str]) -> None:
+        """Guests until every test has reported, or there is no hope."""
+        why = "nothing was run"
+        try:
+            for attempt in range(1 + RESTARTS):
+                before = len(self._finished)
+                why = self._one_guest(notes)
+                if self._stopped or len(self._finished) + len(self._lost) == len(self.nodeids):
+                    break
+                if not self._running and (len(self._finished) == before or attempt == RESTARTS):
+                    break
+                with self._changed:
+                    if self._running:
+                        self._lost[self._running] = why
+                        self._running = ""
+                        self._changed.notify_all()
+        except Exception as error:  # whatever it is, the session must not wait for ever
+            why = f"the runner of row {self.row} failed: {error!r}"
+        finally:
+            with self._changed:
+                self._ended = why or f"the guest of row {self.row} did not report this test"
+                self._changed.notify_all()
+
+    def _one_guest(self, notes: list[str]) -> str:
+        """Run what is left in one guest; what to say of a test that is missing then."""
+        left = [n for n in self.nodeids if n not in self._finished and n not in self._lost]
+        files = list(dict.fromkeys(n.partition("::")[0] for n in left))
+        command = [str(self.vm), "--kernel", self.row, "--timeout", str(self.timeout)]
+        if self.icount:
+            command.append("--icount")
+        command += ["--", "python3", "-m", "tests.support.guest", pack(left), *files]
+        began = time.monotonic()
+        said: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        with tempfile.TemporaryFile() as errors:
+            with self._changed:
+                if self._stopped:
+                    return "stopped"
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                )
+            assert self._process.stdout
+            with self._process.stdout as lines:
+                for line in lines:
+                    if line.startswith(EVENT):
+                        self._event(json.loads(line[1:]))
+                    elif line.strip():
+                        said.append(line.decode(errors="replace").rstrip())
+            status = self._process.wait()
+            errors.seek(0)
+            notes_of_vm = errors.read().decode(errors="replace").rstrip()
+        took = time.monotonic() - began
+        notes += [line for line in notes_of_vm.splitlines() if line.startswith("vm: ")]
+        notes += [line for line in notes_of_vm.splitlines() if line.startswith("  | ")][:20]
+        where = f"while running {self._running}" if self._running else "between tests"
+        return "\n".join(
+            [
+                f"no report from the guest of row {self.row}: it ended with status {status} "
+                f"after {took:.0f} s, {where}",
+                "--- the guest's last output",
+                *said,
+                "--- vagrant/vm",
+                notes_of_vm,
+            ]
+        )
+
+    def _event(self, event: Event) -> None:
+        with self._changed:
+            match event["event"]:
+                case "start":
+                    self._running = str(event["nodeid"])
+                case "finish":
+                    self._running = ""
+                    self._finished.add(str(event["nodeid"]))
+                case "report":
+                    report = event["report"]
+                    assert isinstance(report, dict)
+                    self._reports[str(event["nodeid"])].append(report)
+                case "lost":
+                    self._lost[str(event["nodeid"])] = str(event["why"])
+            self._changed.notify_all()

@@ -1,0 +1,188 @@
+"""Run one test on several kernels, each in a guest, and report every run as a test.
+
+Tests below tests/live and tests/e2e get a parameter `kernel_row`: their ids end in `[host]`,
+`[6.1]`, ... Those of the process's own row run as usual.  The others are not run here: `vagrant/vm`
+starts a guest of that row, the same test runs in it under tests/support/guest.py, and its reports
+come back over the guest's output while it runs, to be logged as if the test had run here (which is
+how pytest-xdist does it).  So counts, tracebacks, -k and -x mean what they always do.
+
+What must not happen is a green run that did not run: a test whose guest died or never reported it
+fails; and when all rows were asked for, a test that was skipped in every place fails too.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import rows
+from tests.support.guests import Guests, Lost
+
+__all__ = ["Matrix"]
+
+NOWHERE = "nowhere"  # a test that is for none of the rows asked for
+
+
+class Matrix:
+    """The pytest plugin; registered by tests/conftest.py on the host and in the guests."""
+
+    def __init__(self, config: pytest.Config, tests: Path) -> None:
+        self.config = config
+        self.tests = tests
+        self.asked = self._asked()
+        self.guests: Guests | None = None
+        self.outcomes: dict[str, set[str]] = collections.defaultdict(set)
+
+    def _asked(self) -> list[str]:
+        """Rows of --kernel; empty if the option is not given."""
+        text = str(self.config.getoption("--kernel"))
+        known = rows.names()
+        asked: list[str] = []
+        for name in filter(None, text.split(",")):
+            if name == "all":
+                asked += known
+            elif name in known or name == rows.HOST:
+                asked.append(name)
+            else:
+                choices = ", ".join([*known, "all", rows.HOST])
+                raise pytest.UsageError(f"--kernel: no row {name!r}; there are {choices}")
+        if rows.in_guest():
+            if set(asked) - {rows.current()}:
+                raise pytest.UsageError(f"--kernel={text}: this guest is {rows.current()}")
+            return [rows.current()]
+        return list(dict.fromkeys(asked))
+
+    def rows_for(self, path: Path) -> list[str]:
+        """Where the tests of a file run; empty for tests that ask no kernel."""
+        if path.is_relative_to(self.tests / "live"):
+            return self.asked if rows.in_guest() else list(dict.fromkeys([rows.HOST, *self.asked]))
+        if path.is_relative_to(self.tests / "e2e"):
+            return self.asked or rows.names()
+        return []
+
+    @property
+    def complete(self) -> bool:
+        """Every row was asked for, so a test skipped everywhere has nowhere else to run."""
+        return set(rows.names()) <= set(self.asked)
+
+    # -- collection
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        chosen = self.rows_for(metafunc.definition.path)
+        if not chosen:
+            return
+        for marker in metafunc.definition.iter_markers("rows"):
+            if rows.HOST in marker.args and not rows.in_guest():
+                chosen = list(dict.fromkeys([rows.HOST, *chosen]))
+            chosen = [row for row in chosen if row in marker.args]
+        if "kernel_row" not in metafunc.fixturenames:
+            metafunc.fixturenames.append("kernel_row")
+        metafunc.parametrize("kernel_row", chosen or [NOWHERE], scope="session")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        order = {row: at for at, row in enumerate(rows.names(), 1)}
+        gone = [item for item in items if row_of(item) == NOWHERE]
+        items[:] = [item for item in items if row_of(item) != NOWHERE]
+        items.sort(key=lambda item: order.get(row_of(item) or "", 0))
+        if gone:
+            self.config.hook.pytest_deselected(items=gone)
+
+    # -- running
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[object]:
+        elsewhere = [i for i in session.items if row_of(i) not in (None, rows.current())]
+        if elsewhere and not session.config.option.collectonly:
+            self.guests = Guests(
+                jobs=self.config.getoption("--vm-jobs"),
+                timeout=self.config.getoption("--vm-timeout"),
+            )
+            for item in elsewhere:
+                self.guests.add(guest_of(item), item.nodeid)
+        try:
+            done = yield
+        finally:
+            if self.guests:
+                self.guests.close()
+        if self.complete and not session.config.option.collectonly:
+            self._fail_what_never_ran()
+        return done
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        row = row_of(item)
+        if row is None or row == rows.current() or not self.guests:
+            return None
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        try:
+            reports = [self._report(data) for data in self.guests.wait(guest_of(item), item.nodeid)]
+        except Lost as lost:
+            reports = [failure(item.nodeid, item.location, str(lost))]
+        for report in reports:
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _report(self, data: dict[str, object]) -> pytest.TestReport:
+        report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)
+        assert isinstance(report, pytest.TestReport)
+        report.location = tuple(report.location)  # type: ignore[assignment]  JSON knows lists only
+        if isinstance(report.longrepr, list):
+            report.longrepr = tuple(report.longrepr)  # (path, line, reason) of a skip
+        return report
+
+    # -- what was skipped everywhere
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            expected = hasattr(report, "wasxfail")
+            outcome = "ran" if expected or report.outcome != "skipped" else "skipped"
+            self.outcomes[without_row(report.nodeid)].add(outcome)
+
+    def _fail_what_never_ran(self) -> None:
+        for name, outcomes in list(self.outcomes.items()):
+            if outcomes == {"skipped"}:
+                text = "skipped on every kernel: it proves nothing"
+                report = failure(f"{name} (anywhere)", (name.partition("::")[0], None, name), text)
+                self.config.hook.pytest_runtest_logreport(report=report)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.guests:
+            terminalreporter.section("kernel rows")
+            for line in self.guests.notes:
+                terminalreporter.write_line(line)
+
+
+def row_of(item: pytest.Item) -> str | None:
+    """The row an item is to run on; None for tests that ask no kernel."""
+    spec = getattr(item, "callspec", None)
+    return spec.params.get("kernel_row") if spec else None
+
+
+def guest_of(item: pytest.Item) -> tuple[str, bool]:
+    """(row, with instruction-counting clock): items with the same value share a guest."""
+    return row_of(item) or "", item.get_closest_marker("icount") is not None
+
+
+def without_row(nodeid: str) -> str:
+    """The id without its row: what the runs of one test on several kernels have in common."""
+    name, bracket, inside = nodeid.partition("[")
+    if not bracket:
+        return nodeid
+    known = {*rows.names(), rows.HOST}
+    parts = inside.removesuffix("]").split("-")
+    for part in parts:
+        if part in known:
+            parts.remove(part)
+            break
+    return f"{name}[{'-'.join(parts)}]" if parts else name
+
+
+def failure(nodeid: str, location: tuple[str, int | None, str], text: str) -> pytest.TestReport:
+    """A failed test, made here."""
+    return pytest.TestReport(nodeid, location, {}, "failed", text, "call")
