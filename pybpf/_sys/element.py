@@ -7,6 +7,9 @@ take Python several. So an `Element` owns a key buffer, a value buffer and one
 over ready-made ctypes objects: store the key, call, load the value. `Batch` is the
 same for the batch commands.
 
+The bytes of fd and count share an 8-byte word here, so this is for little-endian
+machines, like the rest of `pybpf._sys`.
+
 Neither may be used by two threads at once, because ctypes gives up the GIL during the
 call: `pybpf.maps` keeps a pool and hands one to each user.
 
@@ -16,18 +19,13 @@ The calls return the system call's result; on -1 the errno is `last_errno()`.
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Callable
 from functools import cache, partial
 
+from pybpf._uapi.defines import SYS_BPF
+from pybpf._uapi.enums import Cmd
+
 __all__ = ["Batch", "Element", "last_errno"]
-
-# Little-endian machines only: `Batch.count` and the fd share an 8-byte word.
-_BPF_SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361}
-
-# UAPI enum bpf_cmd.
-_LOOKUP, _UPDATE, _DELETE, _NEXT, _LOOKUP_AND_DELETE = 1, 2, 3, 4, 21
-_LOOKUP_BATCH, _LOOKUP_AND_DELETE_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 25, 26, 27
 
 # bpf_attr of the element commands: __u32 map_fd, __u64 key, __u64 value or next_key,
 # __u64 flags. As 8-byte words:
@@ -47,13 +45,13 @@ def _bpf_syscall() -> Callable[..., int]:
     # Without argtypes and with ctypes objects as arguments, ctypes has nothing to convert.
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long
-    return partial(syscall, ctypes.c_long(_BPF_SYSCALL[platform.machine()]))
+    return partial(syscall, ctypes.c_long(SYS_BPF))
 
 
 def _prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], words: int = 0) -> Call:
     return partial(
         _bpf_syscall(),
-        ctypes.c_long(cmd),
+        ctypes.c_long(int(cmd)),
         ctypes.c_void_p(ctypes.addressof(attr)),
         ctypes.c_ulong(words * 8 or ctypes.sizeof(attr)),
     )
@@ -106,11 +104,13 @@ class Element:
         words = ctypes.c_uint64 * _ELEM_WORDS
         self._attr = words(fd, key, _address(self._value_memory), 0)
         self._next_attr = words(fd, key, _address(self._next_memory), 0)
-        self.lookup = _prepare(_LOOKUP, self._attr)
-        self.update = _prepare(_UPDATE, self._attr)
-        self.delete = _prepare(_DELETE, self._attr, _VALUE)  # EINVAL if it had a value
-        self.lookup_and_delete = _prepare(_LOOKUP_AND_DELETE, self._attr)
-        self.next = _prepare(_NEXT, self._next_attr)
+        self.lookup = _prepare(Cmd.BPF_MAP_LOOKUP_ELEM, self._attr)
+        self.update = _prepare(Cmd.BPF_MAP_UPDATE_ELEM, self._attr)
+        self.delete = _prepare(
+            Cmd.BPF_MAP_DELETE_ELEM, self._attr, _VALUE
+        )  # EINVAL if it had a value
+        self.lookup_and_delete = _prepare(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, self._attr)
+        self.next = _prepare(Cmd.BPF_MAP_GET_NEXT_KEY, self._next_attr)
 
     def with_flags(self, call: Call, flags: int) -> int:
         """Run one of the commands with ``BPF_ANY``, ``BPF_F_LOCK``... flags."""
@@ -169,10 +169,10 @@ class Batch:
             _address(self._values_memory),
         )
         self.count = count
-        self.lookup = _prepare(_LOOKUP_BATCH, self._attr)
-        self.lookup_and_delete = _prepare(_LOOKUP_AND_DELETE_BATCH, self._attr)
-        self.update = _prepare(_UPDATE_BATCH, self._attr)
-        self.delete = _prepare(_DELETE_BATCH, self._attr)
+        self.lookup = _prepare(Cmd.BPF_MAP_LOOKUP_BATCH, self._attr)
+        self.lookup_and_delete = _prepare(Cmd.BPF_MAP_LOOKUP_AND_DELETE_BATCH, self._attr)
+        self.update = _prepare(Cmd.BPF_MAP_UPDATE_BATCH, self._attr)
+        self.delete = _prepare(Cmd.BPF_MAP_DELETE_BATCH, self._attr)
 
     @property
     def count(self) -> int:

@@ -293,11 +293,17 @@ class Map(Entries):
         self._closed = False
         self._name, self._kind, self._entries = self.name, self.type, self.max_entries
         self._pool = []
-        types = (self.btf, self.spec.key_type_id, self.spec.value_type_id)
-        self._bind(
-            key_field(self.type, self.key_size, types[0], types[1]),
-            value_field(self.type, self.value_size, self.map_flags, types[0], types[2]),
-        )
+        spec = self.spec
+        try:
+            self._bind(
+                key_field(self.type, self.key_size, self.btf, spec.key_type_id),
+                value_field(
+                    self.type, self.value_size, self.map_flags, self.btf, spec.value_type_id
+                ),
+            )
+        except BaseException:
+            self.close()
+            raise
 
     # -- types ---------------------------------------------------------------
 

@@ -87,9 +87,20 @@ class Field:
 
 
 class BytesField(Field):
-    """Keys or values without a type."""
+    """Keys or values without a type: read as `bytes`, written from `bytes` or from an
+    int, in native order, where 1, 2, 4 or 8 bytes are wanted.
+    """
 
     __slots__ = ()
+
+    def encode(self, value: Any) -> Buffer:
+        if isinstance(value, int) and self.size in _UNSIGNED:
+            codes = _SIGNED if value < 0 else _UNSIGNED
+            try:
+                return struct.pack(codes[self.size], value)
+            except struct.error:
+                raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
+        return super().encode(value)
 
 
 class IntField(Field):

@@ -144,7 +144,6 @@ def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
         return None
     from pybpf.btf import Enum, Enum64, Int
     from pybpf.btf.types import INT_BOOL, INT_CHAR, INT_SIGNED
-    from pybpf.btf.values import codec
 
     plain = btf.type(btf.skip_mods_and_typedefs(type_id))
     if isinstance(plain, Int) and plain.size == size and size in (1, 2, 4, 8):
@@ -152,5 +151,7 @@ def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
             return IntField(size, bool(plain.encoding & INT_SIGNED))
     elif isinstance(plain, (Enum, Enum64)) and plain.size == size and size in (1, 2, 4, 8):
         return IntField(size, plain.signed)
+    from pybpf.btf.values import codec
+
     made = codec(btf, type_id)
     return CodecField(made) if made.size == size else None

@@ -91,9 +91,17 @@ def test_int_of_wrong_type(value: Any) -> None:
         IntField(8).encode(value)
 
 
-def test_bytes_field_takes_bytes_only() -> None:
+def test_bytes_field_takes_bytes_and_fitting_ints() -> None:
+    """Without a type a number is written in native order, but never guessed when reading."""
+    assert BytesField(4).encode(7) == struct.pack("=I", 7)
+    assert BytesField(2).encode(-1) == b"\xff\xff"
+    assert one(BytesField(4), bytes(4)) == bytes(4)
+    with pytest.raises(TypeError, match="takes 5 bytes"):
+        BytesField(5).encode(7)
     with pytest.raises(TypeError, match="takes 4 bytes"):
-        BytesField(4).encode(7)
+        BytesField(4).encode("seven")
+    with pytest.raises(ValueError, match="does not fit 4"):
+        BytesField(4).encode(1 << 32)
 
 
 def test_fd_field_asks_for_fileno() -> None:
