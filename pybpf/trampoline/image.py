@@ -41,7 +41,6 @@ __all__ = [
     "images",
     "loaded_programs",
     "make_key",
-    "object_ids",
     "split_key",
 ]
 
@@ -344,29 +343,13 @@ def _name(call: ProgramCall, by_code: _CodeMap) -> ImageProgram:
 # ---- the running kernel -------------------------------------------------------
 
 
-def object_ids(kind: str) -> Iterator[int]:
-    """Ids of the kernel's objects of a kind: ``prog``, ``link``, ``map`` or ``btf``.
-
-    :raises DeniedByPolicy: without CAP_SYS_ADMIN
-    """
-    current = 0
-    while True:
-        try:
-            current = sys_bpf.get_next_id(kind, current)
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                return
-            raise
-        yield current
-
-
 def loaded_programs() -> list[LoadedProgram]:
     """Every BPF program of the kernel, by id.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
     out = []
-    for number in object_ids("prog"):
+    for number in sys_bpf.ids("prog"):
         try:
             fd = sys_bpf.get_fd_by_id("prog", number)
         except BpfError as error:

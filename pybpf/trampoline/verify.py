@@ -23,7 +23,7 @@ from enum import Enum
 from .._sys import bpf as sys_bpf
 from .._uapi.enums import AttachType, LinkType
 from ..errors import BpfError
-from .image import TrampolineImage, images, make_key, object_ids
+from .image import TrampolineImage, images, make_key
 from .roles import ProgramCall, TrampFlag
 
 __all__ = ["Attached", "Finding", "Problem", "Survey", "attachments", "check", "survey", "verify"]
@@ -213,7 +213,7 @@ def attachments() -> list[Attached]:
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
     out: list[Attached] = []
-    for number in object_ids("link"):
+    for number in sys_bpf.ids("link"):
         try:
             fd = sys_bpf.get_fd_by_id("link", number)
         except BpfError as error:

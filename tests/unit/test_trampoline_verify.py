@@ -158,10 +158,12 @@ def test_attached_from_link_infos() -> None:
     def of(*infos: LinkInfo) -> list[Attached]:
         return [one for info in infos for one in module._attached(info)]
 
-    plain = LinkInfo(tracing, 7, 70, fexit, target_obj_id=1, target_btf_id=5, cookie=9)
+    def plain(cookie: int) -> LinkInfo:
+        return LinkInfo(tracing, 7, 70, fexit, target_obj_id=1, target_btf_id=5, cookie=cookie)
+
     keys = (make_key(1, 5), make_key(1, 5, program=True))
-    assert of(plain) == [Attached(7, 70, keys, ("fexit",), 9)]
-    assert of(plain._replace(cookie=0))[0].cookie is None  # 6.x never says
+    assert of(plain(9)) == [Attached(7, 70, keys, ("fexit",), 9)]
+    assert of(plain(0))[0].cookie is None  # 6.x never says
     several = LinkInfo(
         multi, 8, 80, AttachType.BPF_TRACE_FSESSION_MULTI, btf_obj_id=2, ids=(3, 4), cookies=(0, 6)
     )
