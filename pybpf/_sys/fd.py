@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def set_tracer(
     It gets the object and ``"open"``, ``"closed"``, ``"detached"`` or
     ``"leaked"`` (collected while open). Returns the former one. For tests.
     """
-    global _tracer  # noqa: PLW0603  (a debugging hook is process-wide by nature)
+    global _tracer
     former, _tracer = _tracer, tracer
     return former
 
@@ -102,8 +103,6 @@ class Fd:
     def __del__(self) -> None:
         if self._fd < 0:
             return
-        import warnings
-
         if _tracer is not None:
             _tracer(self, "leaked")
         warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)

@@ -1,0 +1,240 @@
+"""Who said no: the reason behind EPERM and EACCES, from what the process can see.
+
+The kernel gives one errno for a missing capability, a lockdown, a sysctl, a
+seccomp filter and a security module. `circumstances` reads what there is to
+know, once and only when something was refused; `explain` turns it into one
+sentence, the most certain reason first.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import E2BIG, EACCES, EINVAL, ENOENT, EPERM
+from typing import NamedTuple
+
+from pybpf._uapi.defines import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYSLOG
+from pybpf._uapi.enums import Cmd
+from pybpf._uapi.enums import ProgType as T
+from pybpf.errors import BpfError, DeniedByPolicy
+
+__all__ = [
+    "PERF_EVENT_OPEN",
+    "Circumstances",
+    "circumstances",
+    "denied",
+    "explain",
+    "load_hint",
+    "path_error",
+    "program_needs",
+]
+
+MAX_INSNS = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS, include/linux/bpf.h
+
+#: Stands for perf_event_open(2) where a ``bpf_cmd`` is expected.
+PERF_EVENT_OPEN = -1
+
+_CAPS = {
+    CAP_BPF: "CAP_BPF",
+    CAP_PERFMON: "CAP_PERFMON",
+    CAP_NET_ADMIN: "CAP_NET_ADMIN",
+    CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
+    CAP_SYSLOG: "CAP_SYSLOG",
+}
+# Capabilities a command checks before anything else (kernel/bpf/syscall.c). What depends on the
+# program or map type is passed by the caller.
+_NEEDS: dict[int, tuple[int, ...]] = {
+    PERF_EVENT_OPEN: (CAP_PERFMON,),
+    Cmd.BPF_MAP_CREATE: (CAP_BPF,),
+    Cmd.BPF_PROG_LOAD: (CAP_BPF,),
+    Cmd.BPF_BTF_LOAD: (CAP_BPF,),
+    Cmd.BPF_PROG_GET_NEXT_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_MAP_GET_NEXT_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_BTF_GET_NEXT_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_LINK_GET_NEXT_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_PROG_GET_FD_BY_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_MAP_GET_FD_BY_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_BTF_GET_FD_BY_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_LINK_GET_FD_BY_ID: (CAP_SYS_ADMIN,),
+    Cmd.BPF_TASK_FD_QUERY: (CAP_SYS_ADMIN,),
+    Cmd.BPF_ENABLE_STATS: (CAP_SYS_ADMIN,),
+    Cmd.BPF_RAW_TRACEPOINT_OPEN: (CAP_BPF, CAP_PERFMON),
+    Cmd.BPF_LINK_CREATE: (CAP_BPF,),
+    Cmd.BPF_ITER_CREATE: (CAP_BPF,),
+}
+
+
+_TRACING = frozenset(
+    {
+        T.BPF_PROG_TYPE_KPROBE,
+        T.BPF_PROG_TYPE_TRACEPOINT,
+        T.BPF_PROG_TYPE_PERF_EVENT,
+        T.BPF_PROG_TYPE_RAW_TRACEPOINT,
+        T.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,
+        T.BPF_PROG_TYPE_TRACING,
+        T.BPF_PROG_TYPE_LSM,
+        T.BPF_PROG_TYPE_STRUCT_OPS,
+        T.BPF_PROG_TYPE_EXT,
+    }
+)
+_UNPRIVILEGED = frozenset(
+    {
+        T.BPF_PROG_TYPE_SOCKET_FILTER,
+        T.BPF_PROG_TYPE_CGROUP_SKB,
+        T.BPF_PROG_TYPE_SK_REUSEPORT,
+        T.BPF_PROG_TYPE_CGROUP_DEVICE,
+        T.BPF_PROG_TYPE_CGROUP_SYSCTL,
+        T.BPF_PROG_TYPE_SYSCALL,
+    }
+)
+
+
+class Circumstances(NamedTuple):
+    """What a process can find out about its own rights.
+
+    :ivar caps: effective capabilities, bit n = capability number n
+    :ivar initial_userns: False in a user namespace, where capabilities count for less
+    :ivar seccomp: a seccomp filter is active
+    :ivar lockdown: ``none``, ``integrity``, ``confidentiality``, or "" if not known
+    :ivar unprivileged_bpf_disabled: the sysctl, or None if not readable
+    :ivar perf_event_paranoid: the sysctl, or None if not readable
+    :ivar lsms: active security modules, or "" if not known
+    """
+
+    caps: int
+    initial_userns: bool = True
+    seccomp: bool = False
+    lockdown: str = ""
+    unprivileged_bpf_disabled: int | None = None
+    perf_event_paranoid: int | None = None
+    lsms: str = ""
+
+
+def _read(path: str) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(fd, 65536).decode(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def _number(path: str) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def circumstances() -> Circumstances:
+    """Read them from /proc and /sys; what cannot be read is left unknown."""
+    status = dict(
+        line.split(":", 1) for line in _read("/proc/self/status").splitlines() if ":" in line
+    )
+    lockdown = _read("/sys/kernel/security/lockdown")
+    chosen = lockdown.partition("[")[2].partition("]")[0]
+    uid_map = _read("/proc/self/uid_map").split()
+    return Circumstances(
+        caps=int(status.get("CapEff", "0").strip() or "0", 16),
+        initial_userns=not uid_map or uid_map[:3] == ["0", "0", "4294967295"],
+        seccomp=status.get("Seccomp", "0").strip() == "2",
+        lockdown=chosen,
+        unprivileged_bpf_disabled=_number("/proc/sys/kernel/unprivileged_bpf_disabled"),
+        perf_event_paranoid=_number("/proc/sys/kernel/perf_event_paranoid"),
+        lsms=_read("/sys/kernel/security/lsm").strip(),
+    )
+
+
+def _missing(caps: int, needs: tuple[int, ...]) -> list[str]:
+    # CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON, as in the kernel's bpf_capable() and
+    # perfmon_capable(); CAP_NET_ADMIN it replaces only in bpf_net_capable(), so here too.
+    admin = caps >> CAP_SYS_ADMIN & 1
+    return [_CAPS.get(n, f"capability {n}") for n in needs if not (caps >> n & 1 or admin)]
+
+
+def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
+    """One sentence: which of capability, lockdown, sysctl or policy refused `cmd`.
+
+    :param cmd: ``enum bpf_cmd`` or `PERF_EVENT_OPEN`
+    :param needs: ``CAP_*`` numbers it takes; by default those of the command
+    """
+    missing = _missing(seen.caps, needs or _NEEDS.get(cmd, ()))
+    if missing:
+        text = f"this process lacks {' and '.join(missing)}"
+        if cmd == PERF_EVENT_OPEN and seen.perf_event_paranoid is not None:
+            return f"{text}, and kernel.perf_event_paranoid is {seen.perf_event_paranoid}"
+        if cmd in (Cmd.BPF_MAP_CREATE, Cmd.BPF_PROG_LOAD) and seen.unprivileged_bpf_disabled:
+            value = seen.unprivileged_bpf_disabled
+            return f"{text}, and kernel.unprivileged_bpf_disabled is {value}"
+        return text
+    if not seen.initial_userns:
+        return "this process is in a user namespace, where its capabilities do not count"
+    if seen.lockdown == "confidentiality":
+        return "kernel lockdown is in confidentiality mode"
+    if seen.seccomp:
+        return "a seccomp filter is active; the process has the capabilities"
+    modules = f" ({seen.lsms})" if seen.lsms else ""
+    text = f"an LSM{modules} or host policy: the process has the capabilities"
+    if seen.lockdown == "integrity":
+        return f"{text}; kernel lockdown is in integrity mode"
+    return f"{text} and no lockdown is active"
+
+
+def _file_system(path: str) -> str:
+    # Type of the file system that holds `path`, "" if not known.
+    path = os.path.realpath(os.path.dirname(path) or ".")
+    best, kind = "", ""
+    for line in _read("/proc/self/mounts").splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        where = fields[1].replace("\\040", " ")
+        inside = path == where or path.startswith(where.rstrip("/") + "/")
+        if inside and len(where) >= len(best):
+            best, kind = where, fields[2]
+    return kind
+
+
+def denied(errno: int, doing: str, cmd: int, needs: tuple[int, ...] = ()) -> DeniedByPolicy:
+    """The exception for EPERM or EACCES of `cmd`."""
+    return DeniedByPolicy(errno, doing, explain(circumstances(), cmd, needs))
+
+
+def path_error(errno: int, cmd: Cmd, path: str) -> BpfError:
+    """The exception for a refused BPF_OBJ_PIN or BPF_OBJ_GET."""
+    doing = f"{cmd.name} {path}"
+    if errno in (EPERM, EACCES, EINVAL, ENOENT):
+        kind = _file_system(path)
+        if kind and kind != "bpf":
+            return BpfError(errno, doing, f"the path is on {kind}, not on a bpf file system")
+    if errno == EACCES:
+        return DeniedByPolicy(errno, doing, "the permissions of the path refuse it")
+    if errno == EPERM:
+        return denied(errno, doing, cmd)
+    return BpfError(errno, doing)
+
+
+def program_needs(prog_type: int) -> tuple[int, ...]:
+    """``CAP_*`` numbers BPF_PROG_LOAD takes for a program type (is_perfmon_prog_type and
+    is_net_admin_prog_type in kernel/bpf/syscall.c)."""
+    if prog_type in _TRACING:
+        return CAP_BPF, CAP_PERFMON
+    if prog_type in _UNPRIVILEGED:
+        return (CAP_BPF,)
+    return CAP_BPF, CAP_NET_ADMIN
+
+
+def load_hint(errno: int, insn_cnt: int, attach_btf_id: int) -> str:
+    """What a refusal before verification may mean, "" if nobody knows."""
+    if errno == E2BIG and insn_cnt > MAX_INSNS:
+        return f"{insn_cnt} instructions; the kernel takes {MAX_INSNS}"
+    if errno == E2BIG and insn_cnt:
+        return "the kernel does not know one of the attributes: it is older than this feature"
+    if not insn_cnt:
+        return "the program has no instructions"
+    if errno == EINVAL and not attach_btf_id:
+        return "the verifier did not start: unknown program type, attach type or flag, or no target"
+    if errno == EINVAL:
+        return "the verifier did not start: it does not allow this target, or an attribute"
+    return ""

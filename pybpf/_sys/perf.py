@@ -1,0 +1,245 @@
+"""perf_event_open(2), as far as BPF programs are attached through it.
+
+A kprobe or uprobe is an event of a dynamic PMU whose number and whose bit for
+"at return" sysfs tells; a tracepoint is an event by the number tracefs gives.
+The event does nothing by itself: a BPF link on it (or `set_bpf`) makes it run
+a program.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from errno import EACCES, ENODEV, ENOENT, EPERM
+
+from pybpf._sys.denied import PERF_EVENT_OPEN, denied
+from pybpf._sys.door import address, fileno
+from pybpf._sys.fd import Fd
+from pybpf._uapi.defines import (
+    PERF_EVENT_IOC_DISABLE,
+    PERF_EVENT_IOC_ENABLE,
+    PERF_EVENT_IOC_SET_BPF,
+    PERF_FLAG_FD_CLOEXEC,
+    SYS_PERF_EVENT_OPEN,
+)
+from pybpf._uapi.perf import PerfEventAttr, PerfSample, PerfSw, PerfType
+from pybpf.errors import BpfError, UnsupportedFeature
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybpf._sys.door import HasFileno
+
+__all__ = [
+    "disable",
+    "enable",
+    "open_bpf_output",
+    "open_cpu_clock",
+    "open_kprobe",
+    "open_tracepoint",
+    "open_uprobe",
+    "perf_event_open",
+    "set_bpf",
+    "tracepoint_id",
+]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+# number, attr, pid, cpu, group_fd, flags
+_syscall.argtypes = [
+    ctypes.c_long,
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_ulong,
+]
+
+_PMUS = "/sys/bus/event_source/devices"
+_TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+# Upper half of config of a uprobe: PERF_UPROBE_REF_CTR_OFFSET_SHIFT, kernel/events/core.c.
+_REF_CTR_SHIFT = 32
+
+
+def perf_event_open(
+    attr: PerfEventAttr, *, pid: int = -1, cpu: int = -1, group_fd: int = -1, doing: str = ""
+) -> Fd:
+    """perf_event_open(2), close-on-exec.
+
+    :param pid: process, or -1 for all
+    :param cpu: CPU, or -1 for all (then `pid` must name one)
+    :raises DeniedByPolicy: EPERM or EACCES
+    """
+    attr.size = ctypes.sizeof(attr)
+    fd = _syscall(
+        SYS_PERF_EVENT_OPEN,
+        ctypes.addressof(attr),
+        pid,
+        cpu,
+        group_fd,
+        PERF_FLAG_FD_CLOEXEC,
+    )
+    if fd >= 0:
+        return Fd(fd, doing or "perf event")
+    errno = ctypes.get_errno()
+    doing = f"perf_event_open {doing}".strip()
+    if errno in (EPERM, EACCES):
+        raise denied(errno, doing, PERF_EVENT_OPEN)
+    raise BpfError(errno, doing)
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096).decode().strip()
+    finally:
+        os.close(fd)
+
+
+def _pmu(name: str, retprobe: bool) -> tuple[int, int]:
+    # Number of a dynamic PMU, and the config that selects a probe at entry or at return.
+    try:
+        number = int(_read(f"{_PMUS}/{name}/type"))
+        # "config:0": the bit that says at return.
+        form = _read(f"{_PMUS}/{name}/format/retprobe")
+    except FileNotFoundError:
+        hint = f"no {_PMUS}/{name}: the kernel has no CONFIG_{name.upper()}_EVENTS"
+        raise UnsupportedFeature(f"the {name} PMU", "4.17", hint) from None
+    return number, (1 << int(form.rpartition(":")[2]) if retprobe else 0)
+
+
+def open_kprobe(function: str | None, offset_or_address: int = 0, *, retprobe: bool = False) -> Fd:
+    """An event for one kprobe, on all CPUs.
+
+    :param function: symbol name, or None
+    :param offset_or_address: bytes from its start; without a function the absolute address
+    :param retprobe: at return instead of at that place
+    :raises BpfError: ENOENT for an unknown name, EINVAL for a place that must not be probed,
+        EADDRNOTAVAIL for a name that several functions share
+    """
+    kind, config = _pmu("kprobe", retprobe)
+    name = b"" if function is None else function.encode() + b"\0"
+    attr = PerfEventAttr(type=kind, config=config)
+    attr.kprobe_func, attr.kprobe_addr = address(name), offset_or_address
+    place = hex(offset_or_address) if function is None else function
+    what = f"{'kretprobe' if retprobe else 'kprobe'} {place}"
+    return perf_event_open(attr, cpu=0, doing=what)
+
+
+def open_uprobe(
+    path: str,
+    offset: int,
+    *,
+    pid: int = -1,
+    retprobe: bool = False,
+    ref_ctr_offset: int = 0,
+) -> Fd:
+    """An event for one uprobe.
+
+    :param path: executable or shared library
+    :param offset: bytes from the start of that file
+    :param pid: only in this process, or -1
+    :param ref_ctr_offset: file offset of a USDT semaphore, 0 for none
+    """
+    kind, config = _pmu("uprobe", retprobe)
+    name = os.fsencode(path) + b"\0"
+    attr = PerfEventAttr(type=kind, config=config | ref_ctr_offset << _REF_CTR_SHIFT)
+    attr.uprobe_path, attr.probe_offset = address(name), offset
+    what = f"{'uretprobe' if retprobe else 'uprobe'} {path}+{offset:#x}"
+    return perf_event_open(attr, pid=pid, cpu=0 if pid == -1 else -1, doing=what)
+
+
+def tracepoint_id(category: str, name: str) -> int:
+    """Number of a tracepoint, from tracefs.
+
+    :raises BpfError: ENOENT if there is none of that name, or no tracefs; DeniedByPolicy if it
+        may not be read
+    """
+    doing = f"tracepoint {category}:{name}"
+    if "/" in category or "/" in name or not category or not name:
+        raise BpfError(ENOENT, doing, "it is not a name of the form CATEGORY and EVENT")
+    mounted = False
+    for root in _TRACEFS:
+        try:
+            return int(_read(f"{root}/events/{category}/{name}/id"))
+        except FileNotFoundError:
+            mounted = mounted or os.path.isdir(f"{root}/events")
+        except PermissionError as refusal:
+            raise denied(refusal.errno or EACCES, doing, PERF_EVENT_OPEN) from None
+    if not mounted:
+        raise BpfError(ENOENT, doing, "tracefs is not mounted on /sys/kernel/tracing")
+    raise BpfError(ENOENT, doing, "there is no such tracepoint")
+
+
+def open_tracepoint(category: str, name: str) -> Fd:
+    """An event for a static tracepoint, on all CPUs.
+
+    :raises BpfError: ENOENT if there is no such tracepoint
+    """
+    attr = PerfEventAttr(
+        type=PerfType.PERF_TYPE_TRACEPOINT, config=tracepoint_id(category, name), sample_period=1
+    )
+    attr.sample_type, attr.wakeup_events = PerfSample.PERF_SAMPLE_RAW, 1
+    return perf_event_open(attr, cpu=0, doing=f"tracepoint {category}:{name}")
+
+
+def open_cpu_clock(cpu: int, *, frequency: int = 0, period_ns: int = 0) -> Fd:
+    """A software event that fires on one CPU by time: what profilers attach to.
+
+    :param frequency: times a second, or
+    :param period_ns: nanoseconds of CPU time between two
+    """
+    attr = PerfEventAttr(type=PerfType.PERF_TYPE_SOFTWARE, config=PerfSw.PERF_COUNT_SW_CPU_CLOCK)
+    if frequency:
+        attr.freq, attr.sample_freq = 1, frequency
+    else:
+        attr.sample_period = period_ns
+    return perf_event_open(attr, cpu=cpu, doing=f"cpu clock on CPU {cpu}")
+
+
+def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> Fd:
+    """The event a BPF program writes samples to with bpf_perf_event_output, for one CPU.
+
+    :param wakeup_events: samples before a reader is woken
+    """
+    attr = PerfEventAttr(
+        type=PerfType.PERF_TYPE_SOFTWARE,
+        config=PerfSw.PERF_COUNT_SW_BPF_OUTPUT,
+        sample_type=PerfSample.PERF_SAMPLE_RAW,
+        sample_period=1,
+        wakeup_events=wakeup_events,
+    )
+    return perf_event_open(attr, cpu=cpu, doing=f"BPF output on CPU {cpu}")
+
+
+def _ioctl(fd: int | HasFileno, request: int, argument: int, name: str) -> None:
+    while True:
+        try:
+            fcntl.ioctl(fileno(fd), request, argument)
+        except InterruptedError:
+            continue
+        except OSError as refusal:
+            errno = refusal.errno or ENODEV
+            if errno in (EPERM, EACCES):
+                raise denied(errno, name, PERF_EVENT_OPEN) from None
+            raise BpfError(errno, name) from None
+        return
+
+
+def set_bpf(fd: int | HasFileno, prog_fd: int | HasFileno) -> None:
+    """PERF_EVENT_IOC_SET_BPF: have the event run a program until the event is closed.
+
+    A link (BPF_LINK_CREATE) does the same and can be inspected; it is the better way.
+    """
+    _ioctl(fd, PERF_EVENT_IOC_SET_BPF, fileno(prog_fd), "PERF_EVENT_IOC_SET_BPF")
+
+
+def enable(fd: int | HasFileno) -> None:
+    """PERF_EVENT_IOC_ENABLE."""
+    _ioctl(fd, PERF_EVENT_IOC_ENABLE, 0, "PERF_EVENT_IOC_ENABLE")
+
+
+def disable(fd: int | HasFileno) -> None:
+    """PERF_EVENT_IOC_DISABLE."""
+    _ioctl(fd, PERF_EVENT_IOC_DISABLE, 0, "PERF_EVENT_IOC_DISABLE")
