@@ -98,6 +98,7 @@ class Feature(Enum):
     BTF_DECL_TAG = "btf.decl_tag", "5.16", "BTF_KIND_DECL_TAG"
     BTF_TYPE_TAG = "btf.type_tag", "5.17", "BTF_KIND_TYPE_TAG"
     BTF_ENUM64 = "btf.enum64", "6.0", "BTF_KIND_ENUM64"
+    BTF_QMARK_DATASEC = "btf.qmark_datasec", "6.9", "names of data sections that start with '?'"
     # The rest.
     BPF_TOKEN = "token", "6.9", "delegation of BPF through a token of a bpffs"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
@@ -89,6 +89,13 @@ class FtraceFunctions:
             return None
         return 0 <= self.sites[position] - addr <= _SITE_SLACK
 
+    def to_text(self) -> str:
+        """The kernel's text of this list, with addresses if they are known."""
+        lines: Iterable[str] = self.lines
+        if self.sites is not None:
+            lines = (f"{a:016x} {x}" for a, x in zip(self.sites, self.lines, strict=True))
+        return "".join([f"{line}\n" for line in lines])
+
     def _names(self) -> dict[str, tuple[int, ...]]:
         if self._index is None:
             names = [line.partition(" ")[0] if " " in line else line for line in self.lines]
@@ -164,6 +171,10 @@ class KprobeBlacklist:
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
+
+    def to_text(self) -> str:
+        """The kernel's text of this list."""
+        return "".join([f"{e.start:#018x}-{e.end:#018x}\t{e.name}\n" for e in self.entries])
 
     def covers(self, addr: int) -> bool:
         """True if `addr` lies in a refused range."""

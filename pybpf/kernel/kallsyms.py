@@ -19,10 +19,10 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import DeniedByPolicy, ObjectFormatError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
@@ -94,6 +94,11 @@ class Kallsyms:
     def __iter__(self) -> Iterator[Symbol]:
         """All symbols in file order."""
         return map(self._checked, self._lines())
+
+    @property
+    def text(self) -> str:
+        """The table as the kernel wrote it."""
+        return self._text
 
     @property
     def hidden(self) -> bool:

@@ -1,0 +1,88 @@
+"""Policies that turn a capable kernel's answer into EPERM: lockdown, sysctls, capabilities.
+
+These are facts for tables and saved snapshots; the sentence in a
+`DeniedByPolicy` is made where the refusal happened, in `pybpf._sys`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Lockdown", "Policy", "parse_lockdown", "read_policy"]
+
+
+class Lockdown(Enum):
+    """``/sys/kernel/security/lockdown``; UNKNOWN where securityfs does not tell."""
+
+    NONE = "none"
+    INTEGRITY = "integrity"
+    CONFIDENTIALITY = "confidentiality"
+    UNKNOWN = "unknown"
+
+
+#: What `read_policy` looks at below /proc/sys.
+SYSCTLS = (
+    "kernel/kptr_restrict",
+    "kernel/unprivileged_bpf_disabled",
+    "kernel/perf_event_paranoid",
+    "kernel/bpf_stats_enabled",
+    "kernel/ftrace_enabled",
+    "kernel/dmesg_restrict",
+    "net/core/bpf_jit_enable",
+    "net/core/bpf_jit_harden",
+    "net/core/bpf_jit_kallsyms",
+    "debug/kprobes-optimization",
+)
+
+
+def parse_lockdown(text: str) -> Lockdown:
+    """The bracketed word of ``none [integrity] confidentiality``."""
+    _, bracket, rest = text.partition("[")
+    word = rest.partition("]")[0] if bracket else ""
+    try:
+        return Lockdown(word)
+    except ValueError:
+        return Lockdown.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may stand in the way.
+
+    :param lockdown: lockdown level
+    :param effective: this process's effective capability mask, ``CapEff``
+    :param sysctls: integer sysctls by name, ``kernel.kptr_restrict``...; only
+        those that exist
+    """
+
+    lockdown: Lockdown
+    effective: int
+    sysctls: tuple[tuple[str, int], ...] = ()
+
+    def sysctl(self, name: str) -> int | None:
+        """Value of one sysctl, None if this kernel does not have it."""
+        return dict(self.sysctls).get(name)
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            return stream.readall().decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def read_policy() -> Policy:
+    """The policies of this machine as this process sees them; never fails."""
+    effective = 0
+    for line in _text("/proc/self/status").splitlines():
+        if line.startswith("CapEff:"):
+            effective = int(line.split()[1], 16)
+    sysctls = []
+    for path in SYSCTLS:
+        value = _text(f"/proc/sys/{path}")
+        if value.lstrip("-").isdecimal():
+            sysctls.append((path.replace("/", "."), int(value)))
+    lockdown = parse_lockdown(_text("/sys/kernel/security/lockdown"))
+    return Policy(lockdown, effective, tuple(sysctls))

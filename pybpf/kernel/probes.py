@@ -1,0 +1,649 @@
+"""Asking the kernel what it can do, one small experiment per feature.
+
+Never a version: distributions switch features off (Debian's 6.1 has the code of
+kprobe.multi and no CONFIG_FPROBE) and backport others. An experiment goes as
+far as the first step whose success proves the feature: some must link, because
+an old kernel loads a program whose attach type it does not know and only the
+link fails (kprobe.session on 6.1). What is attached is attached to
+``bpf_fentry_test1``, a function that only test runs call.
+
+Each experiment has three outcomes. EPERM, and EACCES without a verifier log,
+mean that a policy refused: DENIED, which is not remembered because rights
+change. Errors that say nothing about the feature (no memory, no descriptors)
+are raised. Everything else is a certain yes or no and is remembered in the
+`ProbeCache` that asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from array import array
+from collections.abc import Callable
+
+from .._sys import bpf as sys_bpf
+from .._sys.fd import Fd
+from .._uapi import structs
+from .._uapi.defines import BPF_F_SLEEPABLE, BPF_PSEUDO_KFUNC_CALL
+from .._uapi.enums import AttachType, Cmd, MapFlag, MapType, ProgType
+from .._uapi.helpers import Helper
+from .._uapi.perf import PerfSw, PerfType
+from ..asm import insn as asm
+from ..asm import opcodes as op
+from ..btf import Btf, BtfKind
+from ..btf import types as bt
+from ..btf.encode import BtfBuilder
+from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
+from ..features import Answer, Feature, FeatureSet, Support
+from .lockdown import Lockdown, Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from ..asm.insn import Insn
+
+    class BtfSource(Protocol):
+        """The kernel's types."""
+
+        def get(self, name: str) -> Btf | None:
+            """BTF of a module, of the kernel itself for ""; None if it has none."""
+
+
+__all__ = ["ProbeCache"]
+
+_ENOTSUPP = 524
+# What a kernel answers to a command, type, flag or attribute it does not have.
+_NO = frozenset(
+    {
+        errno.EINVAL,
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.E2BIG,
+        errno.ENOENT,
+        errno.ESRCH,
+        errno.ENODEV,
+        _ENOTSUPP,
+    }
+)
+_POLICY = frozenset({errno.EPERM, errno.EACCES})
+
+# Functions of net/bpf/test_run.c that nothing but BPF_PROG_TEST_RUN calls.
+_TEST_FUNCTION = "bpf_fentry_test1"
+# A tracepoint that fires about never.
+_QUIET_TRACEPOINT = "sched_kthread_stop"
+
+_RETURN_0 = (asm.mov(op.R0, 0), asm.exit_())
+
+
+class ProbeCache:
+    """Answers about one kernel, asked when wanted, certain ones remembered.
+
+    :param btf: the kernel's types
+    :param policy: lockdown level and rights, for a better "denied"
+    :param known: answers already there, e.g. saved ones
+    :param can_ask: False if the kernel in question is not the running one;
+        what is not known then counts as unsupported
+    """
+
+    def __init__(
+        self,
+        btf: BtfSource,
+        policy: Policy | None = None,
+        *,
+        known: FeatureSet | None = None,
+        can_ask: bool = True,
+    ) -> None:
+        self._btf = btf
+        self._policy = policy
+        self._known: dict[Feature, Answer] = dict(known or {})
+        self._can_ask = can_ask
+        #: Probes that `all` could not finish, with the reason.
+        self.inconclusive: dict[Feature, str] = {}
+
+    def answer(self, feature: Feature) -> Answer:
+        """What the kernel says about `feature`.
+
+        :raises BpfError: if the experiment failed for a reason that says
+            nothing about the feature (out of memory or descriptors)
+        """
+        found = self._known.get(feature)
+        if found is not None:
+            return found
+        if not self._can_ask:
+            return Answer(Support.UNSUPPORTED, "not among the saved answers")
+        found = self._ask(feature)
+        if found.support is not Support.DENIED:
+            self._known[feature] = found
+        return found
+
+    def supports(self, feature: Feature) -> bool:
+        """True only if the kernel proved it.
+
+        :raises BpfError: as `answer` does
+        """
+        return self.answer(feature).ok
+
+    def require(self, feature: Feature) -> None:
+        """Pass, or say why not.
+
+        :raises UnsupportedFeature: if the kernel lacks it
+        :raises DeniedByPolicy: if policy kept the probe from finding out
+        """
+        FeatureSet({feature: self.answer(feature)}).require(feature)
+
+    def some(self, *features: Feature) -> FeatureSet:
+        """Answers about these features."""
+        return FeatureSet({feature: self.answer(feature) for feature in features})
+
+    def all(self) -> FeatureSet:
+        """Answers about every feature; those that could not be told are missing.
+
+        `inconclusive` has the reasons for the missing ones.
+        """
+        answers = {}
+        for feature in Feature:
+            try:
+                answers[feature] = self.answer(feature)
+            except BpfError as error:
+                self.inconclusive[feature] = str(error)
+        return FeatureSet(answers)
+
+    # -- running an experiment ---------------------------------------------
+
+    def _ask(self, feature: Feature) -> Answer:
+        try:
+            why = _PROBES[feature](self)
+        except UnsupportedFeature as error:
+            return self._no(feature, error.hint or error.name, 0)
+        except VerifierError as error:
+            line = error.log.strip().splitlines()[-1:] or [str(error)]
+            return self._no(feature, f"verifier: {(error.summary or line[0]).strip()}", error.errno)
+        except DeniedByPolicy as error:
+            return Answer(Support.DENIED, _reason(error), error.errno or errno.EPERM)
+        except BpfError as error:
+            if error.errno in _POLICY:
+                return Answer(Support.DENIED, _reason(error), error.errno or 0)
+            if error.errno in _NO:
+                return self._no(feature, _reason(error), error.errno or 0)
+            raise
+        return Answer(Support.SUPPORTED, why or "")
+
+    def _no(self, feature: Feature, why: str, number: int | None) -> Answer:
+        # In confidentiality mode the kernel hides this helper instead of refusing it.
+        if (
+            feature is Feature.PROBE_READ_KERNEL
+            and self._policy is not None
+            and self._policy.lockdown is Lockdown.CONFIDENTIALITY
+        ):
+            return Answer(Support.DENIED, "kernel lockdown is confidentiality", number or 0)
+        return Answer(Support.UNSUPPORTED, why.partition("\n")[0][:200], number or 0)
+
+    def needs(self, feature: Feature) -> None:
+        """For experiments that build on another feature."""
+        self.require(feature)
+
+    def set_known(self, feature: Feature, answer: Answer) -> None:
+        """For experiments that learn about another feature on the way."""
+        self._known.setdefault(feature, answer)
+
+    def type_id(self, name: str, kind: BtfKind = BtfKind.FUNC) -> int:
+        """Id of a kernel type by name."""
+        btf = self._btf.get("")
+        if btf is None:
+            raise UnsupportedFeature("vmlinux BTF", hint="no vmlinux BTF")
+        found = btf.find(name, kind)
+        if found is None:
+            raise UnsupportedFeature(name, hint=f"no {name} in BTF")
+        return found
+
+    def has_type(self, name: str, kind: BtfKind = BtfKind.FUNC) -> bool:
+        btf = self._btf.get("")
+        return btf is not None and btf.find(name, kind) is not None
+
+
+def _reason(error: BpfError) -> str:
+    number = error.errno or 0
+    # errorcode calls 95 by its POSIX name; the kernel says EOPNOTSUPP, and 524 is its own.
+    names = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP", _ENOTSUPP: "ENOTSUPP"}
+    name = names.get(number, str(number))
+    text = f"{error.doing}: {name}" if error.doing else name
+    return f"{text} ({error.hint})" if error.hint else text
+
+
+# -- loading small programs ------------------------------------------------
+
+
+def _load(kind: ProgType, insns: tuple[Insn, ...] = _RETURN_0, **more: Any) -> Fd:
+    return sys_bpf.prog_load(kind, asm.encode(insns), name="pybpf_probe", **more)
+
+
+def _tracing(
+    probe: ProbeCache,
+    attach: AttachType,
+    target: str = _TEST_FUNCTION,
+    insns: tuple[Insn, ...] = _RETURN_0,
+    *,
+    kind: BtfKind = BtfKind.FUNC,
+    flags: int = 0,
+) -> Fd:
+    return _load(
+        ProgType.BPF_PROG_TYPE_TRACING,
+        insns,
+        expected_attach_type=attach,
+        attach_btf_id=probe.type_id(target, kind),
+        prog_flags=flags,
+    )
+
+
+def _with_helper(helper: Helper, *before: Insn) -> tuple[Insn, ...]:
+    return (*before, asm.call(helper), *_RETURN_0)
+
+
+# -- trampolines -----------------------------------------------------------
+
+
+def _fentry(probe: ProbeCache) -> str:
+    # A link is the proof: without ftrace's direct calls programs load and do
+    # not attach. The link carries a cookie if it can, so one attach (and on
+    # 6.x its detach, 150 ms) answers two questions.
+    with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
+        try:
+            link = sys_bpf.link_create_tracing(program, AttachType.BPF_TRACE_FENTRY, cookie=1)
+        except BpfError as error:
+            if error.errno not in (errno.EINVAL, errno.E2BIG):
+                raise
+            # Before 5.19 only this way, without a cookie.
+            with sys_bpf.raw_tracepoint_open(program, None):
+                pass
+            no = Answer(Support.UNSUPPORTED, _reason(error), error.errno or 0)
+            probe.set_known(Feature.TRACING_COOKIE, no)
+            return "attached by BPF_RAW_TRACEPOINT_OPEN"
+        link.close()
+        probe.set_known(Feature.TRACING_COOKIE, Answer(Support.SUPPORTED, "linked with a cookie"))
+    return "attached"
+
+
+def _tracing_cookie(probe: ProbeCache) -> str:
+    probe.needs(Feature.FENTRY)
+    found = probe.answer(Feature.TRACING_COOKIE)  # _fentry has left its answer
+    if not found.ok:
+        raise UnsupportedFeature(Feature.TRACING_COOKIE.value, hint=found.why)
+    return found.why
+
+
+def _fexit(probe: ProbeCache) -> None:
+    _tracing(probe, AttachType.BPF_TRACE_FEXIT).close()
+    probe.needs(Feature.FENTRY)
+
+
+def _fmod_ret(probe: ProbeCache) -> str:
+    # Security hooks may always be modified; others only with error injection.
+    target = "security_bpf" if probe.has_type("security_bpf") else "bpf_modify_return_test"
+    _tracing(probe, AttachType.BPF_MODIFY_RETURN, target).close()
+    probe.needs(Feature.FENTRY)
+    return f"loaded for {target}"
+
+
+def _fsession(probe: ProbeCache) -> None:
+    _tracing(probe, AttachType.BPF_TRACE_FSESSION).close()
+    probe.needs(Feature.FENTRY)
+
+
+def _sleepable(probe: ProbeCache) -> str:
+    # Which functions may sleep depends on the configuration: take what works.
+    targets = [_TEST_FUNCTION, "__x64_sys_getpgid", "bpf_modify_return_test"]
+    refused: VerifierError | None = None
+    for target in targets:
+        if not probe.has_type(target):
+            continue
+        try:
+            _tracing(probe, AttachType.BPF_TRACE_FENTRY, target, flags=BPF_F_SLEEPABLE).close()
+        except VerifierError as error:
+            refused = error
+            continue
+        return f"loaded for {target}"
+    if refused is not None:
+        raise refused
+    raise UnsupportedFeature("sleepable fentry", hint="no function to try it on")
+
+
+def _tracing_test_run(probe: ProbeCache) -> None:
+    with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
+        sys_bpf.prog_test_run(program)
+
+
+def _lsm(probe: ProbeCache) -> None:
+    _load(
+        ProgType.BPF_PROG_TYPE_LSM,
+        expected_attach_type=AttachType.BPF_LSM_MAC,
+        attach_btf_id=probe.type_id("bpf_lsm_file_open"),
+    ).close()
+
+
+# -- one link, many functions ----------------------------------------------
+
+
+def _multi_program() -> Fd:
+    return _load(
+        ProgType.BPF_PROG_TYPE_TRACING, expected_attach_type=AttachType.BPF_TRACE_FENTRY_MULTI
+    )
+
+
+def _multi_link(probe: ProbeCache, program: Fd) -> Fd:
+    ids = [probe.type_id(_TEST_FUNCTION)]
+    return sys_bpf.link_create_tracing_multi(program, AttachType.BPF_TRACE_FENTRY_MULTI, ids)
+
+
+def _tracing_multi(probe: ProbeCache) -> None:
+    with _multi_program() as program, _multi_link(probe, program):
+        pass
+
+
+def _tracing_multi_info(probe: ProbeCache) -> str:
+    with _multi_program() as program, _multi_link(probe, program) as link:
+        # 7.2 leaves this part of the structure alone.
+        info = structs.LinkInfo()
+        ids = array("I", [0])
+        part = info.tracing_multi
+        part.ids = ids.buffer_info()[0]
+        part.count = 1
+        request = structs.GetInfo(
+            bpf_fd=link.fileno(), info_len=ctypes.sizeof(info), info=ctypes.addressof(info)
+        )
+        sys_bpf.bpf(Cmd.BPF_OBJ_GET_INFO_BY_FD, request)
+        if ids[0] != probe.type_id(_TEST_FUNCTION):
+            raise UnsupportedFeature(
+                Feature.TRACING_MULTI_INFO.value, hint="the link info does not name the function"
+            )
+    return "the link info names the function"
+
+
+def _kprobe_multi_link(attach: AttachType) -> None:
+    with (
+        _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program,
+        sys_bpf.link_create_kprobe_multi(program, syms=[_TEST_FUNCTION], attach_type=attach),
+    ):
+        pass
+
+
+def _kprobe_multi(probe: ProbeCache) -> None:
+    _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_MULTI)
+
+
+def _kprobe_session(probe: ProbeCache) -> None:
+    _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_SESSION)
+
+
+def _uprobe_multi(probe: ProbeCache) -> str:
+    # "/" is no regular file: a kernel that gets as far as looking at it says EBADF.
+    path = ctypes.create_string_buffer(b"/")
+    offsets = array("Q", [0])
+    attach = AttachType.BPF_TRACE_UPROBE_MULTI
+    with _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program:
+        request = structs.LinkCreateUprobeMulti(prog_fd=program.fileno(), attach_type=attach)
+        request.uprobe_multi.path = ctypes.addressof(path)
+        request.uprobe_multi.offsets = offsets.buffer_info()[0]
+        request.uprobe_multi.cnt = 1
+        return _expect(errno.EBADF, Cmd.BPF_LINK_CREATE, request)
+
+
+def _expect(number: int, cmd: Cmd, request: ctypes.Structure) -> str:
+    """The command must fail, in the way only a kernel that has the feature does."""
+    try:
+        result = sys_bpf.bpf(cmd, request)
+    except BpfError as error:
+        if error.errno == number:
+            return f"{cmd.name}: {errno.errorcode[number]}, as it should be"
+        raise
+    Fd(result, "probe").close()
+    return ""
+
+
+# -- other ways in ---------------------------------------------------------
+
+
+def _kprobe(probe: ProbeCache) -> None:
+    from .._sys import perf as sys_perf
+
+    with (
+        _load(ProgType.BPF_PROG_TYPE_KPROBE) as program,
+        sys_perf.open_kprobe(_TEST_FUNCTION) as event,
+    ):
+        sys_perf.set_bpf(event, program)
+
+
+def _perf_link_cookie(probe: ProbeCache) -> None:
+    # Any perf event does; one that counts nothing costs nothing.
+    from .._sys import perf as sys_perf
+
+    with (
+        _load(ProgType.BPF_PROG_TYPE_PERF_EVENT) as program,
+        sys_perf.open_event(
+            PerfType.PERF_TYPE_SOFTWARE, PerfSw.PERF_COUNT_SW_DUMMY, sample_period=1 << 40
+        ) as event,
+        sys_bpf.link_create_perf_event(program, event, cookie=1),
+    ):
+        pass
+
+
+def _raw_tp(probe: ProbeCache) -> None:
+    with (
+        _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program,
+        sys_bpf.raw_tracepoint_open(program, _QUIET_TRACEPOINT),
+    ):
+        pass
+
+
+def _raw_tp_cookie(probe: ProbeCache) -> None:
+    with (
+        _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program,
+        sys_bpf.raw_tracepoint_open(program, _QUIET_TRACEPOINT, cookie=1),
+    ):
+        pass
+
+
+def _tp_btf(probe: ProbeCache) -> None:
+    _tracing(
+        probe,
+        AttachType.BPF_TRACE_RAW_TP,
+        f"btf_trace_{_QUIET_TRACEPOINT}",
+        kind=BtfKind.TYPEDEF,
+    ).close()
+
+
+def _iter(probe: ProbeCache) -> None:
+    _tracing(probe, AttachType.BPF_TRACE_ITER, "bpf_iter_bpf_map").close()
+
+
+def _syscall(probe: ProbeCache) -> None:
+    with _load(ProgType.BPF_PROG_TYPE_SYSCALL, prog_flags=BPF_F_SLEEPABLE) as program:
+        sys_bpf.prog_test_run(program)
+
+
+def _raw_tp_test_run(probe: ProbeCache) -> None:
+    with _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
+        sys_bpf.prog_test_run(program)
+
+
+# -- helpers and calls -----------------------------------------------------
+
+
+def _kprobe_helper(helper: Helper, *before: Insn) -> None:
+    _load(ProgType.BPF_PROG_TYPE_KPROBE, _with_helper(helper, *before)).close()
+
+
+def _get_func_ip(probe: ProbeCache) -> None:
+    _kprobe_helper(Helper.BPF_FUNC_get_func_ip)
+
+
+def _attach_cookie(probe: ProbeCache) -> None:
+    _kprobe_helper(Helper.BPF_FUNC_get_attach_cookie)
+
+
+def _func_arg_helpers(probe: ProbeCache) -> None:
+    insns = _with_helper(Helper.BPF_FUNC_get_func_arg_cnt)
+    _tracing(probe, AttachType.BPF_TRACE_FENTRY, insns=insns).close()
+
+
+def _branch_snapshot(probe: ProbeCache) -> None:
+    _kprobe_helper(
+        Helper.BPF_FUNC_get_branch_snapshot,
+        asm.mov_reg(op.R1, op.R10),
+        asm.alu(op.ADD, op.R1, -24),  # one struct perf_branch_entry
+        asm.mov(op.R2, 24),
+        asm.mov(op.R3, 0),
+    )
+
+
+def _probe_read_kernel(probe: ProbeCache) -> None:
+    _kprobe_helper(
+        Helper.BPF_FUNC_probe_read_kernel,
+        asm.mov_reg(op.R1, op.R10),
+        asm.alu(op.ADD, op.R1, -8),
+        asm.mov(op.R2, 8),
+        asm.mov(op.R3, 0),
+    )
+
+
+def _kfunc(probe: ProbeCache) -> str:
+    def call(name: str) -> Insn:
+        return asm.Insn(op.JMP | op.CALL, 0, BPF_PSEUDO_KFUNC_CALL, 0, probe.type_id(name))
+
+    if probe.has_type("bpf_rcu_read_unlock"):  # 6.2
+        used = "bpf_rcu_read_lock"
+        insns: tuple[Insn, ...] = (call(used), call("bpf_rcu_read_unlock"), *_RETURN_0)
+    else:
+        used = "bpf_lookup_system_key"  # 6.1
+        release = (asm.jmp(op.JEQ, op.R0, 0, 2), asm.mov_reg(op.R1, op.R0), call("bpf_key_put"))
+        insns = (asm.mov(op.R1, 0), call(used), *release, *_RETURN_0)
+    _tracing(probe, AttachType.BPF_TRACE_ITER, "bpf_iter_bpf_map", insns).close()
+    return f"loaded with a call of {used}"
+
+
+# -- maps ------------------------------------------------------------------
+
+
+def _map(kind: MapType, key: int, value: int, entries: int, flags: int = 0) -> Fd:
+    return sys_bpf.map_create(
+        kind,
+        key_size=key,
+        value_size=value,
+        max_entries=entries,
+        name="pybpf_probe",
+        map_flags=flags,
+    )
+
+
+def _ringbuf(probe: ProbeCache) -> None:
+    _map(MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 1 << 16).close()
+
+
+def _mmapable(probe: ProbeCache) -> None:
+    _map(MapType.BPF_MAP_TYPE_ARRAY, 4, 8, 1, MapFlag.BPF_F_MMAPABLE).close()
+
+
+def _batch(kind: MapType, key: int = 4, flags: int = 0) -> Callable[[ProbeCache], None]:
+    def probe_batch(probe: ProbeCache) -> None:
+        # A batch of no entries: the kernel looks for the map type's function first.
+        with _map(kind, key, 8, 1, flags) as found:
+            request = structs.MapBatch(map_fd=found.fileno(), count=0)
+            keys = ctypes.create_string_buffer(64)
+            request.out_batch = request.keys = request.values = ctypes.addressof(keys)
+            sys_bpf.bpf(Cmd.BPF_MAP_LOOKUP_BATCH, request)
+
+    return probe_batch
+
+
+# -- BTF -------------------------------------------------------------------
+
+
+def _vmlinux_btf(probe: ProbeCache) -> None:
+    probe.type_id("task_struct", BtfKind.STRUCT)
+
+
+def _load_types(*types: bt.Type) -> Fd:
+    builder = BtfBuilder()
+    for one in types:
+        builder.add(one)
+    return sys_bpf.btf_load(builder.build())
+
+
+_INT = bt.Int("int", 4, 32, encoding=1)  # always id 1
+
+
+def _btf_kind(*types: bt.Type) -> Callable[[ProbeCache], None]:
+    def probe_kind(probe: ProbeCache) -> None:
+        _load_types(_INT, *types).close()
+
+    return probe_kind
+
+
+def _module_btf(probe: ProbeCache) -> None:
+    # Came with names of BTF objects: asking for one is E2BIG before.
+    with _load_types(_INT) as fd:
+        name = ctypes.create_string_buffer(64)
+        info = structs.BtfInfo(name=ctypes.addressof(name), name_len=len(name))
+        request = structs.GetInfo(
+            bpf_fd=fd.fileno(), info_len=ctypes.sizeof(info), info=ctypes.addressof(info)
+        )
+        sys_bpf.bpf(Cmd.BPF_OBJ_GET_INFO_BY_FD, request)
+
+
+def _token(probe: ProbeCache) -> str:
+    request = structs.TokenCreate(bpffs_fd=0xFFFFFFFF)
+    return _expect(errno.EBADF, Cmd.BPF_TOKEN_CREATE, request)
+
+
+_PROBES: dict[Feature, Callable[[ProbeCache], str | None]] = {
+    Feature.FENTRY: _fentry,
+    Feature.FEXIT: _fexit,
+    Feature.FMOD_RET: _fmod_ret,
+    Feature.FSESSION: _fsession,
+    Feature.SLEEPABLE: _sleepable,
+    Feature.TRACING_COOKIE: _tracing_cookie,
+    Feature.TRACING_TEST_RUN: _tracing_test_run,
+    Feature.LSM: _lsm,
+    Feature.TRACING_MULTI: _tracing_multi,
+    Feature.TRACING_MULTI_INFO: _tracing_multi_info,
+    Feature.KPROBE_MULTI: _kprobe_multi,
+    Feature.KPROBE_SESSION: _kprobe_session,
+    Feature.UPROBE_MULTI: _uprobe_multi,
+    Feature.KPROBE: _kprobe,
+    Feature.PERF_LINK_COOKIE: _perf_link_cookie,
+    Feature.RAW_TP: _raw_tp,
+    Feature.RAW_TP_COOKIE: _raw_tp_cookie,
+    Feature.TP_BTF: _tp_btf,
+    Feature.ITER: _iter,
+    Feature.SYSCALL: _syscall,
+    Feature.RAW_TP_TEST_RUN: _raw_tp_test_run,
+    Feature.GET_FUNC_IP: _get_func_ip,
+    Feature.FUNC_ARG_HELPERS: _func_arg_helpers,
+    Feature.ATTACH_COOKIE: _attach_cookie,
+    Feature.BRANCH_SNAPSHOT: _branch_snapshot,
+    Feature.PROBE_READ_KERNEL: _probe_read_kernel,
+    Feature.KFUNC: _kfunc,
+    Feature.RINGBUF: _ringbuf,
+    Feature.MMAPABLE_ARRAY: _mmapable,
+    Feature.BATCH_HASH: _batch(MapType.BPF_MAP_TYPE_HASH),
+    Feature.BATCH_LRU_HASH: _batch(MapType.BPF_MAP_TYPE_LRU_HASH),
+    Feature.BATCH_PERCPU_HASH: _batch(MapType.BPF_MAP_TYPE_PERCPU_HASH),
+    Feature.BATCH_ARRAY: _batch(MapType.BPF_MAP_TYPE_ARRAY),
+    Feature.BATCH_PERCPU_ARRAY: _batch(MapType.BPF_MAP_TYPE_PERCPU_ARRAY),
+    Feature.BATCH_LPM_TRIE: _batch(MapType.BPF_MAP_TYPE_LPM_TRIE, 8, MapFlag.BPF_F_NO_PREALLOC),
+    Feature.VMLINUX_BTF: _vmlinux_btf,
+    Feature.MODULE_BTF: _module_btf,
+    Feature.BTF_FUNC: _btf_kind(bt.FuncProto(0), bt.Func("f", 2)),
+    Feature.BTF_DATASEC: _btf_kind(
+        bt.Var("v", 1), bt.Datasec(".data", 4, (bt.VarSecinfo(2, 0, 4),))
+    ),
+    Feature.BTF_FUNC_GLOBAL: _btf_kind(bt.FuncProto(0), bt.Func("f", 2, bt.Linkage.GLOBAL)),
+    Feature.BTF_FLOAT: _btf_kind(bt.Float("float", 4)),
+    Feature.BTF_DECL_TAG: _btf_kind(bt.Var("v", 1), bt.DeclTag("tag", 2)),
+    Feature.BTF_TYPE_TAG: _btf_kind(bt.TypeTag("tag", 1), bt.Ptr(2)),
+    Feature.BTF_ENUM64: _btf_kind(bt.Enum64("e", 8, (bt.EnumValue("big", 1 << 40),))),
+    Feature.BTF_QMARK_DATASEC: _btf_kind(
+        bt.Var("v", 1), bt.Datasec("?.data", 4, (bt.VarSecinfo(2, 0, 4),))
+    ),
+    Feature.BPF_TOKEN: _token,
+}
