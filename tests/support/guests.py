@@ -183,8 +183,8 @@ class Run:
             errors.seek(0)
             notes_of_vm = errors.read().decode(errors="replace").rstrip()
         took = time.monotonic() - began
-        notes += [line for line in notes_of_vm.splitlines() if line.startswith("vm: ")]
-        notes += [line for line in notes_of_vm.splitlines() if line.startswith("  | ")][:20]
+        lines = notes_of_vm.splitlines()
+        notes += [line for line in lines if line.startswith("vm: ") or "| ! " in line]
         where = f"while running {self._running}" if self._running else "between tests"
         return "\n".join(
             [

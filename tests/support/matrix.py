@@ -23,6 +23,7 @@ from tests.support.guests import Guests, Lost
 
 __all__ = ["Matrix"]
 
+IN_GUEST = "/src"  # where vagrant/vm puts the checkout
 NOWHERE = "nowhere"  # a test that is for none of the rows asked for
 
 
@@ -133,7 +134,9 @@ class Matrix:
         assert isinstance(report, pytest.TestReport)
         report.location = tuple(report.location)  # type: ignore[assignment]  JSON knows lists only
         if isinstance(report.longrepr, list):
-            report.longrepr = tuple(report.longrepr)  # (path, line, reason) of a skip
+            path, line, reason = report.longrepr  # of a skip
+            path = str(path).replace(f"{IN_GUEST}/", f"{self.tests.parent}/", 1)
+            report.longrepr = (path, int(line), str(reason))
         return report
 
     # -- what was skipped everywhere

@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tarfile
@@ -132,14 +131,17 @@ def checkout_files() -> list[Path]:
     return sorted(found)
 
 
-def write_initrd(path: Path, base: Path, command: Sequence[str], want_out: bool, row: str) -> None:
-    """The run's own archive with checkout and command, then the image."""
+def write_initrd(
+    path: Path, base: Path, command: Sequence[str], want_out: bool, kernel: kernels.Kernel
+) -> None:
+    """The run's own archive with checkout, modules and command, then the image."""
     with open(path, "wb") as out:
         writer = cpio.Writer(out)
-        script = f"export PYBPF_VM_KERNEL={shlex.quote(row)}\nexec {shlex.join(command)}\n"
+        script = f"export PYBPF_VM_KERNEL={shlex.quote(kernel.row)}\nexec {shlex.join(command)}\n"
         writer.file("vm/run", script.encode(), 0o755)
         if want_out:
             writer.file("vm/want-out", b"")
+        cpio.add_tree(writer, kernel.modules, f"usr/lib/modules/{kernel.release}")
         writer.directory(image.SOURCE)
         for name in checkout_files():
             try:
@@ -153,23 +155,32 @@ def write_initrd(path: Path, base: Path, command: Sequence[str], want_out: bool,
 
 def unpack(archive: bytes, into: Path) -> None:
     """Files and directories of the guest's archive; nothing that could reach outside `into`."""
+    into = Path(os.path.abspath(into))
     into.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        if hasattr(tarfile, "data_filter"):
-            tar.extractall(into, filter="data")
-            return
-        for member in tar:  # Python before 3.11.4
-            name = os.path.normpath(member.name)
-            if (member.isfile() or member.isdir()) and not name.startswith(("/", "..")):
-                member.mode = member.mode & 0o777 | stat.S_IRUSR | stat.S_IWUSR
-                tar.extract(member, into)
+        for member in tar:
+            target = Path(os.path.normpath(into / member.name))
+            if not target.is_relative_to(into):
+                continue
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+            elif data := tar.extractfile(member) if member.isfile() else None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)  # not through a link that is there already
+                with open(target, "wb") as file:
+                    shutil.copyfileobj(data, file)
+                target.chmod(member.mode & 0o755 | 0o600)
 
 
 def show_console(console: bytes) -> None:
     """The last lines the kernel said, to standard error."""
     lines = console.decode(errors="replace").replace("\r", "").rstrip().split("\n")
     note(f"the console's last lines of {len(lines)}:")
-    for line in lines[-CONSOLE_LINES:]:
+    first = next((at for at, line in enumerate(lines) if qemu.DEATH.search(line.encode())), 0)
+    if first:  # a few lines before it, for the oops that led to it begins there
+        first = max(0, first - CONSOLE_LINES // 2)
+    last = lines[-CONSOLE_LINES:] if len(lines) - first < CONSOLE_LINES else lines[first:]
+    for line in last[: 2 * CONSOLE_LINES]:
         print(f"  | {line}", file=sys.stderr)
     sys.stderr.flush()
 
@@ -187,7 +198,7 @@ def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: P
     accel = "kvm" if not options.icount and qemu.kvm_works(emulator, kernel) else "tcg"
     with tempfile.TemporaryDirectory(prefix="pybpf-vm-") as name:
         initrd = Path(name) / "initrd"
-        write_initrd(initrd, base, options.command, out is not None, row.name)
+        write_initrd(initrd, base, options.command, out is not None, kernel)
         for attempt in (1, 2):
             guest = qemu.Guest(emulator, kernel, initrd, accel=accel, icount=options.icount)
             result = guest.run(options.timeout, sink)
@@ -215,7 +226,7 @@ def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: P
     if warned := qemu.complaints(result.console):
         note(f"row {row.name}: the kernel complained:")
         for line in warned[:10]:
-            print(f"  | {line}", file=sys.stderr)
+            print(f"  | ! {line}", file=sys.stderr)
     return result.status
 
 
@@ -237,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in chosen:
                 kernel = kernels.kernel(row, update=options.update)
                 note(f"row {row.name}: {kernel.release} ({kernel.version})")
-            note(f"image {image.image()}")
+            image.image()
             if not options.command:
                 return 0
         failed: dict[str, int] = {}
@@ -250,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed[row.name] = status
     except VmError as error:
         note(str(error))
-        return 1
+        return qemu.DIED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains of it again at exit
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         note("interrupted")
         return 130

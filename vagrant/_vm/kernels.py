@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import lzma
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import cache
@@ -23,6 +25,8 @@ from .apt import Suite
 from .cache import VmError
 
 __all__ = ["Kernel", "Row", "kernel", "rows"]
+
+ROWS = Path(__file__).parent.parent / "rows.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Row:
     name: str
     suites: tuple[str, ...]
     package: str
-    lacks: tuple[str, ...]
+    modules: tuple[str, ...]  # that a guest can load, with what they depend on
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,14 +47,15 @@ class Kernel:
     release: str  # as uname -r says
     version: str  # of the package
     vmlinuz: Path
+    modules: Path  # a directory of NAME.ko and modules.dep
 
 
 def rows() -> dict[str, Row]:
     """rows.json by name, in its order."""
-    data = json.loads((Path(__file__).parent.parent / "rows.json").read_text())
+    data = json.loads(ROWS.read_text())
+    modules = tuple(data["modules"])
     return {
-        r["name"]: Row(r["name"], tuple(r["suites"]), r["package"], tuple(r["lacks"]))
-        for r in data["rows"]
+        r["name"]: Row(r["name"], tuple(r["suites"]), r["package"], modules) for r in data["rows"]
     }
 
 
@@ -76,9 +81,9 @@ def _cached(row: Row, home: Path) -> Kernel | None:
     except (OSError, ValueError):
         return None
     vmlinuz = home / name / "vmlinuz"
-    if not vmlinuz.is_file():
+    if not vmlinuz.is_file() or facts.get("modules") != list(row.modules):
         return None
-    return Kernel(row.name, facts["release"], facts["version"], vmlinuz)
+    return Kernel(row.name, facts["release"], facts["version"], vmlinuz, home / name / "modules")
 
 
 def _depends(fields: dict[str, str], pattern: str) -> tuple[str, str] | None:
@@ -106,20 +111,62 @@ def _fetch(row: Row, home: Path) -> None:
     version = fields["Version"]
     release = re.sub(r"^linux-(?:image|binary)-", "", package)
     name = re.sub(r"[^A-Za-z0-9.+~-]", "_", f"{release}_{version}")
-    if not (home / name / "vmlinuz").is_file():
-        with cache.staged(home / name) as work, tempfile.TemporaryDirectory(dir=work) as scratch:
-            deb = suite.download(package, version, Path(scratch))
-            _unpack(deb, release, Path(scratch), work)
-            facts = {"release": release, "package": package, "version": version}
-            (work / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts = {"release": release, "package": package, "version": version}
+    with cache.staged(home / name) as work, tempfile.TemporaryDirectory(dir=work) as scratch:
+        tree = Path(scratch) / "tree"
+        tree.mkdir()
+        needed = [package]
+        if binary:  # newer releases put the modules into a package of their own
+            needed.append(f"linux-modules-{release}")
+        for each in needed:
+            deb = suite.download(each, version, Path(scratch))
+            subprocess.run(["dpkg-deb", "-x", deb, tree], check=True, stdin=subprocess.DEVNULL)
+        _take_vmlinuz(tree, release, work)
+        _take_modules(tree, release, work / "modules", row.modules)
+        text = json.dumps({**facts, "modules": list(row.modules)}, indent=1)
+        (work / "facts.json").write_text(text + "\n")
     cache.write_atomic(home / "current", name.encode() + b"\n")
 
 
-def _unpack(deb: Path, release: str, scratch: Path, work: Path) -> None:
-    """vmlinuz out of a package, wherever this release of Debian puts it."""
-    tree = scratch / "tree"
-    tree.mkdir()
-    subprocess.run(["dpkg-deb", "-x", deb, tree], check=True, stdin=subprocess.DEVNULL)
+def _take_modules(tree: Path, release: str, into: Path, wanted: Sequence[str]) -> None:
+    """Modules and their dependencies, uncompressed, with the modules.dep that modprobe reads."""
+    files = {}
+    for base in (tree / "usr/lib/modules" / release, tree / "lib/modules" / release):
+        for path in base.rglob("*.ko*"):
+            files[path.name.partition(".")[0].replace("-", "_")] = path
+    into.mkdir()
+    depends: dict[str, list[str]] = {}
+    pending = list(wanted)
+    while pending:
+        name = pending.pop().replace("-", "_")
+        if name in depends:
+            continue
+        if name not in files:
+            raise VmError(f"the kernel {release} has no module {name} (rows.json asks for it)")
+        data = files[name].read_bytes()
+        if files[name].suffix == ".xz":
+            data = lzma.decompress(data)
+        elif files[name].suffix != ".ko":
+            raise VmError(f"do not know how to unpack {files[name].name}")
+        (into / f"{name}.ko").write_bytes(data)
+        found = re.search(rb"\0depends=([^\0]*)\0", data)
+        names = found[1].decode().replace("-", "_").split(",") if found else []
+        depends[name] = [n for n in names if n]
+        pending += depends[name]
+    lines = []
+    for name in sorted(depends):
+        needs: list[str] = []  # all of them, what each needs after it: modprobe loads from the end
+        queue = list(depends[name])
+        while queue:
+            each = queue.pop(0)
+            needs = [n for n in needs if n != each] + [each]
+            queue += depends[each]
+        lines.append(f"{name}.ko: {' '.join(f'{n}.ko' for n in needs)}".rstrip() + "\n")
+    (into / "modules.dep").write_text("".join(lines))
+
+
+def _take_vmlinuz(tree: Path, release: str, work: Path) -> None:
+    """vmlinuz out of the unpacked packages, wherever this release of Debian puts it."""
     places = (
         tree / f"boot/vmlinuz-{release}",
         tree / f"usr/lib/modules/{release}/vmlinuz",
@@ -129,4 +176,4 @@ def _unpack(deb: Path, release: str, scratch: Path, work: Path) -> None:
         if place.is_file():
             shutil.copyfile(place, work / "vmlinuz")
             return
-    raise VmError(f"{deb.name} has no vmlinuz in a known place")
+    raise VmError(f"the package of kernel {release} has no vmlinuz in a known place")
