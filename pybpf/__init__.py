@@ -82,7 +82,8 @@ def __getattr__(name: str) -> object:
 
     module = import_module(home[0], __name__)
     found = getattr(module, home[1]) if home[1] else module
-    globals()[name] = found
+    # Not globals(): pybpf.globals, once imported, hides it here.
+    setattr(import_module(__name__), name, found)
     return found
 
 

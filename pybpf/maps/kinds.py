@@ -142,7 +142,7 @@ def value_field(kind: int, size: int, flags: int, btf: Btf | None, type_id: int)
 def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
     if btf is None or not type_id:
         return None
-    from pybpf.btf import Enum, Enum64, Int
+    from pybpf.btf import Datasec, Enum, Enum64, Int
     from pybpf.btf.types import INT_BOOL, INT_CHAR, INT_SIGNED
 
     plain = btf.type(btf.skip_mods_and_typedefs(type_id))
@@ -151,6 +151,8 @@ def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
             return IntField(size, bool(plain.encoding & INT_SIGNED))
     elif isinstance(plain, (Enum, Enum64)) and plain.size == size and size in (1, 2, 4, 8):
         return IntField(size, plain.signed)
+    elif isinstance(plain, Datasec):
+        return None  # a whole data section: its variables are read through `Globals`
     from pybpf.btf.values import codec
 
     made = codec(btf, type_id)

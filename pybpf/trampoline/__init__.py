@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .image import TrampolineImage, image_of, images
+    from .planner import Plan, Target, plan
 
-__all__ = ["TrampolineImage", "image_of", "images"]
+__all__ = ["Plan", "Target", "TrampolineImage", "image_of", "images", "plan"]
 
-_HOME = {"TrampolineImage": "image", "image_of": "image", "images": "image"}
+_HOME = {
+    "Plan": "planner",
+    "Target": "planner",
+    "TrampolineImage": "image",
+    "image_of": "image",
+    "images": "image",
+    "plan": "planner",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,634 @@
+"""From an object file to maps and programs in the kernel.
+
+`open` only parses: no privileges, same result anywhere. `Object.load` then, in
+libbpf's order, loads the object's own BTF, creates the maps (filling and
+freezing the data sections), relocates each wanted program against the running
+kernel and loads it. Whatever fails, everything made so far is closed again and
+the error names the object. `Object.attach` attaches what its sections say, all
+or nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from typing import IO, TYPE_CHECKING
+
+from ._sys import bpf as sys_bpf
+from ._uapi.enums import AttachType, MapType, ProgType
+from .asm import encode
+from .asm.insn import PSEUDO_MAP_FD, PSEUDO_MAP_VALUE
+from .btf import Btf, BtfKind
+from .btf.twins import add_static_twins
+from .errors import BpfError, DeniedByPolicy, PlanError, RelocationError, UnsupportedFeature
+from .globals import Globals
+from .kernel.host import Facts, SavedBtf
+from .links import LinkSet
+from .maps import Map
+from .obj.externs import kconfig_values
+from .obj.linker import LinkedProgram, Linker, LinkTarget
+from .obj.reader import read_object
+from .programs import BtfTarget, Prepared, Program
+from .trampoline.attach import MultiLink, Progress, attach
+from .trampoline.targets import Asked, Resolver, plan_facts
+from .trampoline.template import make_template, pack_info
+from .trampoline.traits import Hook
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from ._sys.fd import Fd
+    from .asm.edit import Code
+    from .kernel.btf import KernelBtf
+    from .obj.spec import ObjectSpec, ProgramSpec
+    from .programs import Cookies
+    from .trampoline.cost import Mechanism
+    from .trampoline.planner import Plan, Target, Template
+
+__all__ = ["Object", "open_object"]
+
+PIN_ROOT = "/sys/fs/bpf"
+_PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
+BPF_F_SLEEPABLE = 1 << 4
+
+
+def _read(source: str | bytes | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
+    if isinstance(source, bytes):
+        return source, ""
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        with open(path, "rb") as file:
+            return file.read(), path
+    return source.read(), str(getattr(source, "name", ""))
+
+
+def open_object(
+    source: str | bytes | os.PathLike[str] | IO[bytes],
+    kernel_btf: Btf | str | os.PathLike[str] | bytes | None = None,
+    *,
+    facts: Facts | None = None,
+) -> Object:
+    """Parse a compiled BPF object (ELF64, EM_BPF). Needs no privileges.
+
+    :param source: path, bytes or binary file
+    :param kernel_btf: BTF to relocate against instead of the running kernel's: a `Btf`, raw
+        bytes, or a path to a raw blob
+    :param facts: what is known of the running kernel, to share it between objects
+    :returns: an object that owns what it will load; use it as a context manager
+    :raises ObjectFormatError: naming file, section and offset
+    :raises OSError: if the file cannot be read
+    """
+    data, name = _read(source)
+    spec = read_object(data, name)
+    btf: Btf | None = None
+    if isinstance(kernel_btf, Btf):
+        btf = kernel_btf
+    elif kernel_btf is not None:
+        blob, label = _read(kernel_btf)
+        btf = Btf(blob, name=label)
+    return Object(spec, btf, facts)
+
+
+_HOOKS = {
+    AttachType.BPF_TRACE_FENTRY_MULTI: Hook.ENTRY,
+    AttachType.BPF_TRACE_FEXIT_MULTI: Hook.EXIT,
+    AttachType.BPF_TRACE_FSESSION_MULTI: Hook.SESSION,
+}
+
+
+def _cookies(
+    cookies: Cookies | None, asked: str | Sequence[object]
+) -> Callable[[Target], int] | None:
+    if cookies is None or callable(cookies):
+        return cookies
+    if isinstance(cookies, int):
+        value = cookies
+        return lambda target: value
+    if isinstance(cookies, Mapping):
+        by_name = cookies
+        return lambda target: by_name.get(target.name, 0)
+    if isinstance(asked, str) or len(asked) != len(cookies):
+        raise PlanError("a sequence of cookies goes with as many functions, named one by one")
+    named = {
+        getattr(item, "name", item): cookie for item, cookie in zip(asked, cookies, strict=True)
+    }
+    return lambda target: named.get(target.name, 0)
+
+
+class _ModuleBtfs(Mapping[str, Btf]):
+    # Modules' BTF, read when somebody looks.
+    def __init__(self, kernel: KernelBtf | SavedBtf) -> None:
+        self._kernel = kernel
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [name for name in self._kernel.modules() if name != "vmlinux"]
+
+    def __getitem__(self, name: str) -> Btf:
+        found = self._kernel.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _version_code(release: str) -> int:
+    # LINUX_VERSION_CODE, include/generated/uapi/linux/version.h
+    numbers = [int(n) for n in re.findall(r"\d+", release)[:3]]
+    major, minor, patch = (numbers + [0, 0, 0])[:3]
+    return major << 16 | minor << 8 | min(patch, 255)
+
+
+def _kernel_config() -> list[str]:
+    import gzip
+
+    for path in (f"/boot/config-{os.uname().release}", "/proc/config.gz"):
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError:
+            continue
+        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        return text.decode(errors="replace").splitlines()
+    return []
+
+
+class Object:
+    """An opened object file and, after `load`, its maps and programs.
+
+    :ivar programs: mapping name -> `Program`, in the file's order
+    :ivar maps: mapping name -> `Map`; data sections by section name (".bss")
+    :ivar globals: the C global variables, typed from BTF
+    """
+
+    def __init__(self, spec: ObjectSpec, kernel_btf: Btf | None, facts: Facts | None) -> None:
+        self.spec = spec
+        self.facts = facts if facts is not None else Facts()
+        self._kernel_btf = kernel_btf
+        self._fds = ExitStack()
+        self._btf_fd: Fd | None = None
+        self._module_fds: dict[str, Fd] = {}
+        self._linked: dict[str, LinkedProgram] = {}
+        self._loaded = False
+        self._twins: Mapping[int, int] = {}
+        #: Why the kernel refused the object's own BTF, None if it took it.
+        self.btf_error: BpfError | None = None
+        self.programs: Mapping[str, Program] = {
+            name: Program(program, self) for name, program in spec.programs.items()
+        }
+        self.maps: Mapping[str, Map] = {
+            name: Map(map_spec, spec.btf) for name, map_spec in spec.maps.items()
+        }
+        self.globals = Globals(spec, self.maps)
+        #: Where maps that ask to be pinned by name go.
+        self.pin_root = PIN_ROOT
+
+    @property
+    def name(self) -> str:
+        """File name as given, "" for bytes."""
+        return self.spec.name
+
+    @property
+    def loaded(self) -> bool:
+        return self._loaded
+
+    # -- loading
+
+    def load(self) -> None:
+        """Create the maps and load every program with ``autoload`` set.
+
+        Multi programs (``*.multi``) are loaded when they are attached.
+
+        :raises VerifierError: the verifier refused a program; ``.log`` has all it said
+        :raises RelocationError: a program refers to something this kernel lacks
+        :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+        :raises BpfError: any other refusal, naming the map or program
+        """
+        if self._loaded:
+            raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
+        try:
+            self._fill_kconfig()
+            self._load_btf()
+            self._create_maps()
+            for program in self.programs.values():
+                if program.autoload and not program.is_multi:
+                    program.load()
+            self._fill_program_arrays()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, BpfError) and self.spec.name:
+                error.add_context(self.spec.name)
+            if isinstance(error, BpfError) and self.btf_error is not None:
+                error.add_note(f"the object was loaded without its BTF: {self.btf_error}")
+            raise
+        self._loaded = True
+
+    def prepare(self) -> None:
+        """Load the object's BTF and create the maps, but no program.
+
+        For loading programs one by one (`Program.load`).
+        """
+        if self._btf_fd is None and self.btf_error is None:
+            try:
+                self._fill_kconfig()
+                self._load_btf()
+                self._create_maps()
+            except BaseException:
+                self.close()
+                raise
+
+    def _fill_kconfig(self) -> None:
+        for bpf_map in self.maps.values():
+            if bpf_map.spec.data == "kconfig" and self.spec.btf is not None:
+                target = self._link_target
+                bpf_map.initial = bytearray(
+                    kconfig_values(
+                        self.spec.externs,
+                        self.spec.btf,
+                        virtual=target.virtual_kconfig,
+                        config=target.config,
+                    )
+                )
+
+    def _load_btf(self) -> None:
+        blob = self.spec.btf_for_load()
+        if blob is None:
+            return
+        if any(program.is_multi for program in self.programs.values()):
+            blob, self._twins = add_static_twins(blob)
+        try:
+            self._btf_fd = self._fds.enter_context(sys_bpf.btf_load(blob))
+        except DeniedByPolicy:
+            raise
+        except BpfError as error:
+            # libbpf goes on too: only some map types cannot do without.
+            self.btf_error = error
+
+    def _create_maps(self) -> None:
+        btf_fd = self._btf_fd.fileno() if self._btf_fd is not None else 0
+        for bpf_map in self.maps.values():
+            if not bpf_map.spec.autocreate or bpf_map.created:
+                continue
+            if bpf_map.spec.struct_ops is not None:
+                raise UnsupportedFeature(
+                    f"map {bpf_map.name!r}: struct_ops", hint="pybpf does not load struct_ops yet"
+                )
+            self._create_map(bpf_map, btf_fd)
+        for bpf_map in self.maps.values():
+            if bpf_map.type != MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
+                for index, name in bpf_map.spec.slots:
+                    bpf_map[index] = self.maps[name]
+
+    def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
+        path = ""
+        if bpf_map.spec.pinning == _PIN_BY_NAME:
+            path = bpf_map.pin_path or f"{self.pin_root}/{bpf_map.name}"
+            try:
+                pinned = sys_bpf.obj_get(path)
+            except BpfError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+            else:
+                with pinned:
+                    wrong = bpf_map.differences(pinned)
+                    if wrong:
+                        raise BpfError(
+                            errno.EINVAL,
+                            f"map {bpf_map.name!r} pinned at {path}",
+                            f"it differs from the object's: {', '.join(wrong)}",
+                        )
+                    bpf_map.reuse_fd(pinned)
+                return
+        kernel_name = bpf_map.spec.kernel_name(self.spec.object_name)
+        bpf_map.create(name=kernel_name, btf_fd=btf_fd)
+        if path:
+            bpf_map.pin(path)
+
+    def _fill_program_arrays(self) -> None:
+        for bpf_map in self.maps.values():
+            if bpf_map.type == MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
+                for index, name in bpf_map.spec.slots:
+                    program = self.programs.get(name)
+                    if program is not None and program.loaded:
+                        bpf_map[index] = program
+
+    # -- what programs ask (`pybpf.programs.Host`)
+
+    def linked(self, name: str) -> LinkedProgram:
+        """A program's relocated instructions, map references as indexes.
+
+        :raises RelocationError: it refers to something this kernel lacks
+        """
+        done = self._linked.get(name)
+        if done is None:
+            done = self._linked[name] = self._linker.link(name)
+        return done
+
+    @cached_property
+    def _linker(self) -> Linker:
+        skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
+        return Linker(self.spec, self._link_target, skip_maps=skip)
+
+    @cached_property
+    def _link_target(self) -> LinkTarget:
+        facts = self.facts
+        needs_btf = self.spec.btf is not None
+        modules: Mapping[str, Btf] = {}
+        if self._kernel_btf is not None:
+            btf: Btf | None = self._kernel_btf
+        else:
+            btf = facts.btf.vmlinux() if needs_btf else None
+            modules = _ModuleBtfs(facts.btf)
+        virtual = any(e.section == ".kconfig" for e in self.spec.externs)
+        return LinkTarget(
+            btf,
+            modules,
+            ksym_addr=self._ksym_address,
+            kernel_version=_version_code(os.uname().release) if virtual else 0,
+            config=_kernel_config() if virtual else (),
+            has_syscall_wrapper=bool(virtual and facts.kallsyms.by_name("__x64_sys_bpf")),
+        )
+
+    def _ksym_address(self, name: str) -> int | None:
+        symbols = self.facts.kallsyms.by_name(name)
+        if len({s.addr for s in symbols}) > 1:
+            raise RelocationError(f"extern {name!r}: {len(symbols)} kernel symbols have that name")
+        return symbols[0].addr if symbols else None
+
+    def prepare_program(self, spec: ProgramSpec) -> Prepared:
+        """Relocated program with descriptors filled in, as BPF_PROG_LOAD takes it."""
+        self.prepare()
+        linked = self.linked(spec.name)
+        info = self._btf_fd is not None
+        return Prepared(
+            self._with_fds(linked),
+            self.spec.license,
+            self._btf_fd.fileno() if self._btf_fd is not None else 0,
+            linked.func_info if info else b"",
+            linked.func_info_rec_size if info and linked.func_info else 0,
+            linked.line_info if info else b"",
+            linked.line_info_rec_size if info and linked.line_info else 0,
+            (0, *(self.module_fd(m) for m in linked.kfunc_modules)) if linked.kfunc_modules else (),
+            self.spec.version,
+        )
+
+    def _with_fds(self, linked: LinkedProgram) -> bytes:
+        # The imm field of a slot is its last four bytes.
+        out = bytearray(linked.insns)
+        for ref in linked.map_refs:
+            at = 8 * ref.insn + 4
+            out[at : at + 4] = self.maps[ref.map].fileno().to_bytes(4, "little")
+        for insn, module in linked.btf_fd_refs:
+            at = 8 * (insn + 1) + 4  # the second slot of the ldimm64
+            out[at : at + 4] = self.module_fd(module).to_bytes(4, "little")
+        return bytes(out)
+
+    def module_fd(self, module: str) -> int:
+        """Descriptor of a kernel module's BTF, kept open as long as this object."""
+        fd = self._module_fds.get(module)
+        if fd is None:
+            kernel = self.facts.btf
+            if isinstance(kernel, SavedBtf):
+                raise UnsupportedFeature(
+                    "loading", hint="these facts were saved on another machine"
+                )
+            fd = self._module_fds[module] = self._fds.enter_context(kernel.fd(module))
+        return fd.fileno()
+
+    def btf_target(self, name: str, module: str | None, what: str) -> BtfTarget:
+        """BTF id of a kernel function, tracepoint, hook or iterator by name.
+
+        :raises BpfError: ENOENT with names that come near
+        """
+        kind = BtfKind.TYPEDEF if name.startswith("btf_trace_") else BtfKind.FUNC
+        kernel = self.facts.btf
+        if module is None or module == "vmlinux":
+            found = kernel.vmlinux().find(name, kind)
+            if found is not None:
+                return BtfTarget(found, 0)
+        for owner in [module] if module else kernel.modules():
+            if owner == "vmlinux":
+                continue
+            btf = kernel.get(owner)
+            found = btf.find(name, kind) if btf is not None else None
+            if btf is not None and found is not None and found >= btf.start_id:
+                return BtfTarget(found, self.module_fd(owner))
+        raise BpfError(
+            errno.ENOENT,
+            f"{what} {name!r}" + (f" in module {module!r}" if module else ""),
+            self._near(name, kind),
+        )
+
+    def _near(self, name: str, kind: int) -> str:
+        btf = self.facts.btf.vmlinux()
+        names = [btf.name(i) for i in btf.ids(kind)]
+        near = difflib.get_close_matches(name, names, n=3)
+        where = (
+            "the kernel's BTF has no such name: it may be inlined, static-renamed or in a module"
+        )
+        return f"{where}; near: {', '.join(near)}" if near else where
+
+    def kprobe_addresses(self, glob: str) -> Sequence[int]:
+        """Entry addresses of the traceable functions a ``*``/``?`` glob names.
+
+        :raises BpfError: ENOENT if there is none
+        """
+        pattern = re.compile(
+            "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
+        )
+        ftrace = self.facts.ftrace
+        symbols = self.facts.kallsyms
+        out: list[int] = []
+        for position, (name, module) in enumerate(ftrace):
+            if not pattern.fullmatch(name):
+                continue
+            found = [s for s in symbols.by_name(name) if s.is_function and s.module == module]
+            if len(found) > 1:
+                found = [s for s in found if ftrace.is_site_of(position, s.addr)]
+            out += [s.addr for s in found]
+        if not out:
+            raise BpfError(errno.ENOENT, f"no traceable kernel function matches {glob!r}")
+        return sorted(set(out))
+
+    def syscall_symbol(self, name: str) -> str:
+        """The symbol of a system call's entry, e.g. ``__x64_sys_getpgid``."""
+        symbols = self.facts.kallsyms
+        for candidate in (f"__x64_sys_{name}", f"__se_sys_{name}", f"sys_{name}"):
+            if symbols.by_name(candidate):
+                return candidate
+        raise BpfError(errno.ENOENT, f"system call {name!r}")
+
+    # -- multi programs
+
+    def template(self, program: Program) -> Template:
+        """A multi program's code and what messages need, for planning.
+
+        :raises PlanError: if it is no ``*.multi`` program
+        :raises RelocationError: it refers to something this kernel lacks
+        """
+        if not program.is_multi:
+            raise PlanError(f"program {program.name!r} ({program.section}) is no multi program")
+        return make_template(
+            self._multi_linker.link(program.name),
+            self.spec.btf,
+            hook=_HOOKS[AttachType(program.expected_attach_type)],
+            sleepable=bool(program.flags & BPF_F_SLEEPABLE),
+            static=lambda type_id: self._twins.get(type_id, type_id),
+        )
+
+    @cached_property
+    def _multi_linker(self) -> Linker:
+        # Session kfuncs are what a mechanism makes of them: never an error here.
+        externs = [
+            replace(e, weak=True) if e.name.startswith("bpf_session_") else e
+            for e in self.spec.externs
+        ]
+        skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
+        return Linker(replace(self.spec, externs=externs), self._link_target, skip_maps=skip)
+
+    def load_image(
+        self,
+        template: Template,
+        code: Code,
+        *,
+        prog_type: int,
+        attach_type: int,
+        btf_id: int,
+        module: str,
+    ) -> Fd:
+        """Load one image of a multi program (BPF_PROG_LOAD).
+
+        :param btf_id: function to load for, 0 for none
+        :param module: whose BTF it is in, "" for vmlinux
+        """
+        self.prepare()
+        tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
+        info = self._btf_fd is not None
+        func_info, line_info = pack_info(code) if info else (b"", b"")
+        return sys_bpf.prog_load(
+            prog_type,
+            self._image_bytes(code),
+            license=self.spec.license,
+            name=template.name,
+            expected_attach_type=attach_type,
+            prog_flags=BPF_F_SLEEPABLE if template.sleepable and tracing else 0,
+            kern_version=self.spec.version,
+            attach_btf_id=btf_id,
+            attach_btf_obj_fd=self.module_fd(module) if module and tracing else 0,
+            prog_btf_fd=self._btf_fd.fileno() if self._btf_fd is not None else 0,
+            func_info=func_info,
+            func_info_rec_size=8 if func_info else 0,
+            line_info=line_info,
+            line_info_rec_size=16 if line_info else 0,
+        )
+
+    def _image_bytes(self, code: Code) -> bytes:
+        # Map numbers become descriptors, session calls the kernel's kfuncs.
+        out = bytearray(encode(code.insns))
+        names = self.spec.map_names
+        for slot, insn in enumerate(code.insns):
+            at = 8 * slot + 4
+            if insn.is_ld_imm64 and insn.src in (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE):
+                out[at : at + 4] = self.maps[names[insn.imm]].fileno().to_bytes(4, "little")
+        return bytes(out)
+
+    def attach_multi(
+        self,
+        program: Program,
+        asked: Asked,
+        *,
+        mechanism: str | Mechanism = "auto",
+        prefer: str | None = None,
+        cookies: Cookies | None = None,
+        progress: Progress | None = None,
+        planned: Callable[[Plan], None] | None = None,
+    ) -> MultiLink:
+        """See `Program.attach_multi`."""
+        self.prepare()
+        template = self.template(program)
+        at_exit = template.hook is not Hook.ENTRY
+        wanted = asked if isinstance(asked, str) else list(asked)
+        targets, skipped = Resolver(self.facts).resolve(wanted, at_exit=at_exit)
+        link = attach(
+            self,
+            template,
+            targets,
+            plan_facts(self.facts),
+            mechanism=mechanism,
+            prefer=prefer,
+            cookies=_cookies(cookies, wanted),
+            progress=progress,
+            planned=planned,
+        )
+        link.skipped = (*skipped, *link.skipped)
+        if not link.targets:
+            link.detach()
+            reasons = "; ".join(str(s) for s in link.skipped[:5])
+            raise PlanError(f"program {program.name!r}: nothing to attach to: {reasons}")
+        return link
+
+    # -- attaching
+
+    def attach(self) -> LinkSet:
+        """Attach every program with ``autoattach`` set, as its section says: all or nothing.
+
+        :returns: links by program name; a context manager that detaches them
+        :raises BpfError: naming the program that could not be attached
+        """
+        links = LinkSet()
+        try:
+            for program in self.programs.values():
+                if program.autoattach and program.autoload and program.type:
+                    links[program.name] = program.attach()
+        except BaseException as error:
+            links.close()
+            if isinstance(error, BpfError) and self.spec.name:
+                error.add_context(self.spec.name)
+            raise
+        return links
+
+    # -- end
+
+    def close(self) -> None:
+        """Close programs, maps and BTF. Links are not touched: they keep what they use."""
+        for program in self.programs.values():
+            program.close()
+        for bpf_map in self.maps.values():
+            bpf_map.close()
+        self._fds.close()
+        self._module_fds.clear()
+        self._btf_fd = None
+        self._loaded = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Program]:
+        return iter(self.programs.values())
+
+    def __repr__(self) -> str:
+        state = "loaded" if self._loaded else "open"
+        return (
+            f"<Object {self.spec.name or 'bytes'}: {len(self.programs)} programs, "
+            f"{len(self.maps)} maps, {state}>"
+        )

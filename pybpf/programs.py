@@ -1,0 +1,527 @@
+"""Programs: one function of an object file, loaded, run, inspected and attached.
+
+A `Program` knows its section and what may still be changed before loading; the
+object that owns it (`Host`) relocates it and finds kernel functions by name.
+Loading passes one relocated stream to BPF_PROG_LOAD, quietly first: the
+verifier's log is asked for only when the kernel refuses.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from . import links
+from ._sys import bpf as sys_bpf
+from ._uapi.enums import AttachType, ProgType
+from .errors import BpfError, PlanError, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from ._sys.fd import Fd
+    from .obj.spec import ProgramSpec
+    from .trampoline.attach import MultiLink, Progress
+    from .trampoline.cost import Mechanism
+    from .trampoline.planner import Plan, Target, Template
+    from .trampoline.targets import Asked
+
+    #: One for all, one per named function in order, by name, or computed.
+    Cookies = int | Sequence[int] | Mapping[str, int] | Callable[[Target], int]
+
+__all__ = ["BtfTarget", "Host", "Prepared", "Program", "RunResult"]
+
+# expected attach type -> (prefix of the BTF name, what the target is called in messages)
+_BTF_TARGETS = {
+    AttachType.BPF_TRACE_RAW_TP: ("btf_trace_", "tracepoint"),
+    AttachType.BPF_LSM_MAC: ("bpf_lsm_", "LSM hook"),
+    AttachType.BPF_LSM_CGROUP: ("bpf_lsm_", "LSM hook"),
+    AttachType.BPF_TRACE_ITER: ("bpf_iter_", "iterator"),
+    AttachType.BPF_TRACE_FENTRY: ("", "kernel function"),
+    AttachType.BPF_TRACE_FEXIT: ("", "kernel function"),
+    AttachType.BPF_MODIFY_RETURN: ("", "kernel function"),
+    AttachType.BPF_TRACE_FSESSION: ("", "kernel function"),
+}
+_MULTI = {
+    AttachType.BPF_TRACE_FENTRY_MULTI,
+    AttachType.BPF_TRACE_FEXIT_MULTI,
+    AttachType.BPF_TRACE_FSESSION_MULTI,
+}
+_PLACE = re.compile(r"^(?P<name>[\w.$]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What BPF_PROG_LOAD takes of a relocated program.
+
+    :param insns: instruction stream, 8 bytes a slot, map and BTF descriptors filled in
+    :param btf_fd: descriptor of the object's own BTF in the kernel, 0 for none
+    :param func_info: packed ``struct bpf_func_info`` records
+    :param line_info: packed ``struct bpf_line_info`` records
+    :param fd_array: BTF descriptors of modules whose kfuncs are called, index 0 unused
+    """
+
+    insns: bytes
+    license: str
+    btf_fd: int = 0
+    func_info: bytes = b""
+    func_info_rec_size: int = 0
+    line_info: bytes = b""
+    line_info_rec_size: int = 0
+    fd_array: tuple[int, ...] = ()
+    kern_version: int = 0
+
+
+class BtfTarget(NamedTuple):
+    """A kernel function or type a program is loaded for.
+
+    :ivar btf_id: id in its BTF
+    :ivar btf_fd: descriptor of a module's BTF, 0 for vmlinux
+    """
+
+    btf_id: int
+    btf_fd: int
+
+
+class RunResult(NamedTuple):
+    """What BPF_PROG_TEST_RUN gave back.
+
+    :ivar retval: ``__u32``; for fmod_ret programs the low half counts side effects
+    :ivar duration_ns: mean time of one run in ns
+    :ivar data_out: packet after the run
+    :ivar ctx_out: context after the run
+    """
+
+    retval: int
+    duration_ns: int
+    data_out: bytes
+    ctx_out: bytes
+
+
+class Host(Protocol):
+    """What a program asks of the object that owns it."""
+
+    def prepare_program(self, spec: ProgramSpec) -> Prepared: ...
+
+    def btf_target(self, name: str, module: str | None, what: str) -> BtfTarget: ...
+
+    def kprobe_addresses(self, glob: str) -> Sequence[int]: ...
+
+    def template(self, program: Program) -> Template: ...
+
+    def attach_multi(
+        self,
+        program: Program,
+        asked: Asked,
+        *,
+        mechanism: str | Mechanism,
+        prefer: str | None,
+        cookies: Cookies | None,
+        progress: Progress | None,
+        planned: Callable[[Plan], None] | None,
+    ) -> MultiLink: ...
+
+    def syscall_symbol(self, name: str) -> str: ...
+
+
+class Program:
+    """One BPF program of an object.
+
+    Before `load`, `autoload`, `autoattach`, `type`, `expected_attach_type`,
+    `flags` and `attach_to` may be assigned.
+    """
+
+    def __init__(self, spec: ProgramSpec, host: Host) -> None:
+        self._spec = spec
+        self._host = host
+        self._fd: Fd | None = None
+        self.autoload: bool = spec.autoload
+        self.autoattach: bool = spec.autoattach
+        self.type: int = spec.type
+        self.expected_attach_type: int = spec.expected_attach_type
+        self.flags: int = spec.flags
+        self.attach_to: str = spec.attach_to
+        self.log_level: int = 0
+
+    # -- facts of the object file
+
+    @property
+    def spec(self) -> ProgramSpec:
+        """The blueprint, as read from the object."""
+        return self._spec
+
+    @property
+    def name(self) -> str:
+        return self._spec.name
+
+    @property
+    def section(self) -> str:
+        """Section name as written in the source, e.g. ``fexit/vfs_read``."""
+        return self._spec.section
+
+    @property
+    def handler(self) -> str:
+        """First part of the section name, without ``?`` and ``.s``: ``fexit.multi``."""
+        return self.section.lstrip("?").partition("/")[0].removesuffix(".s")
+
+    @property
+    def is_multi(self) -> bool:
+        """A ``*.multi`` tracing program: loaded when attached, see `attach_multi`."""
+        return self.type == ProgType.BPF_PROG_TYPE_TRACING and self.expected_attach_type in _MULTI
+
+    # -- loading
+
+    @property
+    def loaded(self) -> bool:
+        return self._fd is not None and not self._fd.closed
+
+    @property
+    def fd(self) -> Fd:
+        """The loaded program's descriptor.
+
+        :raises ValueError: before `load`
+        """
+        if self._fd is None:
+            raise ValueError(f"program {self.name!r} is not loaded")
+        return self._fd
+
+    def fileno(self) -> int:
+        return self.fd.fileno()
+
+    def load(self) -> None:
+        """Relocate and load (BPF_PROG_LOAD). A second call does nothing.
+
+        :raises VerifierError: if the verifier refuses it
+        :raises RelocationError: if it refers to something this kernel lacks
+        :raises DeniedByPolicy: if a capability, lockdown or sysctl forbids it
+        """
+        if self.loaded:
+            return
+        if not self.type:
+            raise BpfError(
+                errno.EINVAL,
+                f"program {self.name!r}: missing program type",
+                f"section {self.section!r} is none of libbpf's; set .type before loading",
+            )
+        if self.is_multi:
+            raise PlanError(
+                f"program {self.name!r} ({self.section}) is loaded when it is attached: "
+                "its instructions depend on the functions"
+            )
+        self._fd = self._load_for(self._target(self.attach_to))
+
+    def _load_for(self, target: BtfTarget) -> Fd:
+        prepared = self._host.prepare_program(self._spec)
+        return sys_bpf.prog_load(
+            self.type,
+            prepared.insns,
+            license=prepared.license,
+            name=self.name,
+            expected_attach_type=self.expected_attach_type,
+            prog_flags=self.flags,
+            kern_version=prepared.kern_version,
+            attach_btf_id=target.btf_id,
+            attach_btf_obj_fd=target.btf_fd,
+            prog_btf_fd=prepared.btf_fd,
+            func_info=prepared.func_info,
+            func_info_rec_size=prepared.func_info_rec_size,
+            line_info=prepared.line_info,
+            line_info_rec_size=prepared.line_info_rec_size,
+            fd_array=prepared.fd_array,
+            log_level=self.log_level,
+        )
+
+    def _target(self, attach_to: str) -> BtfTarget:
+        # Which kernel function (or tracepoint typedef, LSM hook, iterator) to load for.
+        if self.type not in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM):
+            return BtfTarget(0, 0)
+        known = _BTF_TARGETS.get(AttachType(self.expected_attach_type))
+        if known is None:
+            return BtfTarget(0, 0)
+        prefix, what = known
+        module, _, name = attach_to.rpartition(":")
+        if not name:
+            raise BpfError(
+                errno.EINVAL,
+                f"program {self.name!r} ({self.section}): no {what} named",
+                f"set .attach_to, or write it in the section: {self.handler}/NAME",
+            )
+        return self._host.btf_target(prefix + name, module or None, what)
+
+    def clone(self, attach_to: str | None = None, *, target: BtfTarget | None = None) -> Program:
+        """A second, loaded copy of this program for another kernel function.
+
+        Maps and globals are shared with the original.
+
+        :param attach_to: ``function`` or ``module:function``; or
+        :param target: the function's BTF id, if the caller knows it
+        :raises VerifierError: as `load`
+        """
+        copy = Program(self._spec, self._host)
+        copy.type, copy.flags = self.type, self.flags
+        copy.expected_attach_type = self.expected_attach_type
+        copy.attach_to = attach_to if attach_to is not None else self.attach_to
+        copy._fd = copy._load_for(target or copy._target(copy.attach_to))
+        return copy
+
+    def info(self) -> sys_bpf.ProgInfo:
+        """BPF_OBJ_GET_INFO_BY_FD: id, tag, sizes, run time in ns, map ids and so on."""
+        return sys_bpf.prog_info(self.fd)
+
+    def test_run(
+        self,
+        data: bytes | None = None,
+        ctx: bytes | None = None,
+        *,
+        repeat: int = 1,
+        flags: int = 0,
+        cpu: int = 0,
+    ) -> RunResult:
+        """Run once or `repeat` times (BPF_PROG_TEST_RUN).
+
+        For fentry and fexit programs the kernel calls bpf_fentry_test1..8 itself, for
+        fmod_ret bpf_modify_return_test; `data` and `ctx` do not apply there.
+
+        :param data: packet for networking programs, bytes
+        :param ctx: context struct for programs that take one
+        :raises BpfError: EOPNOTSUPP/ENOTSUPP for program types that cannot be run so
+        """
+        size = 0 if data is None else max(len(data) + 256, 512)
+        result = sys_bpf.prog_test_run(
+            self.fd,
+            data_in=data,
+            data_out_size=size,
+            ctx_in=ctx,
+            ctx_out_size=0 if ctx is None else len(ctx),
+            repeat=repeat,
+            flags=flags,
+            cpu=cpu,
+        )
+        return RunResult(result.retval, result.duration, result.data_out, result.ctx_out)
+
+    # -- attaching
+
+    def template(self) -> Template:
+        """The multi program before it is fitted to functions, for `pybpf.trampoline.plan`.
+
+        :raises PlanError: for a program that is no ``*.multi`` one
+        """
+        return self._host.template(self)
+
+    def attach_multi(
+        self,
+        functions: Asked | None = None,
+        *,
+        mechanism: str | Mechanism = "auto",
+        prefer: str | None = None,
+        cookies: Cookies | None = None,
+        progress: Progress | None = None,
+        planned: Callable[[Plan], None] | None = None,
+    ) -> MultiLink:
+        """Attach a ``fentry.multi``, ``fexit.multi`` or ``fsession.multi`` program.
+
+        One function that cannot be attached to never fails the rest: it is in ``.skipped``
+        with its reason.
+
+        :param functions: a glob (``vfs_*``, ``module:glob``), or a sequence of names, globs,
+            candidates of `select` or targets; None takes the section's glob
+        :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"
+        :param prefer: "overhead" for the least cost per call, however long attaching takes
+        :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per name in
+            order, a mapping by function name, or a function of the target
+        :param progress: called with (programs attached, programs in all)
+        :param planned: called with the plan before anything is attached
+        :raises PlanError: nothing matches, or the use of the context cannot be proved
+        :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+        """
+        asked = functions if functions is not None else self.attach_to
+        if not asked:
+            raise PlanError(
+                f"program {self.name!r}: section {self.section!r} names no functions; "
+                "give a glob or names"
+            )
+        return self._host.attach_multi(
+            self,
+            asked,
+            mechanism=mechanism,
+            prefer=prefer,
+            cookies=cookies,
+            progress=progress,
+            planned=planned,
+        )
+
+    def attach(self, *, cookie: int = 0) -> links.Link | MultiLink:
+        """Attach as the section says.
+
+        :param cookie: ``__u64`` for bpf_get_attach_cookie, where the kind has cookies
+        :raises UnsupportedFeature: for sections that libbpf attaches and pybpf does not yet
+        :raises BpfError: if the kernel refuses, or the section names no target
+        """
+        handler = self.handler
+        extra = self.section.lstrip("?").partition("/")[2] or self.attach_to
+        if self.is_multi:
+            return self.attach_multi(cookies=cookie or None)
+        if self.type in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM):
+            if self.expected_attach_type == AttachType.BPF_TRACE_ITER:
+                return links.attach_iter(self, what=self.section)
+            return self.attach_tracing(cookie=cookie)
+        if not extra and handler not in ("xdp",):
+            raise BpfError(
+                errno.EINVAL,
+                f"program {self.name!r}: section {self.section!r} names no target",
+                f"use one of the attach_*() methods, or write {handler}/TARGET",
+            )
+        if handler in ("kprobe", "kretprobe"):
+            place = _PLACE.match(extra)
+            if place is None:
+                raise BpfError(
+                    errno.EINVAL,
+                    f"program {self.name!r}: {extra!r} is not FUNCTION or FUNCTION+OFFSET",
+                )
+            return self.attach_kprobe(
+                place["name"],
+                offset=int(place["offset"] or "0", 0),
+                retprobe=handler == "kretprobe",
+                cookie=cookie,
+            )
+        if handler in ("ksyscall", "kretsyscall"):
+            return self.attach_kprobe(
+                self._host.syscall_symbol(extra),
+                retprobe=handler == "kretsyscall",
+                cookie=cookie,
+            )
+        if handler in ("kprobe.multi", "kretprobe.multi", "kprobe.session"):
+            addrs = self._host.kprobe_addresses(extra)
+            return self.attach_kprobe_multi(
+                addrs=addrs,
+                cookies=[cookie] * len(addrs) if cookie else None,
+                retprobe=handler == "kretprobe.multi",
+                session=handler == "kprobe.session",
+            )
+        if handler in ("tracepoint", "tp"):
+            category, _, name = extra.partition("/")
+            return self.attach_tracepoint(category, name, cookie=cookie)
+        if handler.startswith(("raw_tracepoint", "raw_tp")):
+            return self.attach_raw_tp(extra, cookie=cookie)
+        raise UnsupportedFeature(
+            f"program {self.name!r}: attaching by section {self.section!r}",
+            hint="pybpf does not attach this kind by section yet",
+        )
+
+    def attach_tracing(self, *, cookie: int = 0) -> links.Link:
+        """fentry, fexit, fmod_ret, fsession, tp_btf, lsm: to the function it was loaded for."""
+        what = f"{self.handler}/{self.attach_to}"
+        try:
+            return links.attach_tracing(self, self.expected_attach_type, cookie=cookie, what=what)
+        except BpfError as error:
+            error.add_context(f"program {self.name!r}: {what}")
+            raise
+
+    def attach_kprobe(
+        self,
+        function: str = "",
+        *,
+        offset: int = 0,
+        address: int = 0,
+        retprobe: bool = False,
+        cookie: int = 0,
+    ) -> links.Link:
+        """One kprobe (or kretprobe) on a function; see `pybpf.links.attach_kprobe`."""
+        return links.attach_kprobe(
+            self, function, offset=offset, address=address, retprobe=retprobe, cookie=cookie
+        )
+
+    def attach_kprobe_multi(
+        self,
+        *,
+        syms: Sequence[str] | None = None,
+        addrs: Sequence[int] | None = None,
+        cookies: Sequence[int] | None = None,
+        retprobe: bool = False,
+        session: bool = False,
+    ) -> links.Link:
+        """One link on many functions; see `pybpf.links.attach_kprobe_multi`."""
+        return links.attach_kprobe_multi(
+            self, syms=syms, addrs=addrs, cookies=cookies, retprobe=retprobe, session=session
+        )
+
+    def attach_tracepoint(self, category: str, name: str, *, cookie: int = 0) -> links.Link:
+        """A static tracepoint; see `pybpf.links.attach_tracepoint`."""
+        return links.attach_tracepoint(self, category, name, cookie=cookie)
+
+    def attach_raw_tp(self, name: str, *, cookie: int = 0) -> links.Link:
+        """A raw tracepoint; see `pybpf.links.attach_raw_tracepoint`."""
+        return links.attach_raw_tracepoint(self, name, cookie=cookie)
+
+    def attach_uprobe(
+        self,
+        path: str,
+        offset: int,
+        *,
+        pid: int = -1,
+        retprobe: bool = False,
+        ref_ctr_offset: int = 0,
+        cookie: int = 0,
+    ) -> links.Link:
+        """A uprobe at a file offset in bytes; see `pybpf.links.attach_uprobe`."""
+        return links.attach_uprobe(
+            self,
+            path,
+            offset,
+            pid=pid,
+            retprobe=retprobe,
+            ref_ctr_offset=ref_ctr_offset,
+            cookie=cookie,
+        )
+
+    def attach_xdp(self, ifindex: int, *, flags: int = 0) -> links.Link:
+        """XDP on a network interface, by a link (BPF_LINK_CREATE with BPF_XDP).
+
+        :param ifindex: interface index, as `socket.if_nametoindex` gives
+        :param flags: XDP_FLAGS_* mode bits
+        """
+        return links.attach_to_fd(
+            self, ifindex, AttachType.BPF_XDP, flags=flags, what=f"xdp on ifindex {ifindex}"
+        )
+
+    def attach_cgroup(self, cgroup: links.HasFd | int) -> links.Link:
+        """A cgroup, given as a descriptor of its directory; by this program's attach type."""
+        fd = cgroup if isinstance(cgroup, int) else cgroup.fileno()
+        return links.attach_to_fd(self, fd, self.expected_attach_type, what=self.section)
+
+    def iter_read(self, link: links.Link, *, chunk: int = 65536) -> Iterator[bytes]:
+        """Run an iterator program once and yield what it writes.
+
+        :param link: what `attach` gave
+        :param chunk: bytes asked for per read
+        """
+        with sys_bpf.iter_create(link.fileno()) as fd:
+            while data := os.read(fd.fileno(), chunk):
+                yield data
+
+    # -- end
+
+    def close(self) -> None:
+        """Release the loaded program; links on it stay attached."""
+        if self._fd is not None:
+            self._fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = f"fd {self._fd.fileno()}" if self._fd and not self._fd.closed else "not loaded"
+        return f"<Program {self.name} ({self.section}): {state}>"

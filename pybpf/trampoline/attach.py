@@ -1,0 +1,436 @@
+"""Running a plan: load the images, make the links, undo everything on failure.
+
+Theory of operation. A group becomes one loaded program and one link where the
+mechanism takes many functions (tracing_multi, kprobe.multi), and a program and
+a link per function where it does not (clones; single kprobes share a program).
+A many-function link is all or nothing in the kernel and does not say who was
+to blame, so a refused batch is split in halves until the guilty are alone;
+they are reported as refused and the rest stays attached. A function whose
+trampoline turns out to be full is planned again without trampolines. Exit
+programs are attached before entry programs, so that no exit is seen without
+its entry.
+
+Everything made is pushed on one stack; an error or an interrupt closes it in
+reverse order. Detaching thousands of clones takes minutes on 6.x kernels, in
+the kernel: `MultiLink.detach` reports progress after each link and may be
+interrupted and called again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from .. import links
+from .._sys import bpf as sys_bpf
+from .._uapi.enums import AttachType, ProgType
+from ..asm.edit import Code
+from ..errors import BpfError, DeniedByPolicy, VerifierError
+from . import rewrite
+from .cost import Mechanism
+from .planner import Group, Lowering, Part, Plan, PlanFacts, Side, Target, Template, plan
+from .reasons import Reason, Skipped
+from .traits import Hook
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from .._sys.fd import Fd
+
+__all__ = ["MultiLink", "Progress", "Source", "attach"]
+
+#: Called with (functions done, functions in all).
+Progress = Callable[[int, int], None]
+
+_TRACING = {
+    Side.ENTRY: (AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FENTRY_MULTI),
+    Side.EXIT: (AttachType.BPF_TRACE_FEXIT, AttachType.BPF_TRACE_FEXIT_MULTI),
+    Side.SESSION: (AttachType.BPF_TRACE_FSESSION, AttachType.BPF_TRACE_FSESSION_MULTI),
+}
+# A batch is not worth splitting for these: every half would fail the same way.
+_HOPELESS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINTR}
+
+
+class Source(Protocol):
+    """What the engine asks of the object that owns the program."""
+
+    def load_image(
+        self,
+        template: Template,
+        code: Code,
+        *,
+        prog_type: int,
+        attach_type: int,
+        btf_id: int,
+        module: str,
+    ) -> Fd:
+        """Load one image; map and BTF references filled in."""
+
+
+_ENOTSUPP = 524  # kernel-internal
+_SLOTS_WITHOUT_STACK = 6
+
+
+def _key(target: Target) -> tuple[str, str, int]:
+    return (target.module, target.name, target.address)
+
+
+@dataclass(slots=True)
+class _Made:
+    # One link, or the fd of a perf event link, and how many functions it holds.
+    link: links.Link
+    targets: tuple[Target, ...]
+
+
+class MultiLink:
+    """A multi program attached to many functions; owns all its links.
+
+    :ivar plan: what was planned
+    :ivar targets: functions it is attached to
+    :ivar skipped: functions left out, with reasons: planned and refused by the kernel
+    :ivar spilled: functions whose trampoline was full, attached by another mechanism
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.skipped: tuple[Skipped, ...] = plan.skipped
+        self.spilled: tuple[Target, ...] = ()
+        self._made: list[_Made] = []
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        seen = {_key(t): t for made in self._made for t in made.targets}
+        return tuple(seen.values())
+
+    @property
+    def links(self) -> tuple[links.Link, ...]:
+        """The kernel's links, in the order they were made."""
+        return tuple(made.link for made in self._made)
+
+    def detach(self, progress: Progress | None = None) -> None:
+        """Detach from everything, last attached first.
+
+        On 6.x kernels a function that this was the only program of takes 130-160 ms. An
+        interrupt leaves the rest attached; call again to go on.
+
+        :param progress: called with (functions detached, functions in all) after each link
+        """
+        total = sum(len(made.targets) for made in self._made)
+        done = 0
+        while self._made:
+            made = self._made[-1]
+            made.link.close()
+            self._made.pop()
+            done += len(made.targets)
+            if progress is not None:
+                progress(done, total)
+
+    def close(self) -> None:
+        """`detach` without progress. May be called again."""
+        self.detach()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        return (
+            f"<MultiLink {self.plan.program}: {len(self.targets)} functions by "
+            f"{len(self._made)} links, {len(self.skipped)} skipped>"
+        )
+
+
+Cookies = Callable[[Target], int]
+
+
+class _Engine:
+    def __init__(
+        self,
+        source: Source,
+        template: Template,
+        link: MultiLink,
+        cookies: Cookies | None,
+        progress: Progress | None,
+    ) -> None:
+        self.source = source
+        self.template = template
+        self.link = link
+        self.cookies = cookies
+        self.progress = progress
+        self.refused: dict[tuple[str, str, int], tuple[Target, BpfError]] = {}
+        self.done = 0
+        self.total = 0
+        self._scalars: dict[str, Code] = {}
+
+    def cookie(self, target: Target) -> int:
+        return self.cookies(target) if self.cookies is not None else 0
+
+    def refuse(self, target: Target, error: BpfError) -> None:
+        self.refused.setdefault(_key(target), (target, error))
+
+    def step(self, count: int) -> None:
+        self.done += count
+        if self.progress is not None:
+            self.progress(min(self.done, self.total), self.total)
+
+    def run(self, groups: Sequence[Group]) -> None:
+        self.total += sum(len(g.targets) * len(g.parts) for g in groups)
+        for group in groups:
+            for part in reversed(group.parts):  # exit before entry
+                left = [t for t in group.targets if _key(t) not in self.refused]
+                if group.mechanism is Mechanism.TRAMPOLINE:
+                    self.clones(group, part, left)
+                elif group.mechanism is Mechanism.KPROBE:
+                    self.kprobes(group, part, left)
+                else:
+                    self.batch(group, part, left)
+
+    # -- tracing_multi and kprobe.multi: one program, one link, split when refused
+
+    def batch(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
+        if not targets:
+            return
+        if group.mechanism is Mechanism.TRACING_MULTI:
+            prog_type, attach_type = ProgType.BPF_PROG_TYPE_TRACING, _TRACING[part.side][1]
+        else:
+            prog_type = ProgType.BPF_PROG_TYPE_KPROBE
+            session = part.side is Side.SESSION
+            attach_type = (
+                AttachType.BPF_TRACE_KPROBE_SESSION
+                if session
+                else AttachType.BPF_TRACE_KPROBE_MULTI
+            )
+        with self.source.load_image(
+            self.template,
+            part.image.code,
+            prog_type=prog_type,
+            attach_type=attach_type,
+            btf_id=0,
+            module=group.module,
+        ) as program:
+            pending = [list(targets)]
+            while pending:
+                some = pending.pop()
+                try:
+                    link = self.many(group, part, program, attach_type, some)
+                except BpfError as error:
+                    if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS:
+                        raise
+                    if len(some) == 1:
+                        self.refuse(some[0], error)
+                        self.step(1)
+                        continue
+                    middle = len(some) // 2
+                    pending += [some[middle:], some[:middle]]
+                else:
+                    self.link._made.append(_Made(link, tuple(some)))
+                    self.step(len(some))
+
+    def many(
+        self,
+        group: Group,
+        part: Part,
+        program: Fd,
+        attach_type: int,
+        targets: Sequence[Target],
+    ) -> links.Link:
+        what = f"{part.side.value} of {len(targets)} functions"
+        if group.mechanism is Mechanism.TRACING_MULTI:
+            ids = [t.btf_id or 0 for t in targets]
+            cookies = [self.cookie(t) for t in targets] if self.cookies is not None else None
+            fd = sys_bpf.link_create_tracing_multi(
+                program.fileno(), attach_type, ids, cookies=cookies
+            )
+            return links.Link(fd, f"tracing_multi {what}")
+        by_address = sorted(targets, key=lambda t: t.address)
+        cookies = [self.cookie(t) for t in by_address] if self.cookies is not None else None
+        return links.attach_kprobe_multi(
+            program,
+            addrs=[t.address for t in by_address],
+            cookies=cookies,
+            retprobe=part.side is Side.EXIT,
+            session=part.side is Side.SESSION,
+        )
+
+    # -- clones: one program and one link per function
+
+    def clones(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
+        attach_type = _TRACING[part.side][0]
+        for target in targets:
+            try:
+                with self.clone(part, target, attach_type) as program:
+                    link = links.attach_tracing(
+                        program,
+                        attach_type,
+                        cookie=self.cookie(target),
+                        what=f"{part.side.value} of {target.label}",
+                    )
+            except DeniedByPolicy:
+                raise
+            except BpfError as error:
+                self.refuse(target, error)
+            else:
+                self.link._made.append(_Made(link, (target,)))
+            self.step(1)
+
+    def clone(self, part: Part, target: Target, attach_type: int) -> Fd:
+        image = part.image
+        code = self._scalars.get(image.digest, image.code)
+        model = target.model
+        assert model is not None
+        try:
+            return self._load_clone(code, target, attach_type)
+        except VerifierError:
+            if image.lowering is not Lowering.DIRECT or code is not image.code:
+                raise
+            # The program calculates with an argument that is a pointer for this function.
+            template = self._template_of(part)
+            scalars = rewrite.direct(
+                template.code,
+                template.traits,
+                slots=model.slots,
+                returns=not model.is_void,
+                scalars=True,
+            )
+            fd = self._load_clone(scalars, target, attach_type)
+            self._scalars[image.digest] = scalars
+            return fd
+
+    def _template_of(self, part: Part) -> Template:
+        if self.template.hook is Hook.SESSION and part.side is not Side.SESSION:
+            return self.template.half(part.side is Side.EXIT)
+        return self.template
+
+    def _load_clone(self, code: Code, target: Target, attach_type: int) -> Fd:
+        return self.source.load_image(
+            self.template,
+            code,
+            prog_type=ProgType.BPF_PROG_TYPE_TRACING,
+            attach_type=attach_type,
+            btf_id=target.btf_id or 0,
+            module=target.module,
+        )
+
+    # -- single kprobes: one program, one perf event per function
+
+    def kprobes(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
+        if not targets:
+            return
+        with self.source.load_image(
+            self.template,
+            part.image.code,
+            prog_type=ProgType.BPF_PROG_TYPE_KPROBE,
+            attach_type=0,
+            btf_id=0,
+            module="",
+        ) as program:
+            for target in targets:
+                try:
+                    link = links.attach_kprobe(
+                        program,
+                        "" if target.address else target.name,
+                        address=target.address,
+                        retprobe=part.side is Side.EXIT,
+                        cookie=self.cookie(target),
+                    )
+                except DeniedByPolicy:
+                    raise
+                except BpfError as error:
+                    self.refuse(target, error)
+                else:
+                    self.link._made.append(_Made(link, (target,)))
+                self.step(1)
+
+    def drop_halves(self) -> None:
+        # A function refused at one side of a pair keeps nothing at the other.
+        for made in list(self.link._made):
+            if len(made.targets) == 1:
+                target = made.targets[0]
+                if _key(target) in self.refused:
+                    made.link.close()
+                    self.link._made.remove(made)
+
+
+def _said(target: Target, error: BpfError) -> Skipped:
+    code = errno.errorcode.get(error.errno or 0, "ENOTSUPP" if error.errno == _ENOTSUPP else "")
+    detail = code
+    if isinstance(error, VerifierError) and error.summary:
+        detail += f": {error.summary.strip().splitlines()[-1].strip()}"
+    reason = {errno.E2BIG: Reason.TRAMPOLINE_FULL, _ENOTSUPP: Reason.TOO_MANY_SLOTS}.get(
+        error.errno or 0, Reason.KERNEL_REFUSED
+    )
+    return Skipped(target.name, target.module, reason, detail)
+
+
+def attach(
+    source: Source,
+    template: Template,
+    targets: Iterable[Target],
+    facts: PlanFacts,
+    *,
+    mechanism: str | Mechanism = "auto",
+    prefer: str | None = None,
+    cookies: Cookies | None = None,
+    progress: Progress | None = None,
+    planned: Callable[[Plan], None] | None = None,
+) -> MultiLink:
+    """Plan and attach; what the kernel refuses one by one is skipped, not fatal.
+
+    :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
+    :param progress: called with (programs attached, programs in all)
+    :param planned: called with the plan before anything is attached
+    :raises PlanError: the program cannot be a multi program, or nothing can be attached
+    :raises VerifierError: an image was refused for all functions of its group
+    :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+    """
+    made = plan(template, targets, facts, mechanism, prefer=prefer)
+    if planned is not None:
+        planned(made)
+    link = MultiLink(made)
+    engine = _Engine(source, template, link, cookies, progress)
+    try:
+        engine.run(made.groups)
+        # Full trampolines (E2BIG) and kernels without stack arguments (ENOTSUPP) are known
+        # only now: plan those functions again.
+        full = [t for t, e in engine.refused.values() if e.errno in (errno.E2BIG, _ENOTSUPP)]
+        if full:
+            again = [
+                replace(t, occupied=facts.max_programs)
+                if engine.refused[_key(t)][1].errno == errno.E2BIG
+                else t
+                for t in full
+            ]
+            spill = plan(
+                template,
+                again,
+                replace(facts, max_slots=min(facts.max_slots, _SLOTS_WITHOUT_STACK))
+                if any(engine.refused[_key(t)][1].errno == _ENOTSUPP for t in full)
+                else facts,
+                mechanism,
+                prefer=prefer,
+            )
+            for target in full:
+                del engine.refused[_key(target)]
+            engine.run(spill.groups)
+            link.spilled = spill.targets
+            link.skipped = (*link.skipped, *spill.skipped)
+        engine.drop_halves()
+    except BaseException:
+        link.detach()
+        raise
+    refused = [_said(target, error) for target, error in engine.refused.values()]
+    link.skipped = (*link.skipped, *refused)
+    return link

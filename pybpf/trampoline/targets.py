@@ -1,0 +1,131 @@
+"""From what a caller asks for to targets the planner understands.
+
+Globs and names go through `select` (ftrace, kallsyms and BTF joined); each
+candidate gets its model from BTF and the number of programs its trampoline
+holds already, as the kernel's link infos tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..btf import Btf
+from ..errors import BpfError, ObjectFormatError, PlanError
+from ..features import Feature
+from .image import make_key
+from .model import Models
+from .planner import PlanFacts, Target
+from .reasons import Reason, Skipped
+from .select import Candidate, SelectFacts, select
+from .verify import attachments
+
+if TYPE_CHECKING:
+    from ..kernel.host import Facts
+
+__all__ = ["Asked", "Resolver", "plan_facts"]
+
+#: What a caller may name: a glob, names or globs, candidates, targets.
+Asked = str | Iterable["str | Candidate | Target"]
+
+_PLANNED_FOR = (
+    Feature.FENTRY,
+    Feature.FEXIT,
+    Feature.FSESSION,
+    Feature.TRACING_MULTI,
+    Feature.KPROBE_MULTI,
+    Feature.KPROBE_SESSION,
+    Feature.KPROBE,
+    Feature.ATTACH_COOKIE,
+)
+
+
+def plan_facts(facts: Facts) -> PlanFacts:
+    """What the planner asks of a kernel: only these features are probed.
+
+    Whether trampolines copy stack arguments is not probed: the kernel says so at
+    attach (ENOTSUPP), and such functions are then planned again with six slots.
+    """
+    return PlanFacts.of(facts.probes.some(*_PLANNED_FOR))
+
+
+class Resolver:
+    """Targets of one kernel; models and occupancy are looked up once."""
+
+    def __init__(self, facts: Facts | SelectFacts, *, live: bool = True) -> None:
+        self._facts = facts
+        self._live = live
+        self._models: dict[str, Models | None] = {}
+        self._held: Counter[int] | None = None
+
+    def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[list[Target], list[Skipped]]:
+        """Targets for what was asked, and what could not be found.
+
+        :param asked: a glob (``vfs_*``, ``module:glob``), or names, candidates and targets
+        :param at_exit: a program will run at exit
+        :raises PlanError: if a glob is malformed, or nothing at all matches
+        """
+        wanted = [asked] if isinstance(asked, str) else list(asked)
+        globs = [w for w in wanted if isinstance(w, str)]
+        targets = [self.target(w) for w in wanted if isinstance(w, Candidate)]
+        targets += [w for w in wanted if isinstance(w, Target)]
+        if not globs:
+            return targets, []
+        found = select(self._facts, globs, at_exit=at_exit)
+        targets += [self.target(c) for c in found.candidates]
+        skipped = list(found.skipped)
+        said = {s.name for s in skipped}
+        for lost in found.unmatched:
+            name = lost.pattern
+            if name not in said:
+                skipped.append(Skipped(name, "", Reason.NOT_FOUND, hint=lost.hint))
+        if not targets and isinstance(asked, str):
+            raise PlanError(f"{asked!r}: " + "; ".join(str(s) for s in skipped[:3]))
+        return targets, skipped
+
+    def target(self, candidate: Candidate) -> Target:
+        """A candidate with its model and occupancy."""
+        model = None
+        occupied = 0
+        if candidate.btf_id is not None:
+            models = self._models_of(candidate.module)
+            if models is not None:
+                try:
+                    model = models.of_func(candidate.btf_id)
+                except ObjectFormatError:
+                    model = None
+            occupied = self._occupied(candidate.module, candidate.btf_id)
+        return Target(
+            candidate.name,
+            candidate.module,
+            candidate.addr,
+            candidate.btf_id,
+            model,
+            candidate.unique,
+            candidate.kprobe,
+            occupied,
+        )
+
+    def _models_of(self, module: str) -> Models | None:
+        if module not in self._models:
+            btf: Btf | None = self._facts.btf.get(module)
+            self._models[module] = Models(btf) if btf is not None else None
+        return self._models[module]
+
+    def _occupied(self, module: str, btf_id: int) -> int:
+        if not self._live:
+            return 0
+        if self._held is None:
+            held: Counter[int] = Counter()
+            for one in attachments():
+                if one.keys:
+                    held[one.keys[0]] += 2 if one.kinds == ("fsession",) else 1
+            self._held = held
+        if not self._held:
+            return 0
+        try:
+            object_id = self._facts.btf.object_id(module)  # type: ignore[union-attr]
+        except (BpfError, AttributeError):
+            return 0
+        return self._held[make_key(object_id, btf_id)]

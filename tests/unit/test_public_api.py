@@ -1,0 +1,59 @@
+"""The facade re-exports and nothing else; pinned names are there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+import pytest
+
+import pybpf
+
+PINNED = [
+    "open",
+    "RingBuffer",
+    "BpfError",
+    "VerifierError",
+    "ObjectFormatError",
+    "RelocationError",
+    "UnsupportedFeature",
+    "DeniedByPolicy",
+    "PlanError",
+]
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_pinned_name(name: str) -> None:
+    assert hasattr(pybpf, name)
+    assert name in pybpf.__all__
+
+
+def test_all_is_true() -> None:
+    """Every name in __all__ exists, once, and dir() offers it."""
+    assert len(set(pybpf.__all__)) == len(pybpf.__all__)
+    for name in pybpf.__all__:
+        assert getattr(pybpf, name) is not None
+    assert set(pybpf.__all__) <= set(dir(pybpf))
+
+
+@pytest.mark.parametrize("name", [n for n in pybpf.__all__ if not n.startswith("__")])
+def test_public_names_are_documented(name: str) -> None:
+    """A public class or function has a docstring."""
+    thing = getattr(pybpf, name)
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        assert inspect.getdoc(thing)
+
+
+def test_error_tree() -> None:
+    """What callers may catch: OSError for the kernel's answers, ValueError for bad input."""
+    assert issubclass(pybpf.BpfError, OSError)
+    assert issubclass(pybpf.VerifierError, pybpf.BpfError)
+    assert issubclass(pybpf.DeniedByPolicy, pybpf.BpfError)
+    assert issubclass(pybpf.UnsupportedFeature, pybpf.BpfError)
+    for name in ("ObjectFormatError", "RelocationError", "PlanError"):
+        assert issubclass(getattr(pybpf, name), ValueError)
+
+
+def test_submodules_import() -> None:
+    for name in ("asm", "btf", "errors", "kernel", "trampoline"):
+        assert importlib.import_module(f"pybpf.{name}")

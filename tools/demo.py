@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""`make demo`: trace a system call that really fails, and show what the kernel JITed for it.
+
+On a machine whose kernel may trace, everything runs here; otherwise (lockdown,
+a policy, no root) the same commands run in a throw-away guest, which
+vagrant/vm sets up. Three things are shown: retsnoop's stack of `cat` opening a
+file that does not exist, what attaching would do (the dry run), and the
+trampoline of one traced function, disassembled while it is attached.
+
+Exit status: that of the traced command's trace, 0 if it showed the failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+FUNCTIONS = ["-e", "do_sys_openat2", "-a", "do_filp_open", "-a", "path_openat"]
+MISSING = "/no/such/file"
+
+
+def say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def run(*command: str) -> int:
+    print(f"$ {shlex.join(command)}", flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def may_trace() -> bool:
+    """True if fentry programs load and attach on the running kernel."""
+    from pybpf.features import Feature
+    from pybpf.kernel.host import Facts
+
+    return Facts().supports(Feature.FENTRY)
+
+
+def here() -> int:
+    """The demonstration itself, on the running kernel."""
+    python = sys.executable
+    say(f"retsnoop: why does `cat {MISSING}` fail?")
+    traced = run(python, "tools/retsnoop", *FUNCTIONS, "--", "cat", MISSING)
+    say("what it attaches to, and what it leaves out")
+    run(python, "tools/retsnoop", *FUNCTIONS, "-a", "vfs_op*", "--dry-run", "-v")
+    say("the trampoline that the kernel JITed for a traced function, while it is traced")
+    dump = shlex.join([python, "tools/trampolines.py", "dump", "path_openat"])
+    dumped = run(
+        python,
+        "tools/retsnoop",
+        "-F",
+        *FUNCTIONS,
+        "--",
+        "sh",
+        "-c",
+        f"cat {MISSING}; {dump}",
+    )
+    # cat fails on purpose (1); the dump's own status ends the second run.
+    return 0 if traced == 1 and dumped == 0 else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kernel", default="6.12", help="row of vagrant/vm to use (default 6.12)")
+    parser.add_argument("--here", action="store_true", help="use the running kernel")
+    args = parser.parse_args()
+    if args.here or may_trace():
+        return here()
+    say(f"this kernel refuses tracing programs: using a guest with kernel {args.kernel}")
+    vm = str(ROOT / "vagrant" / "vm")
+    return run(vm, "--kernel", args.kernel, "--", "python3", "tools/demo.py", "--here")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
