@@ -55,6 +55,7 @@ BPF_F_MMAPABLE = 1 << 10
 BPF_F_LINK = 1 << 13
 
 _STRUCT_OPS = frozenset({".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link"})
+_ARRAY = int(MapType.BPF_MAP_TYPE_ARRAY)
 _ARENA, _JUMPTABLES = ".addr_space.1", ".jumptables"
 _INT_MAX = 0x7FFFFFFF
 # Zeros of a .bss longer than this are not spelled out.
@@ -316,7 +317,7 @@ class _Reader:
             maps.append(
                 MapSpec(
                     ext.KCONFIG,
-                    MapType.BPF_MAP_TYPE_ARRAY,
+                    _ARRAY,
                     4,
                     size,
                     1,
@@ -378,7 +379,7 @@ class _Reader:
         return MapSpec(
             # Two sections may share a name, e.g. .rodata.cst16 of different flags.
             section.name if section.name not in taken else f"{section.name}#{section_index}",
-            MapType.BPF_MAP_TYPE_ARRAY,
+            _ARRAY,
             4,
             section.size,
             1,
@@ -411,7 +412,7 @@ class _Reader:
                 found.append(
                     MapSpec(
                         entry.var.name,
-                        MapType.BPF_MAP_TYPE_STRUCT_OPS,
+                        int(MapType.BPF_MAP_TYPE_STRUCT_OPS),
                         4,
                         t.size,
                         1,

@@ -156,7 +156,7 @@ class Places:
             return Reloc(insn, R_DATA, number, symbol.value)
         name = self._elf.sections[target].name
         if target != self._maps_section:
-            if name == "maps" or name.startswith("maps/"):
+            if name.startswith("maps/") or name.endswith("/maps"):
                 raise self._error(
                     section, where, f"legacy map definition in section {name!r}", symbol
                 )
