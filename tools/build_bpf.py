@@ -144,10 +144,17 @@ def _show(item: object) -> str:
 
 
 def map_definitions(elf: bytes, name: str = "") -> dict[str, str]:
-    """Map name -> its definition as text, as the library's object reader sees it."""
+    """Map name -> its definition as text, as the library's object reader sees it.
+
+    Of an object that is there to be refused, the reason by the name "".
+    """
+    from pybpf.errors import ObjectFormatError
     from pybpf.obj.reader import read_object
 
-    return {m.name: _map_text(m) for m in read_object(elf, name).maps.values()}
+    try:
+        return {m.name: _map_text(m) for m in read_object(elf, name).maps.values()}
+    except ObjectFormatError as err:
+        return {"": err.what}
 
 
 def _map_text(spec: MapSpec) -> str:
