@@ -58,6 +58,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pybpf.btf.values import Codec
+
 __all__ = ["BTF_MAGIC", "Btf", "essential_name"]
 
 BTF_MAGIC = 0xEB9F
@@ -216,6 +218,8 @@ class Btf:
         self._base_strings = base.strings_end if base else 0
         self._types: dict[int, Type] = {}
         self._aligns: dict[int, int] = {}
+        # Made by pybpf.btf.values, once per type.
+        self._codecs: dict[int, Codec] = {}
         self._scans = 0
         self._index: dict[str, int | list[int]] | None = None
 

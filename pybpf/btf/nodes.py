@@ -1,0 +1,681 @@
+"""The trees behind `pybpf.btf.values`: how values lie in memory, and code made from that.
+
+A type becomes a tree of nodes, and the tree becomes two things. For decoding, all
+leaves of a struct, nested ones included, are put into one `struct.Struct` with
+explicit padding, and an expression that builds the objects from its values is
+compiled once; it contains only indices and fixed names, never text from the
+BTF. So a record costs one C call plus what its objects cost. What overlaps cannot be
+part of that: a union is read as bytes and decodes its members when asked, and
+bit-fields that share bytes are read as one integer. Encoding walks the tree and
+checks each value, except that flat structs try one `pack` first.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, ClassVar, Self
+
+    Buffer = bytes | bytearray | memoryview
+
+__all__ = [
+    "FLOAT_CODES",
+    "INT_CODES",
+    "ArrayNode",
+    "Bits",
+    "CharArray",
+    "CharsNode",
+    "Node",
+    "OnlyField",
+    "RawNode",
+    "Record",
+    "ScalarNode",
+    "Slot",
+    "StructNode",
+    "UnionNode",
+    "UnionValue",
+    "WideIntNode",
+    "compile_node",
+    "encoder",
+]
+
+INT_CODES = {(1, True): "b", (2, True): "h", (4, True): "i", (8, True): "q"}
+INT_CODES |= {(size, False): code.upper() for (size, _), code in INT_CODES.items()}
+FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
+
+
+class CharArray(bytes):
+    """The bytes of a ``char[]`` or ``unsigned char[]``, all of them."""
+
+    __slots__ = ()
+
+    def text(self) -> str:
+        """What a C program would print: up to the first NUL, bad UTF-8 replaced."""
+        return bytes(self).partition(b"\0")[0].decode("utf-8", "replace")
+
+
+class Record(tuple["Any", ...]):
+    """A struct: a tuple of its fields, which are also attributes.
+
+    An anonymous union takes one place in the tuple; its members are attributes.
+    """
+
+    __slots__ = ()
+    #: Names by position, "" for an anonymous union.
+    _fields: ClassVar[tuple[str, ...]] = ()
+    _what: ClassVar[str] = "struct"
+
+    def _asdict(self) -> dict[str, Any]:
+        """Fields by name, those of anonymous unions included; nested values stay as they are."""
+        found: dict[str, Any] = {}
+        for name, value in zip(self._fields, self, strict=True):
+            if name:
+                found[name] = value
+            else:
+                found.update(value._asdict())
+        return found
+
+    def _replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed; those of anonymous unions cannot be."""
+        unknown = set(changes) - set(self._fields)
+        if unknown:
+            raise ValueError(f"{self._what} has no field {sorted(unknown)[0]!r} to replace")
+        values = zip(self._fields, self, strict=True)
+        return tuple.__new__(type(self), [changes.get(name, value) for name, value in values])
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
+        return f"{self._what}({inner})"
+
+
+class UnionValue(bytes):
+    """The bytes of a union; members are decoded when they are asked for."""
+
+    __slots__ = ()
+    _members: ClassVar[dict[str, Callable[[bytes], Any]]] = {}
+    _what: ClassVar[str] = "union"
+
+    def _asdict(self) -> dict[str, Any]:
+        """All members by name."""
+        return {name: decode(self) for name, decode in self._members.items()}
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
+        return f"{self._what}({inner})"
+
+
+# Nodes. A node knows its leaves as (offset, struct code, size) in ascending order, gives
+# the expression of its value from `v` (all leaf values) and its first index in
+# there, and writes a value into a buffer.
+
+
+class Node:
+    size = 0
+    leaves: tuple[tuple[int, str, int], ...] = ()
+    #: Values that the leaves give.
+    count = 1
+
+    def expr(self, first: int, env: dict[str, Any]) -> str:
+        return f"v[{first}]"
+
+    def write(self, buffer: bytearray, at: int, value: Any) -> None:
+        """Store a value; the place is zeroed."""
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            if len(value) != self.size:
+                raise ValueError(f"{len(value)} bytes given, {self.size} needed")
+            buffer[at : at + self.size] = value
+        else:
+            self.put(buffer, at, value)
+
+    def put(self, buffer: bytearray, at: int, value: Any) -> None:
+        raise TypeError(f"{value!r} given, {self.size} bytes needed")
+
+
+class RawNode(Node):
+    """Bytes without a meaning: long double, and whatever else Python has no type for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.leaves = ((0, f"{size}s", size),)
+
+
+class ScalarNode(Node):
+    def __init__(self, code: str, names: dict[str, int] | None = None) -> None:
+        self.code = code
+        self.packer = struct.Struct("<" + code)
+        self.size = self.packer.size
+        self.leaves = ((0, code, self.size),)
+        self.names = names
+
+    def put(self, buffer: bytearray, at: int, value: Any) -> None:
+        if isinstance(value, str) and self.names is not None:
+            if value not in self.names:
+                raise ValueError(f"{value!r} is none of the enumerators")
+            value = self.names[value]
+        if self.code == "?" and not isinstance(value, int):
+            raise TypeError(f"{value!r} given, a bool needed")
+        try:
+            self.packer.pack_into(buffer, at, value)
+        except (struct.error, OverflowError):
+            number = hasattr(value, "__index__") or (
+                self.code in "efd" and isinstance(value, float)
+            )
+            if number:
+                raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
+            raise TypeError(f"{value!r} given, a number needed") from None
+
+
+class WideIntNode(Node):
+    """``__int128`` and the integers of odd sizes."""
+
+    def __init__(self, size: int, signed: bool) -> None:
+        self.size = size
+        self.signed = signed
+        self.leaves = ((0, f"{size}s", size),)
+
+    def expr(self, first: int, env: dict[str, Any]) -> str:
+        return f"from_bytes(v[{first}],'little',signed={self.signed})"
+
+    def put(self, buffer: bytearray, at: int, value: Any) -> None:
+        index = getattr(value, "__index__", None)
+        if index is None:
+            raise TypeError(f"{value!r} given, an integer needed")
+        try:
+            raw = index().to_bytes(self.size, "little", signed=self.signed)
+        except OverflowError:
+            raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
+        buffer[at : at + self.size] = raw
+
+
+class CharsNode(Node):
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.leaves = ((0, f"{size}s", size),)
+
+    def expr(self, first: int, env: dict[str, Any]) -> str:
+        return f"CharArray(v[{first}])"
+
+    def write(self, buffer: bytearray, at: int, value: Any) -> None:
+        if isinstance(value, str):
+            value = value.encode()
+        elif not isinstance(value, (bytes, bytearray, memoryview)):
+            raise TypeError(f"{value!r} given, bytes or str needed")
+        if len(value) > self.size:
+            raise ValueError(f"{len(value)} bytes given, at most {self.size} fit")
+        buffer[at : at + len(value)] = value
+
+
+class ArrayNode(Node):
+    """Arrays; those of scalars are read by the struct around them."""
+
+    def __init__(self, item: Node, length: int) -> None:
+        self.item = item
+        self.length = length
+        self.size = item.size * length
+        self.flat = isinstance(item, ScalarNode)
+        if isinstance(item, ScalarNode):
+            self.leaves = ((0, f"{length}{item.code}", self.size),) if length else ()
+            self.count = length
+        else:
+            self.leaves = ((0, f"{self.size}s", self.size),)
+
+    def expr(self, first: int, env: dict[str, Any]) -> str:
+        if self.flat:
+            return f"v[{first}:{first + self.count}]"
+        name = f"array{len(env)}"
+        env[name] = compile_node(self.item)[1] if self.item.size else _nothing
+        return f"tuple({name}(v[{first}]))"
+
+    def put(self, buffer: bytearray, at: int, value: Any) -> None:
+        try:
+            items = list(value)
+        except TypeError:
+            raise TypeError(f"{value!r} given, a sequence needed") from None
+        if isinstance(value, (str, dict)):
+            raise TypeError(f"{value!r} given, a sequence of {self.length} needed")
+        if len(items) > self.length:
+            raise ValueError(f"{len(items)} items given, at most {self.length} fit")
+        for number, item in enumerate(items):
+            try:
+                self.item.write(buffer, at + number * self.item.size, item)
+            except (TypeError, ValueError) as err:
+                raise type(err)(f"[{number}]: {err}") from None
+
+
+def _nothing(_buffer: Buffer) -> Iterator[Any]:
+    return iter(())
+
+
+class UnionNode(Node):
+    def __init__(self, what: str, size: int, members: list[tuple[str, Node]]) -> None:
+        self.size = size
+        self.leaves = ((0, f"{size}s", size),)
+        self.members = {name: node for name, node in members if name}
+        decoders: dict[str, Callable[[bytes], Any]] = {}
+        attributes: dict[str, Any] = {"__slots__": (), "_what": what, "_members": decoders}
+        for name, node in members:
+            for inner, decode in _union_attributes(name, node).items():
+                decoders[inner] = decode
+                if _usable(inner):
+                    attributes[inner] = property(decode)
+        #: Nodes of anonymous members, for writing by name.
+        self.anonymous = [node for name, node in members if not name]
+        self.cls: type[UnionValue] = type("UnionValue", (UnionValue,), attributes)
+        self.cls.__module__ = __name__
+
+    def expr(self, first: int, env: dict[str, Any]) -> str:
+        name = f"union{len(env)}"
+        env[name] = self.cls
+        return f"{name}(v[{first}])"
+
+    def put(self, buffer: bytearray, at: int, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise TypeError(f"{value!r} given, a dict of one member needed")
+        for name, one in value.items():
+            self.put_member(buffer, at, name, one)
+
+    def put_member(self, buffer: bytearray, at: int, name: str, value: Any) -> None:
+        node = self.members.get(name)
+        try:
+            if node is not None:
+                buffer[at : at + node.size] = bytes(node.size)
+                node.write(buffer, at, value)
+                return
+            for inner in self.anonymous:
+                if isinstance(inner, (StructNode, UnionNode)) and name in inner.names():
+                    inner.put_member(buffer, at, name, value)
+                    return
+        except (TypeError, ValueError) as err:
+            raise type(err)(f"{name}: {err}") from None
+        raise ValueError(f"{self.cls._what} has no member {name!r}")
+
+    def names(self) -> set[str]:
+        found = set(self.members)
+        for inner in self.anonymous:
+            if isinstance(inner, (StructNode, UnionNode)):
+                found |= inner.names()
+        return found
+
+
+def _union_attributes(name: str, node: Node) -> dict[str, Callable[[bytes], Any]]:
+    # Decoders of a member from the union's bytes; an anonymous struct gives one per field.
+    decode = compile_node(node)[0]
+    if name:
+        return {name: decode}
+    if isinstance(node, StructNode):
+        return {inner: _field_of(decode, inner) for inner in node.attribute_names()}
+    if isinstance(node, UnionNode):
+        return {inner: _field_of(decode, inner) for inner in node.cls._members}
+    return {}
+
+
+def _field_of(decode: Callable[..., Any], name: str) -> Callable[[bytes], Any]:
+    return lambda data: decode(data)._asdict()[name]
+
+
+def _usable(name: str) -> bool:
+    # As an attribute; everything else is still in _asdict().
+    return not (name.startswith("__") and name.endswith("__")) and name not in _RESERVED
+
+
+_RESERVED = frozenset(("_asdict", "_replace", "_fields", "_what", "_members"))
+
+
+class Bits:
+    """A bit-field: ``shift`` and ``width`` in bits within its struct."""
+
+    def __init__(self, shift: int, width: int, signed: bool, is_bool: bool) -> None:
+        self.shift = shift
+        self.width = width
+        self.signed = signed
+        self.is_bool = is_bool
+
+    def expr(self, word: str, base: int) -> str:
+        shift = self.shift - base
+        text = f"({word}>>{shift}&{(1 << self.width) - 1})"
+        if self.is_bool:
+            return f"{text}!=0"
+        if self.signed:
+            sign = 1 << self.width - 1
+            return f"({text}^{sign})-{sign}"
+        return text
+
+    def write(self, buffer: bytearray, at: int, value: Any) -> None:
+        index = getattr(value, "__index__", None)
+        if index is None:
+            raise TypeError(f"{value!r} given, an integer needed")
+        number = index()
+        low = -(1 << self.width - 1) if self.signed else 0
+        if not low <= number < low + (1 << self.width):
+            raise ValueError(f"{value!r} does not fit {self.width} bits")
+        first, end = at + self.shift // 8, at + (self.shift + self.width + 7) // 8
+        mask = (1 << self.width) - 1
+        word = int.from_bytes(buffer[first:end], "little")
+        word &= ~(mask << self.shift % 8)
+        word |= (number & mask) << self.shift % 8
+        buffer[first:end] = word.to_bytes(end - first, "little")
+
+
+class Slot:
+    """One place of a record: a field, or an anonymous union (name "")."""
+
+    def __init__(self, name: str, offset: int, what: Node | Bits) -> None:
+        self.name = name
+        self.offset = offset
+        self.what = what
+
+    @property
+    def first_byte(self) -> int:
+        return self.what.shift // 8 if isinstance(self.what, Bits) else self.offset
+
+    @property
+    def end_byte(self) -> int:
+        if isinstance(self.what, Bits):
+            return (self.what.shift + self.what.width + 7) // 8
+        return self.offset + self.what.size
+
+
+class StructNode(Node):
+    def __init__(self, what: str, size: int, slots: list[Slot]) -> None:
+        self.size = size
+        self.slots = slots
+        self.by_name = {slot.name: slot for slot in slots if slot.name}
+        self.cls = _record_class(what, slots)
+        self.leaves, self._places, self.count = self._lay_out()
+
+    @property
+    def flat(self) -> bool:
+        """The values of the leaves, in their order, are those of the record."""
+        return len(self._places) == len(self.slots) and all(
+            isinstance(slot.what, ScalarNode) and self._places[i] == (i, 0)
+            for i, slot in enumerate(self.slots)
+        )
+
+    def _lay_out(self) -> tuple[tuple[tuple[int, str, int], ...], dict[int, tuple[int, int]], int]:
+        """Leaves, (value index, first bit of the word) by slot number, number of values."""
+        leaves: list[tuple[int, str, int]] = []
+        places: dict[int, tuple[int, int]] = {}
+        count = end = 0
+        order = sorted(
+            range(len(self.slots)),
+            key=lambda i: (self.slots[i].first_byte, self.slots[i].end_byte),
+        )
+        bits: list[int] = []  # slots of bit-fields that share bytes
+        for number in order:
+            slot = self.slots[number]
+            if isinstance(slot.what, Bits) and bits and slot.first_byte < end:
+                end = max(end, slot.end_byte)
+                bits.append(number)
+                continue
+            count += self._close_bits(bits, leaves, places, count, end)
+            bits = []
+            if slot.first_byte < end:
+                return self._overlapping()
+            end = max(end, slot.end_byte)
+            if isinstance(slot.what, Bits):
+                bits = [number]
+            else:
+                places[number] = (count, 0)
+                leaves += [(slot.offset + at, code, size) for at, code, size in slot.what.leaves]
+                count += slot.what.count
+        count += self._close_bits(bits, leaves, places, count, end)
+        return tuple(leaves), places, count
+
+    def _close_bits(
+        self,
+        bits: list[int],
+        leaves: list[tuple[int, str, int]],
+        places: dict[int, tuple[int, int]],
+        count: int,
+        end: int,
+    ) -> int:
+        if not bits:
+            return 0
+        first = self.slots[bits[0]].first_byte
+        size = end - first
+        leaves.append((first, INT_CODES.get((size, False), f"{size}s"), size))
+        for number in bits:
+            places[number] = (count, first * 8)
+        return 1
+
+    def _overlapping(
+        self,
+    ) -> tuple[tuple[tuple[int, str, int], ...], dict[int, tuple[int, int]], int]:
+        # No C struct does this. Read as bytes, then field by field.
+        return ((0, f"{self.size}s", self.size),), {}, 1
+
+    def expr(self, first: int, env: dict[str, Any]) -> str:
+        name = f"cls{len(env)}"
+        env[name] = self.cls
+        if self.slots and not self._places:
+            reader = f"read{len(env)}"
+            env[reader] = partial(_read_slots, [(s, _slot_reader(s)) for s in self.slots])
+            return f"new({name},{reader}(v[{first}]))"
+        parts = []
+        for number, slot in enumerate(self.slots):
+            index, base = self._places[number]
+            if isinstance(slot.what, Bits):
+                parts.append(slot.what.expr(self._word(first + index, base), base))
+            else:
+                parts.append(slot.what.expr(first + index, env))
+        if parts == [f"v[{first + i}]" for i in range(self.count)]:
+            return f"new({name},v[{first}:{first + self.count}])"
+        return f"new({name},({''.join(part + ',' for part in parts)}))"
+
+    def _word(self, index: int, base: int) -> str:
+        # The integer that holds a group of bit-fields.
+        for at, code, _ in self.leaves:
+            if at * 8 == base and code.endswith("s"):
+                return f"from_bytes(v[{index}],'little')"
+        return f"v[{index}]"
+
+    def put(self, buffer: bytearray, at: int, value: Any) -> None:
+        if isinstance(value, Record) and type(value) is not self.cls:
+            value = value._asdict()
+        if isinstance(value, dict):
+            for name, one in value.items():
+                self.put_member(buffer, at, name, one)
+            return
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"{value!r} given, a {self.cls._what}, dict or tuple needed")
+        if len(value) != len(self.slots):
+            raise ValueError(f"{len(value)} values given, {self.cls._what} has {len(self.slots)}")
+        for slot, one in zip(self.slots, value, strict=True):
+            self._put_slot(buffer, at, slot, one)
+
+    def _put_slot(self, buffer: bytearray, at: int, slot: Slot, value: Any) -> None:
+        try:
+            if isinstance(slot.what, Bits):
+                slot.what.write(buffer, at, value)
+            else:
+                slot.what.write(buffer, at + slot.offset, value)
+        except (TypeError, ValueError) as err:
+            where = slot.name or "anonymous union"
+            raise type(err)(f"{where}: {err}") from None
+
+    def put_member(self, buffer: bytearray, at: int, name: str, value: Any) -> None:
+        slot = self.by_name.get(name)
+        if slot is not None:
+            self._put_slot(buffer, at, slot, value)
+            return
+        for slot in self.slots:
+            if not slot.name and isinstance(slot.what, UnionNode) and name in slot.what.names():
+                slot.what.put_member(buffer, at + slot.offset, name, value)
+                return
+        raise ValueError(f"{self.cls._what} has no field {name!r}")
+
+    def attribute_names(self) -> list[str]:
+        found: list[str] = []
+        for slot in self.slots:
+            if slot.name:
+                found.append(slot.name)
+            elif isinstance(slot.what, UnionNode):
+                found += slot.what.cls._members
+        return found
+
+    def names(self) -> set[str]:
+        return set(self.attribute_names())
+
+
+def _slot_reader(slot: Slot) -> Callable[..., Any]:
+    if isinstance(slot.what, Bits):
+        text = slot.what.expr("from_bytes(v,'little')", 0)
+        made: Callable[..., Any] = eval(f"lambda v: {text}", {"from_bytes": int.from_bytes})
+        return made
+    return compile_node(slot.what)[0]
+
+
+def _read_slots(readers: list[tuple[Slot, Callable[..., Any]]], data: bytes) -> list[Any]:
+    return [
+        read(data) if isinstance(slot.what, Bits) else read(data, slot.offset)
+        for slot, read in readers
+    ]
+
+
+def _record_class(what: str, slots: list[Slot]) -> type[Record]:
+    attributes: dict[str, Any] = {
+        "__slots__": (),
+        "_fields": tuple(slot.name for slot in slots),
+        "_what": what,
+    }
+    for number, slot in enumerate(slots):
+        if slot.name:
+            if _usable(slot.name):
+                attributes[slot.name] = _getter(number)
+        elif isinstance(slot.what, UnionNode):
+            for name in slot.what.cls._members:
+                if _usable(name):
+                    attributes.setdefault(name, property(partial(_through_union, number, name)))
+    made: type[Record] = type("Record", (Record,), attributes)
+    made.__module__ = __name__
+    return made
+
+
+def _through_union(number: int, name: str, record: Record) -> Any:
+    return record[number]._members[name](record[number])
+
+
+def _getter(number: int) -> Any:
+    # What collections.namedtuple uses: an attribute read without a Python call.
+    try:
+        from _collections import _tuplegetter  # type: ignore[import-not-found]
+    except ImportError:  # another Python implementation
+        return property(lambda record: record[number])
+    return _tuplegetter(number, None)
+
+
+class OnlyField(Node):
+    """The only field of a record, without the record."""
+
+    def __init__(self, node: StructNode) -> None:
+        self.node = node
+        self.size = node.size
+        self.leaves = node.leaves
+        self.count = node.count
+
+    def expr(self, first: int, env: dict[str, Any]) -> str:
+        return f"{self.node.expr(first, env)}[0]"
+
+    def put(self, buffer: bytearray, at: int, value: Any) -> None:
+        self.node.put(buffer, at, (value,))
+
+
+# From nodes to functions.
+
+_ENVIRONMENT = {
+    "new": tuple.__new__,
+    "tuple": tuple,
+    "from_bytes": int.from_bytes,
+    "CharArray": CharArray,
+}
+_DECODE = """\
+def decode(buffer, offset=0):
+    try:
+        v = unpack_from(buffer, offset)
+    except error:
+        raise short(buffer, offset) from None
+    return {expr}
+"""
+
+
+def _packer(node: Node) -> struct.Struct:
+    form = "<"
+    end = 0
+    for at, code, size in node.leaves:
+        form += f"{at - end}x{code}" if at > end else code
+        end = at + size
+    if node.size > end:
+        form += f"{node.size - end}x"
+    return struct.Struct(form)
+
+
+def compile_node(node: Node) -> tuple[Callable[..., Any], Callable[[Buffer], Iterator[Any]]]:
+    """(decode, iter_unpack) of a node."""
+    packer = _packer(node)
+    size = node.size
+    env: dict[str, Any] = dict(_ENVIRONMENT)
+    expr = node.expr(0, env)
+
+    def short(buffer: Buffer, offset: int) -> ValueError:
+        have = memoryview(buffer).nbytes
+        return ValueError(f"{size} bytes needed at offset {offset}, the buffer has {have}")
+
+    env |= {"unpack_from": packer.unpack_from, "error": struct.error, "short": short}
+    made: dict[str, Any] = {}
+    build: Callable[[tuple[Any, ...]], Any]
+    if isinstance(node, StructNode) and node.flat:
+        env["cls"] = node.cls
+        expr = "new(cls,v)"
+        build = partial(tuple.__new__, node.cls)  # no Python frame per record
+    else:
+        build = eval(f"lambda v: {expr}", env)
+    exec(_DECODE.format(expr=expr), env, made)
+
+    def iter_unpack(buffer: Buffer) -> Iterator[Any]:
+        if not size:
+            raise ValueError("values of size 0 cannot be told apart in a buffer")
+        try:
+            return map(build, packer.iter_unpack(buffer))
+        except struct.error:
+            have = memoryview(buffer).nbytes
+            raise ValueError(f"{have} bytes are no multiple of {size}") from None
+
+    return made["decode"], iter_unpack
+
+
+def encoder(node: Node) -> Callable[[Any], bytes]:
+    size = node.size
+
+    def encode(value: Any) -> bytes:
+        buffer = bytearray(size)
+        node.write(buffer, 0, value)
+        return bytes(buffer)
+
+    if isinstance(node, StructNode) and node.flat:
+        pack = _packer(node).pack
+        own = (node.cls, tuple)
+
+        def encode_flat(value: Any) -> bytes:
+            if type(value) in own:
+                try:
+                    return pack(*value)
+                except (struct.error, OverflowError):
+                    pass  # the slow way names the field
+            return encode(value)
+
+        return encode_flat
+    if isinstance(node, ScalarNode) and node.code != "?":
+        pack_one = node.packer.pack
+
+        def encode_scalar(value: Any) -> bytes:
+            try:
+                return pack_one(value)
+            except (struct.error, OverflowError):
+                return encode(value)
+
+        return encode_scalar
+    return encode

@@ -1,0 +1,237 @@
+"""Values of BTF types: from bytes to Python objects and back.
+
+Values are immutable and hashable, so that they can be keys: integers, bools,
+floats; pointers and enums as integers; arrays as tuples; arrays of ``char``
+and ``unsigned char`` as `CharArray`, a `bytes`; structs as `Record`, a tuple
+with attributes; unions as `UnionValue`, their bytes with attributes. Fields of
+anonymous members are attributes of the struct around them, as in C.
+"""
+
+from __future__ import annotations
+
+from pybpf.btf.decode import Btf
+from pybpf.btf.nodes import (
+    FLOAT_CODES,
+    INT_CODES,
+    ArrayNode,
+    Bits,
+    CharArray,
+    CharsNode,
+    Node,
+    OnlyField,
+    RawNode,
+    Record,
+    ScalarNode,
+    Slot,
+    StructNode,
+    UnionNode,
+    UnionValue,
+    WideIntNode,
+    compile_node,
+    encoder,
+)
+from pybpf.btf.types import (
+    Array,
+    Enum,
+    Enum64,
+    Float,
+    Int,
+    Ptr,
+    Struct,
+    Type,
+    Union,
+    Var,
+)
+from pybpf.errors import ObjectFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Buffer = bytes | bytearray | memoryview
+
+__all__ = ["CharArray", "Codec", "Record", "UnionValue", "codec"]
+
+_MAX_NESTING = 48
+_MAX_SIZE = 1 << 31
+
+
+class Codec:
+    """Turns values of one type into bytes and back; made by `codec`.
+
+    ``size`` is in bytes, ``name`` the type's C name, ``fields`` the names of a
+    struct's fields by position.
+
+    ``decode(buffer, offset=0)`` gives the value at a byte offset (ValueError if
+    the buffer is too short), ``encode(value)`` exactly ``size`` bytes (TypeError,
+    ValueError), ``iter_unpack(buffer)`` the values that lie one behind the other.
+    """
+
+    __slots__ = ("_encode", "_iter", "decode", "fields", "name", "size", "type_id")
+
+    decode: Callable[..., Any]
+
+    def __init__(self, node: Node, name: str, type_id: int) -> None:
+        self.size = node.size
+        self.name = name
+        self.type_id = type_id
+        self.fields: tuple[str, ...] = node.cls._fields if isinstance(node, StructNode) else ()
+        self.decode, self._iter = compile_node(node)
+        self._encode = encoder(node)
+
+    def __repr__(self) -> str:
+        return f"<Codec {self.name}: {self.size} bytes>"
+
+    def encode(self, value: Any) -> bytes:
+        """Bytes of a value. Structs also take a dict (missing fields are 0) or a sequence,
+        char arrays a str, enums a name, and everything its own bytes.
+        """
+        return self._encode(value)
+
+    def iter_unpack(self, buffer: Buffer) -> Iterator[Any]:
+        """The values in a buffer whose length is a multiple of ``size``.
+
+        :raises ValueError: it is not
+        """
+        return self._iter(buffer)
+
+
+def codec(btf: Btf, type_id: int) -> Codec:
+    """The codec of a type, made once per `Btf`.
+
+    :param type_id: a data type, or a variable for its type
+    :raises ObjectFormatError: functions, void, forward declarations; malformed types
+    """
+    known = btf._codecs.get(type_id)
+    if known is None:
+        t = btf.type(btf.skip_mods_and_typedefs(type_id))
+        name = t.name or "<anon>"
+        known = Codec(_node(btf, type_id, 0), name, type_id)
+        btf._codecs[type_id] = known
+    return known
+
+
+# From types to nodes.
+
+
+def _node(btf: Btf, type_id: int, depth: int) -> Node:
+    type_id = btf.skip_mods_and_typedefs(type_id)
+    t = btf.type(type_id)
+    if isinstance(t, Var):
+        return _node(btf, t.type, depth)
+    if depth > _MAX_NESTING:
+        raise _error(btf, t, "is nested too deeply")
+    if isinstance(t, Int):
+        return _int_node(btf, t)
+    if isinstance(t, Ptr):
+        return ScalarNode("Q")
+    if isinstance(t, (Enum, Enum64)):
+        code = INT_CODES.get((t.size, t.signed))
+        if code is None:
+            raise _error(btf, t, f"is an enum of {t.size} bytes")
+        return ScalarNode(code, {value.name: value.val for value in t.values})
+    if isinstance(t, Float):
+        if t.size in FLOAT_CODES:
+            return ScalarNode(FLOAT_CODES[t.size])
+        return RawNode(_checked(btf, t, t.size))
+    if isinstance(t, Array):
+        return _array_node(btf, t, depth)
+    if isinstance(t, (Struct, Union)):
+        return _composite_node(btf, t, depth)
+    raise _error(btf, t, "has no values")
+
+
+def _error(btf: Btf, t: Type, what: str) -> ObjectFormatError:
+    kind = type(t).__name__.lower()
+    return ObjectFormatError(f"{kind} {t.name or '<anon>'} {what}", file=btf.label, section=".BTF")
+
+
+def _checked(btf: Btf, t: Type, size: int) -> int:
+    if size >= _MAX_SIZE:
+        raise _error(btf, t, f"is too large: {size} bytes")
+    return size
+
+
+def _int_node(btf: Btf, t: Int) -> Node:
+    if t.is_bool and t.size == 1:
+        return ScalarNode("?")
+    code = INT_CODES.get((t.size, t.signed))
+    if code is not None:
+        return ScalarNode(code)
+    return WideIntNode(_checked(btf, t, t.size), t.signed)
+
+
+def _array_node(btf: Btf, t: Array, depth: int) -> Node:
+    item = btf.type(btf.skip_mods_and_typedefs(t.type))
+    if (
+        isinstance(item, Int)
+        and item.size == 1
+        and not item.is_bool
+        and (item.is_char or not item.signed)
+    ):
+        # int8_t is a number; char and uint8_t are as good as bytes.
+        return CharsNode(_checked(btf, t, t.nelems))
+    node = _node(btf, t.type, depth + 1)
+    _checked(btf, t, t.nelems)
+    _checked(btf, t, node.size * t.nelems)
+    return ArrayNode(node, t.nelems)
+
+
+def _composite_node(btf: Btf, t: Struct | Union, depth: int) -> Node:
+    what = ("struct " if isinstance(t, Struct) else "union ") + (t.name or "<anon>")
+    size = _checked(btf, t, t.size)
+    if isinstance(t, Struct):
+        slots: list[Slot] = []
+        _collect(btf, t, 0, size, slots, depth)
+        return StructNode(what, size, slots)
+    members: list[tuple[str, Node]] = []
+    for member in t.members:
+        slot = _slot(
+            btf, t, member.name, member.type, member.bit_offset, member.bitfield_size, depth
+        )
+        _check_place(btf, t, slot, size)
+        node = slot.what
+        if isinstance(node, Bits) or slot.offset:
+            # One bit-field of a union, or a forged offset: a record of its own.
+            node = StructNode(what, size, [slot])
+            members.append((member.name, OnlyField(node)))
+        else:
+            members.append((member.name, node))
+    return UnionNode(what, size, members)
+
+
+def _collect(btf: Btf, t: Struct, base: int, limit: int, slots: list[Slot], depth: int) -> None:
+    # Slots of a struct at bit `base` of the record; those of anonymous structs join them.
+    if depth > _MAX_NESTING:
+        raise _error(btf, t, "is nested too deeply")
+    for member in t.members:
+        inner = btf.type(btf.skip_mods_and_typedefs(member.type))
+        at = base + member.bit_offset
+        if not member.name and isinstance(inner, Struct):
+            _collect(btf, inner, at, limit, slots, depth + 1)
+        elif member.name or isinstance(inner, Union):
+            slot = _slot(btf, t, member.name, member.type, at, member.bitfield_size, depth)
+            _check_place(btf, t, slot, limit)
+            slots.append(slot)
+
+
+def _check_place(btf: Btf, t: Type, slot: Slot, limit: int) -> None:
+    if slot.end_byte > limit:
+        raise _error(btf, t, f"ends before its member {slot.name or '<anon>'!r}")
+
+
+def _slot(btf: Btf, owner: Type, name: str, type_id: int, at: int, width: int, depth: int) -> Slot:
+    t = btf.type(btf.skip_mods_and_typedefs(type_id))
+    if not width and isinstance(t, Int) and t.bits < t.size * 8 and not t.is_bool:
+        # A bit-field as compilers wrote it before BTF's kind_flag.
+        width = t.bits
+        at += t.offset
+    if width:
+        if not isinstance(t, (Int, Enum, Enum64)) or width > t.size * 8:
+            raise _error(btf, owner, f"has a bit-field {name!r} of a wrong type or size")
+        is_bool = isinstance(t, Int) and t.is_bool
+        return Slot(name, 0, Bits(at, width, t.signed and not is_bool, is_bool))
+    if at % 8:
+        raise _error(btf, owner, f"has a member {name!r} that is not at a byte")
+    return Slot(name, at // 8, _node(btf, type_id, depth + 1))
