@@ -315,7 +315,7 @@ def prog_load(
         result, log, truncated = _load_with_log(attr, log_level)
     else:
         result = _load(attr)
-    errno = -result
+    errno = max(-result, 0)
     if errno and not log_level:
         # The refusal that counts is the first: a log that does not fit is one of its own.
         result, log, truncated = _load_with_log(attr, 1)
