@@ -42,18 +42,19 @@ Call = Callable[[], int]
 
 @cache
 def _bpf_syscall() -> Callable[..., int]:
-    # Without argtypes and with ctypes objects as arguments, ctypes has nothing to convert.
+    # Without argtypes, and with the finished arguments that `from_param` makes, ctypes has
+    # nothing to look up, convert or allocate.
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long
-    return partial(syscall, ctypes.c_long(SYS_BPF))
+    return partial(syscall, ctypes.c_long.from_param(SYS_BPF))
 
 
 def _prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], words: int = 0) -> Call:
     return partial(
         _bpf_syscall(),
-        ctypes.c_long(int(cmd)),
-        ctypes.c_void_p(ctypes.addressof(attr)),
-        ctypes.c_ulong(words * 8 or ctypes.sizeof(attr)),
+        ctypes.c_long.from_param(int(cmd)),
+        ctypes.c_void_p.from_param(ctypes.addressof(attr)),
+        ctypes.c_ulong.from_param(words * 8 or ctypes.sizeof(attr)),
     )
 
 
@@ -83,7 +84,8 @@ class Element:
         "lookup_and_delete",
         "next",
         "next_key",
-        "typed",
+        "typed_key",
+        "typed_value",
         "update",
         "value",
     )
@@ -99,8 +101,9 @@ class Element:
         #: The value a command reads or wrote.
         self.value = memoryview(self._value_memory)[:value_size]
         key = _address(self._key_memory) if key_size else 0
-        #: `value` in the form its user decodes; his to set.
-        self.typed: memoryview = self.value
+        #: `key` and `value` in the form their user works with; his to set.
+        self.typed_key: memoryview = self.key
+        self.typed_value: memoryview = self.value
         words = ctypes.c_uint64 * _ELEM_WORDS
         self._attr = words(fd, key, _address(self._value_memory), 0)
         self._next_attr = words(fd, key, _address(self._next_memory), 0)

@@ -38,8 +38,8 @@ class Calls:
     def _bind(self, key: Field, value: Field) -> None:
         self._key = key
         self._value = value
-        self._fast_key = key.fast
-        self._fast_value = value.fast
+        self._key_at, self._convert_key = key.at, key.convert
+        self._value_at, self._convert_value = value.at, value.convert
         self._decode = value.decode
 
     # -- what the owner provides --------------------------------------------
@@ -55,19 +55,22 @@ class Calls:
 
     def _new_element(self) -> Element:
         element = Element(self.fileno(), self._key.size, self._value.size)
-        element.typed = self._value.view(element.value)
+        element.typed_key = self._key.view(element.key)
+        element.typed_value = self._value.view(element.value)
         return element
 
     def _fill_key(self, element: Element, key: Any) -> None:
+        convert = self._convert_key
         try:
-            element.key[:] = self._fast_key(key)
+            element.typed_key[self._key_at] = key if convert is None else convert(key)
         except Exception:
             # The slow form takes more kinds of keys and explains what it refuses.
             element.key[:] = self._key.encode(key)
 
     def _fill_value(self, element: Element, value: Any) -> None:
+        convert = self._convert_value
         try:
-            element.value[:] = self._fast_value(value)
+            element.typed_value[self._value_at] = value if convert is None else convert(value)
         except Exception:
             element.value[:] = self._value.encode(value)
 
@@ -118,4 +121,4 @@ class Calls:
             pool.append(element)
 
     def _decoded(self, out: list[Any]) -> Callable[[Element], None]:
-        return lambda element: out.append(self._decode(element.typed))
+        return lambda element: out.append(self._decode(element.typed_value))

@@ -12,13 +12,14 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from pybpf._sys.element import Batch, last_errno
 from pybpf._uapi.enums import MapType
 from pybpf.errors import BpfError
 from pybpf.maps.calls import MISSING, NO_SUCH_COMMAND
+from pybpf.maps.fields import Buffer
 from pybpf.maps.kinds import FULL_ARRAYS, KEYLESS
 from pybpf.maps.walk import BATCH_BYTES, Walk
 
@@ -40,14 +41,16 @@ class Entries(Walk, MutableMapping[Any, Any]):
     # -- one entry -----------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
+        # `_fill_key` and `_run` spelled out: this is the hottest path of all.
         pool = self._pool
         try:
             element = pool.pop()
         except IndexError:
             element = self._new_element()
         try:
+            convert = self._convert_key
             try:
-                element.key[:] = self._fast_key(key)
+                element.typed_key[self._key_at] = key if convert is None else convert(key)
             except Exception:
                 element.key[:] = self._key.encode(key)
             if element.lookup() < 0:
@@ -55,7 +58,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
                 if code == errno.ENOENT:
                     raise KeyError(key)
                 raise self._error("lookup", code)
-            return self._decode(element.typed)
+            return self._decode(element.typed_value)
         finally:
             pool.append(element)
 
@@ -66,9 +69,13 @@ class Entries(Walk, MutableMapping[Any, Any]):
         except IndexError:
             element = self._new_element()
         try:
+            convert = self._convert_key
+            convert_value = self._convert_value
             try:
-                element.key[:] = self._fast_key(key)
-                element.value[:] = self._fast_value(value)
+                element.typed_key[self._key_at] = key if convert is None else convert(key)
+                element.typed_value[self._value_at] = (
+                    value if convert_value is None else convert_value(value)
+                )
             except Exception:
                 element.key[:] = self._key.encode(key)
                 element.value[:] = self._value.encode(value)
@@ -169,9 +176,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
     def __iter__(self) -> Iterator[Any]:
         if self._kind in FULL_ARRAYS:
             return chain.from_iterable([self._key.decode_all(self._index_bytes())])
-        return chain.from_iterable(
-            list(self._key.decode_all(keys)) for keys, _, _ in self.batches()
-        )
+        return chain.from_iterable(self._key.decode_all(keys) for keys, _, _ in self.batches())
 
     def _index_bytes(self) -> memoryview:
         from array import array
@@ -228,31 +233,58 @@ class Entries(Walk, MutableMapping[Any, Any]):
         :param other: a mapping or pairs of key and value
         :raises BpfError: an entry was refused; those before it are written
         """
-        pairs = other.items() if isinstance(other, Mapping) else iter(other)
-        pairs = chain(pairs, more.items())
+        if isinstance(other, Mapping) and not isinstance(other, Entries):
+            keys, values = list(other), list(other.values())
+        else:
+            pairs = list(other.items() if isinstance(other, Entries) else other)
+            keys, values = [key for key, _ in pairs], [value for _, value in pairs]
+        keys += more
+        values += more.values()
         size = max(64, BATCH_BYTES // max(1, self._key.size + self._value.size))
-        while rows := list(islice(pairs, size)):
-            keys, values = zip(*rows, strict=True)
-            self._write(keys, values)
+        for at in range(0, len(keys), size):
+            self._write(keys[at : at + size], values[at : at + size])
 
-    def _write(self, keys: tuple[Any, ...], values: tuple[Any, ...]) -> None:
-        count = len(keys)
+    def _write(self, keys: list[Any], values: list[Any]) -> None:
         done = 0
-        if count > 1:
-            calls = Batch(self.fileno(), self._key.size, self._value.size, count)
-            calls.keys[: count * self._key.size] = self._key.encode_all(keys)
-            calls.values[: count * self._value.size] = self._value.encode_all(values)
-            calls.count = count
-            if calls.update() >= 0:
+        if len(keys) > 1:
+            packed = self._key.encode_all(keys), self._value.encode_all(values)
+            done, code = self._write_packed(*packed, len(keys))
+            if not code:
                 return
-            code = last_errno()
             if code not in NO_SUCH_COMMAND:
-                at = calls.count
-                raise self._error(f"update of {keys[at]!r}" if at < count else "update", code)
-            # `count` is only written by kernels that know the command.
-            done = calls.count if calls.count < count else 0
+                at = repr(keys[done]) if done < len(keys) else "entries"
+                raise self._error(f"update of {at}", code)
         for key, value in zip(keys[done:], values[done:], strict=True):
             self[key] = value
+
+    def update_packed(self, keys: Buffer, values: Buffer) -> None:
+        """Write entries that are packed as `batches` hands them out, with one system call.
+
+        :raises ValueError: the sizes do not fit the map and each other
+        :raises BpfError: an entry was refused, those before it are written; or the map
+            has no batches
+        """
+        count = len(keys) // (self._key.size or 1)
+        if len(keys) != count * self._key.size or len(values) != count * self._value.size:
+            raise ValueError(
+                f"{len(keys)} bytes of keys and {len(values)} of values given, "
+                f"an entry takes {self._key.size} and {self._value.size}"
+            )
+        if count:
+            _, code = self._write_packed(keys, values, count)
+            if code:
+                raise self._error("batch update", code)
+
+    def _write_packed(self, keys: Buffer, values: Buffer, count: int) -> tuple[int, int]:
+        # Number written from the front, and the errno that stopped it or 0.
+        calls = Batch(self.fileno(), self._key.size, self._value.size, count)
+        calls.keys[: len(keys)] = keys
+        calls.values[: len(values)] = values
+        calls.count = count
+        if calls.update() >= 0:
+            return count, 0
+        # `count` is only written by a kernel that knows the command and came to the entries.
+        return calls.count % count, last_errno()
 
     def delete(self, keys: Iterable[Any], *, missing_ok: bool = False) -> int:
         """Delete many entries with as few system calls as possible.

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from pybpf.maps.percpu import PerCpu
 
 __all__ = [
+    "Buffer",
     "BytesField",
     "CodecField",
     "FdField",
@@ -47,22 +48,25 @@ class Field:
     faster than item by item, `decode_all`.
     """
 
-    __slots__ = ("decode", "fast", "size")
+    __slots__ = ("at", "convert", "decode", "size")
 
     #: Bytes in the map's buffers.
     size: int
     #: Value from a buffer prepared by `view`.
     decode: Callable[[memoryview], Any]
-    #: Like `encode` for the usual type of value, may raise anything for others.
-    fast: Callable[[Any], Buffer]
+    #: The quick way to write: ``view[at] = convert(value)``, or ``= value`` if it is None. Does
+    #: for the usual type of value what `encode` does, raises anything for others.
+    at: Any
+    convert: Callable[[Any], Buffer] | None
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.decode = bytes
-        self.fast = self.encode
+        self.decode = memoryview.tobytes
+        self.at = slice(None)
+        self.convert = None
 
     def view(self, buffer: memoryview) -> memoryview:
-        """The form of an element buffer that `decode` wants, made once per buffer."""
+        """The form of an element buffer that `decode` and `at` want, made once per buffer."""
         return buffer
 
     def encode(self, value: Any) -> Buffer:
@@ -116,7 +120,7 @@ class IntField(Field):
         super().__init__(size)
         self._code = (_SIGNED if signed else _UNSIGNED)[size]
         self._pack = struct.Struct(self._code).pack
-        self.fast = self._pack
+        self.at = 0
         self.decode = itemgetter(0)
 
     def view(self, buffer: memoryview) -> memoryview:
@@ -162,7 +166,7 @@ class CodecField(Field):
         super().__init__(codec.size)
         self._codec = codec
         self.decode = codec.decode
-        self.fast = codec.encode
+        self.convert = codec.encode
 
     def encode(self, value: Any) -> Buffer:
         return self._codec.encode(value)
@@ -182,7 +186,6 @@ class FdField(IntField):
 
     def __init__(self) -> None:
         super().__init__(4)
-        self.fast = self.encode
 
     def encode(self, value: Any) -> Buffer:
         fileno = getattr(value, "fileno", None)

@@ -137,8 +137,8 @@ class Walk(Calls):
 
     def _pairs(self, batch: int | None, delete: bool = False) -> Iterator[tuple[Any, Any]]:
         decode_keys, decode_values = self._key.decode_all, self._value.decode_all
+        # Decoding may be lazy: a batch is used up before the next one overwrites it.
         return chain.from_iterable(
-            # As lists: the views die with the next batch.
-            list(zip(decode_keys(keys), decode_values(values), strict=True))
+            zip(decode_keys(keys), decode_values(values), strict=True)
             for keys, values, _ in self.batches(batch, delete=delete)
         )

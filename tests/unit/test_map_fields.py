@@ -39,6 +39,16 @@ def one(field: Field, data: bytes) -> Any:
     return field.decode(field.view(memoryview(data)))
 
 
+def quick(field: Field, value: Any) -> bytes:
+    """Encode as `Map` tries first; what that refuses goes through `encode`."""
+    memory = memoryview(bytearray(field.size))
+    try:
+        field.view(memory)[field.at] = value if field.convert is None else field.convert(value)
+    except (TypeError, ValueError):
+        return bytes(field.encode(value))
+    return bytes(memory)
+
+
 PAIRS = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1))
 CASES: list[tuple[Field, st.SearchStrategy[Any]]] = [
     (BytesField(5), st.binary(min_size=5, max_size=5)),
@@ -62,7 +72,7 @@ def test_round_trip(field: Field, values: st.SearchStrategy[Any], data: Any) -> 
     for item in items:
         encoded = bytes(field.encode(item))
         assert len(encoded) == field.size
-        assert bytes(field.fast(item)) == encoded
+        assert quick(field, item) == encoded
         assert one(field, encoded) == item
     packed = bytes(field.encode_all(items))
     assert packed == b"".join(bytes(field.encode(item)) for item in items)
