@@ -1,21 +1,83 @@
-"""The lines of a verifier log that say what is wrong."""
+"""The lines of a verifier log that say what is wrong.
+
+Up to Linux 7.2 a refused program's log ends with the instruction at fault, what
+the verifier says of it, and statistics. From 7.3 a report in paragraphs
+("Verification failed: ...", then Reason, At, Causal path, Suggestion) may stand
+between the last two; many refusals still come without one.
+"""
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["said_something", "summary"]
 
-_TRAILER = "processed "
+# Logs run to 50 MB; what matters stands at the end.
+_TAIL = 1 << 16
+_TRAILER = re.compile(r"processed \d+ insns |verification time \d+ usec|stack depth |insns total ")
+_INSN = re.compile(r"\d+: \([0-9a-f]{2}\) ")
+_SOURCE = re.compile(r"; ")
+_REPORT = "Verification failed: "
+_HEADING = re.compile(r"[A-Z][A-Za-z ]*:$")
+# The way to the fault is long, and the log above it has it anyway.
+_LEFT_OUT = {"Causal path:"}
+_SAID = 12  # most lines the verifier has been seen to say of one instruction
+_LINES = 24
 
 
 def said_something(log: str) -> bool:
     """Whether there is more in a log than its statistics."""
-    return bool(_lines(log))
+    return any(_TRAILER.match(line) is None for line in _useful(log[:_TAIL]))
 
 
-def _lines(log: str) -> list[str]:
-    return [x for x in log.splitlines() if x.strip() and not x.startswith(_TRAILER)]
+def _useful(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.strip()]
 
 
 def summary(log: str) -> str:
-    """The useful end of a log."""
-    return "\n".join(_lines(log)[-3:])
+    """The lines to show first: the faulty instruction, its source line, what is said of it.
+
+    :param log: the whole log
+    :returns: up to 24 lines, "" if the log has nothing but statistics
+    """
+    lines = [line for line in _useful(log[-_TAIL:]) if _TRAILER.match(line) is None]
+    report = next((i for i, line in enumerate(lines) if line.startswith(_REPORT)), None)
+    if report is None:
+        return "\n".join(_classic(lines))
+    # The report repeats the instruction and its source line, but not the verifier's old words,
+    # which people search for.
+    before = _said(lines[:report])[-3:]
+    return "\n".join([*before, *_report(lines[report:])][:_LINES])
+
+
+def _classic(lines: list[str]) -> list[str]:
+    said = _said(lines)
+    start = len(lines) - len(said)
+    if not start or _INSN.match(lines[start - 1]) is None:
+        return said
+    # ; source line @ file.c:12
+    # 7: (79) r0 = *(u64 *)(r0 +0)
+    source = start > 1 and _SOURCE.match(lines[start - 2])
+    return lines[start - (2 if source else 1) :]
+
+
+def _said(lines: list[str]) -> list[str]:
+    # What follows the last instruction; the last line alone if that is too far away.
+    for distance, line in enumerate(reversed(lines)):
+        if _INSN.match(line):
+            return lines[len(lines) - distance :]
+        if distance == _SAID:
+            break
+    else:
+        return lines  # refused before any instruction was looked at
+    return lines[-1:]
+
+
+def _report(lines: list[str]) -> list[str]:
+    kept, keep = [], True
+    for line in lines:
+        if _HEADING.match(line):
+            keep = line not in _LEFT_OUT
+        if keep:
+            kept.append(line)
+    return kept
