@@ -21,14 +21,29 @@ import argparse
 import gzip
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data"
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from pybpf.btf import Array, Btf, Enum, Enum64, Int, Member, Ptr, Struct, Union  # noqa: E402
+from pybpf.btf import (  # noqa: E402
+    Array,
+    Btf,
+    Const,
+    Enum,
+    Enum64,
+    Int,
+    Member,
+    Struct,
+    Type,
+    Typedef,
+    Union,
+    Volatile,
+)
+from pybpf.btf.encode import BtfBuilder  # noqa: E402
 
 __all__ = ["find_input", "generate", "main", "reduce"]
 
@@ -139,7 +154,7 @@ _END_MARKER = re.compile(r"__|MAX_BPF_|PERF_\w+_MAX$")
 
 def find_input() -> Path:
     """The committed BTF blob; there is exactly one."""
-    (path,) = (ROOT / "tests" / "data").glob("uapi-*.btf.gz")
+    (path,) = DATA.glob("uapi-*.btf.gz")
     return path
 
 
@@ -202,8 +217,6 @@ class _Writer:
             return ("c_char" if t.is_char else f"c_{sign}{t.size * 8}"), t.size, t.size
         if isinstance(t, Enum | Enum64):
             return f"c_{'int' if t.signed else 'uint'}{t.size * 8}", t.size, t.size
-        if isinstance(t, Ptr):
-            return "c_uint64", 8, 8
         if isinstance(t, Array):
             inner, size, align = self.ctype(t.type, hint)
             inner = "c_uint8" if hint.endswith("build_id") else inner
@@ -383,16 +396,79 @@ def generate(btf: Btf, source: str) -> dict[str, str]:
     }
 
 
+def reduce(btf: Btf) -> bytes:
+    """BTF of nothing but what `generate` reads, in the order of its tables."""
+    roots = [
+        _enum_id(btf, name, witness)
+        for table in (ENUMS, HELPER_ENUMS, PERF_ENUMS)
+        for name, witness, _ in table.values()
+    ]
+    names = ["union bpf_attr", *STRUCTS.values(), *PERF_STRUCTS.values()]
+    roots += [_struct_id(btf, name) for name in names]
+    order: dict[int, int] = {0: 0}
+    pending = roots
+    while pending:
+        found: list[int] = []
+        for type_id in pending:
+            if type_id not in order:
+                order[type_id] = len(order)
+                found += _references(btf.type(type_id))
+        pending = found
+    builder = BtfBuilder()
+    for type_id in list(order)[1:]:
+        builder.add(_renumbered(btf.type(type_id), order))
+    return builder.build()
+
+
+def _references(t: Type) -> list[int]:
+    if isinstance(t, Struct | Union):
+        return [m.type for m in t.members]
+    if isinstance(t, Array):
+        return [t.type, t.index_type]
+    if isinstance(t, Typedef | Const | Volatile):
+        return [t.type]
+    if isinstance(t, Int | Enum | Enum64):
+        return []
+    raise SystemExit(f"what is a {t!r} doing in the user-space API?")
+
+
+def _renumbered(t: Type, ids: dict[int, int]) -> Type:
+    if isinstance(t, Struct | Union):
+        return replace(t, members=tuple(replace(m, type=ids[m.type]) for m in t.members))
+    if isinstance(t, Array):
+        return replace(t, type=ids[t.type], index_type=ids[t.index_type])
+    if isinstance(t, Typedef | Const | Volatile):
+        return replace(t, type=ids[t.type])
+    return t
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        description="Write pybpf/_uapi/{enums,helpers,perf,structs}.py from a kernel's BTF."
+    )
     parser.add_argument("--check", action="store_true", help="compare instead of write")
-    parser.add_argument("--input", type=Path, help="full BTF to read (raw)")
+    parser.add_argument("--reduce", type=Path, metavar="BTF", help="full BTF to make the input of")
+    parser.add_argument("--kernel", metavar="VERSION", help="the kernel that BTF is of")
     args = parser.parse_args(argv)
-    btf = Btf(args.input.read_bytes())
-    for name, text in generate(btf, "uapi-7.3.4.btf.gz").items():
-        (ROOT / "pybpf" / "_uapi" / name).write_text(text)
-    return 0
+    if bool(args.reduce) != bool(args.kernel):
+        parser.error("--reduce and --kernel go together")
+    if args.reduce:
+        blob = reduce(Btf(args.reduce.read_bytes()))
+        for old in DATA.glob("uapi-*.btf.gz"):
+            old.unlink()
+        (DATA / f"uapi-{args.kernel}.btf.gz").write_bytes(gzip.compress(blob, 9, mtime=0))
+    source = find_input()
+    stale = 0
+    for name, text in generate(Btf(gzip.decompress(source.read_bytes())), source.name).items():
+        path = ROOT / "pybpf" / "_uapi" / name
+        if path.exists() and path.read_text() == text:
+            continue
+        stale += 1
+        print(f"{'stale' if args.check else 'written'}: {path.relative_to(ROOT)}")
+        if not args.check:
+            path.write_text(text)
+    return 1 if args.check and stale else 0
 
 
 if __name__ == "__main__":
