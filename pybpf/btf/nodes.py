@@ -613,7 +613,9 @@ def _packer(node: Node) -> struct.Struct:
     return struct.Struct(form)
 
 
-def compile_node(node: Node) -> tuple[Callable[..., Any], Callable[[Buffer], Iterator[Any]]]:
+def compile_node(
+    node: Node,
+) -> tuple[Callable[..., Any], Callable[..., Iterator[Any]]]:
     """(decode, iter_unpack) of a node."""
     packer = _packer(node)
     size = node.size
@@ -635,14 +637,22 @@ def compile_node(node: Node) -> tuple[Callable[..., Any], Callable[[Buffer], Ite
         build = eval(f"lambda v: {expr}", env)
     exec(_DECODE.format(expr=expr), env, made)
 
-    def iter_unpack(buffer: Buffer) -> Iterator[Any]:
-        if not size:
+    padded = {(0, 0): packer}
+
+    def iter_unpack(buffer: Buffer, before: int = 0, after: int = 0) -> Iterator[Any]:
+        form = padded.get((before, after))
+        if form is None:
+            if len(padded) > 64:
+                padded.clear()  # records of ever-changing length
+            form = struct.Struct(f"<{before}x{packer.format[1:]}{after}x")
+            padded[before, after] = form
+        if not form.size:
             raise ValueError("values of size 0 cannot be told apart in a buffer")
         try:
-            return map(build, packer.iter_unpack(buffer))
+            return map(build, form.iter_unpack(buffer))
         except struct.error:
             have = memoryview(buffer).nbytes
-            raise ValueError(f"{have} bytes are no multiple of {size}") from None
+            raise ValueError(f"{have} bytes are no multiple of {form.size}") from None
 
     return made["decode"], iter_unpack
 

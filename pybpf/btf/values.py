@@ -89,12 +89,14 @@ class Codec:
         """
         return self._encode(value)
 
-    def iter_unpack(self, buffer: Buffer) -> Iterator[Any]:
-        """The values in a buffer whose length is a multiple of ``size``.
+    def iter_unpack(self, buffer: Buffer, *, before: int = 0, after: int = 0) -> Iterator[Any]:
+        """The values in a buffer whose length is a multiple of ``before + size + after``.
 
-        :raises ValueError: it is not
+        :param before: bytes to pass over in front of each value
+        :param after: bytes to pass over behind each value
+        :raises ValueError: the length is no such multiple
         """
-        return self._iter(buffer)
+        return self._iter(buffer, before, after)
 
 
 def codec(btf: Btf, type_id: int) -> Codec:

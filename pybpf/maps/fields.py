@@ -156,6 +156,8 @@ class Codec(Protocol):
 
     def encode(self, value: Any) -> bytes: ...
 
+    def iter_unpack(self, buffer: Any, *, before: int = 0, after: int = 0) -> Iterable[Any]: ...
+
 
 class CodecField(Field):
     """Structs, arrays and other BTF types."""
@@ -172,8 +174,7 @@ class CodecField(Field):
         return self._codec.encode(value)
 
     def decode_all(self, data: memoryview) -> Iterable[Any]:
-        decode = self._codec.decode
-        return [decode(data, at) for at in range(0, len(data), self.size)]
+        return self._codec.iter_unpack(data)
 
 
 class FdField(IntField):

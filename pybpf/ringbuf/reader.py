@@ -46,12 +46,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pybpf.errors import BpfError, UnsupportedFeature
 from pybpf.ringbuf.records import (
     HEADER_SIZE,
     Decoder,
+    RecordCodec,
     Run,
     Scan,
     bytes_decoder,
@@ -118,8 +119,8 @@ def _decoder_for(kind: object, ring: RingMap) -> Decoder:
         if btf is None:
             raise ValueError(f"map {ring.name!r} has no BTF to look type {kind!r} up in")
         return codec_decoder(_btf_codec(btf, kind))
-    if hasattr(kind, "decode") and hasattr(kind, "size"):
-        return codec_decoder(kind)
+    if all(hasattr(kind, name) for name in ("decode", "iter_unpack", "size")):
+        return codec_decoder(cast("RecordCodec", kind))
     if callable(kind):
         return call_decoder(kind)
     raise TypeError(f"not a record type: {kind!r}")

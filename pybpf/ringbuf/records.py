@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -173,6 +173,8 @@ class RecordCodec(Protocol):
 
     def decode(self, buffer: Any, offset: int = 0) -> Any: ...
 
+    def iter_unpack(self, buffer: Any, *, before: int = 0, after: int = 0) -> Iterable[Any]: ...
+
 
 def _too_short(length: int, size: int) -> ValueError:
     return ValueError(f"ring buffer record of {length} bytes, but its type takes {size} bytes")
@@ -231,15 +233,18 @@ def codec_decoder(codec: RecordCodec) -> Decoder:
     """Records decoded by a BTF codec; a longer record has its tail ignored."""
     size = codec.size
     decode_one = codec.decode
+    iter_unpack = codec.iter_unpack
 
     def decode(data: memoryview, run: Run, out: list[Any]) -> None:
         offset, count, length = run
         if length < size:
             raise _too_short(length, size)
+        if count == 1:
+            out.append(decode_one(data, offset + HEADER_SIZE))
+            return
         stride = stride_of(length)
-        first = offset + HEADER_SIZE
-        for at in range(first, first + count * stride, stride):
-            out.append(decode_one(data, at))
+        records = data[offset : offset + count * stride]
+        out.extend(iter_unpack(records, before=HEADER_SIZE, after=stride - HEADER_SIZE - size))
 
     return decode
 

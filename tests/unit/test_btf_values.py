@@ -502,3 +502,14 @@ def test_mutated_types(edits: list[tuple[int, int]]) -> None:
             continue
         if one.size < 1 << 16:
             assert one.encode(one.decode(bytes(one.size))) == bytes(one.size)
+
+
+def test_values_with_bytes_around_them() -> None:
+    """`before` and `after` pass over headers and padding, as in a ring buffer."""
+    one = make(Struct("pair", 8, (Member("a", 5, 0), Member("b", 5, 32))))
+    rows = [struct.pack("<8xII4x", i, i + 1) for i in range(50)]
+    assert list(one.iter_unpack(b"".join(rows), before=8, after=4)) == [
+        (i, i + 1) for i in range(50)
+    ]
+    with pytest.raises(ValueError, match="no multiple of 20"):
+        one.iter_unpack(bytes(30), before=8, after=4)

@@ -33,6 +33,9 @@ class PairCodec:
     def encode(self, value: Any) -> bytes:
         return struct.pack("=IH", *value)
 
+    def iter_unpack(self, buffer: Any, *, before: int = 0, after: int = 0) -> Any:
+        return struct.iter_unpack(f"={before}xIH{after}x", buffer)
+
 
 def one(field: Field, data: bytes) -> Any:
     """Decode as `Map` does: through a view made once."""

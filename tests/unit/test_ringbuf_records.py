@@ -213,6 +213,9 @@ class Pair:
     def decode(self, buffer: Any, offset: int = 0) -> tuple[int, int]:
         return struct.unpack_from("=HH", buffer, offset)  # type: ignore[return-value]
 
+    def iter_unpack(self, buffer: Any, *, before: int = 0, after: int = 0) -> Any:
+        return struct.iter_unpack(f"={before}xHH{after}x", buffer)
+
 
 def test_codec() -> None:
     data = ring([Rec(struct.pack("=HH", i, i + 1) + b"..") for i in range(20)])
