@@ -59,8 +59,9 @@ def cut_objects(data: bytes) -> Iterator[bytes]:
     while at >= 0:
         if at % 4 == 0 and len(data) >= at + 64:
             (machine,) = struct.unpack_from("<H", data, at + 18)
-            shoff, entsize, count = *struct.unpack_from("<Q", data, at + 40), *struct.unpack_from(
-                "<HH", data, at + 58
+            shoff, entsize, count = (
+                *struct.unpack_from("<Q", data, at + 40),
+                *struct.unpack_from("<HH", data, at + 58),
             )
             if machine == _EM_BPF and at + shoff + count * entsize <= len(data):
                 end = shoff + count * entsize
