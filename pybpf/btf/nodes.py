@@ -632,7 +632,7 @@ def compile_node(
     if isinstance(node, StructNode) and node.flat:
         env["cls"] = node.cls
         expr = "new(cls,v)"
-        build = partial(tuple.__new__, node.cls)  # no Python frame per record
+        build = node.cls  # no Python frame per record
     else:
         build = eval(f"lambda v: {expr}", env)
     exec(_DECODE.format(expr=expr), env, made)

@@ -74,9 +74,9 @@ _F_RB_OVERWRITE = 1 << 19  # UAPI enum: BPF_F_RB_OVERWRITE
 
 # Space goes back to the producers after this many records, not after the whole batch.
 _SLICE = 1 << 12
-# Of `batches`: the records of one list stay in the CPU's cache, and the garbage collector
-# does not walk them; lists ten times as long take twice as long per record.
-_BATCH = 2048
+# Of `batches`: the records of one list stay in the CPU's cache and mostly out of the garbage
+# collector's sight; lists ten times as long take up to twice as long per record.
+_BATCH = 512
 _NO_LIMIT = 1 << 62
 _NAP_MIN, _NAP_MAX = 50e-6, 1e-3  # seconds
 

@@ -9,9 +9,9 @@ its top bits say BUSY (reserved, not yet submitted: nothing behind it may be
 read) and DISCARD (skip it). Walking the headers one by one costs Python some
 200 ns a record, 40 times what C pays, so `scan` guesses: when two headers in
 a row are equal, the next N records probably are of that length too. Then
-their headers are a strided view of the ring, and one ``tolist().count()``,
-which runs at C speed, proves or refutes it: a busy, discarded or different
-record makes a header differ. N grows eightfold with each success and starts
+their headers are a strided view of the ring, and one comparison with N times
+that header, which runs at C speed, proves or refutes it: a busy, discarded or
+different record makes a header differ. N grows eightfold with each success and starts
 again at 8 after a failure, so a ring of ever-changing lengths costs little
 more than the plain walk. The result is a list of runs (offset, records,
 length), and decoders work run by run, again with one C call each where the
@@ -24,6 +24,7 @@ import errno
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from sys import byteorder
 from typing import Any, NamedTuple, Protocol
 
 from pybpf.errors import BpfError
@@ -125,11 +126,11 @@ def scan(
             count = min(fit, guess, limit - records)
             step = stride >> 2
             first = offset >> 2
-            headers = words[first : first + count * step : step].tolist()
-            if headers.count(header) == count:
+            headers = words[first : first + count * step : step]
+            if headers == memoryview(header.to_bytes(4, byteorder) * count).cast("I"):
                 guess *= _GROWTH
             else:
-                count = next(i for i, seen in enumerate(headers) if seen != header)
+                count = next(i for i, seen in enumerate(headers.tolist()) if seen != header)
                 guess = _FIRST_GUESS
         last = header
         if header & DISCARD:
