@@ -141,7 +141,9 @@ class ElfFile:
 
     def error(self, what: str, section: str, offset: int) -> ObjectFormatError:
         """An error about this file; `offset` in bytes of the section."""
-        return ObjectFormatError(what, file=self.name, section=section, offset=offset)
+        return ObjectFormatError(
+            what, file=self.name, section=section or "<nameless>", offset=offset
+        )
 
     def _read_header(self, any_machine: bool) -> tuple[int, int, int]:
         """(offset of the section headers, their number, index of their names)."""

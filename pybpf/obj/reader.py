@@ -76,6 +76,7 @@ def read_object(data: bytes | bytearray | memoryview, name: str = "") -> ObjectS
         return reader.read()
     except ObjectFormatError as err:
         err.file = err.file or name
+        err.offset = err.offset or 0  # not every place in BTF knows where it is
         raise
 
 

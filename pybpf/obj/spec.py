@@ -51,7 +51,12 @@ R_JUMPTABLE = 6  # ldimm64: jump table at byte `offset` of .jumptables
 
 def object_name(file: str) -> str:
     """libbpf's name of an object: the file name up to its first dot, 15 characters at most."""
-    return file.rpartition("/")[2].partition(".")[0][: BPF_OBJ_NAME_LEN - 1]
+    return _cut(file.rpartition("/")[2].partition(".")[0], BPF_OBJ_NAME_LEN - 1)
+
+
+def _cut(text: str, size: int) -> str:
+    # The kernel counts bytes; half a character is dropped.
+    return text.encode("utf-8", "surrogateescape")[:size].decode("utf-8", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +199,12 @@ class MapSpec:
 
         :param obj_name: see `object_name`
         """
+        room = BPF_OBJ_NAME_LEN - 1
         if not self.data:
-            return self.name[: BPF_OBJ_NAME_LEN - 1]
-        suffix = self.name[: BPF_OBJ_NAME_LEN - 1]
-        room = BPF_OBJ_NAME_LEN - 1 - max(7, len(suffix))
-        prefix = "" if "." in self.name[1:] else obj_name[:room]
+            return _cut(self.name, room)
+        section = self.section or self.name
+        suffix = _cut(section, room)
+        prefix = "" if "." in section[1:] else _cut(obj_name, room - max(7, len(suffix)))
         return "".join(
             c if c in "_." or (c.isascii() and c.isalnum()) else "_" for c in prefix + suffix
         )

@@ -1,0 +1,181 @@
+"""Values of the kernel's configuration: every form of option, its layout and its refusals."""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pybpf.errors import RelocationError
+from pybpf.obj.externs import kconfig_size, kconfig_values
+from pybpf.obj.linker import LinkTarget
+from pybpf.obj.reader import read_object
+from pybpf.obj.spec import ObjectSpec
+
+DATA = Path(__file__).parents[1] / "data"
+VIRTUAL = LinkTarget(kernel_version=0x060C6B, has_syscall_wrapper=False).virtual_kconfig
+CONFIG = {
+    "CONFIG_BPF": "y",
+    "CONFIG_VIRTIO": "m",
+    "CONFIG_OVERLAY_FS": "m",
+    "CONFIG_NR_CPUS": "8192",
+    "CONFIG_PHYSICAL_START": "0x1000000",
+    "CONFIG_DEFAULT_HOSTNAME": '"(none)"',
+}
+
+
+@cache
+def read() -> ObjectSpec:
+    return read_object((DATA / "obj_kconfig.bpf.o").read_bytes())
+
+
+def values(**changes: str | None) -> dict[str, bytes]:
+    """Contents of the map by extern, with some options changed (None: not set)."""
+    options = {name: changes.get(name, CONFIG.get(name)) for name in {**CONFIG, **changes}}
+    lines = ["# CONFIG_FOO is not set\n", "\n", "CONFIG_OTHER=y\n"]
+    lines += [f"{name}={value}\n" for name, value in options.items() if value is not None]
+    spec = read()
+    assert spec.btf is not None
+    data = kconfig_values(spec.externs, spec.btf, lines, VIRTUAL)
+    assert len(data) == kconfig_size(spec.externs) == spec.maps[".kconfig"].value_size
+    return {e.name: data[e.offset : e.offset + e.size] for e in spec.externs}
+
+
+def number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def test_layout() -> None:
+    """By falling alignment, then size, then name, each aligned: libbpf's offsets."""
+    assert [(e.name, e.offset, e.size) for e in read().externs] == [
+        ("CONFIG_PHYSICAL_START", 0, 8),
+        ("CONFIG_PYBPF_NEGATIVE", 8, 8),
+        ("LINUX_UNKNOWN_VALUE", 16, 8),
+        ("CONFIG_VIRTIO", 24, 4),
+        ("LINUX_KERNEL_VERSION", 28, 4),
+        ("CONFIG_NR_CPUS", 32, 2),
+        ("CONFIG_BPF", 34, 1),
+        ("CONFIG_OVERLAY_FS", 35, 1),
+        ("CONFIG_PYBPF_MISSING", 36, 1),
+        ("LINUX_HAS_BPF_COOKIE", 37, 1),
+        ("LINUX_HAS_SYSCALL_WRAPPER", 38, 1),
+        ("CONFIG_DEFAULT_HOSTNAME", 39, 5),
+    ]
+
+
+def test_the_map() -> None:
+    """One read-only, mmap-able array after the data sections, without initial contents."""
+    spec = read().maps[".kconfig"]
+    assert (spec.data, spec.value_size, spec.map_flags) == ("kconfig", 44, 1 << 7 | 1 << 10)
+    assert list(read().maps)[-1] == ".kconfig"
+    assert spec.kernel_name("libbpf_tool") == "libbpf_.kconfig"
+
+
+def test_virtual_values() -> None:
+    """LINUX_*: kernel version, what libbpf probes, and 0 for unknown weak ones."""
+    found = values()
+    assert number(found["LINUX_KERNEL_VERSION"]) == 0x060C6B
+    assert number(found["LINUX_HAS_BPF_COOKIE"]) == 1
+    assert number(found["LINUX_HAS_SYSCALL_WRAPPER"]) == 0
+    assert number(found["LINUX_UNKNOWN_VALUE"]) == 0
+
+
+def test_options_of_every_form() -> None:
+    """bool, tristate, char, integers and a string, as the configuration file writes them."""
+    found = values(CONFIG_PYBPF_NEGATIVE="-5")
+    assert found["CONFIG_BPF"] == b"\1"
+    assert number(found["CONFIG_VIRTIO"]) == 2  # TRI_MODULE
+    assert found["CONFIG_OVERLAY_FS"] == b"m"
+    assert number(found["CONFIG_NR_CPUS"]) == 8192
+    assert number(found["CONFIG_PHYSICAL_START"]) == 0x1000000
+    assert struct.unpack("<q", found["CONFIG_PYBPF_NEGATIVE"]) == (-5,)
+
+
+@pytest.mark.parametrize(("value", "is_set"), [("y", b"\1"), ("n", b"\0")])
+def test_bool(value: str, is_set: bytes) -> None:
+    """y and n; m is no bool."""
+    assert values(CONFIG_BPF=value)["CONFIG_BPF"] == is_set
+
+
+@pytest.mark.parametrize(("value", "tri"), [("n", 0), ("y", 1), ("m", 2)])
+def test_tristate(value: str, tri: int) -> None:
+    """enum libbpf_tristate."""
+    assert number(values(CONFIG_VIRTIO=value)["CONFIG_VIRTIO"]) == tri
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"), [("", b"\0\0\0\0\0"), ("abcd", b"abcd\0"), ("abcdefgh", b"abcd\0")]
+)
+def test_strings_keep_their_nul(text: str, stored: bytes) -> None:
+    """Quotes go, what does not fit goes, the NUL stays."""
+    assert values(CONFIG_DEFAULT_HOSTNAME=f'"{text}"')["CONFIG_DEFAULT_HOSTNAME"] == stored
+
+
+def test_weak_options_default_to_zero() -> None:
+    """A weak option that is not set is zero."""
+    found = values()
+    assert found["CONFIG_PYBPF_MISSING"] == b"\0"
+    assert number(found["CONFIG_PYBPF_NEGATIVE"]) == 0
+
+
+def test_strong_option_that_is_not_set() -> None:
+    """A strong one is an error that names it."""
+    with pytest.raises(RelocationError, match=r"CONFIG_NR_CPUS.*not set"):
+        values(CONFIG_NR_CPUS=None)
+
+
+def test_first_line_counts() -> None:
+    """A second line for one option is ignored, as libbpf does."""
+    spec = read()
+    assert spec.btf is not None
+    lines = [f"{name}={value}" for name, value in CONFIG.items()]
+    data = kconfig_values(spec.externs, spec.btf, [*lines, "CONFIG_NR_CPUS=7"], VIRTUAL)
+    (extern,) = [e for e in spec.externs if e.name == "CONFIG_NR_CPUS"]
+    assert number(data[extern.offset : extern.offset + 2]) == 8192
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CONFIG_BPF", "m"),
+        ("CONFIG_BPF", "1"),
+        ("CONFIG_BPF", '"y"'),
+        ("CONFIG_VIRTIO", "3"),
+        ("CONFIG_NR_CPUS", "65536"),
+        ("CONFIG_NR_CPUS", "-1"),
+        ("CONFIG_NR_CPUS", "y"),
+        ("CONFIG_NR_CPUS", "many"),
+        ("CONFIG_PYBPF_NEGATIVE", "-9223372036854775809"),
+        ("CONFIG_DEFAULT_HOSTNAME", "y"),
+        ("CONFIG_DEFAULT_HOSTNAME", '"open'),
+        ("CONFIG_DEFAULT_HOSTNAME", '"'),
+    ],
+)
+def test_values_that_do_not_fit(name: str, value: str) -> None:
+    """A value of another form or out of range is refused, not cut."""
+    with pytest.raises(RelocationError, match=f"{name}.*does not fit"):
+        values(**{name: value})
+
+
+def test_unknown_strong_name() -> None:
+    """A virtual name that nobody defines and that is not weak."""
+    spec = read()
+    assert spec.btf is not None
+    virtual = {"LINUX_HAS_BPF_COOKIE": 1, "LINUX_HAS_SYSCALL_WRAPPER": 1}
+    with pytest.raises(RelocationError, match="LINUX_KERNEL_VERSION"):
+        kconfig_values(spec.externs, spec.btf, [], virtual)
+
+
+def test_no_options_no_configuration() -> None:
+    """Without CONFIG_* externs the configuration is not even read."""
+
+    def never() -> object:
+        raise AssertionError("read")
+        yield
+
+    spec = read()
+    assert spec.btf is not None
+    only = [e for e in spec.externs if e.name.startswith("LINUX_")]
+    kconfig_values(only, spec.btf, never(), VIRTUAL)  # type: ignore[arg-type]
