@@ -38,6 +38,8 @@ enum {
 	FUNC_PTR = 8,     /* NULL is an error too */
 	FUNC_BOOL = 16,
 	FUNC_VOID = 32,
+	FUNC_GUESS = 64,   /* no prototype known: perhaps a 4-byte integer */
+	FUNC_IGNORE = 128, /* its calls are not seen, so its returns mean nothing */
 };
 
 /* Values of the filter maps. */
@@ -265,16 +267,26 @@ static __always_inline void set_aside(struct session *s, __u32 from)
 		bpf_probe_read_kernel(&s->aside_stack, sizeof(s->aside_stack), &s->stack);
 }
 
-static __always_inline void put_back(struct session *s)
+/*
+ * Loops are callbacks of bpf_loop: the verifier looks at the body once, whereas
+ * it would walk through an ordinary loop again for every path that leads to it.
+ */
+static long put_back_frame(__u32 i, struct session **ctx)
 {
-	__u32 i;
+	struct session *s = *ctx;
 
-	for (i = 0; i < MAX_DEPTH; i++) {
-		if (i < s->aside_from || i >= s->aside_to)
-			continue;
+	if (i >= MAX_DEPTH || i >= s->aside_to)
+		return 1;
+	if (i >= s->aside_from) {
 		s->end.frames[i] = s->aside[i];
 		s->end.frames[i].flags |= FRAME_STITCHED;
 	}
+	return 0;
+}
+
+static __always_inline void put_back(struct session *s)
+{
+	bpf_loop(MAX_DEPTH, put_back_frame, &s, 0);
 	s->end.depth = s->aside_to;
 	if (emit_stacks)
 		bpf_probe_read_kernel(&s->stack, sizeof(s->stack), &s->aside_stack);
@@ -348,21 +360,35 @@ static __always_inline bool has_failed(__u32 flags, __u64 result)
 		return false;
 	if ((flags & FUNC_PTR) && !result)
 		return true;
+	if ((flags & FUNC_GUESS) && !(result >> 32))
+		result = (__s64)(__s32)result;
 	return is_error(result);
 }
 
-/* Which frame a return belongs to: the innermost of this function; -1 if there is none. */
-static __always_inline int find_call(struct session *s, __u32 func)
-{
-	int i, found = -1;
+struct search {
+	struct session *session;
+	__u32 func;
+	__u32 found;
+};
 
-	for (i = 0; i < MAX_DEPTH; i++) {
-		if (i >= s->depth)
-			break;
-		if (s->end.frames[i].func == func)
-			found = i;
-	}
-	return found;
+static long find_call_at(__u32 i, struct search *search)
+{
+	struct session *s = search->session;
+
+	if (i >= MAX_DEPTH || i >= s->depth)
+		return 1;
+	if (s->end.frames[i].func == search->func)
+		search->found = i;
+	return 0;
+}
+
+/* Which frame a return belongs to: the innermost of this function; MAX_DEPTH if there is none. */
+static __always_inline __u32 find_call(struct session *s, __u32 func)
+{
+	struct search search = { .session = s, .func = func, .found = MAX_DEPTH };
+
+	bpf_loop(MAX_DEPTH, find_call_at, &search, 0);
+	return search.found;
 }
 
 /* Gives true if the entry function has returned. */
@@ -377,6 +403,8 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u64 
 		return false;
 	known = bpf_map_lookup_elem(&funcs, &func);
 	flags = known ? *known : 0;
+	if (flags & FUNC_IGNORE)
+		return false;
 	if (flags & FUNC_SIGNEXT)
 		result = (__s64)(__s32)result;
 
@@ -389,14 +417,14 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u64 
 	}
 	depth--;
 	if (s->end.frames[depth & (MAX_DEPTH - 1)].func != func) {
-		int found = find_call(s, func);
+		__u32 found = find_call(s, func);
 
-		if (found < 0) {
+		if (found >= depth) {
 			s->end.missed++;
 			return false;
 		}
 		s->end.missed += depth - found;
-		depth = found;
+		depth = found & (MAX_DEPTH - 1);
 	}
 
 	failed = has_failed(flags, result);

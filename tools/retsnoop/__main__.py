@@ -1,0 +1,14 @@
+"""``python3 tools/retsnoop`` from a checkout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_TOOLS = Path(__file__).resolve().parent.parent
+# Python put this directory in front; its modules must not hide others.
+sys.path[:1] = [str(_TOOLS.parent), str(_TOOLS)]
+
+from retsnoop.cli import main  # noqa: E402
+
+sys.exit(main())

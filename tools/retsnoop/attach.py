@@ -1,0 +1,281 @@
+"""Putting the entry and exit programs on functions, by three mechanisms.
+
+kprobe.multi takes all functions in one link, all or nothing and without saying
+which one was bad, so a refused batch is halved until the bad ones are alone.
+The other two make a link per function. Exit programs come first, so that no
+call is seen whose return is not; a function whose exit is refused gets no
+entry. One refused function is a line in a report, never the end of a run.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pybpf.errors import BpfError
+from pybpf.features import Feature
+from pybpf.trampoline.cost import OWN_OPS, SHARED_OPS, Cost
+from pybpf.trampoline.cost import Mechanism as Priced
+
+from .functions import Function
+from .options import Mechanism
+
+if TYPE_CHECKING:
+    from pybpf import Link, Object
+
+__all__ = [
+    "Attacher",
+    "Plan",
+    "Progress",
+    "Refused",
+    "bisect",
+    "estimate",
+    "make_plan",
+    "programs_of",
+]
+
+# Without trampolines that copy stack arguments (6.1) this is what they take.
+_REGISTER_SLOTS = 6
+
+# mechanism -> names of its (entry, exit) programs in retsnoop.bpf.c
+_PROGRAMS = {
+    Mechanism.MULTI: ("multi_entry", "multi_exit"),
+    Mechanism.SINGLE: ("single_entry", "single_exit"),
+    Mechanism.TRAMPOLINE: ("clone_entry", "clone_exit"),
+}
+_PRICED = {
+    Mechanism.MULTI: Priced.KPROBE_MULTI,
+    Mechanism.SINGLE: Priced.KPROBE,
+    Mechanism.TRAMPOLINE: Priced.TRAMPOLINE,
+}
+# Errors that no choice of functions would avoid.
+_HOPELESS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
+
+#: Called with (links or functions done, in all).
+Progress = Callable[[int, int], None]
+
+
+class Supports(Protocol):
+    """Answers of feature probes; `pybpf.Facts` has them."""
+
+    def supports(self, feature: Feature) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A function that is left out.
+
+    :param function: which
+    :param why: one line
+    """
+
+    function: Function
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which mechanism is used for which functions."""
+
+    groups: tuple[tuple[Mechanism, tuple[Function, ...]], ...]
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def functions(self) -> int:
+        """Functions that are to be attached to."""
+        return sum(len(functions) for _, functions in self.groups)
+
+    @property
+    def text(self) -> str:
+        """The mechanisms, e.g. ``kprobe.multi (12)``."""
+        return ", ".join(f"{m.value} ({len(functions)})" for m, functions in self.groups)
+
+
+def make_plan(functions: Sequence[Function], wanted: Mechanism, facts: Supports) -> Plan:
+    """Choose mechanisms.
+
+    ``AUTO`` takes kprobe.multi where the kernel has it, else trampolines, and single
+    kprobes for functions no trampoline can carry; ``MULTI`` falls back to single kprobes.
+    """
+    if wanted in (Mechanism.AUTO, Mechanism.MULTI) and facts.supports(Feature.KPROBE_MULTI):
+        return _grouped([(Mechanism.MULTI, functions)], [])
+    clones: list[Function] = []
+    singles: list[Function] = []
+    refused: list[Refused] = []
+    for function in functions:
+        why = _no_trampoline(function, facts)
+        if wanted in (Mechanism.AUTO, Mechanism.TRAMPOLINE) and not why:
+            clones.append(function)
+        elif wanted is Mechanism.TRAMPOLINE:
+            refused.append(Refused(function, why))
+        elif function.kprobe:
+            singles.append(function)
+        else:
+            refused.append(Refused(function, "on the kernel's list of functions without kprobes"))
+    return _grouped([(Mechanism.TRAMPOLINE, clones), (Mechanism.SINGLE, singles)], refused)
+
+
+def _grouped(
+    groups: Iterable[tuple[Mechanism, Sequence[Function]]], refused: Sequence[Refused]
+) -> Plan:
+    return Plan(tuple((m, tuple(fs)) for m, fs in groups if fs), tuple(refused))
+
+
+def _no_trampoline(function: Function, facts: Supports) -> str:
+    """Why a function cannot have a fentry and fexit pair, "" if it can."""
+    if function.btf_id is None or function.obstacle:
+        return function.obstacle or "BTF does not describe it"
+    many = function.slots is not None and function.slots > _REGISTER_SLOTS
+    if many and not facts.supports(Feature.KPROBE_MULTI):
+        # The kernels without kprobe.multi that we know cannot copy stack arguments either.
+        return f"its arguments take {function.slots} slots, trampolines here {_REGISTER_SLOTS}"
+    return ""
+
+
+def estimate(plan: Plan, facts: Supports) -> Cost:
+    """Predicted cost of attaching and detaching everything, entry and exit."""
+    shared = facts.supports(Feature.TRACING_MULTI)
+    model = SHARED_OPS if shared else OWN_OPS
+    total = Cost()
+    for mechanism, functions in plan.groups:
+        total += model.predict(_PRICED[mechanism], len(functions), sides=2, entry=True, exit_=True)
+    return total
+
+
+def programs_of(plan: Plan) -> list[str]:
+    """Programs of retsnoop.bpf.c to load once; clones are loaded for each function."""
+    return [
+        name
+        for mechanism, _ in plan.groups
+        if mechanism is not Mechanism.TRAMPOLINE
+        for name in _PROGRAMS[mechanism]
+    ]
+
+
+def bisect(
+    functions: Sequence[Function],
+    attach: Callable[[Sequence[Function]], None],
+    refuse: Callable[[Function, BpfError], None],
+) -> None:
+    """Attach as many functions as the kernel takes, in as few batches as it allows.
+
+    :param attach: attaches a batch, or raises `BpfError` having attached nothing
+    :param refuse: told the functions that are refused alone
+    :raises BpfError: for errors that are not about single functions
+    """
+    todo = [functions] if functions else []
+    while todo:
+        batch = todo.pop()
+        try:
+            attach(batch)
+        except BpfError as error:
+            if error.errno in _HOPELESS:
+                raise
+            if len(batch) == 1:
+                refuse(batch[0], error)
+            else:
+                half = len(batch) // 2
+                todo += [batch[half:], batch[:half]]
+
+
+class Attacher:
+    """Attaches a plan; owns the links.
+
+    :param obj: the loaded retsnoop.bpf.o
+    :param progress: told (programs attached, programs in all)
+    :ivar refused: functions the kernel refused
+    """
+
+    def __init__(self, obj: Object, progress: Progress | None = None) -> None:
+        self._obj = obj
+        self._progress = progress or (lambda done, total: None)
+        self._links: list[Link] = []
+        self._done = self._total = 0
+        self.refused: list[Refused] = []
+
+    @property
+    def links(self) -> int:
+        """Number of links that are open."""
+        return len(self._links)
+
+    def attach(self, plan: Plan) -> list[Function]:
+        """Attach the exits, then the entries.
+
+        :returns: functions that have both
+        :raises BpfError: if nothing can be attached at all; `close` what there is
+        """
+        self._done, self._total = 0, 2 * plan.functions
+        groups = [(m, self._side(m, functions, at_exit=True)) for m, functions in plan.groups]
+        attached: list[Function] = []
+        for mechanism, functions in groups:
+            attached += self._side(mechanism, functions, at_exit=False)
+        return sorted(attached, key=lambda f: f.id)
+
+    def attach_task_exit(self) -> None:
+        """Attach what ends the sessions of tasks that exit."""
+        program = self._obj.programs["task_exit"]
+        self._links.append(program.attach_raw_tp("sched_process_exit"))
+
+    def _side(
+        self, mechanism: Mechanism, functions: Sequence[Function], *, at_exit: bool
+    ) -> list[Function]:
+        """Attach one side of one group; gives the functions that took it."""
+        accepted: list[Function] = []
+
+        def refuse(function: Function, error: BpfError) -> None:
+            side = "exit" if at_exit else "entry"
+            self.refused.append(Refused(function, f"the kernel refused its {side}: {error}"))
+            self._count(1)
+
+        def one_link(batch: Sequence[Function]) -> None:
+            self._links.append(self._multi(batch, at_exit=at_exit))
+            accepted.extend(batch)
+            self._count(len(batch))
+
+        def links(batch: Sequence[Function]) -> None:
+            make = self._single if mechanism is Mechanism.SINGLE else self._clone
+            self._links.append(make(batch[0], at_exit=at_exit))
+            accepted.append(batch[0])
+            self._count(1)
+
+        if mechanism is Mechanism.MULTI:
+            bisect(functions, one_link, refuse)
+        else:
+            for function in functions:
+                bisect([function], links, refuse)
+        return accepted
+
+    def _count(self, functions: int) -> None:
+        self._done += functions
+        self._progress(self._done, self._total)
+
+    def _multi(self, batch: Sequence[Function], *, at_exit: bool) -> Link:
+        program = self._obj.programs[_PROGRAMS[Mechanism.MULTI][at_exit]]
+        return program.attach_kprobe_multi(
+            addrs=[f.addr for f in batch], cookies=[f.id for f in batch], retprobe=at_exit
+        )
+
+    def _single(self, function: Function, *, at_exit: bool) -> Link:
+        program = self._obj.programs[_PROGRAMS[Mechanism.SINGLE][at_exit]]
+        return program.attach_kprobe(address=function.addr, retprobe=at_exit, cookie=function.id)
+
+    def _clone(self, function: Function, *, at_exit: bool) -> Link:
+        from pybpf.programs import BtfTarget
+
+        assert function.btf_id is not None
+        module_fd = self._obj.module_fd(function.module) if function.module else 0
+        template = self._obj.programs[_PROGRAMS[Mechanism.TRAMPOLINE][at_exit]]
+        # The link keeps the program; its descriptor is not needed any more.
+        with template.clone(function.name, target=BtfTarget(function.btf_id, module_fd)) as clone:
+            return clone.attach_tracing(cookie=function.id)
+
+    def close(self, progress: Progress | None = None) -> None:
+        """Detach everything, last attached first; may be called again after an interrupt."""
+        total = len(self._links)
+        while self._links:
+            self._links[-1].close()
+            self._links.pop()
+            if progress is not None:
+                progress(total - len(self._links), total)

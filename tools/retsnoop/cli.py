@@ -1,0 +1,70 @@
+"""The program: command line in, exit status out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from . import options, settings
+from .usage import UsageError
+
+__all__ = ["main"]
+
+FAILED, USAGE = 1, 2
+
+
+def _version(verbose: int) -> str:
+    import pybpf
+
+    lines = [f"retsnoop (pybpf) v{pybpf.__version__}"]
+    if verbose:
+        from pybpf.features import Feature
+
+        facts = pybpf.Facts()
+        lines.append("Feature detection:")
+        for what, feature in (
+            ("BPF ring buffer", Feature.RINGBUF),
+            ("bpf_get_func_ip() helper", Feature.GET_FUNC_IP),
+            ("bpf_get_branch_snapshot() helper", Feature.BRANCH_SNAPSHOT),
+            ("BPF cookie", Feature.PERF_LINK_COOKIE),
+            ("raw tracepoint cookie", Feature.RAW_TP_COOKIE),
+            ("multi-attach kprobe", Feature.KPROBE_MULTI),
+            ("fentry and fexit", Feature.FEXIT),
+            ("fentry cookie", Feature.TRACING_COOKIE),
+            ("multi-attach fentry", Feature.TRACING_MULTI),
+        ):
+            lines.append(f"\t{what}: {'yes' if facts.supports(feature) else 'no'}")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with `arguments`, by default those of the process.
+
+    :returns: 0 ok, 1 failed, 2 usage, or the status of the command behind ``--``
+    """
+    try:
+        wanted = options.parse(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        sys.stderr.write(f"retsnoop: {error}\n{options.usage_text()}")
+        return USAGE
+    try:
+        if wanted.help:
+            sys.stdout.write(
+                {
+                    "help": options.help_text,
+                    "usage": options.usage_text,
+                    "config": settings.help_text,
+                }[wanted.help]()
+            )
+            return 0
+        if wanted.version:
+            sys.stdout.write(_version(wanted.verbose))
+            return 0
+        from .run import run
+
+        return run(wanted)
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED

@@ -1,0 +1,475 @@
+"""The command line: retsnoop's letters, GNU style.
+
+Short options cluster (``-TS``), an option whose argument is optional takes it
+glued (``-Sn``), and nothing stands by itself but a command after ``--``. One
+table holds every option with its help; what is known and not built yet is in
+it too, so that it gets a plain answer. Pure but for reading ``@FILE``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pybpf.errors import PlanError
+from pybpf.trampoline.select import parse_pattern
+
+from . import errnos, settings
+from .presets import PRESETS
+from .sessions import NULL, ErrorFilter
+from .usage import NotYet, UsageError
+
+__all__ = [
+    "Mechanism",
+    "Options",
+    "help_text",
+    "parse",
+    "usage_text",
+]
+
+TASK_COMM_LEN = 16
+
+
+class Mechanism(enum.Enum):
+    """How functions are attached to."""
+
+    AUTO = "auto"
+    MULTI = "kprobe.multi"
+    SINGLE = "kprobe"
+    TRAMPOLINE = "fentry"
+
+
+@dataclass(slots=True)
+class Options:
+    """What the command line asks for.
+
+    :ivar entry: globs of entry functions; each must match something
+    :ivar soft_entry: entry globs of presets, which need not
+    :ivar success: show sessions that succeed too
+    :ivar allow_pids: process ids (tgid)
+    :ivar min_duration: ns
+    :ivar command: program and arguments, () to run until interrupted
+    """
+
+    entry: list[str] = field(default_factory=list)
+    soft_entry: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
+    deny: list[str] = field(default_factory=list)
+    stacks: bool = True
+    trace: bool = False
+    success: bool = False
+    mechanism: Mechanism = Mechanism.AUTO
+    dry_run: bool = False
+    json: bool = False
+    allow_pids: list[int] = field(default_factory=list)
+    deny_pids: list[int] = field(default_factory=list)
+    allow_comms: list[str] = field(default_factory=list)
+    deny_comms: list[str] = field(default_factory=list)
+    errors: ErrorFilter = field(default_factory=ErrorFilter)
+    min_duration: int = 0
+    settings: settings.Settings = field(default_factory=settings.Settings)
+    verbose: int = 0
+    help: str = ""
+    version: bool = False
+    command: tuple[str, ...] = ()
+
+
+# -- parsing ----------------------------------------------------------------
+
+
+class _Arg(enum.Enum):
+    NONE = 0
+    REQUIRED = 1
+    GLUED = 2  # optional, and only glued to the option
+
+
+class _State:
+    """What has been seen so far; some options only mean something together."""
+
+    def __init__(self, read_file: Callable[[str], str]) -> None:
+        self.options = Options()
+        self.read_file = read_file
+        self.call_stack = False
+        self.success: bool | None = None
+        self.success_text = ""
+        self.mechanism = ""
+        self.allow_errors: set[int] | None = None
+        self.any_error = False
+        self.deny_errors: set[int] = set()
+
+
+_Handler = Callable[[_State, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    short: str
+    long: str
+    arg: _Arg
+    metavar: str
+    help: str
+    handle: _Handler
+
+
+def _expand(state: _State, value: str) -> list[str]:
+    """A value, or the words of ``@FILE``."""
+    if not value.startswith("@"):
+        return [value]
+    try:
+        return state.read_file(value[1:]).split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{value}: {error}") from None
+
+
+def _globs(name: str) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        for glob in _expand(state, value):
+            if glob.startswith(":"):
+                raise NotYet(f"{glob!r}: source path globs need debug info, which is not read yet")
+            try:
+                parse_pattern(glob)
+            except PlanError as error:
+                raise UsageError(str(error)) from None
+            getattr(state.options, name).append(glob)
+
+    return handle
+
+
+def _preset(state: _State, value: str) -> None:
+    preset = PRESETS.get(value)
+    if preset is None:
+        raise UsageError(f"no preset {value!r}; there are: {', '.join(sorted(PRESETS))}")
+    state.options.soft_entry += preset.entry
+    state.options.allow += preset.allow
+    state.options.deny += preset.deny
+
+
+def _pids(name: str) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        if not value.isascii() or not value.isdigit() or not 0 < int(value) < 1 << 31:
+            raise UsageError(f"not a process id: {value!r}")
+        getattr(state.options, name).append(int(value))
+
+    return handle
+
+
+def _comms(name: str) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        for comm in _expand(state, value):
+            getattr(state.options, name).append(comm)
+
+    return handle
+
+
+def _error(value: str) -> int:
+    if value == "NULL":
+        return NULL
+    number = errnos.number_of(value)
+    if number is None:
+        raise UsageError(f"no error {value!r}: wanted a name such as EINVAL, NULL, or any")
+    return number
+
+
+def _allow_error(state: _State, value: str) -> None:
+    if state.allow_errors is None:
+        state.allow_errors = set()
+    if value.lower() == "any":
+        state.any_error = True
+    else:
+        state.allow_errors.add(_error(value))
+
+
+def _deny_error(state: _State, value: str) -> None:
+    if value.lower() == "any":
+        raise UsageError("-X any would reject every failed session")
+    state.deny_errors.add(_error(value))
+
+
+def _longer(state: _State, value: str) -> None:
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise UsageError(f"-L wants a whole number of milliseconds above 0, not {value!r}")
+    state.options.min_duration = int(value) * 1_000_000
+
+
+def _success(state: _State, value: str) -> None:
+    if value not in ("", "y", "n"):
+        raise UsageError(f"-S takes y or n, glued to it, not {value!r}")
+    state.success = value != "n"
+    state.success_text = f"-S{value}"
+
+
+def _mechanism(letter: str, mechanism: Mechanism) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        if state.mechanism not in ("", letter):
+            raise UsageError(f"-{state.mechanism} and -{letter} exclude each other")
+        state.mechanism = letter
+        state.options.mechanism = mechanism
+
+    return handle
+
+
+def _set(name: str, value: object) -> _Handler:
+    def handle(state: _State, _: str) -> None:
+        setattr(state.options, name, value)
+
+    return handle
+
+
+def _call_stack(state: _State, _: str) -> None:
+    state.call_stack = True
+
+
+def _verbose(state: _State, value: str) -> None:
+    if value.strip("v"):
+        raise UsageError(f"-v takes more v, not {value!r}")
+    state.options.verbose += 1 + len(value)
+
+
+def _symbolize(state: _State, value: str) -> None:
+    if value not in ("n", "none"):
+        raise NotYet("-s: source lines need debug info, which is not read yet (-sn turns it off)")
+
+
+def _debug(state: _State, value: str) -> None:
+    # A refused batch is always bisected here, so there is nothing to switch on.
+    if value != "multi-kprobe":
+        raise NotYet(f"--debug {value}: not available yet")
+
+
+def _config(state: _State, value: str) -> None:
+    settings.apply(state.options.settings, value)
+
+
+def _not_yet(what: str) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        raise NotYet(f"{what} is not available yet")
+
+    return handle
+
+
+def _show(text: str) -> _Handler:
+    return _set("help", text)
+
+
+_N, _R, _G = _Arg.NONE, _Arg.REQUIRED, _Arg.GLUED
+
+_GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
+    (
+        "Targets (GLOB is NAME, 'NAME [MODULE]' with * and ?, or @FILE with several)",
+        (
+            _Option(
+                "e", "entry", _R, "GLOB", "entry functions: they open a session", _globs("entry")
+            ),
+            _Option(
+                "a", "allow", _R, "GLOB", "functions to show inside a session", _globs("allow")
+            ),
+            _Option("d", "deny", _R, "GLOB", "functions to leave out; always wins", _globs("deny")),
+            _Option("c", "case", _R, "NAME", f"preset: {', '.join(sorted(PRESETS))}", _preset),
+        ),
+    ),
+    (
+        "Mode",
+        (
+            _Option("E", "call-stack", _N, "", "stack of what failed (default)", _call_stack),
+            _Option("T", "trace", _N, "", "function calls; -TE for both", _set("trace", True)),
+            _Option("A", "capture-args", _N, "", "", _not_yet("-A: capturing arguments")),
+            _Option("J", "inject-probe", _R, "PROBE", "", _not_yet("-J: injecting probes")),
+            _Option("B", "lbr", _G, "SPEC", "", _not_yet("-B: last branch records")),
+            _Option("", "dry-run", _N, "", "everything but load and attach", _set("dry_run", True)),
+            _Option(
+                "M",
+                "kprobes-multi",
+                _N,
+                "",
+                "attach by kprobe.multi, else by single kprobes",
+                _mechanism("M", Mechanism.MULTI),
+            ),
+            _Option(
+                "K", "kprobes", _N, "", "one kprobe per function", _mechanism("K", Mechanism.SINGLE)
+            ),
+            _Option(
+                "F",
+                "fentries",
+                _N,
+                "",
+                "fentry and fexit, a program per function",
+                _mechanism("F", Mechanism.TRAMPOLINE),
+            ),
+            _Option("", "json", _N, "", "JSON Lines on stdout", _set("json", True)),
+        ),
+    ),
+    (
+        "Filters",
+        (
+            _Option("p", "pid", _R, "PID", "only this process", _pids("allow_pids")),
+            _Option("P", "no-pid", _R, "PID", "not this process", _pids("deny_pids")),
+            _Option("n", "comm", _R, "NAME", "only this command (or @FILE)", _comms("allow_comms")),
+            _Option("N", "no-comm", _R, "NAME", "not this command", _comms("deny_comms")),
+            _Option("L", "longer", _R, "MS", "only sessions of at least MS ms", _longer),
+            _Option("S", "success-stacks", _G, "y|n", "sessions that succeed too", _success),
+            _Option("I", "interim-stacks", _N, "", "", _not_yet("-I: interim stacks")),
+            _Option(
+                "x", "allow-errors", _R, "ERR", "only with this error, NULL, any", _allow_error
+            ),
+            _Option("X", "deny-errors", _R, "ERR", "not with this error; wins", _deny_error),
+        ),
+    ),
+    (
+        "Symbols and settings",
+        (
+            _Option("k", "kernel", _R, "PATH", "", _not_yet("-k: a vmlinux with debug info")),
+            _Option("s", "symbolize", _G, "MODE", "", _symbolize),
+            _Option(
+                "C",
+                "config",
+                _R,
+                "KEY=VALUE",
+                "a setting; see --config-help",
+                _config,
+            ),
+            _Option("", "debug", _R, "FEATURE", "", _debug),
+        ),
+    ),
+    (
+        "Help",
+        (
+            _Option("v", "verbose", _G, "v", "say what is decided; -vv more", _verbose),
+            _Option("V", "version", _N, "", "version; -Vv with features", _set("version", True)),
+            _Option("h", "help", _N, "", "this text", _show("help")),
+            _Option("", "usage", _N, "", "short form of it", _show("usage")),
+            _Option("", "config-help", _N, "", "the settings of -C", _show("config")),
+        ),
+    ),
+)
+
+_OPTIONS = tuple(option for _, options in _GROUPS for option in options)
+_SHORT = {option.short: option for option in _OPTIONS if option.short}
+_LONG = {option.long: option for option in _OPTIONS}
+
+
+# -- the whole --------------------------------------------------------------
+
+
+def _words(arguments: Sequence[str]) -> Iterator[tuple[_Option, str, str]]:
+    """(option, its argument, as written) of each option."""
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            matches = [o for o in _OPTIONS if o.long == name] or [
+                o for o in _OPTIONS if o.long.startswith(name)
+            ]
+            if len(matches) != 1:
+                what = "ambiguous" if matches else "unknown"
+                raise UsageError(f"{what} option --{name}")
+            option = matches[0]
+            if equals and option.arg is _N:
+                raise UsageError(f"--{option.long} takes no argument")
+            if option.arg is _R and not equals:
+                value = _next(rest, f"--{option.long}")
+            yield option, value, f"--{option.long}"
+        elif word.startswith("-") and word != "-":
+            yield from _cluster(word[1:], rest)
+        else:
+            raise UsageError(f"{word!r}: no arguments are wanted; a command goes behind --")
+
+
+def _cluster(letters: str, rest: list[str]) -> Iterator[tuple[_Option, str, str]]:
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        option = _SHORT.get(letter)
+        if option is None:
+            raise UsageError(f"unknown option -{letter}")
+        value = ""
+        if option.arg is _R:
+            value = letters or _next(rest, f"-{letter}")
+            letters = ""
+        elif option.arg is _G:
+            value, letters = letters, ""
+        yield option, value, f"-{letter}"
+
+
+def _next(rest: list[str], name: str) -> str:
+    if not rest:
+        raise UsageError(f"{name} wants an argument")
+    return rest.pop(0)
+
+
+def _read_file(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def parse(arguments: Sequence[str], read_file: Callable[[str], str] = _read_file) -> Options:
+    """Read a command line, without the program's name.
+
+    :raises UsageError: if it makes no sense
+    """
+    own, command = list(arguments), None
+    if "--" in own:
+        at = own.index("--")
+        own, command = own[:at], own[at + 1 :]
+        if not command:
+            raise UsageError("no command behind --")
+    state = _State(read_file)
+    for option, value, _ in _words(own):
+        option.handle(state, value)
+    options = state.options
+    options.command = tuple(command or ())
+    _settle(state)
+    if options.help or options.version:
+        return options
+    if not (options.entry or options.soft_entry):
+        raise UsageError("no entry functions: give at least one -e GLOB (or -c PRESET)")
+    return options
+
+
+def _settle(state: _State) -> None:
+    """What options mean together."""
+    options = state.options
+    only_errors = state.allow_errors is not None
+    if only_errors and state.success:
+        raise UsageError(f"-x shows errors only, so {state.success_text} contradicts it")
+    # -T by itself is about calls: no stack, and what succeeds is of interest too.
+    options.stacks = state.call_stack or not options.trace
+    if state.success is not None:
+        options.success = state.success
+    else:
+        options.success = options.trace and not options.stacks and not only_errors
+    allow = None
+    if state.allow_errors is not None and not state.any_error:
+        allow = frozenset(state.allow_errors)
+    options.errors = ErrorFilter(allow, frozenset(state.deny_errors))
+
+
+def usage_text() -> str:
+    """One line of usage."""
+    return "Usage: retsnoop -e GLOB [OPTION...] [-- COMMAND [ARGUMENT...]]\n"
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    lines = [
+        usage_text().rstrip(),
+        "Show which kernel function failed, with the kernel stack that led to it.",
+        "",
+        "With a command, trace the whole system while it runs (-n NAME narrows it) and return its",
+        "status; else until Ctrl-C. Exit status: 0 ok, 1 failed, 2 usage.",
+    ]
+    for title, options in _GROUPS:
+        lines += ["", f"{title}:"]
+        for option in options:
+            if option.help:
+                lines.append(f"  {_spelling(option):<30} {option.help}")
+    return "\n".join(lines) + "\n"
+
+
+def _spelling(option: _Option) -> str:
+    short = f"-{option.short}, " if option.short else "    "
+    if option.arg is _R:
+        return f"{short}--{option.long}={option.metavar}"
+    if option.arg is _G:
+        return f"{short}--{option.long}[={option.metavar}]"
+    return f"{short}--{option.long}"

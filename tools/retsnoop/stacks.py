@@ -1,0 +1,139 @@
+"""The kernel stack and the chain of traced functions as one list of rows. Pure.
+
+A captured stack names return addresses, so the instruction that belongs to a
+frame is the one before: an address is looked up minus one and shown relative
+to the function found. Frames that exist only because somebody traces are taken
+out: BPF programs and trampolines, what runs between them and the helper that
+took the stack, and the function's own entry, to which a trampoline that was
+called from there returns (``func+5``).
+
+The chain knows which functions were called, with result and duration; the
+stack knows everything else on the way. Both run outermost first and are merged
+by function: a frame of the stack that is no traced function stays alone, and a
+traced function that has no frame (it had returned already, or was the one to
+return just then) is marked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .events import Frame
+from .functions import Function
+
+__all__ = ["Place", "Row", "Symbols", "clean", "merge", "resolve"]
+
+# What exists only because something is traced.
+_TRACER = re.compile(
+    r"bpf_trampoline_\d+(_\d+)?|bpf_prog_[0-9a-f]{16}(_.*)?|bpf_dispatcher_\w+|"
+    r"(arch_)?rethook_trampoline(_callback)?|__kretprobe_trampoline|ftrace_trampoline|"
+    r"return_to_handler|ftrace_(regs_)?(caller|call)"
+)
+_BPF = re.compile(r"bpf_trampoline_\d+(_\d+)?|bpf_prog_[0-9a-f]{16}(_.*)?")
+# A call of a trampoline at function entry returns here: 5 bytes, after endbr64 9.
+_ENTRY_OFFSETS = (5, 9)
+# The helper that takes the stack and what is below it: never deeper than this.
+_HELPER_FRAMES = 6
+
+
+class Symbols(Protocol):
+    """Names addresses."""
+
+    def lookup(self, addr: int) -> tuple[str, str, int] | None:
+        """(name, module, start address) of the symbol that covers `addr`, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One frame of a kernel stack.
+
+    :param addr: return address
+    :param name: symbol, "" if the address is not known
+    :param module: its owner, "" for the kernel itself
+    :param start: address of the symbol, 0 if not known
+    :param filtered: belongs to the tracing, not to what is traced
+    """
+
+    addr: int
+    name: str = ""
+    module: str = ""
+    start: int = 0
+    filtered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a stack.
+
+    :param place: frame of the kernel stack, or None
+    :param frame: call of a traced function, or None
+    :param function: the function of `frame`
+    """
+
+    place: Place | None
+    frame: Frame | None = None
+    function: Function | None = None
+
+
+def resolve(addrs: Sequence[int], symbols: Symbols) -> list[Place]:
+    """Name the return addresses of a stack, same order."""
+    out = []
+    for addr in addrs:
+        found = symbols.lookup(addr - 1)
+        out.append(Place(addr, *found) if found else Place(addr))
+    return out
+
+
+def clean(places: Sequence[Place]) -> list[Place]:
+    """Mark what belongs to the tracing.
+
+    :param places: innermost first
+    :returns: all of them, `Place.filtered` set where it applies
+    """
+    marks = [bool(_TRACER.fullmatch(p.name)) for p in places]
+    # Everything below the innermost program is the helper that took the stack.
+    for i, place in enumerate(places[:_HELPER_FRAMES]):
+        if _BPF.fullmatch(place.name):
+            marks[:i] = [True] * i
+            break
+    for i, place in enumerate(places):
+        called_from_entry = place.start and place.addr - place.start in _ENTRY_OFFSETS
+        if i and marks[i - 1] and called_from_entry and not marks[i]:
+            marks[i] = True
+    return [
+        Place(p.addr, p.name, p.module, p.start, mark)
+        for p, mark in zip(places, marks, strict=True)
+    ]
+
+
+def _same(place: Place, function: Function) -> bool:
+    if place.start and function.addr:
+        return place.start == function.addr
+    return place.name == function.name
+
+
+def merge(
+    places: Sequence[Place], frames: Sequence[Frame], functions: Sequence[Function]
+) -> Iterator[Row]:
+    """Rows of a stack, outermost first.
+
+    :param places: cleaned kernel stack, outermost first
+    :param frames: chain of traced calls, outermost first
+    :param functions: by `Function.id`
+    """
+    at = 0
+    for frame in frames:
+        function = functions[frame.func]
+        match = next((i for i in range(at, len(places)) if _same(places[i], function)), None)
+        if match is None:
+            yield Row(None, frame, function)
+            continue
+        for place in places[at:match]:
+            yield Row(place)
+        yield Row(places[match], frame, function)
+        at = match + 1
+    for place in places[at:]:
+        yield Row(place)
