@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pybpf.features import Feature, Support
+from tests.support import rows
+from tests.support.require import probes
+
 
 def test_it_is_the_row_that_was_asked_for(kernel_row: str) -> None:
     """The kernel's release begins with the row's name, so no row passes for another."""
@@ -42,3 +46,20 @@ def test_everyday_commands_fail_as_they_should() -> None:
     assert "No such file" in done.stderr
     done = subprocess.run(["rmdir", "/no/such/dir"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
+
+
+def test_the_rows_table_tells_the_truth(kernel_row: str) -> None:
+    """What the kernel lacks is what vagrant/rows.json says, no more, no less."""
+    answers = probes().all()
+    assert not probes().inconclusive
+    assert set(answers) == set(Feature)
+    found = {f.value: a.support for f, a in answers.items() if not a.ok}
+    assert found == dict.fromkeys(rows.lacks(kernel_row), Support.UNSUPPORTED)
+
+
+@pytest.mark.parametrize("module", ["dummy", "loop", "nf_conntrack", "veth"])
+def test_modules_load_and_have_types(module: str) -> None:
+    """A few modules are at hand for tests of module functions, with their BTF."""
+    done = subprocess.run(["modprobe", module], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(f"/sys/kernel/btf/{module}").stat().st_size > 0

@@ -25,6 +25,8 @@ __all__ = ["EVENT", "Guests", "Lost", "pack", "unpack"]
 EVENT = b"\x1e"
 RESTARTS = 2
 KEPT_LINES = 60
+OUT_OF_TIME = 124  # statuses of vagrant/vm
+GUEST_DIED = 125
 
 Key = tuple[str, bool]  # row, icount
 Event = dict[str, object]
@@ -132,18 +134,17 @@ class Run:
         """Guests until every test has reported, or there is no hope."""
         why = "nothing was run"
         try:
-            for attempt in range(1 + RESTARTS):
-                before = len(self._finished)
-                why = self._one_guest(notes)
-                if self._stopped or len(self._finished) + len(self._lost) == len(self.nodeids):
-                    break
-                if not self._running and (len(self._finished) == before or attempt == RESTARTS):
-                    break
+            for _ in range(1 + RESTARTS):
+                status, why = self._one_guest(notes)
                 with self._changed:
+                    crashed = bool(self._running) or status == GUEST_DIED
                     if self._running:
                         self._lost[self._running] = why
                         self._running = ""
                         self._changed.notify_all()
+                    left = len(self.nodeids) - len(self._finished) - len(self._lost)
+                if self._stopped or not left or not crashed or status == OUT_OF_TIME:
+                    break
         except Exception as error:  # whatever it is, the session must not wait for ever
             why = f"the runner of row {self.row} failed: {error!r}"
         finally:
@@ -151,8 +152,8 @@ class Run:
                 self._ended = why or f"the guest of row {self.row} did not report this test"
                 self._changed.notify_all()
 
-    def _one_guest(self, notes: list[str]) -> str:
-        """Run what is left in one guest; what to say of a test that is missing then."""
+    def _one_guest(self, notes: list[str]) -> tuple[int, str]:
+        """Run what is left in one guest; its status, and what to say of a test that is missing."""
         left = [n for n in self.nodeids if n not in self._finished and n not in self._lost]
         files = list(dict.fromkeys(n.partition("::")[0] for n in left))
         command = [str(self.vm), "--kernel", self.row, "--timeout", str(self.timeout)]
@@ -164,7 +165,7 @@ class Run:
         with tempfile.TemporaryFile() as errors:
             with self._changed:
                 if self._stopped:
-                    return "stopped"
+                    return 0, "stopped"
                 self._process = subprocess.Popen(
                     command,
                     cwd=ROOT,
@@ -186,7 +187,7 @@ class Run:
         lines = notes_of_vm.splitlines()
         notes += [line for line in lines if line.startswith("vm: ") or "| ! " in line]
         where = f"while running {self._running}" if self._running else "between tests"
-        return "\n".join(
+        text = "\n".join(
             [
                 f"no report from the guest of row {self.row}: it ended with status {status} "
                 f"after {took:.0f} s, {where}",
@@ -196,6 +197,7 @@ class Run:
                 notes_of_vm,
             ]
         )
+        return status, text
 
     def _event(self, event: Event) -> None:
         with self._changed:

@@ -1,0 +1,301 @@
+"""The parts of vagrant/vm and of the guest runner that need no guest."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support import rows
+from tests.support.guests import Guests, Lost, pack, unpack
+from tests.support.matrix import without_row
+from vagrant._vm import cache, cli, cpio, image, kernels, qemu
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYBPF_CACHE", str(tmp_path / "cache"))
+    return cache.root()
+
+
+# -- cpio
+
+
+def read_newc(data: bytes) -> dict[str, tuple[int, bytes]]:
+    """Name -> (mode, contents); as the kernel's initramfs documentation describes the form."""
+    found = {}
+    at = 0
+    while True:
+        assert data[at : at + 6] == b"070701"
+        numbers = [int(data[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        mode, size, length = numbers[1], numbers[6], numbers[11]
+        name = data[at + 110 : at + 110 + length - 1].decode()
+        at = (at + 110 + length + 3) & ~3
+        if name == "TRAILER!!!":
+            assert len(data) % 512 == 0
+            return found
+        assert name not in found, f"{name} twice"
+        found[name] = (mode, data[at : at + size])
+        at = (at + size + 3) & ~3
+
+
+def test_cpio_archive_reads_back(tmp_path: Path) -> None:
+    """Files, modes, links and directories survive, and a directory comes before what is in it."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/script").write_bytes(b"#!x\n")
+    (tmp_path / "d/script").chmod(0o755)
+    (tmp_path / "d/link").symlink_to("script")
+    out = io.BytesIO()
+    writer = cpio.Writer(out)
+    cpio.add_tree(writer, tmp_path / "d", "a/b")
+    writer.file("a/odd", b"12345")
+    writer.character_device("dev/null", 1, 3, 0o666)
+    writer.close()
+    found = read_newc(out.getvalue())
+    assert list(found)[:2] == ["a", "a/b"]
+    assert found["a/b/script"] == (stat.S_IFREG | 0o755, b"#!x\n")
+    assert found["a/b/link"] == (stat.S_IFLNK | 0o777, b"script")
+    assert found["a/odd"][1] == b"12345"
+    assert stat.S_ISCHR(found["dev/null"][0])
+
+
+# -- cache
+
+
+def test_a_staged_directory_appears_whole_or_not_at_all(own_cache: Path) -> None:
+    """A failure while building leaves neither the entry nor its remains."""
+    with pytest.raises(OSError, match="disk full"), cache.staged(own_cache / "x" / "y") as work:
+        (work / "half").write_text("")
+        raise OSError("disk full")
+    assert list((own_cache / "x").iterdir()) == []
+    with cache.staged(own_cache / "x" / "y") as work:
+        (work / "whole").write_text("1")
+    assert (own_cache / "x/y/whole").read_text() == "1"
+
+
+def test_the_lock_admits_one(own_cache: Path) -> None:
+    """Two runs do not build one entry at the same time."""
+    inside = 0
+    most = 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(50):
+            with cache.locked():
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_digest_does_not_confuse_neighbours() -> None:
+    """Where one part ends matters."""
+    assert cache.digest("ab", "c") != cache.digest("a", "bc")
+
+
+# -- kernels
+
+
+def test_rows_are_the_ones_the_design_names() -> None:
+    """Three rows in order; each kernel's gaps are words that features know."""
+    from pybpf.features import Feature
+
+    assert list(kernels.rows()) == rows.names() == ["6.1", "6.12", "latest"]
+    words = {feature.value for feature in Feature}
+    for name in rows.names():
+        assert rows.lacks(name) <= words
+
+
+def test_modules_dep_lists_needs_deepest_last(tmp_path: Path) -> None:
+    """modprobe loads a line's modules from the end, so what others need must come after them."""
+    base = tmp_path / "tree/lib/modules/1/kernel"
+    base.mkdir(parents=True)
+    for name, needs in {"a": "b,c", "b": "c", "c": "", "d": "a"}.items():
+        (base / f"{name}.ko").write_bytes(b"\0depends=%s\0" % needs.encode())
+    kernels._take_modules(tmp_path / "tree", "1", tmp_path / "out", ["d"])
+    lines = (tmp_path / "out/modules.dep").read_text().splitlines()
+    assert lines == ["a.ko: b.ko c.ko", "b.ko: c.ko", "c.ko:", "d.ko: a.ko b.ko c.ko"]
+
+
+def test_a_module_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """A row that cannot offer what rows.json asks for does not start."""
+    (tmp_path / "lib/modules/1").mkdir(parents=True)
+    with pytest.raises(cache.VmError, match="no module veth"):
+        kernels._take_modules(tmp_path, "1", tmp_path / "out", ["veth"])
+
+
+def test_dependency_of_a_metapackage() -> None:
+    """The first dependency of the right name, with its version if it is an exact one."""
+    fields = {
+        "Depends": "dracut | x, linux-base (>= 4), linux-binary-7.3.4+deb13-amd64 (= 7.3.4-1)"
+    }
+    found = kernels._depends(fields, r"linux-binary-\d.*")
+    assert found == ("linux-binary-7.3.4+deb13-amd64", "7.3.4-1")
+    assert kernels._depends(fields, r"linux-image-\d.*") is None
+
+
+# -- qemu
+
+
+@pytest.mark.parametrize(
+    ("said", "fine"),
+    [("QEMU emulator version 7.2.22 (Debian)", False), ("QEMU emulator version 10.0.2", True)],
+)
+def test_an_old_qemu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, fine: bool
+) -> None:
+    """QEMU 7 corrupts 6.12 guests, so it must never be used silently."""
+    tool = tmp_path / "qemu-system-x86_64"
+    tool.write_text(f"#!/bin/sh\necho '{said}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if fine:
+        assert qemu.qemu_command() == str(tool)
+    else:
+        with pytest.raises(cache.VmError, match="too old"):
+            qemu.qemu_command()
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"), [(b"abc", 0), (b"ab\0", 1), (b"\0TO", 3), (b"\0TOKEN", 6), (b"\0X", 0)]
+)
+def test_only_a_possible_marker_is_held_back(data: bytes, kept: int) -> None:
+    """Output streams at once unless its end could be the marker's beginning."""
+    assert qemu._overlap(data, b"\0TOKEN ") == kept
+
+
+def test_what_the_kernel_complains_of_is_found() -> None:
+    """Warnings are shown even when the command succeeds."""
+    console = b"[ 1.0] fine\r\n[ 2.0] WARNING: CPU: 0 PID: 1 at x.c:1\r\n"
+    assert qemu.complaints(console) == ["[ 2.0] WARNING: CPU: 0 PID: 1 at x.c:1"]
+
+
+# -- results
+
+
+def test_an_archive_cannot_reach_outside(tmp_path: Path) -> None:
+    """A hostile or broken guest writes below DIR only, and not through links."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        for name in ("../evil", "/abs", "good/file"):
+            info = tarfile.TarInfo(name)
+            info.size = 2
+            tar.addfile(info, io.BytesIO(b"hi"))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(link)
+    cli.unpack(data.getvalue(), tmp_path / "out")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [
+        "out",
+        "out/good",
+        "out/good/file",
+    ]
+    assert not Path("/abs").exists()
+
+
+def test_checkout_files_are_those_of_git() -> None:
+    """Tracked and new files go to the guest, ignored ones do not."""
+    names = {str(name) for name in cli.checkout_files()}
+    assert {"pyproject.toml", "vagrant/vm", "tests/unit/test_vm_parts.py"} <= names
+    assert not any(name.startswith((".venv/", ".git/")) or "__pycache__" in name for name in names)
+
+
+def test_requirements_come_from_the_project_file() -> None:
+    """The guest has what users and tests need, and no linters."""
+    names = image.requirements()
+    assert any(name.startswith("capstone") for name in names)
+    assert any(name.startswith("pytest") for name in names)
+    assert not any(name.startswith("mypy") for name in names)
+
+
+# -- guests of a pytest session
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "common"),
+    [
+        ("tests/live/test_x.py::test_a[6.12]", "tests/live/test_x.py::test_a"),
+        ("tests/live/test_x.py::test_a[host-b-6]", "tests/live/test_x.py::test_a[b-6]"),
+        ("tests/live/test_x.py::test_a[b-latest]", "tests/live/test_x.py::test_a[b]"),
+        ("tests/unit/test_x.py::test_a", "tests/unit/test_x.py::test_a"),
+    ],
+)
+def test_runs_of_one_test_share_a_name(nodeid: str, common: str) -> None:
+    """That is how a test skipped on every kernel is noticed."""
+    assert without_row(nodeid) == common
+
+
+def fake_vm(tmp_path: Path, body: str) -> Path:
+    """A stand-in for vagrant/vm: gets the tests' ids as `ids`, `run` counts the starts."""
+    script = tmp_path / "vm"
+    script.write_text(
+        "#!/usr/bin/env python3\n"
+        "import json, os, sys, pathlib\n"
+        f"sys.path.insert(0, {str(rows.ROOT)!r})\n"
+        "from tests.support.guests import unpack\n"
+        "ids = unpack(sys.argv[sys.argv.index('tests.support.guest') + 1])\n"
+        f"counter = pathlib.Path({str(tmp_path / 'count')!r})\n"
+        "run = int(counter.read_text()) + 1 if counter.exists() else 1\n"
+        "counter.write_text(str(run))\n"
+        "def say(event, nodeid, **more):\n"
+        "    line = json.dumps({'event': event, 'nodeid': nodeid, **more})\n"
+        "    print('\\x1e' + line, flush=True)\n"
+        "def one(nodeid):\n"
+        "    say('start', nodeid)\n"
+        "    say('report', nodeid, report={'run': run})\n"
+        "    say('finish', nodeid)\n" + body
+    )
+    script.chmod(0o755)
+    return script
+
+
+def asked(vm: Path, *nodeids: str) -> Guests:
+    guests = Guests(jobs=1, timeout=60, vm=vm)
+    for nodeid in nodeids:
+        guests.add(("6.1", False), nodeid)
+    return guests
+
+
+def test_reports_of_a_guest_arrive(tmp_path: Path) -> None:
+    """Every test gets its own reports; ids survive the command line."""
+    ids = ["f.py::a[6.1]", "f.py::b['x y' ]", "g.py::ü"]
+    assert unpack(pack(ids)) == ids
+    guests = asked(fake_vm(tmp_path, "for i in ids: one(i)\n"), *ids)
+    assert [guests.wait(("6.1", False), i) for i in ids] == [[{"run": 1}]] * 3
+    guests.close()
+
+
+def test_a_guest_that_dies_fails_one_test_and_the_rest_go_on(tmp_path: Path) -> None:
+    """The test it died in is lost, with the guest's last words; later ones run in a new guest."""
+    body = (
+        "for i in ids:\n"
+        "    if i.endswith('bad'): say('start', i); print('last words'); sys.exit(125)\n"
+        "    one(i)\n"
+    )
+    guests = asked(fake_vm(tmp_path, body), "f.py::a", "f.py::bad", "f.py::c")
+    key = ("6.1", False)
+    assert guests.wait(key, "f.py::a") == [{"run": 1}]
+    with pytest.raises(Lost, match=r"(?s)status 125.*running f.py::bad.*last words"):
+        guests.wait(key, "f.py::bad")
+    assert guests.wait(key, "f.py::c") == [{"run": 2}]
+    guests.close()
+
+
+@pytest.mark.parametrize("body", ["sys.exit(0)\n", "one(ids[0])\nsys.exit(0)\n", "boom\n"])
+def test_a_guest_that_ran_nothing_is_a_failure(tmp_path: Path, body: str) -> None:
+    """Whatever its status: a test without a report has not passed; nobody waits for ever."""
+    guests = asked(fake_vm(tmp_path, body), "f.py::a", "f.py::b")
+    with pytest.raises(Lost):
+        guests.wait(("6.1", False), "f.py::b")
+    guests.close()
