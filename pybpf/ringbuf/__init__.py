@@ -6,6 +6,5 @@
 from __future__ import annotations
 
 from pybpf.ringbuf.reader import Batches, Chunk, RingBuffer, RingBuffers
-from pybpf.ringbuf.records import Run
 
-__all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers", "Run"]
+__all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers"]

@@ -37,6 +37,7 @@ atomically when ``bpf_ringbuf_reserve`` or ``bpf_ringbuf_output`` fails; pass it
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import mmap
 import platform
@@ -46,6 +47,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pybpf.errors import BpfError, UnsupportedFeature
@@ -53,7 +55,6 @@ from pybpf.ringbuf.records import (
     HEADER_SIZE,
     Decoder,
     RecordCodec,
-    Run,
     Scan,
     bytes_decoder,
     call_decoder,
@@ -182,7 +183,7 @@ class Chunk:
     def rows(self, fields: struct.Struct) -> Iterator[tuple[Any, ...]]:
         """The records as tuples, one after the other, made as they are asked for."""
         out: list[Any] = []
-        struct_decoder(fields)(self.view, Run(0, self.count, self.record_size), out)
+        struct_decoder(fields)(self.view, [(0, self.count, self.record_size)], out)
         return iter(out)
 
 
@@ -408,27 +409,41 @@ class RingBuffer:
         # What arrives while we decode is for the next call, or a fast producer keeps us forever.
         until = self._producer[0]
         look = self._await_look(timeout, min(_SLICE, wanted))
-        if look is not None:
-            until = max(until, self._producer[0])
-        while look is not None:
-            base, found = look
-            before = len(out)
-            try:
-                for run in found.runs:
-                    self._decode(self._data, run, out)
-            except Exception:
-                at = base + record_offset(found.runs, len(out) - before)
-                if out:
-                    self._store(at)
-                    return out  # the guilty record is the first of the next call
-                self._store(at + stride_of(self._words[(at & self._mask) >> 2]))
-                raise
-            self._store(base + found.end)
-            wanted -= found.records
-            if found.busy or wanted <= 0 or base + found.end >= until:
-                break
-            look = self._look(min(_SLICE, wanted))
+        if look is None:
+            return out
+        until = max(until, self._producer[0])
+        # Records are no garbage, and a collector that walks the growing list again and again
+        # makes a long one take up to four times as long.
+        collecting = gc.isenabled()
+        try:
+            while look is not None and self._take(look, out):
+                wanted -= look[1].records
+                if look[1].busy or wanted <= 0 or look[0] + look[1].end >= until:
+                    break
+                if collecting:
+                    gc.disable()
+                look = self._look(min(_SLICE, wanted))
+        finally:
+            if collecting:
+                gc.enable()
         return out
+
+    def _take(self, look: tuple[int, Scan], out: list[Any]) -> bool:
+        # Decodes and consumes; False if a record cannot be decoded, which is then the first
+        # of the next call, or raises if it is the first of this one.
+        base, found = look
+        before = len(out)
+        try:
+            self._decode(self._data, found.runs, out)
+        except Exception:
+            at = base + record_offset(found.runs, len(out) - before)
+            if out:
+                self._store(at)
+                return False
+            self._store(at + stride_of(self._words[(at & self._mask) >> 2]))
+            raise
+        self._store(base + found.end)
+        return True
 
     def records(self, timeout: float | None = None) -> Iterator[Any]:
         """Single records, one after the other.
@@ -444,21 +459,22 @@ class RingBuffer:
             if look is None:
                 return
             base, found = look
-            behind = found.runs[0].offset
+            out: list[Any] = []
+            error: Exception | None = None
             try:
-                for run in found.runs:
-                    stride = stride_of(run.length)
-                    behind = run.offset
-                    out: list[Any] = []
-                    error: Exception | None = None
-                    try:
-                        self._decode(self._data, run, out)
-                    except Exception as err:
-                        error = err
-                    for value in out:
+                self._decode(self._data, found.runs, out)
+            except Exception as err:
+                error = err
+            values = iter(out)
+            behind = found.runs[0][0]
+            try:
+                for offset, count, length in found.runs:
+                    stride = stride_of(length)
+                    behind = offset
+                    for value in islice(values, count):
                         behind += stride
                         yield value
-                    if error is not None:
+                    if error is not None and behind < offset + count * stride:
                         behind += stride
                         raise error
                 behind = found.end
@@ -494,7 +510,7 @@ class RingBuffer:
             return 0
         base, found = look
         data = self._data
-        behind = found.runs[0].offset
+        behind = found.runs[0][0]
         try:
             for offset, count, length in found.runs:
                 stride = stride_of(length)

@@ -55,14 +55,13 @@ LENGTH_MASK = DISCARD - 1
 
 _FIRST_GUESS = 8
 _GROWTH = 8
+_FORMS = 64  # compiled record layouts kept, for records of ever-changing length
 
 
-class Run(NamedTuple):
-    """Neighbouring records of one length, none of them discarded."""
-
-    offset: int  # of the first header, bytes from the start of the data pages
-    records: int
-    length: int  # of one payload, bytes
+#: Neighbouring records of one length, none of them discarded: offset of the first
+#: header (bytes from the start of the data pages), number of records, length of one
+#: payload (bytes).
+Run = tuple[int, int, int]
 
 
 class Scan(NamedTuple):
@@ -104,6 +103,9 @@ def scan(
     runs: list[Run] = []
     offset = start
     records = discarded = 0
+    # The run being collected.
+    run_offset = run_length = run_end = -1
+    run_stride = 1
     last = hint
     guess = _FIRST_GUESS
     busy = False
@@ -114,8 +116,8 @@ def scan(
             break
         length = header & LENGTH_MASK
         stride = (length + 15) & ~7
-        fit = (end - offset) // stride
-        if fit == 0:
+        left = end - offset
+        if stride > left:
             raise BpfError(
                 errno.EBADMSG,
                 "ring buffer",
@@ -123,7 +125,7 @@ def scan(
             )
         count = 1
         if header == last:
-            count = min(fit, guess, limit - records)
+            count = min(left // stride, guess, limit - records)
             step = stride >> 2
             first = offset >> 2
             headers = words[first : first + count * step : step]
@@ -136,34 +138,32 @@ def scan(
         if header & DISCARD:
             discarded += count
         else:
-            before = runs[-1] if runs else None
-            if (
-                before is not None
-                and before.length == length
-                and before.offset + before.records * stride == offset
-            ):
-                runs[-1] = Run(before.offset, before.records + count, length)
-            elif before is not None and one_run:
-                break
-            else:
-                runs.append(Run(offset, count, length))
+            if length != run_length or offset != run_end:
+                if run_length >= 0:
+                    if one_run:
+                        break
+                    runs.append((run_offset, (run_end - run_offset) // run_stride, run_length))
+                run_offset, run_length, run_stride = offset, length, stride
+            run_end = offset + count * stride
             records += count
         offset += count * stride
+    if run_length >= 0:
+        runs.append((run_offset, (run_end - run_offset) // run_stride, run_length))
     return Scan(runs, offset, records, discarded, busy, last)
 
 
 def record_offset(runs: Sequence[Run], index: int) -> int:
     """Offset of the header of record number `index`, counted over all `runs`, in bytes."""
-    for run in runs:
-        if index < run.records:
-            return run.offset + index * stride_of(run.length)
-        index -= run.records
+    for offset, count, length in runs:
+        if index < count:
+            return offset + index * stride_of(length)
+        index -= count
     raise ValueError("no such record")
 
 
-# A decoder appends the values of one run to a list. What it appended before an
+# A decoder appends the values of some runs to a list. What it appended before an
 # exception is right, so the caller knows which record failed.
-Decoder = Callable[[memoryview, Run, list[Any]], None]
+Decoder = Callable[[memoryview, Sequence[Run], list[Any]], None]
 
 
 class RecordCodec(Protocol):
@@ -185,19 +185,21 @@ def bytes_decoder() -> Decoder:
     """Records as `bytes`, copied out of the ring."""
     made: dict[int, struct.Struct] = {}
 
-    def decode(data: memoryview, run: Run, out: list[Any]) -> None:
-        offset, count, length = run
-        if count == 1:
-            out.append(bytes(data[offset + HEADER_SIZE : offset + HEADER_SIZE + length]))
-            return
-        stride = stride_of(length)
-        form = made.get(length)
-        if form is None:
-            if len(made) >= 64:
-                made.clear()
-            padding = stride - HEADER_SIZE - length
-            form = made[length] = struct.Struct(f"={HEADER_SIZE}x{length}s{padding}x")
-        out.extend(chain.from_iterable(form.iter_unpack(data[offset : offset + count * stride])))
+    def decode(data: memoryview, runs: Sequence[Run], out: list[Any]) -> None:
+        for offset, count, length in runs:
+            if count == 1:
+                at = offset + HEADER_SIZE
+                out.append(data[at : at + length].tobytes())
+                continue
+            stride = stride_of(length)
+            form = made.get(length)
+            if form is None:
+                if len(made) >= _FORMS:
+                    made.clear()
+                padding = stride - HEADER_SIZE - length
+                form = made[length] = struct.Struct(f"={HEADER_SIZE}x{length}s{padding}x")
+            records = data[offset : offset + count * stride]
+            out.extend(chain.from_iterable(form.iter_unpack(records)))
 
     return decode
 
@@ -210,22 +212,22 @@ def struct_decoder(fields: struct.Struct) -> Decoder:
     made: dict[int, struct.Struct] = {}
     unpack_from = fields.unpack_from
 
-    def decode(data: memoryview, run: Run, out: list[Any]) -> None:
-        offset, count, length = run
-        if length < size:
-            raise _too_short(length, size)
-        if count == 1:
-            out.append(unpack_from(data, offset + HEADER_SIZE))
-            return
-        stride = stride_of(length)
-        form = made.get(stride)
-        if form is None:
-            if len(made) >= 64:
-                made.clear()
-            # The header keeps 8-byte alignment, so native alignment ("@") holds too.
-            form = struct.Struct(f"{order}{HEADER_SIZE}x{body}{stride - HEADER_SIZE - size}x")
-            made[stride] = form
-        out.extend(form.iter_unpack(data[offset : offset + count * stride]))
+    def decode(data: memoryview, runs: Sequence[Run], out: list[Any]) -> None:
+        for offset, count, length in runs:
+            if length < size:
+                raise _too_short(length, size)
+            if count == 1:
+                out.append(unpack_from(data, offset + HEADER_SIZE))
+                continue
+            stride = stride_of(length)
+            form = made.get(stride)
+            if form is None:
+                if len(made) >= _FORMS:
+                    made.clear()
+                # The header keeps 8-byte alignment, so native alignment ("@") holds too.
+                form = struct.Struct(f"{order}{HEADER_SIZE}x{body}{stride - HEADER_SIZE - size}x")
+                made[stride] = form
+            out.extend(form.iter_unpack(data[offset : offset + count * stride]))
 
     return decode
 
@@ -236,16 +238,16 @@ def codec_decoder(codec: RecordCodec) -> Decoder:
     decode_one = codec.decode
     iter_unpack = codec.iter_unpack
 
-    def decode(data: memoryview, run: Run, out: list[Any]) -> None:
-        offset, count, length = run
-        if length < size:
-            raise _too_short(length, size)
-        if count == 1:
-            out.append(decode_one(data, offset + HEADER_SIZE))
-            return
-        stride = stride_of(length)
-        records = data[offset : offset + count * stride]
-        out.extend(iter_unpack(records, before=HEADER_SIZE, after=stride - HEADER_SIZE - size))
+    def decode(data: memoryview, runs: Sequence[Run], out: list[Any]) -> None:
+        for offset, count, length in runs:
+            if length < size:
+                raise _too_short(length, size)
+            if count == 1:
+                out.append(decode_one(data, offset + HEADER_SIZE))
+                continue
+            stride = stride_of(length)
+            records = data[offset : offset + count * stride]
+            out.extend(iter_unpack(records, before=HEADER_SIZE, after=stride - HEADER_SIZE - size))
 
     return decode
 
@@ -256,12 +258,12 @@ def call_decoder(function: Callable[[memoryview], Any]) -> Decoder:
     The view is of ring memory and is released when `function` returns.
     """
 
-    def decode(data: memoryview, run: Run, out: list[Any]) -> None:
-        offset, count, length = run
-        stride = stride_of(length)
-        first = offset + HEADER_SIZE
-        for at in range(first, first + count * stride, stride):
-            with data[at : at + length] as view:
-                out.append(function(view))
+    def decode(data: memoryview, runs: Sequence[Run], out: list[Any]) -> None:
+        for offset, count, length in runs:
+            stride = stride_of(length)
+            first = offset + HEADER_SIZE
+            for at in range(first, first + count * stride, stride):
+                with data[at : at + length] as view:
+                    out.append(function(view))
 
     return decode

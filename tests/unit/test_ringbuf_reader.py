@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import struct
@@ -311,3 +312,26 @@ def test_type_names_need_btf(ring: FakeRing, kind: Any) -> None:
 def test_nonsense_type(ring: FakeRing) -> None:
     with pytest.raises(TypeError, match="not a record type"):
         RingBuffer(ring, 1.5)
+
+
+def test_garbage_collector_is_back_after_a_read() -> None:
+    """A long read pauses the collector; it runs again afterwards, after an error too."""
+    seen: list[bool] = []
+
+    def watch(view: memoryview) -> int:
+        seen.append(gc.isenabled())
+        if view[0] == 1:
+            raise LookupError
+        return 0
+
+    ring = FakeRing(1 << 17)
+    for _ in range(5000):
+        ring.put(b"\0")
+    ring.put(b"\1")
+    with RingBuffer(ring, watch) as rb:
+        assert len(rb.read(0)) == 5000
+        assert seen[0] and not seen[-1] and gc.isenabled()
+        with pytest.raises(LookupError):
+            rb.read(0)
+        assert gc.isenabled()
+    ring.close()

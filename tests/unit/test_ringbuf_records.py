@@ -13,7 +13,6 @@ from pybpf.errors import BpfError
 from pybpf.ringbuf.records import (
     BUSY,
     DISCARD,
-    Run,
     bytes_decoder,
     call_decoder,
     codec_decoder,
@@ -45,8 +44,7 @@ def words(data: bytes) -> memoryview:
 
 def decode(data: bytes, decoder: Any, **options: Any) -> list[Any]:
     out: list[Any] = []
-    for run in scan(words(data), 0, len(data), **options).runs:
-        decoder(memoryview(data), run, out)
+    decoder(memoryview(data), scan(words(data), 0, len(data), **options).runs, out)
     return out
 
 
@@ -99,8 +97,7 @@ def test_limit_and_resume(items: list[Rec], limit: int) -> None:
     while True:
         found = scan(words(data), at, len(data), limit=limit, hint=hint)
         assert found.records <= limit
-        for run in found.runs:
-            bytes_decoder()(memoryview(data), run, out)
+        bytes_decoder()(memoryview(data), found.runs, out)
         if found.end == at:
             break
         at, hint = found.end, found.header
@@ -115,8 +112,7 @@ def test_one_run_loses_nothing(items: list[Rec]) -> None:
     while True:
         found = scan(words(data), at, len(data), one_run=True)
         assert len(found.runs) <= 1
-        for run in found.runs:
-            bytes_decoder()(memoryview(data), run, out)
+        bytes_decoder()(memoryview(data), found.runs, out)
         if found.end == at:
             break
         at = found.end
@@ -127,7 +123,7 @@ def test_uniform_ring_is_one_run() -> None:
     """A thousand equal records are one run: this is what makes decoding fast."""
     data = ring([Rec(b"x" * 32)] * 1000)
     found = scan(words(data), 0, len(data))
-    assert found.runs == [Run(0, 1000, 32)]
+    assert found.runs == [(0, 1000, 32)]
     assert (found.end, found.records, found.discarded, found.busy) == (40_000, 1000, 0, False)
 
 
@@ -142,7 +138,7 @@ def test_busy_record_stops_the_walk() -> None:
 def test_discarded_records_are_counted_and_passed() -> None:
     data = ring([Rec(b"a" * 8), Rec(b"b" * 8, DISCARD), Rec(b"c" * 8)])
     found = scan(words(data), 0, len(data))
-    assert found.runs == [Run(0, 1, 8), Run(32, 1, 8)]
+    assert found.runs == [(0, 1, 8), (32, 1, 8)]
     assert (found.records, found.discarded, found.end) == (2, 1, 48)
 
 
@@ -156,8 +152,7 @@ def test_wrapped_record_is_read_through_the_double_mapping() -> None:
         pages[(position + i) % size] = stream[i]
     twice = bytes(pages) * 2
     out: list[Any] = []
-    for run in scan(words(twice), position, position + 48).runs:
-        bytes_decoder()(memoryview(twice), run, out)
+    bytes_decoder()(memoryview(twice), scan(words(twice), position, position + 48).runs, out)
     assert out == [b"\0" * 16, b"\1" * 16]
 
 
@@ -175,7 +170,7 @@ def test_stride() -> None:
 
 
 def test_record_offset_counts_over_runs() -> None:
-    runs = [Run(0, 2, 8), Run(48, 3, 20)]
+    runs = [(0, 2, 8), (48, 3, 20)]
     assert [record_offset(runs, i) for i in range(5)] == [0, 16, 48, 80, 112]
     with pytest.raises(ValueError):
         record_offset(runs, 5)
@@ -248,6 +243,5 @@ def test_decoder_keeps_what_was_good() -> None:
     data = ring([Rec(bytes([i])) for i in range(6)])
     out: list[Any] = []
     with pytest.raises(KeyError):
-        for run in scan(words(data), 0, len(data)).runs:
-            call_decoder(fussy)(memoryview(data), run, out)
+        call_decoder(fussy)(memoryview(data), scan(words(data), 0, len(data)).runs, out)
     assert out == [b"\0", b"\1", b"\2"]
