@@ -140,6 +140,8 @@ class LinkedProgram:
     :param map_refs: the instructions that need a map's fd
     :param btf_fd_refs: (index of an ldimm64, module) that need a module BTF's fd in
         their second slot
+    :param addresses: (index of an ldimm64, symbol) that hold a kernel address, which
+        changes with every boot
     :param kfunc_modules: fd_array[1:], names of modules
     :param func_info: ``struct bpf_func_info`` records, empty if not known
     :param line_info: ``struct bpf_line_info`` records, empty if not known
@@ -152,6 +154,7 @@ class LinkedProgram:
     insns: bytes
     map_refs: tuple[MapRef, ...] = ()
     btf_fd_refs: tuple[tuple[int, str], ...] = ()
+    addresses: tuple[tuple[int, str], ...] = ()
     kfunc_modules: tuple[str, ...] = ()
     func_info: bytes = b""
     line_info: bytes = b""
@@ -318,6 +321,7 @@ class Linker:
             bytes(image.code),
             tuple(image.map_refs),
             tuple(image.btf_fd_refs),
+            tuple(image.addresses),
             self.kfunc_modules if image.calls_module else (),
             func_info,
             line_info,
@@ -340,6 +344,7 @@ class _Image:
         self.position: dict[int, int] = {}  # first instruction by function number
         self.map_refs: list[MapRef] = []
         self.btf_fd_refs: list[tuple[int, str]] = []
+        self.addresses: list[tuple[int, str]] = []
         self.calls_module = False
         self.unresolved: dict[int, str] = {}
 
@@ -493,6 +498,7 @@ class _Image:
                 self.btf_fd_refs.append((insn, found.module))
         elif found is not None:
             low, high = found.address & 0xFFFFFFFF, found.address >> 32
+            self.addresses.append((insn, extern.name))
         self.code[at + 4 : at + 8] = low.to_bytes(4, "little")
         self.code[at + 12 : at + 16] = high.to_bytes(4, "little")
 
