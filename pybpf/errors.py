@@ -82,7 +82,9 @@ class UnsupportedFeature(BpfError):
     def __str__(self) -> str:
         since = f" (needs Linux {self.since} or newer)" if self.since else ""
         hint = f": {self.hint}" if self.hint else ""
-        return ": ".join([*self.context, f"{self.name} is not supported by this kernel{since}{hint}"])
+        return ": ".join(
+            [*self.context, f"{self.name} is not supported by this kernel{since}{hint}"]
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.name, self.since, self.hint))
@@ -94,7 +96,7 @@ class VerifierError(BpfError):
     :param errno: positive errno of BPF_PROG_LOAD
     :param program: program name
     :param log: the whole verifier log
-    :param summary: the lines of the log that matter, see `pybpf._sys.veristat`
+    :param summary: the lines of the log that matter, see `pybpf._sys.verifier.summary`
     :param truncated: True if the kernel could not fit its log
     """
 

@@ -18,8 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fdleak import owned_descriptors
 from tests.support.leaks import bpf_descriptors
 from tests.support.matrix import Matrix
+
+__all__ = ["owned_descriptors"]  # a fixture for all tests
 
 TESTS = Path(__file__).parent
 TIME_LIMIT = 300  # seconds for one kernel-touching test, in an emulated guest too

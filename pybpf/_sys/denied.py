@@ -178,7 +178,7 @@ def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
     text = f"an LSM{modules} or host policy: the process has the capabilities"
     if seen.lockdown == "integrity":
         return f"{text}; kernel lockdown is in integrity mode"
-    return f"{text} and no lockdown is active"
+    return f"{text} and no lockdown is active" if seen.lockdown == "none" else text
 
 
 def _file_system(path: str) -> str:

@@ -11,16 +11,18 @@ which is why pointers it may not know are tried and then given up (E2BIG).
 from __future__ import annotations
 
 import ctypes
+import os
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from errno import E2BIG, ENOSPC
+from errno import E2BIG, EINVAL, ENOSPC
 from typing import Any, NamedTuple
 
 from pybpf._sys.door import address, error, fileno, try_bpf
 from pybpf._uapi import structs as s
 from pybpf._uapi.enums import Cmd, LinkType
 from pybpf._uapi.enums import PerfEventType as P
+from pybpf.errors import BpfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,6 +173,28 @@ def _get(fd: int, info: ctypes.Structure) -> int:
     )
 
 
+# What /proc/self/fd shows of each kind.
+_INODES = {
+    "program": "anon_inode:bpf-prog",
+    "map": "anon_inode:bpf-map",
+    "link": "anon_inode:bpf_link",
+    "BTF object": "anon_inode:btf",
+}
+
+
+def _check(fd: int, what: str) -> int:
+    # The command answers for any kind of object, in that kind's structure: a map's descriptor
+    # taken for a program's would give nonsense.
+    try:
+        inode = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return fd  # no /proc, or a bad descriptor, of which the kernel will tell
+    if inode in _INODES.values() and inode != _INODES[what]:
+        doing = f"BPF_OBJ_GET_INFO_BY_FD of a {what}"
+        raise BpfError(EINVAL, doing, f"the descriptor is {inode.removeprefix('anon_inode:')}")
+    return fd
+
+
 def _ask(fd: int, info: ctypes.Structure, what: str, also: tuple[int, ...] = ()) -> int:
     # 0 or one of the errnos in `also`, positive; anything else raises.
     errno = -_get(fd, info)
@@ -198,7 +222,7 @@ def prog_info(fd: int | HasFileno, *, jited: bool = False, xlated: bool = False)
     :param xlated: fetch the verified instructions too
     :raises BpfError: EINVAL if `fd` is no program
     """
-    number = fileno(fd)
+    number = _check(fileno(fd), "program")
     ids, functions, image, insns = 32, 16, 0, 0
     while True:
         info = s.ProgInfo()
@@ -254,7 +278,7 @@ def map_info(fd: int | HasFileno) -> MapInfo:
     :raises BpfError: EINVAL if `fd` is no map
     """
     info = s.MapInfo()
-    _ask(fileno(fd), info, "map")
+    _ask(_check(fileno(fd), "map"), info, "map")
     return MapInfo(
         type=info.type,
         id=info.id,
@@ -278,7 +302,7 @@ def btf_info(fd: int | HasFileno, *, data: bool = False) -> BtfInfo:
     :param data: fetch the BTF too
     :raises BpfError: EINVAL if `fd` is no BTF object
     """
-    number = fileno(fd)
+    number = _check(fileno(fd), "BTF object")
     name, blob = bytearray(128), bytearray()
     while True:
         info = s.BtfInfo(
@@ -332,7 +356,7 @@ def link_info(fd: int | HasFileno) -> LinkInfo:
 
     :raises BpfError: EINVAL if `fd` is no link
     """
-    number = fileno(fd)
+    number = _check(fileno(fd), "link")
     info = s.LinkInfo()
     _ask(number, info, "link")
     details = _DETAILS.get(info.type)

@@ -1,0 +1,76 @@
+"""A kernel that is not there: answers bpf(2) calls from Python functions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pybpf._sys import door
+from pybpf._uapi import structs
+from pybpf._uapi.defines import SYS_BPF
+from pybpf._uapi.enums import Cmd
+
+__all__ = ["FakeKernel", "read_bytes"]
+
+# Command -> how its attr is looked at.
+_ATTRS: dict[int, Any] = {
+    Cmd.BPF_MAP_CREATE: structs.MapCreate,
+    Cmd.BPF_MAP_LOOKUP_ELEM: structs.MapElem,
+    Cmd.BPF_MAP_UPDATE_ELEM: structs.MapElem,
+    Cmd.BPF_MAP_DELETE_ELEM: structs.MapElem,
+    Cmd.BPF_MAP_GET_NEXT_KEY: structs.MapElem,
+    Cmd.BPF_MAP_LOOKUP_BATCH: structs.MapBatch,
+    Cmd.BPF_PROG_LOAD: structs.ProgLoad,
+    Cmd.BPF_PROG_TEST_RUN: structs.ProgTestRun,
+    Cmd.BPF_BTF_LOAD: structs.BtfLoad,
+    Cmd.BPF_OBJ_PIN: structs.Obj,
+    Cmd.BPF_OBJ_GET: structs.Obj,
+    Cmd.BPF_OBJ_GET_INFO_BY_FD: structs.GetInfo,
+    Cmd.BPF_PROG_GET_NEXT_ID: structs.GetId,
+    Cmd.BPF_PROG_GET_FD_BY_ID: structs.GetId,
+    Cmd.BPF_LINK_UPDATE: structs.LinkUpdate,
+    Cmd.BPF_RAW_TRACEPOINT_OPEN: structs.RawTracepointOpen,
+}
+
+
+def read_bytes(address: int, size: int) -> bytes:
+    """What the caller left at an address it gave to the kernel."""
+    return ctypes.string_at(address, size) if size else b""
+
+
+class FakeKernel:
+    """Stands in for the system call. ``on[cmd]`` gets the attr and returns a result or -errno.
+
+    ``calls`` has (cmd, size) of each call. `attrs` chooses another structure for a command.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on: dict[int, Callable[[Any], int]] = {}
+        self.attrs = dict(_ATTRS)
+        self.calls: list[tuple[int, int]] = []
+        self.common: list[Any] = []
+        monkeypatch.setattr(door, "_syscall", self)
+
+    def __call__(
+        self, number: int, cmd: int, attr: int, size: int, common: int | None, common_size: int
+    ) -> int:
+        assert number == SYS_BPF
+        self.calls.append((cmd, size))
+        self.common.append(structs.CommonAttr.from_address(common) if common else None)
+        plain = cmd & ~Cmd.BPF_COMMON_ATTRS
+        kind = self.attrs[plain]
+        assert size <= ctypes.sizeof(kind)
+        result = self.on[cmd](kind.from_address(attr))
+        if result < 0:
+            ctypes.set_errno(-result)
+            return -1
+        return result
+
+    @staticmethod
+    def fd() -> int:
+        """A real descriptor, so that closing it is a true close."""
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

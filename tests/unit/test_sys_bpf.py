@@ -1,0 +1,645 @@
+"""The system call layer against a kernel that is not there: arguments, retries, errors."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from array import array
+from errno import (
+    E2BIG,
+    EACCES,
+    EAGAIN,
+    EBUSY,
+    EINVAL,
+    ENOENT,
+    ENOSPC,
+    EPERM,
+)
+from typing import Any
+
+import pytest
+
+from pybpf._sys import bpf, denied, info
+from pybpf._uapi import structs
+from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
+from pybpf._uapi.enums import PerfEventType as P
+from pybpf.errors import BpfError, DeniedByPolicy, VerifierError
+from tests.support.fakes import FakeKernel, read_bytes
+
+INSNS = bytes.fromhex("b7000000000000009500000000000000")
+ALL_CAPS = denied.Circumstances(caps=(1 << 41) - 1, lockdown="none")
+NO_CAPS = denied.Circumstances(caps=0, lockdown="none", unprivileged_bpf_disabled=2)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    monkeypatch.setattr(denied, "circumstances", lambda: ALL_CAPS)
+    return FakeKernel(monkeypatch)
+
+
+def _answer(*results: int) -> Any:
+    left = list(results)
+    return lambda attr: left.pop(0)
+
+
+# -- the door
+
+
+def test_errno_becomes_the_exceptions_errno(kernel: FakeKernel) -> None:
+    """A refusal carries errno and command name; each call passes its own structure's size."""
+    kernel.on[Cmd.BPF_MAP_DELETE_ELEM] = _answer(-ENOENT)
+    with pytest.raises(BpfError) as caught:
+        bpf.map_delete_elem(5, b"keys")
+    assert caught.value.errno == ENOENT
+    assert str(caught.value).startswith("BPF_MAP_DELETE_ELEM: ENOENT: ")
+    assert kernel.calls == [(Cmd.BPF_MAP_DELETE_ELEM, ctypes.sizeof(structs.MapElem))]
+
+
+def test_eperm_of_an_element_is_not_policy(kernel: FakeKernel) -> None:
+    """EPERM from a frozen map is the map's answer, so it is no DeniedByPolicy."""
+    kernel.on[Cmd.BPF_MAP_UPDATE_ELEM] = _answer(-EPERM)
+    with pytest.raises(BpfError) as caught:
+        bpf.map_update_elem(5, b"keys", b"value")
+    assert type(caught.value) is BpfError
+    assert "frozen" in caught.value.hint
+
+
+def test_eperm_is_explained(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EPERM elsewhere is DeniedByPolicy with the missing capability in its hint."""
+    monkeypatch.setattr(denied, "circumstances", lambda: NO_CAPS)
+    kernel.on[Cmd.BPF_PROG_GET_FD_BY_ID] = _answer(-EPERM)
+    with pytest.raises(DeniedByPolicy, match=r"BPF_PROG_GET_FD_BY_ID 7: EPERM.*CAP_SYS_ADMIN"):
+        bpf.get_fd_by_id("prog", 7)
+
+
+def test_bytes_and_writable_buffers_reach_the_kernel(kernel: FakeKernel) -> None:
+    """Addresses in an attr point at the caller's bytes, arrays and memoryviews."""
+    seen = []
+
+    def update(attr: Any) -> int:
+        seen.append((read_bytes(attr.key, 4), read_bytes(attr.value, 8), attr.flags))
+        return 0
+
+    kernel.on[Cmd.BPF_MAP_UPDATE_ELEM] = update
+    bpf.map_update_elem(5, b"key1", bytearray(b"value..1"), 1)
+    bpf.map_update_elem(5, memoryview(bytearray(b"key2")), array("Q", [7]))
+    assert seen == [(b"key1", b"value..1", 1), (b"key2", struct.pack("Q", 7), 0)]
+
+
+def test_lookup_writes_into_the_callers_buffer(kernel: FakeKernel) -> None:
+    """The kernel's write lands in the buffer that was passed."""
+
+    def lookup(attr: Any) -> int:
+        ctypes.memmove(attr.value, b"12345678", 8)
+        return 0
+
+    kernel.on[Cmd.BPF_MAP_LOOKUP_ELEM] = lookup
+    value = bytearray(8)
+    bpf.map_lookup_elem(5, b"keys", value)
+    assert value == b"12345678"
+
+
+def test_next_key_ends_with_false(kernel: FakeKernel) -> None:
+    """ENOENT of get_next_key is the end of the map, not an error."""
+    kernel.on[Cmd.BPF_MAP_GET_NEXT_KEY] = _answer(0, -ENOENT, -EINVAL)
+    key = bytearray(4)
+    assert bpf.map_get_next_key(5, None, key) is True
+    assert bpf.map_get_next_key(5, bytes(key), key) is False
+    with pytest.raises(BpfError):
+        bpf.map_get_next_key(5, None, key)
+
+
+def test_batch_reports_count_and_end(kernel: FakeKernel) -> None:
+    """A batch answers how many entries it did and whether the map ended."""
+
+    def lookup(attr: Any) -> int:
+        attr.count = 3
+        return -ENOENT
+
+    kernel.on[Cmd.BPF_MAP_LOOKUP_BATCH] = lookup
+    done = bpf.map_batch(
+        Cmd.BPF_MAP_LOOKUP_BATCH, 5, count=8, keys=bytearray(32), values=bytearray(64)
+    )
+    assert done == (3, True)
+
+
+# -- maps
+
+
+def test_map_create_passes_names_and_numbers(kernel: FakeKernel) -> None:
+    """Every argument lands in the field of its name; a long name is cut to 15 bytes."""
+    seen: dict[str, Any] = {}
+
+    def create(attr: Any) -> int:
+        for field in ("map_type", "key_size", "value_size", "max_entries", "map_flags"):
+            seen[field] = getattr(attr, field)
+        seen["name"], seen["extra"], seen["inner"] = (
+            attr.map_name,
+            attr.map_extra,
+            attr.inner_map_fd,
+        )
+        return kernel.fd()
+
+    kernel.on[Cmd.BPF_MAP_CREATE] = create
+    made = bpf.map_create(
+        MapType.BPF_MAP_TYPE_BLOOM_FILTER,
+        key_size=0,
+        value_size=4,
+        max_entries=9,
+        map_flags=64,
+        map_extra=3,
+        inner_map_fd=11,
+        name="a_rather_long_name_it_is",
+    )
+    made.close()
+    assert seen == {
+        "map_type": 30,
+        "key_size": 0,
+        "value_size": 4,
+        "max_entries": 9,
+        "map_flags": 64,
+        "name": b"a_rather_long_n",
+        "extra": 3,
+        "inner": 11,
+    }
+
+
+def test_map_create_asks_a_new_kernel_why(kernel: FakeKernel) -> None:
+    """EINVAL is asked about again with BPF_COMMON_ATTRS, and the kernel's words are the hint."""
+
+    def why(attr: Any) -> int:
+        ctypes.memmove(kernel.common[-1].log_buf, b"Invalid map_name.\n", 18)
+        return -EINVAL
+
+    kernel.on[Cmd.BPF_MAP_CREATE] = _answer(-EINVAL)
+    kernel.on[Cmd.BPF_MAP_CREATE | Cmd.BPF_COMMON_ATTRS] = why
+    with pytest.raises(BpfError, match=r"BPF_MAP_CREATE 'a-b': EINVAL.*\(Invalid map_name\.\)"):
+        bpf.map_create(1, key_size=4, value_size=4, max_entries=1, name="a-b")
+
+
+def test_map_create_on_an_old_kernel(kernel: FakeKernel) -> None:
+    """A kernel without common attributes answers EINVAL once more: the first error stands."""
+    kernel.on[Cmd.BPF_MAP_CREATE] = _answer(-EINVAL)
+    kernel.on[Cmd.BPF_MAP_CREATE | Cmd.BPF_COMMON_ATTRS] = _answer(-EINVAL)
+    with pytest.raises(BpfError) as caught:
+        bpf.map_create(1, key_size=4, value_size=4, max_entries=1, name="x")
+    assert caught.value.errno == EINVAL and caught.value.hint == ""
+
+
+# -- loading programs
+
+
+class Verifier:
+    """Refuses with a log of `size` bytes, as BPF_PROG_LOAD does."""
+
+    def __init__(self, log: bytes, errno: int = EACCES, *, true_size: bool = True) -> None:
+        self.log, self.errno, self.true_size = log, errno, true_size
+        self.sizes: list[int] = []
+
+    def __call__(self, attr: Any) -> int:
+        self.sizes.append(attr.log_size)
+        if not attr.log_level:
+            assert attr.log_size == 0 and attr.log_buf == 0
+            return -self.errno
+        room = attr.log_size - 1
+        ctypes.memmove(attr.log_buf, self.log[-room:] + b"\0", min(room, len(self.log)) + 1)
+        if self.true_size:
+            attr.log_true_size = len(self.log) + 1
+        return -self.errno if len(self.log) <= room else -ENOSPC
+
+
+def _refused(**arguments: Any) -> VerifierError:
+    with pytest.raises(VerifierError) as caught:
+        bpf.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, INSNS, name="prog", **arguments)
+    return caught.value
+
+
+def test_a_load_that_succeeds_asks_for_no_log(kernel: FakeKernel) -> None:
+    """One call, no log buffer, and every argument in its field."""
+    seen: dict[str, Any] = {}
+
+    def load(attr: Any) -> int:
+        seen["insns"] = read_bytes(attr.insns, attr.insn_cnt * 8)
+        seen["license"] = ctypes.string_at(attr.license)
+        seen["log"] = attr.log_level, attr.log_size, attr.log_buf
+        seen["name"] = attr.prog_name
+        seen["fds"] = struct.unpack("2i", read_bytes(attr.fd_array, 8))
+        seen["lines"] = attr.line_info_cnt, attr.line_info_rec_size
+        seen["funcs"] = attr.func_info_cnt, read_bytes(attr.func_info, 8)
+        seen["target"] = attr.attach_btf_id, attr.attach_btf_obj_fd, attr.expected_attach_type
+        return kernel.fd()
+
+    kernel.on[Cmd.BPF_PROG_LOAD] = load
+    bpf.prog_load(
+        ProgType.BPF_PROG_TYPE_TRACING,
+        INSNS,
+        name="a_function_of_sixteen",
+        license="Dual MIT/GPL",
+        fd_array=(0, 9),
+        line_info=bytes(32),
+        line_info_rec_size=16,
+        func_info=b"funcinfo",
+        func_info_rec_size=8,
+        attach_btf_id=77,
+        attach_btf_obj_fd=6,
+        expected_attach_type=AttachType.BPF_TRACE_FEXIT,
+    ).close()
+    assert seen == {
+        "insns": INSNS,
+        "license": b"Dual MIT/GPL",
+        "log": (0, 0, 0),
+        "name": b"a_function_of_s",
+        "fds": (0, 9),
+        "lines": (2, 16),
+        "funcs": (1, b"funcinfo"),
+        "target": (77, 6, 25),
+    }
+    assert len(kernel.calls) == 1
+
+
+def test_a_refused_load_is_repeated_with_a_log(kernel: FakeKernel) -> None:
+    """The second attempt has a log; it reaches the exception whole, with a summary."""
+    log = b"0: R1=ctx() R10=fp0\n0: (95) exit\nR0 !read_ok\nprocessed 1 insns (limit 1000000)\n"
+    verifier = kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(log)
+    error = _refused()
+    assert error.errno == EACCES and error.program == "prog"
+    assert error.log == log.decode()
+    assert error.summary == "0: (95) exit\nR0 !read_ok"
+    assert not error.truncated
+    assert len(verifier.sizes) == 2 and verifier.sizes[0] == 0
+
+
+def test_a_log_that_does_not_fit_is_asked_for_at_its_true_size(kernel: FakeKernel) -> None:
+    """6.4 and newer name the size, so the third attempt fits; the first errno is reported."""
+    log = b"x" * 300_000 + b"\nR0 !read_ok\n"
+    verifier = kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(log, EINVAL)
+    error = _refused()
+    assert error.errno == EINVAL and error.log == log.decode() and not error.truncated
+    assert len(verifier.sizes) == 3 and verifier.sizes[2] >= len(log) + 1
+
+
+def test_a_log_grows_step_by_step_on_older_kernels(kernel: FakeKernel) -> None:
+    """Without the true size the buffer grows fourfold until the log fits."""
+    verifier = kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"y" * 3_000_000 + b"\n", true_size=False)
+    assert len(_refused().log) == 3_000_001
+    assert verifier.sizes == [0, 1 << 16, 1 << 18, 1 << 20, 1 << 22]
+
+
+def test_a_log_beyond_measure_is_marked_truncated(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit the end of the log is kept and `truncated` says so; errno is the verifier's."""
+    monkeypatch.setattr(bpf, "_LOG_MOST", 1 << 17)
+    kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"z" * 500_000 + b"\nthe end\n")
+    error = _refused()
+    assert error.truncated and error.errno == EACCES
+    assert error.log.endswith("the end\n")
+
+
+def test_a_log_that_is_no_utf8_is_read_all_the_same(kernel: FakeKernel) -> None:
+    """Type names in the log may hold any bytes."""
+    kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"\xff\xfe bad type\n")
+    assert "bad type" in _refused().log
+
+
+def test_refused_without_a_word(kernel: FakeKernel) -> None:
+    """With only statistics in the log there is no VerifierError, but errno and a hint."""
+    kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"processed 0 insns (limit 1000000)\n", EINVAL)
+    with pytest.raises(BpfError) as caught:
+        bpf.prog_load(99, INSNS, name="prog")
+    assert type(caught.value) is BpfError
+    assert "the verifier did not start" in caught.value.hint
+
+
+def test_refused_by_policy(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EPERM without a log is DeniedByPolicy and names what the program type takes."""
+    monkeypatch.setattr(denied, "circumstances", lambda: NO_CAPS)
+    kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"", EPERM)
+    with pytest.raises(DeniedByPolicy, match=r"CAP_BPF and CAP_PERFMON.*unprivileged_bpf"):
+        bpf.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, INSNS)
+
+
+def test_eacces_with_a_log_is_the_verifier(kernel: FakeKernel) -> None:
+    """EACCES is what the verifier says most often: with a log it is no policy."""
+    kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"R1 invalid mem access 'scalar'\n", EACCES)
+    assert _refused().summary == "R1 invalid mem access 'scalar'"
+
+
+def test_eagain_is_tried_again(kernel: FakeKernel) -> None:
+    """A signal during verification is EAGAIN: the load is simply repeated."""
+    fd = kernel.fd()
+    kernel.on[Cmd.BPF_PROG_LOAD] = _answer(-EAGAIN, -EAGAIN, fd)
+    with bpf.prog_load(1, INSNS) as loaded:
+        assert loaded.fileno() == fd
+    assert len(kernel.calls) == 3
+
+
+def test_eagain_is_not_tried_for_ever(kernel: FakeKernel) -> None:
+    """Five attempts, with and without a log, then the error is reported."""
+    kernel.on[Cmd.BPF_PROG_LOAD] = lambda attr: -EAGAIN
+    with pytest.raises(BpfError) as caught:
+        bpf.prog_load(1, INSNS)
+    assert caught.value.errno == EAGAIN
+    assert len(kernel.calls) == 10
+
+
+def test_a_log_of_a_good_load(kernel: FakeKernel) -> None:
+    """With log_level the first attempt has a log, which on_log gets."""
+
+    def load(attr: Any) -> int:
+        assert attr.log_level == 4
+        ctypes.memmove(attr.log_buf, b"processed 2 insns\0", 18)
+        return kernel.fd()
+
+    kernel.on[Cmd.BPF_PROG_LOAD] = load
+    logs: list[str] = []
+    bpf.prog_load(1, INSNS, log_level=4, on_log=logs.append).close()
+    assert logs == ["processed 2 insns"] and len(kernel.calls) == 1
+
+
+# -- other commands
+
+
+def test_btf_load_hint_is_the_kernels_last_line(kernel: FakeKernel) -> None:
+    """A refused BTF says why."""
+
+    def load(attr: Any) -> int:
+        if not attr.btf_log_level:
+            return -EINVAL
+        text = b"magic: 0xeb9f\n[1] INT int size=5\nInvalid type_size\n\0"
+        ctypes.memmove(attr.btf_log_buf, text, len(text))
+        return -EINVAL
+
+    kernel.on[Cmd.BPF_BTF_LOAD] = load
+    with pytest.raises(BpfError, match=r"BPF_BTF_LOAD: EINVAL.*Invalid type_size"):
+        bpf.btf_load(b"junk")
+
+
+def test_ids_end_at_enoent(kernel: FakeKernel) -> None:
+    """Walking ids asks for the next above the last and ends quietly."""
+    starts = []
+
+    def after(attr: Any) -> int:
+        starts.append(attr.start_id)
+        if attr.start_id >= 9:
+            return -ENOENT
+        attr.next_id = {0: 4, 4: 9}[attr.start_id]
+        return 0
+
+    kernel.on[Cmd.BPF_PROG_GET_NEXT_ID] = after
+    assert list(bpf.ids("prog")) == [4, 9]
+    assert starts == [0, 4, 9]
+    with pytest.raises(BpfError):
+        bpf.get_next_id("prog", 9)
+
+
+def test_link_update_of_another_program(kernel: FakeKernel) -> None:
+    """EPERM of a conditional update means another program is attached."""
+    seen = []
+
+    def update(attr: Any) -> int:
+        seen.append((attr.link_fd, attr.new_prog_fd, attr.flags, attr.old_prog_fd))
+        return -EPERM if attr.flags else 0
+
+    kernel.on[Cmd.BPF_LINK_UPDATE] = update
+    bpf.link_update(3, 4)
+    with pytest.raises(BpfError, match="another program") as caught:
+        bpf.link_update(3, 4, old_prog_fd=5)
+    assert type(caught.value) is BpfError
+    assert seen == [(3, 4, 0, 0), (3, 4, 4, 5)]
+
+
+def test_test_run_says_once_as_zero(kernel: FakeKernel) -> None:
+    """repeat=1 is sent as 0, which every program type takes; outputs have their true sizes."""
+
+    def run(attr: Any) -> int:
+        assert attr.repeat == 0
+        assert read_bytes(attr.data_in, attr.data_size_in) == b"packet"
+        ctypes.memmove(attr.data_out, b"PACK", 4)
+        attr.data_size_out, attr.retval, attr.duration = 4, 2, 55
+        ctypes.memmove(attr.ctx_in, b"CTX", 3)
+        return 0
+
+    kernel.on[Cmd.BPF_PROG_TEST_RUN] = run
+    ran = bpf.prog_test_run(3, data_in=b"packet", data_out_size=64, ctx_in=b"ctx", repeat=1)
+    assert ran == (2, 55, b"PACK", b"CTX")
+
+
+def test_raw_tracepoint_without_a_name(kernel: FakeKernel) -> None:
+    """A program that knows its target has no name to give: the pointer is 0."""
+    kernel.on[Cmd.BPF_RAW_TRACEPOINT_OPEN] = lambda attr: (
+        kernel.fd() if attr.name == 0 and attr.prog_fd == 8 and attr.cookie == 3 else -EINVAL
+    )
+    bpf.raw_tracepoint_open(8, None, cookie=3).close()
+
+
+# -- links
+
+
+def test_kprobe_multi_by_names(kernel: FakeKernel) -> None:
+    """Names arrive as an array of C strings, cookies as u64 beside them."""
+    kernel.attrs[Cmd.BPF_LINK_CREATE] = structs.LinkCreateKprobeMulti
+
+    def create(attr: Any) -> int:
+        multi = attr.kprobe_multi
+        names = struct.unpack("2Q", read_bytes(multi.syms, 16))
+        assert [ctypes.string_at(n) for n in names] == [b"vfs_read", b"vfs_write"]
+        assert struct.unpack("2Q", read_bytes(multi.cookies, 16)) == (7, 1 << 63)
+        assert (attr.attach_type, multi.cnt, multi.flags, multi.addrs) == (42, 2, 1, 0)
+        return kernel.fd()
+
+    kernel.on[Cmd.BPF_LINK_CREATE] = create
+    bpf.link_create_kprobe_multi(
+        3, flags=1, syms=["vfs_read", "vfs_write"], cookies=[7, 1 << 63]
+    ).close()
+
+
+def test_kprobe_multi_by_addresses(kernel: FakeKernel) -> None:
+    """Addresses arrive as u64, from a list or an array."""
+    kernel.attrs[Cmd.BPF_LINK_CREATE] = structs.LinkCreateKprobeMulti
+    seen = []
+
+    def create(attr: Any) -> int:
+        multi = attr.kprobe_multi
+        seen.append((struct.unpack("3Q", read_bytes(multi.addrs, 24)), multi.syms, multi.cookies))
+        return kernel.fd()
+
+    kernel.on[Cmd.BPF_LINK_CREATE] = create
+    where = [0xFFFFFFFF81000000, 0xFFFFFFFF81000010, 0xFFFFFFFFC0000000]
+    bpf.link_create_kprobe_multi(3, addrs=where).close()
+    bpf.link_create_kprobe_multi(3, addrs=array("Q", where)).close()
+    assert seen == [(tuple(where), 0, 0)] * 2
+
+
+def test_tracing_multi(kernel: FakeKernel) -> None:
+    """Ids are u32, cookies u64."""
+    kernel.attrs[Cmd.BPF_LINK_CREATE] = structs.LinkCreateTracingMulti
+
+    def create(attr: Any) -> int:
+        multi = attr.tracing_multi
+        assert struct.unpack("2I", read_bytes(multi.ids, 8)) == (100, 200)
+        assert struct.unpack("2Q", read_bytes(multi.cookies, 16)) == (1, 2)
+        assert (attr.attach_type, multi.cnt) == (60, 2)
+        return kernel.fd()
+
+    kernel.on[Cmd.BPF_LINK_CREATE] = create
+    bpf.link_create_tracing_multi(3, AttachType.BPF_TRACE_FEXIT_MULTI, [100, 200], [1, 2]).close()
+
+
+def test_too_few_cookies_never_reach_the_kernel(kernel: FakeKernel) -> None:
+    """The kernel would read past the end of a short array."""
+    with pytest.raises(ValueError, match="1 cookies for 2 functions"):
+        bpf.link_create_kprobe_multi(3, syms=["a", "b"], cookies=[1])
+    with pytest.raises(ValueError, match="1 cookies for 2 functions"):
+        bpf.link_create_tracing_multi(3, 59, [1, 2], [1])
+    assert not kernel.calls
+
+
+def test_unknown_attach_type_still_has_a_name(kernel: FakeKernel) -> None:
+    """An attach type of a future kernel is named by number in the error."""
+    kernel.attrs[Cmd.BPF_LINK_CREATE] = structs.LinkCreate
+    kernel.on[Cmd.BPF_LINK_CREATE] = _answer(-EBUSY)
+    with pytest.raises(BpfError, match="attach type 200"):
+        bpf.link_create_generic(3, 4, 200)
+
+
+# -- infos
+
+
+class Infos:
+    """BPF_OBJ_GET_INFO_BY_FD of one made-up object."""
+
+    def __init__(self, kernel: FakeKernel, kind: Any, fill: Any) -> None:
+        self.kind, self.fill, self.asked = kind, fill, 0
+        kernel.on[Cmd.BPF_OBJ_GET_INFO_BY_FD] = self
+
+    def __call__(self, attr: Any) -> int:
+        self.asked += 1
+        assert attr.info_len == ctypes.sizeof(self.kind)
+        return int(self.fill(self.kind.from_address(attr.info)) or 0)
+
+
+def test_prog_info_asks_again_for_what_did_not_fit(kernel: FakeKernel) -> None:
+    """100 maps and 40 functions need a second call; nothing is cut off."""
+
+    def fill(i: Any) -> int:
+        room_maps, i.nr_map_ids = i.nr_map_ids, 100
+        room_ksyms, i.nr_jited_ksyms = i.nr_jited_ksyms, 40
+        room_lens, i.nr_jited_func_lens = i.nr_jited_func_lens, 40
+        n = min(room_maps, 100)
+        ctypes.memmove(i.map_ids, struct.pack(f"{n}I", *range(n)), 4 * n)
+        n = min(room_ksyms, 40)
+        ctypes.memmove(i.jited_ksyms, struct.pack(f"{n}Q", *range(1000, 1000 + n)), 8 * n)
+        n = min(room_lens, 40)
+        ctypes.memmove(i.jited_func_lens, struct.pack(f"{n}I", *range(n)), 4 * n)
+        i.id, i.name, i.type = 12, b"prog", 26
+        i.tag[:] = bytes(range(8))
+        return 0
+
+    asked = Infos(kernel, structs.ProgInfo, fill)
+    got = info.prog_info(3)
+    assert asked.asked == 2
+    assert got.map_ids == tuple(range(100))
+    assert got.jited_ksyms == tuple(range(1000, 1040)) and got.jited_func_lens == tuple(range(40))
+    assert (got.id, got.name, got.tag) == (12, "prog", "0001020304050607")
+
+
+def test_prog_info_without_the_right_to_see_addresses(kernel: FakeKernel) -> None:
+    """The kernel clears the pointers it does not fill: the addresses are absent, not zeros."""
+
+    def fill(i: Any) -> int:
+        i.nr_jited_ksyms = i.nr_jited_func_lens = 2
+        i.jited_ksyms = i.jited_func_lens = 0
+        i.nr_map_ids = 0
+        return 0
+
+    Infos(kernel, structs.ProgInfo, fill)
+    got = info.prog_info(3)
+    assert got.jited_ksyms == () and got.jited_func_lens == ()
+
+
+def _link(kernel: FakeKernel, kind: int, fill: Any) -> info.LinkInfo:
+    def both(i: Any) -> int:
+        result = int(fill(i) or 0)
+        i.type, i.id, i.prog_id = kind, 5, 6
+        return result
+
+    Infos(kernel, structs.LinkInfo, both)
+    return info.link_info(3)
+
+
+def test_link_info_of_tracing(kernel: FakeKernel) -> None:
+    """A tracing link says attach type, BTF object and function id."""
+
+    def fill(i: Any) -> None:
+        i.tracing.attach_type, i.tracing.target_obj_id, i.tracing.target_btf_id = 25, 1, 777
+        i.tracing.cookie = 1 << 40
+
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_TRACING, fill)
+    assert (got.id, got.prog_id, got.attach_type, got.target_btf_id) == (5, 6, 25, 777)
+    assert got.target_obj_id == 1 and got.cookie == 1 << 40
+
+
+def test_link_info_of_a_kprobe_reads_its_name(kernel: FakeKernel) -> None:
+    """The second call brings the function's name; a longer one a bigger buffer."""
+    name = b"f" * 200 + b"\0"
+
+    def fill(i: Any) -> int:
+        probe = i.perf_event.kprobe
+        i.perf_event.type = P.BPF_PERF_EVENT_KRETPROBE
+        room, probe.name_len = probe.name_len, len(name)
+        probe.offset, probe.addr, probe.missed, probe.cookie = 4, 0xFFFF, 2, 9
+        if not probe.func_name:
+            return 0
+        ctypes.memmove(probe.func_name, name[: room - 1] + b"\0", min(room, len(name)))
+        return -ENOSPC if room < len(name) else 0
+
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_PERF_EVENT, fill)
+    assert got.name == "f" * 200 and got.perf_type == P.BPF_PERF_EVENT_KRETPROBE
+    assert (got.offset, got.addr, got.missed, got.cookie) == (4, 0xFFFF, 2, 9)
+
+
+def test_link_info_of_an_old_kernel_without_cookies(kernel: FakeKernel) -> None:
+    """E2BIG for a pointer the kernel does not know: addresses come without cookies."""
+
+    def fill(i: Any) -> int:
+        multi = i.kprobe_multi
+        if multi.cookies:
+            return -E2BIG
+        room, multi.count = multi.count, 2
+        if room:
+            ctypes.memmove(multi.addrs, struct.pack("2Q", 10, 20), 16)
+        return 0
+
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_KPROBE_MULTI, fill)
+    assert list(got.addrs) == [10, 20] and got.cookies == () and got.count == 2
+
+
+def test_link_info_of_a_future_link(kernel: FakeKernel) -> None:
+    """A type nobody knows yet still gives id and program."""
+    assert _link(kernel, 60, lambda i: None) == info.LinkInfo(60, 5, 6)
+
+
+def test_btf_info_with_a_long_name_and_data(kernel: FakeKernel) -> None:
+    """Name and data are asked for until they fit."""
+    name, blob = b"m" * 300 + b"\0", b"B" * 999
+
+    def fill(i: Any) -> int:
+        room, i.name_len = i.name_len, len(name) - 1
+        space, i.btf_size = i.btf_size, len(blob)
+        i.id, i.kernel_btf = 3, 1
+        if space:
+            ctypes.memmove(i.btf, blob, min(space, len(blob)))
+        ctypes.memmove(i.name, name[: room - 1] + b"\0", min(room, len(name)))
+        return -ENOSPC if room < len(name) else 0
+
+    Infos(kernel, structs.BtfInfo, fill)
+    got = info.btf_info(3, data=True)
+    assert got == (3, "m" * 300, True, 999, blob)
+
+
+def test_an_info_error_says_of_what(kernel: FakeKernel) -> None:
+    """EINVAL of a descriptor of another kind names the kind that was asked for."""
+    kernel.on[Cmd.BPF_OBJ_GET_INFO_BY_FD] = _answer(-EINVAL)
+    with pytest.raises(BpfError, match="BPF_OBJ_GET_INFO_BY_FD of a map: EINVAL"):
+        info.map_info(3)

@@ -1,0 +1,119 @@
+"""`Fd`: one owner, closed once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import os
+
+import pytest
+
+from pybpf._sys.fd import Fd, set_tracer
+from tests.support.fdleak import FdTracker
+
+
+def _pipe() -> tuple[Fd, Fd]:
+    reader, writer = os.pipe()
+    return Fd(reader, "reader"), Fd(writer, "writer")
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError as error:
+        assert error.errno == errno.EBADF
+        return False
+    return True
+
+
+def test_close_is_idempotent_and_spares_a_reused_number() -> None:
+    """A second close does nothing, even when the number means another file by then."""
+    a, b = _pipe()
+    number = a.fileno()
+    a.close()
+    assert a.closed and not _is_open(number)
+    reused = os.dup2(b.fileno(), number)
+    a.close()
+    assert _is_open(reused)
+    os.close(reused)
+    b.close()
+
+
+def test_a_closed_fd_has_no_number() -> None:
+    """fileno of a closed one is an error that says what was closed, not -1 for the kernel."""
+    a, b = _pipe()
+    a.close()
+    b.close()
+    with pytest.raises(ValueError, match="reader is closed"):
+        a.fileno()
+
+
+def test_detach_gives_up_ownership() -> None:
+    """The number stays open and the object lets go without a warning."""
+    a, b = _pipe()
+    number = a.detach()
+    assert a.closed and _is_open(number)
+    a.close()
+    assert _is_open(number)
+    os.close(number)
+    b.close()
+
+
+def test_dup_is_another_close_on_exec_descriptor() -> None:
+    """The copy outlives the original and is not inherited."""
+    a, b = _pipe()
+    with a.dup() as copy:
+        a.close()
+        assert _is_open(copy.fileno())
+        assert fcntl.fcntl(copy.fileno(), fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        assert copy.what == "reader"
+    b.close()
+
+
+def test_with_closes() -> None:
+    """Leaving the block closes, on errors too."""
+    a, b = _pipe()
+    number = a.fileno()
+    with pytest.raises(KeyError), b, a:
+        raise KeyError
+    assert a.closed and b.closed and not _is_open(number)
+
+
+def test_collected_while_open_warns_and_closes(owned_descriptors: FdTracker) -> None:
+    """A forgotten Fd is a ResourceWarning naming it, and no leak of the descriptor."""
+    a, b = _pipe()
+    number = a.fileno()
+    with pytest.warns(ResourceWarning, match="reader> was never closed"):
+        del a
+        gc.collect()
+    assert not _is_open(number)
+    assert len(owned_descriptors.leaked) == 1
+    owned_descriptors.leaked.clear()  # it was on purpose
+    b.close()
+
+
+@pytest.mark.parametrize("number", [-1, -22])
+def test_a_negative_number_is_refused(number: int) -> None:
+    """A negative result cannot be mistaken for a descriptor."""
+    with pytest.raises(ValueError, match="not a file descriptor"):
+        Fd(number)
+
+
+def test_tracker_knows_who_opened() -> None:
+    """The leak tracker names this file for an Fd that is still open, and forgets closed ones."""
+    tracker = FdTracker()
+    former = set_tracer(tracker)
+    try:
+        a, b = _pipe()
+        c = a.dup()
+        number = c.detach()
+        a.close()
+        assert len(tracker.open) == 1
+        (text,) = tracker.open.values()
+        assert "writer" in text and "test_sys_fd.py" in text
+        b.close()
+        assert not tracker.open and not tracker.leaked
+    finally:
+        set_tracer(former)
+    os.close(number)
