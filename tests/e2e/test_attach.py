@@ -1,0 +1,204 @@
+"""Programs read the true values, and every way of attaching attaches."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf.features import Feature
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+# net/bpf/test_run.c: what the kernel calls its test functions with, and their sums.
+CALLS = {
+    1: ([1], 2),
+    2: ([2, 3], 5),
+    3: ([4, 5, 6], 15),
+    4: ([7, 8, 9, 10], 34),
+    5: ([11, 12, 13, 14, 15], 65),
+    6: ([16, 17, 18, 19, 20, 21], 111),
+}
+
+
+@pytest.fixture
+def args() -> Iterator[pybpf.Object]:
+    with pybpf.open(DATA / "fentry_args.bpf.o") as obj:
+        obj.load()
+        yield obj
+
+
+@pytest.mark.needs(Feature.FENTRY)
+def test_fentry_and_fexit_read_the_true_values(args: pybpf.Object) -> None:
+    """bpf_fentry_test1..6: every argument at entry and exit, the return value, the address."""
+    facts = args.facts
+    with args.attach():
+        args.programs["entry1"].test_run()
+    for number, (values, ret) in CALLS.items():
+        entry, leave = args.maps["seen"][number], args.maps["seen"][8 + number]
+        padded = values + [0] * (6 - len(values))
+        assert list(entry.args) == padded
+        assert list(leave.args) == padded
+        assert leave.ret == ret
+        address = facts.kallsyms.by_name(f"bpf_fentry_test{number}")[0].addr
+        assert entry.ip == leave.ip == address
+        assert entry.count == leave.count == 1
+
+
+@pytest.mark.needs(Feature.TRACING_COOKIE)
+def test_cookies_of_trampoline_links(args: pybpf.Object) -> None:
+    """Each link's own cookie, zero when none was given."""
+    entry, leave = args.programs["entry2"], args.programs["exit2"]
+    with entry.attach(cookie=0x1122334455667788), leave.attach():
+        entry.test_run()
+    assert args.maps["seen"][2].cookie == 0x1122334455667788
+    assert args.maps["seen"][8 + 2].cookie == 0
+
+
+def test_detached_program_sees_nothing(args: pybpf.Object) -> None:
+    with args.programs["entry1"].attach():
+        pass
+    args.programs["entry2"].test_run()
+    assert args.maps["seen"][1].count == 0
+
+
+def test_clone_on_another_function(args: pybpf.Object) -> None:
+    """A clone runs on its own function and shares the original's maps."""
+    # int (int) fits bpf_fentry_test1 only; loading for test6 must be refused for entry6's args.
+    with args.programs["entry2"].clone("bpf_fentry_test3") as clone:
+        assert clone.loaded
+        with clone.attach_tracing():
+            clone.test_run()
+    seen = args.maps["seen"][2]
+    assert list(seen.args)[:2] == [4, 5]
+    assert seen.ip == args.facts.kallsyms.by_name("bpf_fentry_test3")[0].addr
+
+
+def test_reading_a_slot_that_is_not_there_is_a_verifier_error(args: pybpf.Object) -> None:
+    """entry6 on a function of one argument: refused, and the log says which argument."""
+    with pytest.raises(pybpf.VerifierError) as caught:
+        args.programs["entry6"].clone("bpf_fentry_test1").close()
+    assert "bpf_fentry_test1" in caught.value.log
+    assert caught.value.program == "entry6"
+    assert caught.value.summary
+
+
+def test_unknown_function_names_near_ones(args: pybpf.Object) -> None:
+    with pytest.raises(pybpf.BpfError, match=r"bpf_fentry_tes.*near: bpf_fentry_test") as caught:
+        args.programs["entry1"].clone("bpf_fentry_tes").close()
+    assert caught.value.errno == 2
+
+
+def test_core_asserted_in_bpf() -> None:
+    """CO-RE against this kernel: the program returns the line of the first check that fails."""
+    with pybpf.open(DATA / "core_lines.bpf.o") as obj:
+        obj.load()
+        for name in ("on_fentry", "on_sys_enter"):
+            obj.globals.line = -1
+            with obj.programs[name].attach():
+                os.getppid()
+                if name == "on_fentry":
+                    obj.programs[name].test_run()
+            assert obj.globals.line == 0, f"core_lines.bpf.c, line {obj.globals.line}"
+
+
+@pytest.fixture
+def kinds() -> Iterator[pybpf.Object]:
+    with pybpf.open(DATA / "attach_kinds.bpf.o") as obj:
+        obj.globals.my_tgid = os.getpid()
+        for program in obj.programs.values():
+            program.autoload = False
+        obj.load()
+        yield obj
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("on_tp", "tp_hits"),
+        ("on_kprobe", "kprobe_hits"),
+        ("on_kretprobe", "kretprobe_hits"),
+        pytest.param("on_multi", "multi_hits", marks=pytest.mark.needs(Feature.KPROBE_MULTI)),
+        pytest.param(
+            "on_ret_multi", "ret_multi_hits", marks=pytest.mark.needs(Feature.KPROBE_MULTI)
+        ),
+    ],
+)
+def test_attach_by_section_with_a_cookie(kinds: pybpf.Object, name: str, variable: str) -> None:
+    """Runs once per call of getpgid() while attached, with its cookie, and not afterwards."""
+    program = kinds.programs[name]
+    program.load()
+    with program.attach(cookie=0xC00C1E) as link:
+        for _ in range(3):
+            os.getpgid(0)
+        assert link.info().prog_id == program.info().id
+    os.getpgid(0)
+    hits = getattr(kinds.globals, variable)
+    assert (hits.count, hits.cookie) == (3, 0xC00C1E)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("on_raw_tp", "raw_tp_hits"), ("on_tp_btf", "tp_btf_hits")]
+)
+def test_raw_tracepoints(kinds: pybpf.Object, name: str, variable: str) -> None:
+    program = kinds.programs[name]
+    program.load()
+    with program.attach():
+        os.getpgid(0)
+    assert getattr(kinds.globals, variable).count >= 1
+
+
+def test_kretprobe_sees_the_return_value(kinds: pybpf.Object) -> None:
+    program = kinds.programs["on_kretprobe"]
+    program.load()
+    with program.attach():
+        expected = os.getpgid(0)
+    assert kinds.globals.kretprobe_value == expected
+
+
+@pytest.mark.needs(Feature.KPROBE_MULTI)
+def test_kprobe_multi_by_address_and_by_symbol(kinds: pybpf.Object) -> None:
+    """Both forms, a cookie per function; a wrong name fails with the count in the message."""
+    program = kinds.programs["on_multi"]
+    program.load()
+    address = kinds.facts.kallsyms.by_name("__x64_sys_getpgid")[0].addr
+    for how in ({"addrs": [address]}, {"syms": ["__x64_sys_getpgid"]}):
+        with program.attach_kprobe_multi(cookies=[5], **how):
+            os.getpgid(0)
+        assert kinds.globals.multi_hits.cookie == 5
+    with pytest.raises(pybpf.BpfError, match=r"kprobe\.multi on 1 functions"):
+        program.attach_kprobe_multi(syms=["no_such_function_at_all"])
+
+
+@pytest.mark.needs(Feature.FMOD_RET)
+def test_fmod_ret_decides() -> None:
+    """getpgid() fails as fmod_ret decided, and a fexit program sees that value."""
+    with pybpf.open(DATA / "fmod_ret.bpf.o") as obj:
+        obj.globals.my_tgid = os.getpid()
+        obj.load()
+        with (
+            obj.programs["on_modify"].attach(cookie=9),
+            obj.programs["on_exit"].attach(),
+        ):
+            os.getpgid(0)
+            assert (obj.globals.seen_ret, obj.globals.runs) == (0, 1)
+            obj.globals.decided = -errno.EPERM
+            with pytest.raises(PermissionError):
+                os.getpgid(0)
+            assert (obj.globals.seen_ret, obj.globals.runs) == (-errno.EPERM, 2)
+        assert obj.globals.fmod_cookie == 9
+        os.getpgid(0)
+
+
+def test_all_or_nothing() -> None:
+    """When one program of an object cannot be attached, none stays attached."""
+    with pybpf.open(DATA / "fentry_args.bpf.o") as obj:
+        obj.load()
+        with obj.programs["exit6"].attach(), pytest.raises(pybpf.BpfError, match="exit6"):
+            obj.attach()  # exit6 is on its function already: EBUSY
+        obj.programs["entry1"].test_run()
+        assert obj.maps["seen"][1].count == 0
