@@ -53,6 +53,15 @@ _MULTI = {
     AttachType.BPF_TRACE_FSESSION_MULTI,
 }
 _PLACE = re.compile(r"^(?P<name>[\w.$]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?$")
+# BPF_PROG_TEST_RUN takes a context from these and refuses to give one back.
+_CTX_IN_ONLY = frozenset(
+    {
+        ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT,
+        ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,
+        ProgType.BPF_PROG_TYPE_SYSCALL,
+        ProgType.BPF_PROG_TYPE_TRACING,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +306,7 @@ class Program:
             data_in=data,
             data_out_size=size,
             ctx_in=ctx,
-            ctx_out_size=0 if ctx is None else len(ctx),
+            ctx_out_size=0 if ctx is None or self.type in _CTX_IN_ONLY else len(ctx),
             repeat=repeat,
             flags=flags,
             cpu=cpu,

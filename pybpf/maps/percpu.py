@@ -78,14 +78,28 @@ class PerCpu(Sequence[Any]):
     def sum(self, key: Callable[[Any], Any] | None = None) -> Any:
         """The sum over all CPUs.
 
-        :param key: takes the number out of a value, e.g. ``lambda v: v.packets``;
-            without it, records are added member by member into a dict
-        :raises TypeError: if the values are no numbers and no records
+        :param key: takes the number out of a value, e.g. ``lambda v: v.packets``; without
+            it, arrays are added item by item and records member by member, where
+            members that are no numbers stay those of the first CPU
+        :raises TypeError: if the values are no numbers, arrays or records
         """
-        if key is not None:
-            return sum(key(value) for value in self._values)
-        first = self._values[0]
-        if hasattr(first, "_asdict"):
-            rows = [value._asdict() for value in self._values]
-            return {name: sum(row[name] for row in rows) for name in rows[0]}
-        return sum(self._values)
+        values = self._values if key is None else tuple(map(key, self._values))
+        return _add(values)
+
+
+def _add(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, (int, float)):
+        return sum(values)
+    if not isinstance(first, tuple):
+        raise TypeError(f"values like {first!r} cannot be added")
+    columns = zip(*values, strict=True)
+    names = getattr(first, "_fields", None)
+    if names is None:
+        return tuple(_add(column) for column in columns)
+    record: Any = first
+    changes = {}
+    for name, column in zip(names, columns, strict=True):
+        if name and isinstance(column[0], (int, float, tuple)):
+            changes[name] = _add(column)
+    return record._replace(**changes)

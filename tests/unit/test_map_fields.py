@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections import namedtuple
 from typing import Any
 
 import pytest
@@ -165,19 +166,15 @@ def test_percpu_is_a_sequence() -> None:
     assert repr(values) == "PerCpu([1, 2, 4])"
 
 
-def test_percpu_sums_records() -> None:
-    """Records are added member by member, or by what `key` takes out of them."""
-
-    class Row:
-        def __init__(self, a: int, b: int) -> None:
-            self.a, self.b = a, b
-
-        def _asdict(self) -> dict[str, int]:
-            return {"a": self.a, "b": self.b}
-
-    values = PerCpu([Row(1, 10), Row(2, 20)])
-    assert values.sum() == {"a": 3, "b": 30}
-    assert values.sum(key=lambda row: row.b) == 30
+def test_percpu_sums_records_and_arrays() -> None:
+    """Added member by member and item by item; what is no number stays the first CPU's."""
+    Row = namedtuple("Row", "count name slots")
+    values = PerCpu([Row(1, b"x", (1, 2)), Row(2, b"y", (10, 20))])
+    assert values.sum() == Row(3, b"x", (11, 22))
+    assert values.sum(key=lambda row: row.slots) == (11, 22)
+    assert PerCpu([(1, 2), (3, 4)]).sum() == (4, 6)
+    with pytest.raises(TypeError, match="cannot be added"):
+        PerCpu([b"a", b"b"]).sum()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""Global variables before and after loading, and typed events that they steer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf.globals import variable
+
+OBJECT = Path(__file__).parents[1] / "data" / "map_events.bpf.o"
+PACKET = bytes(64)
+
+
+@pytest.fixture
+def events() -> Iterator[pybpf.Object]:
+    with pybpf.open(OBJECT) as obj:
+        yield obj
+
+
+def offer(obj: pybpf.Object, times: int = 1) -> int:
+    return obj.programs["offer"].test_run(PACKET, repeat=times).retval
+
+
+def test_constants_are_set_before_loading(events: pybpf.Object) -> None:
+    """What Python assigns to .rodata and .data before load() is what the program computes with."""
+    names = events.globals
+    names.step = -7
+    names.limits = {"low": 3, "high": 5}
+    names.label = "x"
+    names.custom = 100
+    events.load()
+    with pybpf.RingBuffer(events.maps["events"], "struct event") as rb:
+        offer(events, 10)
+        records = rb.read(0)
+    assert [(r.seq, r.delta, r.comm[:2]) for r in records] == [
+        (3, -21, b"x3"),
+        (4, -28, b"x4"),
+        (5, -35, b"x5"),
+    ]
+    assert names.seq == 10 and names.skipped == 7
+    assert names.seen == (3, 5)
+    assert names.table == (100, 100, 0, 100)
+
+
+def test_constants_cannot_be_changed_after_loading(events: pybpf.Object) -> None:
+    events.load()
+    assert events.globals.step == -1
+    with pytest.raises(AttributeError, match=r"'step' is in \.rodata.*before load"):
+        events.globals.step = 2
+    assert events.globals.step == -1
+
+
+def test_variables_are_live(events: pybpf.Object) -> None:
+    """Assignments are seen by the next run and the program's stores by the next read."""
+    names = events.globals
+    events.load()
+    offer(events, 3)
+    assert names.seq == 3
+    names.seq = 1 << 40
+    names.custom = 0
+    offer(events)
+    assert names.seq == (1 << 40) + 1
+    names.seen = (0, 9)
+    assert events.maps[".data"].raw[bytes(4)][4:12] == variable(names, "seen").raw
+
+
+def test_section_without_shared_memory(events: pybpf.Object) -> None:
+    """A map that cannot be mapped is read and written by system calls, to the same effect."""
+    events.load()
+    names = events.globals
+    with pytest.raises(pybpf.BpfError, match="MMAPABLE"):
+        events.maps[".bss.one"].memory()
+    assert names["touch.twin"] == 0
+    names["touch.twin"] = 41
+    assert events.programs["touch"].test_run(PACKET).retval == 42
+    assert names[".bss.one"]["touch.twin"] == 42
+    assert names["touch_other.twin"] == 5
+
+
+def test_losses_are_counted(events: pybpf.Object) -> None:
+    """The convention: the program counts what the ring refuses, the reader shows it as `lost`."""
+    events.load()
+    names = events.globals
+    with pybpf.RingBuffer(events.maps["events"], "struct event", lost=lambda: names.dropped) as rb:
+        offer(events, 1000)
+        got = len(rb.read(0))
+        assert rb.lost is not None and rb.lost > 0
+        assert got + rb.lost == names.seq == 1000
+
+
+def test_counter_is_never_torn(events: pybpf.Object) -> None:
+    """Reads of a 64-bit counter that a program changes meanwhile only ever go up."""
+    events.load()
+    names = events.globals
+    names.seq = (1 << 32) - 20_000
+    names.custom = 0
+    before = names.seq
+    thread = threading.Thread(target=offer, args=(events, 40_000))
+    thread.start()
+    while thread.is_alive():
+        now = names.seq
+        assert before <= now <= (1 << 32) + 20_000
+        before = now
+    thread.join()
+    assert names.seq == (1 << 32) + 20_000
+
+
+def test_closed_object_says_so(events: pybpf.Object) -> None:
+    events.load()
+    events.close()
+    with pytest.raises(pybpf.BpfError, match="closed"):
+        _ = events.globals.seq
