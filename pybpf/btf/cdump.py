@@ -1,0 +1,456 @@
+"""BTF as C declarations that a compiler lays out like the kernel did.
+
+C wants a type declared before it is used, but how much of it depends on the
+use. A struct must be complete where it is a member, and only has to be known by
+name where it is pointed to; a typedef or enum must always have been declared, a
+typedef's own target again only as far as the typedef is used. So declarations
+are made in the order of ids, each first asking for what it needs: `_complete`
+for use by value, `_mention` for use behind pointers and in prototypes, where structs
+get away with a forward declaration. Anonymous types are written out in place.
+
+Layout: members are placed by the C rules for 64-bit little-endian targets, and where
+BTF has a member further on, unnamed bit-fields fill the gap; a struct that has one
+closer than the rules allow is ``packed``. Names that C would see twice (BTF
+may have several types of one name) get the suffix ``___2``, ``___3``..., which CO-RE
+drops again. Type tags are left out.
+"""
+
+from __future__ import annotations
+
+from pybpf.btf.decode import Btf
+from pybpf.btf.types import (
+    Array,
+    Const,
+    Enum,
+    Enum64,
+    Float,
+    FuncProto,
+    Fwd,
+    Int,
+    Member,
+    Ptr,
+    Restrict,
+    Struct,
+    Type,
+    Typedef,
+    TypeTag,
+    Union,
+    Volatile,
+)
+from pybpf.errors import ObjectFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["dump"]
+
+_MAX_DEPTH = 100
+_HEAD = """\
+#ifndef __VMLINUX_H__
+#define __VMLINUX_H__
+
+#ifndef BPF_NO_PRESERVE_ACCESS_INDEX
+#pragma clang attribute push (__attribute__((preserve_access_index)), apply_to = record)
+#endif
+
+"""
+_TAIL = """\
+#ifndef BPF_NO_PRESERVE_ACCESS_INDEX
+#pragma clang attribute pop
+#endif
+
+#endif /* __VMLINUX_H__ */
+"""
+# Widths of unnamed bit-fields that fill gaps, widest first; full ones start a storage
+# unit of their own, so they end exactly where they should.
+_FILLERS = ((64, "long"), (32, "int"), (16, "short"), (8, "char"))
+_QUALIFIERS = {Const: "const", Volatile: "volatile", Restrict: "restrict"}
+
+
+def dump(btf: Btf, ids: Iterable[int] | None = None) -> str:
+    """C declarations of all types, or of some and what they need.
+
+    :param ids: types to declare; None for all of them, base included
+    :raises ObjectFormatError: types nested in themselves
+    """
+    dumper = _Dumper(btf)
+    for type_id in range(1, btf.nr_types) if ids is None else ids:
+        dumper.declare(type_id)
+    return _HEAD + "".join(dumper.out) + _TAIL
+
+
+class _Names:
+    """One C name space: makes names valid and unique."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        clean = _identifier(name)
+        if clean[:1].isdigit():
+            clean = "_" + clean
+        while True:
+            uses = self._uses[clean] = self._uses.get(clean, 0) + 1
+            if uses == 1:
+                return clean
+            made = f"{clean}___{uses}"
+            if made not in self._uses:
+                self._uses[made] = 1
+                return made
+
+
+class _Dumper:
+    def __init__(self, btf: Btf) -> None:
+        self.btf = btf
+        self.out: list[str] = []
+        self._tags = _Names()
+        self._words = _Names()
+        self._name_of: dict[int, str] = {}
+        self._forwards: dict[tuple[str, bool], str] = {}
+        self._declared: set[int] = set()  # forward declarations, typedefs, enums
+        self._done: set[int] = set()  # complete types
+        self._busy: set[int] = set()
+        self._inline_enums: set[int] = set()
+        self._packed: dict[int, bool] = {}
+        self._aligns: dict[int, int] = {}
+        self._choose_names()
+
+    def _choose_names(self) -> None:
+        # Before anything is written, since a later typedef must not lose its
+        # name to an enumerator of an earlier enum.
+        forwards: list[tuple[int, Fwd]] = []
+        for type_id in range(1, self.btf.nr_types):
+            t = self.btf.type(type_id)
+            if isinstance(t, (Struct, Union, Enum, Enum64)):
+                if t.name:
+                    name = self._name_of[type_id] = self._tags.unique(t.name)
+                    if isinstance(t, (Struct, Union)):
+                        self._forwards.setdefault((t.name, isinstance(t, Union)), name)
+            elif isinstance(t, Typedef):
+                # The compiler's own va_list is another one on another target.
+                name = "kernel" + t.name if t.name.startswith("__builtin_") else t.name
+                self._name_of[type_id] = self._words.unique(name)
+            elif isinstance(t, Fwd):
+                forwards.append((type_id, t))
+            self._note_inline_enum(t)
+        for type_id, fwd in forwards:
+            # The struct it declares, if that is here, under whatever name.
+            key = (fwd.name, fwd.is_union)
+            if key not in self._forwards:
+                self._forwards[key] = self._tags.unique(fwd.name)
+            self._name_of[type_id] = self._forwards[key]
+
+    def _note_inline_enum(self, t: Type) -> None:
+        if isinstance(t, (Struct, Union)):
+            self._inline_enums.update(m.type for m in t.members)
+        elif isinstance(t, FuncProto):
+            self._inline_enums.update(p.type for p in t.params)
+        target = getattr(t, "type", None)
+        if target is not None:
+            self._inline_enums.add(target)
+
+    # What to write when.
+
+    def declare(self, type_id: int) -> None:
+        """Declare a type for its own sake."""
+        t = self.btf.type(type_id)
+        if isinstance(t, (Struct, Union)):
+            if t.name:
+                self._complete(type_id, 0)
+        elif isinstance(t, (Enum, Enum64)):
+            # One without a name matters for its enumerators, unless it is
+            # written where it is used.
+            if t.name or type_id not in self._inline_enums:
+                self._enum(type_id, t)
+        elif isinstance(t, (Typedef, Fwd)):
+            self._mention(type_id, 0)
+
+    def _nested(self, depth: int, type_id: int) -> int:
+        if depth > _MAX_DEPTH:
+            raise ObjectFormatError(
+                f"type {type_id} is nested too deeply", file=self.btf.label, section=".BTF"
+            )
+        return depth + 1
+
+    def _complete(self, type_id: int, depth: int) -> None:
+        """Everything that a use of the type by value needs."""
+        depth = self._nested(depth, type_id)
+        t = self.btf.type(type_id)
+        if isinstance(t, Typedef):
+            if type_id in self._done:
+                return
+            self._complete(t.type, depth)
+            self._typedef(type_id, t, depth)
+            self._done.add(type_id)
+        elif isinstance(t, (Struct, Union)):
+            if type_id in self._done:
+                return
+            if type_id in self._busy:
+                raise ObjectFormatError(
+                    f"{t.name or '<anon>'} contains itself", file=self.btf.label, section=".BTF"
+                )
+            self._busy.add(type_id)
+            for member in t.members:
+                self._complete(member.type, depth)
+            self._busy.discard(type_id)
+            self._done.add(type_id)
+            if t.name:
+                self._declared.add(type_id)
+                self.out.append(f"{self._composite(type_id, t, 0)};\n\n")
+        elif isinstance(t, Array) or type(t) in _QUALIFIERS or isinstance(t, TypeTag):
+            self._complete(t.type, depth)  # type: ignore[attr-defined]
+        else:
+            self._mention(type_id, depth)
+
+    def _mention(self, type_id: int, depth: int) -> None:
+        """Everything that a pointer to the type needs."""
+        depth = self._nested(depth, type_id)
+        t = self.btf.type(type_id)
+        if isinstance(t, (Struct, Union)):
+            if t.name:
+                self._forward(type_id, isinstance(t, Union))
+            else:
+                self._complete(type_id, depth)
+        elif isinstance(t, Fwd):
+            self._forward(type_id, t.is_union)
+        elif isinstance(t, (Enum, Enum64)):
+            if t.name:
+                self._enum(type_id, t)
+        elif isinstance(t, Typedef):
+            if type_id not in self._declared:
+                self._mention(t.type, depth)
+                self._typedef(type_id, t, depth)
+        elif isinstance(t, FuncProto):
+            self._mention(t.type, depth)
+            for param in t.params:
+                self._mention(param.type, depth)
+        elif isinstance(t, Array):
+            # Also behind a pointer, the elements of an array must be complete.
+            if self.btf.skip_mods_and_typedefs(t.type) in self._busy:
+                self._mention(t.type, depth)
+            else:
+                self._complete(t.type, depth)
+        elif isinstance(t, (Ptr, TypeTag)) or type(t) in _QUALIFIERS:
+            self._mention(t.type, depth)  # type: ignore[attr-defined]
+
+    def _forward(self, type_id: int, is_union: bool) -> None:
+        if type_id not in self._declared:
+            self._declared.add(type_id)
+            if type_id not in self._done:
+                keyword = "union" if is_union else "struct"
+                self.out.append(f"{keyword} {self._name_of[type_id]};\n\n")
+
+    def _typedef(self, type_id: int, t: Typedef, depth: int) -> None:
+        if type_id in self._declared:
+            return
+        self._declared.add(type_id)
+        self.out.append(f"typedef {self._declarator(t.type, self._name_of[type_id], 0)};\n\n")
+
+    def _enum(self, type_id: int, t: Enum | Enum64) -> None:
+        if type_id not in self._declared:
+            self._declared.add(type_id)
+            self.out.append(f"{self._enum_body(type_id, t, 0)};\n\n")
+
+    # How to write it.
+
+    def _enum_body(self, type_id: int, t: Enum | Enum64, level: int) -> str:
+        head = f"enum {self._name_of.get(type_id, '')}".rstrip()
+        if not t.values:
+            return head
+        pad = "\t" * (level + 1)
+        suffix = "" if isinstance(t, Enum) else "LL" if t.signed else "ULL"
+        # Written twice, when used in place twice, its enumerators are other ones.
+        lines = [f"{pad}{self._words.unique(v.name)} = {v.val}{suffix},\n" for v in t.values]
+        return f"{head} {{\n{''.join(lines)}{pad[1:]}}}{_enum_mode(t)}"
+
+    def _composite(self, type_id: int, t: Struct | Union, level: int) -> str:
+        keyword = "union" if isinstance(t, Union) else "struct"
+        head = f"{keyword} {self._name_of.get(type_id, '')}".rstrip()
+        packed = self._is_packed(type_id)
+        pad = "\t" * (level + 1)
+        lines = []
+        at = 0
+        for member in t.members:
+            if isinstance(t, Struct):
+                lines += [f"{pad}{filler};\n" for filler in self._gap(member, at, packed)]
+            text = self._declarator(member.type, _identifier(member.name), level + 1)
+            bits = f" : {member.bitfield_size}" if member.bitfield_size else ""
+            lines.append(f"{pad}{text}{bits};\n")
+            at = member.bit_offset + (member.bitfield_size or self._bits(member.type))
+        if isinstance(t, Struct):
+            end = _up(at, 8 * (1 if packed else self._align(type_id)))
+            if end < 8 * t.size:
+                lines += [f"{pad}{filler};\n" for filler in _fill(at, 8 * t.size)]
+        elif self._union_end(type_id, t) < t.size:
+            lines.append(f"{pad}char __padding[{t.size}];\n")
+        attribute = " __attribute__((packed))" if packed else ""
+        return f"{head} {{\n{''.join(lines)}{pad[1:]}}}{attribute}"
+
+    def _declarator(self, type_id: int, inner: str, level: int) -> str:
+        """``TYPE inner`` with the pieces of TYPE where C wants them."""
+        qualifiers: list[str] = []
+        for _ in range(_MAX_DEPTH):
+            t = self.btf.type(type_id)
+            word = _QUALIFIERS.get(type(t))
+            if word:
+                if word not in qualifiers:
+                    qualifiers.append(word)
+                type_id = t.type  # type: ignore[attr-defined]
+            elif isinstance(t, TypeTag):
+                type_id = t.type
+            elif isinstance(t, Ptr):
+                inner = f"* {' '.join(qualifiers)} {inner}".rstrip() if qualifiers else f"*{inner}"
+                qualifiers = []
+                type_id = t.type
+            elif isinstance(t, Array):
+                # Qualifiers of an array are those of its elements.
+                inner = f"{_grouped(inner)}[{t.nelems}]"
+                type_id = t.type
+            elif isinstance(t, FuncProto):
+                params = [
+                    "..." if not p.type else self._declarator(p.type, "", level) for p in t.params
+                ]
+                inner = f"{_grouped(inner)}({_params(params)})"
+                qualifiers = []
+                type_id = t.type
+            else:
+                words = [w for w in qualifiers if w != "restrict"]
+                return " ".join([*words, self._specifier(type_id, t, level), inner]).rstrip()
+        raise ObjectFormatError(
+            f"the chain of types through {type_id} does not end",
+            file=self.btf.label,
+            section=".BTF",
+        )
+
+    def _specifier(self, type_id: int, t: Type, level: int) -> str:
+        if isinstance(t, (Struct, Union)):
+            if t.name:
+                return f"{'union' if isinstance(t, Union) else 'struct'} {self._name_of[type_id]}"
+            self._nested(level, type_id)
+            return self._composite(type_id, t, level)
+        if isinstance(t, (Enum, Enum64)):
+            return (
+                f"enum {self._name_of[type_id]}" if t.name else self._enum_body(type_id, t, level)
+            )
+        if isinstance(t, Fwd):
+            return f"{'union' if t.is_union else 'struct'} {self._name_of[type_id]}"
+        if isinstance(t, Typedef):
+            return self._name_of[type_id]
+        if isinstance(t, (Int, Float)):
+            return t.name or _plain_int(t)
+        return "void"
+
+    # Layout.
+
+    def _bits(self, type_id: int) -> int:
+        return 8 * self.btf.sizeof(type_id)
+
+    def _align(self, type_id: int) -> int:
+        # Of a complete type, in bytes, on x86-64 and BPF.
+        for _ in range(_MAX_DEPTH):
+            t = self.btf.type(type_id)
+            if isinstance(t, (Struct, Union)):
+                known = self._aligns.get(type_id)
+                if known is None:
+                    known = max((self._align(m.type) for m in t.members), default=1)
+                    known = self._aligns[type_id] = 1 if self._is_packed(type_id) else known
+                return known
+            if isinstance(t, Ptr):
+                return 8
+            if isinstance(t, (Int, Float, Enum, Enum64)):
+                return t.size if t.size in (1, 2, 4, 8, 16) else 1
+            if not isinstance(t, (Array, Typedef, TypeTag, Const, Volatile, Restrict)):
+                break
+            type_id = t.type
+        return 1
+
+    def _is_packed(self, type_id: int) -> bool:
+        if type_id not in self._packed:
+            self._packed[type_id] = False
+            t = self.btf.type(type_id)
+            if isinstance(t, (Struct, Union)):
+                self._packed[type_id] = self._must_pack(t)
+        return self._packed[type_id]
+
+    def _must_pack(self, t: Struct | Union) -> bool:
+        align = 1
+        for member in t.members:
+            one = self._align(member.type)
+            if member.bitfield_size:
+                size = self._bits(member.type)
+                if member.bit_offset % size + member.bitfield_size > size:
+                    return True
+            elif member.bit_offset % (8 * one):
+                return True
+            align = max(align, one)
+        return t.size % align != 0
+
+    def _union_end(self, type_id: int, t: Union) -> int:
+        ends = [m.bitfield_size or self._bits(m.type) for m in t.members]
+        return _up(_up(max(ends, default=0), 8) // 8, self._align(type_id))
+
+    def _gap(self, member: Member, at: int, packed: bool) -> list[str]:
+        # What to write so that the compiler puts `member` where BTF has it,
+        # given that the last one ended at bit `at`.
+        if packed:
+            natural = at if member.bitfield_size else _up(at, 8)
+        elif member.bitfield_size:
+            size = self._bits(member.type)
+            natural = at if at % size + member.bitfield_size <= size else _up(at, size)
+        else:
+            natural = _up(at, 8 * self._align(member.type))
+        return [] if natural == member.bit_offset else _fill(at, member.bit_offset)
+
+
+def _up(value: int, unit: int) -> int:
+    return (value + unit - 1) // unit * unit
+
+
+def _fill(at: int, end: int) -> list[str]:
+    """Unnamed bit-fields from bit `at` to bit `end`."""
+    parts = []
+    while at < end:
+        if at % 8:
+            width = min(8 - at % 8, end - at)
+            parts.append(f"char : {width}")
+        elif end - at < 8:
+            width = end - at
+            parts.append(f"char : {width}")
+        else:
+            width, word = next((w, t) for w, t in _FILLERS if at % w == 0 and at + w <= end)
+            parts.append(f"{word} : {width}")
+        at += width
+    return parts
+
+
+def _grouped(inner: str) -> str:
+    return f"({inner})" if inner.startswith("*") else inner
+
+
+def _params(params: list[str]) -> str:
+    if not params:
+        return "void"
+    # C has no function whose only parameter is "...".
+    return ", ".join(params) if params != ["..."] else ""
+
+
+def _plain_int(t: Int | Float) -> str:
+    if isinstance(t, Float):
+        return {4: "float", 8: "double"}.get(t.size, "long double")
+    base = {1: "char", 2: "short", 4: "int", 8: "long", 16: "__int128"}.get(t.size, "int")
+    return base if t.signed else f"unsigned {base}"
+
+
+def _identifier(name: str) -> str:
+    if name.isidentifier() and name.isascii():
+        return name
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
+
+
+def _enum_mode(t: Enum | Enum64) -> str:
+    # The size C gives it: 4 bytes, or 8 if a value needs them.
+    low, high = (-(1 << 31), 1 << 31) if t.signed else (0, 1 << 32)
+    natural = 4 if all(low <= v.val < high for v in t.values) else 8
+    mode = {1: "QI", 2: "HI", 4: "SI", 8: "DI"}.get(t.size)
+    return "" if t.size == natural or mode is None else f" __attribute__((mode({mode})))"
