@@ -65,6 +65,8 @@ _TAIL = """\
 # Widths of unnamed bit-fields that fill gaps, widest first; full ones start a storage
 # unit of their own, so they end exactly where they should.
 _FILLERS = ((64, "long"), (32, "int"), (16, "short"), (8, "char"))
+# Bits of a gap that gets an array instead, which is a member with a name.
+_LONG_GAP = 64 * 64
 _QUALIFIERS = {Const: "const", Volatile: "volatile", Restrict: "restrict"}
 
 
@@ -346,6 +348,17 @@ class _Dumper:
     def _bits(self, type_id: int) -> int:
         return 8 * self.btf.sizeof(type_id)
 
+    def _unit(self, member: Member) -> int:
+        # Bits of the storage unit of a bit-field.
+        bits = self._bits(member.type)
+        if bits not in (8, 16, 32, 64, 128):
+            raise ObjectFormatError(
+                f"bit-field {member.name!r} is not of an integer type",
+                file=self.btf.label,
+                section=".BTF",
+            )
+        return bits
+
     def _align(self, type_id: int) -> int:
         # Of a complete type, in bytes, on x86-64 and BPF.
         for _ in range(_MAX_DEPTH):
@@ -378,8 +391,8 @@ class _Dumper:
         for member in t.members:
             one = self._align(member.type)
             if member.bitfield_size:
-                size = self._bits(member.type)
-                if member.bit_offset % size + member.bitfield_size > size:
+                unit = self._unit(member)
+                if member.bit_offset % unit + member.bitfield_size > unit:
                     return True
             elif member.bit_offset % (8 * one):
                 return True
@@ -396,8 +409,8 @@ class _Dumper:
         if packed:
             natural = at if member.bitfield_size else _up(at, 8)
         elif member.bitfield_size:
-            size = self._bits(member.type)
-            natural = at if at % size + member.bitfield_size <= size else _up(at, size)
+            unit = self._unit(member)
+            natural = at if at % unit + member.bitfield_size <= unit else _up(at, unit)
         else:
             natural = _up(at, 8 * self._align(member.type))
         return [] if natural == member.bit_offset else _fill(at, member.bit_offset)
@@ -418,6 +431,10 @@ def _fill(at: int, end: int) -> list[str]:
             width = end - at
             parts.append(f"char : {width}")
         else:
+            if end - at > _LONG_GAP:
+                parts.append(f"char __gap_{at // 8}[{(end - at) // 8}]")
+                at += (end - at) // 8 * 8
+                continue
             width, word = next((w, t) for w, t in _FILLERS if at % w == 0 and at + w <= end)
             parts.append(f"{word} : {width}")
         at += width
