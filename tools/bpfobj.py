@@ -8,8 +8,8 @@ the order of `inspect`, fds of module BTF are 0 or 1, and addresses of kernel
 symbols, which change with every boot, are 0.
 `load` loads each program by itself on the running kernel (root) and says what it
 answered. What a tool sets before it loads its object gets a stand-in: 1024
-entries (4096 bytes for ring buffers) for maps without a size, 127 frames for
-stack traces.
+entries for maps without a size (4096 bytes for ring buffers, an entry per CPU
+for CPU maps), 127 frames for stack traces.
 
 Exit status: 0 the report was made (what failed is in it), 1 a file cannot be
 read, 2 usage.
@@ -30,20 +30,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pybpf._uapi.enums import MapType  # noqa: E402
 from pybpf.asm import decode  # noqa: E402
 from pybpf.asm import text as asm_text  # noqa: E402
 from pybpf.btf import Btf  # noqa: E402
 from pybpf.elf import ElfFile  # noqa: E402
-from pybpf.errors import BpfError, ObjectFormatError, RelocationError  # noqa: E402
+from pybpf.errors import (  # noqa: E402
+    BpfError,
+    ObjectFormatError,
+    PlanError,
+    RelocationError,
+)
 from pybpf.obj.linker import Linker, LinkTarget  # noqa: E402
 from pybpf.obj.reader import read_object  # noqa: E402
 from pybpf.obj.spec import ObjectSpec  # noqa: E402
 
 __all__ = ["inspect", "load", "main", "read_btf", "relocate"]
-
-MAP_PERF_EVENT_ARRAY, MAP_STACK_TRACE, MAP_STRUCT_OPS = 4, 7, 26
-MAP_HASH_OF_MAPS, MAP_ARRAY_OF_MAPS = 13, 12
-MAP_RINGBUF, MAP_USER_RINGBUF = 27, 31
 
 
 def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
@@ -86,34 +88,59 @@ def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, str | 
 
 
 def load(file: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """What the running kernel says to each program alone."""
+    """What the running kernel says to each program; the maps are made once."""
     import pybpf
 
     programs: dict[str, dict[str, Any]] = {}
     with pybpf.open(file) as obj:
-        names = list(obj.programs)
-    for name in names:
+        _fill_in(obj)
+        failed: dict[str, Any] | None = None
         try:
-            with pybpf.open(file) as obj:
-                for program in obj.programs.values():
-                    program.autoload = program.name == name
-                _fill_in(obj)
-                obj.load()
-            programs[name] = {"ok": True, "errno": 0, "reason": ""}
-        except BpfError as err:
-            programs[name] = {"ok": False, "errno": err.errno or 0, "reason": str(err)}
-        except (RelocationError, ObjectFormatError) as err:
-            # What libbpf answers to code that it cannot finish.
-            programs[name] = {"ok": False, "errno": errno.EINVAL, "reason": str(err)}
+            obj.prepare()
+        except (BpfError, PlanError, RelocationError, ObjectFormatError) as err:
+            failed = _failure(err)
+        for program in obj.programs.values():
+            if failed is None:
+                try:
+                    program.load()
+                    programs[program.name] = {"ok": True, "errno": 0, "reason": ""}
+                except (BpfError, PlanError, RelocationError, ObjectFormatError) as err:
+                    programs[program.name] = _failure(err)
+            else:
+                programs[program.name] = failed
     return {"programs": programs}
 
 
+def _failure(err: Exception) -> dict[str, Any]:
+    # EINVAL is what libbpf answers to code that it cannot finish.
+    number = err.errno if isinstance(err, BpfError) else errno.EINVAL
+    return {"ok": False, "errno": number or 0, "reason": str(err)}
+
+
 def _fill_in(obj: Any) -> None:
+    # An object's tool sets these at run time.
     for one in obj.maps.values():
-        if one.type == MAP_STACK_TRACE and not one.value_size:
+        if one.type == MapType.BPF_MAP_TYPE_STACK_TRACE and not one.value_size:
             one.value_size = 127 * 8
-        if not one.max_entries and one.type not in (MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS):
-            one.max_entries = 4096 if one.type in (MAP_RINGBUF, MAP_USER_RINGBUF) else 1024
+        if not one.max_entries and one.type not in _SIZE_OF_THE_LOADER:
+            one.max_entries = _STAND_INS.get(one.type, 1024)
+
+
+_SIZE_OF_THE_LOADER = {
+    MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+    MapType.BPF_MAP_TYPE_STRUCT_OPS,
+    # Local storage has no size.
+    MapType.BPF_MAP_TYPE_SK_STORAGE,
+    MapType.BPF_MAP_TYPE_INODE_STORAGE,
+    MapType.BPF_MAP_TYPE_TASK_STORAGE,
+    MapType.BPF_MAP_TYPE_CGRP_STORAGE,
+}
+_STAND_INS = {
+    MapType.BPF_MAP_TYPE_RINGBUF: 4096,
+    MapType.BPF_MAP_TYPE_USER_RINGBUF: 4096,
+    # A CPU map takes no more entries than the kernel has CPUs.
+    MapType.BPF_MAP_TYPE_CPUMAP: os.cpu_count() or 1,
+}
 
 
 def read_btf(file: str) -> Btf:

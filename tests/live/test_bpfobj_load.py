@@ -1,0 +1,55 @@
+"""`tools/bpfobj.py load`: each program of an object, loaded by itself on this kernel."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import bpfobj
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_programs_one_by_one() -> None:
+    """Linked subprograms load; the verifier's refusal of one program leaves the others alone."""
+    programs = bpfobj.load(str(DATA / "obj_subprogs.bpf.o"))["programs"]
+    loaded = {name: program["ok"] for name, program in programs.items()}
+    assert loaded == {"first": True, "second": True, "callbacks": False, "alone": True}
+    refused = programs["callbacks"]
+    assert refused["errno"] == errno.EINVAL
+    assert "callback" in refused["reason"]
+
+
+def test_global_data() -> None:
+    """Code that refers to every kind of data section passes the verifier."""
+    programs = bpfobj.load(str(DATA / "obj_data.bpf.o"))["programs"]
+    assert programs == {"use": {"ok": True, "errno": 0, "reason": ""}}
+
+
+def test_missing_program_type() -> None:
+    """A section name nobody knows: the program opens but cannot load."""
+    program = bpfobj.load(str(DATA / "obj_sections.bpf.o"))["programs"]["unknown"]
+    assert (program["ok"], program["errno"]) == (False, errno.EINVAL)
+    assert "missing program type" in program["reason"]
+
+
+def test_what_is_loaded_when_attached() -> None:
+    """Multi programs have no code before their functions are known, and say so."""
+    program = bpfobj.load(str(DATA / "obj_sections.bpf.o"))["programs"]["multi"]
+    assert not program["ok"]
+    assert "attached" in program["reason"]
+
+
+def test_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command's two forms of output; refused programs do not change the exit status."""
+    path = str(DATA / "obj_subprogs.bpf.o")
+    assert bpfobj.main(["load", path, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["programs"]) == ["first", "second", "callbacks", "alone"]
+    assert bpfobj.main(["load", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "first: ok"
+    assert any(line.startswith("callbacks: ") and "EINVAL" in line for line in lines)
