@@ -405,6 +405,8 @@ def sanitize(data: bytes, features: Collection[str]) -> bytes:
     lacks = set(BTF_FEATURES) - set(features)
     if not lacks:
         return data
+    if lacks & {"func", "datasec"}:
+        lacks.add("decl_tag")  # a tag may not be on what stands in for these
     editor = _Editor(Btf(data))
     sanitizer = _Sanitizer(editor, lacks)
     for type_id, t in list(editor.btf.types()):
@@ -444,6 +446,9 @@ class _Sanitizer:
         elif "func" in lacks and isinstance(t, FuncProto):
             editor.set_kind(type_id, BtfKind.ENUM, len(t.params))
             words[at + 2] = 4
+            for number, param in enumerate(t.params):
+                if not param.name:
+                    words[at + 3 + 2 * number] = editor.strings.offset(f"arg{number}")
         elif "func" in lacks and isinstance(t, Func):
             editor.set_kind(type_id, BtfKind.TYPEDEF)
         elif "func_global" in lacks and isinstance(t, Func):

@@ -270,7 +270,7 @@ def test_sanitize_replaces_what_is_new() -> None:
     b.add(DeclTag("tag", 1, -1))  # 4
     b.add(Enum64("e", 8, (EnumValue("A", 1 << 40), EnumValue("B", 2))))  # 5
     b.add(Enum("s", 4, (EnumValue("N", -1),), True))  # 6
-    b.add(FuncProto(1, (Param("x", 1),)))  # 7
+    b.add(FuncProto(1, (Param("x", 1), Param("", 1))))  # 7
     b.add(Func("f", 7, Linkage.GLOBAL))  # 8
     b.add(Var("v", 1, Linkage.GLOBAL))  # 9
     b.add(Datasec("?.data", 8, (VarSecinfo(9, 4, 4),)))  # 10
@@ -290,11 +290,14 @@ def test_sanitize_replaces_what_is_new() -> None:
         6: Enum("s", 4, (EnumValue("N", 2**32 - 1),)),
         11: Int("enum64_placeholder", 1, 8),
     }
-    assert one("func") == {7: Enum("", 4, (EnumValue("x", 1),)), 8: Typedef("f", 7)}
+    tag = {4: Int("tag", 1, 8)}
+    enum = Enum("", 4, (EnumValue("x", 1), EnumValue("arg1", 1)))
+    assert one("func") == {7: enum, 8: Typedef("f", 7), **tag}
     assert one("func_global") == {8: Func("f", 7, 0)}
     assert one("datasec") == {
         9: Int("v", 1, 8),
         10: Struct("__data", 8, (Member("v", 9, 32),)),
+        **tag,
     }
     assert one("qmark_datasec") == {10: Datasec("_.data", 8, (VarSecinfo(9, 4, 4),))}
     assert set(BTF_FEATURES) == {
