@@ -68,7 +68,7 @@ from pybpf.ringbuf.records import (
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers"]
+__all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers", "record_decoder"]
 
 _MAP_TYPE_RINGBUF = 27
 _F_RB_OVERWRITE = 1 << 19  # UAPI enum: BPF_F_RB_OVERWRITE
@@ -110,7 +110,11 @@ def _make_fence() -> Callable[[], None] | None:
     return fence
 
 
-def _decoder_for(kind: object, ring: RingMap) -> Decoder:
+def record_decoder(kind: object, ring: RingMap) -> Decoder:
+    """The decoder of a record type, as `RingBuffer` takes it.
+
+    :param ring: the map the records come from, whose BTF has the named types
+    """
     if kind is None or kind is bytes:
         return bytes_decoder()
     if isinstance(kind, struct.Struct):
@@ -218,7 +222,7 @@ class RingBuffer:
             raise UnsupportedFeature(
                 f"reading map {ring.name!r} in overwrite mode", hint="pybpf reads lossless rings"
             )
-        self._decode = _decoder_for(type, ring)
+        self._decode = record_decoder(type, ring)
         self._lost = lost
         self._fence = _make_fence()
         self._ring = ring  # keeps the map, and so its fd, alive

@@ -43,6 +43,7 @@ __all__ = [
     "codec_decoder",
     "record_offset",
     "scan",
+    "skip_records",
     "stride_of",
     "struct_decoder",
 ]
@@ -159,6 +160,17 @@ def record_offset(runs: Sequence[Run], index: int) -> int:
             return offset + index * stride_of(length)
         index -= count
     raise ValueError("no such record")
+
+
+def skip_records(runs: Sequence[Run], count: int) -> list[Run]:
+    """The runs without their first `count` records."""
+    left = []
+    for offset, records, length in runs:
+        gone = min(count, records)
+        count -= gone
+        if gone < records:
+            left.append((offset + gone * stride_of(length), records - gone, length))
+    return left
 
 
 # A decoder appends the values of some runs to a list. What it appended before an

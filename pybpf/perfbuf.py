@@ -1,0 +1,297 @@
+"""Perf event buffers: one ring per CPU, filled by ``bpf_perf_event_output``.
+
+Theory of operation. Programs older than the BPF ring buffer write their events
+into a perf event array, one software perf event per CPU, each with its own ring of
+pages (``kernel/events/ring_buffer.c``). The kernel moves ``data_head``, we move
+``data_tail``. Unlike the BPF ring it is mapped once, so a record may wrap; therefore a
+read copies all that is new out of one CPU's ring, gives the space back at once and
+decodes the copy. Records of one event type have equal headers, so, as in
+`pybpf.ringbuf.records`, one comparison at C speed finds a whole run of them.
+
+The kernel counts what did not fit and tells us in a LOST record once there is room:
+`PerfBuffer.lost`. Records of one CPU come in order; between CPUs there is none. A
+record's raw data is padded so that the record is a multiple of 8 bytes, so `bytes`
+may end in up to 7 bytes of padding.
+
+Memory order: ``data_head`` is loaded before the data and the data before
+``data_tail`` is stored, which x86-64 keeps (see `pybpf.ringbuf.reader`).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import select
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from sys import byteorder
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pybpf._sys import perf
+from pybpf._uapi.enums import MapType
+from pybpf.errors import BpfError
+from pybpf.ringbuf.reader import record_decoder
+from pybpf.ringbuf.records import Run, skip_records
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pybpf._sys.fd import Fd
+    from pybpf.maps import Map
+
+__all__ = ["PerfBuffer", "PerfScan", "scan_perf"]
+
+# UAPI <linux/perf_event.h>: enum perf_event_type, and 8-byte words of struct perf_event_mmap_page.
+_LOST, _SAMPLE = 2, 9
+_DATA_HEAD, _DATA_TAIL = 128, 129
+
+# struct perf_event_header and the __u32 raw size. The decoders of BPF ring records look for a
+# payload 8 bytes behind an offset and use the same padding, so 4 bytes further in they fit.
+_SAMPLE_OVERHEAD = 12
+_SHIFT = 4
+
+
+class PerfScan(NamedTuple):
+    """What `scan_perf` found."""
+
+    runs: list[Run]  # as the decoders of `pybpf.ringbuf.records` take them
+    records: int
+    lost: int
+
+
+def scan_perf(chunk: memoryview) -> PerfScan:
+    """Find the samples in whole perf records.
+
+    :param chunk: records one behind the other, and 8 bytes more
+    :raises BpfError: EBADMSG if a record's size cannot be
+    """
+    words = chunk.cast("Q")
+    end = len(chunk) - 8
+    runs: list[Run] = []
+    offset = records = lost = 0
+    guess = 8
+    last = -1
+    while offset < end:
+        header = words[offset >> 3]
+        kind, size = header & 0xFFFFFFFF, header >> 48
+        if size < 8 or size & 7 or size > end - offset:
+            raise BpfError(errno.EBADMSG, "perf buffer", f"record of {size} bytes at {offset}")
+        count = 1
+        if header == last and kind == _SAMPLE:
+            count = min((end - offset) // size, guess)
+            step, first = size >> 3, offset >> 3
+            headers = words[first : first + count * step : step]
+            if headers == memoryview(header.to_bytes(8, byteorder) * count).cast("Q"):
+                guess *= 8
+            else:
+                count = next(i for i, seen in enumerate(headers.tolist()) if seen != header)
+                guess = 8
+        last = header
+        if kind == _SAMPLE and size > _SAMPLE_OVERHEAD:
+            runs.append((offset + _SHIFT, count, size - _SAMPLE_OVERHEAD))
+            records += count
+        elif kind == _LOST and size >= 24:
+            lost += words[(offset >> 3) + 2]
+        offset += count * size
+    return PerfScan(runs, records, lost)
+
+
+class _CpuRing:
+    # One CPU's event and its mapped pages.
+
+    def __init__(self, cpu: int, fd: Fd, pages: int) -> None:
+        self.cpu = cpu
+        self.fd = fd
+        self.size = pages * mmap.PAGESIZE
+        self._memory = mmap.mmap(
+            fd.fileno(),
+            mmap.PAGESIZE + self.size,
+            mmap.MAP_SHARED,
+            mmap.PROT_READ | mmap.PROT_WRITE,
+        )
+        self._control = memoryview(self._memory)[: mmap.PAGESIZE].cast("Q")
+        self._data = memoryview(self._memory)[mmap.PAGESIZE :]
+
+    def take(self) -> bytes:
+        """All new records, and 8 bytes more; b"" if there are none."""
+        tail, head = self._control[_DATA_TAIL], self._control[_DATA_HEAD]
+        if head == tail:
+            return b""
+        start, length = tail % self.size, head - tail
+        first = self._data[start : start + length]
+        copied = b"".join((first, self._data[: length - len(first)], bytes(8)))
+        self._control[_DATA_TAIL] = head
+        return copied
+
+    def close(self) -> None:
+        self._control.release()
+        self._data.release()
+        self._memory.close()
+        self.fd.close()
+
+
+class PerfBuffer:
+    """Reads a perf event array that programs write with ``bpf_perf_event_output``.
+
+    :param events: a created map of type ``BPF_MAP_TYPE_PERF_EVENT_ARRAY``; it gets one
+        event for each CPU that is online and fits
+    :param type: what a record is, as for `pybpf.RingBuffer`
+    :param pages: size of each CPU's ring, a power of two of pages
+    :raises BpfError: the map is of another type, or the kernel refuses an event
+    """
+
+    def __init__(self, events: Map, type: object = None, *, pages: int = 64) -> None:
+        if events.type != MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+            raise BpfError(
+                errno.EINVAL, f"map {events.name!r}", "not a BPF_MAP_TYPE_PERF_EVENT_ARRAY map"
+            )
+        if pages < 1 or pages & (pages - 1):
+            raise ValueError(f"{pages} pages: not a power of two")
+        self._decode = record_decoder(type, events)
+        self._poll = select.poll()
+        self._rings: dict[int, _CpuRing] = {}  # by fd
+        self._map = events
+        self._lost: dict[int, int] = {}
+        self._left: list[tuple[int, list[Any]]] = []  # decoded and not asked for yet
+        #: Name of the map.
+        self.name = events.name
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            for cpu in range(events.max_entries):
+                self._open(cpu, pages)
+            if not self._rings:
+                raise BpfError(errno.ENODEV, f"map {events.name!r}", "no CPU gave an event")
+            undo.pop_all()
+
+    def _open(self, cpu: int, pages: int) -> None:
+        try:
+            fd = perf.open_bpf_output(cpu)
+        except BpfError as err:
+            if err.errno in (errno.ENODEV, errno.EINVAL):
+                return  # offline, or no such CPU
+            raise
+        try:
+            ring = _CpuRing(cpu, fd, pages)
+        except OSError as err:
+            fd.close()
+            hint = "perf_event_mlock_kb or RLIMIT_MEMLOCK" if err.errno == errno.EPERM else ""
+            raise BpfError(
+                err.errno or errno.EINVAL, f"mmap of {pages} pages for CPU {cpu}", hint
+            ) from None
+        self._rings[fd.fileno()] = ring
+        perf.enable(fd)
+        self._map[cpu] = fd
+        self._poll.register(fd.fileno(), select.POLLIN)
+
+    def close(self) -> None:
+        """Take the events out of the map and close them; idempotent."""
+        while self._rings:
+            _, ring = self._rings.popitem()
+            if self._map.created:
+                self._map.delete([ring.cpu], missing_ok=True)
+            ring.close()
+
+    @property
+    def closed(self) -> bool:
+        return not self._rings
+
+    def __enter__(self) -> PerfBuffer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._rings)} CPUs, {self.lost} lost"
+        return f"<PerfBuffer {self.name!r}: {state}>"
+
+    @property
+    def lost(self) -> int:
+        """Records that did not fit, as far as the kernel has said so."""
+        return sum(self._lost.values())
+
+    @property
+    def lost_by_cpu(self) -> dict[int, int]:
+        """The same for each CPU that lost any."""
+        return dict(self._lost)
+
+    def read(self, timeout: float | None = None, max_records: int | None = None) -> list[Any]:
+        """Take the records that are there, waiting for the first one.
+
+        :param timeout: seconds to wait if all rings are empty; 0 does not wait, None waits forever
+        :param max_records: keep the rest for the next call
+        :returns: copies, CPU by CPU; [] after the timeout
+        """
+        if max_records is not None and max_records <= 0:
+            raise ValueError("max_records must be positive")
+        out: list[Any] = []
+        for cpu, values in self.read_by_cpu(timeout):
+            room = len(values) if max_records is None else max_records - len(out)
+            out += values[:room]
+            if room < len(values):
+                self._left.append((cpu, values[room:]))
+        return out
+
+    def read_by_cpu(self, timeout: float | None = None) -> list[tuple[int, list[Any]]]:
+        """As `read`, as pairs of CPU and its records.
+
+        A record that cannot be decoded is consumed; its exception comes out of this
+        call, and the other records come out of the next one.
+        """
+        if self._left:
+            found, self._left = self._left, []
+            return found
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if not self._rings:
+                raise ValueError(f"perf buffer {self.name!r} is closed")
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = self._poll.poll(None if left is None else math.ceil(left * 1000))
+            found = []
+            guilty: Exception | None = None
+            for fd, _ in ready:
+                ring = self._rings[fd]
+                values, error = self._values(ring.cpu, ring.take())
+                guilty = guilty or error
+                if values:
+                    found.append((ring.cpu, values))
+            if guilty is not None:
+                self._left = found
+                raise guilty
+            # A LOST record alone wakes us, too.
+            if found or (left is not None and not left):
+                return found
+
+    def _values(self, cpu: int, chunk: bytes) -> tuple[list[Any], Exception | None]:
+        out: list[Any] = []
+        error: Exception | None = None
+        if chunk:
+            view = memoryview(chunk)
+            found = scan_perf(view)
+            if found.lost:
+                self._lost[cpu] = self._lost.get(cpu, 0) + found.lost
+            runs = found.runs
+            while runs:
+                before = len(out)
+                try:
+                    self._decode(view, runs, out)
+                    break
+                except Exception as err:
+                    error = error or err
+                    runs = skip_records(runs, len(out) - before + 1)
+        return out, error
+
+    def batches(self, timeout: float | None = None) -> Iterator[list[Any]]:
+        """Lists of records, one per wake-up.
+
+        :param timeout: stop after so many seconds without a record; None never stops
+        """
+        while batch := self.read(timeout):
+            yield batch

@@ -1,0 +1,112 @@
+"""Perf event buffers on the running kernel: order per CPU, typed records, counted losses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf._uapi.enums import MapType
+from pybpf.maps import Map
+from pybpf.perfbuf import PerfBuffer
+
+OBJECT = Path(__file__).parents[1] / "data" / "map_perf.bpf.o"
+
+
+@pytest.fixture
+def perf() -> Iterator[pybpf.Object]:
+    with pybpf.open(OBJECT) as obj:
+        obj.load()
+        yield obj
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[int]:
+    """Everything of this test runs on one CPU."""
+    before = os.sched_getaffinity(0)
+    cpu = min(before)
+    os.sched_setaffinity(0, {cpu})
+    yield cpu
+    os.sched_setaffinity(0, before)
+
+
+def offer(obj: pybpf.Object, times: int) -> None:
+    obj.programs["offer_packet"].test_run(bytes(64), repeat=times)
+
+
+def test_typed_records_in_order(perf: pybpf.Object, one_cpu: int) -> None:
+    with PerfBuffer(perf.maps["events"], "struct event") as buffer:
+        perf.programs["offer"].test_run()
+        (record,) = buffer.read(5)
+        assert (record.seq, record.cpu, record.text.text()) == (1, one_cpu, "perf")
+        offer(perf, 1000)
+        assert [r.seq for r in buffer.read(5)] == list(range(2, 1002))
+        assert buffer.read(0.05) == []
+        assert buffer.lost == 0 and perf.globals.failed == 0
+
+
+def test_wrap_around(perf: pybpf.Object, one_cpu: int) -> None:
+    """Many times the ring's size goes through it and no record is cut."""
+    with PerfBuffer(perf.maps["events"], "struct event", pages=1) as buffer:
+        numbers: list[int] = []
+        for _ in range(200):
+            offer(perf, 50)
+            for cpu, records in buffer.read_by_cpu(5):
+                assert cpu == one_cpu
+                numbers += [record.seq for record in records]
+        assert numbers == list(range(1, 10_001))
+
+
+def test_losses_are_counted(perf: pybpf.Object, one_cpu: int) -> None:
+    """What did not fit is told by the kernel once there is room again."""
+    with PerfBuffer(perf.maps["events"], "struct event", pages=1) as buffer:
+        offer(perf, 1000)
+        got = len(buffer.read(5))
+        assert 0 < got < 1000
+        offer(perf, 1)  # makes the kernel write its LOST record
+        got += len(buffer.read(5))
+        assert got + buffer.lost == perf.globals.seq == 1001
+        assert buffer.lost == perf.globals.failed
+        assert buffer.lost_by_cpu == {one_cpu: buffer.lost}
+
+
+def test_max_records_and_errors(perf: pybpf.Object, one_cpu: int) -> None:
+    """A record that cannot be decoded raises once; none of its neighbours is lost."""
+
+    def fussy(view: memoryview) -> int:
+        number = view[0]
+        if number == 3:
+            raise LookupError("three")
+        return number
+
+    with PerfBuffer(perf.maps["events"], fussy) as buffer:
+        offer(perf, 2)
+        assert buffer.read(5, max_records=1) == [1]
+        assert buffer.read(0) == [2]
+        offer(perf, 4)
+        with pytest.raises(LookupError, match="three"):
+            buffer.read(5)
+        assert buffer.read(0) == [4, 5, 6]
+
+
+def test_life(perf: pybpf.Object) -> None:
+    events = perf.maps["events"]
+    buffer = PerfBuffer(events)
+    offer(perf, 1)
+    assert perf.globals.failed == 0
+    buffer.close()
+    buffer.close()
+    offer(perf, 1)
+    assert perf.globals.failed == 1  # nobody listens any more
+    with pytest.raises(ValueError, match="closed"):
+        buffer.read(0)
+    with pytest.raises(ValueError, match="power of two"):
+        PerfBuffer(events, pages=3)
+    with (
+        Map.create_new(MapType.BPF_MAP_TYPE_HASH, 4, 4, 4) as other,
+        pytest.raises(pybpf.BpfError, match="not a BPF_MAP_TYPE_PERF_EVENT_ARRAY"),
+    ):
+        PerfBuffer(other)
