@@ -14,7 +14,7 @@ import pytest
 from tests.support import rows
 from tests.support.guests import Guests, Lost, pack, unpack
 from tests.support.matrix import without_row
-from vagrant._vm import cache, cli, cpio, image, kernels, qemu
+from vagrant._vm import cache, checkout, cli, cpio, image, kernels, qemu
 
 
 @pytest.fixture
@@ -206,9 +206,22 @@ def test_an_archive_cannot_reach_outside(tmp_path: Path) -> None:
 
 def test_checkout_files_are_those_of_git() -> None:
     """Tracked and new files go to the guest, ignored ones do not."""
-    names = {str(name) for name in cli.checkout_files()}
+    names = {str(name) for name in checkout.files()}
     assert {"pyproject.toml", "vagrant/vm", "tests/unit/test_vm_parts.py"} <= names
     assert not any(name.startswith((".venv/", ".git/")) or "__pycache__" in name for name in names)
+
+
+def test_byte_code_comes_along_and_is_made_once(own_cache: Path) -> None:
+    """The guest need not compile; the host compiles a content once."""
+    source = (Path("pybpf/errors.py"), (rows.ROOT / "pybpf/errors.py").read_bytes())
+    found = checkout._byte_code([source], "/src")
+    ((name, code),) = found.items()
+    assert str(name.parent) == "pybpf/__pycache__"
+    assert b"/src/pybpf/errors.py" in code
+    (kept,) = [p for p in (own_cache / "pyc").rglob("*") if p.is_file()]
+    made = kept.stat().st_mtime_ns
+    assert checkout._byte_code([source], "/src") == found
+    assert kept.stat().st_mtime_ns == made
 
 
 def test_requirements_come_from_the_project_file() -> None:

@@ -15,12 +15,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import cpio, image, kernels, qemu
+from . import checkout, cpio, image, kernels, qemu
 from .cache import VmError
 
 __all__ = ["main"]
 
-CHECKOUT = Path(__file__).parent.parent.parent
 DESCRIPTION = """\
 Run CMD as root in a throw-away virtual machine, on a copy of this checkout (its root is the
 current directory), with python3, pytest and pybpf's dependencies at hand.  What CMD leaves under
@@ -31,15 +30,6 @@ The first run on a machine installs QEMU and fetches the kernels (vagrant/host.s
 packages); later runs need no network.  Kernels and the guest image live in ~/.cache/pybpf
 ($PYBPF_CACHE), which may be deleted at any time."""
 CONSOLE_LINES = 40
-PRUNED = {
-    ".git",
-    ".venv",
-    "__pycache__",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".pytest_cache",
-    ".hypothesis",
-}
 
 
 def note(text: str) -> None:
@@ -105,32 +95,6 @@ def set_up(quiet: bool) -> str:
     return path
 
 
-def checkout_files() -> list[Path]:
-    """What git tracks or would track; all but caches where git cannot tell."""
-    command = [
-        "git",
-        "-C",
-        str(CHECKOUT),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if done.returncode == 0:
-            names = (Path(os.fsdecode(n)) for n in done.stdout.split(b"\0") if n)
-            return sorted({n for n in names if os.path.lexists(CHECKOUT / n)})
-    except FileNotFoundError:
-        pass
-    found = []
-    for top, directories, files in os.walk(CHECKOUT):
-        directories[:] = [d for d in directories if d not in PRUNED]
-        found += [(Path(top) / f).relative_to(CHECKOUT) for f in files]
-    return sorted(found)
-
-
 def write_initrd(
     path: Path, base: Path, command: Sequence[str], want_out: bool, kernel: kernels.Kernel
 ) -> None:
@@ -142,12 +106,7 @@ def write_initrd(
         if want_out:
             writer.file("vm/want-out", b"")
         cpio.add_tree(writer, kernel.modules, f"usr/lib/modules/{kernel.release}")
-        writer.directory(image.SOURCE)
-        for name in checkout_files():
-            try:
-                writer.copy(CHECKOUT / name, f"{image.SOURCE}/{name}")
-            except FileNotFoundError:
-                continue  # somebody removed it since it was listed
+        checkout.add(writer, image.SOURCE)
         writer.close()
         with open(base, "rb") as file:
             shutil.copyfileobj(file, out)

@@ -1,0 +1,117 @@
+"""The copy of the checkout that a guest gets: the files git knows, with their byte code.
+
+An emulated guest takes ten seconds and more to compile the package and its tests; the host does it
+once per content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from . import cache, cpio
+
+__all__ = ["CHECKOUT", "add", "files"]
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PYTHON = "/usr/bin/python3"  # the guest's
+PRUNED = {
+    ".git",
+    ".venv",
+    "__pycache__",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".hypothesis",
+}
+KEEP_DAYS = 14
+# Runs under PYTHON: reads [[source, name in the guest, byte code file], ...].  A hash of the source
+# in the byte code, checked on import, keeps it right when a test edits a source file.
+COMPILE = """
+import json, os, py_compile, sys
+mode = py_compile.PycInvalidationMode.CHECKED_HASH
+for source, name, target in json.load(sys.stdin):
+    part = f"{target}.{os.getpid()}"
+    try:
+        py_compile.compile(source, part, name, doraise=True, invalidation_mode=mode)
+        os.replace(part, target)
+    except (OSError, py_compile.PyCompileError):
+        pass  # the guest will say so if it matters
+"""
+
+
+def files() -> list[Path]:
+    """What git tracks or would track; all but caches where git cannot tell."""
+    command = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude-standard"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            names = (Path(os.fsdecode(n)) for n in done.stdout.split(b"\0") if n)
+            return sorted({n for n in names if os.path.lexists(CHECKOUT / n)})
+    except FileNotFoundError:
+        pass
+    found = []
+    for top, directories, names_here in os.walk(CHECKOUT):
+        directories[:] = [d for d in directories if d not in PRUNED]
+        found += [(Path(top) / n).relative_to(CHECKOUT) for n in names_here]
+    return sorted(found)
+
+
+def add(writer: cpio.Writer, where: str) -> None:
+    """Put the checkout at `where` in the archive."""
+    writer.directory(where)
+    sources: list[tuple[Path, bytes]] = []
+    for name in files():
+        path = CHECKOUT / name
+        try:
+            if name.suffix == ".py" and path.is_file() and not path.is_symlink():
+                data = path.read_bytes()
+                writer.file(f"{where}/{name}", data, path.stat().st_mode)
+                sources.append((name, data))
+            else:
+                writer.copy(path, f"{where}/{name}")
+        except FileNotFoundError:
+            continue  # somebody removed it since it was listed
+    for name, code in _byte_code(sources, where).items():
+        writer.file(f"{where}/{name}", code)
+
+
+def _byte_code(sources: list[tuple[Path, bytes]], where: str) -> dict[Path, bytes]:
+    """`__pycache__` entries of source files, compiled where the cache has none."""
+    tag = _tag()
+    store = cache.root() / "pyc" / tag
+    store.mkdir(parents=True, exist_ok=True)
+    wanted: dict[Path, Path] = {}
+    work = []
+    for name, data in sources:
+        kept = store / cache.digest(str(name), data)
+        wanted[name.parent / "__pycache__" / f"{name.stem}.{tag}.pyc"] = kept
+        if not kept.exists():
+            work.append([str(CHECKOUT / name), f"{where}/{name}", str(kept)])
+    if work:
+        _prune(store)
+        command = [PYTHON, "-I", "-c", COMPILE]
+        subprocess.run(command, input=json.dumps(work).encode(), check=False)
+    return {name: kept.read_bytes() for name, kept in wanted.items() if kept.exists()}
+
+
+def _tag() -> str:
+    """The guest Python's name for its byte code, e.g. cpython-311."""
+    command = [PYTHON, "-I", "-c", "import sys; print(sys.implementation.cache_tag)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _prune(store: Path) -> None:
+    """Forget byte code that is two weeks old; what is still wanted is soon made again."""
+    oldest = time.time() - KEEP_DAYS * 86400
+    for path in store.iterdir():
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
