@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from .links import Link, LinkSet
     from .loader import Object
     from .loader import open_object as open
-    from .maps import Map
+    from .maps import Map, PerCpu
+    from .perfbuf import PerfBuffer
     from .programs import Program
-    from .ringbuf import RingBuffer
+    from .ringbuf import RingBuffer, RingBuffers
 
 __version__ = "0.1.0"
 
@@ -41,10 +42,13 @@ _HOMES = {
     "Map": (".maps", "Map"),
     "Object": (".loader", "Object"),
     "ObjectFormatError": (".errors", "ObjectFormatError"),
+    "PerCpu": (".maps", "PerCpu"),
+    "PerfBuffer": (".perfbuf", "PerfBuffer"),
     "PlanError": (".errors", "PlanError"),
     "Program": (".programs", "Program"),
     "RelocationError": (".errors", "RelocationError"),
     "RingBuffer": (".ringbuf", "RingBuffer"),
+    "RingBuffers": (".ringbuf", "RingBuffers"),
     "UnsupportedFeature": (".errors", "UnsupportedFeature"),
     "VerifierError": (".errors", "VerifierError"),
     "errors": (".errors", ""),
@@ -61,10 +65,13 @@ __all__ = [
     "Map",
     "Object",
     "ObjectFormatError",
+    "PerCpu",
+    "PerfBuffer",
     "PlanError",
     "Program",
     "RelocationError",
     "RingBuffer",
+    "RingBuffers",
     "UnsupportedFeature",
     "VerifierError",
     "__version__",
