@@ -40,6 +40,7 @@ import errno
 import gc
 import math
 import mmap
+import os
 import platform
 import select
 import struct
@@ -50,6 +51,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from pybpf._sys.fd import Fd
 from pybpf.errors import BpfError, UnsupportedFeature
 from pybpf.ringbuf.records import (
     HEADER_SIZE,
@@ -225,8 +227,8 @@ class RingBuffer:
         self._decode = record_decoder(type, ring)
         self._lost = lost
         self._fence = _make_fence()
-        self._ring = ring  # keeps the map, and so its fd, alive
-        self._fd = ring.fileno()
+        # Our own, so that the map may be closed before the reader.
+        self._fd = Fd(os.dup(ring.fileno()), f"ring buffer {ring.name!r}")
         #: Name of the map.
         self.name = ring.name
         #: Size of the data pages, bytes.
@@ -247,10 +249,10 @@ class RingBuffer:
         self._data = self._view(memoryview(producer)[page:])
         self._words = self._view(self._data.cast("I"))
         self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
+        self._poll.register(self._fd.fileno(), select.POLLIN)
 
     def _map(self, length: int, prot: int, offset: int) -> mmap.mmap:
-        made = mmap.mmap(self._fd, length, mmap.MAP_SHARED, prot, offset=offset)
+        made = mmap.mmap(self._fd.fileno(), length, mmap.MAP_SHARED, prot, offset=offset)
         self._maps.append(made)
         return made
 
@@ -270,6 +272,7 @@ class RingBuffer:
             except BufferError:
                 # A column of a `Chunk` is still around; unmapped when that goes.
                 continue
+        self._fd.close()
 
     @property
     def closed(self) -> bool:
@@ -298,8 +301,8 @@ class RingBuffer:
         self.close()
 
     def fileno(self) -> int:
-        """The map's fd: readable (poll, select, asyncio) when there is unread data."""
-        return self._fd
+        """An fd that is readable (poll, select, asyncio) when there is unread data."""
+        return self._fd.fileno()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.available} of {self.size} bytes unread"

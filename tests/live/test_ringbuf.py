@@ -286,8 +286,17 @@ def test_not_a_ring() -> None:
         RingBuffer(other)
 
 
-def test_reader_outlives_nothing_it_needs() -> None:
-    """Closing reader and map in either order leaves no mapping behind and breaks nothing."""
+def test_reader_outlives_the_map() -> None:
+    """A reader goes on when map and object are closed: it holds all that it needs."""
+    with new_ring(4096) as ring, Producer.output(ring, 8) as producer:
+        producer.run(2)
+        rb = RingBuffer(ring, NUMBERED)
+    with rb:
+        assert rb.read(0) == [(1,), (2,)]
+        assert rb.read(0.01) == []
+
+
+def test_column_outlives_the_reader() -> None:
     with new_ring(4096) as ring, Producer.output(ring, 8) as producer:
         rb = RingBuffer(ring, NUMBERED)
         producer.run(2)
