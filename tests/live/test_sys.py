@@ -21,7 +21,7 @@ from pybpf._sys import bpf, perf
 from pybpf._sys.fd import Fd
 from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
-from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
+from pybpf.errors import BpfError, DeniedByPolicy, VerifierError
 
 SOCKET_FILTER = ProgType.BPF_PROG_TYPE_SOCKET_FILTER
 
@@ -191,7 +191,7 @@ def test_no_such_program_type() -> None:
 
 def test_syscall_program_changes_its_context() -> None:
     """A BPF_PROG_TYPE_SYSCALL program gives its context back."""
-    insns = _insn(0x7A, 1, imm=7) + _return(3)  # *(u64 *)(r1 + 0) = 7
+    insns = _insn(0xB7, 2, imm=7) + _insn(0x7B, 1, 2) + _return(3)  # *(u64 *)(r1 + 0) = 7
     with bpf.prog_load(ProgType.BPF_PROG_TYPE_SYSCALL, insns, prog_flags=1 << 4) as fd:
         ran = bpf.prog_test_run(fd, ctx_in=struct.pack("QQ", 1, 2), repeat=1)
     assert ran.retval == 3 and struct.unpack("QQ", ran.ctx_out) == (7, 2)
@@ -330,17 +330,15 @@ def _attach_perf(open_event: object, prog_type: int, *, cookie: int) -> bpf.Link
         return bpf.link_info(link)
 
 
+@pytest.mark.needs("kprobe", "perf.cookie")
 @pytest.mark.parametrize("retprobe", [False, True])
 def test_kprobe_link(retprobe: bool) -> None:
     """A kprobe by name; where the kernel tells, the link knows function and cookie."""
-    try:
-        got = _attach_perf(
-            lambda: perf.open_kprobe("vfs_statx", retprobe=retprobe),
-            ProgType.BPF_PROG_TYPE_KPROBE,
-            cookie=0x1122334455667788,
-        )
-    except UnsupportedFeature as error:
-        pytest.skip(str(error))
+    got = _attach_perf(
+        lambda: perf.open_kprobe("vfs_statx", retprobe=retprobe),
+        ProgType.BPF_PROG_TYPE_KPROBE,
+        cookie=0x1122334455667788,
+    )
     assert got.type == LinkType.BPF_LINK_TYPE_PERF_EVENT
     if got.perf_type:  # 6.6 and newer
         kind = P.BPF_PERF_EVENT_KRETPROBE if retprobe else P.BPF_PERF_EVENT_KPROBE
@@ -348,12 +346,11 @@ def test_kprobe_link(retprobe: bool) -> None:
         assert got.cookie in (0, 0x1122334455667788)
 
 
+@pytest.mark.needs("kprobe")
 def test_no_such_kprobe() -> None:
     """An unknown function is ENOENT, and the message names it."""
     with pytest.raises(BpfError) as caught:
         perf.open_kprobe("no_such_function_anywhere")
-    if isinstance(caught.value, UnsupportedFeature):
-        pytest.skip(str(caught.value))
     assert caught.value.errno == errno.ENOENT
     assert "kprobe no_such_function_anywhere" in str(caught.value)
 
@@ -404,11 +401,10 @@ def test_uprobe_link() -> None:
             bpf.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, insns, name="up") as program,
             _CodeFile(code) as target,
         ):
-            try:
-                event = perf.open_uprobe(target.path, 0)
-            except UnsupportedFeature as error:
-                pytest.skip(str(error))
-            with event, bpf.link_create_perf_event(program, event, 9) as link:
+            with (
+                perf.open_uprobe(target.path, 0) as event,
+                bpf.link_create_perf_event(program, event, 9) as link,
+            ):
                 got = bpf.link_info(link)
                 assert [target.call() for _ in range(3)] == [42, 42, 42]
             value = bytearray(8)
@@ -451,6 +447,7 @@ class _CodeFile:
         self.file.close()
 
 
+@pytest.mark.needs("kprobe.multi")
 def test_kprobe_multi_link() -> None:
     """One link on two functions: by names with cookies, by addresses, and what it says of them."""
     with bpf.prog_load(
@@ -459,14 +456,9 @@ def test_kprobe_multi_link() -> None:
         name="multi",
         expected_attach_type=AttachType.BPF_TRACE_KPROBE_MULTI,
     ) as program:
-        try:
-            by_name = bpf.link_create_kprobe_multi(
-                program, syms=["vfs_read", "vfs_write"], cookies=[5, 6]
-            )
-        except BpfError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                pytest.skip(f"no kprobe.multi here: {error}")
-            raise
+        by_name = bpf.link_create_kprobe_multi(
+            program, syms=["vfs_read", "vfs_write"], cookies=[5, 6]
+        )
         with by_name:
             named = bpf.link_info(by_name)
         assert named.type == LinkType.BPF_LINK_TYPE_KPROBE_MULTI
