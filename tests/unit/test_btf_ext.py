@@ -108,7 +108,7 @@ def test_bad_access_string() -> None:
 GOOD = ext(FUNCS, LINES, CORES)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=5),
     st.integers(0, len(GOOD)),

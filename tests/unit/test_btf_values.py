@@ -444,7 +444,7 @@ def check_equal(mine: Any, theirs: Any) -> None:
         assert mine == theirs or (mine != mine and theirs != theirs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(SHAPES, min_size=1, max_size=6), st.data())
 def test_layouts_are_those_of_c(fields: list[Any], data: st.DataObject) -> None:
     """Random structs decode to what ctypes sees in the same bytes, and encode back."""
@@ -478,7 +478,7 @@ def test_every_kernel_struct_has_a_codec() -> None:
     assert done > 100
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
 def test_mutated_types(edits: list[tuple[int, int]]) -> None:
     """Codecs of forged types exist or are refused as malformed, nothing else."""
