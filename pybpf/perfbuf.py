@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pybpf._sys import perf
 from pybpf._uapi.enums import MapType
 from pybpf.errors import BpfError
-from pybpf.ringbuf.reader import record_decoder
+from pybpf.ringbuf.kinds import record_decoder
 from pybpf.ringbuf.records import Run, skip_records
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
-from pybpf.ringbuf.reader import Batches, Chunk, RingBuffer, RingBuffers
+from pybpf.ringbuf.reader import Chunk, RingBuffer
+from pybpf.ringbuf.waiting import Batches, RingBuffers
 
 __all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers"]

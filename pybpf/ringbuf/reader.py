@@ -46,31 +46,28 @@ import select
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from pybpf._sys.fd import Fd
 from pybpf.errors import BpfError, UnsupportedFeature
+from pybpf.ringbuf.kinds import RingMap, record_decoder
 from pybpf.ringbuf.records import (
     HEADER_SIZE,
-    Decoder,
-    RecordCodec,
     Scan,
-    bytes_decoder,
-    call_decoder,
-    codec_decoder,
     record_offset,
     scan,
     stride_of,
     struct_decoder,
 )
+from pybpf.ringbuf.waiting import NAP_MAX, NAP_MIN, Batches
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers", "record_decoder"]
+__all__ = ["Chunk", "RingBuffer"]
 
 _MAP_TYPE_RINGBUF = 27
 _F_RB_OVERWRITE = 1 << 19  # UAPI enum: BPF_F_RB_OVERWRITE
@@ -81,22 +78,6 @@ _SLICE = 1 << 12
 # collector's sight; lists ten times as long take up to twice as long per record.
 _BATCH = 512
 _NO_LIMIT = 1 << 62
-_NAP_MIN, _NAP_MAX = 50e-6, 1e-3  # seconds
-
-
-class RingMap(Protocol):
-    """What a reader needs of its map; `pybpf.Map` is one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> int: ...
-    @property
-    def max_entries(self) -> int: ...
-    @property
-    def map_flags(self) -> int: ...
-
-    def fileno(self) -> int: ...
 
 
 def _make_fence() -> Callable[[], None] | None:
@@ -110,43 +91,6 @@ def _make_fence() -> Callable[[], None] | None:
                 pass
 
     return fence
-
-
-def record_decoder(kind: object, ring: RingMap) -> Decoder:
-    """The decoder of a record type, as `RingBuffer` takes it.
-
-    :param ring: the map the records come from, whose BTF has the named types
-    """
-    if kind is None or kind is bytes:
-        return bytes_decoder()
-    if isinstance(kind, struct.Struct):
-        return struct_decoder(kind)
-    if isinstance(kind, (str, int)):
-        btf = getattr(ring, "btf", None)
-        if btf is None:
-            raise ValueError(f"map {ring.name!r} has no BTF to look type {kind!r} up in")
-        return codec_decoder(_btf_codec(btf, kind))
-    if all(hasattr(kind, name) for name in ("decode", "iter_unpack", "size")):
-        return codec_decoder(cast("RecordCodec", kind))
-    if callable(kind):
-        return call_decoder(kind)
-    raise TypeError(f"not a record type: {kind!r}")
-
-
-def _btf_codec(btf: Any, kind: str | int) -> Any:
-    from pybpf.btf import BtfKind
-    from pybpf.btf.values import codec
-
-    if isinstance(kind, int):
-        return codec(btf, kind)
-    tag, _, name = kind.strip().rpartition(" ")
-    wanted = {"struct": BtfKind.STRUCT, "union": BtfKind.UNION, "enum": BtfKind.ENUM, "": None}
-    if tag.strip() not in wanted:
-        raise ValueError(f"{kind!r} is not the name of a BTF type")
-    type_id = btf.find(name, wanted[tag.strip()])
-    if type_id is None:
-        raise ValueError(f"no type {kind!r} in the object's BTF")
-    return codec(btf, type_id)
 
 
 class Chunk:
@@ -187,7 +131,7 @@ class Chunk:
         return self.view.cast(code)[(offset + HEADER_SIZE) // width :: self.stride // width]
 
     def rows(self, fields: struct.Struct) -> Iterator[tuple[Any, ...]]:
-        """The records as tuples, one after the other, made as they are asked for."""
+        """The records as tuples: copies, made all at once."""
         out: list[Any] = []
         struct_decoder(fields)(self.view, [(0, self.count, self.record_size)], out)
         return iter(out)
@@ -375,7 +319,7 @@ class RingBuffer:
     def _waits(self, timeout: float | None) -> Iterator[None]:
         # Yields whenever it is worth looking again, a last time after the timeout.
         deadline = None if timeout is None else time.monotonic() + timeout
-        nap = _NAP_MIN
+        nap = NAP_MIN
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -383,10 +327,10 @@ class RingBuffer:
             if self.available:
                 # A busy record, or one that came since the last look.
                 time.sleep(nap if left is None else min(nap, left))
-                nap = min(nap * 2, _NAP_MAX)
+                nap = min(nap * 2, NAP_MAX)
             else:
                 self._poll.poll(None if left is None else math.ceil(left * 1000))
-                nap = _NAP_MIN
+                nap = NAP_MIN
             yield
         yield
 
@@ -561,92 +505,3 @@ def _limit(max_records: int | None) -> int:
     if max_records <= 0:
         raise ValueError("max_records must be positive")
     return max_records
-
-
-class Batches:
-    """Iterator over batches of one reader, synchronous and asynchronous."""
-
-    def __init__(self, ring: RingBuffer, timeout: float | None, max_records: int) -> None:
-        self._ring = ring
-        self._timeout = timeout
-        self._max_records = max_records
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return self
-
-    def __next__(self) -> list[Any]:
-        batch = self._ring.read(self._timeout, self._max_records)
-        if not batch:
-            raise StopIteration
-        return batch
-
-    def __aiter__(self) -> AsyncIterator[list[Any]]:
-        return self
-
-    async def __anext__(self) -> list[Any]:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        ring = self._ring
-        deadline = None if self._timeout is None else loop.time() + self._timeout
-        while True:
-            batch = ring.read(0, self._max_records)
-            if batch:
-                return batch
-            left = None if deadline is None else deadline - loop.time()
-            if left is not None and left <= 0:
-                raise StopAsyncIteration
-            if ring.available:  # a busy record: readable for poll, not for us
-                await asyncio.sleep(_NAP_MAX)
-                continue
-            ready = loop.create_future()
-            loop.add_reader(ring.fileno(), _wake, ready)
-            try:
-                await asyncio.wait_for(ready, left)
-            except TimeoutError:
-                continue
-            finally:
-                loop.remove_reader(ring.fileno())
-
-
-def _wake(ready: Any) -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
-class RingBuffers:
-    """Waits for several rings with one system call.
-
-    :param rings: open readers; they stay their owners' to close
-    """
-
-    def __init__(self, rings: Iterable[RingBuffer]) -> None:
-        self._rings = {ring.fileno(): ring for ring in rings}
-        self._poll = select.poll()
-        for fd in self._rings:
-            self._poll.register(fd, select.POLLIN)
-
-    def wait(self, timeout: float | None = None) -> list[RingBuffer]:
-        """The rings with unread data, in the order given; [] after `timeout` seconds."""
-        ready = self._poll.poll(None if timeout is None else math.ceil(timeout * 1000))
-        fds = {fd for fd, _ in ready}
-        return [ring for fd, ring in self._rings.items() if fd in fds]
-
-    def read(
-        self, timeout: float | None = None, max_records: int | None = None
-    ) -> list[tuple[RingBuffer, list[Any]]]:
-        """One batch of each ring that has records, waiting for the first.
-
-        :param timeout: as in `RingBuffer.read`
-        :param max_records: most records per ring
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        nap = _NAP_MIN
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            batches = [(ring, ring.read(0, max_records)) for ring in self.wait(left)]
-            batches = [(ring, batch) for ring, batch in batches if batch]
-            if batches or (left is not None and left <= 0):
-                return batches
-            time.sleep(nap)  # only busy records: see `RingBuffer._waits`
-            nap = min(nap * 2, _NAP_MAX)

@@ -1,0 +1,69 @@
+"""From what a caller says a record is to the decoder that makes it."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Protocol, cast
+
+from pybpf.ringbuf.records import (
+    Decoder,
+    RecordCodec,
+    bytes_decoder,
+    call_decoder,
+    codec_decoder,
+    struct_decoder,
+)
+
+__all__ = ["RingMap", "record_decoder"]
+
+
+class RingMap(Protocol):
+    """What a reader needs of its map; `pybpf.Map` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> int: ...
+    @property
+    def max_entries(self) -> int: ...
+    @property
+    def map_flags(self) -> int: ...
+
+    def fileno(self) -> int: ...
+
+
+def record_decoder(kind: object, ring: RingMap) -> Decoder:
+    """The decoder of a record type, as `RingBuffer` takes it.
+
+    :param ring: the map the records come from, whose BTF has the named types
+    """
+    if kind is None or kind is bytes:
+        return bytes_decoder()
+    if isinstance(kind, struct.Struct):
+        return struct_decoder(kind)
+    if isinstance(kind, (str, int)):
+        btf = getattr(ring, "btf", None)
+        if btf is None:
+            raise ValueError(f"map {ring.name!r} has no BTF to look type {kind!r} up in")
+        return codec_decoder(_btf_codec(btf, kind))
+    if all(hasattr(kind, name) for name in ("decode", "iter_unpack", "size")):
+        return codec_decoder(cast("RecordCodec", kind))
+    if callable(kind):
+        return call_decoder(kind)
+    raise TypeError(f"not a record type: {kind!r}")
+
+
+def _btf_codec(btf: Any, kind: str | int) -> Any:
+    from pybpf.btf import BtfKind
+    from pybpf.btf.values import codec
+
+    if isinstance(kind, int):
+        return codec(btf, kind)
+    tag, _, name = kind.strip().rpartition(" ")
+    wanted = {"struct": BtfKind.STRUCT, "union": BtfKind.UNION, "enum": BtfKind.ENUM, "": None}
+    if tag.strip() not in wanted:
+        raise ValueError(f"{kind!r} is not the name of a BTF type")
+    type_id = btf.find(name, wanted[tag.strip()])
+    if type_id is None:
+        raise ValueError(f"no type {kind!r} in the object's BTF")
+    return codec(btf, type_id)
