@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ImageProgram",
+    "ImageReader",
     "LoadedProgram",
     "TrampolineImage",
     "collect",
@@ -47,6 +48,7 @@ __all__ = [
 _KERNEL_BIT = 0x8000_0000
 _PAGE = 4096  # also the most an image may take: the JIT refuses more (E2BIG)
 _ENTRY_BYTES = 16
+_BODY_OFFSETS = (5, 9)  # where a function goes on after its patched bytes
 
 Read = Callable[[int, int], bytes]
 """(address, bytes) -> kernel memory; `BpfError` if it is not mapped."""
@@ -230,18 +232,40 @@ class _CodeMap:
         return self._rows[at][3]
 
 
-def _read_image(read: Read, address: int, limit: int | None) -> bytes:
-    """Bytes from `address` to the end of its page, then of the next one.
-
-    :param limit: address the image must end before, or None
-    """
-    end = address + _PAGE if limit is None else min(address + _PAGE, limit)
-    page_end = min((address | (_PAGE - 1)) + 1, end)
+def _read_image(read: Read, address: int) -> bytes:
+    """All the bytes an image at `address` can have, as far as they are mapped."""
+    page_end = (address | (_PAGE - 1)) + 1
     data = read(address, page_end - address)
-    if page_end < end:
+    if address + _PAGE > page_end:
         with suppress(BpfError):  # the page may be the last that is mapped
-            data += read(page_end, end - page_end)
+            data += read(page_end, address + _PAGE - page_end)
     return data
+
+
+class _Symbols:
+    """Names of what images call, without sorting the whole symbol table by address.
+
+    Nearly every call goes to one of a few helpers, to a program, or to a little past a
+    traced function's start.
+    """
+
+    def __init__(self, table: kallsyms.Kallsyms) -> None:
+        self._table = table
+        self._exact: dict[int, str] = {}
+        for prefix in ("__bpf_prog_e", "__bpf_tramp_e", "__x86_return_thunk", "bpf_prog_"):
+            self.add(table.find_prefix(prefix))
+
+    def add(self, symbols: Iterable[kallsyms.Symbol]) -> None:
+        for symbol in symbols:
+            self._exact.setdefault(symbol.addr, symbol.name)
+
+    def __call__(self, address: int) -> tuple[str, int] | None:
+        for offset in (0, *_BODY_OFFSETS):
+            name = self._exact.get(address - offset)
+            if name is not None:
+                return name, offset
+        found = self._table.lookup(address)
+        return None if found is None else (found[0].name, found[1])
 
 
 def _locate(read: Read, candidates: Iterable[int], code: DecodedImage) -> tuple[int | None, bytes]:
@@ -286,11 +310,7 @@ def collect(
     listed = symbols.trampolines()
     newest = {key: symbol.addr for key, symbol in listed}
     by_code = _CodeMap(programs.values())
-
-    def symbolize(address: int) -> tuple[str, int] | None:
-        found = symbols.lookup(address)
-        return None if found is None else (found[0].name, found[1])
-
+    symbolize = _Symbols(symbols)
     out = []
     for key, symbol in listed:
         current = newest[key] == symbol.addr
@@ -299,20 +319,25 @@ def collect(
         function, module = names(key)
         if only is not None and not only(key, function, module):
             continue
-        try:
-            data = _read_image(read, symbol.addr, symbols.next_address(symbol.addr))
-        except BpfError:
-            continue  # released since the table was read
-        code = decode(data, symbol.addr, symbolize)
         target = programs.get(key >> 32) if split_key(key)[2] else None
         if target is not None:
             candidates = [start for start, _ in target.ranges]
         else:
             owner = "" if module == "vmlinux" else module
-            candidates = [s.addr for s in symbols.by_name(function) if s.module == owner]
+            named = [one for one in symbols.by_name(function) if one.module == owner]
+            symbolize.add(named)
+            candidates = [one.addr for one in named]
+        try:
+            data = _read_image(read, symbol.addr)
+        except BpfError:
+            continue  # released since the table was read
+        code = decode(data, symbol.addr, symbolize)
         address, first = _locate(read, candidates, code)
         entry = decode_entry(first, address) if address is not None else None
-        leads = symbolize(entry.target) if entry is not None and entry.target else None
+        leads = None
+        if entry is not None and entry.target is not None:
+            here = entry.target == symbol.addr
+            leads = (symbol.name, 0) if here else symbolize(entry.target)
         out.append(
             TrampolineImage(
                 key=key,
@@ -363,19 +388,19 @@ def loaded_programs() -> list[LoadedProgram]:
     return out
 
 
-class _KernelNames:
-    """Function and module of a key, from the kernel's BTF."""
+class ImageReader:
+    """Reads the running kernel's images, as often as asked; keeps its BTF in between."""
 
-    def __init__(self, loaded: Iterable[LoadedProgram]) -> None:
-        self._programs = {program.id: program.name for program in loaded}
+    def __init__(self) -> None:
         self._btf = KernelBtf()
-        self._modules: dict[int, str] | None = None
+        self._modules: dict[int, str] = {}
+        self._programs: dict[int, str] = {}
 
-    def __call__(self, key: int) -> tuple[str, str]:
+    def _names(self, key: int) -> tuple[str, str]:
         obj, btf_id, is_program = split_key(key)
         if is_program:
             return self._programs.get(obj, ""), f"prog {obj}"
-        if self._modules is None:
+        if obj not in self._modules:
             self._modules = {found.id: found.name for found in objects() if found.kernel}
         module = self._modules.get(obj, "")
         btf: Btf | None = self._btf.get(module) if module else None
@@ -383,15 +408,20 @@ class _KernelNames:
             return "", module
         return btf.name(btf_id), module
 
+    def read(
+        self, *, only: Callable[[int, str, str], bool] | None = None, stale: bool = False
+    ) -> list[TrampolineImage]:
+        """The images of this moment; parameters as for `collect`.
 
-def _collect(only: Callable[[int, str, str], bool] | None, stale: bool) -> list[TrampolineImage]:
-    symbols = kallsyms.read()
-    symbols.require_addresses()
-    if not symbols.trampolines():
-        return []
-    loaded = loaded_programs()
-    with kcore.open_memory() as memory:
-        return collect(symbols, memory.read, loaded, _KernelNames(loaded), only=only, stale=stale)
+        :raises DeniedByPolicy: if kernel addresses or memory may not be read
+        """
+        symbols = kallsyms.read()
+        if not symbols.trampolines():
+            return []
+        loaded = loaded_programs()
+        self._programs = {program.id: program.name for program in loaded}
+        with kcore.open_memory() as memory:
+            return collect(symbols, memory.read, loaded, self._names, only=only, stale=stale)
 
 
 def images(*, stale: bool = False) -> Iterator[TrampolineImage]:
@@ -400,7 +430,7 @@ def images(*, stale: bool = False) -> Iterator[TrampolineImage]:
     :param stale: also images that a newer one of the same function has replaced
     :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
-    return iter(_collect(None, stale))
+    return iter(ImageReader().read(stale=stale))
 
 
 def image_of(function: str, module: str = "") -> TrampolineImage | None:
@@ -408,6 +438,9 @@ def image_of(function: str, module: str = "") -> TrampolineImage | None:
 
     :param function: name in its BTF
     :param module: its module; "" takes the first that fits
+    :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
-    found = _collect(lambda _, name, owner: name == function and module in ("", owner), False)
+    found = ImageReader().read(
+        only=lambda _, name, owner: name == function and module in ("", owner)
+    )
     return found[0] if found else None

@@ -23,7 +23,7 @@ from enum import Enum
 from .._sys import bpf as sys_bpf
 from .._uapi.enums import AttachType, LinkType
 from ..errors import BpfError
-from .image import TrampolineImage, images, make_key
+from .image import ImageReader, TrampolineImage, make_key
 from .roles import ProgramCall, TrampFlag
 
 __all__ = ["Attached", "Finding", "Problem", "Survey", "attachments", "check", "survey", "verify"]
@@ -261,9 +261,10 @@ def survey(
     :param pause: seconds before the second reading; later ones wait twice as long each, up to 2 s
     """
     end = time.monotonic() + timeout
+    reader = ImageReader()
     while True:
         links = attachments() if attached is None else attached
-        found = tuple(images())
+        found = tuple(reader.read())
         findings = tuple(check(found, links))
         left = end - time.monotonic()
         if not findings or left <= 0:

@@ -30,7 +30,12 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
         "image_of",
         lambda name, module="": next((i for i in found if i.function == name), None),
     )
-    monkeypatch.setattr(verify_module, "images", lambda: iter(found))
+
+    class Reader:
+        def read(self) -> list[TrampolineImage]:
+            return found
+
+    monkeypatch.setattr(verify_module, "ImageReader", Reader)
     monkeypatch.setattr(verify_module, "attachments", links)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")

@@ -189,12 +189,12 @@ class Kernel:
         self.readings = list(readings)
         self.now = 0.0
         self.reads = 0
-        monkeypatch.setattr(module, "images", self.images)
+        monkeypatch.setattr(module, "ImageReader", lambda: self)
         monkeypatch.setattr(module, "attachments", list)
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(module.time, "sleep", self.sleep)
 
-    def images(self) -> list[TrampolineImage]:
+    def read(self) -> list[TrampolineImage]:
         self.reads += 1
         return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
 
