@@ -38,11 +38,28 @@ from pybpf.btf.types import (
     Volatile,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pybpf.btf.cdump import dump
+    from pybpf.btf.core import CoreKind, CoreResult, relocate
+    from pybpf.btf.encode import BtfBuilder, fixup_for_load, sanitize
+    from pybpf.btf.ext import BtfExt, CoreRelo
+    from pybpf.btf.values import CharArray, Codec, Record, UnionValue, codec
+
 __all__ = [
     "Array",
     "Btf",
+    "BtfBuilder",
+    "BtfExt",
     "BtfKind",
+    "CharArray",
+    "Codec",
     "Const",
+    "CoreKind",
+    "CoreRelo",
+    "CoreResult",
     "Datasec",
     "DeclTag",
     "Enum",
@@ -57,15 +74,53 @@ __all__ = [
     "Member",
     "Param",
     "Ptr",
+    "Record",
     "Restrict",
     "Struct",
     "Type",
     "TypeTag",
     "Typedef",
     "Union",
+    "UnionValue",
     "Unknown",
     "Var",
     "VarSecinfo",
     "Void",
     "Volatile",
+    "codec",
+    "dump",
+    "fixup_for_load",
+    "relocate",
+    "sanitize",
 ]
+
+_ELSEWHERE = {
+    "BtfBuilder": "encode",
+    "BtfExt": "ext",
+    "CharArray": "values",
+    "Codec": "values",
+    "CoreKind": "core",
+    "CoreRelo": "ext",
+    "CoreResult": "core",
+    "Record": "values",
+    "UnionValue": "values",
+    "codec": "values",
+    "dump": "cdump",
+    "fixup_for_load": "encode",
+    "relocate": "core",
+    "sanitize": "encode",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _ELSEWHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
