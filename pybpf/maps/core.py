@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpf._sys import bpf
 from pybpf._sys.fd import Fd
-from pybpf._uapi.enums import MapType
+from pybpf._uapi.enums import MapFlag, MapType
 from pybpf.errors import BpfError
 from pybpf.maps.entries import Entries
 from pybpf.maps.fields import BytesField
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Map", "round_ring_size"]
 
 T = MapType
-
-BPF_F_MMAPABLE = 1 << 10
 
 _SETTABLE = frozenset(
     {"type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "map_extra"}
@@ -450,7 +448,7 @@ class Map(Entries):
         return memoryview(self._memory)
 
     def _mmap(self, length: int) -> mmap.mmap:
-        if not self.map_flags & BPF_F_MMAPABLE:
+        if not self.map_flags & MapFlag.BPF_F_MMAPABLE:
             raise BpfError(
                 errno.EINVAL, f"map {self.name!r}: mmap", "it has no BPF_F_MMAPABLE flag"
             )

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any
 
 from pybpf._sys.element import Batch, last_errno
-from pybpf._uapi.enums import MapType
+from pybpf._uapi.enums import ElemFlag, MapType
 from pybpf.errors import BpfError
 from pybpf.maps.calls import MISSING, NO_SUCH_COMMAND
 from pybpf.maps.fields import Buffer
@@ -26,9 +26,6 @@ from pybpf.maps.walk import BATCH_BYTES, Walk
 __all__ = ["Entries", "Items", "Keys", "Values"]
 
 _END: Any = object()
-
-# Flags of BPF_MAP_UPDATE_ELEM (UAPI bpf.h).
-BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
 
 
 class Entries(Walk, MutableMapping[Any, Any]):
@@ -105,7 +102,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
         self._run("lookup", "lookup", key, flags=flags, result=self._decoded(out))
         return out[0] if out else default
 
-    def put(self, key: Any, value: Any, *, flags: int = BPF_ANY) -> None:
+    def put(self, key: Any, value: Any, *, flags: int = ElemFlag.BPF_ANY) -> None:
         """Write an entry.
 
         :param flags: ``BPF_ANY`` 0, ``BPF_NOEXIST`` 1 (create only), ``BPF_EXIST`` 2 (replace
@@ -119,7 +116,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
     def setdefault(self, key: Any, default: Any = None) -> Any:
         """The value at `key`, written as `default` first if there was none; atomic."""
         try:
-            self.put(key, default, flags=BPF_NOEXIST)
+            self.put(key, default, flags=ElemFlag.BPF_NOEXIST)
         except BpfError as err:
             if err.errno != errno.EEXIST:
                 raise

@@ -11,18 +11,39 @@ from __future__ import annotations
 import errno
 import mmap
 
+from pybpf._uapi.enums import MapFlag, MapType
+
 __all__ = ["explain"]
 
-# UAPI enum bpf_map_type, under the kernel's names without BPF_MAP_TYPE_.
-HASH, ARRAY, PROG_ARRAY, PERF_EVENT_ARRAY, PERCPU_HASH = 1, 2, 3, 4, 5
-PERCPU_ARRAY, STACK_TRACE, CGROUP_ARRAY, LRU_HASH, LRU_PERCPU_HASH = 6, 7, 8, 9, 10
-LPM_TRIE, ARRAY_OF_MAPS, HASH_OF_MAPS, CGROUP_STORAGE = 11, 12, 13, 19
-PERCPU_CGROUP_STORAGE, QUEUE, STACK, SK_STORAGE, RINGBUF = 21, 22, 23, 24, 27
-INODE_STORAGE, TASK_STORAGE, BLOOM_FILTER, USER_RINGBUF, CGRP_STORAGE = 28, 29, 30, 31, 32
+# The types by their names in enum bpf_map_type, without BPF_MAP_TYPE_.
+HASH = MapType.BPF_MAP_TYPE_HASH
+ARRAY = MapType.BPF_MAP_TYPE_ARRAY
+PROG_ARRAY = MapType.BPF_MAP_TYPE_PROG_ARRAY
+PERF_EVENT_ARRAY = MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY
+PERCPU_HASH = MapType.BPF_MAP_TYPE_PERCPU_HASH
+PERCPU_ARRAY = MapType.BPF_MAP_TYPE_PERCPU_ARRAY
+STACK_TRACE = MapType.BPF_MAP_TYPE_STACK_TRACE
+CGROUP_ARRAY = MapType.BPF_MAP_TYPE_CGROUP_ARRAY
+LRU_HASH = MapType.BPF_MAP_TYPE_LRU_HASH
+LRU_PERCPU_HASH = MapType.BPF_MAP_TYPE_LRU_PERCPU_HASH
+LPM_TRIE = MapType.BPF_MAP_TYPE_LPM_TRIE
+ARRAY_OF_MAPS = MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS
+HASH_OF_MAPS = MapType.BPF_MAP_TYPE_HASH_OF_MAPS
+CGROUP_STORAGE = MapType.BPF_MAP_TYPE_CGROUP_STORAGE
+PERCPU_CGROUP_STORAGE = MapType.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE
+QUEUE = MapType.BPF_MAP_TYPE_QUEUE
+STACK = MapType.BPF_MAP_TYPE_STACK
+SK_STORAGE = MapType.BPF_MAP_TYPE_SK_STORAGE
+RINGBUF = MapType.BPF_MAP_TYPE_RINGBUF
+INODE_STORAGE = MapType.BPF_MAP_TYPE_INODE_STORAGE
+TASK_STORAGE = MapType.BPF_MAP_TYPE_TASK_STORAGE
+BLOOM_FILTER = MapType.BPF_MAP_TYPE_BLOOM_FILTER
+USER_RINGBUF = MapType.BPF_MAP_TYPE_USER_RINGBUF
+CGRP_STORAGE = MapType.BPF_MAP_TYPE_CGRP_STORAGE
 
-_NO_KEY = {QUEUE: "queue", STACK: "stack", BLOOM_FILTER: "bloom filter"}
-_RINGS = {RINGBUF: "ring buffer", USER_RINGBUF: "user ring buffer"}
-_INDEXED = {
+_NO_KEY: dict[int, str] = {QUEUE: "queue", STACK: "stack", BLOOM_FILTER: "bloom filter"}
+_RINGS: dict[int, str] = {RINGBUF: "ring buffer", USER_RINGBUF: "user ring buffer"}
+_INDEXED: dict[int, str] = {
     ARRAY: "an array",
     PROG_ARRAY: "a program array",
     PERF_EVENT_ARRAY: "a perf event array",
@@ -34,12 +55,6 @@ _INDEXED = {
 _FD_VALUE = {PROG_ARRAY, PERF_EVENT_ARRAY, CGROUP_ARRAY, ARRAY_OF_MAPS, HASH_OF_MAPS}
 _LOCAL_STORAGE = {SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE}
 _PERCPU = {PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, PERCPU_CGROUP_STORAGE}
-
-_F_NO_PREALLOC = 1 << 0
-_F_NO_COMMON_LRU = 1 << 1
-_F_STACK_BUILD_ID = 1 << 5
-_F_MMAPABLE = 1 << 10
-_F_INNER_MAP = 1 << 12
 
 
 def explain(
@@ -84,7 +99,7 @@ def _checks(
     if kind in _LOCAL_STORAGE:
         return [
             (entries != 0, "max_entries of a local storage map must be 0"),
-            (not flags & _F_NO_PREALLOC, "a local storage map needs BPF_F_NO_PREALLOC"),
+            (not flags & MapFlag.BPF_F_NO_PREALLOC, "a local storage map needs BPF_F_NO_PREALLOC"),
             (key != 4, f"the key of a local storage map is a 4-byte fd, not {key} bytes"),
             (value == 0, "value_size is 0"),
             (True, "a local storage map needs BTF types for key and value"),
@@ -101,7 +116,7 @@ def _checks(
     elif kind == LPM_TRIE:
         checks += [
             (not 5 <= key <= 260, f"the key of an LPM trie takes 5 to 260 bytes, not {key}"),
-            (not flags & _F_NO_PREALLOC, "an LPM trie needs BPF_F_NO_PREALLOC"),
+            (not flags & MapFlag.BPF_F_NO_PREALLOC, "an LPM trie needs BPF_F_NO_PREALLOC"),
         ]
     else:
         checks.append((key == 0, "key_size is 0"))
@@ -109,7 +124,7 @@ def _checks(
     if kind in _FD_VALUE:
         checks.append((value != 4, f"the value is a 4-byte fd, not {value} bytes"))
     if kind == STACK_TRACE:
-        entry = 32 if flags & _F_STACK_BUILD_ID else 8
+        entry = 32 if flags & MapFlag.BPF_F_STACK_BUILD_ID else 8
         checks.append((value % entry != 0, f"value_size {value} is not a multiple of {entry}"))
         checks.append((value // entry > 127, f"{value // entry} frames: see perf_event_max_stack"))
     if kind in _PERCPU:
@@ -117,16 +132,18 @@ def _checks(
             (value > 32768, f"a per-CPU value of {value} bytes is over the limit of 32768")
         )
     if kind in (LRU_HASH, LRU_PERCPU_HASH):
-        checks.append((bool(flags & _F_NO_PREALLOC), "an LRU map refuses BPF_F_NO_PREALLOC"))
-    elif flags & _F_NO_COMMON_LRU:
+        checks.append(
+            (bool(flags & MapFlag.BPF_F_NO_PREALLOC), "an LRU map refuses BPF_F_NO_PREALLOC")
+        )
+    elif flags & MapFlag.BPF_F_NO_COMMON_LRU:
         checks.append((True, "BPF_F_NO_COMMON_LRU is for LRU maps"))
     if kind in (ARRAY_OF_MAPS, HASH_OF_MAPS):
         checks.append((not inner, "a map of maps needs an inner map as a pattern"))
-    if kind != ARRAY and flags & _F_INNER_MAP:
+    if kind != ARRAY and flags & MapFlag.BPF_F_INNER_MAP:
         checks.append((True, "BPF_F_INNER_MAP is for arrays"))
-    if kind != ARRAY and flags & _F_MMAPABLE:
+    if kind != ARRAY and flags & MapFlag.BPF_F_MMAPABLE:
         checks.append((True, "BPF_F_MMAPABLE is for plain arrays"))
-    if kind == ARRAY and flags & _F_NO_PREALLOC:
+    if kind == ARRAY and flags & MapFlag.BPF_F_NO_PREALLOC:
         checks.append((True, "an array refuses BPF_F_NO_PREALLOC"))
     checks.append((key > 512, f"a key of {key} bytes is longer than the BPF stack"))
     return checks

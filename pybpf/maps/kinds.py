@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pybpf._uapi.enums import MapType
+from pybpf._uapi.enums import MapFlag, MapType
 from pybpf.maps.fields import (
     BytesField,
     CodecField,
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 T = MapType
-
-BPF_F_STACK_BUILD_ID = 1 << 5
 
 INDEXED = frozenset(
     {
@@ -130,7 +128,7 @@ def value_field(kind: int, size: int, flags: int, btf: Btf | None, type_id: int)
     if kind in FD_VALUES and size == 4:
         return FdField()
     if kind == T.BPF_MAP_TYPE_STACK_TRACE:
-        build_id = bool(flags & BPF_F_STACK_BUILD_ID)
+        build_id = bool(flags & MapFlag.BPF_F_STACK_BUILD_ID)
         if size % (32 if build_id else 8) == 0:
             return StackField(size, build_id)
     value = _typed(btf, type_id, size)

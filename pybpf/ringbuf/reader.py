@@ -52,6 +52,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from pybpf._sys.fd import Fd
+from pybpf._uapi.enums import MapFlag, MapType
 from pybpf.errors import BpfError, UnsupportedFeature
 from pybpf.ringbuf.kinds import RingMap, record_decoder
 from pybpf.ringbuf.records import (
@@ -69,8 +70,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "RingBuffer"]
 
-_MAP_TYPE_RINGBUF = 27
-_F_RB_OVERWRITE = 1 << 19  # UAPI enum: BPF_F_RB_OVERWRITE
 
 # Space goes back to the producers after this many records, not after the whole batch.
 _SLICE = 1 << 12
@@ -162,9 +161,9 @@ class RingBuffer:
         *,
         lost: Callable[[], int] | None = None,
     ) -> None:
-        if ring.type != _MAP_TYPE_RINGBUF:
+        if ring.type != MapType.BPF_MAP_TYPE_RINGBUF:
             raise BpfError(errno.EINVAL, f"map {ring.name!r}", "not a BPF_MAP_TYPE_RINGBUF map")
-        if ring.map_flags & _F_RB_OVERWRITE:
+        if ring.map_flags & MapFlag.BPF_F_RB_OVERWRITE:
             raise UnsupportedFeature(
                 f"reading map {ring.name!r} in overwrite mode", hint="pybpf reads lossless rings"
             )
