@@ -19,7 +19,7 @@ from pybpf.errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from typing import NamedTuple
 else:
     # typing is slow to import; collections.namedtuple is what it makes anyway.
@@ -67,14 +67,14 @@ STV_DEFAULT, STV_INTERNAL, STV_HIDDEN = 0, 1, 2
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SYM = struct.Struct("<IBBHQQ")
-_REL = struct.Struct("<QQ")
+_REL = struct.Struct("<QII")  # r_info is symbol << 32 | type
 
 # Names of things that are not sections, for error messages.
 _HEADER = "ELF header"
 _TABLE = "ELF section headers"
 
 # Longest name that is looked for; uprobe section names hold a path.
-_MAX_NAME = 8192
+_MAX_NAME = 2048
 
 
 if TYPE_CHECKING:
@@ -191,24 +191,29 @@ class ElfFile:
         _, kind, _, _, start, length, _, _, _, _ = headers[names_at]
         if kind != SHT_STRTAB or start + length > size:
             raise self.error("no section names", _TABLE, names_at * _SHDR.size)
-        end = start + length
-        sections = []
-        for index, header in enumerate(headers):
+        text, name_of = _strings(data, start, length)
+        find = text.find
+        sections: list[Section] = []
+        for header in headers:
             name_at, kind, flags, _, offset, length, link, info, _, entsize = header
-            stop = data.find(0, start + name_at, min(end, start + name_at + _MAX_NAME))
+            stop = find("\0", name_at, name_at + _MAX_NAME)
             if stop < 0:
                 raise self.error(
-                    f"name of section {index} is outside the names", _TABLE, index * _SHDR.size
+                    f"name of section {len(sections)} is outside the names",
+                    _TABLE,
+                    len(sections) * _SHDR.size,
                 )
-            name = data[start + name_at : stop].decode("utf-8", "backslashreplace")
-            if kind not in (SHT_NOBITS, SHT_NULL) and offset + length > size:
+            name = text[name_at:stop] if name_of is None else name_of(text[name_at:stop])
+            if offset + length > size and kind != SHT_NOBITS and kind != SHT_NULL:
                 raise self.error(
                     f"section {name!r} of {length} bytes at {offset:#x} ends outside the file"
                     f" of {size} bytes",
                     _TABLE,
-                    index * _SHDR.size,
+                    len(sections) * _SHDR.size,
                 )
-            sections.append(Section(index, name, kind, flags, offset, length, link, info, entsize))
+            sections.append(
+                Section(len(sections), name, kind, flags, offset, length, link, info, entsize)
+            )
         return sections
 
     def find(self, name: str) -> Section | None:
@@ -247,30 +252,39 @@ class ElfFile:
         strings = self.sections[table.link]
         if strings.type != SHT_STRTAB:
             raise self.error(f"symbol names in section {strings.name!r}", table.name, 0)
-        data, start, end = self.data, strings.offset, strings.offset + strings.size
-        known: dict[int, str] = {0: ""}
+        text, name_of = _strings(self.data, strings.offset, strings.size)
+        find = text.find
         symbols: list[Symbol] = []
+        add = symbols.append
         for name_at, info, other, shndx, value, size in _SYM.iter_unpack(self.contents(table)):
-            name = known.get(name_at)
-            if name is None:
-                stop = data.find(0, start + name_at, min(end, start + name_at + _MAX_NAME))
+            name = ""
+            if name_at:
+                stop = find("\0", name_at, name_at + _MAX_NAME)
                 if stop < 0:
                     raise self.error(
                         f"name of symbol {len(symbols)} is outside the names",
                         table.name,
                         len(symbols) * _SYM.size,
                     )
-                name = data[start + name_at : stop].decode("utf-8", "backslashreplace")
-                known[name_at] = name
-            symbols.append(Symbol(name, value, size, info >> 4, info & 15, other & 3, shndx))
+                name = text[name_at:stop] if name_of is None else name_of(text[name_at:stop])
+            add(Symbol(name, value, size, info >> 4, info & 15, other & 3, shndx))
         return symbols
 
-    def relocations(self, section: Section) -> Iterator[Rel]:
+    def relocations(self, section: Section) -> list[Rel]:
         """What a SHT_REL section asks for, in file order.
 
         :raises ObjectFormatError: entries of another size
         """
         if section.entsize != _REL.size or section.size % _REL.size:
             raise self.error("not a whole number of relocations", section.name, section.size)
-        for offset, info in _REL.iter_unpack(self.contents(section)):
-            yield Rel(offset, info & 0xFFFFFFFF, info >> 32)
+        return list(map(Rel._make, _REL.iter_unpack(self.contents(section))))
+
+
+def _strings(data: bytes, start: int, length: int) -> tuple[str, Callable[[str], str] | None]:
+    """A string table as text with one character per byte; what makes names of it, if needed."""
+    text = data[start : start + length].decode("latin-1")
+    return text, None if text.isascii() else _utf8
+
+
+def _utf8(latin1: str) -> str:
+    return latin1.encode("latin-1").decode("utf-8", "backslashreplace")

@@ -24,6 +24,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ def _failure(err: Exception) -> dict[str, Any]:
 def _fill_in(obj: Any) -> None:
     # An object's tool sets these at run time.
     for one in obj.maps.values():
+        # A trial neither finds nor leaves maps in the BPF file system.
+        one.spec = replace(one.spec, pinning=0)
         if one.type == MapType.BPF_MAP_TYPE_STACK_TRACE and not one.value_size:
             one.value_size = 127 * 8
         if not one.max_entries and one.type not in _SIZE_OF_THE_LOADER:

@@ -373,7 +373,7 @@ class _Image:
             raise RelocationError("more than 1,000,000 instructions", program=self.program)
         self.position[number] = start
         self.code += function.code
-        relocs = {reloc.insn: reloc for reloc in function.relocs}
+        relocs = {reloc.insn: reloc for reloc in self.spec.relocs.get(number, ())}
         for insn, opcode in enumerate(bytes(function.code[::8])):
             reloc = relocs.get(insn)
             if opcode == _CALL:
@@ -450,20 +450,20 @@ class _Image:
     def apply_references(self) -> None:
         """References to maps, kernel variables and kfuncs."""
         for number, start in self.position.items():
-            for reloc in self.spec.functions[number].relocs:
+            for reloc in self.spec.relocs.get(number, ()):
                 self._refer(start + reloc.insn, reloc)
 
     def _refer(self, insn: int, reloc: Reloc) -> None:
         if reloc.kind == R_MAP:
-            self._put_map(insn, reloc.index, uapi.BPF_PSEUDO_MAP_FD)
+            self._put_map(insn, reloc.number, uapi.BPF_PSEUDO_MAP_FD)
         elif reloc.kind == R_DATA:
             (addend,) = _IMM.unpack_from(self.code, 8 * insn + 4)
             offset = addend + reloc.offset & 0xFFFFFFFF
-            self._put_map(insn, reloc.index, uapi.BPF_PSEUDO_MAP_VALUE, offset)
+            self._put_map(insn, reloc.number, uapi.BPF_PSEUDO_MAP_VALUE, offset)
         elif reloc.kind == R_EXTERN:
-            self._put_extern(insn, reloc.index)
+            self._put_extern(insn, reloc.number)
         elif reloc.kind == R_KFUNC:
-            self._put_kfunc(insn, reloc.index)
+            self._put_kfunc(insn, reloc.number)
         elif reloc.kind == R_JUMPTABLE:
             raise self.error("jump tables (.jumptables) are not supported", insn)
 

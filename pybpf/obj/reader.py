@@ -128,22 +128,17 @@ class _Reader:
                 maps = self.fill_struct_ops(table, maps, functions, index, programs, places)
             else:
                 relocs.program_relocs(elf, table, functions, index, where, found)
-        functions = relocs.with_relocs(functions, found)
-        by_key = {(f.section, f.start, f.name): f for f in functions}
         return ObjectSpec(
             elf.name,
             self.license,
             self.version,
-            {
-                p.name: replace(
-                    p, function=by_key[p.function.section, p.function.start, p.function.name]
-                )
-                for p in programs.values()
-            },
+            programs,
             {m.name: m for m in maps},
             self.variables(places, maps),
             self.btf,
             functions,
+            # By kind too: two relocations of one instruction make no sense, but have an order.
+            {number: sorted(found[number]) for number in found},
             externs,
             places,
             elf,

@@ -9,7 +9,6 @@ The relocation type field adds nothing and is ignored, as libbpf does.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import replace
 
 from pybpf._uapi.enums import MapType, ProgType
 from pybpf.asm.opcodes import CALL, JMP, LDIMM64
@@ -64,6 +63,16 @@ class FunctionIndex:
     def __init__(self, functions: Sequence[Function]) -> None:
         self._keys = [(f.section, f.start) for f in functions]
         self._functions = functions
+
+    def end(self, number: int) -> int:
+        """First instruction after a function, or of the next if that starts earlier."""
+        function = self._functions[number]
+        end = function.start + function.count
+        if number + 1 < len(self._keys):
+            section, start = self._keys[number + 1]
+            if section == function.section and function.start < start < end:
+                return start
+        return end
 
     def find(self, section: int, insn: int) -> int | None:
         """Index of the function with an instruction of a section; None if no function has it."""
@@ -202,17 +211,29 @@ def program_relocs(
 ) -> None:
     """Add the relocations of one code section to `found`, by function number."""
     section = elf.sections[table.info]
+    name, size = section.name, section.size
+    symbols, count = elf.symbols, len(elf.sections)
+    number: int | None = None
+    first = end = 0
     for rel in elf.relocations(table):
-        symbol = symbol_of(elf, section.name, rel)
-        if rel.offset % 8 or rel.offset >= section.size:
-            raise elf.error("relocation of no instruction", section.name, rel.offset)
-        number = index.find(table.info, rel.offset // 8)
-        if number is None:
-            continue  # code of a weak function that a linker replaced
-        function = functions[number]
-        insn = rel.offset // 8 - function.start
+        offset = rel.offset
+        if rel.symbol >= len(symbols) or symbols[rel.symbol].shndx >= count:
+            symbol_of(elf, name, rel)  # raises
+        if offset % 8 or offset >= size:
+            raise elf.error("relocation of no instruction", name, offset)
+        insn = offset // 8
+        if not first <= insn < end:
+            number = index.find(table.info, insn)
+            if number is None:
+                continue  # code of a weak function that a linker replaced
+            first = functions[number].start
+            # Up to the next function: a forged one may begin inside this one.
+            end = index.end(number)
+        assert number is not None
         found.setdefault(number, []).append(
-            places.resolve(section.name, rel.offset, insn, function.code, rel, symbol)
+            places.resolve(
+                name, offset, insn - first, functions[number].code, rel, symbols[rel.symbol]
+            )
         )
 
 
@@ -311,16 +332,4 @@ def _points_to_function(btf: Btf, type_id: int) -> bool:
     pointer = btf.type(btf.skip_mods_and_typedefs(type_id))
     return isinstance(pointer, Ptr) and isinstance(
         btf.type(btf.skip_mods_and_typedefs(pointer.type)), FuncProto
-    )
-
-
-def with_relocs(
-    functions: Sequence[Function], found: Mapping[int, list[Reloc]]
-) -> tuple[Function, ...]:
-    """Functions with their relocations, sorted by instruction."""
-    return tuple(
-        replace(f, relocs=tuple(sorted(found[i], key=lambda r: (r.insn, r.kind))))
-        if i in found
-        else f
-        for i, f in enumerate(functions)
     )

@@ -17,6 +17,7 @@ from pybpf.errors import ObjectFormatError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import NamedTuple
 
     from pybpf.btf import Btf
     from pybpf.btf.ext import BtfExt
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from .sections import SectionDef
     from .variables import DataSection
+else:
+    from collections import namedtuple
 
 __all__ = [
     "Extern",
@@ -40,10 +43,10 @@ __all__ = [
 BPF_OBJ_NAME_LEN = 16  # with the NUL, UAPI bpf.h
 
 # What a relocated instruction refers to (Reloc.kind).
-R_MAP = 0  # ldimm64: map number `index`
-R_DATA = 1  # ldimm64: `offset` bytes into the value of map `index`
-R_EXTERN = 2  # ldimm64: extern number `index`
-R_KFUNC = 3  # call: extern number `index`
+R_MAP = 0  # ldimm64: map `number`
+R_DATA = 1  # ldimm64: `offset` bytes into the value of map `number`
+R_EXTERN = 2  # ldimm64: extern `number`
+R_KFUNC = 3  # call: extern `number`
 R_CALL = 4  # call: function at byte `offset` (+ imm) of .text
 R_FUNC = 5  # ldimm64: address of the function at byte `offset` (+ imm) of .text
 R_JUMPTABLE = 6  # ldimm64: jump table at byte `offset` of .jumptables
@@ -59,18 +62,19 @@ def _cut(text: str, size: int) -> str:
     return text.encode("utf-8", "surrogateescape")[:size].decode("utf-8", "ignore")
 
 
-@dataclass(frozen=True, slots=True)
-class Reloc:
-    """A relocated instruction.
+if TYPE_CHECKING:
 
-    :param insn: index in its function, 8-byte slots
-    :param kind: one of the R_* above
-    """
+    class Reloc(NamedTuple):
+        """A relocated instruction: its slot in the function, what it refers to (R_*), and where."""
 
-    insn: int
-    kind: int
-    index: int = 0
-    offset: int = 0
+        insn: int
+        kind: int
+        number: int = 0
+        offset: int = 0
+
+else:
+    # A tuple, because an object may have thousands.
+    Reloc = namedtuple("Reloc", "insn kind number offset", defaults=(0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,6 @@ class Function:
     :param count: number of instructions, 8-byte slots
     :param is_global: bound globally or weakly
     :param hidden: global, but with restricted visibility: BTF calls it static
-    :param relocs: sorted by instruction
     """
 
     name: str
@@ -93,7 +96,6 @@ class Function:
     is_global: bool
     hidden: bool
     code: memoryview = field(repr=False, compare=False)
-    relocs: tuple[Reloc, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +268,7 @@ class ObjectSpec:
     :param variables: by name
     :param btf: the object's BTF as the file has it
     :param functions: all functions, programs and subprograms, by section and offset
+    :param relocs: relocations by number of the function, sorted by instruction
     :param externs: .kconfig first, then .ksyms, in libbpf's order
     :param data_sections: BTF's DATASECs by name, completed from ELF
     """
@@ -278,6 +281,7 @@ class ObjectSpec:
     variables: Mapping[str, VariableSpec]
     btf: Btf | None
     functions: Sequence[Function] = field(default=(), repr=False)
+    relocs: Mapping[int, Sequence[Reloc]] = field(default_factory=dict, repr=False)
     externs: Sequence[Extern] = field(default=(), repr=False)
     data_sections: Mapping[str, DataSection] = field(default_factory=dict, repr=False)
     elf: ElfFile | None = field(default=None, repr=False, compare=False)

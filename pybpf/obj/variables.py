@@ -8,28 +8,36 @@ which a section size other than zero tells.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 from pybpf.btf import Btf, BtfKind, Datasec, Linkage, Var
 from pybpf.elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NamedTuple
+
     from pybpf.elf import Symbol
+else:
+    from collections import namedtuple
 
 __all__ = ["DataSection", "Placed", "place"]
 
 EXTERN_SECTIONS = frozenset({".kconfig", ".ksyms"})
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A variable of a DATASEC: ``offset`` and ``size`` in bytes, ids in the object's BTF."""
+if TYPE_CHECKING:
 
-    var: Var
-    var_id: int
-    offset: int
-    size: int
-    static: bool
+    class Placed(NamedTuple):
+        """A variable of a DATASEC: ``offset`` and ``size`` in bytes."""
+
+        offset: int
+        size: int
+        var: Var
+        static: bool
+
+else:
+    Placed = namedtuple("Placed", "offset size var static")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,6 @@ def _complete(
                 datasec.name,
                 offset,
             )
-        entries.append(Placed(var, entry.type, offset, entry.size, static))
-    entries.sort(key=lambda placed: placed.offset)
+        entries.append(Placed(offset, entry.size, var, static))
+    entries.sort(key=itemgetter(0))
     return DataSection(datasec.name, type_id, size, tuple(entries))

@@ -16,7 +16,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE);
-	__uint(numa_node, 1);
+	__uint(numa_node, 0);
 	__uint(pinning, 1);
 	__type(key, key_alias);
 	__type(value, __u64[4]);

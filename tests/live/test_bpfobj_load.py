@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,12 @@ def test_output(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "first: ok"
     assert any(line.startswith("callbacks: ") and "EINVAL" in line for line in lines)
+
+
+def test_nothing_is_pinned() -> None:
+    """Maps that ask to be pinned by name are not: a trial leaves nothing behind."""
+    before = set(os.listdir("/sys/fs/bpf")) if os.path.isdir("/sys/fs/bpf") else set()
+    programs = bpfobj.load(str(DATA / "obj_maps.bpf.o"))["programs"]
+    assert set(programs) == {"tail_a", "tail_b", "use", "unknown_extra"}
+    after = set(os.listdir("/sys/fs/bpf")) if os.path.isdir("/sys/fs/bpf") else set()
+    assert "by_type" not in after - before
