@@ -27,7 +27,6 @@ from .._uapi import structs
 from .._uapi.defines import BPF_F_SLEEPABLE, BPF_PSEUDO_KFUNC_CALL
 from .._uapi.enums import AttachType, Cmd, MapFlag, MapType, ProgType
 from .._uapi.helpers import Helper
-from .._uapi.perf import PerfSw, PerfType
 from ..asm import insn as asm
 from ..asm import opcodes as op
 from ..btf import Btf, BtfKind
@@ -416,12 +415,14 @@ def _kprobe(probe: ProbeCache) -> None:
 def _perf_link_cookie(probe: ProbeCache) -> None:
     # Any perf event does; one that counts nothing costs nothing.
     from .._sys import perf as sys_perf
+    from .._uapi.perf import PerfEventAttr, PerfSw, PerfType
 
+    attr = PerfEventAttr(
+        type=PerfType.PERF_TYPE_SOFTWARE, config=PerfSw.PERF_COUNT_SW_DUMMY, sample_period=1 << 40
+    )
     with (
         _load(ProgType.BPF_PROG_TYPE_PERF_EVENT) as program,
-        sys_perf.open_event(
-            PerfType.PERF_TYPE_SOFTWARE, PerfSw.PERF_COUNT_SW_DUMMY, sample_period=1 << 40
-        ) as event,
+        sys_perf.perf_event_open(attr, cpu=0, doing="dummy event") as event,
         sys_bpf.link_create_perf_event(program, event, cookie=1),
     ):
         pass

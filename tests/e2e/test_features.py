@@ -1,0 +1,199 @@
+"""On every kernel row: probes answer what is known of it, selection means what the kernel does."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pybpf._sys import bpf as sys_bpf
+from pybpf._sys import perf as sys_perf
+from pybpf._uapi.enums import AttachType, ProgType
+from pybpf.asm import insn as asm
+from pybpf.errors import BpfError
+from pybpf.features import Feature, Support
+from pybpf.kernel.host import Facts
+from pybpf.trampoline.reasons import Reason
+from pybpf.trampoline.select import Candidate, select
+from tests.support import rows
+
+ROOT = Path(__file__).resolve().parents[2]
+RETURN_0 = asm.encode([asm.mov(0, 0), asm.exit_()])
+
+
+@pytest.fixture(scope="module")
+def facts() -> Facts:
+    return Facts()
+
+
+def test_probes_say_what_is_known_of_the_row(facts: Facts, kernel_row: str) -> None:
+    """Exactly the features that vagrant/rows.json calls missing are missing; none is denied."""
+    unsupported = {f.value for f, a in facts.features.items() if a.support is Support.UNSUPPORTED}
+    denied = {f.value for f, a in facts.features.items() if a.support is Support.DENIED}
+    assert facts.probes.inconclusive == {}
+    assert denied == set()
+    assert unsupported == rows.lacks(kernel_row)
+
+
+def test_no_feature_is_missed_on_a_newer_kernel(facts: Facts, kernel_row: str) -> None:
+    """A "no" on a kernel at or above `since` is an error of the probe, with known exceptions.
+
+    Debian's 6.1 is built without CONFIG_FPROBE, and nothing there may be traced asleep.
+    """
+
+    def number(release: str) -> tuple[int, ...]:
+        return tuple(int(n) for n in release.split(".")[:2])
+
+    running = number(facts.release)
+    wrong = {f.value for f, a in facts.features.items() if not a.ok and number(f.since) <= running}
+    assert wrong == ({"kprobe.multi", "fentry.s"} if kernel_row == "6.1" else set())
+    early = {f.value for f, a in facts.features.items() if a.ok and number(f.since) > running}
+    assert early == set()
+
+
+def test_the_tool_on_this_row(kernel_row: str) -> None:
+    """The table that people see agrees with the row."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/features.py"), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    missing = {n for n, entry in report["features"].items() if entry["support"] != "supported"}
+    assert missing == rows.lacks(kernel_row)
+    assert report["kernel"]["lockdown"] == "none"
+    assert report["kernel"]["traceable"] > 30_000
+
+
+@pytest.mark.icount
+def test_calibration(facts: Facts) -> None:
+    """Every mechanism the kernel has is measured, with times that are times."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/features.py"), "--json", "--calibrate"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    costs = {cost["mechanism"]: cost for cost in json.loads(done.stdout)["costs"]}
+    expected = {
+        "trampoline": Feature.FENTRY,
+        "tracing_multi": Feature.TRACING_MULTI,
+        "kprobe_multi": Feature.KPROBE_MULTI,
+        "kprobe": Feature.KPROBE,
+    }
+    assert set(costs) == {name for name, feature in expected.items() if facts.supports(feature)}
+    for cost in costs.values():
+        assert cost["load"] > 0
+        assert cost["link"] + cost["attach"] > 0
+        assert cost["detach"] + cost["detach_link"] > 0
+    # What the planner is built on: many functions in one link are far cheaper.
+    for name in {"tracing_multi", "kprobe_multi"} & set(costs):
+        assert costs[name]["attach"] < costs["trampoline"]["attach"] / 4
+
+
+# -- selection against the kernel ------------------------------------------
+
+
+def _load(kind: ProgType, **more: int) -> sys_bpf.Fd:
+    return sys_bpf.prog_load(kind, RETURN_0, name="pybpf_select", **more)
+
+
+@pytest.mark.needs("kprobe.multi")
+def test_what_is_selected_can_be_attached_to(facts: Facts) -> None:
+    """Ten thousand candidates from all over the kernel, by address, in one link: none refused."""
+    candidates = select(facts, ["*"], at_exit=True).candidates
+    assert len(candidates) > 35_000
+    addrs = [c.addr for c in candidates[:: len(candidates) // 10_000]]
+    with (
+        _load(
+            ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=AttachType.BPF_TRACE_KPROBE_MULTI
+        ) as program,
+        sys_bpf.link_create_kprobe_multi(program, addrs=addrs) as link,
+    ):
+        assert sys_bpf.link_info(link).count == len(addrs)
+
+
+@pytest.mark.needs("tracing_multi.info")
+def test_ids_lead_to_the_selected_addresses(facts: Facts) -> None:
+    """The kernel resolves each candidate's BTF id to the address selection gave it."""
+    candidates = [c for c in select(facts, ["vfs_*", "tcp_v4_*"]).candidates if c.btf_id]
+    assert len(candidates) > 60
+    attach = AttachType.BPF_TRACE_FENTRY_MULTI
+    by_id: dict[int | None, Candidate] = {c.btf_id: c for c in candidates}
+    with (
+        _load(ProgType.BPF_PROG_TYPE_TRACING, expected_attach_type=attach) as program,
+        sys_bpf.link_create_tracing_multi(
+            program, attach, [c.btf_id for c in candidates if c.btf_id]
+        ) as link,
+    ):
+        info = sys_bpf.link_info(link)
+    assert set(info.ids) == set(by_id)
+    for btf_id, addr in zip(info.ids, info.addrs, strict=True):
+        assert addr - by_id[btf_id].addr in (0, 4), by_id[btf_id].name
+
+
+def test_the_kprobe_mark_is_what_the_kernel_says(facts: Facts) -> None:
+    """Perf kprobes open where a candidate says so and are refused where it does not."""
+    candidates = select(facts, ["*"]).candidates
+    refused = [c for c in candidates if not c.kprobe]
+    assert refused
+    for candidate in refused[:: max(len(refused) // 8, 1)]:
+        with pytest.raises(BpfError) as caught:
+            sys_perf.open_kprobe(None, candidate.addr).close()
+        assert caught.value.errno == errno.EINVAL, candidate.name
+    good = [c for c in candidates if c.kprobe]
+    for candidate in good[:: len(good) // 8]:
+        sys_perf.open_kprobe(None, candidate.addr).close()
+
+
+def test_ambiguous_names_are_ambiguous_for_the_kernel(facts: Facts) -> None:
+    """A name that selection marks as not unique is refused by name; its address is not."""
+    twice = [c for c in select(facts, ["*"]).candidates if not c.unique and c.kprobe]
+    assert len(twice) > 50
+    tried = 0
+    for candidate in twice[:: len(twice) // 5]:
+        names = [s for s in facts.kallsyms.by_name(candidate.name) if s.is_function]
+        if len({s.addr for s in names}) < 2:
+            continue  # a variable has the name too: kprobes look for functions only
+        with pytest.raises(BpfError) as caught:
+            sys_perf.open_kprobe(candidate.name).close()
+        assert caught.value.errno == errno.EADDRNOTAVAIL, candidate.name
+        sys_perf.open_kprobe(None, candidate.addr).close()
+        tried += 1
+    assert tried >= 3
+
+
+def test_aliases_share_a_trampoline(facts: Facts) -> None:
+    """The alias that selection refuses really is the other function's address."""
+    selection = select(facts, ["__x64_sys_getegid16"], at_exit=True)
+    (skipped,) = selection.skipped
+    assert skipped.reason is Reason.ALIAS
+    listed = skipped.hint.removeprefix("use ")
+    (found,) = select(facts, [listed]).candidates
+    assert found.addr in {s.addr for s in facts.kallsyms.by_name("__x64_sys_getegid16")}
+
+
+def test_selection_everywhere_is_quick_enough(facts: Facts) -> None:
+    """All functions at once: every line of ftrace is accounted for."""
+    selection = select(facts, ["*"], at_exit=True)
+    assert len(selection.candidates) + len(selection.skipped) >= len(facts.ftrace.names())
+    assert len({c.addr for c in selection.candidates}) == len(selection.candidates)
+    reasons = {s.reason for s in selection.skipped}
+    assert {Reason.DENIED, Reason.NORETURN} <= reasons
+    assert (Reason.AMBIGUOUS in reasons) == (facts.ftrace.sites is None)
+
+
+def test_facts_carry_selection_to_another_machine(facts: Facts, tmp_path: Path) -> None:
+    """Saved facts select the same candidates as the running kernel."""
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(facts.to_json()))
+    assert os.path.getsize(path) < 12_000_000
+    loaded = Facts.from_json(json.loads(path.read_bytes()))
+    globs = ["vfs_*", "*_sys_getegid16", "p_*", "do_exit"]
+    assert select(loaded, globs) == select(facts, globs)
