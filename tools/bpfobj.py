@@ -31,7 +31,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pybpf._uapi.enums import MapType  # noqa: E402
 from pybpf.asm import decode  # noqa: E402
 from pybpf.asm import text as asm_text  # noqa: E402
 from pybpf.btf import Btf  # noqa: E402
@@ -47,6 +46,17 @@ from pybpf.obj.reader import read_object  # noqa: E402
 from pybpf.obj.spec import ObjectSpec  # noqa: E402
 
 __all__ = ["inspect", "load", "main", "read_btf", "relocate"]
+
+# enum bpf_map_type
+PERF_EVENT_ARRAY, STACK_TRACE, CPUMAP, STRUCT_OPS, RINGBUF, USER_RINGBUF = 4, 7, 16, 26, 27, 31
+SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE = 24, 28, 29, 32
+# Maps whose entries the loader or nobody counts.
+NO_SIZE = {
+    *(PERF_EVENT_ARRAY, STRUCT_OPS),
+    *(SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE),
+}
+# A CPU map takes no more entries than the kernel has CPUs.
+STAND_INS = {RINGBUF: 4096, USER_RINGBUF: 4096, CPUMAP: os.cpu_count() or 1}
 
 
 def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
@@ -123,27 +133,10 @@ def _fill_in(obj: Any) -> None:
     for one in obj.maps.values():
         # A trial neither finds nor leaves maps in the BPF file system.
         one.spec = replace(one.spec, pinning=0)
-        if one.type == MapType.BPF_MAP_TYPE_STACK_TRACE and not one.value_size:
+        if one.type == STACK_TRACE and not one.value_size:
             one.value_size = 127 * 8
-        if not one.max_entries and one.type not in _SIZE_OF_THE_LOADER:
-            one.max_entries = _STAND_INS.get(one.type, 1024)
-
-
-_SIZE_OF_THE_LOADER = {
-    MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    MapType.BPF_MAP_TYPE_STRUCT_OPS,
-    # Local storage has no size.
-    MapType.BPF_MAP_TYPE_SK_STORAGE,
-    MapType.BPF_MAP_TYPE_INODE_STORAGE,
-    MapType.BPF_MAP_TYPE_TASK_STORAGE,
-    MapType.BPF_MAP_TYPE_CGRP_STORAGE,
-}
-_STAND_INS = {
-    MapType.BPF_MAP_TYPE_RINGBUF: 4096,
-    MapType.BPF_MAP_TYPE_USER_RINGBUF: 4096,
-    # A CPU map takes no more entries than the kernel has CPUs.
-    MapType.BPF_MAP_TYPE_CPUMAP: os.cpu_count() or 1,
-}
+        if not one.max_entries and one.type not in NO_SIZE:
+            one.max_entries = STAND_INS.get(one.type, 1024)
 
 
 def read_btf(file: str) -> Btf:
