@@ -100,6 +100,8 @@ struct {
 } stacks SEC(".maps");
 
 long stack_id;
+/* Not on the stack: Linux 7.3 takes what bpf_map_peek_elem reads there for dead. */
+__u32 member = 77, stranger = 78;
 
 #define CHECK(condition)                 \
 	do {                             \
@@ -155,7 +157,7 @@ static __noinline int arrays(void)
 
 static __noinline int without_keys(void)
 {
-	__u32 value = 0, member = 77, stranger = 78, made = 9;
+	__u32 value = 0, made = 9;
 
 	CHECK(!bpf_map_pop_elem(&queue, &value) && value == 1);
 	CHECK(!bpf_map_push_elem(&queue, &made, 0));
