@@ -174,6 +174,16 @@ static __always_inline void count(__u64 *counter)
 	__sync_fetch_and_add(counter, 1);
 }
 
+/*
+ * An index that every verifier can see the bounds of: without the barrier the
+ * compiler leaves out masks that are redundant to it, and 6.x lose track.
+ */
+static __always_inline __u32 slot(__u32 depth)
+{
+	barrier_var(depth);
+	return depth & (MAX_DEPTH - 1);
+}
+
 /* The task's key in `sessions`; the idle tasks all have tid 0. */
 static __always_inline __s32 session_key(__u32 tid)
 {
@@ -302,7 +312,7 @@ static __always_inline void push(struct session *s, __u32 func, __u64 now)
 		if (s->failed && depth < s->end.depth)
 			set_aside(s, depth);
 		s->failed = 0;
-		frame = &s->end.frames[depth & (MAX_DEPTH - 1)];
+		frame = &s->end.frames[slot(depth)];
 		frame->func = func;
 		frame->flags = 0;
 		frame->time = now;
@@ -314,13 +324,19 @@ static __always_inline void push(struct session *s, __u32 func, __u64 now)
 		trace(s, REC_CALL, func, depth, now, 0);
 }
 
+/* The first `size` bytes of a record of at most `limit` bytes. */
+static __always_inline long send(void *record, __u32 limit, __u32 size)
+{
+	/* The verifier must see the comparison with the very register it gets. */
+	barrier_var(size);
+	if (size > limit)
+		return -1;
+	return bpf_ringbuf_output(&events, record, size, 0);
+}
+
 /* The whole chain is known: hand it over and forget the session. */
 static __always_inline void finish(struct session *s, __s32 key, __u64 now, __u32 flags)
 {
-	__u32 size = __builtin_offsetof(struct end_record, frames);
-	__u32 depth = s->end.depth;
-	__u32 bytes = s->stack.bytes;
-
 	s->end.end = now;
 	if (s->failed)
 		flags |= END_FAILED;
@@ -330,21 +346,21 @@ static __always_inline void finish(struct session *s, __s32 key, __u64 now, __u3
 	if (!(flags & END_DISCARD)) {
 		if (s->end.dropped)
 			count(&incomplete_sessions);
-		if (emit_stacks && bytes && bytes <= sizeof(s->stack.addrs) &&
-		    bpf_ringbuf_output(&events, &s->stack,
-				       __builtin_offsetof(struct stack_record, addrs) + bytes, 0)) {
+		if (emit_stacks && s->stack.bytes &&
+		    send(&s->stack, sizeof(s->stack),
+			 __builtin_offsetof(struct stack_record, addrs) + s->stack.bytes)) {
 			count(&dropped_records);
 			if (!s->end.dropped)
 				count(&incomplete_sessions);
 			s->end.dropped++;
 		}
-		if (depth <= MAX_DEPTH)
-			size += depth * sizeof(struct frame);
-		if (bpf_ringbuf_output(&events, &s->end, size, 0))
+		if (send(&s->end, sizeof(s->end),
+			 __builtin_offsetof(struct end_record, frames) +
+				 s->end.depth * sizeof(struct frame)))
 			count(&dropped_sessions);
 	} else if (emit_trace) {
 		s->end.depth = 0;
-		bpf_ringbuf_output(&events, &s->end, size, 0);
+		send(&s->end, sizeof(s->end), __builtin_offsetof(struct end_record, frames));
 	}
 	bpf_map_delete_elem(&sessions, &key);
 }
@@ -416,7 +432,7 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u64 
 		return false;
 	}
 	depth--;
-	if (s->end.frames[depth & (MAX_DEPTH - 1)].func != func) {
+	if (s->end.frames[slot(depth)].func != func) {
 		__u32 found = find_call(s, func);
 
 		if (found >= depth) {
@@ -424,11 +440,11 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u64 
 			return false;
 		}
 		s->end.missed += depth - found;
-		depth = found & (MAX_DEPTH - 1);
+		depth = slot(found);
 	}
 
 	failed = has_failed(flags, result);
-	frame = &s->end.frames[depth & (MAX_DEPTH - 1)];
+	frame = &s->end.frames[slot(depth)];
 	frame->flags |= FRAME_DONE;
 	frame->time = now - frame->time;
 	frame->result = result;

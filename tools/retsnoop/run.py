@@ -23,7 +23,7 @@ from pybpf.kernel import kallsyms
 from pybpf.trampoline.select import Selection, select
 
 from . import attach, jsonlines, render, stacks
-from .attach import Attacher, Plan
+from .attach import Attacher, Plan, Progress
 from .command import NOT_FOUND, Command, find
 from .events import decode
 from .functions import Flag, Function, make_functions
@@ -318,7 +318,7 @@ class _Run:
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.stop = number
 
-    def attach_progress(self, inner: _Progress) -> attach.Progress:
+    def attach_progress(self, inner: _Progress) -> Progress:
         def progress(done: int, total: int) -> None:
             inner(done, total)
             if self.stop:

@@ -125,15 +125,20 @@ def merge(
     :param functions: by `Function.id`
     """
     at = 0
+    frameless: list[Row] = []
     for frame in frames:
         function = functions[frame.func]
         match = next((i for i in range(at, len(places)) if _same(places[i], function)), None)
         if match is None:
-            yield Row(None, frame, function)
+            frameless.append(Row(None, frame, function))
             continue
         for place in places[at:match]:
             yield Row(place)
+        yield from frameless
+        frameless.clear()
         yield Row(places[match], frame, function)
         at = match + 1
     for place in places[at:]:
         yield Row(place)
+    # Usually the innermost function of the chain: the stack was taken when it returned.
+    yield from frameless

@@ -1,0 +1,198 @@
+"""retsnoop's command line: letters, defaults, and what contradicts what."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.retsnoop import options, settings
+from tools.retsnoop.errnos import NAMES, name_of, number_of
+from tools.retsnoop.options import Mechanism, parse
+from tools.retsnoop.usage import NotYet, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "stacks", "trace", "success"),
+    [
+        ("", True, False, False),
+        ("-E", True, False, False),
+        ("-T", False, True, True),
+        ("-TE", True, True, False),
+        ("-ET", True, True, False),
+        ("-TSn", False, True, False),
+        ("-TSy", False, True, True),
+        ("-S", True, False, True),
+        ("-Sy", True, False, True),
+        ("-TES", True, True, True),
+        ("-Tx ENOENT", False, True, False),
+        ("-x EINVAL", True, False, False),
+    ],
+)
+def test_modes(text: str, stacks: bool, trace: bool, success: bool) -> None:
+    """-T alone turns stacks off and successes on; everything else is errors only."""
+    got = parse(["-e", "f", *text.split()])
+    assert (got.stacks, got.trace, got.success) == (stacks, trace, success)
+
+
+def test_globs_accumulate_and_files_expand() -> None:
+    """-e -a -d may repeat, take files of globs, and know modules."""
+    got = parse(
+        ["-e", "do_*", "--entry=f [nfs]", "-a", "@list", "-d", "x?", "-dy", "--allow", "z"],
+        read_file={"list": "one two*\n\tthree[kvm*]\n"}.__getitem__,
+    )
+    assert got.entry == ["do_*", "f [nfs]"]
+    assert got.allow == ["one", "two*", "three[kvm*]", "z"]
+    assert got.deny == ["x?", "y"]
+
+
+def test_filters() -> None:
+    """Values of the filters end up typed and in their units."""
+    got = parse(
+        shlex.split("-e f -p 1 -p 22 -P 3 -n cat -N sh -N bash -L 5 -x ENOENT -x -EINVAL -X NULL")
+    )
+    assert (got.allow_pids, got.deny_pids) == ([1, 22], [3])
+    assert (got.allow_comms, got.deny_comms) == (["cat"], ["sh", "bash"])
+    assert got.min_duration == 5_000_000
+    assert got.errors.allow == {2, 22}
+    assert got.errors.deny == {0}
+
+
+def test_any_error_is_no_filter_but_errors_only() -> None:
+    """`-x any` allows every error, in whatever case it is written."""
+    got = parse(["-T", "-e", "f", "-x", "Any"])
+    assert got.errors.allow is None
+    assert not got.success
+
+
+def test_command_and_settings() -> None:
+    """What follows -- is not looked at; -C sets what it names."""
+    got = parse(shlex.split("-e f -C bpf.ringbuf-size=4096 -Cstacks.dec-offs=y -vv -- ls -e -T --"))
+    assert got.command == ("ls", "-e", "-T", "--")
+    assert got.settings.ringbuf_size == 4096
+    assert got.settings.dec_offs
+    assert got.verbose == 2
+    assert not got.trace
+
+
+@pytest.mark.parametrize(
+    ("letter", "mechanism"),
+    [("-M", Mechanism.MULTI), ("-K", Mechanism.SINGLE), ("-F", Mechanism.TRAMPOLINE)],
+)
+def test_mechanisms(letter: str, mechanism: Mechanism) -> None:
+    """Each letter forces one mechanism; without any the choice is free."""
+    assert parse(["-e", "f", letter]).mechanism is mechanism
+    assert parse(["-e", "f"]).mechanism is Mechanism.AUTO
+
+
+def test_presets_need_no_entry_glob() -> None:
+    """A preset brings its own entry globs, and those need not match."""
+    got = parse(["-c", "perf"])
+    assert got.entry == []
+    assert "*_sys_perf_event_open" in got.soft_entry
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no entry"),
+        ("-a f", "no entry"),
+        ("-e", "wants an argument"),
+        ("-e f -Q", "unknown option -Q"),
+        ("-e f --nope", "unknown option --nope"),
+        ("-e f --kprobe", "ambiguous"),
+        ("-e f --trace=1", "no argument"),
+        ("-e f extra", "behind --"),
+        ("-e f --", "no command"),
+        ("-e **", "not a function glob"),
+        ("-e f[", "not a function glob"),
+        ("-e f -p x", "process id"),
+        ("-e f -p 0", "process id"),
+        ("-e f -L 0", "-L"),
+        ("-e f -L 1.5", "-L"),
+        ("-e f -x ENOSUCH", "ENOSUCH"),
+        ("-e f -X any", "reject every"),
+        ("-e f -x any -S", "contradicts"),
+        ("-e f -Sy -x EINVAL", "contradicts"),
+        ("-e f -S2", "y or n"),
+        ("-e f -M -K", "exclude"),
+        ("-e f -F -K", "exclude"),
+        ("-c nope", "no preset"),
+        ("-e f -C x", "GROUP.KEY=VALUE"),
+        ("-e f -C a.b=1", "no setting"),
+        ("-e f -C bpf.ringbuf-size=0", "bpf.ringbuf-size"),
+        ("-e f -C stacks.dec-offs=maybe", "true/y/1"),
+        ("-e @/no/such/file", "No such file"),
+    ],
+)
+def test_nonsense_is_a_usage_error(text: str, says: str) -> None:
+    """Every contradiction and unknown word is one UsageError that says what is wrong."""
+    with pytest.raises(UsageError) as caught:
+        parse(text.split())
+    assert says in str(caught.value)
+    assert not isinstance(caught.value, NotYet)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("-A", "-J kprobe:f", "-B", "-Bany", "-I", "-k /boot/vmlinux", "-s", "-ss"),
+        *("-C args.fmt-mode=c", "--debug bpf"),
+    ],
+)
+def test_what_is_not_built_says_so(text: str) -> None:
+    """Options of retsnoop that come later are told apart from unknown ones."""
+    with pytest.raises(NotYet):
+        parse(["-e", "f", *text.split()])
+
+
+def test_source_path_globs_are_not_built() -> None:
+    """`:PATH` globs need debug info."""
+    with pytest.raises(NotYet):
+        parse(["-e", ":kernel/bpf/*.c"])
+
+
+def test_help_names_every_option_that_works() -> None:
+    """The help text has each option once and nothing that only says `not yet`."""
+    text = options.help_text()
+    names = "entry allow deny case call-stack trace dry-run json pid comm longer config"
+    for name in shlex.split(names):
+        assert len(re.findall(rf"--{name}\b(?!-)", text)) == 1, name
+    assert "--capture-args" not in text
+    assert max(map(len, text.splitlines())) <= 99
+    assert "bpf.sessions-size" in settings.help_text()
+
+
+def test_exit_statuses_of_the_program() -> None:
+    """--help is 0 on stdout, a usage error 2 on stderr; neither needs a kernel."""
+    tool = str(ROOT / "tools" / "retsnoop")
+    done = subprocess.run(
+        [sys.executable, tool, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: retsnoop")
+    done = subprocess.run(
+        [sys.executable, tool, "-e", "f", "-A"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "-A: capturing arguments is not available yet" in done.stderr
+
+
+def test_error_names() -> None:
+    """The table agrees with the C library where that knows a number, and knows the kernel's own."""
+    import errno
+
+    for number, name in errno.errorcode.items():
+        assert number_of(name) == number
+    assert name_of(512) == "ERESTARTSYS"
+    assert name_of(524) == "ENOTSUPP"
+    assert name_of(530) == "ERECALLCONFLICT"
+    assert [n for n in (41, 58, 520) if n in NAMES] == []
+    assert number_of("-ENOENT") == 2
+    assert number_of("ENOENTX") is None
