@@ -117,63 +117,78 @@ class Places:
         self._arena_section, self._arena_map = arena
         self._jumptables = jumptables
         self._externs = {extern.symbol: i for i, extern in enumerate(externs)}
+        # What a symbol means does not depend on the instruction, apart from its opcode.
+        self._calls: dict[int, tuple[int, int, int]] = {}
+        self._loads: dict[int, tuple[int, int, int]] = {}
 
-    def resolve(
-        self, section: str, where: int, insn: int, code: memoryview, rel: Rel, symbol: Symbol
-    ) -> Reloc:
-        """What a relocated instruction refers to.
+    def call(self, number: int, section: str, where: int) -> tuple[int, int, int]:
+        """What a call refers to: (R_* kind, number, offset).
 
+        :param number: of the symbol
         :param section: name of the code's section, for messages
         :param where: byte offset there, for messages
-        :param insn: index of the instruction in its function
-        :param code: the function's code
-        :raises ObjectFormatError: a reference that makes no sense
+        :raises ObjectFormatError: a call of something that makes no sense
         """
-        opcode, registers = code[8 * insn], code[8 * insn + 1]
-        is_call = opcode == _CALL_CODE
-        if not is_call and opcode != LDIMM64:
-            raise self._error(section, where, f"relocates opcode {opcode:#04x}", symbol)
-        if not is_call and 8 * insn + 16 > len(code):
-            raise self._error(section, where, "relocates half of an instruction", symbol)
-        target = symbol.shndx
+        known = self._calls.get(number)
+        if known is not None:
+            return known
+        symbol = symbol_of(self._elf, section, number, where)
         if is_extern(symbol):
-            number = self._externs.get(rel.symbol)
-            if number is None:
-                raise self._error(section, where, "refers to an undeclared extern", symbol)
-            return Reloc(insn, R_KFUNC if is_call else R_EXTERN, number)
-        if is_call:
-            if registers >> 4 != _PSEUDO_CALL:
-                raise self._error(section, where, "relocates a helper call", symbol)
-            if not target or target != self._text or symbol.value % 8:
-                raise self._error(section, where, "calls something outside .text", symbol)
-            return Reloc(insn, R_CALL, 0, symbol.value)
+            known = R_KFUNC, self._extern(number, section, where), 0
+        elif not self._text or symbol.shndx != self._text or symbol.value % 8:
+            raise self._error(section, where, "calls something outside .text", symbol)
+        else:
+            known = R_CALL, 0, symbol.value
+        self._calls[number] = known
+        return known
+
+    def load(self, number: int, section: str, where: int) -> tuple[int, int, int]:
+        """What a 64-bit load refers to: (R_* kind, number, offset); see `call`."""
+        known = self._loads.get(number)
+        if known is None:
+            symbol = symbol_of(self._elf, section, number, where)
+            if is_extern(symbol):
+                known = R_EXTERN, self._extern(number, section, where), 0
+            else:
+                known = self._load(symbol, section, where)
+            self._loads[number] = known
+        return known
+
+    def _extern(self, number: int, section: str, where: int) -> int:
+        found = self._externs.get(number)
+        if found is None:
+            symbol = self._elf.symbols[number]
+            raise self._error(section, where, "refers to an undeclared extern", symbol)
+        return found
+
+    def _load(self, symbol: Symbol, section: str, where: int) -> tuple[int, int, int]:
+        target = symbol.shndx
         if not target or target >= SHN_LORESERVE:
             raise self._error(section, where, "refers to an undefined variable", symbol)
         if target == self._text and self._is_function(symbol):
-            imm = int.from_bytes(code[8 * insn + 4 : 8 * insn + 8], "little")
-            if (symbol.value % 8) or (imm % 8):
+            if symbol.value % 8:
                 raise self._error(section, where, "points into an instruction", symbol)
-            return Reloc(insn, R_FUNC, 0, symbol.value)
-        if target == self._arena_section and target:
+            return R_FUNC, 0, symbol.value
+        if target == self._arena_section:
             if self._arena_map is None:
                 raise self._error(section, where, "arena data without an arena map", symbol)
-            return Reloc(insn, R_DATA, self._arena_map, symbol.value)
-        if target == self._jumptables and target:
-            return Reloc(insn, R_JUMPTABLE, 0, symbol.value)
+            return R_DATA, self._arena_map, symbol.value
+        if target == self._jumptables:
+            return R_JUMPTABLE, 0, symbol.value
         number = self._data.get(target)
         if number is not None:
-            return Reloc(insn, R_DATA, number, symbol.value)
+            return R_DATA, number, symbol.value
         name = self._elf.sections[target].name
         if target != self._maps_section:
             if name.startswith("maps/") or name.endswith("/maps"):
-                raise self._error(
-                    section, where, f"legacy map definition in section {name!r}", symbol
-                )
-            raise self._error(section, where, f"refers to section {name!r}", symbol)
+                what = f"legacy map definition in section {name!r}"
+            else:
+                what = f"refers to section {name!r}"
+            raise self._error(section, where, what, symbol)
         number = self._maps.get(symbol.value)
         if number is None:
             raise self._error(section, where, "refers to no map of .maps", symbol)
-        return Reloc(insn, R_MAP, number)
+        return R_MAP, number, 0
 
     @staticmethod
     def _is_function(symbol: Symbol) -> bool:
@@ -186,17 +201,17 @@ class Places:
         return self._elf.error(f"relocation: {what}{against}", section, where)
 
 
-def symbol_of(elf: ElfFile, section: str, rel: Rel) -> Symbol:
+def symbol_of(elf: ElfFile, section: str, number: int, where: int) -> Symbol:
     """The symbol of a relocation.
 
     :raises ObjectFormatError: no such symbol, or it is in no section of the file
     """
-    if rel.symbol >= len(elf.symbols):
-        raise elf.error(f"relocation against symbol {rel.symbol} of none", section, rel.offset)
-    symbol = elf.symbols[rel.symbol]
+    if number >= len(elf.symbols):
+        raise elf.error(f"relocation against symbol {number} of none", section, where)
+    symbol = elf.symbols[number]
     if symbol.shndx >= len(elf.sections):
         raise elf.error(
-            f"relocation against {symbol.name!r} in section {symbol.shndx:#x}", section, rel.offset
+            f"relocation against {symbol.name!r} in section {symbol.shndx:#x}", section, where
         )
     return symbol
 
@@ -211,30 +226,34 @@ def program_relocs(
 ) -> None:
     """Add the relocations of one code section to `found`, by function number."""
     section = elf.sections[table.info]
-    name, size = section.name, section.size
-    symbols, count = elf.symbols, len(elf.sections)
-    number: int | None = None
-    first = end = 0
-    for rel in elf.relocations(table):
-        offset = rel.offset
-        if rel.symbol >= len(symbols) or symbols[rel.symbol].shndx >= count:
-            symbol_of(elf, name, rel)  # raises
+    name, size, code = section.name, section.size, elf.contents(section)
+    first = end = 0  # the instructions of the function that the last one was in
+    into: list[Reloc] = []
+    for offset, _, symbol in elf.relocations(table):
         if offset % 8 or offset >= size:
             raise elf.error("relocation of no instruction", name, offset)
         insn = offset // 8
         if not first <= insn < end:
             number = index.find(table.info, insn)
             if number is None:
+                symbol_of(elf, name, symbol, offset)
                 continue  # code of a weak function that a linker replaced
-            first = functions[number].start
-            # Up to the next function: a forged one may begin inside this one.
-            end = index.end(number)
-        assert number is not None
-        found.setdefault(number, []).append(
-            places.resolve(
-                name, offset, insn - first, functions[number].code, rel, symbols[rel.symbol]
-            )
-        )
+            first, end = functions[number].start, index.end(number)
+            into = found.setdefault(number, [])
+        opcode = code[offset]
+        if opcode == LDIMM64:
+            kind, what, at = places.load(symbol, name, offset)
+            if insn + 1 == end:
+                raise elf.error("relocation of half an instruction", name, offset)
+            if kind == R_FUNC and code[offset + 4] % 8:
+                raise elf.error("relocation into an instruction", name, offset)
+        elif opcode == _CALL_CODE:
+            kind, what, at = places.call(symbol, name, offset)
+            if kind == R_CALL and code[offset + 1] >> 4 != _PSEUDO_CALL:
+                raise elf.error("relocation of a helper call", name, offset)
+        else:
+            raise elf.error(f"relocation of opcode {opcode:#04x}", name, offset)
+        into.append(Reloc(insn - first, kind, what, at))
 
 
 def slots(
@@ -253,7 +272,7 @@ def slots(
     found: dict[str, dict[int, str]] = {}
     names = {spec.name for _, _, _, spec in maps}
     for rel in elf.relocations(table):
-        symbol = symbol_of(elf, ".maps", rel)
+        symbol = symbol_of(elf, ".maps", rel.symbol, rel.offset)
 
         def error(what: str, rel: Rel = rel) -> ObjectFormatError:
             return elf.error(f"initial value of a map: {what}", ".maps", rel.offset)
@@ -305,7 +324,7 @@ def struct_ops_funcs(
     found: dict[str, dict[str, str]] = {}
     section = elf.sections[table.info].name
     for rel in elf.relocations(table):
-        symbol = symbol_of(elf, section, rel)
+        symbol = symbol_of(elf, section, rel.symbol, rel.offset)
         holder = next((m for m in maps if m[0] <= rel.offset < m[0] + m[1].value_size), None)
         if holder is None:
             raise elf.error("a pointer in no struct_ops variable", section, rel.offset)

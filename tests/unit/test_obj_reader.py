@@ -420,7 +420,7 @@ def test_malformed_btf_names_the_file() -> None:
 
 @pytest.mark.parametrize(
     ("opcode", "says"),
-    [(0xB7, "relocates opcode 0xb7"), (0x85, "helper call"), (0x18, "undefined variable")],
+    [(0xB7, "opcode 0xb7"), (0x85, "outside .text"), (0x18, "undefined variable")],
 )
 def test_relocations_that_make_no_sense(opcode: int, says: str) -> None:
     """Wrong instructions and targets are refused when the file is read."""
@@ -442,7 +442,7 @@ def test_relocations_that_make_no_sense(opcode: int, says: str) -> None:
         ((24, 1, 1), "no instruction"),
         ((0, 1, 99), "symbol 99"),
         ((0, 1, 2), "in section 0xfff1"),
-        ((16, 1, 3), "half of an instruction"),
+        ((16, 1, 3), "half an instruction"),
     ],
 )
 def test_relocations_outside(rel: tuple[int, int, int], says: str) -> None:
@@ -455,6 +455,31 @@ def test_relocations_outside(rel: tuple[int, int, int], says: str) -> None:
     writer.symbol("data", writer.section(".data", bytes(8)), type=1)
     writer.relocations(program, rel)
     assert says in refusal(writer.build()).what
+
+
+def test_relocation_of_a_helper_call() -> None:
+    """A call of .text must be marked as one."""
+    writer = ElfWriter()
+    text = writer.text(".text", PROGRAM)
+    body = code((0x85, 0, 0, 5), EXIT)
+    program = writer.text("socket", body)
+    writer.function("main", program, body)
+    called = writer.function("called", text, PROGRAM)
+    writer.relocations(program, (0, 10, called))
+    assert "helper call" in refusal(writer.build()).what
+
+
+@pytest.mark.parametrize(("value", "imm"), [(4, 0), (0, 4)])
+def test_function_address_between_instructions(value: int, imm: int) -> None:
+    """Symbol and addend of a function's address are whole instructions."""
+    writer = ElfWriter()
+    text = writer.text(".text", PROGRAM)
+    body = code((0x18, 1, 0, imm), (0, 0, 0, 0), EXIT)
+    program = writer.text("socket", body)
+    writer.function("main", program, body)
+    section = writer.symbol("", text, value, bind=0, type=3)
+    writer.relocations(program, (0, 1, section))
+    assert "into an instruction" in refusal(writer.build()).what
 
 
 def test_relocations_of_data_sections_are_skipped() -> None:
