@@ -21,8 +21,10 @@ _REPORT = "Verification failed: "
 _HEADING = re.compile(r"[A-Z][A-Za-z ]*:$")
 # The way to the fault is long, and the log above it has it anyway.
 _LEFT_OUT = {"Causal path:"}
+_SOURCE_PART = "  Source context:"
+_INSN_PART = "  Instruction context:"
 _SAID = 12  # most lines the verifier has been seen to say of one instruction
-_LINES = 24
+_LINES = 32
 
 
 def said_something(log: str) -> bool:
@@ -38,7 +40,7 @@ def summary(log: str) -> str:
     """The lines to show first: the faulty instruction, its source line, what is said of it.
 
     :param log: the whole log
-    :returns: up to 24 lines, "" if the log has nothing but statistics
+    :returns: up to 32 lines, "" if the log has nothing but statistics
     """
     lines = [line for line in _useful(log[-_TAIL:]) if _TRAILER.match(line) is None]
     report = next((i for i, line in enumerate(lines) if line.startswith(_REPORT)), None)
@@ -57,8 +59,13 @@ def _classic(lines: list[str]) -> list[str]:
         return said
     # ; source line @ file.c:12
     # 7: (79) r0 = *(u64 *)(r0 +0)
-    source = start > 1 and _SOURCE.match(lines[start - 2])
-    return lines[start - (2 if source else 1) :]
+    # A source line is printed when it changes, so it may be some instructions back.
+    for line in reversed(lines[:start]):
+        if _SOURCE.match(line):
+            return [line, *lines[start - 1 :]]
+        if _INSN.match(line) is None:
+            break  # another path, or the log of another function
+    return lines[start - 1 :]
 
 
 def _said(lines: list[str]) -> list[str]:
@@ -75,9 +82,14 @@ def _said(lines: list[str]) -> list[str]:
 
 def _report(lines: list[str]) -> list[str]:
     kept, keep = [], True
+    sourced = False
     for line in lines:
         if _HEADING.match(line):
-            keep = line not in _LEFT_OUT
+            keep, sourced = line not in _LEFT_OUT, False
+        elif line == _SOURCE_PART:
+            sourced = True
+        elif line == _INSN_PART and sourced:
+            keep = False  # the same place again
         if keep:
             kept.append(line)
     return kept

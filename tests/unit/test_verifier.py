@@ -78,6 +78,21 @@ Suggestion:
             id="with its source line",
         ),
         pytest.param(
+            "; int k = 0; @ f.c:9\n8: (b7) r1 = 0\n; return p[k & 7]; @ f.c:19\n"
+            "13: (0f) r2 += r1   ; R1=0\n14: (79) r0 = *(u64 *)(r2 +0)\n"
+            "invalid variable-offset read from stack R2\n" + STATS,
+            """\
+            ; return p[k & 7]; @ f.c:19
+            14: (79) r0 = *(u64 *)(r2 +0)
+            invalid variable-offset read from stack R2""",
+            id="with a source line some instructions back",
+        ),
+        pytest.param(
+            "; return x; @ f.c:9\n8: (b7) r1 = 0\nfrom 3 to 14: R0=1\n14: (95) exit\nR0 leaks\n",
+            "14: (95) exit\nR0 leaks",
+            id="not the source line of another path",
+        ),
+        pytest.param(
             "unreachable insn 2\n" + STATS, "unreachable insn 2", id="before the first instruction"
         ),
         pytest.param(
@@ -123,6 +138,27 @@ def test_the_report_of_7_3_is_preferred() -> None:
         lines.index("Suggestion:"),
     )
     assert summary(NULL_7_3 + STATS).splitlines() == lines[first:path] + lines[last:]
+
+
+def test_the_report_shows_source_or_instructions() -> None:
+    """Where the report has the source line, the instructions around it are left out."""
+    report = """\
+Verification failed: Register Type Safety: Invalid dereference
+
+At:
+  nullderef @ bad.bpf.c:11:9
+  Source context:
+  >>> 11 |         return *v;
+         |         ^-- error: invalid dereference of R0 (a nullable map value pointer)
+  Instruction context:
+  >>> 7 | (79) r0 = *(u64 *)(r0 +0)
+
+Suggestion:
+  Add a NULL check before the access and dereference the pointer only on the non-NULL path.
+"""
+    shown = summary("7: (79) r0 = *(u64 *)(r0 +0)\nR0 invalid\n\n" + report + STATS)
+    assert "return *v;" in shown and "Add a NULL check" in shown
+    assert "Instruction context" not in shown and "(79)" not in shown
 
 
 def test_a_huge_log_is_read_from_its_end() -> None:
