@@ -16,14 +16,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from ._sys import bpf as sys_bpf
 from ._uapi.enums import AttachType, MapType, ProgType
 from .asm import encode
-from .asm.insn import PSEUDO_MAP_FD, PSEUDO_MAP_VALUE
+from .asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from .btf import Btf, BtfKind
 from .btf.twins import add_static_twins
 from .errors import BpfError, DeniedByPolicy, PlanError, RelocationError, UnsupportedFeature
@@ -32,7 +31,7 @@ from .kernel.host import Facts, SavedBtf
 from .links import LinkSet
 from .maps import Map
 from .obj.externs import kconfig_values
-from .obj.linker import LinkedProgram, Linker, LinkTarget
+from .obj.linker import LinkedProgram, Linker, LinkTarget, Resolved
 from .obj.reader import read_object
 from .programs import BtfTarget, Prepared, Program
 from .trampoline.attach import MultiLink, Progress, attach
@@ -57,6 +56,7 @@ __all__ = ["Object", "open_object"]
 PIN_ROOT = "/sys/fs/bpf"
 _PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
 BPF_F_SLEEPABLE = 1 << 4
+SESSION = "bpf_session_"  # prefix of the session kfuncs
 
 
 def _read(source: str | bytes | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
@@ -122,6 +122,16 @@ def _cookies(
     return lambda target: named.get(target.name, 0)
 
 
+class _MultiLinker(Linker):
+    # Session kfuncs are what a mechanism makes of them: left open here, never an error,
+    # although kernels differ in their prototypes and 6.1 has none.
+    def resolve(self, number: int) -> Resolved | None:
+        extern = self.spec.externs[number]
+        if not extern.weak and extern.name.startswith(SESSION):
+            raise RelocationError(f"extern {extern.name!r} must be declared __weak")
+        return None if extern.name.startswith(SESSION) else super().resolve(number)
+
+
 class _ModuleBtfs(Mapping[str, Btf]):
     # Modules' BTF, read when somebody looks.
     def __init__(self, kernel: KernelBtf | SavedBtf) -> None:
@@ -182,6 +192,7 @@ class Object:
         self._module_fds: dict[str, Fd] = {}
         self._linked: dict[str, LinkedProgram] = {}
         self._loaded = False
+        self._prepared = False
         self._twins: Mapping[int, int] = {}
         #: Why the kernel refused the object's own BTF, None if it took it.
         self.btf_error: BpfError | None = None
@@ -219,9 +230,7 @@ class Object:
         if self._loaded:
             raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
         try:
-            self._fill_kconfig()
-            self._load_btf()
-            self._create_maps()
+            self.prepare()
             for program in self.programs.values():
                 if program.autoload and not program.is_multi:
                     program.load()
@@ -236,18 +245,20 @@ class Object:
         self._loaded = True
 
     def prepare(self) -> None:
-        """Load the object's BTF and create the maps, but no program.
+        """Load the object's BTF and create the maps, but no program. Once; `load` does it.
 
         For loading programs one by one (`Program.load`).
         """
-        if self._btf_fd is None and self.btf_error is None:
-            try:
-                self._fill_kconfig()
-                self._load_btf()
-                self._create_maps()
-            except BaseException:
-                self.close()
-                raise
+        if self._prepared:
+            return
+        try:
+            self._fill_kconfig()
+            self._load_btf()
+            self._create_maps()
+        except BaseException:
+            self.close()
+            raise
+        self._prepared = True
 
     def _fill_kconfig(self) -> None:
         for bpf_map in self.maps.values():
@@ -490,13 +501,8 @@ class Object:
 
     @cached_property
     def _multi_linker(self) -> Linker:
-        # Session kfuncs are what a mechanism makes of them: never an error here.
-        externs = [
-            replace(e, weak=True) if e.name.startswith("bpf_session_") else e
-            for e in self.spec.externs
-        ]
         skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
-        return Linker(replace(self.spec, externs=externs), self._link_target, skip_maps=skip)
+        return _MultiLinker(self.spec, self._link_target, skip_maps=skip)
 
     def load_image(
         self,
@@ -519,7 +525,7 @@ class Object:
         func_info, line_info = pack_info(code) if info else (b"", b"")
         return sys_bpf.prog_load(
             prog_type,
-            self._image_bytes(code),
+            self._image_bytes(template, code),
             license=self.spec.license,
             name=template.name,
             expected_attach_type=attach_type,
@@ -534,14 +540,20 @@ class Object:
             line_info_rec_size=16 if line_info else 0,
         )
 
-    def _image_bytes(self, code: Code) -> bytes:
+    def _image_bytes(self, template: Template, code: Code) -> bytes:
         # Map numbers become descriptors, session calls the kernel's kfuncs.
         out = bytearray(encode(code.insns))
         names = self.spec.map_names
         for slot, insn in enumerate(code.insns):
-            at = 8 * slot + 4
+            at = 8 * slot
             if insn.is_ld_imm64 and insn.src in (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE):
-                out[at : at + 4] = self.maps[names[insn.imm]].fileno().to_bytes(4, "little")
+                fd = self.maps[names[insn.imm]].fileno()
+                out[at + 4 : at + 8] = fd.to_bytes(4, "little")
+            elif insn.is_call and insn.src == 0 and insn.imm in template.session_calls:
+                name = template.session_calls[insn.imm]
+                target = self.btf_target(name, "vmlinux", "kfunc")
+                call = Insn(insn.code, 0, PSEUDO_KFUNC_CALL, 0, target.btf_id)
+                out[at : at + 8] = encode([call])
         return bytes(out)
 
     def attach_multi(
@@ -575,8 +587,9 @@ class Object:
         link.skipped = (*skipped, *link.skipped)
         if not link.targets:
             link.detach()
-            reasons = "; ".join(str(s) for s in link.skipped[:5])
-            raise PlanError(f"program {program.name!r}: nothing to attach to: {reasons}")
+            first = str(link.skipped[0]) if link.skipped else "no function was named"
+            more = f", and {len(link.skipped) - 1} more" if len(link.skipped) > 1 else ""
+            raise PlanError(f"program {program.name!r}: nothing to attach to: {first}{more}")
         return link
 
     # -- attaching
@@ -610,7 +623,7 @@ class Object:
         self._fds.close()
         self._module_fds.clear()
         self._btf_fd = None
-        self._loaded = False
+        self._loaded = self._prepared = False
 
     def __enter__(self) -> Self:
         return self

@@ -43,7 +43,9 @@ __all__ = [
 INSN_SIZE = 8  # bytes of one slot
 _SLOT = struct.Struct("<BBhi")
 
+# src_reg kinds, UAPI bpf.h BPF_PSEUDO_*
 PSEUDO_CALL = 1
+PSEUDO_KFUNC_CALL = 2
 PSEUDO_MAP_FD = 1
 PSEUDO_MAP_VALUE = 2
 PSEUDO_FUNC = 4

@@ -253,8 +253,16 @@ def _fentry(probe: ProbeCache) -> str:
             if error.errno not in (errno.EINVAL, errno.E2BIG):
                 raise
             # Before 5.19 only this way, without a cookie.
-            with sys_bpf.raw_tracepoint_open(program, None):
-                pass
+            try:
+                with sys_bpf.raw_tracepoint_open(program, None):
+                    pass
+            except BpfError as second:
+                if second.errno != errno.E2BIG:
+                    raise
+                # Somebody filled the test function's trampoline: it is there, then.
+                known = Answer(Support.SUPPORTED, "a full trampoline")
+                probe.set_known(Feature.TRACING_COOKIE, known)
+                return "a trampoline is full"
             no = Answer(Support.UNSUPPORTED, _reason(error), error.errno or 0)
             probe.set_known(Feature.TRACING_COOKIE, no)
             return "attached by BPF_RAW_TRACEPOINT_OPEN"

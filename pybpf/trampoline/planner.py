@@ -121,6 +121,8 @@ class Template:
     kfuncs: Mapping[int, str] = field(default_factory=dict)
     source: Mapping[int, str] = field(default_factory=dict)
     static: Callable[[int], int] = field(default=lambda type_id: type_id, compare=False)
+    #: Call number that stands for a session kfunc in `code` -> its name.
+    session_calls: Mapping[int, str] = field(default_factory=dict)
 
     def half(self, is_return: bool) -> Template:
         """The entry or exit half of a session program: bpf_session_is_return folded."""
@@ -133,6 +135,7 @@ class Template:
             kfuncs,
             self.source,
             self.static,
+            self.session_calls,
         )
 
     @cached_property
@@ -367,7 +370,7 @@ class _Planner:
                 no = self.regs_problem(side, traits, target)
                 if no is not None:
                     return no
-            parts.append(Part(side, self.image(mechanism, template, target)))
+            parts.append(Part(side, self.image(mechanism, side, template, target)))
         return tuple(parts)
 
     def exits(self) -> bool:
@@ -444,10 +447,11 @@ class _Planner:
 
     # -- images
 
-    def image(self, mechanism: Mechanism, template: Template, target: Target) -> Image:
+    def image(self, mechanism: Mechanism, side: Side, template: Template, target: Target) -> Image:
         traits = template.traits
         model = target.model
-        returns = model is None or not model.is_void
+        # The entry half of a session has no return value to read yet.
+        returns = side is not Side.ENTRY and (model is None or not model.is_void)
         slots = model.slots if model is not None else 0
         if mechanism is Mechanism.TRACING_MULTI:
             if not traits.accesses:

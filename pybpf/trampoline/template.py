@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from .traits import Hook
 
 __all__ = ["make_template", "pack_info"]
 
+_KFUNC = re.compile(r"kfunc '(bpf_session_\w+)'").fullmatch
 _FUNC = struct.Struct("<II")  # struct bpf_func_info: insn_off (slots), type_id
 _LINE = struct.Struct("<IIII")  # struct bpf_line_info: insn_off, file_name_off, line_off, line_col
 
@@ -40,10 +42,11 @@ def make_template(
     insns = tuple(decode(linked.insns))
     funcs = tuple(_FUNC.iter_unpack(linked.func_info))
     lines = tuple(_LINE.iter_unpack(linked.line_info))
+    calls = {number: m[1] for number, what in linked.unresolved.items() if (m := _KFUNC(what))}
     kfuncs = {
-        slot: linked.unresolved[insn.imm]
+        slot: calls[insn.imm]
         for slot, insn in enumerate(insns)
-        if insn.is_call and insn.src == 0 and insn.imm in linked.unresolved
+        if insn.is_call and insn.src == 0 and insn.imm in calls
     }
     source = {}
     if btf is not None:
@@ -58,6 +61,7 @@ def make_template(
         kfuncs,
         source,
         static,
+        calls,
     )
 
 

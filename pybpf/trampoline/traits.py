@@ -12,7 +12,9 @@ context meeting anything else is `Lost`. A subprogram or callback is analysed
 once for each distinct state it is called with, the callers' frames included,
 because it may read what they spilled. A load, store or context helper through
 a `Lost` value is refused: the error names the instruction and what lost the
-proof. What is left is a list of accesses that is complete.
+proof. A branch that two known numbers decide is followed one way only, as the
+verifier does: so the two halves of a session, in which bpf_session_is_return is
+a constant, read each their own. What is left is a list of accesses that is complete.
 
 The verifier has the same knowledge and would refuse most of what is `Lost`
 anyway; being stricter than it is safe, being laxer is not.
@@ -21,7 +23,7 @@ anyway; being stricter than it is safe, being laxer is not.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..asm import insn as asm
@@ -80,6 +82,31 @@ _CALLBACKS = {
 }
 
 _M64 = (1 << 64) - 1
+
+# Arithmetic on two known numbers: (a, b, width in bits)
+_FOLD: Mapping[int, Callable[[int, int, int], int]] = {
+    op.ADD: lambda a, b, bits: a + b,
+    op.SUB: lambda a, b, bits: a - b,
+    op.AND: lambda a, b, bits: a & b,
+    op.OR: lambda a, b, bits: a | b,
+    op.XOR: lambda a, b, bits: a ^ b,
+    op.LSH: lambda a, b, bits: a << (b & (bits - 1)),
+    op.RSH: lambda a, b, bits: a >> (b & (bits - 1)),
+}
+# Comparisons of two known numbers: (a, b, sign bit); a ^ sign orders signed numbers
+_COMPARE: Mapping[int, Callable[[int, int, int], bool]] = {
+    op.JEQ: lambda a, b, sign: a == b,
+    op.JNE: lambda a, b, sign: a != b,
+    op.JGT: lambda a, b, sign: a > b,
+    op.JGE: lambda a, b, sign: a >= b,
+    op.JLT: lambda a, b, sign: a < b,
+    op.JLE: lambda a, b, sign: a <= b,
+    op.JSET: lambda a, b, sign: bool(a & b),
+    op.JSGT: lambda a, b, sign: a ^ sign > b ^ sign,
+    op.JSGE: lambda a, b, sign: a ^ sign >= b ^ sign,
+    op.JSLT: lambda a, b, sign: a ^ sign < b ^ sign,
+    op.JSLE: lambda a, b, sign: a ^ sign <= b ^ sign,
+}
 # probe_read, probe_read_str and their _user and _kernel forms: source in r3
 _MEMORY_READERS = {4, 45, 112, 113, 114, 115}
 
@@ -332,9 +359,25 @@ class _Pass:
             target = slot + 1 + (delta or 0)
             if not 0 <= target <= len(self.insns):
                 raise self.fail(slot, "jumps out of the program")
-            operation = insn.code & op.OP_MASK
-            return [target] if operation == op.JA else [slot + 1, target]
+            taken = self.decided(insn, state)
+            if taken is None:
+                return [slot + 1, target]
+            return [target] if taken else [slot + 1]
         return [slot + 1]
+
+    def decided(self, insn: Insn, state: _State) -> bool | None:
+        # Which way a jump goes when both sides are known numbers, as the verifier sees it.
+        operation = insn.code & op.OP_MASK
+        if operation == op.JA:
+            return True
+        left = state.regs[insn.dst]
+        right: _Value = state.regs[insn.src] if insn.code & op.X else insn.imm & _M64
+        if not isinstance(left, int) or not isinstance(right, int):
+            return None
+        compare = _COMPARE.get(operation)
+        bits = 64 if insn.cls == op.JMP else 32
+        mask = (1 << bits) - 1
+        return compare(left & mask, right & mask, 1 << (bits - 1)) if compare else None
 
     def immediate(self, slot: int, insn: Insn) -> _Value:
         if insn.src == asm.PSEUDO_FUNC:
@@ -360,6 +403,13 @@ class _Pass:
             return
         value = regs[insn.dst]
         regs[insn.dst] = None
+        if isinstance(value, int) and isinstance(source, int):
+            bits = 64 if wide else 32
+            mask = (1 << bits) - 1
+            fold = _FOLD.get(operation)
+            if fold is not None:
+                regs[insn.dst] = fold(value & mask, source & mask, bits) & mask
+            return
         if not wide:
             return
         if _tainted(value) or (insn.code & op.X and _tainted(source)):
@@ -454,7 +504,7 @@ class _Pass:
         if insn.src == asm.PSEUDO_CALL:
             self.subprogram(slot, slot + 1 + insn.imm, state, state.regs[1:6])
             return
-        if insn.src == 2:
+        if insn.src == asm.PSEUDO_KFUNC_CALL or slot in self.kfuncs:
             self.kfunc(slot, insn, state)
         else:
             self.helper(slot, insn.imm, state)

@@ -210,3 +210,49 @@ def test_same_load_reached_with_and_without_the_context() -> None:
             load(0),
             RET,
         )
+
+
+def test_decided_branches_are_followed_one_way() -> None:
+    """What a folded bpf_session_is_return leaves unreachable is not read."""
+
+    def half(value: int) -> Traits:
+        return of(
+            asm.mov(0, value),
+            Insn(op.ALU | op.AND | op.K, 0, 0, 0, 1),
+            asm.jmp(op.JEQ, 0, 0, 2),
+            load(48, to=2),
+            asm.ja(1),
+            load(0, to=2),
+            ZERO,
+            RET,
+            hook=Hook.SESSION,
+        )
+
+    assert (half(0).slots, half(0).reads_ret) == ({0}, False)
+    assert (half(1).slots, half(1).reads_ret) == (set(), True)
+
+
+@pytest.mark.parametrize(
+    ("left", "jump", "right", "taken"),
+    [
+        (-1, op.JSLT, 0, True),
+        (-1, op.JLT, 0, False),
+        (5, op.JSGE, -3, True),
+        (5, op.JGE, -3, False),
+        (6, op.JSET, 2, True),
+        (4, op.JNE, 4, False),
+    ],
+)
+def test_known_comparisons(left: int, jump: int, right: int, taken: bool) -> None:
+    traits = of(
+        asm.mov(2, left), asm.jmp(jump, 2, right, 1), load(0, to=3), load(8, to=3), ZERO, RET
+    )
+    assert (0 not in traits.slots) == taken
+
+
+def test_session_calls_are_known_by_name() -> None:
+    """A call that only stands for a kfunc until the mechanism is chosen still takes ctx."""
+    code = Code((asm.call(2002000000), RET))
+    traits = analyse(code, Hook.SESSION, kfuncs={0: "bpf_session_is_return"})
+    assert traits.kfuncs == {"bpf_session_is_return"}
+    assert traits.calls[0].takes_ctx

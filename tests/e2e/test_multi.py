@@ -1,0 +1,238 @@
+"""Multi programs: the right values on every mechanism, in any company."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pybpf
+from pybpf.features import Feature
+from pybpf.trampoline.cost import Mechanism
+from pybpf.trampoline.reasons import Reason
+from pybpf.trampoline.verify import verify
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+GLOB = "bpf_fentry_test?"
+CALLS = {
+    1: ([1], 2),
+    2: ([2, 3], 5),
+    3: ([4, 5, 6], 15),
+    4: ([7, 8, 9, 10], 34),
+    5: ([11, 12, 13, 14, 15], 65),
+    6: ([16, 17, 18, 19, 20, 21], 111),
+}
+NEEDS = {
+    "tracing_multi": Feature.TRACING_MULTI,
+    "trampoline": Feature.FENTRY,
+    "kprobe_multi": Feature.KPROBE_MULTI,
+    "kprobe": Feature.KPROBE,
+}
+MECHANISMS = [
+    pytest.param(name, marks=pytest.mark.needs(feature)) for name, feature in NEEDS.items()
+]
+TRAMPOLINES = MECHANISMS[:2]
+
+
+@pytest.fixture
+def obj() -> Iterator[pybpf.Object]:
+    with pybpf.open(DATA / "multi.bpf.o") as opened:
+        opened.load()
+        yield opened
+
+
+@pytest.fixture
+def standard() -> Iterator[pybpf.Object]:
+    with pybpf.open(DATA / "fentry_args.bpf.o") as opened:
+        opened.load()
+        yield opened
+
+
+def number(target: Any) -> int:
+    """The cookie: the digit in bpf_fentry_testN."""
+    return int(target.name[-1])
+
+
+def check(obj: pybpf.Object, name: str, *, args: bool, ret: bool, runs: int = 1) -> None:
+    """What one program saw of bpf_fentry_test1..6 is what the kernel passed and got."""
+    seen = dict(obj.maps[name].items())
+    for n, (values, result) in CALLS.items():
+        one = seen[n]
+        expected = [*values, *[0] * (6 - len(values))] if args else [0] * 6
+        assert list(one.args) == expected, f"{name}: bpf_fentry_test{n}"
+        assert one.ret == (result if ret else 0), f"{name}: bpf_fentry_test{n}"
+        assert one.count == runs
+        address = obj.facts.kallsyms.by_name(f"bpf_fentry_test{n}")[0].addr
+        assert one.ip == address
+
+
+def attached(obj: pybpf.Object, program: str, mechanism: str) -> Any:
+    return obj.programs[program].attach_multi(GLOB, mechanism=mechanism, cookies=number)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(
+    ("program", "seen"), [("on_entry", "entry_slots"), ("on_entry_helpers", "entry_helpers")]
+)
+def test_entry(
+    obj: pybpf.Object, standard: pybpf.Object, mechanism: str, program: str, seen: str
+) -> None:
+    """Arguments by slot and by helper, 0 past the last; address and cookie on every mechanism."""
+    with attached(obj, program, mechanism) as link:
+        assert {g.mechanism.value for g in link.plan.groups} == {mechanism}
+        assert len(link.targets) >= 8
+        standard.programs["entry1"].test_run()
+        if mechanism in ("tracing_multi", "trampoline"):
+            assert not verify()
+    check(obj, seen, args=True, ret=False)
+    if seen == "entry_helpers":
+        assert [obj.maps[seen][n].nargs for n in CALLS] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("mechanism", TRAMPOLINES)
+@pytest.mark.parametrize(
+    ("program", "seen"), [("on_exit", "exit_slots"), ("on_exit_helpers", "exit_helpers")]
+)
+def test_exit_with_arguments(
+    obj: pybpf.Object, standard: pybpf.Object, mechanism: str, program: str, seen: str
+) -> None:
+    """Arguments and return value at exit, by slot (ctx[6]) and by helper."""
+    with attached(obj, program, mechanism):
+        standard.programs["entry1"].test_run()
+        assert not verify()
+    check(obj, seen, args=True, ret=True)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_return_value(obj: pybpf.Object, standard: pybpf.Object, mechanism: str) -> None:
+    """ctx[6] alone works on every mechanism: rax is there at a kretprobe too."""
+    with attached(obj, "on_exit_ret", mechanism):
+        standard.programs["entry1"].test_run()
+    check(obj, "exit_ret", args=False, ret=True)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_session(obj: pybpf.Object, standard: pybpf.Object, mechanism: str) -> None:
+    """One program at entry and exit: native, kprobe.session or a pair, each sees its side."""
+    with attached(obj, "on_session", mechanism):
+        standard.programs["entry1"].test_run()
+    seen = dict(obj.maps["session"].items())
+    for n, (values, result) in CALLS.items():
+        assert (seen[n].args[0], seen[n].ret, seen[n].count) == (values[0], result, 2)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS[2:])
+def test_arguments_at_exit_are_a_reason_for_kprobes(obj: pybpf.Object, mechanism: str) -> None:
+    with pytest.raises(pybpf.PlanError, match="not available at exit"):
+        attached(obj, "on_exit", mechanism)
+
+
+@pytest.mark.icount
+@pytest.mark.time_limit(1200)
+@pytest.mark.needs(Feature.FENTRY)
+def test_the_2021_scenario(obj: pybpf.Object, standard: pybpf.Object) -> None:
+    """A standard fexit, two fexit.multi and a fentry.multi on bpf_fentry_test1..8, attached
+    and detached in every order: each always sees the true arguments and return value."""
+    reads_slots = ("exit_slots", True, True)
+    reads_helpers = ("exit_helpers", True, True)
+    enters = ("entry_slots", True, False)
+    parties: list[tuple[Callable[[], Any], tuple[str, bool, bool] | None]] = [
+        (standard.programs["exit2"].attach, None),
+        (lambda: attached(obj, "on_exit", "auto"), reads_slots),
+        (lambda: attached(obj, "on_exit_helpers", "auto"), reads_helpers),
+        (lambda: attached(obj, "on_entry", "auto"), enters),
+    ]
+    orders = list(itertools.permutations(range(4)))
+
+    def run(there: set[int]) -> None:
+        for name in ("exit_slots", "exit_helpers", "entry_slots"):
+            obj.maps[name].clear()
+        before = standard.maps["seen"][8 + 2].count
+        standard.programs["entry1"].test_run()
+        for index, (_, sees) in enumerate(parties):
+            if sees is None:
+                own = standard.maps["seen"][8 + 2]
+                assert own.count - before == (1 if index in there else 0)
+                if index in there:
+                    assert (list(own.args)[:2], own.ret) == ([2, 3], 5)
+            elif index in there:
+                check(obj, sees[0], args=sees[1], ret=sees[2])
+            else:
+                assert len(obj.maps[sees[0]]) == 0
+
+    # Every attach order and every detach order occurs; pairing them all would take hours.
+    for position, attach_order in enumerate(orders):
+        detach_order = orders[(position * 7 + 3) % len(orders)]
+        with ExitStack() as everything:
+            live: dict[int, Any] = {}
+            for index in attach_order:
+                live[index] = everything.enter_context(parties[index][0]())
+                run(set(live))
+            assert not verify()
+            for index in detach_order:
+                live.pop(index).close()
+                run(set(live))
+    assert not verify()
+
+
+@pytest.mark.needs(Feature.FENTRY)
+@pytest.mark.icount
+def test_full_trampoline_spills(obj: pybpf.Object, standard: pybpf.Object) -> None:
+    """With the maximum number of programs on a function the next multi attach still works."""
+    with ExitStack() as crowd:
+        count = 0
+        while True:
+            clone = crowd.enter_context(standard.programs["entry1"].clone())
+            try:
+                crowd.enter_context(clone.attach_tracing())
+            except pybpf.BpfError as error:
+                assert error.errno == 7  # E2BIG
+                break
+            count += 1
+        assert count in (36, 38)
+        with obj.programs["on_entry"].attach_multi(
+            "bpf_fentry_test1", mechanism="auto", cookies=1
+        ) as link:
+            assert link.plan.groups[0].mechanism in (Mechanism.KPROBE_MULTI, Mechanism.KPROBE)
+            standard.programs["entry1"].test_run()
+        assert obj.maps["entry_slots"][1].args[0] == 1
+        with pytest.raises(pybpf.PlanError, match="holds the most programs"):
+            obj.programs["on_entry"].attach_multi("bpf_fentry_test1", mechanism="trampoline")
+
+
+def test_denied_and_unknown_names_are_reasons(obj: pybpf.Object) -> None:
+    """__rcu_read_lock is refused by us on every kernel; a wrong name gets a near one."""
+    with obj.programs["on_entry"].attach_multi(
+        ["bpf_fentry_test1", "__rcu_read_lock", "bpf_fentry_tets2"], mechanism="auto"
+    ) as link:
+        reasons = {s.name: s for s in link.skipped}
+        assert [t.name for t in link.targets] == ["bpf_fentry_test1"]
+    assert reasons["bpf_fentry_tets2"].reason is Reason.NOT_FOUND
+    assert "bpf_fentry_test2" in reasons["bpf_fentry_tets2"].hint
+    assert reasons["__rcu_read_lock"].reason in (
+        Reason.DENIED,
+        Reason.NOT_TRACEABLE,
+        Reason.NOT_FOUND,
+    )
+
+
+@pytest.mark.needs(Feature.FENTRY)
+def test_noreturn_functions_are_refused_at_exit(obj: pybpf.Object) -> None:
+    """6.1 would attach fexit to do_exit and never finish the call."""
+    with pytest.raises(pybpf.PlanError, match="never returns"):
+        obj.programs["on_exit"].attach_multi("do_exit")
+
+
+@pytest.mark.needs(Feature.TRACING_MULTI)
+def test_alias_pair_attaches_once_and_closes() -> None:
+    """Two ids of one address in a tracing_multi link crash 7.3 when it closes: ours never has."""
+    with pybpf.open(DATA / "multi.bpf.o") as obj:
+        names = ["__do_sys_getegid16", "__x64_sys_getegid16", "__ia32_sys_getegid16"]
+        for _ in range(10):
+            with obj.programs["on_entry"].attach_multi(names, mechanism="tracing_multi") as link:
+                assert len({t.address for t in link.targets}) == len(link.targets) == 1
+    assert not verify()
