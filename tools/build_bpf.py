@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from pybpf.asm import Insn, decode  # noqa: E402
 from pybpf.asm import text as asm_text  # noqa: E402
 from pybpf.elf import SHF_EXECINSTR, SHT_REL, STT_SECTION, ElfFile  # noqa: E402
+from pybpf.obj.reader import read_object  # noqa: E402
 from pybpf.obj.spec import MapSpec  # noqa: E402
 
 __all__ = [
@@ -149,7 +150,6 @@ def map_definitions(elf: bytes, name: str = "") -> dict[str, str]:
     Of an object that is there to be refused, the reason by the name "".
     """
     from pybpf.errors import ObjectFormatError
-    from pybpf.obj.reader import read_object
 
     try:
         return {m.name: _map_text(m) for m in read_object(elf, name).maps.values()}

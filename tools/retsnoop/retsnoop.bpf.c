@@ -31,7 +31,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define MAX_NESTING 3
 
 /* Flags of a function: bits of a value of the map `funcs`. */
-enum {
+enum func_flags {
 	FUNC_ENTRY = 1,   /* opens a session */
 	FUNC_NOFAIL = 2,  /* no value it returns means an error */
 	FUNC_SIGNEXT = 4, /* returns a 4-byte integer */
@@ -47,13 +47,13 @@ enum { DENY = 0, ALLOW = 1 };
 
 enum record_kind { REC_CALL = 1, REC_RETURN = 2, REC_STACK = 3, REC_END = 4 };
 
-enum {
+enum end_flags {
 	END_FAILED = 1,     /* the entry function failed */
 	END_DISCARD = 2,    /* filtered out: forget the session's trace records */
 	END_UNFINISHED = 4, /* the task exited inside the entry function */
 };
 
-enum {
+enum frame_flags {
 	FRAME_DONE = 1,     /* `time` is the duration, `result` is valid */
 	FRAME_STITCHED = 2, /* from a chain that was set aside */
 };
@@ -132,6 +132,16 @@ __u64 dropped_records;  /* the ring buffer was full */
 __u64 dropped_sessions; /* no room in `sessions`, or its end was lost */
 __u64 incomplete_sessions;
 __u32 nesting[MAX_CPUS];
+
+/* Never used: they put types into BTF, where the tests of the Python side read them. */
+struct {
+	struct trace_record trace_record[0];
+	enum func_flags func_flags[0];
+	enum end_flags end_flags[0];
+	enum frame_flags frame_flags[0];
+	enum record_kind record_kind[0];
+	int unused;
+} btf_types;
 
 /* What a new session looks like; too large for the stack of a program. */
 static struct session fresh = { .busy = 1 };
