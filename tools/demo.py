@@ -56,6 +56,8 @@ def here() -> int:
         "tools/retsnoop",
         "-F",
         *FUNCTIONS,
+        "-n",
+        "cat",
         "--",
         "sh",
         "-c",
