@@ -357,7 +357,40 @@ def test_a_log_of_a_good_load(kernel: FakeKernel) -> None:
     assert logs == ["processed 2 insns"] and len(kernel.calls) == 1
 
 
+def test_a_log_nobody_asked_to_see(kernel: FakeKernel) -> None:
+    """log_level without on_log, and on_log without anything logged, are both fine."""
+
+    def load(attr: Any) -> int:
+        ctypes.memmove(attr.log_buf, b"words\0" if attr.log_level == 2 else b"\0", 1)
+        return kernel.fd()
+
+    kernel.on[Cmd.BPF_PROG_LOAD] = load
+    bpf.prog_load(1, INSNS, log_level=2).close()
+    logs: list[str] = []
+    bpf.prog_load(1, INSNS, log_level=1, on_log=logs.append).close()
+    assert logs == []
+
+
 # -- other commands
+
+
+def test_btf_load_grows_its_log(kernel: FakeKernel) -> None:
+    """A dump that does not fit is asked for again, so that the last line is the reason."""
+    sizes = []
+
+    def load(attr: Any) -> int:
+        sizes.append(attr.btf_log_size)
+        if attr.btf_log_size and attr.btf_log_size < 1_000_000:
+            return -ENOSPC
+        if attr.btf_log_size:
+            ctypes.memmove(attr.btf_log_buf, b"[9] Invalid name\0", 17)
+        return -EINVAL
+
+    kernel.on[Cmd.BPF_BTF_LOAD] = load
+    with pytest.raises(BpfError, match="Invalid name") as caught:
+        bpf.btf_load(b"junk")
+    assert caught.value.errno == EINVAL
+    assert sizes == [0, 1 << 16, 1 << 18, 1 << 20]
 
 
 def test_btf_load_hint_is_the_kernels_last_line(kernel: FakeKernel) -> None:
@@ -542,6 +575,29 @@ def test_prog_info_asks_again_for_what_did_not_fit(kernel: FakeKernel) -> None:
     assert got.map_ids == tuple(range(100))
     assert got.jited_ksyms == tuple(range(1000, 1040)) and got.jited_func_lens == tuple(range(40))
     assert (got.id, got.name, got.tag) == (12, "prog", "0001020304050607")
+    assert got.jited_insns == got.xlated_insns == b""
+
+
+def test_prog_info_fetches_code_only_when_asked(kernel: FakeKernel) -> None:
+    """Machine code and instructions are each a second call's work, and only on request."""
+
+    def fill(i: Any) -> int:
+        for length, pointer, data in (
+            ("jited_prog_len", "jited_prog_insns", b"JIT!"),
+            ("xlated_prog_len", "xlated_prog_insns", b"XLATED"),
+        ):
+            if getattr(i, pointer):
+                ctypes.memmove(getattr(i, pointer), data, min(getattr(i, length), len(data)))
+            setattr(i, length, len(data))
+        i.nr_map_ids = i.nr_jited_ksyms = i.nr_jited_func_lens = 0
+        return 0
+
+    asked = Infos(kernel, structs.ProgInfo, fill)
+    plain = info.prog_info(3)
+    assert (plain.jited_insns, plain.xlated_insns, asked.asked) == (b"", b"", 1)
+    assert (plain.jited_prog_len, plain.xlated_prog_len) == (4, 6)
+    assert info.prog_info(3, jited=True)[-2:] == (b"JIT!", b"")
+    assert info.prog_info(3, xlated=True)[-2:] == (b"", b"XLATED")
 
 
 def test_prog_info_without_the_right_to_see_addresses(kernel: FakeKernel) -> None:
@@ -613,6 +669,17 @@ def test_link_info_of_an_old_kernel_without_cookies(kernel: FakeKernel) -> None:
 
     got = _link(kernel, LinkType.BPF_LINK_TYPE_KPROBE_MULTI, fill)
     assert list(got.addrs) == [10, 20] and got.cookies == () and got.count == 2
+
+
+def test_link_info_without_functions(kernel: FakeKernel) -> None:
+    """A kernel that does not tell the count (7.2, tracing_multi) is not asked for arrays."""
+    asked = []
+
+    def fill(i: Any) -> None:
+        asked.append(i.tracing_multi.ids)
+
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_TRACING_MULTI, fill)
+    assert asked == [0] and (got.count, got.ids, got.addrs) == (0, (), ())
 
 
 def test_link_info_of_a_future_link(kernel: FakeKernel) -> None:
