@@ -136,6 +136,7 @@ class ElfFile:
     ) -> None:
         self.name = name
         self.data = data if isinstance(data, bytes) else bytes(data)
+        self._view = memoryview(self.data)
         shoff, count, names_at = self._read_header(any_machine)
         self.sections = self._read_sections(shoff, count, names_at)
 
@@ -192,7 +193,7 @@ class ElfFile:
         if kind != SHT_STRTAB or start + length > size:
             raise self.error("no section names", _TABLE, names_at * _SHDR.size)
         text, name_of = _strings(data, start, length)
-        find = text.find
+        find, new = text.find, tuple.__new__  # a third of Section(...)'s time
         sections: list[Section] = []
         for header in headers:
             name_at, kind, flags, _, offset, length, link, info, _, entsize = header
@@ -211,9 +212,8 @@ class ElfFile:
                     _TABLE,
                     len(sections) * _SHDR.size,
                 )
-            sections.append(
-                Section(len(sections), name, kind, flags, offset, length, link, info, entsize)
-            )
+            row = len(sections), name, kind, flags, offset, length, link, info, entsize
+            sections.append(new(Section, row))
         return sections
 
     def find(self, name: str) -> Section | None:
@@ -227,7 +227,7 @@ class ElfFile:
         """A section's bytes; empty for SHT_NOBITS."""
         if section.type in (SHT_NOBITS, SHT_NULL):
             return memoryview(b"")
-        return memoryview(self.data)[section.offset : section.offset + section.size]
+        return self._view[section.offset : section.offset + section.size]
 
     @cached_property
     def symbol_section(self) -> Section | None:
@@ -253,7 +253,7 @@ class ElfFile:
         if strings.type != SHT_STRTAB:
             raise self.error(f"symbol names in section {strings.name!r}", table.name, 0)
         text, name_of = _strings(self.data, strings.offset, strings.size)
-        find = text.find
+        find, new = text.find, tuple.__new__
         symbols: list[Symbol] = []
         add = symbols.append
         for name_at, info, other, shndx, value, size in _SYM.iter_unpack(self.contents(table)):
@@ -267,7 +267,7 @@ class ElfFile:
                         len(symbols) * _SYM.size,
                     )
                 name = text[name_at:stop] if name_of is None else name_of(text[name_at:stop])
-            add(Symbol(name, value, size, info >> 4, info & 15, other & 3, shndx))
+            add(new(Symbol, (name, value, size, info >> 4, info & 15, other & 3, shndx)))
         return symbols
 
     def relocations(self, section: Section) -> list[Rel]:
@@ -275,9 +275,13 @@ class ElfFile:
 
         :raises ObjectFormatError: entries of another size
         """
+        return list(map(Rel._make, self.relocation_rows(section)))
+
+    def relocation_rows(self, section: Section) -> list[tuple[int, int, int]]:
+        """The same as plain tuples (offset, type, symbol), in a third of the time."""
         if section.entsize != _REL.size or section.size % _REL.size:
             raise self.error("not a whole number of relocations", section.name, section.size)
-        return list(map(Rel._make, _REL.iter_unpack(self.contents(section))))
+        return list(_REL.iter_unpack(self.contents(section)))
 
 
 def _strings(data: bytes, start: int, length: int) -> tuple[str, Callable[[str], str] | None]:

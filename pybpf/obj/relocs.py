@@ -119,7 +119,8 @@ class Places:
         self._externs = {extern.symbol: i for i, extern in enumerate(externs)}
         # What a symbol means does not depend on the instruction, apart from its opcode.
         self._calls: dict[int, tuple[int, int, int]] = {}
-        self._loads: dict[int, tuple[int, int, int]] = {}
+        #: What `load` has answered so far.
+        self.loads: dict[int, tuple[int, int, int]] = {}
 
     def call(self, number: int, section: str, where: int) -> tuple[int, int, int]:
         """What a call refers to: (R_* kind, number, offset).
@@ -144,15 +145,13 @@ class Places:
 
     def load(self, number: int, section: str, where: int) -> tuple[int, int, int]:
         """What a 64-bit load refers to: (R_* kind, number, offset); see `call`."""
-        known = self._loads.get(number)
-        if known is None:
-            symbol = symbol_of(self._elf, section, number, where)
-            if is_extern(symbol):
-                known = R_EXTERN, self._extern(number, section, where), 0
-            else:
-                known = self._load(symbol, section, where)
-            self._loads[number] = known
-        return known
+        symbol = symbol_of(self._elf, section, number, where)
+        if is_extern(symbol):
+            found = R_EXTERN, self._extern(number, section, where), 0
+        else:
+            found = self._load(symbol, section, where)
+        self.loads[number] = found
+        return found
 
     def _extern(self, number: int, section: str, where: int) -> int:
         found = self._externs.get(number)
@@ -229,7 +228,8 @@ def program_relocs(
     name, size, code = section.name, section.size, elf.contents(section)
     first = end = 0  # the instructions of the function that the last one was in
     into: list[Reloc] = []
-    for offset, _, symbol in elf.relocations(table):
+    loads = places.loads
+    for offset, _, symbol in elf.relocation_rows(table):
         if offset % 8 or offset >= size:
             raise elf.error("relocation of no instruction", name, offset)
         insn = offset // 8
@@ -242,7 +242,7 @@ def program_relocs(
             into = found.setdefault(number, [])
         opcode = code[offset]
         if opcode == LDIMM64:
-            kind, what, at = places.load(symbol, name, offset)
+            kind, what, at = loads.get(symbol) or places.load(symbol, name, offset)
             if insn + 1 == end:
                 raise elf.error("relocation of half an instruction", name, offset)
             if kind == R_FUNC and code[offset + 4] % 8:
