@@ -1,0 +1,38 @@
+"""What README shows is true: its library example runs and prints what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pybpf.features import Feature
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced code blocks of README in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+@pytest.mark.needs(Feature.FENTRY)
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_example_runs(number: int) -> None:
+    """Each Python block of README, run as a program from the checkout's root."""
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[number]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if number == 0:
+        assert "2 [2, 3, 0, 0, 0, 0] 0" in done.stdout
+        assert "10 [2, 3, 0, 0, 0, 0] 5" in done.stdout
+        assert re.search(r"on_exit_ret \(fexit.multi\): \d+ functions", done.stdout)
