@@ -161,16 +161,14 @@ def read_btf(file: str) -> Btf:
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
-    lines = []
-    for row in texts:
-        cells = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    """Columns under the first row's headings, numbers to the right."""
+    columns = []
+    for cells in zip(*rows, strict=True):
+        texts = [str(cell) for cell in cells]
+        width = max(map(len, texts))
+        to_the_right = isinstance(cells[-1], int)
+        columns.append([t.rjust(width) if to_the_right else t.ljust(width) for t in texts])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def _print_inspect(spec: ObjectSpec) -> None:

@@ -26,12 +26,8 @@ BPF_F_XDP_HAS_FRAGS = 1 << 5
 # Ways of attaching that pybpf implements; the others end in UnsupportedFeature.
 ATTACHABLE = frozenset(
     {
-        "kprobe",
-        "kprobe_multi",
-        "raw_tracepoint",
-        "tracepoint",
-        "tracing",
-        "tracing_multi",
+        *("kprobe", "ksyscall", "kprobe_multi", "kprobe_session"),
+        *("tracepoint", "raw_tracepoint", "tracing", "tracing_multi", "iter", "lsm"),
     }
 )
 
