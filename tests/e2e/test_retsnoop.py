@@ -1,0 +1,304 @@
+"""The retsnoop clone explains system calls that fail, by every mechanism, and cleans up."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pybpf._sys import bpf as sys_bpf
+from pybpf.features import Feature
+from pybpf.kernel import kallsyms
+from tests.support.require import probes
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = [sys.executable, str(ROOT / "tools" / "retsnoop")]
+OPEN = ["-e", "do_sys_openat2", "-a", "do_filp_open", "-a", "path_openat"]
+MISSING = "/no/such/file"
+
+pytestmark = pytest.mark.needs(Feature.FENTRY, Feature.KPROBE)
+
+
+def snoop(*arguments: str, command: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the tool to its end; the command's own output is thrown away."""
+    words = [*TOOL, *arguments]
+    if command:
+        script = 'exec "$@" >/dev/null 2>&1'
+        words += ["--", "sh", "-c", script, "sh", *command]
+    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def sessions(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """Sessions of a run with --json."""
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["type"] for line in lines[:1] + lines[-1:]] == ["attached", "end"], done.stderr
+    return [line for line in lines if line["type"] == "session"]
+
+
+def link_ids() -> set[int]:
+    return set(sys_bpf.ids("link"))
+
+
+# -- what it is for ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("mechanism", ["auto", "-M", "-K", "-F"])
+def test_explains_a_missing_file(mechanism: str, kernel_row: str) -> None:
+    """cat of a missing file: the chain down to path_openat, as stack and as calls."""
+    choice = [] if mechanism == "auto" else [mechanism]
+    before = link_ids()
+    done = snoop("-TE", "-v", *choice, *OPEN, "-n", "cat", command=["cat", MISSING])
+    print(done.stdout, done.stderr)
+    assert done.returncode == 1  # cat's
+    text = done.stdout
+    # Some sessions are of the loader, whose library search may fail too: look at the last.
+    block = [b for b in re.split(r"\n\n\n", text) if "TID/PID" in b][-1]
+    assert re.search(r"TID/PID (\d+)/\1 \(cat/cat\):", block)
+    assert re.search(
+        r"→ do_sys_openat2 *\n"
+        r"    → do_filp_open *\n"
+        r"        ↔ path_openat   \[-ENOENT\] +\d+\.\d{3}us\n"
+        r"    ← do_filp_open      \[-ENOENT\] +\d+\.\d{3}us\n"
+        r"← do_sys_openat2        \[-ENOENT\] +\d+\.\d{3}us\n",
+        block,
+    )
+    stack = block[block.rindex("\n\n") :]
+    assert re.search(r"\n +do_syscall_64\+0x[0-9a-f]+ ", stack)
+    assert re.search(
+        r"\n +\d+us \[-ENOENT\]  do_sys_openat2\+0x[0-9a-f]+ *\n"
+        r" +\d+us \[-ENOENT\]  do_filp_open\+0x[0-9a-f]+ *\n"
+        r"! +\d+us \[-ENOENT\]  path_openat *$",
+        stack,
+    )
+    assert "bpf_" not in stack
+    assert re.search(r"\nDetaching\.\.\.\nDONE in \d+ ms\.\n$", text)
+    assert link_ids() <= before
+
+
+@pytest.mark.parametrize("mechanism", ["auto", "-F"])
+def test_explains_a_missing_directory(mechanism: str) -> None:
+    """rmdir below a directory that does not exist fails in the path walk, not in rmdir."""
+    choice = [] if mechanism == "auto" else [mechanism]
+    globs = ["-e", "*sys_rmdir", "-a", "do_rmdir", "-a", "filename_*", "-a", "*path_parentat"]
+    done = snoop("--json", *choice, *globs, "-x", "ENOENT", command=["rmdir", "/no/such/dir"])
+    print(done.stdout, done.stderr)
+    assert done.returncode == 1
+    (session,) = sessions(done)
+    assert session["comm"] == "rmdir" and session["failed"]
+    chain = [row["function"] for row in session["stack"] if "function" in row]
+    assert chain[0] == "__x64_sys_rmdir"
+    assert "parentat" in chain[-1]
+    for row in session["stack"]:
+        if "function" in row:
+            assert row["result"]["text"] == "-ENOENT", row
+            assert row["result"]["errno"] == 2
+    durations = [row["duration_ns"] for row in session["stack"] if "function" in row]
+    assert durations == sorted(durations, reverse=True)
+
+
+def test_mechanism_by_default(kernel_row: str) -> None:
+    """kprobe.multi where the kernel has it, else trampolines; the report says which."""
+    done = snoop("--json", "--dry-run", *OPEN)
+    (line,) = map(json.loads, done.stdout.splitlines())
+    wanted = "kprobe.multi" if probes().supports(Feature.KPROBE_MULTI) else "fentry"
+    assert line["mechanism"] == f"{wanted} (3)"
+    assert [f["name"] for f in line["functions"] if f["entry"]] == ["do_sys_openat2"]
+
+
+# -- selection --------------------------------------------------------------
+
+
+def test_dry_run_lists_and_denies() -> None:
+    """Entries marked, deny globs applied, enforced list enforced, nothing attached."""
+    before = link_ids()
+    done = snoop(
+        *("--dry-run", "-vv", "-e", "*sys_openat*", "-a", "do_filp_open", "-a", "path_o*"),
+        *("-d", "path_openat", "-a", "migrate_*able", "-a", "__rcu_read_*lock", "-a", "do_exit"),
+    )
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    names = re.findall(r"^Attached \(dry run\) to function #\d+ '([^']+)'", done.stdout, re.M)
+    assert "do_filp_open" in names and "__x64_sys_openat" in names
+    assert not {"path_openat", "migrate_disable", "__rcu_read_lock", "do_exit"} & set(names)
+    assert "Function '__x64_sys_openat' is marked as an entry point." in done.stdout
+    assert "Function 'path_openat' is denied." in done.stdout
+    assert re.search(r"'do_filp_open' \(addr 0xffff[0-9a-f]+, btf id \d+, flags PTR\)", done.stdout)
+    assert f"Found {len(names)} attachable functions in total." in done.stdout
+    assert "never returns" in done.stdout
+    assert link_ids() == before
+
+
+def test_entry_glob_that_matches_nothing() -> None:
+    """Fatal, status 1, with a name that comes near."""
+    done = snoop("-e", "do_sys_openat3")
+    assert done.returncode == 1
+    assert "do_sys_openat3" in done.stderr and "do_sys_openat2" in done.stderr
+    assert done.stdout == ""
+
+
+def test_statuses_of_commands() -> None:
+    """The command's status comes through; one that does not exist is 127 before anything starts."""
+    done = subprocess.run([*TOOL, *OPEN, "--", "sh", "-c", "exit 7"], check=False, cwd=ROOT)
+    assert done.returncode == 7
+    done = subprocess.run(
+        [*TOOL, *OPEN, "--", "no-such-program"], capture_output=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (127, b"")
+
+
+# -- filters ----------------------------------------------------------------
+
+
+def test_filters() -> None:
+    """-n, -N, -x, -X, -L each let pass what they should."""
+    script = f"cat {MISSING}; rmdir /no/such/dir; ls {MISSING}; cat /no/such/second; true"
+    command = ["sh", "-c", script]
+    entry = ["--json", "-e", "do_sys_openat2", "-e", "*sys_rmdir"]
+
+    def comms(*arguments: str) -> list[str]:
+        done = snoop(*entry, *arguments, command=command)
+        assert done.returncode == 0, done.stderr
+        return [s["comm"] for s in sessions(done)]
+
+    assert comms("-n", "cat", "-n", "rmdir") == ["cat", "rmdir", "cat"]
+    assert comms("-n", "cat", "-n", "rmdir", "-N", "cat") == ["rmdir"]
+    assert comms("-n", "rmdir", "-X", "ENOENT") == []
+    assert comms("-n", "rmdir", "-x", "EBUSY") == []
+    assert comms("-n", "cat", "-L", "60000") == []
+
+
+def test_own_process_is_not_traced() -> None:
+    """The tool's own system calls open no session; those of a given process do."""
+    done = snoop("--json", "-S", "-e", "do_sys_openat2", command=["cat", MISSING])
+    found = sessions(done)
+    assert found
+    assert not any(s["comm"].startswith("python") for s in found)
+    assert any(not s["failed"] for s in found)  # -S: the shell's and cat's own files open
+
+
+def test_pid_filter() -> None:
+    """-p takes the sessions of one process only, -P all but that one."""
+    with subprocess.Popen(
+        ["sh", "-c", f"while :; do cat {MISSING}; : < {MISSING}; sleep 0.2; done"],
+        stderr=subprocess.DEVNULL,
+    ) as other:
+        try:
+            pid = str(other.pid)
+            only = sessions(snoop("--json", *OPEN, "-p", pid, command=["sleep", "2"]))
+            rest = sessions(snoop("--json", *OPEN, "-P", pid, command=["sleep", "2"]))
+        finally:
+            other.kill()
+    assert {s["pid"] for s in only} == {int(pid)}
+    assert rest and int(pid) not in {s["pid"] for s in rest}
+
+
+def test_exec_inside_a_session() -> None:
+    """The command name is looked at once: a task that changes its name keeps its session."""
+    done = snoop(
+        *("-T", "--json", "-e", "__x64_sys_execve", "-a", "begin_new_exec", "-n", "sh"),
+        command=["cat", "/dev/null"],
+    )
+    found = sessions(done)
+    print(done.stdout, done.stderr)
+    assert any(s["comm"] == "sh" and not s["failed"] for s in found)
+    (session,) = [s for s in found if not s["failed"]][:1]
+    calls = [(e["event"], e["function"]) for e in session["trace"]]
+    assert calls[0] == ("call", "__x64_sys_execve")
+    assert calls[-1] == ("return", "__x64_sys_execve")
+    assert ("return", "begin_new_exec") in calls
+
+
+def test_task_that_dies_inside_a_session() -> None:
+    """A killed task never returns from get_signal: its session ends with it, unfinished."""
+    done = snoop(
+        *("-S", "--json", "-e", "get_signal", "-a", "dequeue_signal*", "-n", "sh"),
+        command=["sh", "-c", "kill -KILL $$"],
+    )
+    print(done.stdout, done.stderr)
+    (session,) = [s for s in sessions(done) if not s["finished"]]
+    first = next(row for row in session["stack"] if "function" in row)
+    assert (first["function"], first["done"]) == ("get_signal", False)
+
+
+def test_cleanup_does_not_hide_the_error() -> None:
+    """What fails and is cleaned up after is put back below the caller that reports it."""
+    done = snoop(
+        *("--json", "-e", "do_sys_openat2", "-a", "do_filp_open", "-a", "putname"),
+        *("-a", "put_unused_fd", "-n", "cat"),
+        command=["cat", MISSING],
+    )
+    print(done.stdout, done.stderr)
+    session = sessions(done)[-1]
+    chain = [(r["function"], r["stitched"]) for r in session["stack"] if "function" in r]
+    assert chain[0] == ("do_sys_openat2", False)
+    assert chain[-1][0] == "do_filp_open"
+
+
+# -- losses and ends --------------------------------------------------------
+
+
+def test_a_ring_too_small_is_told() -> None:
+    """One page of ring buffer loses records: incomplete sessions and totals say so."""
+    script = "for i in 1 2 3 4 5 6 7 8 9; do ls -R /sys/kernel/mm; done"
+    done = snoop(
+        *("-T", "-C", "bpf.ringbuf-size=4096", "-e", "do_sys_openat2", "-a", "do_filp_open"),
+        *("-a", "path_openat", "-a", "link_path_walk*", "-a", "vfs_open", "-a", "do_dentry_open"),
+        command=["sh", "-c", script],
+    )
+    assert done.returncode == 0
+    counts = dict(re.findall(r"^(DROPPED|INCOMPLETE) SAMPLES: +(\d+)$", done.stderr, re.M))
+    assert int(counts["DROPPED"]) + int(counts["INCOMPLETE"]) > 0
+    if int(counts["INCOMPLETE"]):
+        assert "WARNING! Sample data incomplete!" in done.stdout or int(counts["DROPPED"])
+
+
+def test_interrupt() -> None:
+    """Ctrl-C ends the run: what was seen is shown, all is detached, status 0, no images left."""
+    before = link_ids()
+    with subprocess.Popen(
+        [*TOOL, "-F", "-n", "cat", *OPEN], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as tool:
+        assert tool.stdout is not None
+        assert tool.stdout.readline() == "Receiving data...\n"
+        subprocess.run(["cat", MISSING], check=False, stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        tool.send_signal(signal.SIGINT)
+        text = tool.stdout.read()
+    assert tool.returncode == 0
+    assert re.search(r"! +\d+us \[-ENOENT\]  path_openat", text)
+    assert re.search(r"\n\nDetaching\.\.\.\nDONE in \d+ ms\.\n$", text)
+    assert link_ids() <= before
+    # Images of dead trampolines go when the last task has left them.
+    for _ in range(50):
+        if not kallsyms.read().trampolines():
+            break
+        time.sleep(0.2)
+    assert kallsyms.read().trampolines() == []
+
+
+def test_void_functions_by_trampolines() -> None:
+    """-F on functions that return nothing works (they defeat retsnoop's own -F)."""
+    done = snoop("-F", "-S", "--json", "-e", "vfree", command=["ls", "/"])
+    assert done.returncode == 0, done.stderr
+    for session in sessions(done):
+        assert session["stack"][-1]["result"] == {"text": "void"}
+
+
+def test_unfiltered_stack_and_addresses() -> None:
+    """-C stacks.*: addresses in front, trampolines shown, decimal offsets."""
+    done = snoop(
+        *("-F", "-n", "cat", *OPEN, "-C", "stacks.unfiltered=y", "-C", "stacks.emit-addrs=1"),
+        *("-C", "stacks.dec-offs=true"),
+        command=["cat", MISSING],
+    )
+    print(done.stdout, done.stderr)
+    assert re.search(r"  ffff[0-9a-f]{12} do_sys_openat2\+\d+ ", done.stdout)
+    assert re.search(r" ~ffff[0-9a-f]{12} bpf_trampoline_\d+\+\d+ ", done.stdout)
