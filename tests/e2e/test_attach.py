@@ -176,7 +176,7 @@ def test_kprobe_multi_by_address_and_by_symbol(kinds: pybpf.Object) -> None:
 
 @pytest.mark.needs(Feature.FMOD_RET)
 def test_fmod_ret_decides() -> None:
-    """getpgid() fails as fmod_ret decided, and a fexit program sees that value."""
+    """getpgid(PID) fails as fmod_ret decided, and a fexit program sees that value."""
     with pybpf.open(DATA / "fmod_ret.bpf.o") as obj:
         obj.globals.my_tgid = os.getpid()
         obj.load()
@@ -184,14 +184,14 @@ def test_fmod_ret_decides() -> None:
             obj.programs["on_modify"].attach(cookie=9),
             obj.programs["on_exit"].attach(),
         ):
-            os.getpgid(0)
+            os.getpgid(os.getpid())
             assert (obj.globals.seen_ret, obj.globals.runs) == (0, 1)
             obj.globals.decided = -errno.EPERM
             with pytest.raises(PermissionError):
-                os.getpgid(0)
+                os.getpgid(os.getpid())
             assert (obj.globals.seen_ret, obj.globals.runs) == (-errno.EPERM, 2)
         assert obj.globals.fmod_cookie == 9
-        os.getpgid(0)
+        os.getpgid(os.getpid())
 
 
 def test_all_or_nothing() -> None:
