@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .obj.spec import ObjectSpec, ProgramSpec
     from .programs import Cookies
     from .trampoline.cost import Mechanism
-    from .trampoline.planner import Plan, Target, Template
+    from .trampoline.planner import Lowering, Plan, Target, Template
 
 __all__ = ["Object", "open_object"]
 
@@ -563,6 +563,7 @@ class Object:
         *,
         mechanism: str | Mechanism = "auto",
         prefer: str | None = None,
+        lowering: str | Lowering = "auto",
         cookies: Cookies | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
@@ -580,6 +581,7 @@ class Object:
             plan_facts(self.facts),
             mechanism=mechanism,
             prefer=prefer,
+            lowering=lowering,
             cookies=_cookies(cookies, wanted),
             progress=progress,
             planned=planned,

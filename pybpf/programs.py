@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .obj.spec import ProgramSpec
     from .trampoline.attach import MultiLink, Progress
     from .trampoline.cost import Mechanism
-    from .trampoline.planner import Plan, Target, Template
+    from .trampoline.planner import Lowering, Plan, Target, Template
     from .trampoline.targets import Asked
 
     #: One for all, one per named function in order, by name, or computed.
@@ -130,6 +130,7 @@ class Host(Protocol):
         *,
         mechanism: str | Mechanism,
         prefer: str | None,
+        lowering: str | Lowering,
         cookies: Cookies | None,
         progress: Progress | None,
         planned: Callable[[Plan], None] | None,
@@ -328,6 +329,7 @@ class Program:
         *,
         mechanism: str | Mechanism = "auto",
         prefer: str | None = None,
+        lowering: str | Lowering = "auto",
         cookies: Cookies | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
@@ -341,6 +343,7 @@ class Program:
             candidates of `select` or targets; None takes the section's glob
         :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"
         :param prefer: "overhead" for the least cost per call, however long attaching takes
+        :param lowering: "auto", or "direct" or "frame" to compare them
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per name in
             order, a mapping by function name, or a function of the target
         :param progress: called with (programs attached, programs in all)
@@ -359,6 +362,7 @@ class Program:
             asked,
             mechanism=mechanism,
             prefer=prefer,
+            lowering=lowering,
             cookies=cookies,
             progress=progress,
             planned=planned,

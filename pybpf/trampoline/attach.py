@@ -383,12 +383,14 @@ def attach(
     *,
     mechanism: str | Mechanism = "auto",
     prefer: str | None = None,
+    lowering: str | Lowering = "auto",
     cookies: Cookies | None = None,
     progress: Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> MultiLink:
     """Plan and attach; what the kernel refuses one by one is skipped, not fatal.
 
+    :param mechanism: as `plan`, and so `prefer` and `lowering`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
     :param progress: called with (programs attached, programs in all)
     :param planned: called with the plan before anything is attached
@@ -396,7 +398,7 @@ def attach(
     :raises VerifierError: an image was refused for all functions of its group
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
     """
-    made = plan(template, targets, facts, mechanism, prefer=prefer)
+    made = plan(template, targets, facts, mechanism, prefer=prefer, lowering=lowering)
     if planned is not None:
         planned(made)
     link = MultiLink(made)
@@ -421,6 +423,7 @@ def attach(
                 else facts,
                 mechanism,
                 prefer=prefer,
+                lowering=lowering,
             )
             for target in full:
                 del engine.refused[_key(target)]

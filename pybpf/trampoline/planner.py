@@ -68,6 +68,13 @@ class Lowering(Enum):
     REGS = "regs"
 
 
+#: What a caller may ask for instead of "auto".
+_LOWERINGS = {
+    Lowering.DIRECT: (Mechanism.TRAMPOLINE,),
+    Lowering.FRAME: (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE),
+}
+
+
 class Side(Enum):
     """Where one loaded program of a group runs."""
 
@@ -311,6 +318,7 @@ _Answer = tuple[Part, ...] | _No
 class _Planner:
     template: Template
     facts: PlanFacts
+    lowering: Lowering | None = None  # None: the best of each mechanism
     images: dict[tuple[object, ...], Image] = field(default_factory=dict)
     halves: dict[bool, Template] = field(default_factory=dict)
 
@@ -346,9 +354,12 @@ class _Planner:
             Mechanism.KPROBE_MULTI: Feature.KPROBE_MULTI,
             Mechanism.KPROBE: Feature.KPROBE,
         }[mechanism]
-        if self.facts.features.supports(feature):
-            return None
-        return (Reason.NO_MECHANISM, f"this kernel has no {feature.value}", "")
+        if not self.facts.features.supports(feature):
+            return (Reason.NO_MECHANISM, f"this kernel has no {feature.value}", "")
+        if self.lowering is not None and mechanism not in _LOWERINGS[self.lowering]:
+            detail = f"{mechanism.value} has no {self.lowering.value} lowering"
+            return (Reason.NO_MECHANISM, detail, "")
+        return None
 
     # -- one target, one mechanism
 
@@ -453,25 +464,23 @@ class _Planner:
         # The entry half of a session has no return value to read yet.
         returns = side is not Side.ENTRY and (model is None or not model.is_void)
         slots = model.slots if model is not None else 0
-        if mechanism is Mechanism.TRACING_MULTI:
+        if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
             if not traits.accesses:
                 return self.made(template, Lowering.NATIVE, lambda: template.code)
+            if mechanism is Mechanism.TRAMPOLINE and self.lowering is not Lowering.FRAME:
+                return self.made(
+                    template,
+                    Lowering.DIRECT,
+                    lambda: rewrite.direct(template.code, traits, slots=slots, returns=returns),
+                    slots,
+                    returns,
+                )
             shown = returns or not traits.reads_ret
             return self.made(
                 template,
                 Lowering.FRAME,
                 lambda: rewrite.frame(template.code, traits, returns=shown, static=template.static),
                 shown,
-            )
-        if mechanism is Mechanism.TRAMPOLINE:
-            if not traits.accesses:
-                return self.made(template, Lowering.NATIVE, lambda: template.code)
-            return self.made(
-                template,
-                Lowering.DIRECT,
-                lambda: rewrite.direct(template.code, traits, slots=slots, returns=returns),
-                slots,
-                returns,
             )
         return self.made(
             template,
@@ -584,6 +593,7 @@ def plan(
     mechanism: str | Mechanism = "auto",
     *,
     prefer: str | None = None,
+    lowering: str | Lowering = "auto",
 ) -> Plan:
     """Group targets by mechanism and image. Pure.
 
@@ -592,8 +602,10 @@ def plan(
     :param facts: what the kernel offers
     :param mechanism: "auto", or the one to use
     :param prefer: "overhead": the least cost per call first, whatever it costs to attach
+    :param lowering: "auto", or "direct" or "frame" to have it for programs that read
+        context slots; only mechanisms that know it are then used
     :raises PlanError: if the program's use of the context cannot be proved, or the
-        mechanism or preference is none
+        mechanism, lowering or preference is none
     """
     template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
     assert isinstance(template, Template)
@@ -604,8 +616,12 @@ def plan(
     except ValueError:
         names = ", ".join(m.value for m in Mechanism)
         raise PlanError(f"mechanism {mechanism!r}: one of auto, {names}") from None
+    shape = next((form for form in _LOWERINGS if lowering in (form, form.value)), None)
+    if shape is None and lowering != "auto":
+        names = ", ".join(form.value for form in _LOWERINGS)
+        raise PlanError(f"lowering {lowering!r}: one of auto, {names}")
 
-    work = _Planner(template, facts)
+    work = _Planner(template, facts, shape)
     exits = work.exits()
     skipped: list[Skipped] = []
     rest: list[Target] = []

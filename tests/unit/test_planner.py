@@ -319,3 +319,21 @@ def test_unknown_mechanism_and_preference() -> None:
         plan(PROGRAMS[0], [], K7_3, "magic")
     with pytest.raises(PlanError, match="overhead"):
         plan(PROGRAMS[0], [], K7_3, prefer="speed")
+
+
+def test_lowering_on_demand() -> None:
+    """Clones take the frame when asked; mechanisms without the lowering are not used."""
+    reads = template(load(0))
+    one = [Target("f", btf_id=1, address=0x1000, model=model(1))]
+
+    def made(lowering: str, mechanism: str = "auto") -> Plan:
+        return plan(reads, one, K7_3, mechanism, lowering=lowering)
+
+    (group,) = made("frame", "trampoline").groups
+    assert (group.mechanism, group.lowering) == (Mechanism.TRAMPOLINE, Lowering.FRAME)
+    assert made("auto", "trampoline").groups[0].lowering is Lowering.DIRECT
+    assert made("direct").groups[0].mechanism is Mechanism.TRAMPOLINE
+    assert made("frame").groups[0].mechanism is Mechanism.TRACING_MULTI
+    assert made("frame", "kprobe").skipped[0].reason is Reason.NO_MECHANISM
+    with pytest.raises(PlanError, match="auto, direct, frame"):
+        made("regs")
