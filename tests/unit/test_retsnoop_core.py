@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybpf.btf import Btf, BtfKind
-from pybpf.errors import BpfError
+from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from pybpf.features import Feature
 from pybpf.obj.reader import read_object
 from pybpf.trampoline.select import Candidate
@@ -291,18 +291,31 @@ def test_bisect_finds_the_guilty(count: int, bad: set[int]) -> None:
     assert sorted(refused) == [i for i in range(count) if i in bad]
 
 
-def test_bisect_gives_up_on_policy() -> None:
-    """EPERM is about us, not about a function: no halving, the error comes through."""
-    calls = 0
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (DeniedByPolicy(errno.EPERM), 1),
+        (UnsupportedFeature("kprobe.multi"), 1),
+        (BpfError(errno.EMFILE), 1),
+        (VerifierError(errno.EACCES, "clone", "log"), 0),
+        (BpfError(errno.ENOMEM), 0),
+    ],
+)
+def test_bisect_gives_up_on_policy(error: BpfError, calls: int) -> None:
+    """What is about us and not about a function comes through at once, the rest is halved."""
+    tried: list[int] = []
 
     def try_attach(batch: Sequence[Function]) -> None:
-        nonlocal calls
-        calls += 1
-        raise BpfError(errno.EPERM)
+        tried.append(len(batch))
+        raise error
 
-    with pytest.raises(BpfError):
+    if calls:
+        with pytest.raises(BpfError):
+            attach.bisect(CASES, try_attach, lambda f, e: None)
+        assert tried == [4]
+    else:
         attach.bisect(CASES, try_attach, lambda f, e: None)
-    assert calls == 1
+        assert sorted(tried) == [1, 1, 1, 1, 2, 2, 4]
 
 
 def test_preset_globs_are_well_formed() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pybpf.errors import BpfError
+from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from pybpf.features import Feature
 from pybpf.trampoline.cost import OWN_OPS, SHARED_OPS, Cost
 from pybpf.trampoline.cost import Mechanism as Priced
@@ -50,8 +50,8 @@ _PRICED = {
     Mechanism.SINGLE: Priced.KPROBE,
     Mechanism.TRAMPOLINE: Priced.TRAMPOLINE,
 }
-# Errors that no choice of functions would avoid.
-_HOPELESS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
+# Errors that no choice of functions would avoid, besides the typed ones below.
+_HOPELESS = frozenset({errno.ENOSYS, errno.EBADF, errno.EMFILE, errno.ENFILE})
 
 #: Called with (links or functions done, in all).
 Progress = Callable[[int, int], None]
@@ -171,13 +171,18 @@ def bisect(
         try:
             attach(batch)
         except BpfError as error:
-            if error.errno in _HOPELESS:
+            if _is_hopeless(error):
                 raise
             if len(batch) == 1:
                 refuse(batch[0], error)
             else:
                 half = len(batch) // 2
                 todo += [batch[half:], batch[:half]]
+
+
+def _is_hopeless(error: BpfError) -> bool:
+    """True if the error is about this kernel or process, not about a function."""
+    return isinstance(error, (DeniedByPolicy, UnsupportedFeature)) or error.errno in _HOPELESS
 
 
 class Attacher:
