@@ -20,6 +20,7 @@ from .._uapi.enums import AttachType, ProgType
 from ..asm import insn as asm
 from ..errors import UnsupportedFeature
 from ..features import Feature
+from .model import Models
 from .select import Candidate, select
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .._sys.fd import Fd
     from ..kernel.host import Facts
 
-__all__ = ["Cost", "measure"]
+__all__ = ["Measured", "measure"]
 
 #: Functions that only BPF_PROG_TEST_RUN calls.
 TEST_FUNCTIONS = "bpf_fentry_test?"
@@ -42,7 +43,7 @@ _RETURN_0 = asm.encode([asm.mov(0, 0), asm.exit_()])
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class Measured:
     """What one mechanism costs on one kernel; times in milliseconds.
 
     :param mechanism: ``trampoline``, ``tracing_multi``, ``kprobe_multi``, ``kprobe``
@@ -71,16 +72,19 @@ class Cost:
         return self.detach_link + self.detach * functions
 
 
-def measure(facts: Facts) -> tuple[Cost, ...]:
+def measure(facts: Facts) -> tuple[Measured, ...]:
     """Costs of every mechanism the kernel has. Takes some seconds, most of them detaching.
 
     :raises BpfError: if something that the probes found possible fails
     :raises UnsupportedFeature: if the kernel has no functions to try it on
     """
     few = select(facts, [TEST_FUNCTIONS], need_btf=True).candidates
-    crowd = [c for c in select(facts, CROWD, at_exit=True).candidates if c.btf_id and not c.module][
-        :_CROWD_SIZE
-    ]
+    models = Models(facts.btf.vmlinux())
+    crowd = [
+        c
+        for c in select(facts, CROWD, at_exit=True).candidates
+        if c.btf_id and not c.module and models.of_func(c.btf_id).obstacle is None
+    ][:_CROWD_SIZE]
     if not few or len(crowd) < 2:
         raise UnsupportedFeature("functions to measure with", hint="ftrace lists too few")
     costs = []
@@ -128,10 +132,10 @@ def _up_and_down(attach: Iterable[Callable[[], Fd]]) -> tuple[float, float]:
         return up * 1e3, (time.perf_counter() - start) * 1e3
 
 
-def _each(mechanism: str, load: float, attach: Sequence[Callable[[], Fd]]) -> Cost:
+def _each(mechanism: str, load: float, attach: Sequence[Callable[[], Fd]]) -> Measured:
     """A mechanism with one link per function."""
     up, down = _up_and_down(attach)
-    return Cost(mechanism, len(attach), load, 0.0, up / len(attach), down / len(attach))
+    return Measured(mechanism, len(attach), load, 0.0, up / len(attach), down / len(attach))
 
 
 def _together(
@@ -139,7 +143,7 @@ def _together(
     load: float,
     attach: Callable[[Sequence[Candidate]], Fd],
     crowd: Sequence[Candidate],
-) -> Cost:
+) -> Measured:
     """A mechanism with one link for all functions: a straight line through two counts."""
 
     def best(count: int) -> tuple[float, float]:
@@ -149,7 +153,7 @@ def _together(
     (up_one, down_one), (up_all, down_all) = best(1), best(len(crowd))
     more = len(crowd) - 1
     per_up, per_down = max(up_all - up_one, 0.0) / more, max(down_all - down_one, 0.0) / more
-    return Cost(
+    return Measured(
         mechanism,
         len(crowd),
         load,
@@ -160,7 +164,7 @@ def _together(
     )
 
 
-def _trampoline(few: Sequence[Candidate]) -> Cost:
+def _trampoline(few: Sequence[Candidate]) -> Measured:
     kind, attach = ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_TRACE_FENTRY
     load = _load_ms(lambda: _load(kind, attach, few[0].btf_id))
     with ExitStack() as stack:
@@ -169,7 +173,7 @@ def _trampoline(few: Sequence[Candidate]) -> Cost:
         return _each("trampoline", load, links)
 
 
-def _tracing_multi(crowd: Sequence[Candidate]) -> Cost:
+def _tracing_multi(crowd: Sequence[Candidate]) -> Measured:
     kind, attach = ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_TRACE_FENTRY_MULTI
     load = _load_ms(lambda: _load(kind, attach))
     with _load(kind, attach) as program:
@@ -181,7 +185,7 @@ def _tracing_multi(crowd: Sequence[Candidate]) -> Cost:
         return _together("tracing_multi", load, link, crowd)
 
 
-def _kprobe_multi(crowd: Sequence[Candidate]) -> Cost:
+def _kprobe_multi(crowd: Sequence[Candidate]) -> Measured:
     kind, attach = ProgType.BPF_PROG_TYPE_KPROBE, AttachType.BPF_TRACE_KPROBE_MULTI
     load = _load_ms(lambda: _load(kind, attach))
     with _load(kind, attach) as program:
@@ -192,7 +196,7 @@ def _kprobe_multi(crowd: Sequence[Candidate]) -> Cost:
         return _together("kprobe_multi", load, link, crowd)
 
 
-def _kprobe(few: Sequence[Candidate]) -> Cost:
+def _kprobe(few: Sequence[Candidate]) -> Measured:
     kind = ProgType.BPF_PROG_TYPE_KPROBE
     load = _load_ms(lambda: _load(kind))
     with _load(kind) as program:

@@ -18,6 +18,7 @@ from pybpf.asm import insn as asm
 from pybpf.errors import BpfError
 from pybpf.features import Feature, Support
 from pybpf.kernel.host import Facts
+from pybpf.trampoline.model import Models
 from pybpf.trampoline.reasons import Reason
 from pybpf.trampoline.select import Candidate, select
 from tests.support import rows
@@ -122,7 +123,12 @@ def test_what_is_selected_can_be_attached_to(facts: Facts) -> None:
 @pytest.mark.needs("tracing_multi.info")
 def test_ids_lead_to_the_selected_addresses(facts: Facts) -> None:
     """The kernel resolves each candidate's BTF id to the address selection gave it."""
-    candidates = [c for c in select(facts, ["vfs_*", "tcp_v4_*"]).candidates if c.btf_id]
+    models = Models(facts.btf.vmlinux())
+    candidates = [
+        c
+        for c in select(facts, ["vfs_*", "tcp_v4_*"]).candidates
+        if c.btf_id and models.of_func(c.btf_id).obstacle is None
+    ]
     assert len(candidates) > 60
     attach = AttachType.BPF_TRACE_FENTRY_MULTI
     by_id: dict[int | None, Candidate] = {c.btf_id: c for c in candidates}
@@ -197,3 +203,65 @@ def test_facts_carry_selection_to_another_machine(facts: Facts, tmp_path: Path) 
     loaded = Facts.from_json(json.loads(path.read_bytes()))
     globs = ["vfs_*", "*_sys_getegid16", "p_*", "do_exit"]
     assert select(loaded, globs) == select(facts, globs)
+
+
+# -- modules ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_modules() -> Facts:
+    """Facts of the kernel after two modules were loaded."""
+    for module in ("nf_conntrack", "dummy"):
+        subprocess.run(["modprobe", module], check=True, capture_output=True)
+    return Facts()
+
+
+def test_modules_in_every_source(with_modules: Facts) -> None:
+    """kallsyms, ftrace, BTF and the kernel's objects all know the loaded modules."""
+    facts = with_modules
+    loaded = {"nf_conntrack", "dummy"}
+    assert loaded <= set(facts.modules)
+    assert loaded <= set(facts.btf.modules())
+    assert loaded <= set(facts.ftrace.modules())
+    assert loaded <= {s.module for s in facts.kallsyms if s.is_function}
+    (symbol,) = facts.kallsyms.by_name("nf_conntrack_in")
+    assert symbol.module == "nf_conntrack"
+    found = facts.kallsyms.lookup(symbol.addr + 8)
+    assert found is not None
+    assert (found[0].name, found[1]) == ("nf_conntrack_in", 8)
+
+
+def test_module_functions_are_selected(with_modules: Facts) -> None:
+    """By either spelling; ids are those of the module's BTF, which continues vmlinux's."""
+    facts = with_modules
+    found = select(facts, ["nf_conntrack:nf_ct_*"])
+    assert len(found.candidates) > 20
+    assert found == select(facts, ["nf_ct_* [nf_conntrack]"])
+    btf = facts.btf.get("nf_conntrack")
+    assert btf is not None
+    for candidate in found.candidates:
+        assert candidate.module == "nf_conntrack"
+        if candidate.btf_id is not None:
+            assert candidate.btf_id >= btf.start_id
+            assert btf.name(candidate.btf_id) == candidate.name
+    assert select(facts, ["vmlinux:nf_conntrack_in"]).skipped[0].reason is Reason.NOT_FOUND
+
+
+def test_a_module_function_takes_a_program(with_modules: Facts) -> None:
+    """The id and the BTF object's descriptor together make the verifier accept the target."""
+    facts = with_modules
+    (found,) = select(facts, ["nf_conntrack_in"], need_btf=True).candidates
+    assert found.btf_id is not None
+    assert not facts.is_saved
+    with (
+        facts.btf.fd("nf_conntrack") as btf_fd,  # type: ignore[union-attr]
+        _load(
+            ProgType.BPF_PROG_TYPE_TRACING,
+            expected_attach_type=AttachType.BPF_TRACE_FENTRY,
+            attach_btf_id=found.btf_id,
+            attach_btf_obj_fd=btf_fd.fileno(),
+        ) as program,
+    ):
+        info = sys_bpf.prog_info(program)
+        assert info.attach_btf_id == found.btf_id
+        assert info.attach_btf_obj_id == facts.btf.object_id("nf_conntrack")  # type: ignore[union-attr]
