@@ -14,49 +14,37 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from ._sys import bpf as sys_bpf
-from ._uapi.enums import AttachType, MapType, ProgType
-from .asm import encode
-from .asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
+from ._uapi.enums import MapType
 from .btf import Btf, BtfKind
-from .btf.twins import add_static_twins
-from .errors import BpfError, DeniedByPolicy, PlanError, RelocationError, UnsupportedFeature
+from .errors import BpfError, DeniedByPolicy, RelocationError, UnsupportedFeature
 from .globals import Globals
 from .kernel.host import Facts, SavedBtf
 from .links import LinkSet
 from .maps import Map
 from .obj.externs import kconfig_values
-from .obj.linker import LinkedProgram, Linker, LinkTarget, Resolved
+from .obj.linker import LinkedProgram, Linker, LinkTarget
 from .obj.reader import read_object
 from .programs import BtfTarget, Prepared, Program
-from .trampoline.attach import MultiLink, Progress, attach
-from .trampoline.targets import Asked, Resolver, plan_facts
-from .trampoline.template import make_template, pack_info
-from .trampoline.traits import Hook
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
     from ._sys.fd import Fd
-    from .asm.edit import Code
     from .kernel.btf import KernelBtf
+    from .multi import MultiPrograms
     from .obj.spec import ObjectSpec, ProgramSpec
-    from .programs import Cookies
-    from .trampoline.cost import Mechanism
-    from .trampoline.planner import Lowering, Plan, Target, Template
 
 __all__ = ["Object", "open_object"]
 
 PIN_ROOT = "/sys/fs/bpf"
 _PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
-BPF_F_SLEEPABLE = 1 << 4
-SESSION = "bpf_session_"  # prefix of the session kfuncs
 
 
 def _read(source: str | bytes | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
@@ -94,42 +82,6 @@ def open_object(
         blob, label = _read(kernel_btf)
         btf = Btf(blob, name=label)
     return Object(spec, btf, facts)
-
-
-_HOOKS = {
-    AttachType.BPF_TRACE_FENTRY_MULTI: Hook.ENTRY,
-    AttachType.BPF_TRACE_FEXIT_MULTI: Hook.EXIT,
-    AttachType.BPF_TRACE_FSESSION_MULTI: Hook.SESSION,
-}
-
-
-def _cookies(
-    cookies: Cookies | None, asked: str | Sequence[object]
-) -> Callable[[Target], int] | None:
-    if cookies is None or callable(cookies):
-        return cookies
-    if isinstance(cookies, int):
-        value = cookies
-        return lambda target: value
-    if isinstance(cookies, Mapping):
-        by_name = cookies
-        return lambda target: by_name.get(target.name, 0)
-    if isinstance(asked, str) or len(asked) != len(cookies):
-        raise PlanError("a sequence of cookies goes with as many functions, named one by one")
-    named = {
-        getattr(item, "name", item): cookie for item, cookie in zip(asked, cookies, strict=True)
-    }
-    return lambda target: named.get(target.name, 0)
-
-
-class _MultiLinker(Linker):
-    # Session kfuncs are what a mechanism makes of them: left open here, never an error,
-    # although kernels differ in their prototypes and 6.1 has none.
-    def resolve(self, number: int) -> Resolved | None:
-        extern = self.spec.externs[number]
-        if not extern.weak and extern.name.startswith(SESSION):
-            raise RelocationError(f"extern {extern.name!r} must be declared __weak")
-        return None if extern.name.startswith(SESSION) else super().resolve(number)
 
 
 class _ModuleBtfs(Mapping[str, Btf]):
@@ -193,7 +145,8 @@ class Object:
         self._linked: dict[str, LinkedProgram] = {}
         self._loaded = False
         self._prepared = False
-        self._twins: Mapping[int, int] = {}
+        #: BTF id of each FUNC -> id of its twin with static linkage (multi programs only).
+        self.static_twins: Mapping[int, int] = {}
         #: Why the kernel refused the object's own BTF, None if it took it.
         self.btf_error: BpfError | None = None
         self.programs: Mapping[str, Program] = {
@@ -214,6 +167,11 @@ class Object:
     @property
     def loaded(self) -> bool:
         return self._loaded
+
+    @property
+    def btf_fd(self) -> int:
+        """Descriptor of the object's own BTF in the kernel, 0 if it has none there."""
+        return self._btf_fd.fileno() if self._btf_fd is not None else 0
 
     # -- loading
 
@@ -263,7 +221,7 @@ class Object:
     def _fill_kconfig(self) -> None:
         for bpf_map in self.maps.values():
             if bpf_map.spec.data == "kconfig" and self.spec.btf is not None:
-                target = self._link_target
+                target = self.link_target
                 bpf_map.initial = bytearray(
                     kconfig_values(
                         self.spec.externs,
@@ -278,7 +236,9 @@ class Object:
         if blob is None:
             return
         if any(program.is_multi for program in self.programs.values()):
-            blob, self._twins = add_static_twins(blob)
+            from .btf.twins import add_static_twins
+
+            blob, self.static_twins = add_static_twins(blob)
         try:
             self._btf_fd = self._fds.enter_context(sys_bpf.btf_load(blob))
         except DeniedByPolicy:
@@ -288,7 +248,7 @@ class Object:
             self.btf_error = error
 
     def _create_maps(self) -> None:
-        btf_fd = self._btf_fd.fileno() if self._btf_fd is not None else 0
+        btf_fd = self.btf_fd
         for bpf_map in self.maps.values():
             if not bpf_map.spec.autocreate or bpf_map.created:
                 continue
@@ -350,10 +310,11 @@ class Object:
     @cached_property
     def _linker(self) -> Linker:
         skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
-        return Linker(self.spec, self._link_target, skip_maps=skip)
+        return Linker(self.spec, self.link_target, skip_maps=skip)
 
     @cached_property
-    def _link_target(self) -> LinkTarget:
+    def link_target(self) -> LinkTarget:
+        """What linking needs to know of the kernel."""
         facts = self.facts
         needs_btf = self.spec.btf is not None
         modules: Mapping[str, Btf] = {}
@@ -386,7 +347,7 @@ class Object:
         return Prepared(
             self._with_fds(linked),
             self.spec.license,
-            self._btf_fd.fileno() if self._btf_fd is not None else 0,
+            self.btf_fd,
             linked.func_info if info else b"",
             linked.func_info_rec_size if info and linked.func_info else 0,
             linked.line_info if info else b"",
@@ -481,118 +442,14 @@ class Object:
                 return candidate
         raise BpfError(errno.ENOENT, f"system call {name!r}")
 
-    # -- multi programs
-
-    def template(self, program: Program) -> Template:
-        """A multi program's code and what messages need, for planning.
-
-        :raises PlanError: if it is no ``*.multi`` program
-        :raises RelocationError: it refers to something this kernel lacks
-        """
-        if not program.is_multi:
-            raise PlanError(f"program {program.name!r} ({program.section}) is no multi program")
-        return make_template(
-            self._multi_linker.link(program.name),
-            self.spec.btf,
-            hook=_HOOKS[AttachType(program.expected_attach_type)],
-            sleepable=bool(program.flags & BPF_F_SLEEPABLE),
-            static=lambda type_id: self._twins.get(type_id, type_id),
-        )
+    # -- multi programs (`pybpf.multi`, imported when first used: it is much code)
 
     @cached_property
-    def _multi_linker(self) -> Linker:
-        skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
-        return _MultiLinker(self.spec, self._link_target, skip_maps=skip)
+    def multi(self) -> MultiPrograms:
+        """What plans, loads and attaches this object's ``*.multi`` programs."""
+        from .multi import MultiPrograms
 
-    def load_image(
-        self,
-        template: Template,
-        code: Code,
-        *,
-        prog_type: int,
-        attach_type: int,
-        btf_id: int,
-        module: str,
-    ) -> Fd:
-        """Load one image of a multi program (BPF_PROG_LOAD).
-
-        :param btf_id: function to load for, 0 for none
-        :param module: whose BTF it is in, "" for vmlinux
-        """
-        self.prepare()
-        tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
-        info = self._btf_fd is not None
-        func_info, line_info = pack_info(code) if info else (b"", b"")
-        return sys_bpf.prog_load(
-            prog_type,
-            self._image_bytes(template, code),
-            license=self.spec.license,
-            name=template.name,
-            expected_attach_type=attach_type,
-            prog_flags=BPF_F_SLEEPABLE if template.sleepable and tracing else 0,
-            kern_version=self.spec.version,
-            attach_btf_id=btf_id,
-            attach_btf_obj_fd=self.module_fd(module) if module and tracing else 0,
-            prog_btf_fd=self._btf_fd.fileno() if self._btf_fd is not None else 0,
-            func_info=func_info,
-            func_info_rec_size=8 if func_info else 0,
-            line_info=line_info,
-            line_info_rec_size=16 if line_info else 0,
-        )
-
-    def _image_bytes(self, template: Template, code: Code) -> bytes:
-        # Map numbers become descriptors, session calls the kernel's kfuncs.
-        out = bytearray(encode(code.insns))
-        names = self.spec.map_names
-        for slot, insn in enumerate(code.insns):
-            at = 8 * slot
-            if insn.is_ld_imm64 and insn.src in (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE):
-                fd = self.maps[names[insn.imm]].fileno()
-                out[at + 4 : at + 8] = fd.to_bytes(4, "little")
-            elif insn.is_call and insn.src == 0 and insn.imm in template.session_calls:
-                name = template.session_calls[insn.imm]
-                target = self.btf_target(name, "vmlinux", "kfunc")
-                call = Insn(insn.code, 0, PSEUDO_KFUNC_CALL, 0, target.btf_id)
-                out[at : at + 8] = encode([call])
-        return bytes(out)
-
-    def attach_multi(
-        self,
-        program: Program,
-        asked: Asked,
-        *,
-        mechanism: str | Mechanism = "auto",
-        prefer: str | None = None,
-        lowering: str | Lowering = "auto",
-        cookies: Cookies | None = None,
-        progress: Progress | None = None,
-        planned: Callable[[Plan], None] | None = None,
-    ) -> MultiLink:
-        """See `Program.attach_multi`."""
-        self.prepare()
-        template = self.template(program)
-        at_exit = template.hook is not Hook.ENTRY
-        wanted = asked if isinstance(asked, str) else list(asked)
-        targets, skipped = Resolver(self.facts).resolve(wanted, at_exit=at_exit)
-        link = attach(
-            self,
-            template,
-            targets,
-            plan_facts(self.facts),
-            mechanism=mechanism,
-            prefer=prefer,
-            lowering=lowering,
-            cookies=_cookies(cookies, wanted),
-            progress=progress,
-            planned=planned,
-        )
-        link.skipped = (*skipped, *link.skipped)
-        if not link.targets:
-            link.detach()
-            first = str(link.skipped[0]) if link.skipped else "no function was named"
-            more = f", and {len(link.skipped) - 1} more" if len(link.skipped) > 1 else ""
-            raise PlanError(f"program {program.name!r}: nothing to attach to: {first}{more}")
-        return link
+        return MultiPrograms(self)
 
     # -- attaching
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     #: One for all, one per named function in order, by name, or computed.
     Cookies = int | Sequence[int] | Mapping[str, int] | Callable[[Target], int]
 
-__all__ = ["BtfTarget", "Host", "Prepared", "Program", "RunResult"]
+__all__ = ["BtfTarget", "Host", "MultiHost", "Prepared", "Program", "RunResult"]
 
 # expected attach type -> (prefix of the BTF name, what the target is called in messages)
 _BTF_TARGETS = {
@@ -121,9 +121,18 @@ class Host(Protocol):
 
     def kprobe_addresses(self, glob: str) -> Sequence[int]: ...
 
+    def syscall_symbol(self, name: str) -> str: ...
+
+    @property
+    def multi(self) -> MultiHost: ...
+
+
+class MultiHost(Protocol):
+    """What plans and attaches multi programs (`pybpf.multi.MultiPrograms`)."""
+
     def template(self, program: Program) -> Template: ...
 
-    def attach_multi(
+    def attach(
         self,
         program: Program,
         asked: Asked,
@@ -135,8 +144,6 @@ class Host(Protocol):
         progress: Progress | None,
         planned: Callable[[Plan], None] | None,
     ) -> MultiLink: ...
-
-    def syscall_symbol(self, name: str) -> str: ...
 
 
 class Program:
@@ -321,7 +328,7 @@ class Program:
 
         :raises PlanError: for a program that is no ``*.multi`` one
         """
-        return self._host.template(self)
+        return self._host.multi.template(self)
 
     def attach_multi(
         self,
@@ -357,7 +364,7 @@ class Program:
                 f"program {self.name!r}: section {self.section!r} names no functions; "
                 "give a glob or names"
             )
-        return self._host.attach_multi(
+        return self._host.multi.attach(
             self,
             asked,
             mechanism=mechanism,

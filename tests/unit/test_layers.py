@@ -43,6 +43,7 @@ LAYERS = {
     # What touches the kernel of pybpf.trampoline: select, targets, attach, image, verify.
     "pybpf.trampoline": 7,
     "pybpf.loader": 8,
+    "pybpf.multi": 8,
     "pybpf": 9,
 }
 # Layers 0-3: same input, same result, on any machine.

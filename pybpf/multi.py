@@ -1,0 +1,190 @@
+"""Multi programs of an object: template, plan, images and links.
+
+The door between an `Object` and `pybpf.trampoline`: it links a multi program
+into a `Template`, finds targets, lets the engine run the plan, and loads each
+image the engine asks for with the object's maps and BTF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ._sys import bpf as sys_bpf
+from ._uapi.enums import AttachType, ProgType
+from .asm import encode
+from .asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
+from .errors import PlanError, RelocationError
+from .obj.linker import Linker, Resolved
+from .trampoline.attach import MultiLink, Progress
+from .trampoline.attach import attach as run
+from .trampoline.targets import Asked, Resolver, plan_facts
+from .trampoline.template import make_template, pack_info
+from .trampoline.traits import Hook
+
+if TYPE_CHECKING:
+    from ._sys.fd import Fd
+    from .asm.edit import Code
+    from .loader import Object
+    from .programs import Cookies, Program
+    from .trampoline.cost import Mechanism
+    from .trampoline.planner import Lowering, Plan, Target, Template
+
+__all__ = ["MultiPrograms"]
+
+BPF_F_SLEEPABLE = 1 << 4
+SESSION = "bpf_session_"  # prefix of the session kfuncs
+
+_HOOKS = {
+    AttachType.BPF_TRACE_FENTRY_MULTI: Hook.ENTRY,
+    AttachType.BPF_TRACE_FEXIT_MULTI: Hook.EXIT,
+    AttachType.BPF_TRACE_FSESSION_MULTI: Hook.SESSION,
+}
+
+
+def _cookies(
+    cookies: Cookies | None, asked: str | Sequence[object]
+) -> Callable[[Target], int] | None:
+    if cookies is None or callable(cookies):
+        return cookies
+    if isinstance(cookies, int):
+        value = cookies
+        return lambda target: value
+    if isinstance(cookies, Mapping):
+        by_name = cookies
+        return lambda target: by_name.get(target.name, 0)
+    if isinstance(asked, str) or len(asked) != len(cookies):
+        raise PlanError("a sequence of cookies goes with as many functions, named one by one")
+    named = {
+        getattr(item, "name", item): cookie for item, cookie in zip(asked, cookies, strict=True)
+    }
+    return lambda target: named.get(target.name, 0)
+
+
+class _MultiLinker(Linker):
+    # Session kfuncs are what a mechanism makes of them: left open here, never an error,
+    # although kernels differ in their prototypes and 6.1 has none.
+    def resolve(self, number: int) -> Resolved | None:
+        extern = self.spec.externs[number]
+        if not extern.weak and extern.name.startswith(SESSION):
+            raise RelocationError(f"extern {extern.name!r} must be declared __weak")
+        return None if extern.name.startswith(SESSION) else super().resolve(number)
+
+
+class MultiPrograms:
+    """Plans, loads and attaches the multi programs of one object."""
+
+    def __init__(self, obj: Object) -> None:
+        self.object = obj
+
+    def template(self, program: Program) -> Template:
+        """A multi program's code and what messages need, for planning.
+
+        :raises PlanError: if it is no ``*.multi`` program
+        :raises RelocationError: it refers to something this kernel lacks
+        """
+        if not program.is_multi:
+            raise PlanError(f"program {program.name!r} ({program.section}) is no multi program")
+        return make_template(
+            self._linker.link(program.name),
+            self.object.spec.btf,
+            hook=_HOOKS[AttachType(program.expected_attach_type)],
+            sleepable=bool(program.flags & BPF_F_SLEEPABLE),
+            static=lambda type_id: self.object.static_twins.get(type_id, type_id),
+        )
+
+    @cached_property
+    def _linker(self) -> Linker:
+        skip = [m.name for m in self.object.maps.values() if not m.spec.autocreate]
+        return _MultiLinker(self.object.spec, self.object.link_target, skip_maps=skip)
+
+    def load_image(
+        self,
+        template: Template,
+        code: Code,
+        *,
+        prog_type: int,
+        attach_type: int,
+        btf_id: int,
+        module: str,
+    ) -> Fd:
+        """Load one image of a multi program (BPF_PROG_LOAD).
+
+        :param btf_id: function to load for, 0 for none
+        :param module: whose BTF it is in, "" for vmlinux
+        """
+        self.object.prepare()
+        tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
+        info = self.object.btf_fd != 0
+        func_info, line_info = pack_info(code) if info else (b"", b"")
+        return sys_bpf.prog_load(
+            prog_type,
+            self._image_bytes(template, code),
+            license=self.object.spec.license,
+            name=template.name,
+            expected_attach_type=attach_type,
+            prog_flags=BPF_F_SLEEPABLE if template.sleepable and tracing else 0,
+            kern_version=self.object.spec.version,
+            attach_btf_id=btf_id,
+            attach_btf_obj_fd=self.object.module_fd(module) if module and tracing else 0,
+            prog_btf_fd=self.object.btf_fd,
+            func_info=func_info,
+            func_info_rec_size=8 if func_info else 0,
+            line_info=line_info,
+            line_info_rec_size=16 if line_info else 0,
+        )
+
+    def _image_bytes(self, template: Template, code: Code) -> bytes:
+        # Map numbers become descriptors, session calls the kernel's kfuncs.
+        out = bytearray(encode(code.insns))
+        names = self.object.spec.map_names
+        for slot, insn in enumerate(code.insns):
+            at = 8 * slot
+            if insn.is_ld_imm64 and insn.src in (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE):
+                fd = self.object.maps[names[insn.imm]].fileno()
+                out[at + 4 : at + 8] = fd.to_bytes(4, "little")
+            elif insn.is_call and insn.src == 0 and insn.imm in template.session_calls:
+                name = template.session_calls[insn.imm]
+                target = self.object.btf_target(name, "vmlinux", "kfunc")
+                call = Insn(insn.code, 0, PSEUDO_KFUNC_CALL, 0, target.btf_id)
+                out[at : at + 8] = encode([call])
+        return bytes(out)
+
+    def attach(
+        self,
+        program: Program,
+        asked: Asked,
+        *,
+        mechanism: str | Mechanism = "auto",
+        prefer: str | None = None,
+        lowering: str | Lowering = "auto",
+        cookies: Cookies | None = None,
+        progress: Progress | None = None,
+        planned: Callable[[Plan], None] | None = None,
+    ) -> MultiLink:
+        """See `Program.attach_multi`."""
+        self.object.prepare()
+        template = self.template(program)
+        at_exit = template.hook is not Hook.ENTRY
+        wanted = asked if isinstance(asked, str) else list(asked)
+        targets, skipped = Resolver(self.object.facts).resolve(wanted, at_exit=at_exit)
+        link = run(
+            self,
+            template,
+            targets,
+            plan_facts(self.object.facts),
+            mechanism=mechanism,
+            prefer=prefer,
+            lowering=lowering,
+            cookies=_cookies(cookies, wanted),
+            progress=progress,
+            planned=planned,
+        )
+        link.skipped = (*skipped, *link.skipped)
+        if not link.targets:
+            link.detach()
+            first = str(link.skipped[0]) if link.skipped else "no function was named"
+            more = f", and {len(link.skipped) - 1} more" if len(link.skipped) > 1 else ""
+            raise PlanError(f"program {program.name!r}: nothing to attach to: {first}{more}")
+        return link
