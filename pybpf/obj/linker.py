@@ -259,14 +259,13 @@ class Linker:
         """Names of exception callbacks by program, from declaration tags in BTF."""
         btf, prefix = self.spec.btf, "exception_callback:"
         found: dict[str, list[str]] = {}
-        for tag_id in btf.ids(BtfKind.DECL_TAG) if btf is not None else ():
-            tag = btf.type(tag_id) if btf is not None else None
-            if (
-                btf is None
-                or not isinstance(tag, DeclTag)
-                or tag.component_idx != -1
-                or not tag.name.startswith(prefix)
-            ):
+        if btf is None:
+            return found
+        for tag_id in btf.ids(BtfKind.DECL_TAG):
+            tag = btf.type(tag_id)
+            if not isinstance(tag, DeclTag) or tag.component_idx != -1:
+                continue
+            if not tag.name.startswith(prefix):
                 continue
             func = btf.type(tag.type)
             if not isinstance(func, Func) or func.linkage != Linkage.GLOBAL:
