@@ -19,8 +19,9 @@ interrupted and called again.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from .. import links
@@ -156,6 +157,13 @@ class MultiLink:
 Cookies = Callable[[Target], int]
 
 
+class _Form(Enum):
+    # Which code of a clone is tried.
+    PLANNED = "planned"
+    SCALARS = "scalars"
+    FRAME = "frame"
+
+
 class _Engine:
     def __init__(
         self,
@@ -173,7 +181,7 @@ class _Engine:
         self.refused: dict[tuple[str, str, int], tuple[Target, BpfError]] = {}
         self.done = 0
         self.total = 0
-        self._scalars: dict[str, Code] = {}
+        self._as_scalars: set[str] = set()  # digests of images only loadable that way
 
     def cookie(self, target: Target) -> int:
         return self.cookies(target) if self.cookies is not None else 0
@@ -287,27 +295,42 @@ class _Engine:
             self.step(1)
 
     def clone(self, part: Part, target: Target, attach_type: int) -> Fd:
-        image = part.image
-        code = self._scalars.get(image.digest, image.code)
-        model = target.model
-        assert model is not None
-        try:
-            return self._load_clone(code, target, attach_type)
-        except VerifierError:
-            if image.lowering is not Lowering.DIRECT or code is not image.code:
-                raise
-            # The program calculates with an argument that is a pointer for this function.
-            template = self._template_of(part)
-            scalars = rewrite.direct(
-                template.code,
-                template.traits,
-                slots=model.slots,
-                returns=not model.is_void,
-                scalars=True,
-            )
-            fd = self._load_clone(scalars, target, attach_type)
-            self._scalars[image.digest] = scalars
+        first: VerifierError | None = None
+        for form, code in self._forms(part, target):
+            try:
+                fd = self._load_clone(code, target, attach_type)
+            except VerifierError as error:
+                first = first or error
+                continue
+            if form is _Form.SCALARS:
+                self._as_scalars.add(part.image.digest)
             return fd
+        assert first is not None
+        raise first
+
+    def _forms(self, part: Part, target: Target) -> Iterator[tuple[_Form, Code]]:
+        # What to load, and what to load instead if the verifier refuses it.
+        image, model = part.image, target.model
+        direct = image.lowering is Lowering.DIRECT
+        if not (direct and image.digest in self._as_scalars):
+            yield _Form.PLANNED, image.code
+        if not direct or model is None:
+            return
+        # The program calculates with an argument that is a pointer for this function.
+        template = self._template_of(part)
+        returns = part.side is not Side.ENTRY and not model.is_void
+        yield (
+            _Form.SCALARS,
+            rewrite.direct(
+                template.code, template.traits, slots=model.slots, returns=returns, scalars=True
+            ),
+        )
+        # No load of an argument that points to a pointer, an enum or a function is allowed on
+        # 6.x ("is not a struct"), but the helper gives it.
+        yield (
+            _Form.FRAME,
+            rewrite.frame(template.code, template.traits, returns=returns, static=template.static),
+        )
 
     def _template_of(self, part: Part) -> Template:
         if self.template.hook is Hook.SESSION and part.side is not Side.SESSION:
