@@ -133,7 +133,9 @@ def scan(
             if headers == memoryview(header.to_bytes(4, byteorder) * count).cast("I"):
                 guess *= _GROWTH
             else:
-                count = next(i for i, seen in enumerate(headers.tolist()) if seen != header)
+                # A record that was busy when compared may be complete now: then all are alike.
+                odd = (i for i, seen in enumerate(headers.tolist()) if seen != header)
+                count = next(odd, count)
                 guess = _FIRST_GUESS
         last = header
         if header & DISCARD:
