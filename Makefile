@@ -7,6 +7,7 @@
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 KERNEL ?= all
+export PATH := $(PATH):/usr/sbin:/sbin
 PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 LINTED := pybpf tools tests vagrant vagrant/vm
 
