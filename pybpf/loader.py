@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from ._sys import bpf as sys_bpf
 from ._uapi.enums import MapType
 from .btf import Btf, BtfKind
+from .btf.encode import BTF_FEATURES, sanitize
 from .errors import BpfError, DeniedByPolicy, RelocationError, UnsupportedFeature
 from .globals import Globals
 from .kernel.host import Facts, SavedBtf
@@ -239,13 +240,22 @@ class Object:
             from .btf.twins import add_static_twins
 
             blob, self.static_twins = add_static_twins(blob)
-        try:
-            self._btf_fd = self._fds.enter_context(sys_bpf.btf_load(blob))
-        except DeniedByPolicy:
-            raise
-        except BpfError as error:
-            # libbpf goes on too: only some map types cannot do without.
-            self.btf_error = error
+        # An older kernel may not know what a newer clang writes: take it away, newest first.
+        features = list(BTF_FEATURES)
+        for known in range(len(features), -1, -1):
+            older = sanitize(blob, features[:known])
+            if older == blob and known < len(features):
+                continue
+            try:
+                self._btf_fd = self._fds.enter_context(sys_bpf.btf_load(older))
+            except DeniedByPolicy:
+                raise
+            except BpfError as error:
+                self.btf_error = self.btf_error or error
+            else:
+                self.btf_error = None
+                return
+        # libbpf goes on without too: only some map types cannot do without.
 
     def _create_maps(self) -> None:
         btf_fd = self.btf_fd
