@@ -4,6 +4,8 @@
     trampolines.py list             every traced function, its programs, its image
     trampolines.py dump FUNC        the image instruction by instruction, each with its purpose
     trampolines.py verify           do the images agree with the kernel's links?
+    trampolines.py plan SECTION     what attaching a multi program there would do, and what not
+    trampolines.py why FUNC...      what can be attached to a function, how, or why not
 
 FUNC is a function name, ``MODULE:NAME``, or an image's symbol. Needs root and a
 readable /proc/kallsyms. Exit status: 0 ok, 1 failed or not verified, 2 usage.
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 if TYPE_CHECKING:
     from pybpf.trampoline.image import TrampolineImage
@@ -280,10 +282,48 @@ def _verify(args: argparse.Namespace, screen: Screen) -> int:
     return 1 if found.findings else 0
 
 
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    from plan_commands import plan_arguments
+
+    plan_arguments(parser)
+
+
+def _plan(args: argparse.Namespace, screen: Screen) -> int:
+    from plan_commands import plan_json, plan_lines, run_plan
+
+    made, skipped = run_plan(args)
+    if args.json:
+        _json(plan_json(made, skipped), screen)
+    else:
+        for text in plan_lines(made, skipped, verbose=args.verbose):
+            screen.line(text)
+    return 0 if made.targets else 1
+
+
+def _why_arguments(parser: argparse.ArgumentParser) -> None:
+    from plan_commands import why_arguments
+
+    why_arguments(parser)
+
+
+def _why(args: argparse.Namespace, screen: Screen) -> int:
+    from plan_commands import why, why_lines
+
+    rows = why(args)
+    if args.json:
+        _json({"functions": rows}, screen)
+    else:
+        for text in why_lines(rows):
+            screen.line(text)
+    return 0 if all(row["found"] for row in rows) else 1
+
+
 COMMANDS = (
     Command("list", "traced functions and their images", _list_arguments, _list),
     Command("dump", "one image, instruction by instruction", _dump_arguments, _dump),
     Command("verify", "compare the images with the kernel's links", _verify_arguments, _verify),
+    Command("plan", "groups, images, cost and skipped functions", _plan_arguments, _plan),
+    Command("why", "what can be attached to a function, or why not", _why_arguments, _why),
 )
 
 

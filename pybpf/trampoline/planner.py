@@ -52,6 +52,7 @@ __all__ = [
     "Side",
     "Target",
     "Template",
+    "answers",
     "plan",
 ]
 
@@ -656,6 +657,27 @@ def plan(
     tried = [work.assign(rest, order) for order in work.orders(usable, prefer)]
     groups, left, cost = min(tried, key=lambda t: (len(t[1]), t[2].attach_s + t[2].detach_s))
     return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
+
+
+def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechanism, Skipped | None]:
+    """For each mechanism: None if it can carry the program on the function, or why not. Pure.
+
+    :raises PlanError: if the program's use of the context cannot be proved
+    """
+    work = _Planner(program, facts)
+    refused = _refused(target, work.exits())
+    out: dict[Mechanism, Skipped | None] = {}
+    for mechanism in Mechanism:
+        answer: _Answer | _No | None = work.supported(mechanism)
+        if refused is not None:
+            out[mechanism] = refused
+            continue
+        answer = answer or work.answer(mechanism, target)
+        if answer and isinstance(answer[0], Part):
+            out[mechanism] = None
+        else:
+            out[mechanism] = Skipped(target.name, target.module, *answer)
+    return out
 
 
 def _sorted(skipped: list[Skipped]) -> tuple[Skipped, ...]:

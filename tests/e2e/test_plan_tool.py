@@ -1,0 +1,99 @@
+"""`trampolines.py plan` says what attaching then does; `why` says what it would not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pybpf
+from pybpf.features import Feature
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.needs(Feature.FENTRY)
+
+
+def tool(*args: str, status: int = 0) -> Any:
+    done = subprocess.run(
+        [sys.executable, "tools/trampolines.py", *args, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout) if done.stdout else done.stderr
+
+
+def test_plan_is_what_attach_does() -> None:
+    """Same groups, mechanisms, images and functions, with the program of an object."""
+    source = "tests/data/multi.bpf.o"
+    shown = tool("plan", "--object", source, "--program", "on_exit_ret", "fexit.multi/vfs_f*")
+    with (
+        pybpf.open(ROOT / source) as obj,
+        obj.programs["on_exit_ret"].attach_multi("vfs_f*") as link,
+    ):
+        done = json.loads(link.plan.to_json())
+        assert {t.name for t in link.targets} == {t for g in shown["groups"] for t in g["targets"]}
+    assert shown["groups"] == done["groups"]
+    assert shown["cost"] == done["cost"]
+
+
+def test_plan_of_a_section_reads_everything() -> None:
+    """Without an object: a program of six slots and the return value."""
+    shown = tool("plan", "fexit.multi/bpf_fentry_test?", "--mechanism", "trampoline")
+    assert {g["mechanism"] for g in shown["groups"]} == {"trampoline"}
+    assert sum(len(g["targets"]) for g in shown["groups"]) >= 8
+
+
+def test_plan_for_saved_facts(tmp_path: Path) -> None:
+    """Facts of this kernel, saved: the same plan, as on another machine."""
+    path = tmp_path / "facts.json"
+    subprocess.run(
+        [sys.executable, "tools/features.py", "--save", str(path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    here = tool("plan", "fentry.multi/vfs_f*")
+    there = tool("plan", "fentry.multi/vfs_f*", "--facts", str(path))
+    assert here == there
+
+
+def test_why() -> None:
+    """Possible, denied, never returning, misspelt: each with its own answer."""
+    rows = tool("why", "bpf_fentry_test1", "do_exit", "__rcu_read_lock", "vfs_reed", status=1)
+    by_name = {row["function"]: row for row in rows["functions"]}
+    assert by_name["bpf_fentry_test1"]["hooks"]["fentry.multi"]["trampoline"] == "yes"
+    assert "never returns" in by_name["do_exit"]["hooks"]["fexit.multi"]["trampoline"]
+    assert not by_name["__rcu_read_lock"]["found"]
+    assert "vfs_read" in by_name["vfs_reed"]["text"]
+
+
+def test_why_shows_who_is_attached() -> None:
+    with (
+        pybpf.open(ROOT / "tests/data/fentry_args.bpf.o") as obj,
+        obj.programs["entry3"].clone() as program,
+        program.attach_tracing(),
+    ):
+        (row,) = tool("why", "bpf_fentry_test3")["functions"]
+        assert [a["program"] for a in row["attached"]] == [program.info().id]
+        assert row["occupied"] == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        (["plan", "kprobe/vfs_read"], 1),
+        (["plan"], 1),
+        (["plan", "fentry.multi/x", "--prefer", "y"], 2),
+    ],
+)
+def test_bad_requests(args: list[str], status: int) -> None:
+    """One line on stderr, exit status 1 for what cannot be done and 2 for usage."""
+    said = tool(*args, status=status)
+    assert said.strip()
