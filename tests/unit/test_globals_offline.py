@@ -113,9 +113,7 @@ def test_statics_of_one_name() -> None:
 
     def section(name: str, *variables: tuple[str, bool]) -> DataSection:
         placed = tuple(
-            Placed(
-                Var(n, number, Linkage.STATIC if static else Linkage.GLOBAL), 0, 4 * i, 4, static
-            )
+            Placed(4 * i, 4, Var(n, number, Linkage.STATIC if static else Linkage.GLOBAL), static)
             for i, (n, static) in enumerate(variables)
         )
         return DataSection(name, 0, 8, placed)
