@@ -28,9 +28,14 @@ RETURNS = (Return.VOID, Return.INT, Return.BOOL, Return.POINTER)
 
 @pytest.fixture(scope="module")
 def witness() -> Iterator[Witness]:
+    """Functions of every shape, under kprobes for as long as this file's tests run."""
     found = Witness(called_functions())
-    yield found
-    found.close()
+    try:
+        found.functions = chosen(found)
+        with found.watch_by_kprobes(found.functions):
+            yield found
+    finally:
+        found.close()
 
 
 def chosen(witness: Witness) -> list[Function]:
@@ -81,11 +86,10 @@ def check_shapes(some: list[Function]) -> None:
 )
 def test_values(witness: Witness, lowering: str, mechanism: str, programs: tuple[str, ...]) -> None:
     """All programs of a lowering at once on all functions: each saw what kprobes saw."""
-    functions = chosen(witness)
+    functions = witness.functions
     targets = [f.target for f in functions]
     saw: list[tuple[Program, list[Function]]] = []
     with ExitStack() as attached:
-        attached.enter_context(witness.watch_by_kprobes(functions))
         for name in programs:
             link = attached.enter_context(
                 witness.obj.programs[name].attach_multi(
