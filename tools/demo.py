@@ -4,8 +4,8 @@
 On a machine whose kernel may trace, everything runs here; otherwise (lockdown,
 a policy, no root) the same commands run in a throw-away guest, which
 vagrant/vm sets up. Three things are shown: retsnoop's stack of `cat` opening a
-file that does not exist, what attaching would do (the dry run), and the
-trampoline of one traced function, disassembled while it is attached.
+file that does not exist, the plan of a multi program, and the trampoline of
+one traced function, disassembled while it is attached.
 
 Exit status: that of the traced command's trace, 0 if it showed the failure.
 """
@@ -47,8 +47,8 @@ def here() -> int:
     python = sys.executable
     say(f"retsnoop: why does `cat {MISSING}` fail?")
     traced = run(python, "tools/retsnoop", *FUNCTIONS, "--", "cat", MISSING)
-    say("what it attaches to, and what it leaves out")
-    run(python, "tools/retsnoop", *FUNCTIONS, "-a", "vfs_op*", "--dry-run", "-v")
+    say("the plan: how a multi program would be put on such functions")
+    run(python, "tools/trampolines.py", "plan", "fexit.multi/*do_filp_open")
     say("the trampoline that the kernel JITed for a traced function, while it is traced")
     dump = shlex.join([python, "tools/trampolines.py", "dump", "path_openat"])
     dumped = run(

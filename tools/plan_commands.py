@@ -60,7 +60,7 @@ def default_program(section: str) -> tuple[Template, str]:
     slots = range(6 if hook is Hook.ENTRY else 7)
     insns = [asm.load(op.DW, op.R0, op.R1, 8 * slot) for slot in slots]
     code = Code((*insns, asm.mov(op.R0, 0), asm.exit_()))
-    return Template(kind, code, hook, sleepable=kind.endswith(".s")), glob
+    return Template("reads_everything", code, hook, sleepable=kind.endswith(".s")), glob
 
 
 def _facts(path: str | None) -> Facts:

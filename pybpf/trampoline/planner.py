@@ -293,7 +293,8 @@ class Plan:
     def _lines(self) -> Iterator[str]:
         count = len(self.targets)
         what = f"{self.program} ({self.hook.value}.multi)"
-        yield f"{what}: {count} functions, {len(self.groups)} groups"
+        groups = len(self.groups)
+        yield f"{what}: {_many(count, 'function')}, {_many(groups, 'group')}"
         for group in self.groups:
             where = f" in {group.module}" if group.module else ""
             yield (
@@ -308,6 +309,10 @@ class Plan:
             yield f"  skipped: {len(self.skipped)}"
             for reason, number in sorted(self.reasons.items(), key=lambda i: (-i[1], i[0].value)):
                 yield f"    {number:>6}  {reason.text}"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 # What a mechanism answers for one target: its parts, or why not (reason, detail, hint).

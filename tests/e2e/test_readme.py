@@ -32,7 +32,12 @@ def test_example_runs(number: int) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    if number == 1:
+        assert "standard fexit [2, 3, 0, 0, 0, 0] 5" in done.stdout
+        assert "exit_slots [2, 3, 0, 0, 0, 0] 5" in done.stdout
+        assert "exit_helpers [2, 3, 0, 0, 0, 0] 5" in done.stdout
+        assert "entry_slots [2, 3, 0, 0, 0, 0] 0" in done.stdout
     if number == 0:
         assert "2 [2, 3, 0, 0, 0, 0] 0" in done.stdout
         assert "10 [2, 3, 0, 0, 0, 0] 5" in done.stdout
-        assert re.search(r"on_exit_ret \(fexit.multi\): \d+ functions", done.stdout)
+        assert re.search(r"on_exit_ret \(fexit.multi\): \d+ functions?, ", done.stdout)

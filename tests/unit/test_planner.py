@@ -311,7 +311,7 @@ def test_plan_is_a_value() -> None:
     assert a == b
     shown = json.loads(a.to_json())
     assert shown["groups"][0]["targets"] == ["vfs_read"]
-    assert "1 functions" in str(a)
+    assert "p (fentry.multi): 1 function, 1 group" in str(a)
 
 
 def test_unknown_mechanism_and_preference() -> None:
