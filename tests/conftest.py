@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.fdleak import owned_descriptors
 from tests.support.leaks import bpf_descriptors
@@ -26,6 +27,11 @@ __all__ = ["owned_descriptors"]  # a fixture for all tests
 
 TESTS = Path(__file__).parent
 TIME_LIMIT = 300  # seconds for one kernel-touching test, in an emulated guest too
+
+
+# No wall-clock judgement on a shared machine; CI draws the same examples every time.
+settings.register_profile("pybpf", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.load_profile("pybpf")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
