@@ -18,7 +18,7 @@ help:
 
 setup:
 	@vagrant/host.sh python
-	@python3 tools/venv.py
+	@p=python3; $$p -c 'import tomllib' 2>/dev/null || p=/usr/bin/python3; $$p tools/venv.py
 
 setup-vm: setup
 	@vagrant/vm --setup --kernel all

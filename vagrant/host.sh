@@ -16,12 +16,17 @@ say() { echo "host.sh: $*" >&2; }
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null; then sudo -n env DEBIAN_FRONTEND=noninteractive "$@" || sudo env DEBIAN_FRONTEND=noninteractive "$@"
+    elif command -v sudo >/dev/null; then sudo env DEBIAN_FRONTEND=noninteractive "$@"
     else say "need root or sudo to run: $*"; return 1
     fi
 }
 
 apt() { as_root apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null >&2; }
+
+update() {  # once; a source of the user's that is broken need not stop us, a missing package will
+    [ -n "$updated" ] || apt update || say "apt-get update had errors; going on"
+    updated=1
+}
 
 install() {  # install PACKAGE...: those that are missing
     missing=
@@ -34,7 +39,7 @@ install() {  # install PACKAGE...: those that are missing
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null || { say "this is no Debian; install by hand:$missing"; return 1; }
     say "installing$missing"
-    [ -n "$updated" ] || { apt update && updated=1; }
+    update
     # shellcheck disable=SC2086  # a list of words
     apt install --no-install-recommends $missing
 }
@@ -50,7 +55,7 @@ install_qemu() {
         install qemu-system-x86
     else
         # Debian 12's own QEMU 7.2 corrupts the memory of a 6.12 guest; backports has QEMU 10.
-        [ -n "$updated" ] || { apt update && updated=1; }
+        update
         lists=$(mktemp -d)
         trap 'rm -rf "$lists" 2>/dev/null || as_root rm -rf "$lists"' EXIT
         chmod 755 "$lists"
@@ -66,7 +71,7 @@ install_qemu() {
         echo "deb $signed$uri $codename-backports main" > "$lists/parts/pybpf-backports.list"
         say "installing QEMU from $codename-backports"
         set -- -o Dir::Etc::SourceParts="$lists/parts" -o Dir::State::Lists="$lists/state" -o APT::Sandbox::User=root
-        apt "$@" update
+        apt "$@" update || say "apt-get update had errors; going on"
         apt "$@" install --no-install-recommends -t "$codename-backports" qemu-system-x86
     fi
     major=$(qemu_major)

@@ -180,7 +180,8 @@ def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: P
         how = f"{kernel.release}, {accel}{', icount' if options.icount else ''}"
         note(
             f"row {row.name} ({how}): status {result.status}, "
-            f"{result.boot_seconds:.1f} s to boot, {result.seconds:.1f} s in all"
+            f"{result.boot_seconds:.1f} s to boot, {result.seconds:.1f} s in all, "
+            f"{result.cpu_seconds:.0f} s of CPU"
         )
     if warned := qemu.complaints(result.console):
         note(f"row {row.name}: the kernel complained:")

@@ -14,6 +14,7 @@ import ctypes
 import dataclasses
 import os
 import re
+import resource
 import secrets
 import select
 import shutil
@@ -130,6 +131,7 @@ class Result:
     console: bytes  # all the kernel's console said
     boot_seconds: float
     seconds: float
+    cpu_seconds: float = 0.0  # of the emulator, all its threads
 
 
 class Guest:
@@ -163,6 +165,8 @@ class Guest:
         """Run to the end; `sink` gets the command's output as it comes."""
         began = time.monotonic()
         self.console.write_bytes(b"")
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = used.ru_utime + used.ru_stime
         with open(self.console.with_name("qemu-errors"), "w+b") as errors:
             process = subprocess.Popen(
                 self.command,
@@ -183,7 +187,12 @@ class Guest:
                             pipe.close()
             errors.seek(0)
             said = errors.read()
-        return dataclasses.replace(result, console=self.console.read_bytes() + said)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return dataclasses.replace(
+            result,
+            console=self.console.read_bytes() + said,
+            cpu_seconds=used.ru_utime + used.ru_stime - spent,
+        )
 
     def _watch(
         self,
