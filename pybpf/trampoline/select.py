@@ -88,6 +88,17 @@ class Pattern:
         return not _is_glob(self.name)
 
     @property
+    def is_exact(self) -> bool:
+        """True if neither name nor module is a glob."""
+        return self.is_literal and (self.module is None or not _is_glob(self.module))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Lines an exact pattern with a module matches."""
+        inside = f"{self.name} [{self.module}]"
+        return (self.name, inside) if self.module == VMLINUX else (inside,)
+
+    @property
     def regex(self) -> str:
         """Regular expression for whole lines ``NAME`` or ``NAME [MODULE]``."""
         name = _translate(self.name)
@@ -134,19 +145,28 @@ def parse_pattern(text: str) -> Pattern:
 
 
 class Matcher:
-    """Several patterns as one: literal names by dictionary, the rest in one joined regex."""
+    """Several patterns as one: exact names by dictionary, the rest in one joined regex."""
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
         self.patterns = tuple(patterns)
-        self._names = [p.name for p in patterns if p.is_literal and p.module is None]
-        globs = [p for p in patterns if not (p.is_literal and p.module is None)]
+        # Name -> lines it means; None: those of the kernel and every module.
+        self._names: dict[str, set[str] | None] = {}
+        globs = []
+        for pattern in patterns:
+            if not pattern.is_exact:
+                globs.append(pattern)
+            elif pattern.module is None:
+                self._names[pattern.name] = None
+            elif (lines := self._names.setdefault(pattern.name, set())) is not None:
+                lines.update(pattern.lines)
         self._regex = re.compile("|".join(p.regex for p in globs)) if globs else None
 
     def positions(self, functions: FtraceFunctions) -> set[int]:
         """Positions of the lines that any pattern matches."""
         found: set[int] = set()
-        for name in self._names:
-            found.update(functions.positions(name))
+        for name, lines in self._names.items():
+            at = functions.positions(name)
+            found.update(at if lines is None else [i for i in at if functions.lines[i] in lines])
         if self._regex is not None:
             match = self._regex.fullmatch
             found.update([i for i, line in enumerate(functions.lines) if match(line)])
@@ -154,8 +174,11 @@ class Matcher:
 
     def matches(self, line: str) -> bool:
         """True if any pattern matches this line (``NAME`` or ``NAME [MODULE]``)."""
-        if self._names and line.partition(" ")[0] in self._names:
-            return True
+        name = line.partition(" ")[0]
+        if name in self._names:
+            lines = self._names[name]
+            if lines is None or line in lines:
+                return True
         return self._regex is not None and self._regex.fullmatch(line) is not None
 
 
@@ -394,6 +417,8 @@ def _no_btf(candidate: Candidate) -> Skipped:
 def _has_any(pattern: Pattern, lines: set[str], functions: FtraceFunctions) -> bool:
     if pattern.is_literal and pattern.module is None:
         return any(functions.lines[i] in lines for i in functions.positions(pattern.name))
+    if pattern.is_exact:
+        return any(line in lines for line in pattern.lines)
     match = re.compile(pattern.regex).fullmatch
     return any(match(line) for line in lines)
 
@@ -452,6 +477,8 @@ def _diagnose(pattern: Pattern, facts: SelectFacts) -> Skipped:
         where = " or ".join(dict.fromkeys(owner or "the kernel itself" for owner in owners))
         return Skipped(name, module, Reason.NOT_FOUND, f"not in {pattern.module}", f"in {where}")
     symbols = [s for s in kallsyms.by_name(name) if s.is_function]
+    if pattern.module == VMLINUX or module:
+        symbols = [s for s in symbols if s.module == module]
     for symbol in symbols:
         for other in kallsyms.at(symbol.addr):
             if other.name != name and other.name in facts.ftrace:

@@ -205,6 +205,18 @@ def test_joined_patterns_mean_what_fnmatch_says(
     assert {i for i, text in enumerate(texts) if matcher.matches(text)} == expected
 
 
+def test_exact_names_with_modules_need_no_regex() -> None:
+    """Thousands of `NAME [MODULE]` lines, as ftrace's list has them, are looked up one by one."""
+    lines = tuple(f"f{i % 3000}" + (f" [m{i % 7}]" if i % 2 else "") for i in range(20_000))
+    asked = {"f1 [m9]", "f7 [vmlinux]", *lines[1:8001:4]}
+    matcher = Matcher([parse_pattern(text) for text in sorted(asked)])
+    assert matcher._regex is None
+    meant = {*asked, "f7"}
+    wanted = {i for i, line in enumerate(lines) if line in meant}
+    assert matcher.positions(FtraceFunctions(lines)) == wanted
+    assert all(matcher.matches(line) == (i in wanted) for i, line in enumerate(lines))
+
+
 # -- what is taken ---------------------------------------------------------
 
 
