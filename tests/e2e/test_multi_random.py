@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -27,7 +26,7 @@ from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness
 from tests.support.workload import called_functions, workload
 
 POOL = 200  # functions at least
-STEPS = 9
+STEPS = 6
 NEEDS = {
     "tracing_multi": Feature.TRACING_MULTI,
     "trampoline": Feature.FENTRY,
@@ -35,7 +34,7 @@ NEEDS = {
     "kprobe": Feature.KPROBE,
 }
 # Functions in one set: what is attached one by one is slow to detach on 6.x.
-SIZES = {"tracing_multi": 150, "kprobe_multi": 150, "trampoline": 8, "kprobe": 10, "auto": 60}
+SIZES = {"tracing_multi": 60, "kprobe_multi": 150, "trampoline": 6, "kprobe": 8, "auto": 40}
 AT_KPROBES = ("entry_slots", "entry_helpers", "entry_narrow", "exit_ret", "session")
 AT_TRAMPOLINES = (*AT_KPROBES, "exit_slots", "exit_helpers")
 STANDARD = ("std_entry", "std_exit")
@@ -55,7 +54,7 @@ def pool() -> Iterator[Pool]:
     try:
         inside = [f for f in witness.functions if not f.target.module]
         # Single kprobes take 25 ms to attach and up to 76 ms to detach, and 6.1 has no others.
-        count = 2 * POOL if witness.batch else POOL + 15
+        count = POOL + (50 if witness.batch else 15)
         functions = random.Random(1).sample(inside, min(count, len(inside)))
         with witness.watch_by_kprobes(functions):
             witness.run(workload, functions)
@@ -157,12 +156,11 @@ class Scenario:
 
     def seen_elsewhere(self, program: Program, functions: Sequence[Function]) -> list[str]:
         own = {f.number for f in functions}
-        seen: Any = self.witness.obj.maps[program.seen]
-        nothing = bytes(seen.value_size)
+        seen = self.witness.seen[program.seen]
         return [
             f"{program.name} saw {f.name}, which it is not attached to"
             for f in self.pool.functions
-            if f.number not in own and seen.raw[f.number.to_bytes(4, "little")] != nothing
+            if f.number not in own and any(seen.raw(f.number))
         ]
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from struct import Struct
+from typing import Any, NamedTuple
 
 import pybpf
 from pybpf.btf import BtfKind, types
@@ -97,6 +98,41 @@ def _mask(size: int) -> int:
     return (1 << 8 * size) - 1
 
 
+class Sums(NamedTuple):
+    """``struct sums`` of witness.bpf.c."""
+
+    calls: int
+    args: tuple[int, ...]
+    last: tuple[int, ...]
+    ret: int
+    nargs: int
+    ip: int
+
+
+_SUMS = Struct("=18Q")
+
+
+class Seen:
+    """One map of sums, as memory."""
+
+    def __init__(self, some: Any) -> None:
+        assert some.value_size == _SUMS.size
+        self._memory = some.memory()
+
+    def raw(self, number: int) -> bytes:
+        return bytes(self._memory[number * _SUMS.size : (number + 1) * _SUMS.size])
+
+    def zero(self, number: int) -> None:
+        self._memory[number * _SUMS.size : (number + 1) * _SUMS.size] = bytes(_SUMS.size)
+
+    def release(self) -> None:
+        self._memory.release()
+
+    def __getitem__(self, number: int) -> Sums:
+        calls, *rest = _SUMS.unpack(self.raw(number))
+        return Sums(calls, tuple(rest[:12]), tuple(rest[12:14]), *rest[14:])
+
+
 class Witness:
     """The opened object, the functions, and kprobes that see what is true."""
 
@@ -110,7 +146,11 @@ class Witness:
             for name in ("kprobes_entry", "kprobes_exit"):
                 self.obj.programs[name].autoload = True
         self.obj.load()
-        self.obj.globals.watching = 0  # mapped now, not in the first test's time
+        # Mapped now, so that looking at them later opens nothing and makes no system calls.
+        self.obj.globals.watching = 0
+        self.seen = {
+            name: Seen(some) for name, some in self.obj.maps.items() if name.endswith("_seen")
+        }
         targets, _ = Resolver(facts).resolve(list(names), at_exit=True)
         self.functions = [
             self._function(number, target)
@@ -121,6 +161,8 @@ class Witness:
         self.number = {f.target.address: f.number for f in self.functions}
 
     def close(self) -> None:
+        for seen in self.seen.values():
+            seen.release()
         self.stack.close()
 
     def cookie(self, target: Target) -> int:
@@ -188,13 +230,9 @@ class Witness:
 
     def run(self, run: Callable[[], None], functions: Iterable[Function]) -> None:
         """`run` while the programs look; what was seen of `functions` before is forgotten."""
-        keys = [f.number.to_bytes(4, "little") for f in functions]
-        for name, some in self.obj.maps.items():
-            if name.endswith("_seen"):
-                zero = bytes(some.value_size)
-                raw = some.raw
-                for key in keys:
-                    raw[key] = zero
+        for some in self.seen.values():
+            for f in functions:
+                some.zero(f.number)
         self.obj.globals.watching = 1
         try:
             run()
@@ -206,11 +244,11 @@ class Witness:
     def problems(self, program: Program, functions: Iterable[Function]) -> list[str]:
         """Where a program saw something else than the kprobes; empty: all is well."""
         out = []
-        maps = self.obj.maps
+        own_seen = self.seen[program.seen]
+        entries, exits = self.seen["kprobe_entry_seen"], self.seen["kprobe_exit_seen"]
         for function in functions:
             number = function.number
-            own = maps[program.seen][number]
-            entry, exit_ = maps["kprobe_entry_seen"][number], maps["kprobe_exit_seen"][number]
+            own, entry, exit_ = own_seen[number], entries[number], exits[number]
             for what, got, wanted in self._compared(program, function, own, entry, exit_):
                 if got != wanted:
                     out.append(
@@ -220,7 +258,7 @@ class Witness:
 
     @staticmethod
     def _compared(
-        program: Program, function: Function, own: Any, entry: Any, exit_: Any
+        program: Program, function: Function, own: Sums, entry: Sums, exit_: Sums
     ) -> Iterable[tuple[str, int, int]]:
         yield "calls", own.calls, entry.calls
         yield "returns", entry.calls, exit_.calls
@@ -250,5 +288,5 @@ class Witness:
 
     def called(self, functions: Iterable[Function]) -> list[Function]:
         """Those of which the kprobes saw a call in the last `run`."""
-        seen = self.obj.maps["kprobe_entry_seen"]
+        seen = self.seen["kprobe_entry_seen"]
         return [f for f in functions if seen[f.number].calls]

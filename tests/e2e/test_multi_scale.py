@@ -1,0 +1,145 @@
+"""Thousands of functions, named straight from available_filter_functions, good and bad alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pybpf.features import Feature
+
+MEGABYTE = 1 << 20
+MOST = 300 * MEGABYTE  # resident, of the process that attaches
+
+# In a process of its own, so that its memory is that of one user's tool. Every n-th line of
+# ftrace's list, as it stands, is a name; nothing else is known of it.
+SCRIPT = """
+import json, os, sys, time
+from collections import Counter
+import pybpf
+from pybpf.kernel.ftrace import tracefs
+
+program, mechanism, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with open(tracefs() + "/available_filter_functions") as file:
+    lines = file.read().splitlines()
+asked = [lines[i * len(lines) // count] for i in range(count)]
+start = time.monotonic()
+with pybpf.open("tests/data/witness.bpf.o") as obj:
+    obj.globals.my_tgid = os.getpid()
+    obj.load()
+    opened = time.monotonic()
+    link = obj.programs[program].attach_multi(asked, mechanism=mechanism, cookies=1)
+    attached = time.monotonic()
+    if program == "entry_counts":
+        obj.globals.watching = 1
+        for _ in range(3):
+            os.getpgid(0), os.stat("/"), open("/proc/self/stat").read()
+        obj.globals.watching = 0
+    calls = obj.globals.calls
+    kinds = Counter(g.mechanism.value for g in link.plan.groups for _ in g.targets)
+    on = [t.label for t in link.targets]
+    off = {s.label: s.reason.value for s in link.skipped}
+    begin = time.monotonic()
+    link.detach()
+    end = time.monotonic()
+with open("/proc/self/status") as file:
+    peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+print(json.dumps({
+    "asked": asked, "on": on, "off": off, "calls": calls, "mechanisms": kinds,
+    "attach": attached - opened, "detach": end - begin, "resident": peak * 1024,
+}))
+"""
+
+
+def attached(program: str, mechanism: str, count: int) -> dict[str, Any]:
+    """Attach, detach, and what became of every name."""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, program, mechanism, str(count)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    print(
+        f"{count} functions by {found['mechanisms']}: {len(found['on'])} attached in "
+        f"{found['attach']:.1f} s, detached in {found['detach']:.1f} s, "
+        f"{found['resident'] / MEGABYTE:.0f} MB"
+    )
+    return found
+
+
+def check(found: dict[str, Any], share: float) -> None:
+    asked = set(found["asked"])
+    on, off = set(found["on"]), found["off"]
+    unaccounted = asked - on - off.keys()
+    assert not unaccounted, f"neither attached nor skipped: {sorted(unaccounted)[:10]}"
+    assert not (on | off.keys()) - asked, "functions nobody asked for"
+    assert len(on) >= share * len(asked), f"{len(on)} of {len(asked)}"
+    assert found["resident"] < MOST
+
+
+@pytest.mark.needs(Feature.KPROBE_MULTI)
+@pytest.mark.parametrize("count", [2000, 10_000])
+def test_thousands(count: int) -> None:
+    """At least 95 % attach, the rest has reasons, in less than 300 MB."""
+    found = attached("entry_counts", "auto", count)
+    check(found, 0.95)
+    assert found["calls"] > 100
+
+
+@pytest.mark.needs(Feature.TRACING_MULTI)
+@pytest.mark.parametrize("program", ["entry_helpers", "exit_slots"])
+def test_thousands_by_tracing_multi(program: str) -> None:
+    """Arguments and return values of thousands; what tracing_multi cannot carry has a reason."""
+    check(attached(program, "tracing_multi", 2000), 0.9)
+
+
+@pytest.mark.needs(Feature.KPROBE)
+def test_without_batches() -> None:
+    """One link per function, on kernels that have no other: fewer, for it takes longer."""
+    found = attached("entry_counts", "kprobe", 60)
+    check(found, 0.9)
+
+
+@pytest.mark.needs(Feature.FENTRY)
+def test_time_grows_with_the_number_only() -> None:
+    """Resolving and planning four times as many takes about four times as long, not sixteen."""
+    from tests.support.witness import DATA
+
+    code = """
+import sys, time
+import pybpf
+from pybpf.kernel.host import Facts
+from pybpf.trampoline.targets import Resolver, plan_facts
+facts = Facts.read()
+lines = list(facts.ftrace.lines)
+kernel = plan_facts(facts)
+obj = pybpf.open(sys.argv[1])
+program = obj.programs["entry_helpers"].template()
+def once(count):
+    asked = [lines[i * len(lines) // count] for i in range(count)]
+    start = time.process_time()
+    targets, skipped = Resolver(facts).resolve(asked, at_exit=False)
+    pybpf.trampoline.plan(program, targets, kernel)
+    return time.process_time() - start
+once(1000)
+print(once(4000), once(16000))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(DATA / "witness.bpf.o")],
+        capture_output=True,
+        text=True,
+        cwd=DATA.parents[1],
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    few, many = map(float, done.stdout.split())
+    print(f"4000: {few:.2f} s, 16000: {many:.2f} s")
+    assert many < 6 * few
