@@ -392,7 +392,7 @@ class Object:
     def btf_target(self, name: str, module: str | None, what: str) -> BtfTarget:
         """BTF id of a kernel function, tracepoint, hook or iterator by name.
 
-        :raises BpfError: ENOENT with names that come near
+        :raises BpfError: ESRCH, as libbpf has it, with names that come near
         """
         kind = BtfKind.TYPEDEF if name.startswith("btf_trace_") else BtfKind.FUNC
         kernel = self.facts.btf
@@ -408,7 +408,7 @@ class Object:
             if btf is not None and found is not None and found >= btf.start_id:
                 return BtfTarget(found, self.module_fd(owner))
         raise BpfError(
-            errno.ENOENT,
+            errno.ESRCH,
             f"{what} {name!r}" + (f" in module {module!r}" if module else ""),
             self._near(name, kind),
         )
