@@ -77,9 +77,9 @@ class _Progress:
 
 
 class _Run:
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, facts: pybpf.Facts) -> None:
         self.options = options
-        self.facts = pybpf.Facts()
+        self.facts = facts
         self.functions: list[Function] = []
         self.stop = 0  # number of the signal that came
         self.sessions = 0
@@ -402,12 +402,13 @@ def _raise_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(options: Options) -> int:
+def run(options: Options, facts: pybpf.Facts | None = None) -> int:
     """Do what the options say.
 
+    :param facts: what is known of the running kernel already
     :returns: exit status: 0, 1 if it failed, or that of the command
     """
-    runner = _Run(options)
+    runner = _Run(options, facts or pybpf.Facts())
     try:
         return runner.execute()
     except _Stopped:
