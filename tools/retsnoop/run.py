@@ -118,7 +118,8 @@ class _Run:
         if not any(c.entry for c in selection.candidates):
             raise _Failed("no entry function can be traced")
         for skipped in selection.skipped:
-            self.say(f"Function '{skipped.label}' is skipped: {skipped}", 1)
+            why = str(skipped).removeprefix(f"{skipped.label}: ")
+            self.say(f"Function '{skipped.label}' is skipped: {why}", 1)
         for label in selection.excluded:
             self.say(f"Function '{label}' is denied.", 2)
         return selection
