@@ -135,6 +135,30 @@ def test_blacklisted_code_by_address(excerpt: Excerpt) -> None:
     assert not excerpt.kprobe_blacklist.covers(symbol.addr)
 
 
+def test_functions_of_modules(excerpt: Excerpt) -> None:
+    """Globs reach into modules; a module part narrows them; each address is the module's own."""
+    dummy = excerpt.pick("dummy:*").candidates
+    assert {"dummy_xmit", "dummy_setup", "set_multicast_list"} <= {c.name for c in dummy}
+    assert {c.module for c in dummy} == {"dummy"}
+    assert excerpt.pick("* [dummy]") == excerpt.pick("dummy:*")
+    both = excerpt.pick("dummy_*", "nf_conntrack_in").candidates
+    assert {"dummy", "nf_conntrack"} <= {c.module for c in both}
+    (symbol,) = excerpt.kallsyms.by_name("dummy_xmit")
+    found = excerpt.kallsyms.lookup(symbol.addr + 5)  # modules are not listed by address
+    assert found is not None
+    assert (found[0], found[1]) == (symbol, 5)
+
+
+def test_a_name_that_several_modules_have(excerpt: Excerpt) -> None:
+    """What is said about a module's function is about that module's."""
+    owners = {s.module for s in excerpt.kallsyms.by_name("cleanup_module")}
+    assert {"dummy", "nf_conntrack", "nf_defrag_ipv4"} <= owners
+    (skipped,) = excerpt.pick("cleanup_module [nf_defrag_ipv4]").skipped
+    assert (skipped.module, skipped.reason) == ("nf_defrag_ipv4", Reason.NOT_TRACEABLE)
+    (skipped,) = excerpt.pick("vmlinux:cleanup_module").skipped
+    assert skipped.reason is Reason.NOT_FOUND
+
+
 def test_lookup_of_addresses_inside_functions(excerpt: Excerpt) -> None:
     (symbol,) = excerpt.kallsyms.by_name("vfs_unlink")
     found = excerpt.kallsyms.lookup(symbol.addr + 0x41)
