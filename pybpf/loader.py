@@ -48,18 +48,24 @@ PIN_ROOT = "/sys/fs/bpf"
 _PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
 
 
-def _read(source: str | bytes | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
-    if isinstance(source, bytes):
-        return source, ""
+def _read(
+    source: str | bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes],
+) -> tuple[bytes, str]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), ""
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         with open(path, "rb") as file:
             return file.read(), path
-    return source.read(), str(getattr(source, "name", ""))
+    data = source.read() if hasattr(source, "read") else None
+    if not isinstance(data, bytes):
+        kind = type(source).__name__
+        raise TypeError(f"a path, bytes or a file opened in binary mode is needed, not {kind}")
+    return data, str(getattr(source, "name", ""))
 
 
 def open_object(
-    source: str | bytes | os.PathLike[str] | IO[bytes],
+    source: str | bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes],
     kernel_btf: Btf | str | os.PathLike[str] | bytes | None = None,
     *,
     facts: Facts | None = None,
