@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pybpf.trampoline.verify import Attached
 
 __all__ = [
+    "UsageError",
     "default_program",
     "plan_arguments",
     "plan_json",
@@ -45,16 +46,20 @@ _HOOKS = {f"{hook.value}.multi": hook for hook in Hook}
 SLOW = 5.0  # seconds: say so beforehand
 
 
+class UsageError(PlanError):
+    """The arguments themselves are wrong, whatever the kernel has."""
+
+
 def default_program(section: str) -> tuple[Template, str]:
     """A program that reads every slot (and, past entry, the return value), and the glob.
 
     :param section: e.g. ``fexit.multi/vfs_*``
-    :raises PlanError: if it is no multi section
+    :raises UsageError: if it is no multi section
     """
     kind, _, glob = section.lstrip("?").partition("/")
     hook = _HOOKS.get(kind.removesuffix(".s"))
     if hook is None:
-        raise PlanError(
+        raise UsageError(
             f"{section!r} is no multi section; one of {', '.join(_HOOKS)}, each [.s]/GLOB"
         )
     slots = range(6 if hook is Hook.ENTRY else 7)
@@ -127,8 +132,11 @@ def plan_lines(made: Plan, skipped: Sequence[Skipped], *, verbose: bool) -> Iter
 def run_plan(args: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
     """What ``plan`` was asked.
 
+    :raises UsageError: neither a multi section nor an object, or no functions
     :raises PlanError: nothing matches, or the program cannot be a multi program
     """
+    if args.program and not args.object:
+        raise UsageError("--program names a program of --object FILE")
     facts = _facts(args.facts)
     with ExitStack() as stack:
         if args.object:
@@ -147,9 +155,9 @@ def run_plan(args: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
         elif args.section:
             template, glob = default_program(args.section)
         else:
-            raise PlanError("give a SECTION, or --object FILE --program NAME")
+            raise UsageError("give a SECTION, or --object FILE --program NAME")
         if not glob:
-            raise PlanError("no functions: write them behind the slash, e.g. fexit.multi/vfs_*")
+            raise UsageError("no functions: write them behind the slash, e.g. fexit.multi/vfs_*")
         resolver = Resolver(facts, live=not facts.is_saved)
         targets, skipped = resolver.resolve(glob, at_exit=template.hook is not Hook.ENTRY)
         made = plan(template, targets, plan_facts(facts), args.mechanism, prefer=args.prefer)

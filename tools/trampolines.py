@@ -289,9 +289,12 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace, screen: Screen) -> int:
-    from plan_commands import plan_json, plan_lines, run_plan
+    from plan_commands import UsageError, plan_json, plan_lines, run_plan
 
-    made, skipped = run_plan(args)
+    try:
+        made, skipped = run_plan(args)
+    except UsageError as error:
+        return _fail(str(error), 2)
     if args.json:
         _json(plan_json(made, skipped), screen)
     else:
@@ -327,9 +330,9 @@ COMMANDS = (
 )
 
 
-def _fail(text: str) -> int:
+def _fail(text: str, status: int = 1) -> int:
     print(f"trampolines.py: {text}", file=sys.stderr)
-    return 1
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -365,7 +368,8 @@ def _use_venv() -> None:
     # The checkout's own environment has capstone where the system's Python has not.
     python = ROOT / ".venv" / "bin" / "python"
     if importlib.util.find_spec("capstone") is None and Path(sys.prefix) != ROOT / ".venv":
-        if not python.exists():
+        # Not there, or somewhere that this user may not look into.
+        if not os.access(python, os.X_OK):
             sys.exit(_fail("the Python module capstone is missing; run: make setup"))
         os.execv(python, [str(python), *sys.argv])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -183,3 +184,31 @@ def test_kernel_errors_are_one_line(
     assert run("list")[0] == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "CAP_SYS_ADMIN" in error
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("bogus/vfs_*",), ("fexit.multi",), ("fexit.multi/vfs_*", "--program", "p")]
+)
+def test_plan_with_wrong_arguments_is_usage(
+    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong on every kernel: status 2 and one line, before any kernel is asked."""
+    assert run("plan", *args) == (2, "")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_environment_of_somebody_else_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A .venv that this user may not look into: the message that says what to do."""
+
+    def refuse(*_args: object, **_kwargs: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        tool._use_venv()
+    assert stopped.value.code == 1
+    assert "make setup" in capsys.readouterr().err
