@@ -99,6 +99,16 @@ def test_the_lock_admits_one(own_cache: Path) -> None:
     assert most == 1
 
 
+def test_a_cache_that_cannot_be_made_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a user without a home: says which folder and which variable moves it."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PYBPF_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(cache.VmError, match=r"file/cache: Not a directory; set PYBPF_CACHE"):
+        cache.root()
+
+
 def test_digest_does_not_confuse_neighbours() -> None:
     """Where one part ends matters."""
     assert cache.digest("ab", "c") != cache.digest("a", "bc")

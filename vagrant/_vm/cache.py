@@ -29,7 +29,12 @@ def root() -> Path:
         path = Path(chosen)
     else:
         path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pybpf"
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VmError(
+            f"no cache folder {path}: {error.strerror}; set PYBPF_CACHE to one that can be written"
+        ) from None
     return path
 
 
