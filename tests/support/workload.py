@@ -7,6 +7,7 @@ called, on every kernel row, without attaching a program to thousands of candida
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import re
@@ -151,8 +152,9 @@ def _tracing() -> Iterator[Path]:
             (root / name).write_text(value)
 
 
-def called_functions(run: Callable[[], None] = workload) -> list[str]:
-    """Names of the kernel functions that every run of `run` calls, sorted.
+@functools.cache
+def called_functions(run: Callable[[], None] = workload) -> tuple[str, ...]:
+    """Names of the kernel functions that every run of `run` calls, sorted; found out once.
 
     Left out: what interrupts call too, and what BPF programs and probes call themselves.
     """
@@ -170,4 +172,4 @@ def called_functions(run: Callable[[], None] = workload) -> list[str]:
             names = {name for _, name in calls}
             always = names if always is None else always & names
     found = {name.decode() for name in (always or set()) - interrupts}
-    return sorted(name for name in found if not _OURS.search(name))
+    return tuple(sorted(name for name in found if not _OURS.search(name)))
