@@ -194,6 +194,29 @@ def test_entry_glob_that_matches_nothing() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("preset", ["bpf", "perf"])
+def test_presets_find_their_functions(preset: str, snoop: Snoop) -> None:
+    """A preset's entry functions exist, and its globs take more than those."""
+    done = snoop("--json", "--dry-run", "-c", preset)
+    (line,) = map(json.loads, done.stdout.splitlines())
+    entries = [f["name"] for f in line["functions"] if f["entry"]]
+    assert f"__x64_sys_{'bpf' if preset == 'bpf' else 'perf_event_open'}" in entries
+    assert len(line["functions"]) > len(entries) + 10
+
+
+def test_static_functions_of_one_name(snoop: Snoop) -> None:
+    """s_next is a name of several functions: each is taken by its address, where that can be."""
+    done = snoop("--json", "--dry-run", "-v", "-e", "s_next")
+    if done.returncode:
+        # Trampolines go by BTF id, single kprobes may: which function would be meant?
+        assert not facts().supports(Feature.KPROBE_MULTI)
+        assert "s_next" in done.stderr
+    else:
+        (line,) = map(json.loads, done.stdout.splitlines())
+        addrs = [f["addr"] for f in line["functions"]]
+        assert len(addrs) == len(set(addrs)) > 1
+
+
 def test_statuses_of_commands() -> None:
     """The command's status comes through; one that does not exist is 127 before anything starts."""
     done = subprocess.run([*TOOL, *OPEN, "--", "sh", "-c", "exit 7"], check=False, cwd=ROOT)
@@ -276,9 +299,14 @@ def test_task_that_dies_inside_a_session(snoop: Snoop) -> None:
     assert (first["function"], first["done"]) == ("get_signal", False)
 
 
-def test_cleanup_does_not_hide_the_error(snoop: Snoop) -> None:
-    """What fails and is cleaned up after is put back below the caller that reports it."""
+@pytest.mark.parametrize("mechanism", ["auto", "-F"])
+def test_cleanup_does_not_hide_the_error(mechanism: str, snoop: Snoop) -> None:
+    """What fails and is cleaned up after is put back below the caller that reports it.
+
+    The functions return an int, a pointer and nothing: all through one pair of programs.
+    """
     done = snoop(
+        *([] if mechanism == "auto" else [mechanism]),
         *("--json", "-e", "do_sys_openat2", "-a", "do_fil?_open", "-a", "putname"),
         *("-a", "put_unused_fd", "-n", "cat"),
         command=["cat", MISSING],
