@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from errno import EAGAIN, EINVAL, ENOENT, ENOSPC
+from errno import EAGAIN, EINVAL, EMFILE, ENFILE, ENOENT, ENOSPC
 from typing import NamedTuple
 
 from pybpf._sys.door import address, bpf, bpf_common, error, fileno, tail, try_bpf
@@ -316,6 +316,9 @@ def prog_load(
     else:
         result = _load(attr)
     errno = max(-result, 0)
+    if errno in (EMFILE, ENFILE):
+        # Not the program's fault, so no log; and no file is left to import a module from.
+        raise error(errno, Cmd.BPF_PROG_LOAD, f"BPF_PROG_LOAD {name!r}")
     if errno and not log_level:
         # The refusal that counts is the first: a log that does not fit is one of its own.
         result, log, truncated = _load_with_log(attr, 1)

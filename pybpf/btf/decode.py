@@ -165,7 +165,7 @@ class Btf:
         view = memoryview(data).cast("B") if isinstance(data, memoryview) else memoryview(data)
         self._data = view
         if len(view) < _HEADER.size:
-            raise self._error(f"{len(view)} bytes are too few for a BTF header", None)
+            raise self._error(f"{len(view)} bytes are too few for a BTF header", 0)
         magic, version, _flags, hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(
             view
         )

@@ -233,6 +233,7 @@ def test_bad_headers(blob: bytes, text: str) -> None:
     with pytest.raises(ObjectFormatError, match=text) as err:
         Btf(blob, name="x.o")
     assert err.value.section == ".BTF" and err.value.file == "x.o"
+    assert err.value.offset is not None and f"offset {err.value.offset:#x}" in str(err.value)
 
 
 @pytest.mark.parametrize(

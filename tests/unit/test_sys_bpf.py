@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from array import array
 from errno import (
     E2BIG,
@@ -11,6 +12,8 @@ from errno import (
     EAGAIN,
     EBUSY,
     EINVAL,
+    EMFILE,
+    ENFILE,
     ENOENT,
     ENOSPC,
     EPERM,
@@ -341,6 +344,19 @@ def test_eagain_is_not_tried_for_ever(kernel: FakeKernel) -> None:
         bpf.prog_load(1, INSNS)
     assert caught.value.errno == EAGAIN
     assert len(kernel.calls) == 10
+
+
+@pytest.mark.parametrize("number", [EMFILE, ENFILE])
+def test_no_descriptor_left_is_said_as_it_is(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """No second verification for a log, and no module imported: there is no file for it."""
+    kernel.on[Cmd.BPF_PROG_LOAD] = lambda attr: -number
+    monkeypatch.setitem(sys.modules, "pybpf._sys.verifier", None)
+    monkeypatch.setitem(sys.modules, "pybpf._sys.denied", None)
+    with pytest.raises(BpfError, match="BPF_PROG_LOAD 'prog'") as caught:
+        bpf.prog_load(1, INSNS, name="prog")
+    assert caught.value.errno == number and len(kernel.calls) == 1
 
 
 def test_a_log_of_a_good_load(kernel: FakeKernel) -> None:
