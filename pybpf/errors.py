@@ -23,8 +23,10 @@ __all__ = [
 
 
 def _errno_text(errno: int) -> str:
-    # 524 is ENOTSUPP: kernel-internal, so neither errno nor strerror know it.
-    name = "ENOTSUPP" if errno == 524 else _errno.errorcode.get(errno, str(errno))
+    # 524 is ENOTSUPP: kernel-internal, so neither errno nor strerror know it; for 95
+    # Python picks the C library's other name, which the kernel never uses.
+    names = {95: "EOPNOTSUPP", 524: "ENOTSUPP"}
+    name = names.get(errno) or _errno.errorcode.get(errno, str(errno))
     text = "Operation not supported by this kernel" if errno == 524 else os.strerror(errno)
     return f"{name}: {text}"
 
@@ -68,26 +70,26 @@ class DeniedByPolicy(BpfError):
 
 
 class UnsupportedFeature(BpfError):
-    """The running kernel lacks a feature.
+    """The running kernel lacks a feature, or pybpf does.
 
     :param name: the feature, in the kernel's terms
     :param since: first kernel release that has it, "" if not known
+    :param by: who lacks it
     """
 
-    def __init__(self, name: str, since: str = "", hint: str = "") -> None:
+    def __init__(self, name: str, since: str = "", hint: str = "", by: str = "this kernel") -> None:
         super().__init__(_errno.EOPNOTSUPP, name, hint)
         self.name = name
         self.since = since
+        self.by = by
 
     def __str__(self) -> str:
         since = f" (needs Linux {self.since} or newer)" if self.since else ""
         hint = f": {self.hint}" if self.hint else ""
-        return ": ".join(
-            [*self.context, f"{self.name} is not supported by this kernel{since}{hint}"]
-        )
+        return ": ".join([*self.context, f"{self.name} is not supported by {self.by}{since}{hint}"])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.name, self.since, self.hint))
+        return (type(self), (self.name, self.since, self.hint, self.by))
 
 
 class VerifierError(BpfError):

@@ -10,7 +10,6 @@ or nothing.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -270,7 +269,7 @@ class Object:
                 continue
             if bpf_map.spec.struct_ops is not None:
                 raise UnsupportedFeature(
-                    f"map {bpf_map.name!r}: struct_ops", hint="pybpf does not load struct_ops yet"
+                    f"map {bpf_map.name!r}: loading struct_ops", by="pybpf yet"
                 )
             self._create_map(bpf_map, btf_fd)
         for bpf_map in self.maps.values():
@@ -389,9 +388,7 @@ class Object:
         if fd is None:
             kernel = self.facts.btf
             if isinstance(kernel, SavedBtf):
-                raise UnsupportedFeature(
-                    "loading", hint="these facts were saved on another machine"
-                )
+                raise UnsupportedFeature("loading", by="facts saved on another machine")
             fd = self._module_fds[module] = self._fds.enter_context(kernel.fd(module))
         return fd.fileno()
 
@@ -420,12 +417,11 @@ class Object:
         )
 
     def _near(self, name: str, kind: int) -> str:
+        from .trampoline.select import near_names
+
         btf = self.facts.btf.vmlinux()
-        names = [btf.name(i) for i in btf.ids(kind)]
-        near = difflib.get_close_matches(name, names, n=3)
-        where = (
-            "the kernel's BTF has no such name: it may be inlined, static-renamed or in a module"
-        )
+        near = near_names(name, (btf.name(i) for i in btf.ids(kind)))
+        where = "the kernel's BTF has no such name: it may be inlined, renamed or in a module"
         return f"{where}; near: {', '.join(near)}" if near else where
 
     def kprobe_addresses(self, glob: str) -> Sequence[int]:

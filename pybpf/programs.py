@@ -430,7 +430,7 @@ class Program:
             return self.attach_raw_tp(extra, cookie=cookie)
         raise UnsupportedFeature(
             f"program {self.name!r}: attaching by section {self.section!r}",
-            hint="pybpf does not attach this kind by section yet",
+            by="pybpf yet",
         )
 
     def attach_tracing(self, *, cookie: int = 0) -> links.Link:
