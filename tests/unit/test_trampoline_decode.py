@@ -15,6 +15,8 @@ from tests.support.trampdata import Captured, captured, entries
 from tests.support.trampwriter import Prog, Shape, write
 
 CASES = captured()
+# One image has eight calls and session cookies; the others are of one kind each, or two.
+PLAIN = [case for case in CASES if "cookies" not in case.kind]
 F = TrampFlag
 FUNCTION = 0xFFFFFFFF81500000
 IMAGE = 0xFFFFFFFFC0400000
@@ -52,7 +54,7 @@ def labels(image: DecodedImage) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_instruction_has_its_role(case: Captured) -> None:
-    """Roles, one by one, of the 35 captured images; nothing unknown, nothing contradictory."""
+    """Roles, one by one, of the 36 captured images; nothing unknown, nothing contradictory."""
     image = decode(case.data, case.address, case.symbols.get)
     assert labels(image) == case.roles
     assert image.problems == ()
@@ -75,7 +77,7 @@ def test_stops_at_the_return(case: Captured) -> None:
         assert image.trailing == len(after)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.name)
 def test_summary(case: Captured) -> None:
     """Slots, where ctx and ret live, flags and kinds, against what was attached."""
     image = decode(case.data, case.address, case.symbols.get)
@@ -123,10 +125,32 @@ def test_patched_entry_leads_to_the_image(case: Captured) -> None:
 
 
 def test_all_captures_are_used() -> None:
-    """35 images, each with roles, entry bytes and a file."""
-    assert len(CASES) == 35
+    """36 images, each with roles, entry bytes and a file."""
+    assert (len(CASES), len(PLAIN)) == (36, 35)
     assert {case.name for case in CASES} == set(entries())
     assert {case.kernel for case in CASES} == {"6.1", "6.12", "7.3"}
+
+
+def test_session_cookies() -> None:
+    """fentry, three sessions of which two keep a cookie, fexit, all in one image of 7.3."""
+    (case,) = (case for case in CASES if case not in PLAIN)
+    image = decode(case.data, case.address, case.symbols.get)
+    order = [(call.kind, call.phase, call.symbol.rpartition("_")[2]) for call in image.programs]
+    assert order == [
+        ("fentry", "entry", "e"),
+        ("fsession", "entry", "plain"),
+        ("fsession", "entry", "s1"),
+        ("fsession", "entry", "s0"),
+        ("fexit", "exit", "x"),
+        ("fsession", "exit", "plain"),
+        ("fsession", "exit", "s1"),
+        ("fsession", "exit", "s0"),
+    ]
+    roles = [insn.role for insn in image.instructions]
+    assert roles.count(Role.ZERO_COOKIE) == 2 * 2  # two instructions for each of two cookies
+    assert roles.count(Role.FUNC_META) == 2 * 5  # before each cookie program, and after the call
+    assert image.flags == F.CALL_ORIG | F.IP_ARG | F.JMP_ENTRY | F.SKIP_SLOTS
+    assert image.kinds == {"fentry": 1, "fsession": 3, "fexit": 1}
 
 
 # ---- shapes that were not captured -------------------------------------------
