@@ -8,7 +8,6 @@ from pybpf.trampoline.decode import decode
 from tests.support.trampdata import Captured, captured
 from tests.support.trampwriter import Prog, Shape, write
 
-
 # The writer makes no session cookies.
 CASES = [case for case in captured() if "cookies" not in case.kind]
 
