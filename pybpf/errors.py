@@ -155,16 +155,22 @@ class RelocationError(ValueError):
     :param what: what is wrong, one sentence
     :param program: program name
     :param insn: instruction index (8-byte slots) in that program, or None
+    :param file: object file, as the caller gave it, or ""
     """
 
-    def __init__(self, what: str, *, program: str = "", insn: int | None = None) -> None:
+    def __init__(
+        self, what: str, *, program: str = "", insn: int | None = None, file: str = ""
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.program = program
         self.insn = insn
+        self.file = file
 
     def __str__(self) -> str:
-        parts = [f"program {self.program!r}"] if self.program else []
+        parts = [self.file] if self.file else []
+        if self.program:
+            parts.append(f"program {self.program!r}")
         if self.insn is not None:
             parts.append(f"instruction {self.insn}")
         return ": ".join([*parts, self.what])

@@ -194,6 +194,10 @@ class Object:
         if self._loaded:
             raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
         try:
+            for bpf_map in self.maps.values():
+                if bpf_map.spec.struct_ops is not None and bpf_map.spec.autocreate:
+                    what = f"map {bpf_map.name!r}: loading struct_ops"
+                    raise UnsupportedFeature(what, by="pybpf yet")
             self.prepare()
             for program in self.programs.values():
                 if program.autoload and not program.is_multi:
@@ -203,6 +207,8 @@ class Object:
             self.close()
             if isinstance(error, BpfError) and self.spec.name:
                 error.add_context(self.spec.name)
+            if isinstance(error, RelocationError):
+                error.file = self.spec.name
             if isinstance(error, BpfError) and self.btf_error is not None:
                 error.add_note(f"the object was loaded without its BTF: {self.btf_error}")
             raise
@@ -267,11 +273,8 @@ class Object:
         for bpf_map in self.maps.values():
             if not bpf_map.spec.autocreate or bpf_map.created:
                 continue
-            if bpf_map.spec.struct_ops is not None:
-                raise UnsupportedFeature(
-                    f"map {bpf_map.name!r}: loading struct_ops", by="pybpf yet"
-                )
-            self._create_map(bpf_map, btf_fd)
+            if bpf_map.spec.struct_ops is None:  # `load` refuses those; programs may do without
+                self._create_map(bpf_map, btf_fd)
         for bpf_map in self.maps.values():
             if bpf_map.type != MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
                 for index, name in bpf_map.spec.slots:

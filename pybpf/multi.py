@@ -19,6 +19,7 @@ from .errors import PlanError, RelocationError
 from .obj.linker import Linker, Resolved
 from .trampoline.attach import MultiLink, Progress
 from .trampoline.attach import attach as run
+from .trampoline.planner import checked
 from .trampoline.targets import Asked, Resolver, plan_facts
 from .trampoline.template import make_template, pack_info
 from .trampoline.traits import Hook
@@ -164,6 +165,7 @@ class MultiPrograms:
         planned: Callable[[Plan], None] | None = None,
     ) -> MultiLink:
         """See `Program.attach_multi`."""
+        checked(mechanism, prefer, lowering)
         self.object.prepare()
         template = self.template(program)
         at_exit = template.hook is not Hook.ENTRY

@@ -225,6 +225,8 @@ class Program:
                 f"program {self.name!r}: missing program type",
                 f"section {self.section!r} is none of libbpf's; set .type before loading",
             )
+        if self.type == ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+            raise UnsupportedFeature(f"program {self.name!r}: loading struct_ops", by="pybpf yet")
         if self.is_multi:
             raise PlanError(
                 f"program {self.name!r} ({self.section}) is loaded when it is attached: "

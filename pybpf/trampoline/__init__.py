@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .image import TrampolineImage, image_of, images
-    from .planner import Plan, Target, plan
+    from .planner import Plan, Target
+    from .targets import plan
 
 __all__ = ["Plan", "Target", "TrampolineImage", "image_of", "images", "plan"]
 
@@ -20,7 +21,7 @@ _HOME = {
     "TrampolineImage": "image",
     "image_of": "image",
     "images": "image",
-    "plan": "planner",
+    "plan": "targets",
 }
 
 

@@ -53,6 +53,7 @@ __all__ = [
     "Target",
     "Template",
     "answers",
+    "checked",
     "plan",
 ]
 
@@ -592,6 +593,54 @@ def _refused(target: Target, exits: bool) -> Skipped | None:
     return None
 
 
+def _rank(target: Target) -> tuple[object, ...]:
+    m = target.model
+    shape: tuple[object, ...] = ()
+    if m is not None:
+        obstacle = m.obstacle.value if m.obstacle else ""
+        shape = (
+            m.slots,
+            m.returns.value,
+            m.ret_size,
+            m.signed,
+            m.params,
+            m.structs,
+            m.pointers,
+            obstacle,
+        )
+    return (
+        target.address,
+        target.module,
+        target.name,
+        target.btf_id or 0,
+        target.unique,
+        target.kprobe,
+        target.occupied,
+        *shape,
+    )
+
+
+def checked(
+    mechanism: str | Mechanism, prefer: str | None, lowering: str | Lowering
+) -> tuple[Mechanism | None, Lowering | None]:
+    """The mechanism and lowering asked for, None for "auto".
+
+    :raises PlanError: if the mechanism, lowering or preference is none
+    """
+    if prefer not in (None, "overhead"):
+        raise PlanError(f"prefer={prefer!r}: only 'overhead' is known")
+    try:
+        forced = None if mechanism == "auto" else Mechanism(mechanism)
+    except ValueError:
+        names = ", ".join(m.value for m in Mechanism)
+        raise PlanError(f"mechanism {mechanism!r}: one of auto, {names}") from None
+    shape = next((form for form in _LOWERINGS if lowering in (form, form.value)), None)
+    if shape is None and lowering != "auto":
+        names = ", ".join(form.value for form in _LOWERINGS)
+        raise PlanError(f"lowering {lowering!r}: one of auto, {names}")
+    return forced, shape
+
+
 def plan(
     program: Template | object,
     targets: Iterable[Target],
@@ -615,18 +664,7 @@ def plan(
     """
     template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
     assert isinstance(template, Template)
-    if prefer not in (None, "overhead"):
-        raise PlanError(f"prefer={prefer!r}: only 'overhead' is known")
-    try:
-        forced = None if mechanism == "auto" else Mechanism(mechanism)
-    except ValueError:
-        names = ", ".join(m.value for m in Mechanism)
-        raise PlanError(f"mechanism {mechanism!r}: one of auto, {names}") from None
-    shape = next((form for form in _LOWERINGS if lowering in (form, form.value)), None)
-    if shape is None and lowering != "auto":
-        names = ", ".join(form.value for form in _LOWERINGS)
-        raise PlanError(f"lowering {lowering!r}: one of auto, {names}")
-
+    forced, shape = checked(mechanism, prefer, lowering)
     work = _Planner(template, facts, shape)
     exits = work.exits()
     skipped: list[Skipped] = []
@@ -634,7 +672,7 @@ def plan(
     seen: dict[int, Target] = {}
     named: set[tuple[str, str, int]] = set()
     # A total order, so that which of two names of one address stays is always the same.
-    ordered = sorted(targets, key=lambda t: (t.address, t.module, t.name, repr(t)))
+    ordered = sorted(targets, key=_rank)
     for target in ordered:
         no = _refused(target, exits)
         if no is not None:

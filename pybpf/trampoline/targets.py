@@ -9,22 +9,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..btf import Btf
 from ..errors import BpfError, ObjectFormatError, PlanError
 from ..features import Feature
+from . import planner
+from .cost import Mechanism
 from .image import make_key
 from .model import Models
-from .planner import PlanFacts, Target
+from .planner import Lowering, Plan, PlanFacts, Target, Template
 from .reasons import Reason, Skipped
 from .select import Candidate, SelectFacts, select
+from .traits import Hook
 from .verify import attachments
 
 if TYPE_CHECKING:
     from ..kernel.host import Facts
 
-__all__ = ["Asked", "Resolver", "plan_facts"]
+__all__ = ["Asked", "Resolver", "plan", "plan_facts"]
 
 #: What a caller may name: a glob, names or globs, candidates, targets.
 Asked = str | Iterable["str | Candidate | Target"]
@@ -48,6 +52,42 @@ def plan_facts(facts: Facts) -> PlanFacts:
     attach (ENOTSUPP), and such functions are then planned again with six slots.
     """
     return PlanFacts.of(facts.probes.some(*_PLANNED_FOR))
+
+
+def plan(
+    program: Template | object,
+    targets: Asked,
+    facts: Facts | PlanFacts,
+    mechanism: str | Mechanism = "auto",
+    *,
+    prefer: str | None = None,
+    lowering: str | Lowering = "auto",
+) -> Plan:
+    """What attaching a multi program would do; nothing is attached.
+
+    :param program: a multi program of an opened object, or a `Template`
+    :param targets: a glob, or names, globs, candidates and `Target` values
+    :param facts: of the running kernel, of saved ones (names are looked up in them), or
+        `PlanFacts` together with `Target` values: then this is `planner.plan`, and pure
+    :param mechanism: "auto", or the one to use
+    :param prefer: "overhead": the least cost per call first
+    :param lowering: "auto", "direct" or "frame"
+    :raises PlanError: as `planner.plan`; or names that nobody can look up
+    """
+    planner.checked(mechanism, prefer, lowering)
+    template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
+    options = {"prefer": prefer, "lowering": lowering}
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    if isinstance(facts, PlanFacts):
+        given = [t for t in wanted if isinstance(t, Target)]
+        if len(given) != len(wanted):
+            raise PlanError("names are looked up in Facts; with PlanFacts give Target values")
+        return planner.plan(template, given, facts, mechanism, **options)  # type: ignore[arg-type]
+    at_exit = template.hook is not Hook.ENTRY
+    asked: Asked = targets if isinstance(targets, str) else wanted
+    found, skipped = Resolver(facts, live=not facts.is_saved).resolve(asked, at_exit=at_exit)
+    made = planner.plan(template, found, plan_facts(facts), mechanism, **options)  # type: ignore[arg-type]
+    return replace(made, skipped=(*skipped, *made.skipped))
 
 
 class Resolver:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pybpf
 from pybpf.asm import insn as asm
 from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
@@ -337,3 +339,17 @@ def test_lowering_on_demand() -> None:
     assert made("frame", "kprobe").skipped[0].reason is Reason.NO_MECHANISM
     with pytest.raises(PlanError, match="auto, direct, frame"):
         made("regs")
+
+
+def test_the_public_plan_takes_targets_or_looks_names_up() -> None:
+    """`pybpf.trampoline.plan` with plain facts is the pure planner; names need Facts."""
+    assert pybpf.trampoline.plan(PROGRAMS[2], [T], K7_3) == plan(PROGRAMS[2], [T], K7_3)
+    with pytest.raises(PlanError, match="looked up in Facts"):
+        pybpf.trampoline.plan(PROGRAMS[2], ["vfs_read"], K7_3)
+
+
+def test_a_wrong_request_is_told_before_anything_is_looked_up() -> None:
+    """attach_multi checks its arguments first: no kernel is asked."""
+    source = Path(__file__).parents[1] / "data" / "multi.bpf.o"
+    with pybpf.open(source) as obj, pytest.raises(PlanError, match="one of auto"):
+        obj.programs["on_entry"].attach_multi("vfs_*", mechanism="magic")
