@@ -165,6 +165,19 @@ def test_return_addresses_belong_to_the_call() -> None:
     assert stacks.resolve([0x1100], Table()) == [Place(0x1100, "caller", "", 0x1000)]
 
 
+def test_handlers_in_the_place_of_return_addresses() -> None:
+    """An address that is the very start of a return handler means that handler."""
+
+    class Table:
+        def lookup(self, addr: int) -> tuple[str, str, int] | None:
+            if addr < 0x1100:
+                return ("ftrace_stub_direct_tramp", "", 0x10F0)
+            return ("return_to_handler", "", 0x1100)
+
+    (place,) = stacks.clean(stacks.resolve([0x1100], Table()))
+    assert (place.name, place.filtered) == ("return_to_handler", True)
+
+
 def test_tracing_frames_are_taken_out() -> None:
     """Helper, programs, trampolines and the entry a trampoline was called from disappear."""
     prog, tramp = "bpf_prog_0123456789abcdef_clone_exit", "bpf_trampoline_6442450999"

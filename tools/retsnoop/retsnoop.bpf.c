@@ -29,6 +29,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define MAX_ERRNO 4095
 #define MAX_CPUS 1024
 #define MAX_NESTING 3
+#define SHORT_STACK (2 * sizeof(__u64))
 
 /* Flags of a function: bits of a value of the map `funcs`. */
 enum func_flags {
@@ -463,11 +464,17 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u64 
 		s->end.depth = depth + 1;
 		if (s->aside_to > depth + 1 && s->aside_from == depth + 1)
 			put_back(s);
-		else if (emit_stacks)
-			take_stack(ctx, s);
+		else
+			s->stack.bytes = 0;
 	} else if (!failed && !(flags & FUNC_VOID)) {
 		s->failed = 0;
 	}
+	/*
+	 * Where a traced function tail-calls another one, 7.x cannot unwind beyond
+	 * them; a caller further up can be seen from the caller's own return.
+	 */
+	if (failed && emit_stacks && s->stack.bytes <= SHORT_STACK)
+		take_stack(ctx, s);
 	if (s->aside_from > depth)
 		s->aside_to = 0;
 	if (emit_success && emit_stacks && !s->failed && depth + 1 == s->end.depth)

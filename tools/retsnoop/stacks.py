@@ -82,7 +82,10 @@ def resolve(addrs: Sequence[int], symbols: Symbols) -> list[Place]:
     """Name the return addresses of a stack, same order."""
     out = []
     for addr in addrs:
-        found = symbols.lookup(addr - 1)
+        found = symbols.lookup(addr)
+        # Handlers that are put in the place of a return address are not called from anywhere.
+        if not (found and found[2] == addr and _TRACER.fullmatch(found[0])):
+            found = symbols.lookup(addr - 1)
         out.append(Place(addr, *found) if found else Place(addr))
     return out
 
