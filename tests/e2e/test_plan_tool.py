@@ -88,8 +88,9 @@ def test_why_shows_who_is_attached() -> None:
 @pytest.mark.parametrize(
     ("args", "status"),
     [
-        (["plan", "kprobe/vfs_read"], 1),
-        (["plan"], 1),
+        (["plan", "fentry.multi/no_such_function_at_all_*"], 1),
+        (["plan", "kprobe/vfs_read"], 2),
+        (["plan"], 2),
         (["plan", "fentry.multi/x", "--prefer", "y"], 2),
     ],
 )
