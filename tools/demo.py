@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-FUNCTIONS = ["-e", "do_sys_openat2", "-a", "do_filp_open", "-a", "path_openat"]
+FUNCTIONS = ["-e", "do_sys_openat2", "-a", "do_fil?_open", "-a", "path_openat"]
 MISSING = "/no/such/file"
 
 
@@ -48,7 +48,7 @@ def here() -> int:
     say(f"retsnoop: why does `cat {MISSING}` fail?")
     traced = run(python, "tools/retsnoop", *FUNCTIONS, "--", "cat", MISSING)
     say("the plan: how a multi program would be put on such functions")
-    run(python, "tools/trampolines.py", "plan", "fexit.multi/*do_filp_open")
+    run(python, "tools/trampolines.py", "plan", "fexit.multi/do_fil?_open")
     say("the trampoline that the kernel JITed for a traced function, while it is traced")
     dump = shlex.join([python, "tools/trampolines.py", "dump", "path_openat"])
     dumped = run(

@@ -3,7 +3,7 @@
 Each step attaches a random program to a random set of functions that the workload calls, or
 detaches a random one; then the workload runs and every attached program must have seen exactly
 what plain kprobes saw, every other program nothing, and images and links must agree. The seed is
-printed; PYBPF_SEED=N repeats a run.
+printed; PYBPF_SEED=N chooses one, PYBPF_SEED=random a new one each time.
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ class Scenario:
 def test_random_company(pool: Pool, mechanism: str) -> None:
     """Whoever comes and goes, every program sees what is true, and nothing is left at the end."""
     assert len(pool.functions) >= POOL
-    seed = int(os.environ.get("PYBPF_SEED") or random.SystemRandom().randrange(1 << 32))
+    given = os.environ.get("PYBPF_SEED", "1")
+    seed = random.SystemRandom().randrange(1 << 32) if given == "random" else int(given)
     print(f"seed {seed}")
     mixed = [*(n for n, f in NEEDS.items() if probes().answer(f).ok), "auto"]
     before = {a.link for a in attachments()}

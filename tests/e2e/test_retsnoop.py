@@ -345,7 +345,7 @@ def test_interrupt() -> None:
         assert tool.stdout is not None
         assert tool.stdout.readline() == "Receiving data...\n"
         subprocess.run(["cat", MISSING], check=False, stderr=subprocess.DEVNULL)
-        time.sleep(1)
+        time.sleep(2)
         tool.send_signal(signal.SIGINT)
         text = tool.stdout.read()
     assert tool.returncode == 0

@@ -365,6 +365,9 @@ class _Run:
             stack.callback(attacher.close)
             self.attach(obj, attacher, plan)
             progress.done()
+            # Whoever waits for the line may act on it: from then on everything is seen. A
+            # command of ours has not started yet, and starts with nothing seen before it.
+            obj.globals.ready = 0 if options.command else 1
             self.say("Receiving data...")
             self.info.flush()
             command = None
