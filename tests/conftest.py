@@ -26,7 +26,7 @@ from tests.support.matrix import Matrix
 __all__ = ["owned_descriptors"]  # a fixture for all tests
 
 TESTS = Path(__file__).parent
-TIME_LIMIT = 300  # seconds for one kernel-touching test, in an emulated guest too
+TIME_LIMIT = 600  # seconds for one kernel-touching test, in an emulated guest too
 
 
 # No wall-clock judgement on a shared machine; CI draws the same examples every time.
@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="guests at once",
     )
     group.addoption(
-        "--vm-timeout", type=int, metavar="S", default=1500, help="seconds one guest may take"
+        "--vm-timeout", type=int, metavar="S", default=3000, help="seconds one guest may take"
     )
 
 
