@@ -41,9 +41,12 @@ live: setup
 e2e: setup-vm
 	$(PYTEST) tests/e2e tests/live --kernel=$(KERNEL)
 
-# One pytest run for everything, so its last line counts everything.
+# Minutes a row, and about multi programs only: `make e2e` runs these too.
+LONG := $(addprefix --ignore=tests/e2e/test_,multi_random.py multi_scale.py lowerings.py)
+
+# One pytest run for everything else, so its last line counts it all.
 test: lint setup-vm setup-clang
-	$(PYTEST) tests/unit tests/live tests/e2e --kernel=all
+	$(PYTEST) tests/unit tests/live tests/e2e --kernel=all $(LONG)
 
 demo: setup
 	@$(PYTHON) tools/demo.py
