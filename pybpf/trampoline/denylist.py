@@ -97,9 +97,6 @@ NORETURN: frozenset[str] = frozenset(
         "do_task_dead",
         "ex_handler_msr_mce",
         "fortify_panic",
-        # Return, except for a task that dies of a signal in them: 6.x then never frees the image.
-        "get_signal",
-        "arch_do_signal_or_restart",
         "hlt_play_dead",
         "hv_ghcb_terminate",
         "kthread_complete_and_exit",
