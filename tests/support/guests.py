@@ -48,7 +48,7 @@ def unpack(text: str) -> list[str]:
 
 
 class Guests:
-    """Guests run in the background, `jobs` at a time, in the order in which tests were added.
+    """Guests run in the background, `jobs` at a time, those with the most tests first.
 
     :param timeout: seconds that one guest may take
     :param vm: the command that starts one; tests give another
@@ -60,27 +60,27 @@ class Guests:
         self.notes: list[str] = []
         self._runs: dict[Key, Run] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=jobs)
-        self._started = False
 
     def add(self, key: Key, nodeid: str) -> None:
-        """Say that a test is to run in the guest `key`; before the first `wait`."""
+        """Say that a test is to run in the guest `key`; before `start`."""
         self._runs.setdefault(key, Run(key, self.timeout, self.vm)).nodeids.append(nodeid)
+
+    def start(self) -> None:
+        """Start the guests; their tests run while the host's own do."""
+        for run in sorted(self._runs.values(), key=lambda run: -len(run.nodeids)):
+            self._pool.submit(run.run, self.notes)
 
     def wait(self, key: Key, nodeid: str) -> list[Event]:
         """The reports of a test, when it has finished.
 
         :raises Lost: if it never will
         """
-        if not self._started:
-            self._started = True
-            for run in self._runs.values():
-                self._pool.submit(run.run, self.notes)
         return self._runs[key].wait(nodeid)
 
     def close(self) -> None:
         """Let guests end that have reported everything; stop the others."""
         for run in self._runs.values():
-            if not self._started or not run.complete:
+            if not run.complete:
                 run.stop()
         self._pool.shutdown(cancel_futures=True)
 

@@ -104,6 +104,7 @@ class Matrix:
             )
             for item in elsewhere:
                 self.guests.add(guest_of(item), item.nodeid)
+            self.guests.start()
         try:
             done = yield
         finally:

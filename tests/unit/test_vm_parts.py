@@ -287,6 +287,7 @@ def asked(vm: Path, *nodeids: str) -> Guests:
     guests = Guests(jobs=1, timeout=60, vm=vm)
     for nodeid in nodeids:
         guests.add(("6.1", False), nodeid)
+    guests.start()
     return guests
 
 
