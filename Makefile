@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 LINTED := pybpf tools tests vagrant vagrant/vm
 
-.PHONY: help setup setup-vm setup-clang lint unit live e2e test demo bench clean distclean
+.PHONY: help setup setup-vm setup-clang setup-bench lint unit live e2e test demo bench clean distclean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -25,6 +25,9 @@ setup-vm: setup
 
 setup-clang:
 	@vagrant/host.sh clang
+
+setup-bench: setup
+	@vagrant/host.sh bench
 
 lint: setup
 	$(PYTHON) -m ruff check $(LINTED)
@@ -51,7 +54,7 @@ test: lint setup-vm setup-clang
 demo: setup
 	@$(PYTHON) tools/demo.py
 
-bench: setup setup-clang
+bench: setup-bench
 	$(PYTHON) -m tests.bench
 
 clean:

@@ -3,7 +3,8 @@
 #
 #   vagrant/host.sh python   a Python that can make virtual environments
 #   vagrant/host.sh vm       QEMU 8 or newer and what builds the guest image
-#   vagrant/host.sh clang    compilers and bpftool: tests that build BPF objects, peers of benchmarks
+#   vagrant/host.sh clang    compilers and bpftool: tests that build BPF objects
+#   vagrant/host.sh bench    the same and libbpf: peers of benchmarks
 #
 # Works as root or through sudo.  It writes nothing under /etc/apt: a suite the machine does not list (backports,
 # for QEMU on Debian 12) is read from a private list in a temporary directory, on the mirror that apt already uses.
@@ -86,6 +87,7 @@ for group in "$@"; do
             command -v busybox >/dev/null || install busybox-static
             install_qemu ;;
         clang) install clang-19 llvm-19 bpftool gcc libc6-dev ;;
+        bench) install clang-19 llvm-19 bpftool gcc libc6-dev libbpf-dev ;;
         *) say "unknown group: $group"; exit 2 ;;
     esac
 done
