@@ -1,4 +1,4 @@
-"""Trampolines: what the kernel has (`images`), and plans for many functions (`plan`).
+"""Trampolines: what the kernel has (`images`), plans for many functions (`plan`), `classify`.
 
 Names are resolved when they are first asked for: importing this package loads
 no disassembler and touches no file.
@@ -9,16 +9,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .classes import Attachment, Classes, classify
     from .image import TrampolineImage, image_of, images
     from .planner import Plan, Target
     from .targets import plan
 
-__all__ = ["Plan", "Target", "TrampolineImage", "image_of", "images", "plan"]
+__all__ = [
+    "Attachment",
+    "Classes",
+    "Plan",
+    "Target",
+    "TrampolineImage",
+    "classify",
+    "image_of",
+    "images",
+    "plan",
+]
 
 _HOME = {
+    "Attachment": "classes",
+    "Classes": "classes",
     "Plan": "planner",
     "Target": "planner",
     "TrampolineImage": "image",
+    "classify": "classes",
     "image_of": "image",
     "images": "image",
     "plan": "targets",

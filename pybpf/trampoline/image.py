@@ -77,6 +77,7 @@ class LoadedProgram:
     :param tag: 16 hex digits
     :param ranges: (address, bytes) of its functions' machine code, main first
     :param type: ``enum bpf_prog_type``
+    :param maps: ids of the maps it uses
     """
 
     id: int
@@ -84,6 +85,7 @@ class LoadedProgram:
     tag: str
     type: int
     ranges: tuple[tuple[int, int], ...]
+    maps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,14 @@ class ImageProgram:
 
     :param call: what the machine code says
     :param id: program id, or None if no loaded program has code at that address
+    :param maps: ids of the maps it uses: programs of one tag with other maps are others
     """
 
     call: ProgramCall
     id: int | None
     name: str
     tag: str
+    maps: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """For JSON; addresses as hex text, since JSON numbers end at 2**53."""
@@ -358,7 +362,7 @@ def collect(
 def _name(call: ProgramCall, by_code: _CodeMap) -> ImageProgram:
     program = by_code.find(call.address)
     if program is not None:
-        return ImageProgram(call, program.id, program.name, program.tag)
+        return ImageProgram(call, program.id, program.name, program.tag, program.maps)
     # The symbol still has tag and name: bpf_prog_<16 hex digits>_<name>.
     prefix, _, rest = call.symbol.partition("bpf_prog_")
     tag, _, name = rest.partition("_")
@@ -384,7 +388,7 @@ def loaded_programs() -> list[LoadedProgram]:
         with fd:
             info = sys_bpf.prog_info(fd)
         ranges = tuple(zip(info.jited_ksyms, info.jited_func_lens, strict=False))
-        out.append(LoadedProgram(number, info.name, info.tag, info.type, ranges))
+        out.append(LoadedProgram(number, info.name, info.tag, info.type, ranges, info.map_ids))
     return out
 
 

@@ -21,12 +21,23 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .._sys import bpf as sys_bpf
+from .._sys.bpf import LinkInfo
 from .._uapi.enums import AttachType, LinkType
 from ..errors import BpfError
 from .image import ImageReader, TrampolineImage, make_key
 from .roles import ProgramCall, TrampFlag
 
-__all__ = ["Attached", "Finding", "Problem", "Survey", "attachments", "check", "survey", "verify"]
+__all__ = [
+    "Attached",
+    "Finding",
+    "Problem",
+    "Survey",
+    "attachments",
+    "check",
+    "link_infos",
+    "survey",
+    "verify",
+]
 
 # What a program of an attach type is in an image. An LSM program sits where its
 # hook can use it: void hooks take no return value, so it runs at their exit.
@@ -204,15 +215,11 @@ def _check_link(one: Attached, calls: Sequence[ProgramCall]) -> Iterator[tuple[P
 # ---- the running kernel -------------------------------------------------------
 
 
-def attachments() -> list[Attached]:
-    """What every tracing and tracing_multi link of the kernel says, by link id.
-
-    A tracing_multi link of a kernel that does not tell its functions (7.2) gives one entry
-    without keys. Extension programs (freplace) have no image and are left out.
+def link_infos() -> Iterator[LinkInfo]:
+    """What the kernel says of each of its links, by id.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
-    out: list[Attached] = []
     for number in sys_bpf.ids("link"):
         try:
             fd = sys_bpf.get_fd_by_id("link", number)
@@ -222,11 +229,23 @@ def attachments() -> list[Attached]:
             raise
         with fd:
             info = sys_bpf.link_info(fd)
-        out += _attached(info)
-    return out
+        yield info
 
 
-def _attached(info: sys_bpf.LinkInfo) -> Iterator[Attached]:
+def attachments(infos: Iterable[LinkInfo] | None = None) -> list[Attached]:
+    """What every tracing and tracing_multi link of the kernel says, by link id.
+
+    A tracing_multi link of a kernel that does not tell its functions (7.2) gives one entry
+    without keys. Extension programs (freplace) have no image and are left out.
+
+    :param infos: `link_infos` that were read already
+    :raises DeniedByPolicy: without CAP_SYS_ADMIN
+    """
+    given = link_infos() if infos is None else infos
+    return [one for info in given for one in _attached(info)]
+
+
+def _attached(info: LinkInfo) -> Iterator[Attached]:
     multi = info.type == LinkType.BPF_LINK_TYPE_TRACING_MULTI
     if not multi and info.type != LinkType.BPF_LINK_TYPE_TRACING:
         return

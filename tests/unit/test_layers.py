@@ -22,6 +22,7 @@ LAYERS = {
     "pybpf.elf": 2,
     "pybpf.btf": 2,
     "pybpf.obj": 3,
+    "pybpf.trampoline.classes": 3,
     "pybpf.trampoline.cost": 3,
     "pybpf.trampoline.decode": 3,
     "pybpf.trampoline.denylist": 3,
@@ -40,7 +41,7 @@ LAYERS = {
     "pybpf.perfbuf": 6,
     "pybpf.programs": 6,
     "pybpf.links": 6,
-    # What touches the kernel of pybpf.trampoline: select, targets, attach, image, verify.
+    # What touches the kernel of pybpf.trampoline: select, targets, attach, attached, image, verify.
     "pybpf.trampoline": 7,
     "pybpf.loader": 8,
     "pybpf.multi": 8,

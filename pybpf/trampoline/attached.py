@@ -1,0 +1,214 @@
+"""Who is attached to kernel functions now: by trampoline, by kprobe, and which process did it.
+
+Trampolines show themselves (`image.images`) and their links name them
+(`verify.attachments`). kprobe.multi and kprobe links have no image; their link
+info tells addresses from 6.6 on, which kallsyms turns into functions. Owners come
+from `pybpf.kernel.owners`. `Registry.read` asks for each once, so that a table
+of ten thousand functions costs one walk over the links and one over processes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from .._uapi.enums import LinkType, PerfEventType
+from ..errors import BpfError, ObjectFormatError
+from ..kernel import kallsyms, owners
+from ..kernel.btf import KernelBtf
+from .classes import CallModel, Classes, Kind, Run, Traced, of_traced
+from .image import ImageProgram, TrampolineImage, loaded_programs, split_key
+from .model import Models
+from .planner import Target
+from .verify import Attached, attachments, link_infos
+
+if TYPE_CHECKING:
+    from .._sys.bpf import LinkInfo
+    from ..btf import Btf
+    from ..kernel.kallsyms import Kallsyms
+    from ..kernel.owners import Held, Owners
+
+__all__ = ["Probed", "Registry", "image_classes", "probed"]
+
+_KPROBE_MULTI_RETURN = 1  # BPF_F_KPROBE_MULTI_RETURN
+_KPROBES = {
+    PerfEventType.BPF_PERF_EVENT_KPROBE: "kprobe",
+    PerfEventType.BPF_PERF_EVENT_KRETPROBE: "kretprobe",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A kprobe.multi or kprobe link.
+
+    :param link: link id
+    :param program: program id
+    :param kind: ``kprobe.multi``, ``kretprobe.multi``, ``kprobe`` or ``kretprobe``; the
+        kernel does not tell a session from a kprobe.multi
+    :param count: functions it is on, known or not
+    :param functions: (name, module, address) of those the kernel tells; module "" for the
+        kernel itself
+    """
+
+    link: int
+    program: int
+    kind: str
+    count: int
+    functions: tuple[tuple[str, str, int], ...]
+
+    def on(self, name: str, module: str = "") -> bool:
+        """True if the link is on that function."""
+        return any((name, module) == one[:2] for one in self.functions)
+
+
+def probed(infos: Iterable[LinkInfo], symbols: Kallsyms) -> list[Probed]:
+    """The kprobe links among `infos`, in their order.
+
+    A kernel before 6.6 says nothing of them: no functions then, and of single kprobes not
+    even that the link is one, so those are left out.
+    """
+    out = []
+    for info in infos:
+        if info.type == LinkType.BPF_LINK_TYPE_KPROBE_MULTI:
+            kind = "kretprobe.multi" if info.flags & _KPROBE_MULTI_RETURN else "kprobe.multi"
+            named = tuple(_functions(info.addrs, symbols))
+            out.append(Probed(info.id, info.prog_id, kind, info.count, named))
+        elif info.type == LinkType.BPF_LINK_TYPE_PERF_EVENT and info.perf_type in _KPROBES:
+            kind = _KPROBES[PerfEventType(info.perf_type)]
+            named = tuple(_functions([info.addr], symbols))
+            if not named and info.name:
+                named = ((info.name, "", info.addr),)
+            out.append(Probed(info.id, info.prog_id, kind, 1, named))
+    return out
+
+
+def _functions(addrs: Iterable[int], symbols: Kallsyms) -> Iterator[tuple[str, str, int]]:
+    for addr in addrs:
+        found = symbols.lookup(addr) if addr else None  # 0: no right to see it
+        if found is not None:
+            yield found[0].name, found[0].module, addr
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Links on kernel functions, the names of their programs, and their owners.
+
+    :param attached: by trampoline
+    :param probes: by kprobe
+    :param names: program id -> name
+    """
+
+    attached: tuple[Attached, ...] = ()
+    probes: tuple[Probed, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+    owners: Owners = field(default_factory=owners.Owners)
+
+    @classmethod
+    def read(cls) -> Registry:
+        """Everything of the running kernel, each source asked once.
+
+        :raises DeniedByPolicy: without CAP_SYS_ADMIN
+        """
+        infos = list(link_infos())
+        names = {program.id: program.name for program in loaded_programs()}
+        return cls(
+            tuple(attachments(infos)),
+            tuple(probed(infos, kallsyms.read())),
+            names,
+            owners.read(),
+        )
+
+    @cached_property
+    def _by_key(self) -> Mapping[int, list[Attached]]:
+        found = defaultdict(list)
+        for one in self.attached:
+            for key in one.keys:
+                found[key].append(one)
+        return found
+
+    def on_key(self, key: int) -> list[Attached]:
+        """What links say is in the trampoline of `key`."""
+        return self._by_key.get(key, [])
+
+    def probes_on(self, name: str, module: str = "") -> list[Probed]:
+        """The kprobe links on a function."""
+        return [one for one in self.probes if one.on(name, module)]
+
+    def holds(self, key: int, program: int | None) -> Held | None:
+        """Who holds the link that put a program on the trampoline of `key`.
+
+        None if no link is known: the program id is not, or 7.2 does not tell the functions
+        of a tracing_multi link and it is not the only one of its program.
+        """
+        links = {one.link for one in self.on_key(key) if one.program == program}
+        links = links or {one.link for one in self.attached if one.program == program}
+        return self.owners.of_link(links.pop()) if len(links) == 1 else None
+
+
+# ---- classes of what is there -------------------------------------------------
+
+
+def image_classes(
+    images: Iterable[TrampolineImage], btf: Mapping[str, Btf] | None = None
+) -> Classes:
+    """Classes of the functions that are traced now; see `pybpf.trampoline.classes`.
+
+    Programs are the same if name, tag and maps are: the clones of one program are one. Their
+    label is the name, with a number where several programs share it. Functions of BPF
+    programs (freplace targets, tracing of programs) and stale images are left out.
+
+    :param btf: module -> BTF, "" for the kernel itself, instead of the running kernel's
+    """
+    wanted = [one for one in images if one.current and not split_key(one.key)[2]]
+    labels = _labels(p for image in wanted for p in image.programs)
+    kernel = KernelBtf()
+    models: dict[str, Models | None] = {}
+
+    def model(module: str, btf_id: int) -> CallModel | None:
+        if module not in models:
+            found = btf.get(module) if btf is not None else kernel.get(module)
+            models[module] = None if found is None else Models(found)
+        known = models[module]
+        try:
+            return None if known is None else CallModel.of(known.of_func(btf_id))
+        except (BpfError, ObjectFormatError, AssertionError):
+            return None
+
+    out = []
+    for image in wanted:
+        module = "" if image.module == "vmlinux" else image.module
+        btf_id = split_key(image.key)[1]
+        runs = tuple(
+            Run(labels[_identity(p)], Kind(p.call.kind), p.call.phase)
+            for p in image.programs
+            if not p.call.detached
+        )
+        function = Target(
+            image.function or image.symbol, module, image.function_address or 0, btf_id
+        )
+        known = model(module, btf_id) or CallModel(image.slots, None)
+        out.append(Traced(function, runs, known))
+    return of_traced(out)
+
+
+def _identity(program: ImageProgram) -> tuple[str, str, tuple[int, ...]]:
+    return program.name or program.call.symbol, program.tag, program.maps
+
+
+def _labels(programs: Iterable[ImageProgram]) -> dict[tuple[str, str, tuple[int, ...]], str]:
+    # First seen by lowest program id, so that labels do not depend on the images' order.
+    first: dict[tuple[str, str, tuple[int, ...]], int] = {}
+    for program in programs:
+        who = _identity(program)
+        first[who] = min(first.get(who, 1 << 32), program.id or 1 << 32)
+    names: dict[str, list[tuple[str, str, tuple[int, ...]]]] = defaultdict(list)
+    for who in sorted(first, key=lambda w: (first[w], w)):
+        names[who[0]].append(who)
+    return {
+        who: name if len(group) == 1 else f"{name}#{number}"
+        for name, group in names.items()
+        for number, who in enumerate(group, 1)
+    }

@@ -1,0 +1,101 @@
+"""Who holds links and programs: fdinfo as the kernel writes it, processes that come and go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from pybpf.kernel.owners import Held, Owner, Owners, Process, collect, parse_fdinfo
+
+LINK_INFO = """pos:\t0
+flags:\t02000000
+mnt_id:\t15
+ino:\t1063
+link_type:\ttracing
+link_id:\t7
+prog_tag:\tdeadbeefdeadbeef
+prog_id:\t42
+attach_type:\t24
+target_obj_id:\t1
+target_btf_id:\t77
+"""
+PROG_INFO = (
+    "pos:\t0\nprog_type:\t26\nprog_jited:\t1\nprog_tag:\tdead\nmemlock:\t4096\nprog_id:\t42\n"
+)
+
+
+def process(
+    pid: int, fds: Iterable[tuple[str, str]] | Exception, text: str | Exception = LINK_INFO
+) -> Process:
+    def listed() -> Iterable[tuple[str, str]]:
+        if isinstance(fds, Exception):
+            raise fds
+        return fds
+
+    def fdinfo(number: str) -> str:
+        if isinstance(text, Exception):
+            raise text
+        return text
+
+    return Process(pid, f"p{pid}", listed, fdinfo)
+
+
+def test_fdinfo() -> None:
+    """A link names itself and its program, a program itself, anything else nothing."""
+    assert parse_fdinfo(LINK_INFO) == {"link": 7, "prog": 42}
+    assert parse_fdinfo(PROG_INFO) == {"prog": 42}
+    assert parse_fdinfo("pos:\t0\nprog_id:\t\n") == {}
+
+
+def test_holders() -> None:
+    """Several processes, several descriptors of one link, a pin; only BPF descriptors are read."""
+    link, prog = "anon_inode:bpf_link", "anon_inode:bpf-prog"
+    found = collect(
+        [
+            process(20, [("3", link), ("4", link), ("5", "/dev/null")]),
+            process(10, [("3", link)]),
+            process(30, [("9", prog)], PROG_INFO),
+            process(40, [("9", "socket:[1]")], AssertionError("not to be read")),
+        ],
+        [("/sys/fs/bpf/mine", "link", 7), ("/sys/fs/bpf/alone", "link", 8)],
+    )
+    assert found.of_link(7) == Held((Owner(10, "p10"), Owner(20, "p20")), ("/sys/fs/bpf/mine",))
+    assert str(found.of_link(7)) == "p10(10) p20(20) pinned /sys/fs/bpf/mine"
+    assert str(found.of_link(8)) == "pinned /sys/fs/bpf/alone"
+    assert found.of_program(42).owners == (Owner(30, "p30"),)
+    assert not found.of_link(99)
+    assert str(found.of_link(99)) == "no process"
+
+
+def test_what_cannot_be_seen_is_said() -> None:
+    """A process of somebody else: then nobody found is not nobody."""
+    found = collect([process(1, PermissionError(13, "no")), process(2, [])])
+    assert found.hidden == 1
+    assert str(found.of_link(7)) == "not known"
+    assert found.of_link(7).to_dict() == {"processes": [], "pins": [], "certain": False}
+
+
+def test_processes_and_descriptors_that_end_meanwhile() -> None:
+    link = [("3", "anon_inode:bpf_link")]
+    found = collect(
+        [
+            process(1, FileNotFoundError(2, "gone")),
+            process(2, link, FileNotFoundError(2, "closed")),
+            process(3, link, ProcessLookupError(3, "gone")),
+            process(4, link),
+        ]
+    )
+    assert found.hidden == 0
+    assert found.of_link(7).owners == (Owner(4, "p4"),)
+    assert isinstance(found, Owners)
+
+
+def test_every_running_process_is_walked() -> None:
+    """On this very machine: one walk, this process among them, no link of nobody."""
+    from pybpf.kernel import owners
+
+    seen = {p.pid for p in owners._processes()}
+    assert os.getpid() in seen
+    mine = dict(owners._fds(os.getpid()))
+    assert mine["0"] == os.readlink("/proc/self/fd/0")
+    assert isinstance(owners.read(), Owners)
