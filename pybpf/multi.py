@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ._sys import bpf as sys_bpf
+from ._sys.interrupts import held
 from ._uapi.enums import AttachType, ProgType
 from .asm import encode
 from .asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
@@ -183,10 +184,14 @@ class MultiPrograms:
             progress=progress,
             planned=planned,
         )
-        link.skipped = (*skipped, *link.skipped)
-        if not link.targets:
-            link.detach()
+        try:
+            link.skipped = (*skipped, *link.skipped)
+            if link.targets:
+                return link
             first = str(link.skipped[0]) if link.skipped else "no function was named"
             more = f", and {len(link.skipped) - 1} more" if len(link.skipped) > 1 else ""
             raise PlanError(f"program {program.name!r}: nothing to attach to: {first}{more}")
-        return link
+        except BaseException:
+            with held():
+                link.detach()
+            raise

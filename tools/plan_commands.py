@@ -1,19 +1,20 @@
-"""The planning commands of trampolines.py: `plan` and `why`.
+"""The `plan` command of trampolines.py, and what it shares with `why`.
 
-Both work on the running kernel, or on facts that ``features.py --save`` wrote on
-another one; then they need no privileges and attach nothing.
+It works on the running kernel, or on facts that ``features.py --save`` wrote on
+another one; then it needs no privileges. Nothing is attached either way.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from image_commands import classes_table
+from screen import Line, Screen
 
 from pybpf.asm import insn as asm
 from pybpf.asm import opcodes as op
@@ -21,28 +22,26 @@ from pybpf.asm.edit import Code
 from pybpf.asm.text import listing
 from pybpf.errors import PlanError
 from pybpf.kernel.host import Facts
+from pybpf.trampoline.classes import classify, planned
 from pybpf.trampoline.cost import Mechanism
-from pybpf.trampoline.planner import Plan, Target, Template, answers, plan
+from pybpf.trampoline.planner import Plan, Template, plan
 from pybpf.trampoline.reasons import Skipped
 from pybpf.trampoline.targets import Resolver, plan_facts
 from pybpf.trampoline.traits import Hook
 
-if TYPE_CHECKING:
-    from pybpf.trampoline.verify import Attached
-
 __all__ = [
+    "HOOKS",
     "UsageError",
     "default_program",
     "plan_arguments",
     "plan_json",
     "plan_lines",
+    "read_facts",
     "run_plan",
-    "why",
-    "why_arguments",
-    "why_lines",
+    "show_plan",
 ]
 
-_HOOKS = {f"{hook.value}.multi": hook for hook in Hook}
+HOOKS = {f"{hook.value}.multi": hook for hook in Hook}
 SLOW = 5.0  # seconds: say so beforehand
 
 
@@ -57,10 +56,10 @@ def default_program(section: str) -> tuple[Template, str]:
     :raises UsageError: if it is no multi section
     """
     kind, _, glob = section.lstrip("?").partition("/")
-    hook = _HOOKS.get(kind.removesuffix(".s"))
+    hook = HOOKS.get(kind.removesuffix(".s"))
     if hook is None:
         raise UsageError(
-            f"{section!r} is no multi section; one of {', '.join(_HOOKS)}, each [.s]/GLOB"
+            f"{section!r} is no multi section; one of {', '.join(HOOKS)}, each [.s]/GLOB"
         )
     slots = range(6 if hook is Hook.ENTRY else 7)
     insns = [asm.load(op.DW, op.R0, op.R1, 8 * slot) for slot in slots]
@@ -68,7 +67,11 @@ def default_program(section: str) -> tuple[Template, str]:
     return Template("reads_everything", code, hook, sleepable=kind.endswith(".s")), glob
 
 
-def _facts(path: str | None) -> Facts:
+def read_facts(path: str | None) -> Facts:
+    """The running kernel's facts, or those saved in a file.
+
+    :raises ValueError: if it holds none
+    """
     if path is None:
         return Facts()
     return Facts.from_json(json.loads(Path(path).read_text()))
@@ -95,38 +98,69 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--facts", metavar="FILE", help="plan for the kernel that these facts are of"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="functions, images, reasons")
+    parser.add_argument(
+        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
+    )
 
 
-def plan_json(made: Plan, skipped: Sequence[Skipped]) -> dict[str, object]:
-    """`Plan.to_json` with the functions that were not even found."""
+def plan_json(made: Plan, skipped: Sequence[Skipped], *, classes: bool) -> dict[str, object]:
+    """`Plan.to_json` with the functions that were not even found.
+
+    :param classes: also how few trampolines would do
+    """
     shown: dict[str, object] = json.loads(
         replace(made, skipped=(*skipped, *made.skipped)).to_json()
     )
+    if classes:
+        shown["classes"] = classify(planned(made)).to_dict()
     return shown
 
 
-def plan_lines(made: Plan, skipped: Sequence[Skipped], *, verbose: bool) -> Iterator[str]:
-    """The plan as text."""
+def plan_lines(made: Plan, skipped: Sequence[Skipped], *, verbose: bool) -> Iterator[Line]:
+    """The plan as text: `str` of it, and with `verbose` images, functions and skipped ones."""
     whole = replace(made, skipped=(*skipped, *made.skipped))
-    yield str(whole)
+    head, *rest = str(whole).splitlines()
+    yield Line(head, "1", 2)
+    for number, text in enumerate(rest):
+        counted = text.startswith("    ")  # a reason and how often
+        yield Line(text, "33" if counted else "36" if number < len(made.groups) else "")
     total = made.cost.attach_s + made.cost.detach_s
     if total > SLOW:
-        yield f"  this will take about {total:.0f} s on such a machine"
+        yield Line(f"  this will take about {total:.0f} s on such a machine", "31", 4)
     if not verbose:
         if whole.skipped:
-            yield "  -v names them, with hints; `trampolines.py why FUNC` explains one"
+            yield Line(
+                "  -v names them, with hints; `trampolines.py why FUNC` explains one", "2", 4
+            )
         return
     for number, group in enumerate(made.groups):
-        yield ""
-        yield f"group {number}: {group.mechanism.value}, {group.lowering.value}, {group.kind}"
+        yield Line()
+        how = f"{group.mechanism.value}, {group.lowering.value}, {group.kind}"
+        yield Line(f"group {number}: {how}", "1")
         for part in group.parts:
-            yield f"  image {part.image.digest} ({part.side.value})"
-            yield from (f"    {text}" for text in listing(part.image.code.insns))
-        yield "  functions: " + " ".join(t.label for t in group.targets)
+            yield Line(f"  image {part.image.digest} ({part.side.value})", "36")
+            yield from (Line(f"    {text}") for text in listing(part.image.code.insns))
+        yield Line("  functions: " + " ".join(t.label for t in group.targets), "", 4)
     if whole.skipped:
-        yield ""
-        yield "skipped:"
-        yield from (f"  {s}" for s in whole.skipped)
+        yield Line()
+        yield Line("skipped:", "1")
+        yield from (Line(f"  {s}", "33", 4) for s in whole.skipped)
+
+
+def show_plan(args: argparse.Namespace, screen: Screen) -> int:
+    """``plan``: 1 if not one function can be attached to.
+
+    :raises UsageError: as `run_plan`
+    """
+    made, skipped = run_plan(args)
+    if args.json:
+        screen.json(plan_json(made, skipped, classes=args.classes))
+    else:
+        screen.show(*plan_lines(made, skipped, verbose=args.verbose))
+        if args.classes:
+            screen.show("")
+            classes_table(classify(planned(made)), screen)
+    return 0 if made.targets else 1
 
 
 def run_plan(args: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
@@ -137,7 +171,7 @@ def run_plan(args: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
     """
     if args.program and not args.object:
         raise UsageError("--program names a program of --object FILE")
-    facts = _facts(args.facts)
+    facts = read_facts(args.facts)
     with ExitStack() as stack:
         if args.object:
             import pybpf
@@ -162,103 +196,3 @@ def run_plan(args: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
         targets, skipped = resolver.resolve(glob, at_exit=template.hook is not Hook.ENTRY)
         made = plan(template, targets, plan_facts(facts), args.mechanism, prefer=args.prefer)
     return made, skipped
-
-
-# ---- why ----------------------------------------------------------------------
-
-
-def why_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``why``."""
-    parser.add_argument("functions", nargs="+", metavar="FUNC", help="NAME, MODULE:NAME or a glob")
-    parser.add_argument("--facts", metavar="FILE", help="ask the kernel that these facts are of")
-
-
-def _attached_to(target: Target, facts: Facts) -> list[Attached]:
-    from pybpf.trampoline.image import make_key
-    from pybpf.trampoline.verify import attachments
-
-    btf = facts.btf
-    if facts.is_saved or target.btf_id is None or not hasattr(btf, "object_id"):
-        return []
-    key = make_key(btf.object_id(target.module), target.btf_id)
-    return [one for one in attachments() if key in one.keys]
-
-
-def why(args: argparse.Namespace) -> list[dict[str, object]]:
-    """For each function: each hook and mechanism, possible or the reason; who is there."""
-    facts = _facts(args.facts)
-    resolver = Resolver(facts, live=not facts.is_saved)
-    kernel = plan_facts(facts)
-    out: list[dict[str, object]] = []
-    for name in args.functions:
-        try:
-            targets, skipped = resolver.resolve([name], at_exit=False)
-        except PlanError as error:
-            out.append({"function": name, "found": False, "reason": str(error)})
-            continue
-        out += [
-            {
-                "function": s.label,
-                "found": False,
-                "reason": s.reason.value,
-                "detail": s.detail,
-                "hint": s.hint,
-                "text": str(s),
-            }
-            for s in skipped
-        ]
-        for target in targets:
-            hooks: dict[str, dict[str, str]] = {}
-            for section in _HOOKS:
-                template, _ = default_program(section)
-                said = answers(template, target, kernel)
-                hooks[section] = {
-                    mechanism.value: "yes" if no is None else str(no)
-                    for mechanism, no in said.items()
-                }
-            there = _attached_to(target, facts)
-            model = target.model
-            out.append(
-                {
-                    "function": target.label,
-                    "found": True,
-                    "address": target.address,
-                    "btf_id": target.btf_id,
-                    "slots": model.slots if model else None,
-                    "returns": model.returns.value if model else None,
-                    "occupied": target.occupied,
-                    "max_programs": kernel.max_programs,
-                    "attached": [
-                        {"link": a.link, "program": a.program, "kinds": list(a.kinds)}
-                        for a in there
-                    ],
-                    "hooks": hooks,
-                }
-            )
-    return out
-
-
-def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[str]:
-    """What `why` found, as text."""
-    for row in rows:
-        if not row["found"]:
-            yield str(row.get("text") or f"{row['function']}: {row['reason']}")
-            continue
-        slots = (
-            "no BTF" if row["slots"] is None else f"{row['slots']} slots, returns {row['returns']}"
-        )
-        yield f"{row['function']}: {slots}, {row['occupied']} of {row['max_programs']} programs"
-        attached = row["attached"]
-        assert isinstance(attached, list)
-        for one in attached:
-            kinds = "/".join(one["kinds"])
-            yield f"  attached: program {one['program']} by link {one['link']} ({kinds})"
-        hooks = row["hooks"]
-        assert isinstance(hooks, dict)
-        for section, ways in hooks.items():
-            able = [mechanism for mechanism, said in ways.items() if said == "yes"]
-            yield f"  {section}: {', '.join(able) or 'not possible'}"
-            groups = Counter(said for said in ways.values() if said != "yes")
-            for said in groups:
-                which = ", ".join(m for m, s in ways.items() if s == said)
-                yield f"    not {which}: {said}"

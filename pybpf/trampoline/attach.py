@@ -11,9 +11,11 @@ programs are attached before entry programs, so that no exit is seen without
 its entry.
 
 Everything made is pushed on one stack; an error or an interrupt closes it in
-reverse order. Detaching thousands of clones takes minutes on 6.x kernels, in
-the kernel: `MultiLink.detach` reports progress after each link and may be
-interrupted and called again.
+reverse order. An interrupt is held back from the moment a link is asked for
+until it is on the stack (`held`), and while an unfinished attach is undone, so
+that no link is ever nobody's. Detaching thousands of clones takes minutes on
+6.x kernels, in the kernel: `MultiLink.detach` reports progress after each link
+and may be interrupted and called again.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .. import links
 from .._sys import bpf as sys_bpf
+from .._sys.interrupts import held
 from .._uapi.enums import AttachType, ProgType
 from ..asm.edit import Code
 from ..errors import BpfError, DeniedByPolicy, VerifierError
@@ -122,9 +125,10 @@ class MultiLink:
         total = sum(len(made.targets) for made in self._made)
         done = 0
         while self._made:
-            made = self._made[-1]
-            made.link.close()
-            self._made.pop()
+            with held():
+                made = self._made[-1]
+                made.link.close()
+                self._made.pop()
             done += len(made.targets)
             if progress is not None:
                 progress(done, total)
@@ -181,6 +185,7 @@ class _Engine:
         self.refused: dict[tuple[str, str, int], tuple[Target, BpfError]] = {}
         self.done = 0
         self.total = 0
+        self._program: Fd | None = None
         self._as_scalars: set[str] = set()  # digests of images only loadable that way
 
     def cookie(self, target: Target) -> int:
@@ -221,31 +226,46 @@ class _Engine:
                 if session
                 else AttachType.BPF_TRACE_KPROBE_MULTI
             )
-        with self.source.load_image(
-            self.template,
-            part.image.code,
-            prog_type=prog_type,
-            attach_type=attach_type,
-            btf_id=0,
-            module=group.module,
-        ) as program:
-            pending = [list(targets)]
-            while pending:
-                some = pending.pop()
-                try:
+        program = self.load(part, prog_type=prog_type, attach_type=attach_type, module=group.module)
+        pending = [list(targets)]
+        while pending:
+            some = pending.pop()
+            try:
+                with held():
                     link = self.many(group, part, program, attach_type, some)
-                except BpfError as error:
-                    if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS:
-                        raise
-                    if len(some) == 1:
-                        self.refuse(some[0], error)
-                        self.step(1)
-                        continue
-                    middle = len(some) // 2
-                    pending += [some[middle:], some[:middle]]
-                else:
                     self.link._made.append(_Made(link, tuple(some)))
-                    self.step(len(some))
+            except BpfError as error:
+                if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS:
+                    raise
+                if len(some) == 1:
+                    self.refuse(some[0], error)
+                    self.step(1)
+                    continue
+                middle = len(some) // 2
+                pending += [some[middle:], some[:middle]]
+            else:
+                self.step(len(some))
+        self.unload()
+
+    def load(self, part: Part, *, prog_type: int, attach_type: int, module: str) -> Fd:
+        # A program that several functions share. Not in a `with`: an interrupt between its
+        # body and its end would pass the end over.
+        with held():
+            self._program = self.source.load_image(
+                self.template,
+                part.image.code,
+                prog_type=prog_type,
+                attach_type=attach_type,
+                btf_id=0,
+                module=module,
+            )
+            return self._program
+
+    def unload(self) -> None:
+        with held():
+            program, self._program = self._program, None
+            if program is not None:
+                program.close()  # the links hold it
 
     def many(
         self,
@@ -279,19 +299,18 @@ class _Engine:
         attach_type = _TRACING[part.side][0]
         for target in targets:
             try:
-                with self.clone(part, target, attach_type) as program:
+                with held(), self.clone(part, target, attach_type) as program:
                     link = links.attach_tracing(
                         program,
                         attach_type,
                         cookie=self.cookie(target),
                         what=f"{part.side.value} of {target.label}",
                     )
+                    self.link._made.append(_Made(link, (target,)))
             except DeniedByPolicy:
                 raise
             except BpfError as error:
                 self.refuse(target, error)
-            else:
-                self.link._made.append(_Made(link, (target,)))
             self.step(1)
 
     def clone(self, part: Part, target: Target, attach_type: int) -> Fd:
@@ -352,16 +371,11 @@ class _Engine:
     def kprobes(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
         if not targets:
             return
-        with self.source.load_image(
-            self.template,
-            part.image.code,
-            prog_type=ProgType.BPF_PROG_TYPE_KPROBE,
-            attach_type=0,
-            btf_id=0,
-            module="",
-        ) as program:
-            for target in targets:
-                try:
+        kprobe = ProgType.BPF_PROG_TYPE_KPROBE
+        program = self.load(part, prog_type=kprobe, attach_type=0, module="")
+        for target in targets:
+            try:
+                with held():
                     link = links.attach_kprobe(
                         program,
                         "" if target.address else target.name,
@@ -369,13 +383,18 @@ class _Engine:
                         retprobe=part.side is Side.EXIT,
                         cookie=self.cookie(target),
                     )
-                except DeniedByPolicy:
-                    raise
-                except BpfError as error:
-                    self.refuse(target, error)
-                else:
                     self.link._made.append(_Made(link, (target,)))
-                self.step(1)
+            except DeniedByPolicy:
+                raise
+            except BpfError as error:
+                self.refuse(target, error)
+            self.step(1)
+        self.unload()
+
+    def undo(self) -> None:
+        with held():  # until everything is undone; then the interrupt, if another came
+            self.link.detach()
+            self.unload()
 
     def drop_halves(self) -> None:
         # A function refused at one side of a pair keeps nothing at the other.
@@ -383,8 +402,9 @@ class _Engine:
             if len(made.targets) == 1:
                 target = made.targets[0]
                 if _key(target) in self.refused:
-                    made.link.close()
-                    self.link._made.remove(made)
+                    with held():
+                        made.link.close()
+                        self.link._made.remove(made)
 
 
 def _said(target: Target, error: BpfError) -> Skipped:
@@ -418,45 +438,62 @@ def attach(
     :param progress: called with (programs attached, programs in all)
     :param planned: called with the plan before anything is attached
     :raises PlanError: the program cannot be a multi program, or nothing can be attached
-    :raises VerifierError: an image was refused for all functions of its group
+    :raises VerifierError: the verifier refused a group's image, or every function's clone
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
     """
-    made = plan(template, targets, facts, mechanism, prefer=prefer, lowering=lowering)
+
+    def planner(targets: Iterable[Target], facts: PlanFacts) -> Plan:
+        return plan(template, targets, facts, mechanism, prefer=prefer, lowering=lowering)
+
+    made = planner(targets, facts)
     if planned is not None:
         planned(made)
     link = MultiLink(made)
     engine = _Engine(source, template, link, cookies, progress)
     try:
-        engine.run(made.groups)
-        # Full trampolines (E2BIG) and kernels without stack arguments (ENOTSUPP) are known
-        # only now: plan those functions again.
-        full = [t for t, e in engine.refused.values() if e.errno in (errno.E2BIG, _ENOTSUPP)]
-        if full:
-            again = [
-                replace(t, occupied=facts.max_programs)
-                if engine.refused[_key(t)][1].errno == errno.E2BIG
-                else t
-                for t in full
-            ]
-            spill = plan(
-                template,
-                again,
-                replace(facts, max_slots=min(facts.max_slots, _SLOTS_WITHOUT_STACK))
-                if any(engine.refused[_key(t)][1].errno == _ENOTSUPP for t in full)
-                else facts,
-                mechanism,
-                prefer=prefer,
-                lowering=lowering,
-            )
-            for target in full:
-                del engine.refused[_key(target)]
-            engine.run(spill.groups)
-            link.spilled = spill.targets
-            link.skipped = (*link.skipped, *spill.skipped)
-        engine.drop_halves()
+        try:
+            return _run(engine, made, facts, planner)
+        except BaseException:
+            engine.undo()
+            raise
     except BaseException:
-        link.detach()
+        engine.undo()  # an interrupt may come before the first has begun to hold them back
         raise
+
+
+def _run(
+    engine: _Engine,
+    made: Plan,
+    facts: PlanFacts,
+    planner: Callable[[Iterable[Target], PlanFacts], Plan],
+) -> MultiLink:
+    link = engine.link
+    engine.run(made.groups)
+    # Full trampolines (E2BIG) and kernels without stack arguments (ENOTSUPP) are known
+    # only now: plan those functions again.
+    full = [t for t, e in engine.refused.values() if e.errno in (errno.E2BIG, _ENOTSUPP)]
+    if full:
+        again = [
+            replace(t, occupied=facts.max_programs)
+            if engine.refused[_key(t)][1].errno == errno.E2BIG
+            else t
+            for t in full
+        ]
+        spill = planner(
+            again,
+            replace(facts, max_slots=min(facts.max_slots, _SLOTS_WITHOUT_STACK))
+            if any(engine.refused[_key(t)][1].errno == _ENOTSUPP for t in full)
+            else facts,
+        )
+        for target in full:
+            del engine.refused[_key(target)]
+        engine.run(spill.groups)
+        link.spilled = spill.targets
+        link.skipped = (*link.skipped, *spill.skipped)
+    engine.drop_halves()
+    errors = [error for _, error in engine.refused.values()]
+    if not link.targets and errors and all(isinstance(e, VerifierError) for e in errors):
+        raise errors[0]  # the program's own fault: whoever asked needs the log
     refused = [_said(target, error) for target, error in engine.refused.values()]
     link.skipped = (*link.skipped, *refused)
     return link

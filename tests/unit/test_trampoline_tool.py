@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pybpf.kernel.owners import Held, Owner, Owners
+from pybpf.trampoline import attached as attached_module
 from pybpf.trampoline import image as image_module
 from pybpf.trampoline import verify as verify_module
+from pybpf.trampoline.attached import Probed, Registry
 from pybpf.trampoline.image import TrampolineImage
 from tests.support.trampimage import KEY, PROGS, image, links
 from tools import trampolines as tool
+
+# Links 100 to 105 put programs 10 to 15 there; two are pinned, one has no holder left.
+_MINE = Held((Owner(7, "tracer"),))
+KNOWN = Registry(
+    attached=tuple(links()),
+    probes=(
+        Probed(200, 30, "kprobe.multi", 3, (("traced", "", 1), ("other", "mod", 2))),
+        Probed(201, 31, "kretprobe", 1, ()),
+    ),
+    names={30: "many", 31: "one"},
+    owners=Owners(
+        {**dict.fromkeys(range(100, 103), _MINE), 103: Held(pins=("/sys/fs/bpf/a",)), 200: _MINE}
+    ),
+)
+
+
+PAINT = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Terminal(io.StringIO):
@@ -36,6 +57,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
         def read(self) -> list[TrampolineImage]:
             return found
 
+    monkeypatch.setattr(attached_module.Registry, "read", lambda: KNOWN)
     monkeypatch.setattr(verify_module, "ImageReader", Reader)
     monkeypatch.setattr(verify_module, "attachments", links)
     monkeypatch.setenv("COLUMNS", "80")
@@ -54,31 +76,81 @@ def test_list_on_a_pipe(kernel: list[TrampolineImage]) -> None:
     """Plain, uncut text: function, counts by kind, every program with its id."""
     status, text = run("list")
     assert status == 0
-    heading, row = text.splitlines()
-    assert heading.split() == list(tool._HEADINGS)
+    heading, row = text.splitlines()[:2]
+    assert heading.split() == [column.name for column in tool.image_commands.IMAGES]
     assert row.startswith("traced")
     assert "1 fsession, 2 fentry, 1 fmod_ret, 2 fexit" in row
     assert [f"{10 + n}:p{n}" in row for n in range(6)] == [True] * 6
     assert row.count("15:p5") == 1  # a session program is listed once
+    assert "10,11,12:tracer(7)" in row and "13:pinned /sys/fs/bpf/a" in row
+    assert "14,15:no process" in row or "15,14:no process" in row
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 250])
+def test_kprobe_links_are_listed_below(kernel: list[TrampolineImage]) -> None:
+    """They have no image: a table of links, with the functions the kernel tells."""
+    lines = run("list")[1].splitlines()
+    first = lines.index("kprobe links") + 1
+    assert lines[first].split() == [column.name for column in tool.image_commands.PROBES]
+    assert "traced, other [mod]" in lines[first + 1] and "tracer(7)" in lines[first + 1]
+    assert "30:many" in lines[first + 1]
+    assert "not told by this kernel" in lines[first + 2]
+    value = json.loads(run("list", "--json")[1])
+    assert [one["link"] for one in value["probes"]] == [200, 201]
+    assert value["probes"][0]["owner"]["processes"] == [{"pid": 7, "name": "tracer"}]
+    assert value["images"][0]["programs"][0]["owner"] is not None
+    assert value["images"][0]["programs"][0]["links"]
+
+
+def test_list_of_some(kernel: list[TrampolineImage]) -> None:
+    """Names and globs choose images and links alike."""
+    assert json.loads(run("list", "nobody*", "--json")[1])["images"] == []
+    value = json.loads(run("list", "mod:oth*", "--json")[1])
+    assert (len(value["images"]), [one["link"] for one in value["probes"]]) == (0, [200])
+    assert len(json.loads(run("list", "vmlinux:traced", "--json")[1])["images"]) == 1
+
+
+def test_owners_that_cannot_be_seen(
+    kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes of others: said below the table, and nobody is not claimed."""
+    known = replace(KNOWN, owners=Owners(hidden=4))
+    monkeypatch.setattr(attached_module.Registry, "read", lambda: known)
+    text = run("list")[1]
+    assert "not known" in text and "no process" not in text
+    assert text.splitlines()[-1].startswith("4 processes could not be looked into")
+
+
+def test_classes_of_images(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images that call the same in the same order: one trampoline would do."""
+
+    class NoBtf:
+        def get(self, name: str) -> None:
+            return None
+
+    monkeypatch.setattr(attached_module, "KernelBtf", NoBtf)
+    kernel.append(replace(image(), function="twin", key=KEY + 1))
+    kernel.append(replace(image(), function="alone", key=KEY + 2, programs=image().programs[:1]))
+    lines = run("list", "--classes")[1].splitlines()
+    at = lines.index("classes: 2 trampolines would do for 3 functions, the kernel makes 3")
+    assert "traced, twin" in lines[at + 2] and "alone" in lines[at + 3]
+    found = json.loads(run("list", "--classes", "--json")[1])["classes"]
+    assert [one["functions"] for one in found["classes"]] == [["traced", "twin"], ["alone"]]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 400])
 def test_list_fits_the_terminal(
     kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     """No line is longer than the terminal is wide; colours only there."""
-    import re
-
     monkeypatch.setenv("COLUMNS", str(width))
     kernel.append(replace(image(), function="a_function_with_a_really_long_name_" * 2))
     status, text = run("list", out=Terminal())
     assert status == 0
     assert "\x1b[" in text
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    least = 80  # what the columns need when they are cut as far as they may
-    assert max(map(len, plain.splitlines())) <= max(width, least)
-    assert ("…" in plain) == (width < 250)
+    plain = PAINT.sub("", text)
+    assert max(map(len, plain.splitlines())) <= width
+    assert ("…" in plain) == (width < 400)
 
 
 def test_no_color_is_obeyed(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +163,8 @@ def test_list_of_nothing(kernel: list[TrampolineImage]) -> None:
     """No images is an answer, not an error; JSON stays JSON."""
     kernel.clear()
     status, text = run("list")
-    assert (status, text) == (0, "no function is traced through a trampoline\n")
-    assert json.loads(run("list", "--json")[1]) == {"images": []}
+    assert (status, text.splitlines()[0]) == (0, "no function is traced through a trampoline")
+    assert json.loads(run("list", "--json")[1])["images"] == []
 
 
 def test_dump(kernel: list[TrampolineImage]) -> None:
@@ -109,6 +181,20 @@ def test_dump(kernel: list[TrampolineImage]) -> None:
         assert line.startswith(f"{insn.offset:4x}: {insn.raw.hex()}")
         assert insn.comment in line
     assert any(line.endswith("; program 4: r1 = &ctx[0]") for line in lines[start:])
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_dump_fits_the_terminal(
+    kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """The bytes give way where there is no room, comments are cut."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, text = run("dump", "traced", out=Terminal())
+    assert "\x1b[" in text
+    plain = [PAINT.sub("", line) for line in text.splitlines()]
+    assert max(map(len, plain)) <= width
+    raw = kernel[0].code.instructions[1].raw.hex()
+    assert any(raw in line for line in plain) == (width >= 120)
 
 
 def test_dump_by_symbol_and_module(kernel: list[TrampolineImage]) -> None:
@@ -158,7 +244,7 @@ def test_detached_and_unknown_programs_are_marked(kernel: list[TrampolineImage])
     unknown = replace(image().programs[2], id=None, name="", tag="")
     kernel[0] = replace(image(), programs=(gone, unknown))
     row = run("list")[1].splitlines()[1]
-    assert row.endswith(f"10:p0(detached) ?:{unknown.tag or '?'}")
+    assert row.endswith("10:p0(detached) ?:?  ?")
     assert len(PROGS) == 6
 
 

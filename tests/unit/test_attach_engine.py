@@ -1,0 +1,377 @@
+"""The attach engine without a kernel: progress, roll-back, and Ctrl-C at every line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pybpf import links
+from pybpf._sys import fd as fd_module
+from pybpf._sys.fd import Fd
+from pybpf._sys.interrupts import held
+from pybpf.errors import BpfError, VerifierError
+from pybpf.trampoline import attach as engine
+from pybpf.trampoline.attach import MultiLink, attach
+from pybpf.trampoline.planner import PlanFacts, Target, Template
+from pybpf.trampoline.reasons import Reason
+from tests.unit.test_planner import K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
+
+TARGETS = [Target(f"f{n}", "", 0x1000 * (n + 1), n + 1, model(n % 3)) for n in range(5)]
+ENTRY = PROGRAMS[1]
+
+
+class Kernel:
+    """Loads and links anything; counts what is open; can refuse, or be interrupted."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.open: list[Fd] = []
+        self.closed: list[str] = []
+        self.leaked: list[str] = []
+        self.at: dict[int, Callable[[], None]] = {}  # number of an event -> what happens
+        self.refuse: Callable[[str], OSError | None] = lambda what: None
+
+    def happen(self, what: str) -> None:
+        number = len(self.events)
+        self.events.append(what)
+        if number in self.at:
+            self.at[number]()
+        error = self.refuse(what)
+        if error is not None:
+            raise error
+
+    def descriptor(self, what: str) -> Fd:
+        return Fd(os.open(os.devnull, os.O_RDONLY), what)
+
+    def trace(self, fd: Fd, what: str) -> None:
+        if what == "open":
+            self.open.append(fd)
+            return
+        self.open = [one for one in self.open if one is not fd]
+        (self.leaked if what == "leaked" else self.closed).append(fd.what)
+
+    # -- what the engine asks for
+
+    def load_image(self, template: Template, code: object, **about: Any) -> Fd:
+        self.happen(f"load {about['btf_id']}")
+        return self.descriptor("program")
+
+    def tracing(self, program: Fd, attach_type: int, *, cookie: int, what: str) -> links.Link:
+        self.happen(f"link {what}")
+        return links.Link(self.descriptor(what), what)
+
+    def multi(self, program: Fd, *, addrs: list[int], **about: Any) -> links.Link:
+        self.happen("link " + ",".join(f"{a:#x}" for a in addrs))
+        return links.Link(self.descriptor(f"{len(addrs)}"), "kprobe.multi")
+
+    def kprobe(self, program: Fd, name: str, *, address: int, **about: Any) -> links.Link:
+        self.happen(f"link {address:#x}")
+        return links.Link(self.descriptor(f"{address:#x}"), "kprobe")
+
+    def left(self) -> list[str]:
+        return [fd.what for fd in self.open]
+
+    def links_closed(self) -> list[str]:
+        return [what for what in self.closed if what != "program"]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    made = Kernel()
+    monkeypatch.setattr(engine.links, "attach_tracing", made.tracing)
+    monkeypatch.setattr(engine.links, "attach_kprobe_multi", made.multi)
+    monkeypatch.setattr(engine.links, "attach_kprobe", made.kprobe)
+    former = fd_module.set_tracer(made.trace)
+    # A background job starts with SIGINT ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield made
+    signal.signal(signal.SIGINT, handler)
+    fd_module.set_tracer(former)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+WAYS: list[tuple[str, Template, PlanFacts]] = [
+    ("trampoline", ENTRY, K6_12),
+    ("trampoline", SESSION, K6_1),  # a pair of programs each
+    ("kprobe_multi", ENTRY, K6_12),
+    ("kprobe", ENTRY, K6_1),
+]
+
+
+def run(kernel: Kernel, way: tuple[str, Template, PlanFacts], **more: Any) -> MultiLink:
+    mechanism, template, facts = way
+    return attach(kernel, template, TARGETS, facts, mechanism=mechanism, **more)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_progress(kernel: Kernel, way: tuple[str, Template, PlanFacts]) -> None:
+    """(done, total) rises to the total, attaching and detaching; one total throughout."""
+    up: list[tuple[int, int]] = []
+    down: list[tuple[int, int]] = []
+    link = run(kernel, way, progress=lambda *at: up.append(at))
+    link.detach(progress=lambda *at: down.append(at))
+    programs = sum(len(g.parts) * len(g.targets) for g in link.plan.groups)
+    for seen in (up, down):
+        assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+        assert {total for _, total in seen} == {programs}
+        assert seen[-1] == (programs, programs)
+    assert len(up) == len(down) == len(kernel.links_closed())
+    assert kernel.left() == [] and kernel.leaked == []
+
+
+def test_progress_counts_the_refused(kernel: Kernel) -> None:
+    """A function the kernel refuses is done with too, and has a reason."""
+    kernel.refuse = lambda what: BpfError(errno.EINVAL, what) if "0x3000" in what else None
+    seen: list[tuple[int, int]] = []
+    with run(kernel, WAYS[2], progress=lambda *at: seen.append(at)) as link:
+        assert [t.name for t in link.targets] == ["f0", "f1", "f3", "f4"] or len(link.targets) == 4
+        assert [(s.name, s.reason) for s in link.skipped] == [("f2", Reason.KERNEL_REFUSED)]
+    assert seen[-1] == (5, 5)
+    assert kernel.left() == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_failure_undoes_everything_in_reverse(
+    kernel: Kernel, way: tuple[str, Template, PlanFacts]
+) -> None:
+    """The last link fails for a reason that no other function could escape: nothing stays."""
+    with run(kernel, way):
+        links_made = [e for e in kernel.events if e.startswith("link")]
+    kernel.events.clear()
+    kernel.closed.clear()
+    last = links_made[-1]
+    kernel.refuse = lambda what: MemoryError("no memory") if what == last else None  # type: ignore[assignment,return-value]
+    with pytest.raises(MemoryError):
+        run(kernel, way)
+    assert kernel.left() == [] and kernel.leaked == []
+    assert len(kernel.links_closed()) == len(links_made) - 1
+    if way[0] == "trampoline":
+        order = [f"link {what}" for what in kernel.links_closed()]
+        assert order == links_made[-2::-1]
+
+
+def test_a_callback_that_raises_undoes_everything(kernel: Kernel) -> None:
+    def bad(done: int, total: int) -> None:
+        if done == 3:
+            raise RuntimeError("tired")
+
+    with pytest.raises(RuntimeError, match="tired"):
+        run(kernel, WAYS[0], progress=bad)
+    assert kernel.left() == [] and len(kernel.links_closed()) == 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupt_at_any_system_call(
+    kernel: Kernel, way: tuple[str, Template, PlanFacts]
+) -> None:
+    """Ctrl-C while the kernel loads or links: noticed after that call, everything undone."""
+    run(kernel, way).detach()
+    for number in range(len(kernel.events)):
+        kernel.events.clear()
+        kernel.at = {number: interrupt}
+        with pytest.raises(KeyboardInterrupt):
+            run(kernel, way)
+        # A clone's load and link are one step.
+        assert len(kernel.events) <= number + 2, "it went on after the interrupt"
+        assert kernel.left() == [] and kernel.leaked == []
+
+
+class _EveryLine:
+    # Sends SIGINT before the n-th line that runs in the engine.
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.sent = False
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename != engine.__file__:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                self.sent = True
+                sys.settrace(None)
+                interrupt()
+        return self
+
+
+def interrupted_at_line(number: int, what: Callable[[], object]) -> bool:
+    """True if there was such a line."""
+    tracer = _EveryLine(number)
+    former = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        what()
+    except KeyboardInterrupt:
+        assert tracer.sent
+    finally:
+        sys.settrace(former)
+    return tracer.sent
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupt_at_any_line(kernel: Kernel, way: tuple[str, Template, PlanFacts]) -> None:
+    """Wherever attaching is interrupted: attached whole, or nothing left and nothing lost."""
+    mechanism, template, facts = way
+
+    def attached() -> None:
+        result.append(attach(kernel, template, TARGETS[:2], facts, mechanism=mechanism))
+
+    number = 1
+    while True:
+        result: list[MultiLink] = []
+        sent = interrupted_at_line(number, attached)
+        if result:
+            assert not sent
+            result[0].detach()
+        assert kernel.left() == [] and kernel.leaked == [], f"line {number}"
+        if not sent:
+            break
+        number += 1
+    assert number > 50
+
+
+@pytest.mark.parametrize("way", WAYS[1:3])
+def test_an_interrupt_while_a_failure_is_undone(
+    kernel: Kernel, way: tuple[str, Template, PlanFacts]
+) -> None:
+    """Ctrl-C at any line of an attach that fails: either error, but nothing left."""
+    mechanism, template, facts = way
+    if mechanism == "trampoline":
+        kernel.refuse = lambda what: MemoryError() if what.startswith("link entry of f1") else None  # type: ignore[assignment,return-value]
+    else:
+        kernel.refuse = lambda what: MemoryError() if what.startswith("link") else None  # type: ignore[assignment,return-value]
+
+    def attached() -> None:
+        try:
+            attach(kernel, template, TARGETS[:3], facts, mechanism=mechanism)
+        except MemoryError:
+            failed.append(True)
+
+    number = 1
+    while True:
+        failed: list[bool] = []
+        sent = interrupted_at_line(number, attached)
+        assert kernel.left() == [] and kernel.leaked == [], f"line {number}"
+        if not sent:
+            break
+        number += 1
+    assert failed and number > 50
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_detaching_can_be_interrupted_and_continued(
+    kernel: Kernel, way: tuple[str, Template, PlanFacts]
+) -> None:
+    """At any line: what is left is known, a second call finishes, each link closed once."""
+    number = 1
+    while True:
+        kernel.closed.clear()
+        link = run(kernel, way)
+        made = [one.fd.what for one in link.links]
+        sent = interrupted_at_line(number, link.detach)
+        open_now = [one.fd.what for one in link.links if not one.closed]
+        assert len(open_now) == len(link.links) == len(kernel.left())
+        link.detach()
+        assert kernel.left() == [] and kernel.leaked == []
+        assert kernel.links_closed() == made[::-1]
+        if not sent:
+            break
+        number += 1
+    assert number > 5
+
+
+def test_a_second_interrupt_does_not_stop_the_undoing(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An impatient user: everything is undone all the same."""
+    close = links.Link.close
+
+    def impatient(self: links.Link) -> None:
+        interrupt()
+        close(self)
+
+    monkeypatch.setattr(links.Link, "close", impatient)
+    kernel.at = {7: interrupt}  # while the fourth function is linked
+    with pytest.raises(KeyboardInterrupt):
+        run(kernel, WAYS[0])
+    assert kernel.left() == [] and kernel.leaked == []
+    assert len(kernel.links_closed()) == 4
+
+
+def test_refused_by_the_verifier_everywhere_is_the_programs_fault(kernel: Kernel) -> None:
+    """Not "nothing to attach to": the verifier's own words, with the log."""
+
+    def refuse(what: str) -> OSError | None:
+        if not what.startswith("load"):
+            return None
+        return VerifierError(errno.EACCES, "p", "0: ...\nR1 bad\n", "R1 bad")
+
+    kernel.refuse = refuse
+    with pytest.raises(VerifierError, match="R1 bad"):
+        run(kernel, WAYS[0])
+    only_one = TARGETS[2].btf_id
+    kernel.refuse = lambda what: refuse(what) if what == f"load {only_one}" else None
+    with run(kernel, WAYS[0]) as link:
+        assert [s.name for s in link.skipped] == ["f2"]
+        assert len(link.targets) == 4
+
+
+def test_full_trampolines_spill_with_progress(kernel: Kernel) -> None:
+    """E2BIG of one function: planned again, counted again, nothing lost."""
+    kernel.refuse = lambda what: (
+        BpfError(errno.E2BIG, what) if what.startswith("link entry of f1") else None
+    )
+    seen: list[tuple[int, int]] = []
+    with attach(
+        kernel,
+        ENTRY,
+        TARGETS,
+        replace(K6_12),
+        prefer="overhead",
+        progress=lambda *a: seen.append(a),
+    ) as link:
+        assert [t.name for t in link.spilled] == ["f1"]
+        assert len(link.targets) == 5
+    assert seen[-1] == (6, 6)
+    assert kernel.left() == []
+    assert K7_3.max_programs == 36
+
+
+def test_held_gives_the_interrupt_to_who_waits(kernel: Kernel) -> None:
+    """Nested; with a handler of the caller's own; ignored stays ignored."""
+    seen: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    with held():
+        with held():
+            interrupt()
+        assert seen == []
+    assert seen == [signal.SIGINT]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with held():
+        interrupt()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert len(seen) == 1
+
+
+def test_held_in_another_thread_holds_nothing() -> None:
+    """Only the main thread runs handlers."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def enter() -> object:
+        with held():
+            return signal.getsignal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() is before

@@ -1,0 +1,362 @@
+"""The commands of trampolines.py that show what the kernel has: `list`, `dump`, `verify`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from screen import Column, Line, Screen, cut
+
+if TYPE_CHECKING:
+    from pybpf.kernel.owners import Held
+    from pybpf.trampoline import Classes, TrampolineImage
+    from pybpf.trampoline.attached import Probed, Registry
+    from pybpf.trampoline.image import ImageProgram
+    from pybpf.trampoline.roles import Instruction
+
+__all__ = [
+    "IMAGES",
+    "PROBES",
+    "class_lines",
+    "classes_table",
+    "dump_arguments",
+    "dump_json",
+    "dump_text",
+    "find_image",
+    "list_arguments",
+    "list_images",
+    "verify_arguments",
+    "verify_images",
+]
+
+IMAGES = (
+    Column("FUNCTION", 16, style="36"),
+    Column("MODULE", 6),
+    Column("KINDS", 9),
+    Column("SIZE", drop=2, right=True),
+    Column("SLOTS", drop=3, right=True),
+    Column("FLAGS", 5, drop=1, style="2"),
+    Column("PROGRAMS", 10),
+    Column("OWNERS", 10, style="33"),
+)
+PROBES = (
+    Column("LINK", right=True),
+    Column("KIND", 6),
+    Column("PROGRAM", 10),
+    Column("COUNT", right=True),
+    Column("FUNCTIONS", 12, style="36"),
+    Column("OWNERS", 10, style="33"),
+)
+_CLASSES = (
+    Column("FUNCTIONS", right=True),
+    Column("MODEL", 10),
+    Column("PROGRAMS", 12),
+    Column("NAMES", 12, style="36"),
+)
+_NAMED = 8  # functions of a link or class that a table names
+# Columns of a listing: offset, bytes, instruction, and what its comment is to have.
+_OFFSET, _BYTES, _TEXT, _COMMENT = 6, 23, 45, 26
+
+
+# ---- list ----------------------------------------------------------------------
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``list``."""
+    parser.add_argument(
+        "functions", nargs="*", metavar="FUNC", help="only these (NAME, MODULE:NAME, globs)"
+    )
+    parser.add_argument(
+        "--stale", action="store_true", help="also images that a newer one has replaced"
+    )
+    parser.add_argument(
+        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
+    )
+
+
+def _wanted(patterns: Sequence[str], name: str, module: str) -> bool:
+    module = module or "vmlinux"
+    for pattern in patterns:
+        where, _, what = pattern.rpartition(":")
+        if fnmatchcase(name, what) and (not where or fnmatchcase(module, where)):
+            return True
+    return not patterns
+
+
+def list_images(args: argparse.Namespace, screen: Screen) -> int:
+    """``list``: every traced function with its programs and who put them there."""
+    from pybpf.trampoline import images
+    from pybpf.trampoline.attached import Registry, image_classes
+
+    asked: list[str] = args.functions
+    found = [i for i in images(stale=args.stale) if _wanted(asked, i.function, i.module)]
+    known = Registry.read()
+    probes = [
+        p
+        for p in known.probes
+        if not asked or any(_wanted(asked, name, module) for name, module, _ in p.functions)
+    ]
+    classes = image_classes(found) if args.classes else None
+    if args.json:
+        value: dict[str, object] = {
+            "images": [_image_json(image, known) for image in found],
+            "probes": [_probe_json(one, known) for one in probes],
+            "hidden_processes": known.owners.hidden,
+        }
+        if classes is not None:
+            value["classes"] = classes.to_dict()
+        screen.json(value)
+        return 0
+    if found:
+        screen.table(IMAGES, [_image_row(image, known) for image in found])
+    else:
+        screen.show("no function is traced through a trampoline")
+    if probes:
+        screen.show("", Line("kprobe links", "1"))
+        screen.table(PROBES, [_probe_row(one, known, asked) for one in probes])
+    if classes is not None:
+        screen.show("")
+        classes_table(classes, screen)
+    if known.owners.hidden:
+        text = f"{known.owners.hidden} processes could not be looked into: owners may be missing"
+        screen.show("", Line(text, "31", 0))
+    return 0
+
+
+def _called(image: TrampolineImage) -> Iterator[ImageProgram]:
+    # Each program once: a session is called at both sides.
+    for one in image.programs:
+        if not (one.call.kind == "fsession" and one.call.phase == "exit"):
+            yield one
+
+
+def _image_row(image: TrampolineImage, known: Registry) -> tuple[str, ...]:
+    programs = []
+    owners: dict[str, list[str]] = {}
+    for one in _called(image):
+        number = "?" if one.id is None else str(one.id)
+        gone = "(detached)" if one.call.detached else ""
+        programs.append(f"{number}:{one.name or one.tag or '?'}{gone}")
+        if not one.call.detached:
+            owners.setdefault(_owner(known.holds(image.key, one.id)), []).append(number)
+    who = [
+        name if len(owners) == 1 else f"{','.join(numbers)}:{name}"
+        for name, numbers in owners.items()
+    ]
+    return (
+        image.function or image.symbol,
+        image.module or "?",
+        ", ".join(f"{n} {kind}" for kind, n in image.kinds.items()) or "-",
+        str(image.size),
+        str(image.slots),
+        ",".join(image.flags.names) or "-",
+        " ".join(programs) or "-",
+        " ".join(who) or "-",
+    )
+
+
+def _owner(held: Held | None) -> str:
+    return "?" if held is None else str(held)
+
+
+def _image_json(image: TrampolineImage, known: Registry) -> dict[str, object]:
+    value = image.to_dict()
+    programs = []
+    for one in image.programs:
+        held = known.holds(image.key, one.id)
+        links = [a.link for a in known.on_key(image.key) if a.program == one.id]
+        programs.append(
+            {**one.to_dict(), "links": links, "owner": None if held is None else held.to_dict()}
+        )
+    value["programs"] = programs
+    return value
+
+
+def _probe_row(one: Probed, known: Registry, asked: Sequence[str]) -> tuple[str, ...]:
+    names = [
+        f"{name} [{module}]" if module else name
+        for name, module, _ in one.functions
+        if _wanted(asked, name, module)
+    ]
+    return (
+        str(one.link),
+        one.kind,
+        f"{one.program}:{known.names.get(one.program, '?')}",
+        str(one.count),
+        _some(names) or "not told by this kernel",
+        str(known.owners.of_link(one.link)),
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _probe_json(one: Probed, known: Registry) -> dict[str, object]:
+    return {
+        "link": one.link,
+        "program": one.program,
+        "name": known.names.get(one.program),
+        "kind": one.kind,
+        "count": one.count,
+        "functions": [
+            {"name": name, "module": module, "address": f"{address:#x}"}
+            for name, module, address in one.functions
+        ],
+        "owner": known.owners.of_link(one.link).to_dict(),
+    }
+
+
+def classes_table(found: Classes, screen: Screen) -> None:
+    """Classes as a table under one line that sums them up."""
+    screen.show(*class_lines(found))
+    if found.classes:
+        rows = []
+        for one in found:
+            model = "no BTF" if one.model is None else str(one.model)
+            programs = " ".join(map(str, one.programs)) or "-"
+            names = _some([t.label for t in one.functions])
+            rows.append((str(len(one.functions)), model, programs, names))
+        screen.table(_CLASSES, rows)
+
+
+def class_lines(found: Classes) -> Iterable[Line]:
+    """What the classes come to."""
+    yield Line(f"classes: {found.summary}", "1", 2)
+
+
+# ---- dump ----------------------------------------------------------------------
+
+
+def dump_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``dump``."""
+    parser.add_argument("function", metavar="FUNC", help="NAME, MODULE:NAME or bpf_trampoline_KEY")
+
+
+def find_image(asked: str) -> TrampolineImage | None:
+    """The image of a function, or the one with that symbol."""
+    from pybpf.trampoline import image_of, images
+
+    module, _, name = asked.rpartition(":")
+    if name.startswith("bpf_trampoline_"):
+        return next((one for one in images() if one.symbol == name), None)
+    return image_of(name, module)
+
+
+def _listing(code: Sequence[Instruction], screen: Screen, comments: bool) -> None:
+    # The bytes give way where the terminal has no room for them and the comments.
+    narrow = screen.width is not None and screen.width < _OFFSET + _BYTES + _TEXT + _COMMENT
+    for insn in code:
+        name, _, operands = insn.text.partition(" ")
+        text = f"{name:<7} {operands}"
+        raw = "" if narrow else screen.paint(f"{insn.raw.hex():<22}", "2") + " "
+        start = f"{insn.offset:4x}: {raw}"
+        if not comments:
+            room = None if screen.width is None else screen.width - _OFFSET - (0 if narrow else 23)
+            screen.line(f"{start}{text if room is None else cut(text, room)}".rstrip())
+            continue
+        style = "31" if insn.role.name == "UNKNOWN" else "32"
+        comment = f"; {insn.comment}"
+        if screen.width is not None:
+            text = cut(text, _TEXT - 1)
+            used = _OFFSET + (0 if narrow else _BYTES) + _TEXT
+            comment = cut(comment, max(screen.width - used, 4))
+        screen.line(f"{start}{text:<44} {screen.paint(comment, style)}")
+
+
+def dump_text(image: TrampolineImage, screen: Screen) -> None:
+    """The text of ``dump``: facts, the function's entry, the image."""
+    code = image.code
+    kinds = ", ".join(f"{n} {kind}" for kind, n in image.kinds.items()) or "no programs"
+    lines = [
+        Line(f"{image.function or image.symbol} ({image.module}): {kinds}", "1", 2),
+        Line(f"image    {image.symbol} at {image.address:#x}, {image.size} bytes of code", "", 9),
+        Line(f"flags    {', '.join(image.flags.names) or 'none'}", "", 9),
+    ]
+    frame = [f"{image.slots} argument slots", f"{code.stack_size} bytes of frame"]
+    for name, offset in (("ctx", code.ctx_offset), ("ret", code.ret_offset)):
+        if offset is not None:
+            frame.append(f"{name} at rbp{offset:+d}")
+    lines.append(Line(f"frame    {', '.join(frame)}", "", 9))
+    for number, one in enumerate(image.programs):
+        who = f"id {one.id} {one.name}" if one.id is not None else one.call.symbol or "unknown"
+        extra = f", cookie {one.call.cookie:#x}" if one.call.cookie else ""
+        extra += ", sleepable" if one.call.sleepable else ""
+        extra += ", detached" if one.call.detached else ""
+        text = f"program  {number}: {one.call.kind} ({one.call.phase}), {who}{extra}"
+        lines.append(Line(text, "", 9))
+    lines += [Line(f"problem  {problem}", "31", 9) for problem in code.problems]
+    screen.show(*lines)
+    if image.entry is not None and image.function_address is not None:
+        leads = "leads to the image" if image.patched else f"leads to {image.entry_symbol or '?'}"
+        text = f"entry of {image.function} at {image.function_address:#x}: {leads}"
+        screen.show("", Line(text, "", 2))
+        _listing(image.entry_code, screen, comments=False)
+    screen.show("", f"{image.symbol}:")
+    _listing(code.instructions, screen, comments=True)
+
+
+def dump_json(image: TrampolineImage) -> dict[str, object]:
+    """Everything `dump_text` shows."""
+    value = image.to_dict()
+    value["entry_code"] = _instructions(image.entry_code)
+    value["instructions"] = _instructions(image.code.instructions)
+    return value
+
+
+def _instructions(code: Sequence[Instruction]) -> list[dict[str, object]]:
+    return [
+        {
+            "offset": insn.offset,
+            "bytes": insn.raw.hex(),
+            "text": insn.text,
+            "role": insn.role.name,
+            "index": insn.index,
+            "target": None if insn.target is None else f"{insn.target:#x}",
+            "symbol": insn.symbol,
+        }
+        for insn in code
+    ]
+
+
+# ---- verify --------------------------------------------------------------------
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``verify``."""
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="how long a disagreement must last, in seconds (default: %(default)s)",
+    )
+
+
+def verify_images(args: argparse.Namespace, screen: Screen) -> int:
+    """``verify``: do the images agree with the links? 1 if they do not."""
+    from pybpf.trampoline.verify import survey
+
+    found = survey(timeout=args.timeout)
+    calls = sum(len(image.programs) for image in found.images)
+    if args.json:
+        screen.json(
+            {
+                "verified": not found.findings,
+                "images": len(found.images),
+                "calls": calls,
+                "attached": len(found.attached),
+                "findings": [finding.to_dict() for finding in found.findings],
+            }
+        )
+    else:
+        screen.show(*(Line(str(finding), "31", 2) for finding in found.findings))
+        word = "verified" if not found.findings else f"{len(found.findings)} findings"
+        screen.line(
+            f"{screen.paint(word, '31' if found.findings else '32')}: {len(found.images)} images "
+            f"with {calls} program calls, {len(found.attached)} attachments"
+        )
+    return 1 if found.findings else 0

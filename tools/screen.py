@@ -1,0 +1,148 @@
+"""Text for people: colours and tables that fit on a terminal, plain whole text on a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+__all__ = ["Column", "Line", "Screen", "cut", "fit"]
+
+_GAP = 2  # blanks between columns
+_LEAST = 4  # what every column that may be cut keeps, however narrow the terminal
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` columns, with an ellipsis where it was longer."""
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a report.
+
+    :param style: ANSI style (``1`` bold, ``2`` dim, ``31`` red ...), "" for none
+    :param wrap: go on in the next line after so many blanks where the terminal ends; None
+        cuts there instead
+    """
+
+    text: str = ""
+    style: str = ""
+    wrap: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    :param least: columns it keeps when it is cut to fit, None if it is never cut
+    :param drop: left out where the table does not fit even so, the lowest first; 0 never
+    :param style: of its cells
+    """
+
+    name: str
+    least: int | None = None
+    drop: int = 0
+    right: bool = False
+    style: str = ""
+
+
+def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int]:
+    """Widths of the columns so that a table fits in `width`; 0 for a column to leave out.
+
+    :param rows: cells, without the headings
+    :param width: None for no limit
+    """
+    widths = [max(map(len, cells)) for cells in zip([c.name for c in columns], *rows, strict=True)]
+    if width is None:
+        return widths
+
+    def over() -> int:
+        shown = [w for w in widths if w]
+        return sum(shown) + _GAP * (len(shown) - 1) - width
+
+    def shrink(least: int | None) -> None:
+        # The widest columns give first, so that short ones stay whole.
+        for _, at in sorted((-w, at) for at, w in enumerate(widths)):
+            own = columns[at].least
+            if own is not None and widths[at]:
+                floor = min(own if least is None else least, widths[at])
+                widths[at] = max(widths[at] - max(over(), 0), floor)
+
+    shrink(None)
+    for at in sorted((a for a, c in enumerate(columns) if c.drop), key=lambda a: columns[a].drop):
+        if over() > 0:
+            widths[at] = 0
+    shrink(None)
+    shrink(_LEAST)
+    return widths
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where text goes: colours and a width on a terminal, neither on a pipe.
+
+    :param width: columns, or None for no limit
+    """
+
+    out: TextIO
+    colour: bool = False
+    width: int | None = None
+
+    @classmethod
+    def of(cls, out: TextIO) -> Screen:
+        """A terminal (unless NO_COLOR or TERM=dumb forbids colours) or a plain stream."""
+        if not out.isatty():
+            return cls(out)
+        colour = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        return cls(out, colour, shutil.get_terminal_size().columns)
+
+    def paint(self, text: str, style: str) -> str:
+        """`text` in an ANSI style, if colours are on."""
+        return f"\x1b[{style}m{text}\x1b[0m" if self.colour and text and style else text
+
+    def line(self, text: str = "") -> None:
+        """A line as it is."""
+        print(text, file=self.out)
+
+    def show(self, *lines: Line | str) -> None:
+        """Lines, cut or wrapped to fit."""
+        for one in lines:
+            line = Line(one) if isinstance(one, str) else one
+            for text in self._fitted(line):
+                self.line(self.paint(text, line.style))
+
+    def _fitted(self, line: Line) -> list[str]:
+        if self.width is None or len(line.text) <= self.width:
+            return [line.text]
+        if line.wrap is None:
+            return [cut(line.text, self.width)]
+        return textwrap.wrap(
+            line.text,
+            max(self.width, line.wrap + _LEAST),
+            subsequent_indent=" " * line.wrap,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+        """Headings and rows, cells cut to fit."""
+        body = list(rows)
+        widths = fit(columns, body, self.width)
+        for number, row in enumerate([[c.name for c in columns], *body]):
+            cells = []
+            for column, text, width in zip(columns, row, widths, strict=True):
+                if width:
+                    text = cut(text, width)
+                    text = text.rjust(width) if column.right else text.ljust(width)
+                    cells.append((text, column.style if number else "1"))
+            cells[-1] = (cells[-1][0].rstrip(), cells[-1][1])
+            self.line((" " * _GAP).join(self.paint(*cell) for cell in cells).rstrip())
+
+    def json(self, value: object) -> None:
+        """A value as JSON, the same on a terminal and a pipe."""
+        self.line(json.dumps(value, indent=2))

@@ -1,0 +1,152 @@
+"""The `why` command of trampolines.py: what can be attached to a function, and who is there.
+
+Like `plan` it works on the running kernel or on saved facts; who is attached only
+the running kernel knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from plan_commands import HOOKS, default_program, read_facts
+from screen import Line, Screen
+
+from pybpf.errors import PlanError
+from pybpf.trampoline.planner import Target, answers
+from pybpf.trampoline.targets import Resolver, plan_facts
+
+if TYPE_CHECKING:
+    from pybpf.kernel.host import Facts
+    from pybpf.trampoline.attached import Registry
+
+__all__ = ["show_why", "why", "why_arguments", "why_lines"]
+
+
+def why_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``why``."""
+    parser.add_argument("functions", nargs="+", metavar="FUNC", help="NAME, MODULE:NAME or a glob")
+    parser.add_argument("--facts", metavar="FILE", help="ask the kernel that these facts are of")
+
+
+def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[dict[str, object]]:
+    from pybpf.trampoline.image import make_key
+
+    if known is None:
+        return []
+    found: list[tuple[int, int, list[str], int]] = []
+    if target.btf_id is not None and hasattr(facts.btf, "object_id"):
+        key = make_key(facts.btf.object_id(target.module), target.btf_id)
+        found = [(a.link, a.program, list(a.kinds), 1) for a in known.on_key(key)]
+    found += [
+        (p.link, p.program, [p.kind], p.count) for p in known.probes_on(target.name, target.module)
+    ]
+    return [
+        {
+            "link": link,
+            "program": program,
+            "name": known.names.get(program),
+            "kinds": kinds,
+            "functions": count,
+            "owner": known.owners.of_link(link).to_dict(),
+            "owner_text": str(known.owners.of_link(link)),
+        }
+        for link, program, kinds, count in found
+    ]
+
+
+def why(args: argparse.Namespace) -> list[dict[str, object]]:
+    """For each function: each hook and mechanism, possible or the reason; who is there."""
+    facts = read_facts(args.facts)
+    resolver = Resolver(facts, live=not facts.is_saved)
+    kernel = plan_facts(facts)
+    known: Registry | None = None
+    if not facts.is_saved:
+        from pybpf.trampoline.attached import Registry
+
+        known = Registry.read()
+    out: list[dict[str, object]] = []
+    for name in args.functions:
+        try:
+            targets, skipped = resolver.resolve([name], at_exit=False)
+        except PlanError as error:
+            out.append({"function": name, "found": False, "reason": str(error)})
+            continue
+        out += [
+            {
+                "function": s.label,
+                "found": False,
+                "reason": s.reason.value,
+                "detail": s.detail,
+                "hint": s.hint,
+                "text": str(s),
+            }
+            for s in skipped
+        ]
+        for target in targets:
+            hooks: dict[str, dict[str, str]] = {}
+            for section in HOOKS:
+                template, _ = default_program(section)
+                said = answers(template, target, kernel)
+                hooks[section] = {
+                    mechanism.value: "yes" if no is None else str(no)
+                    for mechanism, no in said.items()
+                }
+            model = target.model
+            out.append(
+                {
+                    "function": target.label,
+                    "found": True,
+                    "address": target.address,
+                    "btf_id": target.btf_id,
+                    "slots": model.slots if model else None,
+                    "returns": model.returns.value if model else None,
+                    "occupied": target.occupied,
+                    "max_programs": kernel.max_programs,
+                    "attached": _attached_to(target, facts, known),
+                    "hooks": hooks,
+                }
+            )
+    return out
+
+
+def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
+    """What `why` found, as text."""
+    for row in rows:
+        if not row["found"]:
+            yield Line(str(row.get("text") or f"{row['function']}: {row['reason']}"), "31", 2)
+            continue
+        slots = (
+            "no BTF" if row["slots"] is None else f"{row['slots']} slots, returns {row['returns']}"
+        )
+        programs = f"{row['occupied']} of {row['max_programs']} programs"
+        yield Line(f"{row['function']}: {slots}, {programs}", "1", 2)
+        attached = row["attached"]
+        assert isinstance(attached, list)
+        for one in attached:
+            many = f" on {one['functions']} functions" if one["functions"] > 1 else ""
+            who = f"program {one['program']} {one['name'] or '?'} by link {one['link']}"
+            how = f"({'/'.join(one['kinds'])}{many})"
+            yield Line(f"  attached: {who} {how}, {one['owner_text']}", "36", 4)
+        hooks = row["hooks"]
+        assert isinstance(hooks, dict)
+        for section, ways in hooks.items():
+            able = [mechanism for mechanism, said in ways.items() if said == "yes"]
+            text = f"  {section}: {', '.join(able) or 'not possible'}"
+            yield Line(text, "32" if able else "31", 4)
+            groups = Counter(said for said in ways.values() if said != "yes")
+            for said in groups:
+                which = ", ".join(m for m, s in ways.items() if s == said)
+                yield Line(f"    not {which}: {said}", "33", 6)
+
+
+def show_why(args: argparse.Namespace, screen: Screen) -> int:
+    """``why``: 1 if a function was not found."""
+    rows = why(args)
+    if args.json:
+        screen.json({"functions": rows})
+    else:
+        screen.show(*why_lines(rows))
+    return 0 if all(row["found"] for row in rows) else 1
