@@ -118,9 +118,10 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
         if not row["found"]:
             yield Line(str(row.get("text") or f"{row['function']}: {row['reason']}"), "31", 2)
             continue
-        slots = (
-            "no BTF" if row["slots"] is None else f"{row['slots']} slots, returns {row['returns']}"
-        )
+        slots = "no BTF"
+        if row["slots"] is not None:
+            many = "" if row["slots"] == 1 else "s"
+            slots = f"{row['slots']} slot{many}, returns {row['returns']}"
         programs = f"{row['occupied']} of {row['max_programs']} programs"
         yield Line(f"{row['function']}: {slots}, {programs}", "1", 2)
         attached = row["attached"]

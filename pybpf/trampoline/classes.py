@@ -111,7 +111,8 @@ class CallModel:
 
     def __str__(self) -> str:
         returns = "?" if self.returns is None else self.returns.value
-        return f"{self.slots} slots{' (structs)' if self.structs else ''}, returns {returns}"
+        slots = f"{self.slots} slot" if self.slots == 1 else f"{self.slots} slots"
+        return f"{slots}{' (structs)' if self.structs else ''}, returns {returns}"
 
 
 @dataclass(frozen=True, slots=True)
