@@ -135,6 +135,8 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         # The reader has what it wanted (`| head`); nothing is left to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        return _fail(f"the Python module {error.name} is missing; run: make setup")
     except (OSError, ValueError) as error:
         return _fail(str(error))
 
@@ -142,10 +144,10 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
 def _use_venv() -> None:
     # The checkout's own environment has capstone where the system's Python has not.
     python = ROOT / ".venv" / "bin" / "python"
-    if importlib.util.find_spec("capstone") is None and Path(sys.prefix) != ROOT / ".venv":
-        # Not there, or somewhere that this user may not look into.
-        if not os.access(python, os.X_OK):
-            sys.exit(_fail("the Python module capstone is missing; run: make setup"))
+    if importlib.util.find_spec("capstone") is not None or Path(sys.prefix) == ROOT / ".venv":
+        return
+    # It may not be there, or be somebody else's; planning for saved facts needs none of it.
+    if os.access(python, os.X_OK):
         os.execv(python, [str(python), *sys.argv])
 
 

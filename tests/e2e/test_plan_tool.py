@@ -62,6 +62,24 @@ def test_plan_for_saved_facts(tmp_path: Path) -> None:
     here = tool("plan", "fentry.multi/vfs_f*")
     there = tool("plan", "fentry.multi/vfs_f*", "--facts", str(path))
     assert here == there
+    # By somebody who may do nothing here.
+    for folder in (path.parent, *path.parent.parents):
+        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    path.chmod(0o644)
+    ask = ["plan", "fentry.multi/vfs_f*", "--facts", str(path), "--json"]
+    done = subprocess.run(
+        [sys.executable, "tools/trampolines.py", *ask],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        user=65534,
+        group=65534,
+        extra_groups=[],
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == here
 
 
 def test_why() -> None:

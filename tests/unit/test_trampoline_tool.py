@@ -286,15 +286,19 @@ def test_plan_with_wrong_arguments_is_usage(
 def test_an_environment_of_somebody_else_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A .venv that this user may not look into: the message that says what to do."""
+    """A .venv that this user may not look into: commands that need it say what to do."""
 
     def refuse(*_args: object, **_kwargs: object) -> bool:
         raise PermissionError(13, "Permission denied")
 
+    def missing(*, stale: bool = False) -> None:
+        raise ModuleNotFoundError("No module named 'capstone'", name="capstone")
+
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(Path, "stat", refuse)
-    with pytest.raises(SystemExit) as stopped:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
         tool._use_venv()
-    assert stopped.value.code == 1
-    assert "make setup" in capsys.readouterr().err
+    monkeypatch.setattr(image_module, "images", missing)
+    assert run("list")[0] == 1
+    assert "capstone is missing; run: make setup" in capsys.readouterr().err
