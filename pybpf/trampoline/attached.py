@@ -59,10 +59,6 @@ class Probed:
     count: int
     functions: tuple[tuple[str, str, int], ...]
 
-    def on(self, name: str, module: str = "") -> bool:
-        """True if the link is on that function."""
-        return any((name, module) == one[:2] for one in self.functions)
-
 
 def probed(infos: Iterable[LinkInfo], symbols: Kallsyms) -> list[Probed]:
     """The kprobe links among `infos`, in their order.
@@ -129,13 +125,21 @@ class Registry:
                 found[key].append(one)
         return found
 
+    @cached_property
+    def _by_name(self) -> Mapping[tuple[str, str], list[Probed]]:
+        found = defaultdict(list)
+        for one in self.probes:
+            for place in dict.fromkeys((name, module) for name, module, _ in one.functions):
+                found[place].append(one)
+        return found
+
     def on_key(self, key: int) -> list[Attached]:
         """What links say is in the trampoline of `key`."""
         return self._by_key.get(key, [])
 
     def probes_on(self, name: str, module: str = "") -> list[Probed]:
         """The kprobe links on a function."""
-        return [one for one in self.probes if one.on(name, module)]
+        return self._by_name.get((name, module), [])
 
     def holds(self, key: int, program: int | None) -> Held | None:
         """Who holds the link that put a program on the trampoline of `key`.

@@ -43,7 +43,9 @@ def test_kprobe_links() -> None:
     assert (found[2].kind, found[2].count, found[2].functions) == ("kretprobe.multi", 2, ())
     assert found[3].functions == (("vfs_write", "", 0xFFFFFFFF81000100),)
     assert (found[4].kind, found[4].functions) == ("kprobe", (("vfs_read", "", 0),))
-    assert found[1].on("kvm_init", "kvm") and not found[1].on("kvm_init")
+    known = Registry(probes=tuple(found.values()))
+    assert [one.link for one in known.probes_on("kvm_init", "kvm")] == [1]
+    assert known.probes_on("kvm_init") == []
     assert [one.link for one in attachments(infos)] == [6]
 
 
