@@ -115,10 +115,10 @@ def test_interrupted_while_attaching() -> None:
 def test_interrupted_while_detaching() -> None:
     """What is left stays attached and known; a second call goes on to the end."""
     before = links()
-    with tracer("vfs_f*", "trampoline") as process:
+    with tracer("vfs_*", "trampoline") as process:
         assert process.stdin is not None
         attached = heard(process, "attached")["attached"]
-        assert attached > 4
+        assert attached > 40
         heard(process, "down", 2)
         process.send_signal(signal.SIGINT)
         said = heard(process, "interrupted")
@@ -130,6 +130,6 @@ def test_interrupted_while_detaching() -> None:
         process.stdin.flush()
         assert heard(process, "finished") == {"finished": True, "left": 0, "open": []}
         assert links() == before
-        assert traced("vfs_f") == []
+        assert traced("vfs_") == []
         process.stdin.close()
         assert process.wait() == 0
