@@ -23,10 +23,14 @@ from ..errors import BpfError
 
 __all__ = ["Held", "Owner", "Owners", "Process", "collect", "parse_fdinfo", "read"]
 
-# What /proc/PID/fd shows of a link and of a program.
-_LINK, _PROGRAM = "anon_inode:bpf_link", "anon_inode:bpf-prog"
-#: Kinds of objects, as in `pybpf._sys.bpf.get_fd_by_id`.
-LINK, PROG = "link", "prog"
+LINK, PROG = "link", "prog"  # kinds of objects, as in `pybpf._sys.bpf.get_fd_by_id`
+# What /proc/PID/fd shows of them. A link is spelt so where it was made, and the other way where
+# it was opened again: from a pin or by its id.
+_INODES = {
+    "anon_inode:bpf_link": LINK,
+    "anon_inode:bpf-link": LINK,
+    "anon_inode:bpf-prog": PROG,
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -129,11 +133,11 @@ def collect(processes: Iterable[Process], pins: Iterable[tuple[str, str, int]] =
         owner = Owner(process.pid, process.name)
         try:
             for number, target in process.fds():
-                if target not in (_LINK, _PROGRAM):
+                kind = _INODES.get(target)
+                if kind is None:
                     continue
                 with suppress(FileNotFoundError):  # closed meanwhile
                     ids = parse_fdinfo(process.fdinfo(number))
-                    kind = LINK if target == _LINK else PROG
                     if kind in ids:
                         held[kind, ids[kind]][owner] = None
         except (FileNotFoundError, ProcessLookupError):
@@ -208,10 +212,10 @@ def _pins() -> Iterator[tuple[str, str, int]]:
 def _pinned(path: str) -> tuple[str, int] | None:
     try:
         with sys_bpf.obj_get(path) as fd:
-            target = os.readlink(f"/proc/self/fd/{fd.fileno()}")
-            if target == _LINK:
+            kind = _INODES.get(os.readlink(f"/proc/self/fd/{fd.fileno()}"))
+            if kind == LINK:
                 return LINK, sys_bpf.link_info(fd).id
-            if target == _PROGRAM:
+            if kind == PROG:
                 return PROG, sys_bpf.prog_info(fd).id
     except (BpfError, OSError):
         pass  # a plain file, gone meanwhile, or not ours to open

@@ -53,7 +53,7 @@ def test_holders() -> None:
     found = collect(
         [
             process(20, [("3", link), ("4", link), ("5", "/dev/null")]),
-            process(10, [("3", link)]),
+            process(10, [("3", "anon_inode:bpf-link")]),  # opened by its id
             process(30, [("9", prog)], PROG_INFO),
             process(40, [("9", "socket:[1]")], AssertionError("not to be read")),
         ],
