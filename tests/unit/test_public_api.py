@@ -57,3 +57,11 @@ def test_error_tree() -> None:
 def test_submodules_import() -> None:
     for name in ("asm", "btf", "errors", "kernel", "trampoline"):
         assert importlib.import_module(f"pybpf.{name}")
+
+
+@pytest.mark.parametrize("name", pybpf.trampoline.__all__)
+def test_names_of_trampoline_are_documented(name: str) -> None:
+    """What `pybpf.trampoline` promises is there, once, with a docstring."""
+    assert pybpf.trampoline.__all__.count(name) == 1
+    assert name in dir(pybpf.trampoline)
+    assert inspect.getdoc(getattr(pybpf.trampoline, name))
