@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import os
 from errno import EACCES, ENODEV, ENOENT, EPERM
+from functools import cache
 
 from pybpf._sys.denied import PERF_EVENT_OPEN, denied
 from pybpf._sys.door import address, fileno
@@ -39,6 +40,7 @@ __all__ = [
     "open_tracepoint",
     "open_uprobe",
     "perf_event_open",
+    "pmu",
     "set_bpf",
     "tracepoint_id",
 ]
@@ -97,8 +99,13 @@ def _read(path: str) -> str:
         os.close(fd)
 
 
-def _pmu(name: str, retprobe: bool) -> tuple[int, int]:
-    # Number of a dynamic PMU, and the config that selects a probe at entry or at return.
+@cache
+def pmu(name: str) -> tuple[int, int]:
+    """Number of a dynamic PMU (fixed from boot on), and the config of a probe at return.
+
+    :param name: ``kprobe`` or ``uprobe``
+    :raises UnsupportedFeature: the kernel has none
+    """
     try:
         number = int(_read(f"{_PMUS}/{name}/type"))
         # "config:0": the bit that says at return.
@@ -106,7 +113,7 @@ def _pmu(name: str, retprobe: bool) -> tuple[int, int]:
     except FileNotFoundError:
         hint = f"no {_PMUS}/{name}: the kernel has no CONFIG_{name.upper()}_EVENTS"
         raise UnsupportedFeature(f"the {name} PMU", "4.17", hint) from None
-    return number, (1 << int(form.rpartition(":")[2]) if retprobe else 0)
+    return number, 1 << int(form.rpartition(":")[2])
 
 
 def open_kprobe(function: str | None, offset_or_address: int = 0, *, retprobe: bool = False) -> Fd:
@@ -118,9 +125,9 @@ def open_kprobe(function: str | None, offset_or_address: int = 0, *, retprobe: b
     :raises BpfError: ENOENT for an unknown name, EINVAL for a place that must not be probed,
         EADDRNOTAVAIL for a name that several functions share
     """
-    kind, config = _pmu("kprobe", retprobe)
+    kind, at_return = pmu("kprobe")
     name = b"" if function is None else function.encode() + b"\0"
-    attr = PerfEventAttr(type=kind, config=config)
+    attr = PerfEventAttr(type=kind, config=at_return if retprobe else 0)
     attr.kprobe_func, attr.kprobe_addr = address(name), offset_or_address
     place = hex(offset_or_address) if function is None else function
     what = f"{'kretprobe' if retprobe else 'kprobe'} {place}"
@@ -142,7 +149,8 @@ def open_uprobe(
     :param pid: only in this process, or -1
     :param ref_ctr_offset: file offset of a USDT semaphore, 0 for none
     """
-    kind, config = _pmu("uprobe", retprobe)
+    kind, at_return = pmu("uprobe")
+    config = at_return if retprobe else 0
     name = os.fsencode(path) + b"\0"
     attr = PerfEventAttr(type=kind, config=config | ref_ctr_offset << _REF_CTR_SHIFT)
     attr.uprobe_path, attr.probe_offset = address(name), offset
