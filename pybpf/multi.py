@@ -79,6 +79,7 @@ class MultiPrograms:
 
     def __init__(self, obj: Object) -> None:
         self.object = obj
+        self._last: tuple[Template, Code, tuple[bytes, bytes, bytes]] | None = None
 
     def template(self, program: Program) -> Template:
         """A multi program's code and what messages need, for planning.
@@ -118,11 +119,10 @@ class MultiPrograms:
         """
         self.object.prepare()
         tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
-        info = self.object.btf_fd != 0
-        func_info, line_info = pack_info(code) if info else (b"", b"")
+        insns, func_info, line_info = self._packed(template, code)
         return sys_bpf.prog_load(
             prog_type,
-            self._image_bytes(template, code),
+            insns,
             license=self.object.spec.license,
             name=template.name,
             expected_attach_type=attach_type,
@@ -136,6 +136,13 @@ class MultiPrograms:
             line_info=line_info,
             line_info_rec_size=16 if line_info else 0,
         )
+
+    def _packed(self, template: Template, code: Code) -> tuple[bytes, bytes, bytes]:
+        # The last image is kept: clones load the same one for function after function.
+        if self._last is None or self._last[0] is not template or self._last[1] is not code:
+            info = pack_info(code) if self.object.btf_fd else (b"", b"")
+            self._last = (template, code, (self._image_bytes(template, code), *info))
+        return self._last[2]
 
     def _image_bytes(self, template: Template, code: Code) -> bytes:
         # Map numbers become descriptors, session calls the kernel's kfuncs.
@@ -186,7 +193,7 @@ class MultiPrograms:
         )
         try:
             link.skipped = (*skipped, *link.skipped)
-            if link.targets:
+            if link:
                 return link
             first = str(link.skipped[0]) if link.skipped else "no function was named"
             more = f", and {len(link.skipped) - 1} more" if len(link.skipped) > 1 else ""

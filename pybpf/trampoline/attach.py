@@ -24,6 +24,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from .. import links
@@ -151,6 +152,10 @@ class MultiLink:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __bool__(self) -> bool:
+        """It is attached to something."""
+        return any(made.targets for made in self._made)
+
     def __repr__(self) -> str:
         return (
             f"<MultiLink {self.plan.program}: {len(self.targets)} functions by "
@@ -203,7 +208,9 @@ class _Engine:
         self.total += sum(len(g.targets) * len(g.parts) for g in groups)
         for group in groups:
             for part in reversed(group.parts):  # exit before entry
-                left = [t for t in group.targets if _key(t) not in self.refused]
+                left = group.targets
+                if self.refused:
+                    left = tuple(t for t in left if _key(t) not in self.refused)
                 if group.mechanism is Mechanism.TRAMPOLINE:
                     self.clones(group, part, left)
                 elif group.mechanism is Mechanism.KPROBE:
@@ -227,7 +234,7 @@ class _Engine:
                 else AttachType.BPF_TRACE_KPROBE_MULTI
             )
         program = self.load(part, prog_type=prog_type, attach_type=attach_type, module=group.module)
-        pending = [list(targets)]
+        pending = [targets]
         while pending:
             some = pending.pop()
             try:
@@ -283,7 +290,7 @@ class _Engine:
                 program.fileno(), attach_type, ids, cookies=cookies
             )
             return links.Link(fd, f"tracing_multi {what}")
-        by_address = sorted(targets, key=lambda t: t.address)
+        by_address = sorted(targets, key=attrgetter("address"))
         cookies = [self.cookie(t) for t in by_address] if self.cookies is not None else None
         return links.attach_kprobe_multi(
             program,

@@ -127,6 +127,7 @@ NORETURN: frozenset[str] = frozenset(
 _EXACT = {rule.pattern: rule for rule in DENY if not rule.pattern.endswith("*")}
 _PREFIXED = tuple(rule for rule in DENY if rule.pattern.endswith("*"))
 _PREFIXES = tuple(rule.pattern[:-1] for rule in _PREFIXED)
+_EITHER = NORETURN | _EXACT.keys()
 
 
 def denied(name: str) -> Denied | None:
@@ -135,6 +136,11 @@ def denied(name: str) -> Denied | None:
     if rule is None and name.startswith(_PREFIXES):
         rule = next(r for r in _PREFIXED if r.matches(name))
     return rule
+
+
+def may_be_refused(name: str) -> bool:
+    """True if `denied` or `never_returns` has anything to say of `name`: one quick look."""
+    return name in _EITHER or name.startswith(_PREFIXES)
 
 
 def never_returns(name: str) -> bool:

@@ -30,6 +30,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from itertools import pairwise
+from operator import attrgetter
+from typing import NamedTuple
 
 from ..asm import encode
 from ..asm.edit import Code
@@ -37,7 +40,7 @@ from ..errors import PlanError
 from ..features import Feature, FeatureSet
 from . import rewrite
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
-from .denylist import denied, never_returns
+from .denylist import denied, may_be_refused, never_returns
 from .model import REGISTER_SLOTS, Model, Return
 from .reasons import Reason, Skipped
 from .traits import CtxHelper, Hook, Traits, analyse
@@ -321,6 +324,41 @@ _No = tuple[Reason, str, str]
 _Answer = tuple[Part, ...] | _No
 
 
+class _Fit(NamedTuple):
+    # What a target's group is made of.
+    mechanism: Mechanism
+    module: str
+    parts: tuple[Part, ...]
+
+    @property
+    def key(self) -> _Key:
+        images = tuple((p.side.value, p.image.digest) for p in self.parts)
+        return (_RANKS.index(self.mechanism), self.module, images)
+
+
+# What becomes of a target.
+_Choice = _Fit | _No
+# A group's place among the groups: rank of the mechanism, BTF object, sides and images.
+_Key = tuple[int, str, tuple[tuple[str, str], ...]]
+# All of a target that a mechanism's answer depends on.
+_Shape = tuple[object, ...]
+
+_RANKS = tuple(Mechanism)
+
+
+def _shape(t: Target) -> _Shape:
+    # A model by its identity: equal ones are mostly one object, and need not be.
+    return (
+        id(t.model),
+        t.module,
+        t.btf_id is None,
+        t.unique,
+        t.kprobe,
+        t.occupied,
+        t.address == 0,
+    )
+
+
 @dataclass
 class _Planner:
     template: Template
@@ -508,51 +546,72 @@ class _Planner:
 
     # -- all targets, one order of mechanisms
 
-    def assign(
-        self, targets: Sequence[Target], order: Sequence[Mechanism]
-    ) -> tuple[tuple[Group, ...], list[Skipped], Cost]:
-        found: dict[tuple[object, ...], list[Target]] = {}
-        keys: dict[tuple[object, ...], tuple[Mechanism, str, tuple[Part, ...]]] = {}
-        skipped = []
-        for target in targets:
-            first: _No | None = None
-            for mechanism in order:
-                answer = self.answer(mechanism, target)
-                if answer and isinstance(answer[0], Part):
-                    parts: tuple[Part, ...] = answer
-                    # kprobes are loaded for no BTF: modules share their group.
-                    btf = mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
-                    module = target.module if btf else ""
-                    key = (mechanism, module, tuple((p.side, p.image.digest) for p in parts))
-                    keys[key] = (mechanism, module, parts)
-                    found.setdefault(key, []).append(target)
-                    break
-                first = first or answer  # type: ignore[assignment]
+    def choose(self, shape: Target, order: Sequence[Mechanism]) -> _Choice:
+        # What becomes of every target of a shape.
+        first: _No | None = None
+        for mechanism in order:
+            answer = self.answer(mechanism, shape)
+            if answer and isinstance(answer[0], Part):
+                parts: tuple[Part, ...] = answer
+                # kprobes are loaded for no BTF: modules share their group.
+                btf = mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
+                return _Fit(mechanism, shape.module if btf else "", parts)
+            first = first or answer  # type: ignore[assignment]
+        return first or (Reason.NO_MECHANISM, "", "")
+
+    def weigh(
+        self, shapes: Mapping[_Shape, tuple[Target, int]], order: Sequence[Mechanism]
+    ) -> tuple[dict[_Shape, _Choice], int, Cost]:
+        """What becomes of each shape, how many targets are left over, and the cost.
+
+        :param shapes: one of the targets, and how many there are
+        """
+        chosen = {shape: self.choose(some[0], order) for shape, some in shapes.items()}
+        counts: Counter[_Key] = Counter()
+        fits: dict[_Key, _Fit] = {}
+        left = 0
+        for shape, choice in chosen.items():
+            if isinstance(choice, _Fit):
+                counts[choice.key] += shapes[shape][1]
+                fits[choice.key] = choice
             else:
-                reason, detail, hint = first or (Reason.NO_MECHANISM, "", "")
-                skipped.append(Skipped(target.name, target.module, reason, detail, hint))
-        groups = [
-            Group(mechanism, module, parts, tuple(found[key]))
-            for key, (mechanism, module, parts) in keys.items()
-        ]
-        ranks = list(Mechanism)
-        groups.sort(
-            key=lambda g: (
-                ranks.index(g.mechanism),
-                g.module,
-                tuple((p.side.value, p.image.digest) for p in g.parts),
-            )
-        )
+                left += shapes[shape][1]
         cost = Cost()
-        for group in groups:
+        for key, fit in sorted(fits.items(), key=lambda item: item[0]):
             cost += self.facts.costs.predict(
-                group.mechanism,
-                len(group.targets),
-                sides=len(group.parts),
-                entry=group.parts[0].side is not Side.EXIT,
-                exit_=group.parts[-1].side is not Side.ENTRY,
+                fit.mechanism,
+                counts[key],
+                sides=len(fit.parts),
+                entry=fit.parts[0].side is not Side.EXIT,
+                exit_=fit.parts[-1].side is not Side.ENTRY,
             )
-        return tuple(groups), skipped, cost
+        return chosen, left, cost
+
+    @staticmethod
+    def place(
+        targets: Iterable[tuple[Target, _Shape]], chosen: Mapping[_Shape, _Choice]
+    ) -> tuple[tuple[Group, ...], list[Skipped]]:
+        """The groups, with their targets in the order given, and what was left over."""
+        found: dict[_Key, tuple[_Fit, list[Target]]] = {}
+        lists: dict[_Shape, list[Target]] = {}
+        reasons: dict[_Shape, _No] = {}
+        for shape, choice in chosen.items():
+            if isinstance(choice, _Fit):
+                lists[shape] = found.setdefault(choice.key, (choice, []))[1]
+            else:
+                reasons[shape] = choice
+        skipped = []
+        for target, shape in targets:
+            some = lists.get(shape)
+            if some is not None:
+                some.append(target)
+            else:
+                skipped.append(Skipped(target.name, target.module, *reasons[shape]))
+        groups = tuple(
+            Group(fit.mechanism, fit.module, fit.parts, tuple(some))
+            for _, (fit, some) in sorted(found.items(), key=lambda item: item[0])
+        )
+        return groups, skipped
 
     def orders(self, usable: Sequence[Mechanism], prefer: str | None) -> list[list[Mechanism]]:
         costs = self.facts.costs
@@ -669,26 +728,20 @@ def plan(
     exits = work.exits()
     skipped: list[Skipped] = []
     rest: list[Target] = []
-    seen: dict[int, Target] = {}
-    named: set[tuple[str, str, int]] = set()
-    # A total order, so that which of two names of one address stays is always the same.
-    ordered = sorted(targets, key=_rank)
-    for target in ordered:
-        no = _refused(target, exits)
-        if no is not None:
-            skipped.append(no)
+    seen: dict[object, Target] = {}
+    # A total order: the first of the names of an address stays, and that is always the same one.
+    for target in _ordered(targets):
+        name = target.name
+        if may_be_refused(name):
+            no = _refused(target, exits)
+            if no is not None:
+                skipped.append(no)
+                continue
+        twin = seen.setdefault(target.address or (target.module, name), target)
+        if twin is not target:
+            skipped.append(Skipped(name, target.module, Reason.ALIAS, f"of {twin.label}"))
             continue
-        key = (target.module, target.name, target.address)
-        twin = seen.get(target.address) if target.address else None
-        if twin is not None or key in named:
-            of = twin.label if twin is not None else target.label
-            skipped.append(Skipped(target.name, target.module, Reason.ALIAS, f"of {of}"))
-            continue
-        named.add(key)
-        if target.address:
-            seen[target.address] = target
         rest.append(target)
-    rest.sort(key=lambda t: (t.module, t.name, t.address))
 
     candidates = [forced] if forced is not None else list(Mechanism)
     usable = [m for m in candidates if work.supported(m) is None]
@@ -697,9 +750,23 @@ def plan(
         skipped += [Skipped(t.name, t.module, *no_way) for t in rest]
         return Plan(template.name, template.hook, (), _sorted(skipped), Cost())
     _ = template.traits  # an unprovable program is one error, not a reason per target
-    tried = [work.assign(rest, order) for order in work.orders(usable, prefer)]
-    groups, left, cost = min(tried, key=lambda t: (len(t[1]), t[2].attach_s + t[2].detach_s))
+    theirs = [_shape(target) for target in rest]
+    numbers = Counter(theirs)
+    one_of = dict(zip(theirs, rest, strict=True))
+    shapes = {shape: (one_of[shape], number) for shape, number in numbers.items()}
+    tried = [work.weigh(shapes, order) for order in work.orders(usable, prefer)]
+    chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
+    groups, left = work.place(zip(rest, theirs, strict=True), chosen)
     return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
+
+
+def _ordered(targets: Iterable[Target]) -> list[Target]:
+    # By module, name and address, and only where all these are equal by everything else.
+    short = attrgetter("module", "name", "address")
+    out = sorted(targets, key=short)
+    if any(short(a) == short(b) for a, b in pairwise(out)):
+        out.sort(key=lambda t: (*short(t), *_rank(t)))
+    return out
 
 
 def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechanism, Skipped | None]:

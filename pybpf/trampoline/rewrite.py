@@ -147,26 +147,28 @@ def frame(
 
     last = max((_arg_off(slot) for slot in traits.slots), default=_RET_OFF)
     base = -(last + 8)
-    main = [asm.mov_reg(op.R6, op.R1)]
+    wanted = sorted(traits.slots)
+    fills_ret = traits.reads_ret and returns
+    # The context is needed again by every helper call but the first.
+    kept = len(wanted) + fills_ret > 1
+    main = [asm.mov_reg(op.R6, op.R1)] if kept else []
     if keep_ctx:
         main.append(asm.store(op.DW, op.R10, base + _CTX_OFF, op.R1))
-    wanted = sorted(traits.slots)
     offsets = [base + _arg_off(slot) for slot in wanted]
     if traits.reads_ret:
         offsets.insert(0, base + _RET_OFF)
     main += [asm.store_imm(op.DW, op.R10, off, 0) for off in offsets]
-    fresh = True  # r1 still holds the context
-    for slot in wanted:
-        main += [] if fresh else [asm.mov_reg(op.R1, op.R6)]
-        fresh = False
-        main += [
-            asm.mov(op.R2, slot),
-            asm.mov_reg(op.R3, op.R10),
-            asm.alu(op.ADD, op.R3, base + _arg_off(slot)),
-            asm.call(CtxHelper.get_func_arg),
-        ]
-    if traits.reads_ret and returns:
-        main += [] if fresh else [asm.mov_reg(op.R1, op.R6)]
+    fills = [_fill(slot, base, again=at > 0) for at, slot in enumerate(wanted)]
+    half = len(fills) // 2
+    if half >= 2:
+        # Half way, a slot that the function does not have ends it: it has no later ones either.
+        # Most functions have few arguments; asking after each slot would cost the others more.
+        rest = sum(len(fill) for fill in fills[half:])
+        fills[half - 1].append(asm.jmp(op.JNE, op.R0, 0, rest))
+    for fill in fills:
+        main += fill
+    if fills_ret:
+        main += [asm.mov_reg(op.R1, op.R6)] if wanted else []
         main += [
             asm.mov_reg(op.R2, op.R10),
             asm.alu(op.ADD, op.R2, base + _RET_OFF),
@@ -180,6 +182,17 @@ def frame(
     ]
     main_id = code.func_info[0][1] if code.func_info else None
     return prepend(body, main, main_id)
+
+
+def _fill(slot: int, base: int, *, again: bool) -> list[Insn]:
+    # bpf_get_func_arg of one slot to its place in the frame; `again`: r1 is the context no more.
+    return [
+        *([asm.mov_reg(op.R1, op.R6)] if again else []),
+        asm.mov(op.R2, slot),
+        asm.mov_reg(op.R3, op.R10),
+        asm.alu(op.ADD, op.R3, base + _arg_off(slot)),
+        asm.call(CtxHelper.get_func_arg),
+    ]
 
 
 def _fetch(off: int, to: int) -> list[Insn]:

@@ -94,9 +94,7 @@ class Bench:
 
     def _programs(
         self,
-    ) -> Iterator[
-        tuple[str, tuple[int, str], Callable[[str], AbstractContextManager[object]]]
-    ]:
+    ) -> Iterator[tuple[str, tuple[int, str], Callable[[str], AbstractContextManager[object]]]]:
         def standard(name: str) -> Callable[[str], AbstractContextManager[object]]:
             return lambda function: self._standard(name, function)
 
@@ -265,7 +263,7 @@ class Bench:
         say(row="time", mechanism=mechanism, count=count, ours=ours, theirs=theirs, named=named)
 
     def auto(self, count: int) -> None:
-        """"auto" against clones."""
+        """ "auto" against clones."""
         targets = self.targets(count)
         auto = [self.attach(targets, "auto") for _ in range(3)]
         mechanisms = sorted({g.mechanism.value for g in auto[0][2].plan.groups})
