@@ -98,6 +98,10 @@ class MultiPrograms:
         )
 
     @cached_property
+    def _resolver(self) -> Resolver:
+        return Resolver(self.object.facts)
+
+    @cached_property
     def _linker(self) -> Linker:
         skip = [m.name for m in self.object.maps.values() if not m.spec.autocreate]
         return _MultiLinker(self.object.spec, self.object.link_target, skip_maps=skip)
@@ -178,7 +182,7 @@ class MultiPrograms:
         template = self.template(program)
         at_exit = template.hook is not Hook.ENTRY
         wanted = asked if isinstance(asked, str) else list(asked)
-        targets, skipped = Resolver(self.object.facts).resolve(wanted, at_exit=at_exit)
+        targets, skipped = self._resolver.resolve(wanted, at_exit=at_exit)
         link = run(
             self,
             template,

@@ -290,11 +290,14 @@ class _Engine:
                 program.fileno(), attach_type, ids, cookies=cookies
             )
             return links.Link(fd, f"tracing_multi {what}")
-        by_address = sorted(targets, key=attrgetter("address"))
-        cookies = [self.cookie(t) for t in by_address] if self.cookies is not None else None
+        addresses = sorted(map(attrgetter("address"), targets))
+        cookies = None
+        if self.cookies is not None:
+            by_address = sorted(targets, key=attrgetter("address"))
+            cookies = [self.cookie(t) for t in by_address]
         return links.attach_kprobe_multi(
             program,
-            addrs=[t.address for t in by_address],
+            addrs=addresses,
             cookies=cookies,
             retprobe=part.side is Side.EXIT,
             session=part.side is Side.SESSION,

@@ -9,9 +9,11 @@ nothing on the running kernel costs nothing.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DENY", "NORETURN", "Denied", "denied", "never_returns"]
+__all__ = ["DENY", "NORETURN", "Denied", "denied", "never_returns", "risky"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,18 @@ def denied(name: str) -> Denied | None:
     return rule
 
 
-def may_be_refused(name: str) -> bool:
-    """True if `denied` or `never_returns` has anything to say of `name`: one quick look."""
-    return name in _EITHER or name.startswith(_PREFIXES)
+def risky(names: Sequence[str]) -> set[str]:
+    """Those of which `denied` or `never_returns` has anything to say.
+
+    :param names: ascending
+    """
+    found = set(_EITHER.intersection(names))
+    for prefix in _PREFIXES:
+        at = bisect_left(names, prefix)
+        while at < len(names) and names[at].startswith(prefix):
+            found.add(names[at])
+            at += 1
+    return found
 
 
 def never_returns(name: str) -> bool:

@@ -64,11 +64,15 @@ class Model:
 
 
 class Models:
-    """Models of the functions of one BTF, each prototype looked at once."""
+    """Models of the functions of one BTF, each prototype looked at once.
+
+    Equal models are one object: the planner asks once for each of them.
+    """
 
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
         self._known: dict[int, Model] = {}
+        self._equal: dict[Model, Model] = {}
 
     def of(self, proto_id: int) -> Model:
         """Model of a FUNC_PROTO.
@@ -77,7 +81,8 @@ class Models:
         """
         model = self._known.get(proto_id)
         if model is None:
-            model = self._known[proto_id] = self._read(proto_id)
+            model = self._read(proto_id)
+            model = self._known[proto_id] = self._equal.setdefault(model, model)
         return model
 
     def of_func(self, func_id: int) -> Model:

@@ -25,12 +25,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from itertools import pairwise
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -40,7 +39,7 @@ from ..errors import PlanError
 from ..features import Feature, FeatureSet
 from . import rewrite
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
-from .denylist import denied, may_be_refused, never_returns
+from .denylist import denied, never_returns, risky
 from .model import REGISTER_SLOTS, Model, Return
 from .reasons import Reason, Skipped
 from .traits import CtxHelper, Hook, Traits, analyse
@@ -346,17 +345,28 @@ _Shape = tuple[object, ...]
 _RANKS = tuple(Mechanism)
 
 
-def _shape(t: Target) -> _Shape:
-    # A model by its identity: equal ones are mostly one object, and need not be.
-    return (
-        id(t.model),
-        t.module,
-        t.btf_id is None,
-        t.unique,
-        t.kprobe,
-        t.occupied,
-        t.address == 0,
-    )
+def _by_shape(targets: Sequence[Target]) -> dict[_Shape, list[Target]]:
+    # All that a mechanism's answer depends on; a model by its identity, for equal ones are
+    # mostly one object. Written for thousands of targets, most of them plain.
+    plain: defaultdict[int, list[Target]] = defaultdict(list)
+    out: defaultdict[_Shape, list[Target]] = defaultdict(list)
+    for t in targets:
+        if t.unique and t.kprobe and t.address and t.btf_id and not t.occupied and not t.module:
+            plain[id(t.model)].append(t)
+        else:
+            shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
+            out[id(t.model), *shape].append(t)
+    for model, some in plain.items():
+        out[model, "", False, True, True, 0, False] += some
+    return out
+
+
+def _kind(model: Model | None) -> object:
+    # What of a model the answers depend on: fewer kinds than there are models.
+    if model is None:
+        return None
+    wide = model.ret_size if model.returns is Return.WIDE else 0
+    return (model.slots, model.is_void, wide, model.params, model.structs, model.obstacle)
 
 
 @dataclass
@@ -560,22 +570,25 @@ class _Planner:
         return first or (Reason.NO_MECHANISM, "", "")
 
     def weigh(
-        self, shapes: Mapping[_Shape, tuple[Target, int]], order: Sequence[Mechanism]
+        self, shapes: Mapping[_Shape, list[Target]], order: Sequence[Mechanism]
     ) -> tuple[dict[_Shape, _Choice], int, Cost]:
-        """What becomes of each shape, how many targets are left over, and the cost.
-
-        :param shapes: one of the targets, and how many there are
-        """
-        chosen = {shape: self.choose(some[0], order) for shape, some in shapes.items()}
+        """What becomes of each shape, how many targets are left over, and the cost."""
+        known: dict[object, _Choice] = {}
+        chosen: dict[_Shape, _Choice] = {}
+        for shape, some in shapes.items():
+            kind = (_kind(some[0].model), *shape[1:])
+            if kind not in known:
+                known[kind] = self.choose(some[0], order)
+            chosen[shape] = known[kind]
         counts: Counter[_Key] = Counter()
         fits: dict[_Key, _Fit] = {}
         left = 0
         for shape, choice in chosen.items():
             if isinstance(choice, _Fit):
-                counts[choice.key] += shapes[shape][1]
+                counts[choice.key] += len(shapes[shape])
                 fits[choice.key] = choice
             else:
-                left += shapes[shape][1]
+                left += len(shapes[shape])
         cost = Cost()
         for key, fit in sorted(fits.items(), key=lambda item: item[0]):
             cost += self.facts.costs.predict(
@@ -589,26 +602,18 @@ class _Planner:
 
     @staticmethod
     def place(
-        targets: Iterable[tuple[Target, _Shape]], chosen: Mapping[_Shape, _Choice]
+        shapes: Mapping[_Shape, list[Target]], chosen: Mapping[_Shape, _Choice]
     ) -> tuple[tuple[Group, ...], list[Skipped]]:
-        """The groups, with their targets in the order given, and what was left over."""
+        """The groups, and what was left over."""
         found: dict[_Key, tuple[_Fit, list[Target]]] = {}
-        lists: dict[_Shape, list[Target]] = {}
-        reasons: dict[_Shape, _No] = {}
+        skipped: list[Skipped] = []
         for shape, choice in chosen.items():
             if isinstance(choice, _Fit):
-                lists[shape] = found.setdefault(choice.key, (choice, []))[1]
+                found.setdefault(choice.key, (choice, []))[1].extend(shapes[shape])
             else:
-                reasons[shape] = choice
-        skipped = []
-        for target, shape in targets:
-            some = lists.get(shape)
-            if some is not None:
-                some.append(target)
-            else:
-                skipped.append(Skipped(target.name, target.module, *reasons[shape]))
+                skipped += [Skipped(t.name, t.module, *choice) for t in shapes[shape]]
         groups = tuple(
-            Group(fit.mechanism, fit.module, fit.parts, tuple(some))
+            Group(fit.mechanism, fit.module, fit.parts, tuple(_ordered(some)[0]))
             for _, (fit, some) in sorted(found.items(), key=lambda item: item[0])
         )
         return groups, skipped
@@ -643,12 +648,12 @@ class _Planner:
         return [[head, *sorted((m for m in usable if m is not head), key=setup)] for head in kept]
 
 
-def _refused(target: Target, exits: bool) -> Skipped | None:
-    rule = denied(target.name)
+def _refused(name: str, exits: bool) -> Skipped | None:
+    rule = denied(name)
     if rule is not None:
-        return Skipped(target.name, target.module, Reason.DENIED, rule.why)
-    if exits and never_returns(target.name):
-        return Skipped(target.name, target.module, Reason.NORETURN, hint="fentry.multi can")
+        return Skipped(name, "", Reason.DENIED, rule.why)
+    if exits and never_returns(name):
+        return Skipped(name, "", Reason.NORETURN, hint="fentry.multi can")
     return None
 
 
@@ -727,21 +732,21 @@ def plan(
     work = _Planner(template, facts, shape)
     exits = work.exits()
     skipped: list[Skipped] = []
-    rest: list[Target] = []
-    seen: dict[object, Target] = {}
-    # A total order: the first of the names of an address stays, and that is always the same one.
-    for target in _ordered(targets):
-        name = target.name
-        if may_be_refused(name):
-            no = _refused(target, exits)
-            if no is not None:
-                skipped.append(no)
-                continue
-        twin = seen.setdefault(target.address or (target.module, name), target)
-        if twin is not target:
-            skipped.append(Skipped(name, target.module, Reason.ALIAS, f"of {twin.label}"))
-            continue
-        rest.append(target)
+    rest, names = _ordered(targets)
+    refused = {name: no for name in risky(names) if (no := _refused(name, exits)) is not None}
+    if refused:
+        skipped += [replace(refused[t.name], module=t.module) for t in rest if t.name in refused]
+        rest = [t for t in rest if t.name not in refused]
+    addresses = set(map(_ADDRESS, rest))
+    if len(addresses) < len(rest) or 0 in addresses:
+        # The first of the names of an address stays: the order is total, so always the same.
+        seen: dict[object, Target] = {}
+        for target in rest:
+            twin = seen.setdefault(target.address or (target.module, target.name), target)
+            if twin is not target:
+                of = f"of {twin.label}"
+                skipped.append(Skipped(target.name, target.module, Reason.ALIAS, of))
+        rest = list(seen.values())
 
     candidates = [forced] if forced is not None else list(Mechanism)
     usable = [m for m in candidates if work.supported(m) is None]
@@ -750,23 +755,26 @@ def plan(
         skipped += [Skipped(t.name, t.module, *no_way) for t in rest]
         return Plan(template.name, template.hook, (), _sorted(skipped), Cost())
     _ = template.traits  # an unprovable program is one error, not a reason per target
-    theirs = [_shape(target) for target in rest]
-    numbers = Counter(theirs)
-    one_of = dict(zip(theirs, rest, strict=True))
-    shapes = {shape: (one_of[shape], number) for shape, number in numbers.items()}
+    shapes = _by_shape(rest)
     tried = [work.weigh(shapes, order) for order in work.orders(usable, prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
-    groups, left = work.place(zip(rest, theirs, strict=True), chosen)
+    groups, left = work.place(shapes, chosen)
     return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
 
 
-def _ordered(targets: Iterable[Target]) -> list[Target]:
-    # By module, name and address, and only where all these are equal by everything else.
-    short = attrgetter("module", "name", "address")
-    out = sorted(targets, key=short)
-    if any(short(a) == short(b) for a, b in pairwise(out)):
-        out.sort(key=lambda t: (*short(t), *_rank(t)))
-    return out
+_NAME, _MODULE, _ADDRESS = map(attrgetter, ("name", "module", "address"))
+
+
+def _ordered(targets: Iterable[Target]) -> tuple[list[Target], list[str]]:
+    # By module, name, address, and where all these are equal by everything else. And the
+    # names alone, ascending.
+    out = sorted(targets, key=_NAME)
+    names = list(map(_NAME, out))
+    if len(set(names)) < len(names):
+        out.sort(key=lambda t: (t.module, t.name, t.address, *_rank(t)))
+    elif any(map(_MODULE, out)):
+        out.sort(key=_MODULE)
+    return out, names
 
 
 def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechanism, Skipped | None]:
@@ -775,7 +783,9 @@ def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechani
     :raises PlanError: if the program's use of the context cannot be proved
     """
     work = _Planner(program, facts)
-    refused = _refused(target, work.exits())
+    refused = _refused(target.name, work.exits())
+    if refused is not None:
+        refused = replace(refused, module=target.module)
     out: dict[Mechanism, Skipped | None] = {}
     for mechanism in Mechanism:
         answer: _Answer | _No | None = work.supported(mechanism)

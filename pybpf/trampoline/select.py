@@ -377,20 +377,16 @@ class _Ids:
 
     def __init__(self, btf: Btf | None, *, bulk: bool) -> None:
         self._btf = btf
-        self._table: dict[str, list[tuple[int, int]]] | None = None
         if btf is not None and bulk:
-            self._table = {}
-            for type_id, name, proto in btf.funcs():
-                if type_id >= btf.start_id:
-                    self._table.setdefault(name, []).append((type_id, proto))
+            btf.names()  # has its index made, once
 
     def _all(self, name: str) -> list[tuple[int, int]]:
-        if self._table is not None:
-            return self._table.get(name, [])
         btf = self._btf
         if btf is None or "." in name:  # clones made by the compiler are never in BTF
             return []
         ids = [i for i in btf.find_all(name, BtfKind.FUNC) if i >= btf.start_id]
+        if len(ids) == 1:
+            return [(ids[0], 0)]
         return [(i, getattr(btf.type(i), "type", 0)) for i in ids]
 
     def find(self, name: str) -> tuple[int | None, Reason | None]:

@@ -91,7 +91,7 @@ def plan(
 
 
 class Resolver:
-    """Targets of one kernel; models and occupancy are looked up once."""
+    """Targets of one kernel; models are looked up once, occupancy for each request."""
 
     def __init__(self, facts: Facts | SelectFacts, *, live: bool = True) -> None:
         self._facts = facts
@@ -106,6 +106,7 @@ class Resolver:
         :param at_exit: a program will run at exit
         :raises PlanError: if a glob is malformed, or nothing at all matches
         """
+        self._held = None
         wanted = [asked] if isinstance(asked, str) else list(asked)
         globs = [w for w in wanted if isinstance(w, str)]
         targets = [self.target(w) for w in wanted if isinstance(w, Candidate)]
