@@ -1,6 +1,7 @@
 # On Debian 12 or 13 with git, make and root or sudo, each of these installs what it lacks.
 #   make demo     trace a system call that fails, on this kernel or in a guest
 #   make test     lint, unit, live and end-to-end tests on all kernel rows
+#   make vagrant-test  the end-to-end tests again, in Vagrant machines (vagrant/README.md)
 #   make unit | live | e2e | lint | bench | setup | clean
 # KERNEL=6.1|6.12|latest|all|host picks the rows of e2e; PYTEST_ARGS is passed on.
 
@@ -9,9 +10,10 @@ PYTHON := .venv/bin/python
 KERNEL ?= all
 export PATH := $(PATH):/usr/sbin:/sbin
 PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
-LINTED := pybpf tools tests vagrant vagrant/vm
+LINTED := pybpf tools tests vagrant $(addprefix vagrant/,vm e2e build-box kvm)
 
-.PHONY: help setup setup-vm setup-clang setup-bench lint unit live e2e test demo bench clean distclean
+.PHONY: help setup setup-vm setup-clang setup-bench setup-vagrant lint unit live e2e test vagrant-test print-long
+.PHONY: demo bench clean distclean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -23,6 +25,9 @@ setup:
 setup-vm: setup
 	@vagrant/vm --setup --kernel all
 
+setup-vagrant:
+	@vagrant/host.sh validate
+
 setup-clang:
 	@vagrant/host.sh clang
 
@@ -33,7 +38,7 @@ lint: setup
 	$(PYTHON) -m ruff check $(LINTED)
 	$(PYTHON) -m ruff format --check $(LINTED)
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy --strict vagrant/_vm
+	$(PYTHON) -m mypy --strict --explicit-package-bases vagrant/_vm vagrant/_vagrant
 
 unit: setup
 	$(PYTEST) tests/unit
@@ -41,15 +46,23 @@ unit: setup
 live: setup
 	$(PYTEST) tests/live
 
-e2e: setup-vm
+e2e: setup-vm setup-vagrant
 	$(PYTEST) tests/e2e tests/live --kernel=$(KERNEL)
 
 # Minutes a row, and about multi programs only: `make e2e` runs these too.
 LONG := $(addprefix --ignore=tests/e2e/test_,multi_random.py multi_scale.py lowerings.py)
 
 # One pytest run for everything else, so its last line counts it all.
-test: lint setup-vm setup-clang
+test: lint setup-vm setup-clang setup-vagrant
 	$(PYTEST) tests/unit tests/live tests/e2e --kernel=all $(LONG)
+
+# The same suite in Vagrant machines, as root; what becomes of runs that are killed.  An hour and more.
+vagrant-test: setup
+	vagrant/e2e all
+	$(PYTEST) tests/vagrant
+
+print-long:
+	@echo $(LONG)
 
 demo: setup
 	@$(PYTHON) tools/demo.py
@@ -58,7 +71,7 @@ bench: setup-bench
 	$(PYTHON) -m tests.bench
 
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .vm-out *.egg-info build
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .vm-out .vagrant-out *.egg-info build
 	find pybpf tools tests vagrant -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -3,6 +3,8 @@
 #
 #   vagrant/host.sh python   a Python that can make virtual environments
 #   vagrant/host.sh vm       QEMU 8 or newer and what builds the guest image
+#   vagrant/host.sh validate vagrant with its libvirt plugin, which checks vagrant/Vagrantfile
+#   vagrant/host.sh vagrant  the same, libvirt's daemons and what builds the local box (after `vm`)
 #   vagrant/host.sh clang    compilers and bpftool: tests that build BPF objects
 #   vagrant/host.sh bench    the same and libbpf: peers of benchmarks
 #
@@ -86,6 +88,18 @@ for group in "$@"; do
             install python3 python3-venv cpio zstd xz-utils
             command -v busybox >/dev/null || install busybox-static
             install_qemu ;;
+        validate) install vagrant vagrant-libvirt ;;
+        vagrant)
+            # Debian 12 has libvirt's drivers in libvirt-daemon, later releases in packages of their own.
+            # shellcheck source=/dev/null
+            [ "$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" = bookworm ] ||
+                install libvirt-daemon-driver-qemu libvirt-daemon-driver-network libvirt-daemon-driver-storage
+            install vagrant vagrant-libvirt libvirt-daemon libvirt-clients dnsmasq-base iptables iproute2 rsync \
+                openssh-client mmdebstrap e2fsprogs qemu-utils
+            # Without the package libvirt-daemon-system, which starts services, nothing makes these.
+            for d in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do
+                [ -d $d ] || as_root install -d $d
+            done ;;
         clang) install clang-19 llvm-19 bpftool gcc libc6-dev ;;
         bench) install clang-19 llvm-19 bpftool gcc libc6-dev libbpf-dev ;;
         *) say "unknown group: $group"; exit 2 ;;

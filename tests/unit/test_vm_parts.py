@@ -150,9 +150,9 @@ def test_dependency_of_a_metapackage() -> None:
     fields = {
         "Depends": "dracut | x, linux-base (>= 4), linux-binary-7.3.4+deb13-amd64 (= 7.3.4-1)"
     }
-    found = kernels._depends(fields, r"linux-binary-\d.*")
+    found = kernels.dependency(fields, r"linux-binary-\d.*")
     assert found == ("linux-binary-7.3.4+deb13-amd64", "7.3.4-1")
-    assert kernels._depends(fields, r"linux-image-\d.*") is None
+    assert kernels.dependency(fields, r"linux-image-\d.*") is None
 
 
 # -- qemu

@@ -24,7 +24,7 @@ from . import cache
 from .apt import Suite
 from .cache import VmError
 
-__all__ = ["Kernel", "Row", "kernel", "rows"]
+__all__ = ["Kernel", "Row", "dependency", "kernel", "rows"]
 
 ROWS = Path(__file__).parent.parent / "rows.json"
 
@@ -86,7 +86,7 @@ def _cached(row: Row, home: Path) -> Kernel | None:
     return Kernel(row.name, facts["release"], facts["version"], vmlinuz, home / name / "modules")
 
 
-def _depends(fields: dict[str, str], pattern: str) -> tuple[str, str] | None:
+def dependency(fields: dict[str, str], pattern: str) -> tuple[str, str] | None:
     """(package, version or "") of the first dependency whose name matches."""
     for item in fields.get("Depends", "").split(","):
         found = re.match(r"\s*([a-z0-9][a-z0-9.+-]*)(?::\w+)?\s*(?:\(= ([^)]+)\))?", item)
@@ -100,11 +100,11 @@ def _fetch(row: Row, home: Path) -> None:
     suite = Suite(row.name, row.suites)
     suite.update()
     meta = suite.show(row.package)
-    real = _depends(meta, r"linux-image-\d.*")
+    real = dependency(meta, r"linux-image-\d.*")
     if not real:
         raise VmError(f"{row.package} of row {row.name} depends on no linux-image package")
     fields = suite.show(real[0])
-    binary = _depends(fields, r"linux-binary-\d.*")
+    binary = dependency(fields, r"linux-binary-\d.*")
     package = binary[0] if binary else real[0]
     if binary:
         fields = suite.show(package)

@@ -1,0 +1,192 @@
+"""The command line of `vagrant/e2e`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .._vm import kernels, qemu
+from .._vm.cache import VmError
+from . import box, inside
+from .machine import CHECKOUT, DIED, Failure, Setting, note
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Bring up the Vagrant machine on a kernel row, run the end-to-end tests in it, bring the results
+back and destroy it.  Exit status: pytest's own; 124 time limit; 125 the machine did not come up, or
+died."""
+EPILOG = """\
+Words after `--` go to pytest instead of the default tests: `vagrant/e2e 6.12 -- tests/live -x`.
+Results are in --out: junit.xml, whatever the tests left under $OUT, console.log and vagrant.log.
+It needs root.  libvirtd, its network and vagrant run in namespaces of the run's own, so nothing of
+them is left, however the run ends."""
+TESTS = ("tests/e2e", "tests/live")
+TOOLS = (
+    "vagrant",
+    "libvirtd",
+    "virtlogd",
+    "virsh",
+    "dnsmasq",
+    "iptables",
+    "rsync",
+    "ssh",
+    "unshare",
+)
+TOOLS += ("ip", "mount")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; usage errors exit with 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    at = words.index("--") if "--" in words else len(words)
+    rows = kernels.rows()
+    parser = argparse.ArgumentParser(
+        prog="vagrant/e2e",
+        usage="%(prog)s [options] [ROW|all] [-- PYTEST-ARGUMENTS]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "row", nargs="?", choices=[*rows, "all"], default="all", help="kernel row (%(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=CHECKOUT / ".vagrant-out",
+        help="results go to DIR/ROW (.vagrant-out)",
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="also the long tests that `make test` leaves out"
+    )
+    parser.add_argument(
+        "--grub", action="store_true", help="let the box's grub pick the kernel, not libvirt"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=5400,
+        metavar="S",
+        help="seconds one row's tests may take (%(default)g)",
+    )
+    parser.add_argument(
+        "--setup", action="store_true", help="only install and build what is missing"
+    )
+    options = parser.parse_args(words[:at])
+    options.tests = words[at + 1 :]
+    if options.timeout <= 0:
+        parser.error("--timeout must be more than 0")
+    return options
+
+
+def long_tests() -> list[str]:
+    """The options by which `make test` leaves tests out, as its Makefile has them."""
+    done = subprocess.run(
+        ["make", "-s", "--no-print-directory", "print-long"],
+        cwd=CHECKOUT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failure(f"make print-long failed: {done.stderr.strip()}")
+    return done.stdout.split()
+
+
+def set_up() -> str:
+    """QEMU's path, after installing what is missing."""
+    path, missing = "", [tool for tool in TOOLS + box.NEEDED if not shutil.which(tool)]
+    missing += [name for name in inside.PRIVATE if not os.path.isdir(name)]
+    try:
+        path = qemu.qemu_command()
+    except VmError as error:
+        missing.append(str(error))
+    if missing:
+        note(f"setting up: {', '.join(missing)}")
+        script = CHECKOUT / "vagrant/host.sh"
+        if subprocess.run(
+            [script, "vm", "vagrant"], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+        ).returncode:
+            raise Failure("vagrant/host.sh vm vagrant failed, see above")
+        path = qemu.qemu_command()
+    return path
+
+
+def check(made: box.Box, row: str) -> str:
+    """The release of the row's kernel in a box that is whole."""
+    with open(made.file, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != made.sha256:
+            raise Failure(f"the box {made.file} is broken: run vagrant/build-box --update")
+    release = made.releases.get(row, "")
+    for name in ("vmlinuz", "initrd.img"):
+        if not release or not (made.boot / f"{name}-{release}").is_file():
+            raise Failure(f"the box has no {name} of row {row}: run vagrant/build-box --update")
+    return release
+
+
+def run(row: kernels.Row, emulator: str, made: box.Box, options: argparse.Namespace) -> int:
+    """One row in one machine."""
+    began = time.monotonic()
+    release = check(made, row.name)
+    accel = os.environ.get("PYBPF_ACCEL") or (
+        "kvm" if qemu.kvm_works(emulator, kernels.kernel(row)) else "tcg"
+    )
+    out = Path(options.out).absolute() / row.name
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    tests = options.tests or [*TESTS, *([] if options.long else long_tests())]
+    boot = "grub" if options.grub else "direct"
+    note(f"== row {row.name}: {release}, {accel}, {boot} boot; results in {out}")
+    setting = Setting(row.name, release, accel, boot, str(out), options.timeout, tuple(tests))
+    status = inside.outside(setting)
+    note(f"row {row.name} took {time.monotonic() - began:.0f} s in all")
+    return status
+
+
+def interrupt(number: int, frame: object) -> None:
+    """A signal that ends us ends the machine too."""
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as `vagrant/e2e`; the value is the exit status."""
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
+    rows = kernels.rows()
+    chosen = list(rows.values()) if options.row == "all" else [rows[options.row]]
+    failed: dict[str, int] = {}
+    try:
+        if os.geteuid() != 0:
+            raise Failure("it makes namespaces, so it needs root: sudo -E vagrant/e2e", 2)
+        emulator = set_up()
+        made = box.box()
+        if options.setup:
+            return 0
+        for row in chosen:
+            if status := run(row, emulator, made, options):
+                failed[row.name] = status
+    except VmError as error:
+        note(str(error))
+        return DIED
+    except Failure as failure:
+        note(str(failure))
+        return failure.status
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    if len(chosen) > 1:
+        for name, status in failed.items():
+            note(f"row {name} failed with status {status}")
+    return next(iter(failed.values()), 0)

@@ -1,0 +1,221 @@
+"""Run libvirt, its bridge and vagrant where nobody else can see them, and leave nothing behind.
+
+`outside` starts this module under unshare(1), as process 1 of new PID, network, mount and IPC
+namespaces.  libvirtd's bridge, dnsmasq and firewall rules exist in that network only, libvirt's
+directories and /run are file systems in memory that only these processes see, and a /dev/kvm that
+does not work is hidden (libvirtd loses a minute on it for each machine).
+
+Everything lives as long as process 1.  That process ends when its work does, when its parent does
+(PR_SET_PDEATHSIG, by unshare's --kill-child), or when the pipe whose other end only `outside` holds
+is closed, which the kernel does however `outside` ends.  When process 1 is gone the kernel kills
+all the rest, and with the last of them go network, mounts and the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from .box import die_with_parent
+from .machine import CHECKOUT, DIED, Failure, Machine, Setting, note
+
+__all__ = ["main", "outside"]
+
+STATE = Path("/run/pybpf")
+PRIVATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
+USER = "libvirt-qemu"
+START_LIMIT = 60.0
+MODULE = "vagrant._vagrant.inside"
+LIBVIRTD = """\
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+unix_sock_group = "root"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+QEMU = """\
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "logd"
+"""
+VIRTLOGD = """\
+max_size = 0
+log_outputs = "2:file:/var/log/libvirt/virtlogd.log"
+"""
+
+
+def outside(setting: Setting) -> int:
+    """Run `setting` in namespaces of its own; the exit status.  Needs root."""
+    ours, theirs = os.pipe()  # we hold `theirs`, and its closing ends them
+    command = ["unshare", "--net", "--mount", "--ipc", "--pid", "--fork", "--mount-proc"]
+    command += ["--kill-child=SIGKILL", "--propagation=private"]
+    command += [sys.executable, "-B", "-m", MODULE, str(ours), setting.to_json()]
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[ours],
+            start_new_session=True,  # Ctrl-C is ours to handle
+            preexec_fn=die_with_parent,  # noqa: PLW1509  no threads here
+        )
+    except FileNotFoundError:
+        raise Failure("unshare is missing: install util-linux") from None
+    finally:
+        os.close(ours)
+    try:
+        status = process.wait()
+    finally:
+        os.close(theirs)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if status < 0 or status > 128:
+        note(f"row {setting.row}: the run was killed (status {status})")
+        return DIED
+    return status
+
+
+# -- inside
+
+
+def mount(*arguments: str | Path) -> None:
+    """mount(8)."""
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = " ".join(str(a) for a in arguments)
+        raise Failure(f"mount {words}: {done.stderr.strip()}")
+
+
+def furnish(accel: str) -> None:
+    """Give this mount namespace its private file systems, this network its loopback."""
+    mount("-t", "sysfs", "sysfs", "/sys")  # shows this network; and has no cgroups to leave behind
+    mount("-t", "tmpfs", "-o", "mode=755,size=75%", "pybpf", "/run")
+    for name in PRIVATE:
+        if not os.path.isdir(name):
+            raise Failure(f"{name} is missing: run vagrant/host.sh vagrant")
+        inside = STATE / name.strip("/").replace("/", "-")
+        inside.mkdir(parents=True)
+        mount("--bind", inside, name)
+    os.makedirs("/var/log/libvirt/qemu")
+    os.makedirs("/run/lock")
+    _add_user("/etc/passwd", f"{USER}:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin")
+    _add_user("/etc/group", f"{USER}:x:64055:")
+    if accel == "tcg" and os.path.exists("/dev/kvm"):
+        mount("--bind", "/dev/null", "/dev/kvm")
+    for name, text in (("libvirtd", LIBVIRTD), ("qemu", QEMU), ("virtlogd", VIRTLOGD)):
+        Path(f"/etc/libvirt/{name}.conf").write_text(text)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def _add_user(name: str, line: str) -> None:
+    """libvirtd does not start without the user that its full package makes: have it here only."""
+    text = Path(name).read_text()
+    if not any(each.startswith(f"{USER}:") for each in text.splitlines()):
+        private = STATE / name.strip("/").replace("/", "-")
+        private.write_text(f"{text.rstrip()}\n{line}\n")
+        mount("--bind", private, name)
+
+
+class Daemon:
+    """virtlogd or libvirtd, until `stop`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.log = Path(f"/var/log/libvirt/{name}.log")
+        with open(STATE / f"{name}.out", "wb") as out:
+            try:
+                self.process = subprocess.Popen(
+                    [name], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+                )
+            except FileNotFoundError:
+                raise Failure(f"{name} is missing: run vagrant/host.sh vagrant") from None
+
+    def ready(self, socket: str) -> None:
+        """Wait until it answers."""
+        end = time.monotonic() + START_LIMIT
+        while not os.path.exists(socket):
+            if self.process.poll() is not None:
+                raise Failure(f"{self.name} ended at once: {self.said()}")
+            if time.monotonic() > end:
+                raise Failure(f"{self.name} did not start in {START_LIMIT:.0f} s: {self.said()}")
+            time.sleep(0.1)
+
+    def said(self) -> str:
+        """Its last complaints, or the last line of its log."""
+        lines: list[str] = []
+        for path in (self.log, STATE / f"{self.name}.out"):
+            if path.exists():
+                lines += path.read_text(errors="replace").strip().splitlines()
+        errors = [line for line in lines if " error : " in line]
+        return " / ".join(line.partition(" : ")[2] for line in errors[-2:]) or "".join(lines[-1:])
+
+    def stop(self) -> None:
+        """End it, by force if it takes too long."""
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def work(setting: Setting) -> int:
+    """The run itself, in a child of process 1."""
+    daemons: list[Daemon] = []
+    try:
+        furnish(setting.accel)
+        for name, socket in (
+            ("virtlogd", "/run/libvirt/virtlogd-sock"),
+            ("libvirtd", "/run/libvirt/libvirt-sock"),
+        ):
+            daemons.append(Daemon(name))
+            daemons[-1].ready(socket)
+        return Machine(setting, STATE, own=True).run()
+    except Failure as failure:
+        note(f"row {setting.row}: {failure}")
+        return failure.status
+    finally:
+        for daemon in reversed(daemons):
+            daemon.stop()
+            with contextlib.suppress(OSError):
+                shutil.copy(daemon.log, setting.out)
+
+
+def main(lifeline: int, text: str) -> int:
+    """Process 1: wait for the work, and for whatever else becomes our child."""
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        os._exit(DIED)  # and the kernel ends the rest
+
+    child = os.fork()
+    if not child:
+        os.close(lifeline)
+        try:
+            status = work(Setting.from_json(text))
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            status = DIED
+        sys.stdout.flush()
+        os._exit(status)
+    threading.Thread(target=watch, daemon=True).start()
+    while True:
+        gone, how = os.wait()
+        if gone == child:
+            status = os.waitstatus_to_exitcode(how)
+            return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,325 @@
+"""One Vagrant machine, from `vagrant up` to `vagrant destroy`, and what became of it.
+
+Vagrant waits as long as it is told to for a guest that will never answer, so while it brings the
+machine up, and while tests run, somebody must look at the guest itself: its console tells of a
+panic, libvirt tells when the emulator has gone, and a console that stays empty means that the
+processor does not run.  Each of these ends the wait at once, with one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .._vm import qemu
+from .._vm.cli import show_console, unpack
+
+__all__ = ["Failure", "Machine", "Setting"]
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DIED, TIMED_OUT = qemu.DIED, qemu.TIMED_OUT
+POLL = 2.0  # seconds between looks at the guest
+UP_LIMIT = {"tcg": 1500.0, "kvm": 600.0}  # seconds of `vagrant up`; 110 are usual without KVM
+SILENCE = {"tcg": 300.0, "kvm": 60.0}  # seconds a started guest may say nothing at all
+DESTROY_LIMIT = 120.0
+FETCH_LIMIT = 300.0
+GRACE = 60.0  # seconds from the tests' own time limit to ours
+LOST = 255  # status of ssh itself
+IN_GUEST = "/src"
+OUT = "/out"
+WORDS = re.compile(r"\x1b\[[0-9;]*m|^==> \w+: ?|^ {4}\w+: ?", re.M)
+
+
+class Failure(Exception):
+    """The machine did not do its part; the text is one sentence, `status` the run's."""
+
+    def __init__(self, text: str, status: int = DIED, *, console: bool = False) -> None:
+        super().__init__(text)
+        self.status = status
+        self.console = console  # what the guest said last is worth showing
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """What a run needs to know; goes through JSON to the process inside the namespaces."""
+
+    row: str
+    release: str  # that `uname -r` must say
+    accel: str  # "tcg" or "kvm"
+    boot: str  # "direct" or "grub"
+    out: str  # directory for results
+    timeout: float  # seconds the tests may take
+    tests: tuple[str, ...]  # arguments of pytest
+
+    def to_json(self) -> str:
+        """For the command line of the inner process."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Setting:
+        """What `to_json` wrote."""
+        fields = json.loads(text)
+        fields["tests"] = tuple(fields["tests"])
+        return cls(**fields)
+
+
+def note(text: str) -> None:
+    """One line for the person at the terminal."""
+    print(f"e2e: {text}", file=sys.stderr, flush=True)
+
+
+class Machine:
+    """The machine of one run.
+
+    :param state: a directory of the run's own, for all that vagrant and ssh keep
+    :param own: libvirtd is ours, so is everything in it
+    """
+
+    def __init__(self, setting: Setting, state: Path, *, own: bool) -> None:
+        self.setting = setting
+        self.state = state
+        self.console = Path("/var/log/libvirt/qemu/pybpf.log") if own else None
+        self.prefix = "pybpf_" if own else f"pybpf-e2e-{os.getpid()}_"
+        self.log = Path(setting.out) / "vagrant.log"
+        self.config = state / "ssh-config"
+        self.domain = f"{self.prefix}default"
+        home = {"HOME": str(state), "VAGRANT_HOME": str(state / "vagrant.d")} if own else {}
+        self.environment: dict[str, str] = {
+            **os.environ,
+            **home,
+            "VAGRANT_CWD": str(CHECKOUT / "vagrant"),
+            "VAGRANT_DOTFILE_PATH": str(state / "dot-vagrant"),
+            "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+            "LIBVIRT_DEFAULT_URI": "qemu:///system",
+            "BOX": "local",
+            "KERNEL": setting.row,
+            "PYBPF_BOOT": setting.boot,
+            "PYBPF_ACCEL": setting.accel,
+            "PYBPF_PREFIX": self.prefix,
+            "LC_ALL": "C.UTF-8",
+        }
+        if own:
+            self.environment |= {
+                "TMPDIR": str(state),
+                "PYBPF_OWN_LIBVIRT": "1",
+                "PYBPF_CONSOLE": str(self.console),
+            }
+
+    # -- looking at the guest
+
+    def said(self) -> bytes:
+        """All that the guest's console showed."""
+        if self.console:
+            with contextlib.suppress(OSError):
+                return self.console.read_bytes()
+        return b""
+
+    def trouble(self, since: float) -> Failure | None:
+        """Why there is no point in waiting longer; `since` is when the wait began."""
+        said = self.said()
+        if qemu.DEATH.search(said):
+            return Failure("the guest died: its kernel panicked", console=True)
+        state = self._domain_state()
+        if state in ("crashed", "shut off"):
+            return Failure(f"the guest died: libvirt says that it is {state}", console=True)
+        silent = time.monotonic() - since
+        if self.console and state == "running" and not said.strip():
+            accel = self.setting.accel
+            if silent > SILENCE[accel]:
+                hint = "; PYBPF_KVM=0 emulates instead" if accel == "kvm" else ""
+                return Failure(
+                    f"the guest said nothing in {silent:.0f} s: {accel.upper()} hangs{hint}"
+                )
+        return None
+
+    def _domain_state(self) -> str:
+        """libvirt's word for it; empty before there is a domain, "gone" after it."""
+        done = subprocess.run(
+            ["virsh", "-q", "domstate", self.domain],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def _wait(
+        self, process: subprocess.Popen[bytes], limit: float, what: str, *, watch: bool = True
+    ) -> int:
+        """The status of a process; Failure as soon as the guest is lost or the time is up."""
+        began = time.monotonic()
+        running = False  # the domain was seen
+        silent_since = began
+        try:
+            while True:
+                try:
+                    return process.wait(POLL)
+                except subprocess.TimeoutExpired:
+                    pass
+                if time.monotonic() - began > limit:
+                    raise Failure(f"{what} took more than {limit:.0f} s", TIMED_OUT, console=True)
+                if not watch:
+                    continue
+                state = self._domain_state()
+                if state == "running" and not running:
+                    running, silent_since = True, time.monotonic()
+                elif running and state != "running":
+                    raise Failure(
+                        f"the guest died: libvirt says that it is {state or 'gone'}", console=True
+                    )
+                if running and (why := self.trouble(silent_since)):
+                    raise why
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    # -- steps
+
+    def vagrant(self, *arguments: str, limit: float, watch: bool = False) -> None:
+        """Run vagrant; all it says goes to vagrant.log."""
+        with open(self.log, "ab") as log:
+            start = log.tell()
+            process = subprocess.Popen(
+                ["vagrant", *arguments],
+                env=self.environment,
+                cwd=CHECKOUT / "vagrant",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            what = f"vagrant {arguments[0]}"
+            status = self._wait(process, limit, what, watch=watch)
+        if status:
+            text = self.log.read_bytes()[start:].decode(errors="replace")
+            raise Failure(f"{what} failed: {complaint(text)}", console=watch)
+
+    def up(self) -> None:
+        """Bring the machine up, provisioned, and see that it runs the row's kernel."""
+        self.vagrant("up", "--provider=libvirt", limit=UP_LIMIT[self.setting.accel], watch=True)
+        config = subprocess.run(
+            ["vagrant", "ssh-config"],
+            env=self.environment,
+            cwd=CHECKOUT / "vagrant",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        if config.returncode:
+            raise Failure(f"vagrant ssh-config failed: {complaint(config.stderr.decode())}")
+        self.config.write_bytes(config.stdout)
+        done = subprocess.run(
+            self.ssh("uname -r"), stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        running = done.stdout.decode().strip()
+        if running != self.setting.release:
+            raise Failure(
+                f"the machine runs kernel {running or done.stderr.decode().strip()!r}, "
+                f"not {self.setting.release}"
+            )
+
+    def ssh(self, script: str) -> list[str]:
+        """The command that runs a shell script in the machine, as root."""
+        options = ["-T", "-F", str(self.config)]
+        for option in ("LogLevel=ERROR", "ServerAliveInterval=15", "ServerAliveCountMax=8"):
+            options += ["-o", option]
+        return ["ssh", *options, "default", f"sudo sh -c {shlex.quote(script)}"]
+
+    def test(self) -> int:
+        """Run the tests; pytest's status."""
+        limit = self.setting.timeout
+        command = ["python3", "-m", "pytest", f"--junitxml={OUT}/junit.xml", "-o"]
+        command += [f"junit_suite_name={self.setting.row}", "-p", "no:cacheprovider"]
+        command += [f"--kernel={self.setting.row}", *self.setting.tests]
+        environment = {
+            "OUT": OUT,
+            "PYBPF_VM_KERNEL": self.setting.row,
+            "LC_ALL": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            "HOME": "/root",
+        }
+        words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+        script = (
+            f"rm -rf {OUT} && mkdir {OUT} && cd {IN_GUEST} && ulimit -n 65536 && "
+            f"exec env {words} timeout --kill-after=20 {limit:.0f} {shlex.join(command)}"
+        )
+        process = subprocess.Popen(self.ssh(script), stdin=subprocess.DEVNULL)
+        status = self._wait(process, limit + GRACE, "the test run")
+        if status == LOST:
+            raise self.trouble(time.monotonic()) or Failure(
+                "the connection to the guest was lost", console=True
+            )
+        if status == TIMED_OUT:
+            note(f"row {self.setting.row}: time limit ({limit:g} s)")
+        return status
+
+    def fetch(self) -> None:
+        """Bring $OUT back: junit.xml, and whatever else the tests left there."""
+        with open(self.state / "out.tar.gz", "w+b") as archive:
+            process = subprocess.Popen(
+                self.ssh(f"tar -C {OUT} -czf - ."), stdin=subprocess.DEVNULL, stdout=archive
+            )
+            if self._wait(process, FETCH_LIMIT, "fetching the results"):
+                raise Failure("the results could not be fetched from the guest")
+            archive.seek(0)
+            unpack(archive.read(), Path(self.setting.out))
+
+    def destroy(self) -> None:
+        """Remove the machine and its disks."""
+        self.vagrant("destroy", "-f", limit=DESTROY_LIMIT)
+
+    def run(self) -> int:
+        """All of it; the exit status.  What went wrong is said on standard error."""
+        row = self.setting.row
+        began = time.monotonic()
+        status = 0
+        try:
+            self.up()
+            up = time.monotonic()
+            status = self.test()
+            tested = time.monotonic()
+            self.fetch()
+            junit = Path(self.setting.out) / "junit.xml"
+            if not junit.is_file() and not status:
+                raise Failure("the tests left no junit.xml")
+            note(
+                f"row {row} ({self.setting.release}, {self.setting.accel}): status {status}, "
+                f"{up - began:.0f} s to bring it up, {tested - up:.0f} s of tests"
+            )
+        except Failure as failure:
+            status = self._failed(failure)
+        finally:
+            if self.said():
+                (Path(self.setting.out) / "console.log").write_bytes(self.said())
+            if warned := qemu.complaints(self.said()):
+                note(f"row {row}: the kernel complained:")
+                for line in warned[:10]:
+                    print(f"  | ! {line}", file=sys.stderr)
+            try:
+                self.destroy()
+            except Failure as failure:
+                status = status or self._failed(failure)
+        return status
+
+    def _failed(self, failure: Failure) -> int:
+        note(f"row {self.setting.row}: {failure}")
+        if failure.console and self.said().strip():
+            show_console(self.said())
+        return failure.status
+
+
+def complaint(said: str) -> str:
+    """The error in what vagrant printed: its last paragraph, on one line."""
+    plain = WORDS.sub("", said).strip()
+    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", plain) if p.strip()]
+    return (paragraphs[-1] if paragraphs else "it said nothing")[-600:]
