@@ -80,9 +80,9 @@ def test_a_run_brings_up_tests_fetches_and_destroys(
     assert with_programs().run() == 0
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == [
-        "vagrant up --provider=libvirt",
+        "vagrant up --provider=libvirt --no-tty",
         "vagrant ssh-config",
-        "vagrant destroy -f",
+        "vagrant destroy -f --no-tty",
     ]
     assert (tmp_path / "out/junit.xml").read_text() == "<testsuites/>\n"
     assert (tmp_path / "out/console.log").read_bytes() == b"booting\n"

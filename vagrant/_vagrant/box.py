@@ -220,7 +220,7 @@ def _install(root: Path, work: Path, found: dict[str, kernels.Kernel]) -> None:
     (work / "pins").write_text(pins)
     packages = [*PACKAGES, *PYTHON_PACKAGES.values()]
     packages += [f"linux-image-{kernel.release}={kernel.version}" for kernel in found.values()]
-    options = ["--mode=root", "--variant=minbase", "--format=directory", "--quiet"]
+    options = ["--mode=root", "--variant=minbase", "--format=directory"]
     options += ['--aptopt=Acquire::Retries "3"', '--aptopt=APT::Sandbox::User "root"']
     for path in ("man", "locale", "doc", "info"):
         options.append(f"--dpkgopt=path-exclude=/usr/share/{path}/*")
@@ -237,9 +237,14 @@ def _install(root: Path, work: Path, found: dict[str, kernels.Kernel]) -> None:
     command = as_root(*alone, "mmdebstrap", *options, USERLAND, root, work / "sources")
     try:
         run("mmdebstrap", command, work / "log", **environment)
-    except VmError as error:
-        if any(f"'{kernel.version}' for" in str(error) for kernel in found.values()):
-            note("the mirror no longer has a cached kernel: vagrant/build-box --update")
+    except VmError:
+        said = (work / "log").read_text(errors="replace")
+        for kernel in found.values():
+            if f"E: Version '{kernel.version}' for" in said:
+                raise VmError(
+                    f"the package mirror no longer has {kernel.release} {kernel.version}, the "
+                    f"kernel of row {kernel.row}: run vagrant/build-box --update"
+                ) from None
         raise
 
 

@@ -30,18 +30,10 @@ Results are in --out: junit.xml, whatever the tests left under $OUT, console.log
 It needs root.  libvirtd, its network and vagrant run in namespaces of the run's own, so nothing of
 them is left, however the run ends."""
 TESTS = ("tests/e2e", "tests/live")
-TOOLS = (
-    "vagrant",
-    "libvirtd",
-    "virtlogd",
-    "virsh",
-    "dnsmasq",
-    "iptables",
-    "rsync",
-    "ssh",
-    "unshare",
+TOOLS: tuple[str, ...] = (
+    *("vagrant", "libvirtd", "virtlogd", "virsh", "dnsmasq", "iptables"),
+    *("rsync", "ssh", "ip", "mount", "unshare"),
 )
-TOOLS += ("ip", "mount")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from .._vm import qemu
+from .._vm import cache, qemu
 from .._vm.cli import show_console, unpack
 
 __all__ = ["Failure", "Machine", "Setting"]
@@ -100,6 +100,7 @@ class Machine:
             "VAGRANT_CHECKPOINT_DISABLE": "1",
             "VAGRANT_DEFAULT_PROVIDER": "libvirt",
             "LIBVIRT_DEFAULT_URI": "qemu:///system",
+            "PYBPF_CACHE": str(cache.root()),
             "BOX": "local",
             "KERNEL": setting.row,
             "PYBPF_BOOT": setting.boot,
@@ -123,26 +124,27 @@ class Machine:
                 return self.console.read_bytes()
         return b""
 
-    def trouble(self, since: float) -> Failure | None:
-        """Why there is no point in waiting longer; `since` is when the wait began."""
+    def trouble(self, state: str, since: float) -> Failure | None:
+        """Why there is no point in waiting longer.
+
+        :param state: libvirt's word for the domain, once it has been running
+        :param since: monotonic time when it was first seen to run
+        """
         said = self.said()
         if qemu.DEATH.search(said):
             return Failure("the guest died: its kernel panicked", console=True)
-        state = self._domain_state()
-        if state in ("crashed", "shut off"):
-            return Failure(f"the guest died: libvirt says that it is {state}", console=True)
-        silent = time.monotonic() - since
-        if self.console and state == "running" and not said.strip():
-            accel = self.setting.accel
-            if silent > SILENCE[accel]:
-                hint = "; PYBPF_KVM=0 emulates instead" if accel == "kvm" else ""
-                return Failure(
-                    f"the guest said nothing in {silent:.0f} s: {accel.upper()} hangs{hint}"
-                )
+        if state != "running":
+            text = f"the guest died: libvirt says that it is {state or 'gone'}"
+            return Failure(text, console=True)
+        accel, silent = self.setting.accel, time.monotonic() - since
+        if self.console and not said.strip() and silent > SILENCE[accel]:
+            hint = "; PYBPF_KVM=0 emulates instead" if accel == "kvm" else ""
+            text = f"the guest said nothing in {silent:.0f} s: {accel.upper()} hangs{hint}"
+            return Failure(text)
         return None
 
     def _domain_state(self) -> str:
-        """libvirt's word for it; empty before there is a domain, "gone" after it."""
+        """libvirt's word for it; empty if there is no such domain."""
         done = subprocess.run(
             ["virsh", "-q", "domstate", self.domain],
             env=self.environment,
@@ -158,26 +160,20 @@ class Machine:
     ) -> int:
         """The status of a process; Failure as soon as the guest is lost or the time is up."""
         began = time.monotonic()
-        running = False  # the domain was seen
-        silent_since = began
+        since: float | None = None  # when the domain was first seen to run
         try:
             while True:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     return process.wait(POLL)
-                except subprocess.TimeoutExpired:
-                    pass
-                if time.monotonic() - began > limit:
+                now = time.monotonic()
+                if now - began > limit:
                     raise Failure(f"{what} took more than {limit:.0f} s", TIMED_OUT, console=True)
                 if not watch:
                     continue
                 state = self._domain_state()
-                if state == "running" and not running:
-                    running, silent_since = True, time.monotonic()
-                elif running and state != "running":
-                    raise Failure(
-                        f"the guest died: libvirt says that it is {state or 'gone'}", console=True
-                    )
-                if running and (why := self.trouble(silent_since)):
+                if since is None and state == "running":
+                    since = now
+                if since is not None and (why := self.trouble(state, since)):
                     raise why
         finally:
             if process.poll() is None:
@@ -191,7 +187,7 @@ class Machine:
         with open(self.log, "ab") as log:
             start = log.tell()
             process = subprocess.Popen(
-                ["vagrant", *arguments],
+                ["vagrant", *arguments, "--no-tty"],
                 env=self.environment,
                 cwd=CHECKOUT / "vagrant",
                 stdin=subprocess.DEVNULL,
@@ -256,7 +252,7 @@ class Machine:
         process = subprocess.Popen(self.ssh(script), stdin=subprocess.DEVNULL)
         status = self._wait(process, limit + GRACE, "the test run")
         if status == LOST:
-            raise self.trouble(time.monotonic()) or Failure(
+            raise self.trouble(self._domain_state(), time.monotonic()) or Failure(
                 "the connection to the guest was lost", console=True
             )
         if status == TIMED_OUT:
