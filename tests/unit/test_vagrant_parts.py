@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def with_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
         setting = machine.Setting(
             "6.12", RELEASE, accel, "direct", str(tmp_path / "out"), 60.0, ("tests/live",)
         )
-        made = machine.Machine(setting, tmp_path / "state", own=True)
+        made = machine.Machine(setting, tmp_path / "state")
         made.console = tmp_path / "console"
         made.console.write_bytes(b"booting\n")
         return made
@@ -139,7 +138,6 @@ def test_a_panic_while_booting_ends_the_wait(
 ) -> None:
     """vagrant would wait for ssh for a quarter of an hour."""
     made = with_programs(vagrant="[ $1 != up ] || exec sleep 1000")
-    assert made.console
     made.console.write_bytes(b"[ 1.0] Kernel panic - not syncing: VFS: no root\n")
     status, said = failed(made, capsys)
     assert status == 125
@@ -183,7 +181,6 @@ def test_a_kvm_that_hangs(
     """The domain runs, but no instruction does: nothing on the console."""
     monkeypatch.setitem(machine.SILENCE, "kvm", 0.2)
     made = with_programs(vagrant="[ $1 != up ] || exec sleep 1000", accel="kvm")
-    assert made.console
     made.console.write_bytes(b"")
     status, said = failed(made, capsys)
     assert status == 125
@@ -392,20 +389,19 @@ def test_the_long_tests_are_those_that_make_test_leaves_out() -> None:
 # -- what is left of a run that is killed
 
 
-def test_the_inner_process_ends_with_the_pipe(tmp_path: Path) -> None:
+def test_the_inner_process_ends_with_the_pipe() -> None:
     """Process 1 ends, whatever it does, when the only other holder of the pipe has gone."""
-    ours, theirs = os.pipe()
     code = (
         "import sys, time; from vagrant._vagrant import inside\n"
         "inside.work = lambda setting: time.sleep(1000)\n"
         "inside.Setting.from_json = lambda text: None\n"
-        f"sys.exit(inside.main({ours}, ''))"
+        "sys.exit(inside.main(''))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, pass_fds=[ours])
-    os.close(ours)
-    time.sleep(0.5)
-    assert process.poll() is None
-    os.close(theirs)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE)
+    assert process.stdin
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.stdin.close()
     assert process.wait(30) == 125
 
 
@@ -421,7 +417,7 @@ def test_the_work_s_status_comes_through() -> None:
             f"def work(setting):\n    {body}\n"
             "inside.work = work\n"
             "inside.Setting.from_json = lambda text: None\n"
-            "r, w = os.pipe()\nsys.exit(inside.main(r, ''))"
+            "r, w = os.pipe(); os.dup2(r, 0)\nsys.exit(inside.main(''))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False

@@ -6,9 +6,10 @@ directories and /run are file systems in memory that only these processes see, a
 does not work is hidden (libvirtd loses a minute on it for each machine).
 
 Everything lives as long as process 1.  That process ends when its work does, when its parent does
-(PR_SET_PDEATHSIG, by unshare's --kill-child), or when the pipe whose other end only `outside` holds
-is closed, which the kernel does however `outside` ends.  When process 1 is gone the kernel kills
-all the rest, and with the last of them go network, mounts and the memory.
+(PR_SET_PDEATHSIG, by unshare's --kill-child), or when the pipe that is its standard input, whose
+other end only `outside` holds, is closed; the kernel does that however `outside` ends.  When
+process 1 is gone the kernel kills all the rest, and with the last of them go network, mounts and
+the memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import threading
 import time
 from pathlib import Path
 
-from .box import die_with_parent
+from .._vm import cache
+from .box import as_root, die_with_parent
 from .machine import CHECKOUT, DIED, Failure, Machine, Setting, note
 
 __all__ = ["main", "outside"]
@@ -55,31 +57,28 @@ log_outputs = "2:file:/var/log/libvirt/virtlogd.log"
 
 
 def outside(setting: Setting) -> int:
-    """Run `setting` in namespaces of its own; the exit status.  Needs root."""
-    ours, theirs = os.pipe()  # we hold `theirs`, and its closing ends them
-    command = ["unshare", "--net", "--mount", "--ipc", "--pid", "--fork", "--mount-proc"]
+    """Run `setting` in namespaces of its own, as root; the exit status."""
+    if os.geteuid() != 0:  # asks for the password while there is a terminal to ask at
+        if not shutil.which("sudo"):
+            raise Failure("it makes namespaces: it needs root or sudo")
+        subprocess.run(["sudo", "-v"], check=False)
+    command = ["env", f"PYBPF_CACHE={cache.root()}"]
+    command += ["unshare", "--net", "--mount", "--ipc", "--pid", "--fork", "--mount-proc"]
     command += ["--kill-child=SIGKILL", "--propagation=private"]
-    command += [sys.executable, "-B", "-m", MODULE, str(ours), setting.to_json()]
-    try:
-        process = subprocess.Popen(
-            command,
-            cwd=CHECKOUT,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[ours],
-            start_new_session=True,  # Ctrl-C is ours to handle
-            preexec_fn=die_with_parent,  # noqa: PLW1509  no threads here
-        )
-    except FileNotFoundError:
-        raise Failure("unshare is missing: install util-linux") from None
-    finally:
-        os.close(ours)
+    command += [sys.executable, "-B", "-m", MODULE, setting.to_json()]
+    process = subprocess.Popen(
+        as_root(*command),
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,  # nothing is ever written: its closing ends them
+        start_new_session=True,  # Ctrl-C is ours to handle
+        preexec_fn=die_with_parent,  # noqa: PLW1509  no threads here
+    )
+    assert process.stdin
     try:
         status = process.wait()
     finally:
-        os.close(theirs)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        process.stdin.close()
+        process.wait()
     if status < 0 or status > 128:
         note(f"row {setting.row}: the run was killed (status {status})")
         return DIED
@@ -181,7 +180,7 @@ def work(setting: Setting) -> int:
         ):
             daemons.append(Daemon(name))
             daemons[-1].ready(socket)
-        return Machine(setting, STATE, own=True).run()
+        return Machine(setting, STATE).run()
     except Failure as failure:
         note(f"row {setting.row}: {failure}")
         return failure.status
@@ -189,19 +188,28 @@ def work(setting: Setting) -> int:
         for daemon in reversed(daemons):
             daemon.stop()
             with contextlib.suppress(OSError):
-                shutil.copy(daemon.log, setting.out)
+                shutil.copyfile(daemon.log, Path(setting.out) / daemon.log.name)
+        give_back(Path(setting.out))
 
 
-def main(lifeline: int, text: str) -> int:
+def give_back(out: Path) -> None:
+    """Let the results belong to who called sudo."""
+    user, group = int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0"))
+    if user:
+        for path in (out, *out.rglob("*")):
+            os.chown(path, user, group, follow_symlinks=False)
+
+
+def main(text: str) -> int:
     """Process 1: wait for the work, and for whatever else becomes our child."""
 
     def watch() -> None:
-        os.read(lifeline, 1)
+        os.read(0, 1)
         os._exit(DIED)  # and the kernel ends the rest
 
     child = os.fork()
     if not child:
-        os.close(lifeline)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         try:
             status = work(Setting.from_json(text))
         except BaseException:
@@ -218,4 +226,4 @@ def main(lifeline: int, text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(sys.argv[1]))

@@ -32,7 +32,9 @@ SILENCE = {"tcg": 300.0, "kvm": 60.0}  # seconds a started guest may say nothing
 DESTROY_LIMIT = 120.0
 FETCH_LIMIT = 300.0
 GRACE = 60.0  # seconds from the tests' own time limit to ours
+KILLED = 128 + 9
 LOST = 255  # status of ssh itself
+DOMAIN = "pybpf_default"  # as Vagrantfile has libvirt call it
 IN_GUEST = "/src"
 OUT = "/out"
 WORDS = re.compile(r"\x1b\[[0-9;]*m|^==> \w+: ?|^ {4}\w+: ?", re.M)
@@ -80,21 +82,19 @@ class Machine:
     """The machine of one run.
 
     :param state: a directory of the run's own, for all that vagrant and ssh keep
-    :param own: libvirtd is ours, so is everything in it
     """
 
-    def __init__(self, setting: Setting, state: Path, *, own: bool) -> None:
+    def __init__(self, setting: Setting, state: Path) -> None:
         self.setting = setting
         self.state = state
-        self.console = Path("/var/log/libvirt/qemu/pybpf.log") if own else None
-        self.prefix = "pybpf_" if own else f"pybpf-e2e-{os.getpid()}_"
+        self.console = Path("/var/log/libvirt/qemu/pybpf.log")
         self.log = Path(setting.out) / "vagrant.log"
         self.config = state / "ssh-config"
-        self.domain = f"{self.prefix}default"
-        home = {"HOME": str(state), "VAGRANT_HOME": str(state / "vagrant.d")} if own else {}
         self.environment: dict[str, str] = {
             **os.environ,
-            **home,
+            "HOME": str(state),
+            "TMPDIR": str(state),
+            "VAGRANT_HOME": str(state / "vagrant.d"),
             "VAGRANT_CWD": str(CHECKOUT / "vagrant"),
             "VAGRANT_DOTFILE_PATH": str(state / "dot-vagrant"),
             "VAGRANT_CHECKPOINT_DISABLE": "1",
@@ -105,24 +105,19 @@ class Machine:
             "KERNEL": setting.row,
             "PYBPF_BOOT": setting.boot,
             "PYBPF_ACCEL": setting.accel,
-            "PYBPF_PREFIX": self.prefix,
+            "PYBPF_OWN_LIBVIRT": "1",
+            "PYBPF_CONSOLE": str(self.console),
             "LC_ALL": "C.UTF-8",
         }
-        if own:
-            self.environment |= {
-                "TMPDIR": str(state),
-                "PYBPF_OWN_LIBVIRT": "1",
-                "PYBPF_CONSOLE": str(self.console),
-            }
 
     # -- looking at the guest
 
     def said(self) -> bytes:
         """All that the guest's console showed."""
-        if self.console:
-            with contextlib.suppress(OSError):
-                return self.console.read_bytes()
-        return b""
+        try:
+            return self.console.read_bytes()
+        except OSError:
+            return b""
 
     def trouble(self, state: str, since: float) -> Failure | None:
         """Why there is no point in waiting longer.
@@ -137,7 +132,7 @@ class Machine:
             text = f"the guest died: libvirt says that it is {state or 'gone'}"
             return Failure(text, console=True)
         accel, silent = self.setting.accel, time.monotonic() - since
-        if self.console and not said.strip() and silent > SILENCE[accel]:
+        if not said.strip() and silent > SILENCE[accel]:
             hint = "; PYBPF_KVM=0 emulates instead" if accel == "kvm" else ""
             text = f"the guest said nothing in {silent:.0f} s: {accel.upper()} hangs{hint}"
             return Failure(text)
@@ -146,7 +141,7 @@ class Machine:
     def _domain_state(self) -> str:
         """libvirt's word for it; empty if there is no such domain."""
         done = subprocess.run(
-            ["virsh", "-q", "domstate", self.domain],
+            ["virsh", "-q", "domstate", DOMAIN],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -249,8 +244,11 @@ class Machine:
             f"rm -rf {OUT} && mkdir {OUT} && cd {IN_GUEST} && ulimit -n 65536 && "
             f"exec env {words} timeout --kill-after=20 {limit:.0f} {shlex.join(command)}"
         )
+        began = time.monotonic()
         process = subprocess.Popen(self.ssh(script), stdin=subprocess.DEVNULL)
         status = self._wait(process, limit + GRACE, "the test run")
+        if status == KILLED and time.monotonic() - began > limit:
+            status = TIMED_OUT  # timeout(1) had to use force
         if status == LOST:
             raise self.trouble(self._domain_state(), time.monotonic()) or Failure(
                 "the connection to the guest was lost", console=True
