@@ -52,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--vm-timeout", type=int, metavar="S", default=3000, help="seconds one guest may take"
     )
+    group.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write tests/e2e/golden from what the kernels of the rows give now",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,8 +16,10 @@ import tempfile
 import threading
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.results import Results
 from tests.support.rows import ROOT
 
 __all__ = ["EVENT", "Guests", "Lost", "pack", "unpack"]
@@ -52,23 +54,35 @@ class Guests:
 
     :param timeout: seconds that one guest may take
     :param vm: the command that starts one; tests give another
+    :param results: where the files go that they leave in $OUT
+    :param options: of pytest in them
     """
 
-    def __init__(self, *, jobs: int, timeout: float, vm: Path = ROOT / "vagrant/vm") -> None:
+    def __init__(
+        self,
+        *,
+        jobs: int,
+        timeout: float,
+        vm: Path = ROOT / "vagrant/vm",
+        results: Results | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         self.timeout = timeout
         self.vm = vm
+        self.results = results or Results()
+        self.options = list(options)
         self.notes: list[str] = []
         self._runs: dict[Key, Run] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=jobs)
 
     def add(self, key: Key, nodeid: str) -> None:
         """Say that a test is to run in the guest `key`; before `start`."""
-        self._runs.setdefault(key, Run(key, self.timeout, self.vm)).nodeids.append(nodeid)
+        self._runs.setdefault(key, Run(key, self)).nodeids.append(nodeid)
 
     def start(self) -> None:
         """Start the guests; their tests run while the host's own do."""
         for run in sorted(self._runs.values(), key=lambda run: -len(run.nodeids)):
-            self._pool.submit(run.run, self.notes)
+            self._pool.submit(run.run)
 
     def wait(self, key: Key, nodeid: str) -> list[Event]:
         """The reports of a test, when it has finished.
@@ -88,10 +102,9 @@ class Guests:
 class Run:
     """The tests of one guest."""
 
-    def __init__(self, key: Key, timeout: float, vm: Path) -> None:
+    def __init__(self, key: Key, guests: Guests) -> None:
         self.row, self.icount = key
-        self.timeout = timeout
-        self.vm = vm
+        self.guests = guests
         self.nodeids: list[str] = []
         self._reports: dict[str, list[Event]] = collections.defaultdict(list)
         self._finished: set[str] = set()
@@ -130,12 +143,12 @@ class Run:
         if process and process.poll() is None:
             process.terminate()
 
-    def run(self, notes: list[str]) -> None:
+    def run(self) -> None:
         """Guests until every test has reported, or there is no hope."""
         why = "nothing was run"
         try:
             for _ in range(1 + RESTARTS):
-                status, why = self._one_guest(notes)
+                status, why = self._one_guest()
                 with self._changed:
                     crashed = bool(self._running) or status == GUEST_DIED
                     if self._running:
@@ -152,22 +165,26 @@ class Run:
                 self._ended = why or f"the guest of row {self.row} did not report this test"
                 self._changed.notify_all()
 
-    def _one_guest(self, notes: list[str]) -> tuple[int, str]:
+    def _one_guest(self) -> tuple[int, str]:
         """Run what is left in one guest; its status, and what to say of a test that is missing."""
         left = [n for n in self.nodeids if n not in self._finished and n not in self._lost]
         files = list(dict.fromkeys(n.partition("::")[0] for n in left))
-        command = [str(self.vm), "--kernel", self.row, "--timeout", str(self.timeout)]
+        guests = self.guests
+        command = [str(guests.vm), "--kernel", self.row, "--timeout", str(guests.timeout)]
         if self.icount:
             command.append("--icount")
-        command += ["--", "python3", "-m", "tests.support.guest", pack(left), *files]
+        tests = ["tests.support.guest", pack(left), *guests.options, *files]
         began = time.monotonic()
         said: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
-        with tempfile.TemporaryFile() as errors:
+        with (
+            tempfile.TemporaryFile() as errors,
+            tempfile.TemporaryDirectory(prefix="pybpf-out-") as out,
+        ):
             with self._changed:
                 if self._stopped:
                     return 0, "stopped"
                 self._process = subprocess.Popen(
-                    command,
+                    [*command, "--out", out, "--", "python3", "-m", *tests],
                     cwd=ROOT,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -183,9 +200,10 @@ class Run:
             status = self._process.wait()
             errors.seek(0)
             notes_of_vm = errors.read().decode(errors="replace").rstrip()
+            guests.results.take(Path(out))
         took = time.monotonic() - began
         lines = notes_of_vm.splitlines()
-        notes += [line for line in lines if line.startswith("vm: ") or "| ! " in line]
+        guests.notes += [line for line in lines if line.startswith("vm: ") or "| ! " in line]
         where = f"while running {self._running}" if self._running else "between tests"
         text = "\n".join(
             [

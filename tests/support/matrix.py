@@ -13,6 +13,8 @@ fails; and when all rows were asked for, a test that was skipped in every place 
 from __future__ import annotations
 
 import collections
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import pytest
 
 from tests.support import rows
 from tests.support.guests import Guests, Lost
+from tests.support.results import Results
 
 __all__ = ["Matrix"]
 
@@ -98,9 +101,11 @@ class Matrix:
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[object]:
         elsewhere = [i for i in session.items if row_of(i) not in (None, rows.current())]
         if elsewhere and not session.config.option.collectonly:
+            update = self.config.getoption("update_golden")
             self.guests = Guests(
                 jobs=self.config.getoption("--vm-jobs"),
                 timeout=self.config.getoption("--vm-timeout"),
+                options=["--update-golden"] if update else [],
             )
             for item in elsewhere:
                 self.guests.add(guest_of(item), item.nodeid)
@@ -110,6 +115,8 @@ class Matrix:
         finally:
             if self.guests:
                 self.guests.close()
+                if self.config.getoption("update_golden"):
+                    self._update_golden(self.guests.results)
         if self.complete and not session.config.option.collectonly:
             self._fail_what_never_ran()
         return done
@@ -158,8 +165,23 @@ class Matrix:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.guests:
             terminalreporter.section("kernel rows")
-            for line in self.guests.notes:
+            for line in [*self.guests.notes, *self._files(self.guests.results)]:
                 terminalreporter.write_line(line)
+
+    def _update_golden(self, results: Results) -> None:
+        for name in results.of("golden"):
+            target = self.tests / "e2e" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(results.root / name, target)
+
+    def _files(self, results: Results) -> Iterator[str]:
+        """What came back from the guests, in words."""
+        if listings := results.of("trampolines"):
+            at = os.path.relpath(results.root / "trampolines")
+            yield f"{len(listings)} listings of trampolines are in {at}"
+        if self.config.getoption("update_golden"):
+            written = len(results.of("golden"))
+            yield f"{written} golden listings written; look at: git diff tests/e2e/golden"
 
 
 def row_of(item: pytest.Item) -> str | None:

@@ -14,6 +14,7 @@ import pytest
 from tests.support import rows
 from tests.support.guests import Guests, Lost, pack, unpack
 from tests.support.matrix import without_row
+from tests.support.results import Results
 from vagrant._vm import cache, checkout, cli, cpio, image, kernels, qemu
 
 
@@ -284,7 +285,7 @@ def fake_vm(tmp_path: Path, body: str) -> Path:
 
 
 def asked(vm: Path, *nodeids: str) -> Guests:
-    guests = Guests(jobs=1, timeout=60, vm=vm)
+    guests = Guests(jobs=1, timeout=60, vm=vm, results=Results(vm.parent / "results"))
     for nodeid in nodeids:
         guests.add(("6.1", False), nodeid)
     guests.start()
@@ -298,6 +299,28 @@ def test_reports_of_a_guest_arrive(tmp_path: Path) -> None:
     guests = asked(fake_vm(tmp_path, "for i in ids: one(i)\n"), *ids)
     assert [guests.wait(("6.1", False), i) for i in ids] == [[{"run": 1}]] * 3
     guests.close()
+
+
+def test_files_of_guests_arrive(tmp_path: Path) -> None:
+    """What is left in $OUT is kept, also of a guest that dies; a row's older files are gone."""
+    body = (
+        "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1], 'kind', '6.1')\n"
+        "out.mkdir(parents=True)\n"
+        "(out / f'run{run}').write_text(str(run))\n"
+        "if run == 1: say('start', ids[0]); sys.exit(125)\n"
+        "for i in ids: one(i)\n"
+    )
+    guests = asked(fake_vm(tmp_path, body), "f.py::a", "f.py::b")
+    root = guests.results.root
+    for row in ("6.1", "6.12"):
+        (root / "kind" / row).mkdir(parents=True)
+        (root / "kind" / row / "older").touch()
+    guests.wait(("6.1", False), "f.py::b")
+    guests.close()
+    kept = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+    assert kept == ["kind/6.1/run1", "kind/6.1/run2", "kind/6.12/older"]
+    assert guests.results.of("kind") == [Path("kind/6.1/run1"), Path("kind/6.1/run2")]
+    assert guests.results.of("other") == []
 
 
 def test_a_guest_that_dies_fails_one_test_and_the_rest_go_on(tmp_path: Path) -> None:
