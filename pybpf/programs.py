@@ -359,6 +359,8 @@ class Program:
         :param planned: called with the plan before anything is attached
         :raises PlanError: nothing matches, or the use of the context cannot be proved
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+        :raises BpfError: EMFILE: one link a function is more than the process may have open, and
+            the hard limit (RLIMIT_NOFILE) does not let it raise the soft one that far
         """
         asked = functions if functions is not None else self.attach_to
         if not asked:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from errno import EMFILE
+
+from pybpf.errors import BpfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["Fd", "set_tracer"]
+__all__ = ["Fd", "make_room", "set_tracer"]
+
+_SPARE = 64  # descriptors left for whatever else the process opens
 
 # Called with (fd object, "open" or "gone"), or None. Tests set it to see leaks; see `set_tracer`.
 _tracer: Callable[[Fd, str], None] | None = None
@@ -108,3 +113,23 @@ class Fd:
         warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
         fd, self._fd = self._fd, -1
         os.close(fd)
+
+
+def make_room(count: int, doing: str = "") -> None:
+    """See to it that `count` more descriptors may be opened.
+
+    The soft limit (RLIMIT_NOFILE, usually 1024) is raised as far as needed; the hard one
+    is the administrator's and stays.
+
+    :raises BpfError: EMFILE if the hard limit does not allow them
+    """
+    import resource
+
+    needed = len(os.listdir("/proc/self/fd")) + count + _SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        hint = f"the hard limit is {hard}, {needed} are needed: ulimit -n {needed} as root first"
+        raise BpfError(EMFILE, doing, hint)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .. import links
 from .._sys import bpf as sys_bpf
+from .._sys.fd import make_room
 from .._sys.interrupts import held
 from .._uapi.enums import AttachType, ProgType
 from ..asm.edit import Code
@@ -57,6 +58,8 @@ _TRACING = {
 }
 # A batch is not worth splitting for these: every half would fail the same way.
 _HOPELESS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINTR}
+# No function's fault: nothing more can be opened.
+_NO_ROOM = {errno.EMFILE, errno.ENFILE}
 
 
 class Source(Protocol):
@@ -197,6 +200,8 @@ class _Engine:
         return self.cookies(target) if self.cookies is not None else 0
 
     def refuse(self, target: Target, error: BpfError) -> None:
+        if error.errno in _NO_ROOM:
+            raise error
         self.refused.setdefault(_key(target), (target, error))
 
     def step(self, count: int) -> None:
@@ -205,6 +210,8 @@ class _Engine:
             self.progress(min(self.done, self.total), self.total)
 
     def run(self, groups: Sequence[Group]) -> None:
+        if held := sum(_descriptors(group) for group in groups):
+            make_room(held, f"attach to {sum(len(g.targets) for g in groups)} functions")
         self.total += sum(len(g.targets) * len(g.parts) for g in groups)
         for group in groups:
             for part in reversed(group.parts):  # exit before entry
@@ -242,7 +249,7 @@ class _Engine:
                     link = self.many(group, part, program, attach_type, some)
                     self.link._made.append(_Made(link, tuple(some)))
             except BpfError as error:
-                if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS:
+                if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS | _NO_ROOM:
                     raise
                 if len(some) == 1:
                     self.refuse(some[0], error)
@@ -417,6 +424,12 @@ class _Engine:
                         self.link._made.remove(made)
 
 
+def _descriptors(group: Group) -> int:
+    # Open files that its links hold: a single kprobe is a perf event and a link.
+    each = {Mechanism.TRAMPOLINE: 1, Mechanism.KPROBE: 2}.get(group.mechanism, 0)
+    return len(group.parts) * (each * len(group.targets) or 1)
+
+
 def _said(target: Target, error: BpfError) -> Skipped:
     code = errno.errorcode.get(error.errno or 0, "ENOTSUPP" if error.errno == _ENOTSUPP else "")
     detail = code
@@ -450,6 +463,8 @@ def attach(
     :raises PlanError: the program cannot be a multi program, or nothing can be attached
     :raises VerifierError: the verifier refused a group's image, or every function's clone
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+    :raises BpfError: EMFILE if the links would be more than the process may have open; a soft
+        limit (RLIMIT_NOFILE) that is too low is raised first
     """
 
     def planner(targets: Iterable[Target], facts: PlanFacts) -> Plan:

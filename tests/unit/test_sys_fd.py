@@ -6,6 +6,8 @@ import errno
 import fcntl
 import gc
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +119,28 @@ def test_tracker_knows_who_opened() -> None:
     finally:
         set_tracer(former)
     os.close(number)
+
+
+def test_room_for_thousands_of_descriptors_is_made_or_refused_in_words() -> None:
+    """The soft limit goes up as far as needed, never the hard one."""
+    script = (
+        "import errno, os, resource\n"
+        "from pybpf._sys.fd import make_room\n"
+        "from pybpf.errors import BpfError\n"
+        "limit = resource.RLIMIT_NOFILE\n"
+        "resource.setrlimit(limit, (100, 400))\n"
+        "make_room(10)\n"
+        "assert resource.getrlimit(limit) == (100, 400)\n"
+        "make_room(200)\n"
+        "soft, hard = resource.getrlimit(limit)\n"
+        "assert 200 < soft < 400 and hard == 400, (soft, hard)\n"
+        "for _ in range(200): os.dup(0)\n"
+        "try: make_room(500, 'attach')\n"
+        "except BpfError as error: assert error.errno == errno.EMFILE; print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("attach: EMFILE")
+    assert "the hard limit is 400" in done.stdout and "ulimit -n" in done.stdout
