@@ -65,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "rows(*names): the only rows the test is for; `host` is the running kernel",
         "unprivileged: a live test that root has no part in",
         "icount: run in a guest whose clock skips idle waits (many slow detaches)",
+        "guest_with(*programs): run in a guest that has these besides (vagrant/vm --with)",
         f"time_limit(seconds): how long the test may take, if not {TIME_LIMIT} s",
     ):
         config.addinivalue_line("markers", line)

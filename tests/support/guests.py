@@ -11,18 +11,20 @@ import base64
 import collections
 import concurrent.futures
 import json
+import os
 import subprocess
 import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.results import Results
 from tests.support.rows import ROOT
 
-__all__ = ["EVENT", "Guests", "Lost", "pack", "unpack"]
+__all__ = ["EVENT", "Guests", "Key", "Lost", "pack", "unpack"]
 
 EVENT = b"\x1e"
 RESTARTS = 2
@@ -30,8 +32,21 @@ KEPT_LINES = 60
 OUT_OF_TIME = 124  # statuses of vagrant/vm
 GUEST_DIED = 125
 
-Key = tuple[str, bool]  # row, icount
 Event = dict[str, object]
+PASSED_ON = ("PYBPF_SEED",)  # variables that tests read, in the guest too
+
+
+@dataclass(frozen=True)
+class Key:
+    """What guest a test is to run in.
+
+    :param icount: its clock counts instructions
+    :param extras: programs it has besides (`vagrant/vm --with`)
+    """
+
+    row: str
+    icount: bool = False
+    extras: tuple[str, ...] = ()
 
 
 class Lost(Exception):
@@ -103,7 +118,7 @@ class Run:
     """The tests of one guest."""
 
     def __init__(self, key: Key, guests: Guests) -> None:
-        self.row, self.icount = key
+        self.key = key
         self.guests = guests
         self.nodeids: list[str] = []
         self._reports: dict[str, list[Event]] = collections.defaultdict(list)
@@ -126,7 +141,9 @@ class Run:
             if nodeid in self._lost:
                 raise Lost(self._lost[nodeid])
             if self._told:
-                raise Lost(f"not run on {self.row}: its guest was lost, see the first such failure")
+                raise Lost(
+                    f"not run on {self.key.row}: its guest was lost, see the first such failure"
+                )
             self._told = True
             raise Lost(self._ended)
 
@@ -159,10 +176,10 @@ class Run:
                 if self._stopped or not left or not crashed or status == OUT_OF_TIME:
                     break
         except Exception as error:  # whatever it is, the session must not wait for ever
-            why = f"the runner of row {self.row} failed: {error!r}"
+            why = f"the runner of row {self.key.row} failed: {error!r}"
         finally:
             with self._changed:
-                self._ended = why or f"the guest of row {self.row} did not report this test"
+                self._ended = why or f"the guest of row {self.key.row} did not report this test"
                 self._changed.notify_all()
 
     def _one_guest(self) -> tuple[int, str]:
@@ -170,10 +187,13 @@ class Run:
         left = [n for n in self.nodeids if n not in self._finished and n not in self._lost]
         files = list(dict.fromkeys(n.partition("::")[0] for n in left))
         guests = self.guests
-        command = [str(guests.vm), "--kernel", self.row, "--timeout", str(guests.timeout)]
-        if self.icount:
+        command = [str(guests.vm), "--kernel", self.key.row, "--timeout", str(guests.timeout)]
+        if self.key.icount:
             command.append("--icount")
+        for extra in self.key.extras:
+            command += ["--with", extra]
         tests = ["tests.support.guest", pack(left), *guests.options, *files]
+        passed = [f"{name}={os.environ[name]}" for name in PASSED_ON if name in os.environ]
         began = time.monotonic()
         said: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         with (
@@ -184,7 +204,7 @@ class Run:
                 if self._stopped:
                     return 0, "stopped"
                 self._process = subprocess.Popen(
-                    [*command, "--out", out, "--", "python3", "-m", *tests],
+                    [*command, "--out", out, "--", "env", *passed, "python3", "-m", *tests],
                     cwd=ROOT,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -207,7 +227,7 @@ class Run:
         where = f"while running {self._running}" if self._running else "between tests"
         text = "\n".join(
             [
-                f"no report from the guest of row {self.row}: it ended with status {status} "
+                f"no report from the guest of row {self.key.row}: it ended with status {status} "
                 f"after {took:.0f} s, {where}",
                 "--- the guest's last output",
                 *said,

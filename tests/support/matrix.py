@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import rows
-from tests.support.guests import Guests, Lost
+from tests.support.guests import Guests, Key, Lost
 from tests.support.results import Results
 
 __all__ = ["Matrix"]
@@ -190,9 +190,11 @@ def row_of(item: pytest.Item) -> str | None:
     return spec.params.get("kernel_row") if spec else None
 
 
-def guest_of(item: pytest.Item) -> tuple[str, bool]:
-    """(row, with instruction-counting clock): items with the same value share a guest."""
-    return row_of(item) or "", item.get_closest_marker("icount") is not None
+def guest_of(item: pytest.Item) -> Key:
+    """Items with the same value share a guest."""
+    extras = {name for marker in item.iter_markers("guest_with") for name in marker.args}
+    icount = item.get_closest_marker("icount") is not None
+    return Key(row_of(item) or "", icount, tuple(sorted(extras)))
 
 
 def without_row(nodeid: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import stat
+import subprocess
 import tarfile
 import threading
 from pathlib import Path
@@ -12,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import rows
-from tests.support.guests import Guests, Lost, pack, unpack
+from tests.support.guests import Guests, Key, Lost, pack, unpack
 from tests.support.matrix import without_row
 from tests.support.results import Results
-from vagrant._vm import cache, checkout, cli, cpio, image, kernels, qemu
+from vagrant._vm import cache, checkout, cli, cpio, extras, image, kernels, qemu
 
 
 @pytest.fixture
@@ -287,7 +290,7 @@ def fake_vm(tmp_path: Path, body: str) -> Path:
 def asked(vm: Path, *nodeids: str) -> Guests:
     guests = Guests(jobs=1, timeout=60, vm=vm, results=Results(vm.parent / "results"))
     for nodeid in nodeids:
-        guests.add(("6.1", False), nodeid)
+        guests.add(Key("6.1"), nodeid)
     guests.start()
     return guests
 
@@ -297,7 +300,7 @@ def test_reports_of_a_guest_arrive(tmp_path: Path) -> None:
     ids = ["f.py::a[6.1]", "f.py::b['x y' ]", "g.py::ü"]
     assert unpack(pack(ids)) == ids
     guests = asked(fake_vm(tmp_path, "for i in ids: one(i)\n"), *ids)
-    assert [guests.wait(("6.1", False), i) for i in ids] == [[{"run": 1}]] * 3
+    assert [guests.wait(Key("6.1"), i) for i in ids] == [[{"run": 1}]] * 3
     guests.close()
 
 
@@ -331,7 +334,7 @@ def test_a_guest_that_dies_fails_one_test_and_the_rest_go_on(tmp_path: Path) -> 
         "    one(i)\n"
     )
     guests = asked(fake_vm(tmp_path, body), "f.py::a", "f.py::bad", "f.py::c")
-    key = ("6.1", False)
+    key = Key("6.1")
     assert guests.wait(key, "f.py::a") == [{"run": 1}]
     with pytest.raises(Lost, match=r"(?s)status 125.*running f.py::bad.*last words"):
         guests.wait(key, "f.py::bad")
@@ -344,5 +347,91 @@ def test_a_guest_that_ran_nothing_is_a_failure(tmp_path: Path, body: str) -> Non
     """Whatever its status: a test without a report has not passed; nobody waits for ever."""
     guests = asked(fake_vm(tmp_path, body), "f.py::a", "f.py::b")
     with pytest.raises(Lost):
-        guests.wait(("6.1", False), "f.py::b")
+        guests.wait(Key("6.1"), "f.py::b")
     guests.close()
+
+
+def test_what_a_test_asks_of_its_guest_reaches_vm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row, clock, programs beside the usual ones, and the seed that random tests read."""
+    monkeypatch.setenv("PYBPF_SEED", "12 34")
+    argv = tmp_path / "argv"
+    body = f"pathlib.Path({str(argv)!r}).write_text(json.dumps(sys.argv[1:]))\none(ids[0])\n"
+    guests = Guests(jobs=1, timeout=60, vm=fake_vm(tmp_path, body))
+    key = Key("6.12", icount=True, extras=("bpftrace",))
+    guests.add(key, "f.py::a")
+    assert guests.wait(key, "f.py::a") == [{"run": 1}]
+    guests.close()
+    given = json.loads(argv.read_text())
+    at = given.index("--")
+    options, command = given[:at], given[at + 1 :]
+    assert options[:2] == ["--kernel", "6.12"]
+    assert "--icount" in options
+    assert options[options.index("--with") + 1] == "bpftrace"
+    assert command[:4] == ["env", "PYBPF_SEED=12 34", "python3", "-m"]
+
+
+# -- extra programs
+
+
+@pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is missing: vagrant/host.sh vm")
+def test_an_extra_program_brings_its_own_loader_and_libraries(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From packages to archive, with this machine's `true` as the package."""
+
+    class Suite:
+        def __init__(self, name: str, suites: object) -> None:
+            pass
+
+        def update(self) -> None:
+            pass
+
+        def closure(self, package: str) -> dict[str, str]:
+            return {package: "1:2.3-4"}
+
+        def download(self, package: str, version: str, into: Path) -> Path:
+            tree = tmp_path / "tree"
+            for name in ("libc.so.6", "ld-linux-x86-64.so.2"):
+                (tree / extras.LIBRARIES).mkdir(parents=True, exist_ok=True)
+                data = Path("/lib/x86_64-linux-gnu", name).read_bytes()
+                (tree / extras.LIBRARIES / name).write_bytes(data)
+                (tree / extras.LIBRARIES / name).chmod(0o755)
+            (tree / "usr/bin").mkdir(parents=True)
+            (tree / "usr/bin/true").write_bytes(Path("/bin/true").read_bytes())
+            (tree / "DEBIAN").mkdir()
+            (tree / "DEBIAN/control").write_text(
+                "Package: coreutils\nVersion: 1:2.3-4\nArchitecture: all\n"
+                "Maintainer: Nobody <nobody@localhost>\nDescription: test\n"
+            )
+            command = ["dpkg-deb", "-b", tree, into / f"{package}_1.deb"]
+            subprocess.run(command, check=True, capture_output=True)
+            return into / f"{package}_1.deb"
+
+    monkeypatch.setattr(extras.apt, "Suite", Suite)
+    monkeypatch.setitem(extras.EXTRAS, "true", extras.Extra("coreutils", ("x",), "usr/bin/true"))
+    made = extras.archive("true")
+    assert made.parent.name == "1_2.3-4"
+    monkeypatch.setattr(extras.apt, "Suite", None)  # nothing is fetched twice
+    assert extras.archive("true") == made
+    found = read_newc(
+        subprocess.run(["zstd", "-dcq", made], check=True, capture_output=True).stdout
+    )
+    assert {"opt/true/ld.so", "opt/true/true", "opt/true/lib/libc.so.6"} <= found.keys()
+    mode, script = found["usr/bin/true"]
+    assert mode == stat.S_IFREG | 0o755
+    assert b"/opt/true/ld.so" in script and b"--library-path /opt/true/lib" in script
+
+
+def test_archives_of_a_run_begin_where_the_kernel_looks(tmp_path: Path) -> None:
+    """An initramfs may be several archives, each aligned to four bytes."""
+    (tmp_path / "modules").mkdir()
+    for name, data in (("a", b"12345"), ("b", b"MORE")):
+        (tmp_path / name).write_bytes(data)
+    kernel = kernels.Kernel("6.1", "6.1.0", "1", tmp_path / "vmlinuz", tmp_path / "modules")
+    path = tmp_path / "initrd"
+    cli.write_initrd(path, [tmp_path / "a", tmp_path / "b"], ["true"], False, kernel)
+    data = path.read_bytes()
+    assert data.endswith(b"12345\0\0\0MORE")
+    assert data.rindex(b"12345\0\0\0MORE") % 4 == 0

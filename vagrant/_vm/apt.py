@@ -118,6 +118,15 @@ class Suite:
         text = run(["apt-cache", *self.options, "show", "--no-all-versions", package])
         return dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", text, re.M))
 
+    def closure(self, package: str) -> dict[str, str]:
+        """Versions of the package and of all it depends on, as on a machine that has nothing."""
+        options = [*self.options, "--simulate", "--no-install-recommends"]
+        text = run(["apt-get", *options, "install", package])
+        found = dict(re.findall(r"^Inst (\S+) \((\S+)", text, re.M))
+        if package not in found:
+            raise VmError(f"apt-get would not install {package}: {text.strip()[-2000:]}")
+        return found
+
     def download(self, package: str, version: str, into: Path) -> Path:
         """Download one .deb; apt checks it against the signed lists."""
         run(["apt-get", *self.options, "download", f"{package}={version}"], cwd=into)

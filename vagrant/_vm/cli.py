@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import checkout, cpio, image, kernels, qemu
+from . import checkout, cpio, extras, image, kernels, qemu
 from .cache import VmError
 
 __all__ = ["main"]
@@ -61,6 +61,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--timeout", type=float, default=900, metavar="S", help="seconds CMD may take (%(default)g)"
     )
     parser.add_argument(
+        "--with",
+        dest="extras",
+        action="append",
+        choices=list(extras.EXTRAS),
+        default=[],
+        help="a program that the guest has besides (Debian packages, fetched the first time)",
+    )
+    parser.add_argument(
         "--setup", action="store_true", help="only install and fetch what is missing"
     )
     parser.add_argument("--update", action="store_true", help="look for newer kernels first")
@@ -96,9 +104,13 @@ def set_up(quiet: bool) -> str:
 
 
 def write_initrd(
-    path: Path, base: Path, command: Sequence[str], want_out: bool, kernel: kernels.Kernel
+    path: Path,
+    images: Sequence[Path],
+    command: Sequence[str],
+    want_out: bool,
+    kernel: kernels.Kernel,
 ) -> None:
-    """The run's own archive with checkout, modules and command, then the image."""
+    """The run's own archive with checkout, modules and command, then the images."""
     with open(path, "wb") as out:
         writer = cpio.Writer(out)
         script = f"export PYBPF_VM_KERNEL={shlex.quote(kernel.row)}\nexec {shlex.join(command)}\n"
@@ -108,8 +120,10 @@ def write_initrd(
         cpio.add_tree(writer, kernel.modules, f"usr/lib/modules/{kernel.release}")
         checkout.add(writer, image.SOURCE)
         writer.close()
-        with open(base, "rb") as file:
-            shutil.copyfileobj(file, out)
+        for image_file in images:
+            out.write(b"\0" * (-out.tell() % 4))  # where the kernel looks for the next archive
+            with open(image_file, "rb") as file:
+                shutil.copyfileobj(file, out)
 
 
 def unpack(archive: bytes, into: Path) -> None:
@@ -153,11 +167,11 @@ def sink(data: bytes) -> None:
 def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: Path | None) -> int:
     """One run in one guest, started anew once if the guest died before the command began."""
     kernel = kernels.kernel(row)
-    base = image.image()
+    images = [image.image(), *(extras.archive(name) for name in dict.fromkeys(options.extras))]
     accel = "kvm" if not options.icount and qemu.kvm_works(emulator, kernel) else "tcg"
     with tempfile.TemporaryDirectory(prefix="pybpf-vm-") as name:
         initrd = Path(name) / "initrd"
-        write_initrd(initrd, base, options.command, out is not None, kernel)
+        write_initrd(initrd, images, options.command, out is not None, kernel)
         for attempt in (1, 2):
             guest = qemu.Guest(emulator, kernel, initrd, accel=accel, icount=options.icount)
             result = guest.run(options.timeout, sink)
@@ -209,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kernel = kernels.kernel(row, update=options.update)
                 note(f"row {row.name}: {kernel.release} ({kernel.version})")
             image.image()
+            for name in options.extras:
+                extras.archive(name, update=options.update)
             if not options.command:
                 return 0
         failed: dict[str, int] = {}
