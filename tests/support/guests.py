@@ -89,13 +89,17 @@ class Guests:
         self.notes: list[str] = []
         self._runs: dict[Key, Run] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=jobs)
+        self._started = False
 
     def add(self, key: Key, nodeid: str) -> None:
         """Say that a test is to run in the guest `key`; before `start`."""
         self._runs.setdefault(key, Run(key, self)).nodeids.append(nodeid)
 
     def start(self) -> None:
-        """Start the guests; their tests run while the host's own do."""
+        """Start the guests, if they are not; their tests run while the host's own do."""
+        if self._started:
+            return
+        self._started = True
         for run in sorted(self._runs.values(), key=lambda run: -len(run.nodeids)):
             self._pool.submit(run.run)
 
@@ -104,6 +108,7 @@ class Guests:
 
         :raises Lost: if it never will
         """
+        self.start()
         return self._runs[key].wait(nodeid)
 
     def close(self) -> None:

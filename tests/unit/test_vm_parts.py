@@ -358,7 +358,8 @@ def test_what_a_test_asks_of_its_guest_reaches_vm(
     monkeypatch.setenv("PYBPF_SEED", "12 34")
     argv = tmp_path / "argv"
     body = f"pathlib.Path({str(argv)!r}).write_text(json.dumps(sys.argv[1:]))\none(ids[0])\n"
-    guests = Guests(jobs=1, timeout=60, vm=fake_vm(tmp_path, body))
+    results = Results(tmp_path / "results")
+    guests = Guests(jobs=1, timeout=60, vm=fake_vm(tmp_path, body), results=results)
     key = Key("6.12", icount=True, extras=("bpftrace",))
     guests.add(key, "f.py::a")
     assert guests.wait(key, "f.py::a") == [{"run": 1}]
