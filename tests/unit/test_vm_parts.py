@@ -318,7 +318,7 @@ def test_files_of_guests_arrive(tmp_path: Path) -> None:
     for row in ("6.1", "6.12"):
         (root / "kind" / row).mkdir(parents=True)
         (root / "kind" / row / "older").touch()
-    guests.wait(("6.1", False), "f.py::b")
+    guests.wait(Key("6.1"), "f.py::b")
     guests.close()
     kept = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
     assert kept == ["kind/6.1/run1", "kind/6.1/run2", "kind/6.12/older"]
