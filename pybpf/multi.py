@@ -79,6 +79,7 @@ class MultiPrograms:
 
     def __init__(self, obj: Object) -> None:
         self.object = obj
+        self._templates: dict[tuple[str, int, int], Template] = {}
         self._last: tuple[Template, Code, tuple[bytes, bytes, bytes]] | None = None
 
     def template(self, program: Program) -> Template:
@@ -89,13 +90,16 @@ class MultiPrograms:
         """
         if not program.is_multi:
             raise PlanError(f"program {program.name!r} ({program.section}) is no multi program")
-        return make_template(
-            self._linker.link(program.name),
-            self.object.spec.btf,
-            hook=_HOOKS[AttachType(program.expected_attach_type)],
-            sleepable=bool(program.flags & BPF_F_SLEEPABLE),
-            static=lambda type_id: self.object.static_twins.get(type_id, type_id),
-        )
+        key = (program.name, program.expected_attach_type, program.flags)
+        if key not in self._templates:
+            self._templates[key] = make_template(
+                self._linker.link(program.name),
+                self.object.spec.btf,
+                hook=_HOOKS[AttachType(program.expected_attach_type)],
+                sleepable=bool(program.flags & BPF_F_SLEEPABLE),
+                static=lambda type_id: self.object.static_twins.get(type_id, type_id),
+            )
+        return self._templates[key]
 
     @cached_property
     def _resolver(self) -> Resolver:

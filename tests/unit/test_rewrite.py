@@ -254,6 +254,45 @@ def test_frame_reads_only_what_the_program_reads() -> None:
     assert sum(1 for i in out if i.cls == op.ST) == 1
 
 
+@pytest.mark.parametrize("wanted", [(0, 1, 2, 3), (1, 2, 4, 5), (0, 1, 2, 3, 4, 5), (0, 3, 5)])
+@pytest.mark.parametrize("slots", range(8))
+def test_frame_stops_filling_where_the_function_has_no_more(
+    wanted: tuple[int, ...], slots: int
+) -> None:
+    """Half way, and never so early that a slot is missing."""
+    body = [asm.mov(0, 0)]
+    for at, slot in enumerate(wanted):
+        body += [asm.load(op.DW, 2, 1, 8 * slot), asm.alu(op.LSH, 2, at), asm.alu_reg(op.XOR, 0, 2)]
+    body.append(asm.exit_())
+    args = tuple(0x1111 * (i + 1) for i in range(slots))
+    check(body, Call(args, 0x7777), Hook.ENTRY)
+    code = Code(tuple(body))
+    framed = rewrite.frame(code, analyse(code, Hook.ENTRY)).insns
+    asked = []
+    vm = Vm(list(framed))
+    ctx = vm.map(b"".join(v.to_bytes(8, "little") for v in (*args, 0)))
+    table = helpers(Call(args, 0x7777), ctx)
+    get_arg = table[CtxHelper.get_func_arg]
+
+    def counted(vm: Vm, ctx: int, slot: int, *rest: int) -> int:
+        asked.append(slot)
+        return get_arg(vm, ctx, slot, *rest)
+
+    vm.helpers = table | {CtxHelper.get_func_arg: counted}
+    vm.run(ctx)
+    half = len(wanted) // 2
+    stops = half >= 2 and wanted[half - 1] >= slots
+    assert asked == list(wanted[:half] if stops else wanted)
+
+
+def test_frame_saves_the_context_only_for_a_second_call() -> None:
+    """r6 costs a push and a pop."""
+    one = Code((asm.load(op.DW, 0, 1, 16), asm.exit_()))
+    assert not any(i.dst == op.R6 for i in rewrite.frame(one, analyse(one, Hook.ENTRY)).insns)
+    two = Code((asm.load(op.DW, 2, 1, 16), asm.load(op.DW, 0, 1, 48), asm.exit_()))
+    assert any(i.dst == op.R6 for i in rewrite.frame(two, analyse(two, Hook.EXIT)).insns)
+
+
 def test_helper_only_program_is_left_alone() -> None:
     """`native`: a program that uses helpers only is the same in a frame."""
     code = Code((asm.call(CtxHelper.get_func_ip), asm.exit_()))
