@@ -318,6 +318,22 @@ def test_grubs_default_is_the_full_menu_id() -> None:
     assert grub.menu_id(MENU, "6.1") is None
 
 
+def test_a_kernel_of_many_packages() -> None:
+    """Those of its very version, and the helper package if a newer one is asked for."""
+    fields = {
+        "Pre-Depends": "linux-base (>= 4.17~)",
+        "Depends": "dracut | initramfs-tools (>= 0.120), linux-base-7.3.4+deb13-amd64 (= 7.3.4-1),"
+        " linux-binary-7.3.4+deb13-amd64 (= 7.3.4-1), linux-modules-7.3.4+deb13-amd64 (= 7.3.4-1)",
+    }
+    assert grub.parts(fields) == [
+        "linux-base-7.3.4+deb13-amd64",
+        "linux-binary-7.3.4+deb13-amd64",
+        "linux-modules-7.3.4+deb13-amd64",
+    ]
+    assert grub.least_base(fields) == "4.17~"
+    assert grub.least_base({"Depends": "kmod, linux-base (= 1)"}) is None
+
+
 # -- kvm
 
 

@@ -58,27 +58,53 @@ def installed(row: kernels.Row) -> str | None:
     return found[-1] if found else None
 
 
+def parts(fields: dict[str, str]) -> list[str]:
+    """The packages that a kernel is cut into, from the control fields of one of them."""
+    return re.findall(r"\b(linux-(?:base|binary|modules)-\d[a-z0-9.+-]*) \(=", _depends(fields))
+
+
+def least_base(fields: dict[str, str]) -> str | None:
+    """The version of linux-base that a kernel's package asks for, which its suite may have only."""
+    found = re.search(r"\blinux-base \(>= ([^)]+)\)", _depends(fields))
+    return found[1] if found else None
+
+
+def _depends(fields: dict[str, str]) -> str:
+    return f"{fields.get('Pre-Depends', '')}, {fields.get('Depends', '')}"
+
+
+def has_base(least: str) -> bool:
+    """The machine's linux-base is new enough."""
+    query = ["dpkg-query", "-W", "-f", "${Version}", "linux-base"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    compare = ["dpkg", "--compare-versions", done.stdout or "0", "ge", least]
+    return subprocess.run(compare, check=False).returncode == 0
+
+
 def install(row: kernels.Row) -> str:
     """Install the row's kernel; its release."""
-    suites = list(row.suites)
-    suite = Suite(row.name, suites)
+    subprocess.run(["apt-get", "-q", "update"], check=False)  # tells us of the mirrors
+    suite = Suite(row.name, row.suites)
     suite.update()
     real = kernels.dependency(suite.show(row.package), r"linux-image-\d.*")
     if not real:
         raise VmError(f"{row.package} of row {row.name} depends on no linux-image package")
     image = real[0]
-    needed = {image: suite.show(image)["Version"]}
-    for pattern in (r"linux-binary-\d.*", r"linux-modules-\d.*", r"linux-base$"):
-        for package in list(needed):
-            fields = suite.show(package)
-            found = kernels.dependency(fields, pattern)
-            version = suite.show(found[0]).get("Version") if found else None
-            if found and version:
-                needed[found[0]] = version
+    needed: dict[str, str] = {}  # package -> version
+    pending = [image]
+    while pending:
+        package = pending.pop()
+        fields = suite.show(package)
+        if package in needed or "Version" not in fields:
+            continue
+        needed[package] = fields["Version"]
+        pending += parts(fields)
+        if (least := least_base(fields)) and not has_base(least):
+            pending.append("linux-base")
     with tempfile.TemporaryDirectory(prefix="pybpf-kernel-") as name:
         files = [suite.download(p, version, Path(name)) for p, version in needed.items()]
         Path(name).chmod(0o755)
-        command = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=600", "--allow-downgrades"]
+        command = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=600"]
         command += ["-o", "APT::Sandbox::User=root", "install", "--no-install-recommends"]
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         done = subprocess.run([*command, *files], env=environment, check=False)
