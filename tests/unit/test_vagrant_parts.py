@@ -123,6 +123,38 @@ def test_a_box_that_vagrant_refuses(
     assert "destroy" in (tmp_path / "calls").read_text()
 
 
+KVM_ABORTS = """\
+Bringing machine 'default' up with 'libvirt' provider...
+==> default: Starting domain.
+==> default: Removing domain...
+/usr/lib/ruby/vm_action.rb:7:in `create': Call to virDomainCreateWithFlags failed: internal error: \
+process exited while connecting to monitor: failed to set MSR 0x10a to 0xc000069 (Libvirt::Error)
+qemu-system-x86_64: Assertion `ret == cpu->kvm_msr_buf->nmsrs' failed.
+	from /usr/lib/ruby/vm_action.rb:7:in `vm_action'
+	from /usr/share/rubygems-integration/all/gems/vagrant-2.3.4/lib/vagrant/machine.rb:203
+"""
+PROVISIONING_FAILS = """\
+==> default: Running provisioner: kernel (shell)...
+    default: check-kernel: row 6.1 is 6.1.0-56-cloud-amd64, but this machine runs 6.12.118
+The SSH command responded with a non-zero exit status. Vagrant
+assumes that this means the command failed. The output for this command
+should be in the log above. Please read the output to determine what
+went wrong.
+"""
+
+
+def test_what_vagrant_complains_of_is_one_line() -> None:
+    """Neither progress nor the trace of an error that vagrant did not expect."""
+    assert machine.complaint(KVM_ABORTS) == (
+        "Call to virDomainCreateWithFlags failed: internal error: process exited while connecting "
+        "to monitor: failed to set MSR 0x10a to 0xc000069 (Libvirt::Error) "
+        "qemu-system-x86_64: Assertion `ret == cpu->kvm_msr_buf->nmsrs' failed."
+    )
+    assert machine.complaint(PROVISIONING_FAILS) == (
+        "check-kernel: row 6.1 is 6.1.0-56-cloud-amd64, but this machine runs 6.12.118"
+    )
+
+
 def test_a_kernel_that_is_not_the_rows(
     with_programs: Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +174,19 @@ def test_a_panic_while_booting_ends_the_wait(
     status, said = failed(made, capsys)
     assert status == 125
     assert said[0] == "e2e: row 6.12: the guest died: its kernel panicked"
+
+
+def test_a_box_whose_disk_has_no_file_system(
+    with_programs: Programs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The initramfs says so; then it would start anew for ever."""
+    made = with_programs(vagrant="[ $1 != up ] || exec sleep 1000")
+    made.console.write_bytes(b"ALERT!  LABEL=pybpf does not exist.  Dropping to a shell!\n")
+    status, said = failed(made, capsys)
+    assert status == 125
+    assert said[0] == (
+        "e2e: row 6.12: the guest found no root file system: run vagrant/build-box --update"
+    )
 
 
 def test_a_panic_during_the_tests_ends_the_run(
@@ -185,7 +230,7 @@ def test_a_kvm_that_hangs(
     status, said = failed(made, capsys)
     assert status == 125
     assert said == [
-        "e2e: row 6.12: the guest said nothing in 0 s: KVM hangs; PYBPF_KVM=0 emulates instead"
+        "e2e: row 6.12: the guest said nothing in 0 s: KVM hangs; PYBPF_ACCEL=tcg emulates instead"
     ]
 
 

@@ -37,7 +37,9 @@ LOST = 255  # status of ssh itself
 DOMAIN = "pybpf_default"  # as Vagrantfile has libvirt call it
 IN_GUEST = "/src"
 OUT = "/out"
-WORDS = re.compile(r"\x1b\[[0-9;]*m|^==> \w+: ?|^ {4}\w+: ?", re.M)
+NO_ROOT = re.compile(rb"Gave up waiting for root file system|ALERT!.*does not exist")
+COLOUR = re.compile(r"\x1b\[[0-9;]*[mK]")
+PROGRESS = re.compile(r"==> \w+:|    \w+:|Progress: ")
 
 
 class Failure(Exception):
@@ -128,12 +130,15 @@ class Machine:
         said = self.said()
         if qemu.DEATH.search(said):
             return Failure("the guest died: its kernel panicked", console=True)
+        if NO_ROOT.search(said):
+            text = "the guest found no root file system: run vagrant/build-box --update"
+            return Failure(text, console=True)
         if state != "running":
             text = f"the guest died: libvirt says that it is {state or 'gone'}"
             return Failure(text, console=True)
         accel, silent = self.setting.accel, time.monotonic() - since
         if not said.strip() and silent > SILENCE[accel]:
-            hint = "; PYBPF_KVM=0 emulates instead" if accel == "kvm" else ""
+            hint = "; PYBPF_ACCEL=tcg emulates instead" if accel == "kvm" else ""
             text = f"the guest said nothing in {silent:.0f} s: {accel.upper()} hangs{hint}"
             return Failure(text)
         return None
@@ -193,7 +198,10 @@ class Machine:
             status = self._wait(process, limit, what, watch=watch)
         if status:
             text = self.log.read_bytes()[start:].decode(errors="replace")
-            raise Failure(f"{what} failed: {complaint(text)}", console=watch)
+            hint = ""
+            if watch and self.setting.accel == "kvm":
+                hint = " (KVM was asked for; PYBPF_ACCEL=tcg emulates)"
+            raise Failure(f"{what} failed: {complaint(text)}{hint}", console=watch)
 
     def up(self) -> None:
         """Bring the machine up, provisioned, and see that it runs the row's kernel."""
@@ -313,7 +321,15 @@ class Machine:
 
 
 def complaint(said: str) -> str:
-    """The error in what vagrant printed: its last paragraph, on one line."""
-    plain = WORDS.sub("", said).strip()
-    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", plain) if p.strip()]
-    return (paragraphs[-1] if paragraphs else "it said nothing")[-600:]
+    """The error in what vagrant printed, on one line: what is neither progress nor a Ruby trace."""
+    lines = [line.rstrip() for line in COLOUR.sub("", said).splitlines()]
+    progress = [line for line in lines if PROGRESS.match(line)]
+    words = []
+    for line in lines:
+        if PROGRESS.match(line) or re.match(r"\s+from /|Bringing machine ", line):
+            continue
+        words += re.sub(r"^\S+\.rb:\d+:in `\S+': ", "", line).split()
+    text = " ".join(words)[:800]
+    if "SSH command responded with a non-zero exit status" in text and progress:
+        text = PROGRESS.sub("", progress[-1]).strip()  # of provisioning: its own last line
+    return text or "it said nothing"
