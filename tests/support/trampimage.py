@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.trampoline.image import LoadedProgram, TrampolineImage, collect, make_key
 from pybpf.trampoline.verify import Attached
-from tests.support.trampwriter import Prog, Shape, write
+from tests.support.trampwriter import ENTER, EXIT, TRAMP_ENTER, TRAMP_EXIT, Prog, Shape, write
 
 __all__ = ["FUNCTION", "IMAGE", "KEY", "KINDS", "LOADED", "PROGS", "SHIM", "image", "links"]
 
@@ -19,8 +21,10 @@ LOADED = [LoadedProgram(10 + n, f"p{n}", f"{n:016x}", 26, ((p.code, 60),)) for n
 SHIM = 0xFFFFFFFF81990000
 
 
-def image(shape: Shape | None = None) -> TrampolineImage:
-    """An image with two fentry, one fmod_ret, two fexit and one session program."""
+def image(
+    shape: Shape | None = None, loaded: Sequence[LoadedProgram] = tuple(LOADED)
+) -> TrampolineImage:
+    """An image with two fentry, one fmod_ret, two fexit and one session program, or another."""
     if shape is None:
         shape = Shape(
             kernel="7.3",
@@ -33,18 +37,22 @@ def image(shape: Shape | None = None) -> TrampolineImage:
             session=(PROGS[5],),
         )
     data = write(shape) + bytes(4096)
-    jump = b"\xe9" + (IMAGE - FUNCTION - 9).to_bytes(4, "little", signed=True)
+    distance = shape.address - shape.function - 9
+    jump = b"\xe9" + distance.to_bytes(4, "little", signed=True)
     entry = b"\xf3\x0f\x1e\xfa" + jump + bytes(16)
 
     def read(address: int, size: int) -> bytes:
-        base, source = (IMAGE, data) if address >= IMAGE else (FUNCTION, entry)
+        here = address >= shape.address
+        base, source = (shape.address, data) if here else (shape.function, entry)
         return source[address - base : address - base + size]
 
     table = (
-        f"{FUNCTION:x} T traced\n{SHIM:x} T __bpf_prog_enter_lsm_cgroup\n"
-        f"{IMAGE:x} t bpf_trampoline_{KEY}\t[bpf]\n"
+        f"{shape.function:x} T traced\n{SHIM:x} T __bpf_prog_enter_lsm_cgroup\n"
+        f"{ENTER:x} T __bpf_prog_enter_recur\n{EXIT:x} T __bpf_prog_exit_recur\n"
+        f"{TRAMP_ENTER:x} T __bpf_tramp_enter\n{TRAMP_EXIT:x} T __bpf_tramp_exit\n"
+        f"{shape.address:x} t bpf_trampoline_{KEY}\t[bpf]\n"
     )
-    found = collect(Kallsyms(table), read, LOADED, lambda _: ("traced", "vmlinux"))
+    found = collect(Kallsyms(table), read, loaded, lambda _: ("traced", "vmlinux"))
     return found[0]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Prog", "Shape", "write"]
+__all__ = ["ENTER", "EXIT", "TRAMP_ENTER", "TRAMP_EXIT", "Prog", "Shape", "write"]
 
 ENTER = 0xFFFFFFFF81200000
 EXIT = 0xFFFFFFFF81200100
