@@ -1,0 +1,150 @@
+"""Trampolines as listings: written out to read, and compared with the golden ones of the row.
+
+Each case of tests/support/golden_cases.py is attached and its image read back. The whole listing
+goes to $OUT/trampolines/ROW/CASE.lst (after a run from the host: .vm-out/trampolines/ROW), what of
+it must not change to $OUT/golden/ROW/CASE.lst. See tests/e2e/golden/README.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf._sys import bpf as sys_bpf
+from pybpf._uapi.defines import BPF_PSEUDO_KFUNC_CALL
+from pybpf._uapi.enums import AttachType, ProgType
+from pybpf.asm import Insn, encode
+from pybpf.asm import insn as a
+from pybpf.asm import opcodes as op
+from pybpf.btf import Btf, BtfKind
+from pybpf.errors import BpfError
+from pybpf.kernel.btf import KernelBtf
+from pybpf.trampoline.image import ImageReader, TrampolineImage
+from pybpf.trampoline.roles import Role
+from tests.support import rows
+from tests.support.golden import difference, normalise
+from tests.support.golden_cases import CASES, Case, Put, absence, golden_path
+from tools.trampolines import Screen, dump_text
+
+pytestmark = pytest.mark.rows(*rows.names())  # no other kernel has golden listings
+
+MULTI = Path(__file__).resolve().parents[1] / "data/multi.bpf.o"
+KINDS = {
+    "fentry": AttachType.BPF_TRACE_FENTRY,
+    "fexit": AttachType.BPF_TRACE_FEXIT,
+    "fmod_ret": AttachType.BPF_MODIFY_RETURN,
+    "fsession": AttachType.BPF_TRACE_FSESSION,
+}
+# Programs of multi.bpf.o by kind, and what listings call them.
+MULTI_PROGRAMS = {"fentry": "on_entry", "fexit": "on_exit", "fsession": "on_session"}
+NAMES = {program: f"{kind}.multi" for kind, program in MULTI_PROGRAMS.items()}
+GET_FUNC_IP = 173
+
+
+class Bench:
+    """Puts a case's programs on its function and reads the image."""
+
+    def __init__(self, multi: pybpf.Object) -> None:
+        self.multi = multi
+        self.btf: Btf = KernelBtf().vmlinux()
+        self.reader = ImageReader()
+
+    def func(self, name: str) -> int:
+        found = self.btf.find(name, BtfKind.FUNC)
+        assert found, f"no function {name} in BTF"
+        return found
+
+    @contextlib.contextmanager
+    def attached(self, case: Case) -> Iterator[TrampolineImage]:
+        with contextlib.ExitStack() as stack:
+            for put in case.puts:
+                if put.mechanism:
+                    program = self.multi.programs[MULTI_PROGRAMS[put.kind]]
+                    link = program.attach_multi(
+                        [case.function], mechanism=put.mechanism, cookies=put.cookie
+                    )
+                    stack.enter_context(link)
+                else:
+                    self.put(case.function, put, stack)
+            found = self.reader.read(only=lambda _, name, module: name == case.function)
+            assert len(found) == 1, f"{case.function}: {len(found)} images"
+            yield found[0]
+
+    def put(self, function: str, put: Put, stack: contextlib.ExitStack) -> None:
+        body: list[Insn] = []
+        if put.keeps:
+            cookie = self.func("bpf_session_cookie")
+            body.append(Insn(code=op.CALL | op.JMP, src=BPF_PSEUDO_KFUNC_CALL, imm=cookie))
+        if put.ip:
+            body.append(a.call(GET_FUNC_IP))
+        program = sys_bpf.prog_load(
+            ProgType.BPF_PROG_TYPE_TRACING,
+            encode([*body, a.mov(0, 0), a.exit_()]),
+            license="GPL",
+            name=put.label,
+            expected_attach_type=KINDS[put.kind],
+            attach_btf_id=self.func(function),
+        )
+        stack.enter_context(program)
+        link = sys_bpf.link_create_tracing(program.fileno(), KINDS[put.kind], cookie=put.cookie)
+        stack.enter_context(link)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with pybpf.open(MULTI) as multi:
+        multi.load()
+        yield Bench(multi)
+
+
+def keep(kind: str, row: str, case: Case, text: str) -> None:
+    """Leave a file for the person who started the run."""
+    if out := os.environ.get("OUT"):
+        path = Path(out, kind, row, f"{case.name}.lst")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name, marks=pytest.mark.needs(*c.needs)) for c in CASES]
+)
+def test_listing(bench: Bench, case: Case, kernel_row: str, pytestconfig: pytest.Config) -> None:
+    """The image is fully understood, and what the kernel wrote is what its golden listing says."""
+    if kernel_row in case.refused:
+        with pytest.raises(BpfError) as caught, bench.attached(case):
+            pass
+        assert caught.value.errno == case.refused[kernel_row]
+        return
+    assert absence(case, kernel_row) == ""
+    with bench.attached(case) as image:
+        pass
+    whole = io.StringIO(f"# {case.name} on {platform.release()}, {platform.version()}\n\n")
+    whole.seek(0, io.SEEK_END)
+    dump_text(image, Screen(whole))
+    keep("trampolines", kernel_row, case, whole.getvalue())
+    assert image.code.problems == ()
+    assert all(insn.role is not Role.UNKNOWN for insn in image.code.instructions)
+    assert image.patched
+    found = normalise(image, NAMES)
+    keep("golden", kernel_row, case, found)
+    if pytestconfig.getoption("update_golden"):
+        return
+    path = golden_path(kernel_row, case.name)
+    shown = path.relative_to(rows.ROOT)
+    command = f"pytest tests/e2e/test_golden.py --kernel={kernel_row} --update-golden"
+    if not path.exists():
+        pytest.fail(f"{shown} is missing; write it with: {command}", pytrace=False)
+    text = difference(path.read_text(), found, str(shown), f"kernel {platform.release()}")
+    if text:
+        why = (
+            "The kernel's code generation changed, or how pybpf reads it: check that every "
+            f"changed line is meant, then take the new listing with: {command}"
+        )
+        pytest.fail(f"{text}\n\n{why}", pytrace=False)

@@ -1,0 +1,34 @@
+"""The golden listings of tests/e2e/golden: the set is whole, and they are for people."""
+
+from __future__ import annotations
+
+import re
+
+from tests.support import rows
+from tests.support.golden_cases import CASES, GOLDEN, absence, expected, present
+
+
+def test_every_case_has_its_listings_and_every_listing_its_case() -> None:
+    """Nothing missing, nothing left over; a row without a case says why."""
+    update = "write it with: pytest tests/e2e/test_golden.py --update-golden"
+    missing = sorted(str(p.relative_to(GOLDEN)) for p in expected() - present())
+    assert not missing, f"no golden listing {missing}: {update}"
+    over = sorted(str(p.relative_to(GOLDEN)) for p in present() - expected())
+    assert not over, f"golden listings without a case: {over}: remove them"
+
+
+def test_cases_are_sound() -> None:
+    """Names are unique; each is kept on a row at least; excuses name real rows."""
+    assert len({case.name for case in CASES}) == len(CASES)
+    for case in CASES:
+        assert any(not absence(case, row) for row in rows.names()), case.name
+        assert set(case.refused) <= set(rows.names()), case.name
+
+
+def test_golden_listings_are_small_and_without_addresses() -> None:
+    """They are for people: 150 KB in all, no kernel address, every program named."""
+    texts = {path: path.read_text() for path in present()}
+    assert sum(map(len, texts.values())) < 150_000
+    for path, text in texts.items():
+        assert not re.search(r"0xffff[0-9a-f]{8}", text), path
+        assert not re.search(r"<no symbol>|\?|not the function|not known|elsewhere", text), path
