@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="guests at once",
     )
     group.addoption(
-        "--vm-timeout", type=int, metavar="S", default=3000, help="seconds one guest may take"
+        "--vm-timeout", type=int, metavar="S", default=7200, help="seconds one guest may take"
     )
     group.addoption(
         "--update-golden",
