@@ -76,8 +76,8 @@ class FakeBtf:
     def __init__(self, funcs: list[tuple[str, int]]) -> None:
         self.table = [(10 + i, name, proto) for i, (name, proto) in enumerate(funcs)]
 
-    def funcs(self) -> list[tuple[int, str, int]]:
-        return self.table
+    def names(self) -> dict[str, list[int]]:
+        return {name: self.find_all(name) for _, name, _ in self.table}
 
     def find_all(self, name: str, kind: int | None = None) -> list[int]:
         return [i for i, n, _ in self.table if n == name]
