@@ -21,6 +21,7 @@ and may be interrupted and called again.
 from __future__ import annotations
 
 import errno
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -297,15 +298,11 @@ class _Engine:
                 program.fileno(), attach_type, ids, cookies=cookies
             )
             return links.Link(fd, f"tracing_multi {what}")
-        addresses = sorted(map(attrgetter("address"), targets))
-        cookies = None
-        if self.cookies is not None:
-            by_address = sorted(targets, key=attrgetter("address"))
-            cookies = [self.cookie(t) for t in by_address]
+        # In any order: the kernel sorts them, and cookies along.
         return links.attach_kprobe_multi(
             program,
-            addrs=addresses,
-            cookies=cookies,
+            addrs=array("Q", map(attrgetter("address"), targets)),
+            cookies=[self.cookie(t) for t in targets] if self.cookies is not None else None,
             retprobe=part.side is Side.EXIT,
             session=part.side is Side.SESSION,
         )

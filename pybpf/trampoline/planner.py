@@ -324,15 +324,16 @@ _Answer = tuple[Part, ...] | _No
 
 
 class _Fit(NamedTuple):
-    # What a target's group is made of.
+    # What a target's group is made of, and the group's place among the groups.
     mechanism: Mechanism
     module: str
     parts: tuple[Part, ...]
+    key: _Key
 
-    @property
-    def key(self) -> _Key:
-        images = tuple((p.side.value, p.image.digest) for p in self.parts)
-        return (_RANKS.index(self.mechanism), self.module, images)
+    @classmethod
+    def of(cls, mechanism: Mechanism, module: str, parts: tuple[Part, ...]) -> _Fit:
+        images = tuple((p.side.value, p.image.digest) for p in parts)
+        return cls(mechanism, module, parts, (_RANKS.index(mechanism), module, images))
 
 
 # What becomes of a target.
@@ -343,30 +344,39 @@ _Key = tuple[int, str, tuple[tuple[str, str], ...]]
 _Shape = tuple[object, ...]
 
 _RANKS = tuple(Mechanism)
+_VOID, _WIDE = Return.VOID, Return.WIDE
 
 
-def _by_shape(targets: Sequence[Target]) -> dict[_Shape, list[Target]]:
-    # All that a mechanism's answer depends on; a model by its identity, for equal ones are
-    # mostly one object. Written for thousands of targets, most of them plain.
-    plain: defaultdict[int, list[Target]] = defaultdict(list)
-    out: defaultdict[_Shape, list[Target]] = defaultdict(list)
-    for t in targets:
+def _by_shape(targets: Sequence[Target]) -> dict[_Shape, list[int]]:
+    # Positions of targets by all that a mechanism's answer depends on; a model by its identity,
+    # for equal ones are mostly one object. Written for thousands of targets, most of them plain.
+    plain: defaultdict[int, list[int]] = defaultdict(list)
+    out: defaultdict[_Shape, list[int]] = defaultdict(list)
+    for i, t in enumerate(targets):
         if t.unique and t.kprobe and t.address and t.btf_id and not t.occupied and not t.module:
-            plain[id(t.model)].append(t)
+            plain[id(t.model)].append(i)
         else:
             shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
-            out[id(t.model), *shape].append(t)
+            out[id(t.model), *shape].append(i)
     for model, some in plain.items():
         out[model, "", False, True, True, 0, False] += some
     return out
 
 
 def _kind(model: Model | None) -> object:
-    # What of a model the answers depend on: fewer kinds than there are models.
+    # What of a model the answers depend on: fewer kinds than there are models. Members of an
+    # Enum by identity, for they have a slow hash.
     if model is None:
         return None
-    wide = model.ret_size if model.returns is Return.WIDE else 0
-    return (model.slots, model.is_void, wide, model.params, model.structs, model.obstacle)
+    returns = model.returns
+    return (
+        model.slots,
+        returns is _VOID,
+        returns is _WIDE and model.ret_size,
+        model.params,
+        model.structs,
+        id(model.obstacle),
+    )
 
 
 @dataclass
@@ -565,21 +575,26 @@ class _Planner:
                 parts: tuple[Part, ...] = answer
                 # kprobes are loaded for no BTF: modules share their group.
                 btf = mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
-                return _Fit(mechanism, shape.module if btf else "", parts)
+                return _Fit.of(mechanism, shape.module if btf else "", parts)
             first = first or answer  # type: ignore[assignment]
         return first or (Reason.NO_MECHANISM, "", "")
 
     def weigh(
-        self, shapes: Mapping[_Shape, list[Target]], order: Sequence[Mechanism]
+        self,
+        targets: Sequence[Target],
+        shapes: Mapping[_Shape, Sequence[int]],
+        order: Sequence[Mechanism],
     ) -> tuple[dict[_Shape, _Choice], int, Cost]:
         """What becomes of each shape, how many targets are left over, and the cost."""
         known: dict[object, _Choice] = {}
         chosen: dict[_Shape, _Choice] = {}
         for shape, some in shapes.items():
-            kind = (_kind(some[0].model), *shape[1:])
-            if kind not in known:
-                known[kind] = self.choose(some[0], order)
-            chosen[shape] = known[kind]
+            one = targets[some[0]]
+            kind = (_kind(one.model), *shape[1:])
+            choice = known.get(kind)
+            if choice is None:
+                choice = known[kind] = self.choose(one, order)
+            chosen[shape] = choice
         counts: Counter[_Key] = Counter()
         fits: dict[_Key, _Fit] = {}
         left = 0
@@ -602,19 +617,22 @@ class _Planner:
 
     @staticmethod
     def place(
-        shapes: Mapping[_Shape, list[Target]], chosen: Mapping[_Shape, _Choice]
+        targets: Sequence[Target],
+        shapes: Mapping[_Shape, Sequence[int]],
+        chosen: Mapping[_Shape, _Choice],
     ) -> tuple[tuple[Group, ...], list[Skipped]]:
-        """The groups, and what was left over."""
-        found: dict[_Key, tuple[_Fit, list[Target]]] = {}
+        """The groups, their targets in the order given, and what was left over."""
+        found: dict[_Key, tuple[_Fit, list[int]]] = {}
         skipped: list[Skipped] = []
         for shape, choice in chosen.items():
             if isinstance(choice, _Fit):
                 found.setdefault(choice.key, (choice, []))[1].extend(shapes[shape])
             else:
-                skipped += [Skipped(t.name, t.module, *choice) for t in shapes[shape]]
+                some = [targets[i] for i in shapes[shape]]
+                skipped += [Skipped(t.name, t.module, *choice) for t in some]
         groups = tuple(
-            Group(fit.mechanism, fit.module, fit.parts, tuple(_ordered(some)[0]))
-            for _, (fit, some) in sorted(found.items(), key=lambda item: item[0])
+            Group(fit.mechanism, fit.module, fit.parts, tuple([targets[i] for i in sorted(at)]))
+            for _, (fit, at) in sorted(found.items(), key=lambda item: item[0])
         )
         return groups, skipped
 
@@ -756,9 +774,9 @@ def plan(
         return Plan(template.name, template.hook, (), _sorted(skipped), Cost())
     _ = template.traits  # an unprovable program is one error, not a reason per target
     shapes = _by_shape(rest)
-    tried = [work.weigh(shapes, order) for order in work.orders(usable, prefer)]
+    tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
-    groups, left = work.place(shapes, chosen)
+    groups, left = work.place(rest, shapes, chosen)
     return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
 
 
