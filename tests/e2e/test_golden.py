@@ -31,7 +31,7 @@ from pybpf.trampoline.roles import Role
 from tests.support import rows
 from tests.support.golden import difference, normalise
 from tests.support.golden_cases import CASES, Case, Put, absence, golden_path
-from tools.trampolines import Screen, dump_text
+from tools import trampolines as tool
 
 pytestmark = pytest.mark.rows(*rows.names())  # no other kernel has golden listings
 
@@ -127,7 +127,7 @@ def test_listing(bench: Bench, case: Case, kernel_row: str, pytestconfig: pytest
         pass
     whole = io.StringIO(f"# {case.name} on {platform.release()}, {platform.version()}\n\n")
     whole.seek(0, io.SEEK_END)
-    dump_text(image, Screen(whole))
+    tool.image_commands.dump_text(image, tool.Screen(whole))
     keep("trampolines", kernel_row, case, whole.getvalue())
     assert image.code.problems == ()
     assert all(insn.role is not Role.UNKNOWN for insn in image.code.instructions)
