@@ -135,6 +135,11 @@ class Template:
     #: Call number that stands for a session kfunc in `code` -> its name.
     session_calls: Mapping[int, str] = field(default_factory=dict)
 
+    #: Images made of it so far, by what they were made for.
+    images: dict[tuple[object, ...], Image] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
     def half(self, is_return: bool) -> Template:
         """The entry or exit half of a session program: bpf_session_is_return folded."""
         code, kfuncs = rewrite.fold_session(self.code, self.kfuncs, is_return=is_return)
@@ -318,6 +323,12 @@ def _many(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
+# Attributes of many targets, read at C's speed.
+_NAME, _MODULE, _ADDRESS = map(attrgetter, ("name", "module", "address"))
+_MODEL, _BTF_ID, _OCCUPIED = map(attrgetter, ("model", "btf_id", "occupied"))
+_UNIQUE, _KPROBE = map(attrgetter, ("unique", "kprobe"))
+
+
 # What a mechanism answers for one target: its parts, or why not (reason, detail, hint).
 _No = tuple[Reason, str, str]
 _Answer = tuple[Part, ...] | _No
@@ -349,17 +360,23 @@ _VOID, _WIDE = Return.VOID, Return.WIDE
 
 def _by_shape(targets: Sequence[Target]) -> dict[_Shape, list[int]]:
     # Positions of targets by all that a mechanism's answer depends on; a model by its identity,
-    # for equal ones are mostly one object. Written for thousands of targets, most of them plain.
-    plain: defaultdict[int, list[int]] = defaultdict(list)
+    # for equal ones are mostly one object. Written for thousands of targets, mostly all plain.
+    if (
+        all(map(_UNIQUE, targets))
+        and all(map(_KPROBE, targets))
+        and all(map(_BTF_ID, targets))
+        and all(map(_ADDRESS, targets))
+        and not any(map(_OCCUPIED, targets))
+        and not any(map(_MODULE, targets))
+    ):
+        plain: defaultdict[int, list[int]] = defaultdict(list)
+        for i, model in enumerate(map(id, map(_MODEL, targets))):
+            plain[model].append(i)
+        return {(model, "", False, True, True, 0, False): at for model, at in plain.items()}
     out: defaultdict[_Shape, list[int]] = defaultdict(list)
     for i, t in enumerate(targets):
-        if t.unique and t.kprobe and t.address and t.btf_id and not t.occupied and not t.module:
-            plain[id(t.model)].append(i)
-        else:
-            shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
-            out[id(t.model), *shape].append(i)
-    for model, some in plain.items():
-        out[model, "", False, True, True, 0, False] += some
+        shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
+        out[id(t.model), *shape].append(i)
     return out
 
 
@@ -384,7 +401,6 @@ class _Planner:
     template: Template
     facts: PlanFacts
     lowering: Lowering | None = None  # None: the best of each mechanism
-    images: dict[tuple[object, ...], Image] = field(default_factory=dict)
     halves: dict[bool, Template] = field(default_factory=dict)
 
     # -- which programs a mechanism loads for this hook
@@ -558,10 +574,10 @@ class _Planner:
     def made(
         self, template: Template, lowering: Lowering, make: Callable[[], Code], *key: object
     ) -> Image:
-        full = (id(template), lowering, *key)
-        image = self.images.get(full)
+        full = (lowering.value, *key)
+        image = template.images.get(full)
         if image is None:
-            image = self.images[full] = Image.of(lowering, make())
+            image = template.images[full] = Image.of(lowering, make())
         return image
 
     # -- all targets, one order of mechanisms
@@ -778,9 +794,6 @@ def plan(
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)
     return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
-
-
-_NAME, _MODULE, _ADDRESS = map(attrgetter, ("name", "module", "address"))
 
 
 def _ordered(targets: Iterable[Target]) -> tuple[list[Target], list[str]]:
