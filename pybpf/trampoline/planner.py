@@ -323,12 +323,6 @@ def _many(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-# Attributes of many targets, read at C's speed.
-_NAME, _MODULE, _ADDRESS = map(attrgetter, ("name", "module", "address"))
-_MODEL, _BTF_ID, _OCCUPIED = map(attrgetter, ("model", "btf_id", "occupied"))
-_UNIQUE, _KPROBE = map(attrgetter, ("unique", "kprobe"))
-
-
 # What a mechanism answers for one target: its parts, or why not (reason, detail, hint).
 _No = tuple[Reason, str, str]
 _Answer = tuple[Part, ...] | _No
@@ -360,23 +354,17 @@ _VOID, _WIDE = Return.VOID, Return.WIDE
 
 def _by_shape(targets: Sequence[Target]) -> dict[_Shape, list[int]]:
     # Positions of targets by all that a mechanism's answer depends on; a model by its identity,
-    # for equal ones are mostly one object. Written for thousands of targets, mostly all plain.
-    if (
-        all(map(_UNIQUE, targets))
-        and all(map(_KPROBE, targets))
-        and all(map(_BTF_ID, targets))
-        and all(map(_ADDRESS, targets))
-        and not any(map(_OCCUPIED, targets))
-        and not any(map(_MODULE, targets))
-    ):
-        plain: defaultdict[int, list[int]] = defaultdict(list)
-        for i, model in enumerate(map(id, map(_MODEL, targets))):
-            plain[model].append(i)
-        return {(model, "", False, True, True, 0, False): at for model, at in plain.items()}
+    # for equal ones are mostly one object. Written for thousands of targets, most of them plain.
+    plain: defaultdict[int, list[int]] = defaultdict(list)
     out: defaultdict[_Shape, list[int]] = defaultdict(list)
     for i, t in enumerate(targets):
-        shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
-        out[id(t.model), *shape].append(i)
+        if t.unique and t.kprobe and t.address and t.btf_id and not t.occupied and not t.module:
+            plain[id(t.model)].append(i)
+        else:
+            shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
+            out[id(t.model), *shape].append(i)
+    for model, some in plain.items():
+        out[model, "", False, True, True, 0, False] += some
     return out
 
 
@@ -771,7 +759,7 @@ def plan(
     if refused:
         skipped += [replace(refused[t.name], module=t.module) for t in rest if t.name in refused]
         rest = [t for t in rest if t.name not in refused]
-    addresses = set(map(_ADDRESS, rest))
+    addresses = {t.address for t in rest}
     if len(addresses) < len(rest) or 0 in addresses:
         # The first of the names of an address stays: the order is total, so always the same.
         seen: dict[object, Target] = {}
@@ -799,12 +787,12 @@ def plan(
 def _ordered(targets: Iterable[Target]) -> tuple[list[Target], list[str]]:
     # By module, name, address, and where all these are equal by everything else. And the
     # names alone, ascending.
-    out = sorted(targets, key=_NAME)
-    names = list(map(_NAME, out))
+    out = sorted(targets, key=attrgetter("name"))
+    names = [t.name for t in out]
     if len(set(names)) < len(names):
         out.sort(key=lambda t: (t.module, t.name, t.address, *_rank(t)))
-    elif any(map(_MODULE, out)):
-        out.sort(key=_MODULE)
+    elif len({t.module for t in out}) > 1:
+        out.sort(key=attrgetter("module"))
     return out, names
 
 
