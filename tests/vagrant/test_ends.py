@@ -7,8 +7,6 @@ must be one message.
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -34,19 +32,16 @@ def namespaces(kind: str) -> set[str]:
     return found
 
 
-def processes() -> set[str]:
-    """Daemons, emulators and vagrants, by what they are called and the namespace they are in."""
+def processes(known: set[str]) -> set[str]:
+    """Those in a network that is not among the known ones, by id and name."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             name = (process / "comm").read_text().strip()
-            where = os.readlink(process / "ns/net")
+            if os.readlink(process / "ns/net") not in known:
+                found.add(f"{process.name} {name}")
         except OSError:
-            continue
-        if re.search(r"libvirtd|virtlogd|dnsmasq|vagrant|ruby", name) or (
-            "qemu" in name and where != os.readlink("/proc/1/ns/net")
-        ):
-            found.add(f"{process.name} {name} {where}")
+            continue  # it ended meanwhile
     return found
 
 
@@ -75,46 +70,40 @@ def start(tmp_path: Path, *tests: str) -> subprocess.Popen[bytes]:
         )
 
 
-def wait_for(process: subprocess.Popen[bytes], reached: Callable[[], bool], tmp_path: Path) -> None:
-    """Until the run is where it is to be killed."""
-    end = time.monotonic() + LIMIT
-    while not reached():
-        said = (tmp_path / "said").read_text()
-        assert process.poll() is None, f"it ended before it was killed: {said}"
-        assert time.monotonic() < end, f"it did not get there: {said}"
-        time.sleep(0.2)
+def daemons_run(inside: set[str], said: str) -> bool:
+    return any("libvirtd" in each for each in inside)
 
 
-def daemons_run(tmp_path: Path) -> bool:
-    return any("libvirtd" in each for each in processes())
+def machine_boots(inside: set[str], said: str) -> bool:
+    return any("qemu" in each for each in inside)
 
 
-def machine_boots(tmp_path: Path) -> bool:
-    return any("qemu" in each for each in processes())
+def suite_runs(inside: set[str], said: str) -> bool:
+    return "test session starts" in said
 
 
-def tests_run(tmp_path: Path) -> bool:
-    return "test session starts" in (tmp_path / "said").read_text()
-
-
-@pytest.mark.parametrize("point", [daemons_run, machine_boots, tests_run])
-def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, point: Callable[[Path], bool]) -> None:
+@pytest.mark.parametrize("point", [daemons_run, machine_boots, suite_runs])
+def test_a_run_that_is_killed_leaves_nothing(
+    tmp_path: Path, point: Callable[[set[str], str], bool]
+) -> None:
     """SIGKILL, so that no code of ours clears up."""
-    assert not processes(), "something of libvirt's runs already: this test cannot tell them apart"
-    before = traces()
-    nets = namespaces("net")
+    before, known = traces(), namespaces("net")
     process = start(tmp_path, "tests/e2e/test_guest.py", "tests/e2e/test_attach.py")
     try:
-        wait_for(process, lambda: point(tmp_path), tmp_path)
-        assert namespaces("net") - nets, "it has no network of its own"
+        end = time.monotonic() + LIMIT
+        while not point(processes(known), said := (tmp_path / "said").read_text()):
+            assert process.poll() is None, f"it ended before it was killed: {said}"
+            assert time.monotonic() < end, f"it did not get there: {said}"
+            time.sleep(0.2)
+        assert processes(known), "it has no network of its own"
         assert traces() == before, "it changed the machine while it ran"
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
         end = time.monotonic() + SETTLE
-        while (left := processes()) and time.monotonic() < end:
+        while (left := processes(known)) and time.monotonic() < end:
             time.sleep(0.2)
         assert not left
-        assert not namespaces("net") - nets
+        assert namespaces("net") <= known
         assert traces() == before
     finally:
         process.kill()
@@ -123,10 +112,11 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, point: Callable[[Pa
 
 def test_a_guest_that_dies_is_one_message(tmp_path: Path) -> None:
     """Status 125 and the panic's own words."""
+    known = namespaces("net")
     process = start(tmp_path, "tests/vagrant/panics.py")
     assert process.wait(LIMIT) == 125
     said = (tmp_path / "said").read_text()
     lines = [line for line in said.splitlines() if line.startswith("e2e: row") and "died" in line]
     assert lines == [f"e2e: row {ROW}: the guest died: its kernel panicked"]
     assert "Kernel panic - not syncing: sysrq triggered crash" in said
-    assert not processes()
+    assert not processes(known)
