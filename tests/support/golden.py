@@ -111,7 +111,8 @@ class _Listing:
             if insn.role is Role.CALL_DEPTH or aligned_already:
                 pending = label
                 continue
-            comment = "" if here == before else f"; {self.comment(insn)}"
+            again = before is not None and before[0] is insn.role
+            comment = "" if here == before else f"; {self.comment(insn, again)}"
             start = f"{label + ':' if label else '':<{_LABEL}}"
             lines.append(f"{start}{self.instruction(insn, labels):<{_TEXT}}{comment}")
             before = here
@@ -164,10 +165,11 @@ class _Listing:
             return f"<prog {self.program(insn.index)}>"
         return text
 
-    def comment(self, insn: Instruction) -> str:
+    def comment(self, insn: Instruction, again: bool) -> str:
         words = insn.role.value
         if insn.index is None:
             return words
         if insn.role in _ARGUMENTS:
-            return f"{words}: ctx[{insn.index}]"
+            slot = f"ctx[{insn.index}]"
+            return slot if again else f"{words}: {slot}"
         return f"{self.program(insn.index)}: {words}"

@@ -14,7 +14,17 @@ from pathlib import Path
 from pybpf.features import Feature
 from tests.support import rows
 
-__all__ = ["CASES", "GOLDEN", "Case", "Put", "absence", "expected", "golden_path", "present"]
+__all__ = [
+    "CASES",
+    "GOLDEN",
+    "Case",
+    "Put",
+    "absence",
+    "batches",
+    "expected",
+    "golden_path",
+    "present",
+]
 
 GOLDEN = rows.ROOT / "tests/e2e/golden"
 ENOTSUPP = 524  # kernel-internal
@@ -88,20 +98,17 @@ def _multi(kind: str, cookie: int = 0) -> Put:
     return Put(kind, cookie=cookie, mechanism="tracing_multi")
 
 
-_THREE = "bpf_fentry_test3"
+_TEST = "bpf_fentry_test{}".format  # (1) to (6): so many arguments
 _PAIR = (Put("fentry"), Put("fexit"))
 CASES = (
-    *(
-        Case(f"{kind}_{slots}", f"bpf_fentry_test{slots}", (Put(kind),))
-        for kind in ("fentry", "fexit")
-        for slots in (1, 3, 6)
-    ),
+    *(Case(f"fentry_{slots}", _TEST(slots), (Put("fentry"),)) for slots in (1, 3, 6)),
+    *(Case(f"fexit_{slots}", _TEST(slots), (Put("fexit"),)) for slots in (1, 3, 6)),
     # 6.1 carries what is in registers only.
     *(Case(f"{kind}_7", SEVEN, (Put(kind),), {"6.1": ENOTSUPP}) for kind in ("fentry", "fexit")),
-    Case("fentry_ip", _THREE, (Put("fentry", ip=True),)),
+    Case("fentry_ip", _TEST(2), (Put("fentry", ip=True),)),
     Case(
         "cookies",
-        _THREE,
+        _TEST(2),
         (
             Put("fentry", "fentry_small", cookie=0x22),
             Put("fentry", "fentry_large", cookie=0x1122_3344_5566_7788),
@@ -112,17 +119,32 @@ CASES = (
         "security_task_getpgid",
         (Put("fexit"), Put("fmod_ret", "fmod_ret_1"), Put("fentry"), Put("fmod_ret", "fmod_ret_2")),
     ),
-    Case("fsession", _THREE, (Put("fsession", cookie=3),)),
-    Case("fsession_cookie", _THREE, (Put("fsession", keeps=True), *_PAIR)),
-    Case("clone_fentry", _THREE, (_clone("fentry", 0x31),)),
-    Case("clone_fexit", _THREE, (_clone("fexit", 0x32),)),
-    Case("clone_fsession", _THREE, (_clone("fsession", 0x33),)),
-    Case("multi_fentry", _THREE, (_multi("fentry", 0x41),)),
-    Case("multi_fexit", _THREE, (_multi("fexit", 0x42),)),
-    Case("multi_fsession", _THREE, (_multi("fsession", 0x43),)),
-    Case("overlap_clones", _THREE, (*_PAIR, _clone("fentry", 0x51), _clone("fexit", 0x52))),
-    Case("overlap_multi", _THREE, (*_PAIR, _multi("fentry", 0x61), _multi("fexit", 0x62))),
+    Case("fsession", _TEST(1), (Put("fsession", cookie=3),)),
+    Case("fsession_cookie", _TEST(6), (Put("fsession", keeps=True), *_PAIR)),
+    Case("clone_fentry", _TEST(4), (_clone("fentry", 0x31),)),
+    Case("clone_fexit", _TEST(5), (_clone("fexit", 0x32),)),
+    Case("clone_fsession", _TEST(4), (_clone("fsession", 0x33),)),
+    Case("multi_fentry", _TEST(4), (_multi("fentry", 0x41),)),
+    Case("multi_fexit", _TEST(5), (_multi("fexit", 0x42),)),
+    Case("multi_fsession", _TEST(5), (_multi("fsession", 0x43),)),
+    Case("overlap_clones", _TEST(3), (*_PAIR, _clone("fentry", 0x51), _clone("fexit", 0x52))),
+    Case("overlap_multi", _TEST(2), (*_PAIR, _multi("fentry", 0x61), _multi("fexit", 0x62))),
 )
+
+
+def batches(row: str) -> list[list[Case]]:
+    """The cases to try on a row, those together whose functions differ."""
+    found: list[list[Case]] = []
+    for case in CASES:
+        if any(one.value in rows.lacks(row) for one in case.needs):
+            continue
+        free = (b for b in found if case.function not in {other.function for other in b})
+        batch = next(free, None)
+        if batch is None:
+            batch = []
+            found.append(batch)
+        batch.append(case)
+    return found
 
 
 def absence(case: Case, row: str) -> str:

@@ -17,17 +17,23 @@ from pybpf.features import Answer, Feature, Support
 from tests.support import rows
 
 if TYPE_CHECKING:
+    from pybpf.kernel.host import Facts
     from pybpf.kernel.probes import ProbeCache
 
-__all__ = ["judge", "probes", "require"]
+__all__ = ["facts", "judge", "probes", "require"]
 
 
 @functools.cache
-def probes() -> ProbeCache:
-    """Answers about the running kernel, each asked for once in a session."""
+def facts() -> Facts:
+    """What is known of the running kernel, found out once in a session."""
     from pybpf.kernel.host import Facts
 
-    return Facts.read().probes
+    return Facts.read()
+
+
+def probes() -> ProbeCache:
+    """Answers about the running kernel, each asked for once in a session."""
+    return facts().probes
 
 
 def require(*features: Feature | str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests.support import rows
-from tests.support.golden_cases import CASES, GOLDEN, absence, expected, present
+from tests.support.golden_cases import CASES, GOLDEN, absence, batches, expected, present
 
 
 def test_every_case_has_its_listings_and_every_listing_its_case() -> None:
@@ -23,6 +23,19 @@ def test_cases_are_sound() -> None:
     for case in CASES:
         assert any(not absence(case, row) for row in rows.names()), case.name
         assert set(case.refused) <= set(rows.names()), case.name
+
+
+def test_batches_hold_every_case_once_and_keep_functions_apart() -> None:
+    """A row's cases that it may have, each once; few batches, for each takes a second and more."""
+    for row in rows.names():
+        found = batches(row)
+        names = [case.name for batch in found for case in batch]
+        assert sorted(names) == sorted(
+            case.name for case in CASES if not absence(case, row) or row in case.refused
+        )
+        for batch in found:
+            assert len({case.function for case in batch}) == len(batch)
+        assert len(found) <= 3
 
 
 def test_golden_listings_are_small_and_without_addresses() -> None:
