@@ -26,6 +26,7 @@ import pybpf
 from pybpf._sys.perf import pmu
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import encode
+from pybpf.btf import BtfKind, types
 from pybpf.features import Feature
 from pybpf.trampoline.attach import MultiLink
 from pybpf.trampoline.cost import Mechanism
@@ -168,12 +169,29 @@ class Bench:
                     and target.unique
                     and target.kprobe
                     and target.address not in seen
+                    and self._loads_first(target)
                 ):
                     seen.add(target.address)
                     self._targets.append(target)
         total = len(self._targets)
         assert total >= count, f"only {total} functions"
         return [self._targets[i * total // count] for i in range(count)]
+
+    def _loads_first(self, target: Target) -> bool:
+        # 6.x refuses to load an argument that points to a pointer, an enum or a function; pybpf
+        # then tries another form of the clone, the C program does not.
+        btf = self.facts.btf.vmlinux()
+        func = btf.type(target.btf_id or 0)
+        assert isinstance(func, types.Func)
+        proto = btf.type(func.type)
+        assert isinstance(proto, types.FuncProto)
+        if not proto.params:
+            return True
+        first = btf.type(btf.skip_mods_and_typedefs(proto.params[0].type))
+        if not isinstance(first, types.Ptr):
+            return True
+        to = btf.skip_mods_and_typedefs(first.type)
+        return btf.kind(to) in (0, BtfKind.INT, BtfKind.STRUCT, BtfKind.UNION)
 
     # -- time
 
