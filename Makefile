@@ -50,7 +50,7 @@ e2e: setup-vm setup-vagrant
 	$(PYTEST) tests/e2e tests/live --kernel=$(KERNEL)
 
 # Minutes a row, and about multi programs only: `make e2e` runs these too.
-LONG := $(addprefix --ignore=tests/e2e/test_,multi_random.py multi_scale.py lowerings.py bpftrace.py interrupt.py)
+LONG := $(addprefix --ignore=tests/e2e/test_,multi_random.py multi_scale.py lowerings.py bpftrace.py interrupt.py) -m 'not long'
 
 # One pytest run for everything else, so its last line counts it all.
 test: lint setup-vm setup-clang setup-vagrant

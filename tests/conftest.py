@@ -66,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "unprivileged: a live test that root has no part in",
         "icount: run in a guest whose clock skips idle waits (many slow detaches)",
         "guest_with(*programs): run in a guest that has these besides (vagrant/vm --with)",
+        "long: left to `make e2e`",
         f"time_limit(seconds): how long the test may take, if not {TIME_LIMIT} s",
     ):
         config.addinivalue_line("markers", line)
