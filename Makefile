@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 LINTED := pybpf tools tests vagrant $(addprefix vagrant/,vm e2e build-box kvm)
 
-.PHONY: help setup setup-vm setup-clang setup-bench setup-vagrant lint unit live e2e test vagrant-test print-long
+.PHONY: help setup setup-vm setup-clang setup-bench setup-vagrant lint unit live e2e test vagrant-test
 .PHONY: demo bench clean distclean
 
 help:
@@ -49,20 +49,14 @@ live: setup
 e2e: setup-vm setup-vagrant
 	$(PYTEST) tests/e2e tests/live --kernel=$(KERNEL)
 
-# Minutes a row, and about multi programs only: `make e2e` runs these too.
-LONG := $(addprefix --ignore=tests/e2e/test_,multi_random.py multi_scale.py lowerings.py bpftrace.py interrupt.py) -m 'not long'
-
-# One pytest run for everything else, so its last line counts it all.
+# One pytest run for all but what takes minutes a row (`make e2e` runs that too), so its last line counts it all.
 test: lint setup-vm setup-clang setup-vagrant
-	$(PYTEST) tests/unit tests/live tests/e2e --kernel=all $(LONG)
+	$(PYTEST) tests/unit tests/live tests/e2e --kernel=all -m 'not long'
 
 # The same suite in Vagrant machines, as root; what becomes of runs that are killed.  An hour and more.
 vagrant-test: setup
 	vagrant/e2e all
 	$(PYTEST) tests/vagrant
-
-print-long:
-	@echo $(LONG)
 
 demo: setup
 	@$(PYTHON) tools/demo.py

@@ -25,7 +25,11 @@ from pybpf.features import Feature
 from pybpf.trampoline.verify import verify
 from tests.support.witness import Witness
 
-pytestmark = [pytest.mark.guest_with("bpftrace"), pytest.mark.time_limit(1200)]
+pytestmark = [
+    pytest.mark.guest_with("bpftrace"),
+    pytest.mark.long,
+    pytest.mark.time_limit(1200),
+]
 
 #: Function -> its calls in one `calls()`.
 CALLS = {

@@ -24,6 +24,8 @@ from pybpf.trampoline.classes import Attachment, Classes, Kind, classify, planne
 from pybpf.trampoline.planner import Target
 from pybpf.trampoline.targets import Resolver
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = {
     Kind.FENTRY: AttachType.BPF_TRACE_FENTRY,

@@ -19,6 +19,8 @@ from pybpf.features import Feature
 from pybpf.trampoline import images
 from pybpf.trampoline.verify import verify
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Says what it does, one JSON value a line, and stays alive until its input ends: what is undone

@@ -19,6 +19,8 @@ from pybpf.trampoline.verify import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness
 from tests.support.workload import called_functions, workload
 
+pytestmark = pytest.mark.long
+
 READS_SLOTS = ("entry_slots", "entry_narrow", "entry_last", "exit_slots", "session")
 HELPERS_ONLY = ("entry_helpers", "exit_helpers")
 AT_KPROBES = ("entry_slots", "entry_narrow", "entry_last", "entry_helpers", "exit_ret", "session")

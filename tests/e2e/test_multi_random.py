@@ -25,6 +25,8 @@ from tests.support.require import probes
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness
 from tests.support.workload import called_functions, workload
 
+pytestmark = pytest.mark.long
+
 POOL = 200  # functions at least
 STEPS = 5
 NEEDS = {

@@ -12,6 +12,8 @@ import pytest
 
 from pybpf.features import Feature
 
+pytestmark = pytest.mark.long
+
 MEGABYTE = 1 << 20
 MOST = 300 * MEGABYTE  # resident, of the process that attaches
 

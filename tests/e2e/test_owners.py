@@ -17,6 +17,8 @@ import pybpf
 from pybpf.features import Feature
 from pybpf.kernel import owners
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 BPFFS = Path("/sys/fs/bpf")
 

@@ -440,13 +440,6 @@ def test_words_after_the_dashes_are_pytests() -> None:
     assert (options.row, options.tests) == ("all", ["-x"])
 
 
-def test_the_long_tests_are_those_that_make_test_leaves_out() -> None:
-    """The Makefile has the list; there is no second one."""
-    found = cli.long_tests()
-    assert found and all(word.startswith("--ignore=tests/e2e/test_") for word in found)
-    assert all((ROOT / word.partition("=")[2]).is_file() for word in found)
-
-
 # -- what is left of a run that is killed
 
 

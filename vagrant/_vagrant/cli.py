@@ -30,6 +30,7 @@ Results are in --out: junit.xml, whatever the tests left under $OUT, console.log
 It needs root or sudo.  libvirtd, its network and vagrant run in namespaces of the run's own, so
 nothing of them is left, however the run ends."""
 TESTS = ("tests/e2e", "tests/live")
+SHORT = ("-m", "not long")  # as `make test`
 TOOLS: tuple[str, ...] = (
     *("vagrant", "libvirtd", "virtlogd", "virsh", "dnsmasq", "iptables"),
     *("rsync", "ssh", "ip", "mount", "unshare"),
@@ -81,21 +82,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def long_tests() -> list[str]:
-    """The options by which `make test` leaves tests out, as its Makefile has them."""
-    done = subprocess.run(
-        ["make", "-s", "--no-print-directory", "print-long"],
-        cwd=CHECKOUT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Failure(f"make print-long failed: {done.stderr.strip()}")
-    return done.stdout.split()
-
-
 def set_up() -> str:
     """QEMU's path, after installing what is missing."""
     path, missing = "", [tool for tool in TOOLS + box.NEEDED if not shutil.which(tool)]
@@ -137,7 +123,7 @@ def run(row: kernels.Row, emulator: str, made: box.Box, options: argparse.Namesp
     out = Path(options.out).absolute() / row.name
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    tests = options.tests or [*TESTS, *([] if options.long else long_tests())]
+    tests = options.tests or [*TESTS, *([] if options.long else SHORT)]
     boot = "grub" if options.grub else "direct"
     note(f"== row {row.name}: {release}, {accel}, {boot} boot; results in {out}")
     setting = Setting(row.name, release, accel, boot, str(out), options.timeout, tuple(tests))
