@@ -218,6 +218,24 @@ def test_an_emulator_that_was_killed(
     assert said == ["e2e: row 6.12: the guest died: libvirt says that it is shut off"]
 
 
+def test_a_guest_that_vagrant_gave_up(
+    with_programs: Programs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It removes the domain before it says why: that is not a guest that died."""
+    vagrant = (
+        f"[ $1 = up ] || exit 0\nsleep 0.5; touch {tmp_path}/gone; sleep 0.5\n"
+        "echo '/usr/lib/fog/core/wait_for.rb:9: The specified wait_for timeout (2 seconds) was"
+        " exceeded (Fog::Errors::TimeoutError)'\nexit 1"
+    )
+    virsh = f"[ ! -e {tmp_path}/gone ] || exit 1; echo running"
+    status, said = failed(with_programs(vagrant=vagrant, virsh=virsh), capsys)
+    assert status == 125
+    assert said[0] == (
+        "e2e: row 6.12: vagrant up failed: the guest asked for no address in ten minutes, "
+        "see console.log"
+    )
+
+
 def test_a_kvm_that_hangs(
     with_programs: Programs,
     monkeypatch: pytest.MonkeyPatch,

@@ -156,9 +156,19 @@ class Machine:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def _wait(
-        self, process: subprocess.Popen[bytes], limit: float, what: str, *, watch: bool = True
+        self,
+        process: subprocess.Popen[bytes],
+        limit: float,
+        what: str,
+        *,
+        watch: bool = True,
+        removes: bool = False,
     ) -> int:
-        """The status of a process; Failure as soon as the guest is lost or the time is up."""
+        """The status of a process; Failure as soon as the guest is lost or the time is up.
+
+        :param watch: there is, or will be, a guest to look at
+        :param removes: the process removes the domain itself when it gives up
+        """
         began = time.monotonic()
         since: float | None = None  # when the domain was first seen to run
         try:
@@ -171,6 +181,8 @@ class Machine:
                 if not watch:
                     continue
                 state = self._domain_state()
+                if since is not None and not state and removes:
+                    continue  # it will say why
                 if since is None and state == "running":
                     since = now
                 if since is not None and (why := self.trouble(state, since)):
@@ -195,7 +207,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
             )
             what = f"vagrant {arguments[0]}"
-            status = self._wait(process, limit, what, watch=watch)
+            status = self._wait(process, limit, what, watch=watch, removes=True)
         if status:
             text = self.log.read_bytes()[start:].decode(errors="replace")
             hint = ""
@@ -330,6 +342,8 @@ def complaint(said: str) -> str:
             continue
         words += re.sub(r"^\S+\.rb:\d+:in `\S+': ", "", line).split()
     text = " ".join(words)[:800]
+    if "wait_for timeout" in text:  # 300 times two seconds, which no setting changes
+        text = "the guest asked for no address in ten minutes, see console.log"
     if "SSH command responded with a non-zero exit status" in text and progress:
         text = PROGRESS.sub("", progress[-1]).strip()  # of provisioning: its own last line
     return text or "it said nothing"
