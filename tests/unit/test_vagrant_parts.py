@@ -469,12 +469,18 @@ def test_the_inner_process_ends_with_the_pipe() -> None:
         "inside.Setting.from_json = lambda text: None\n"
         "sys.exit(inside.main(''))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True
+    )
     assert process.stdin
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
-    process.stdin.close()
-    assert process.wait(30) == 125
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.stdin.close()
+        assert process.wait(30) == 125
+    finally:
+        # In a PID namespace the kernel ends the rest; here there is none.
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_the_work_s_status_comes_through() -> None:
