@@ -62,6 +62,7 @@ def test_what_cannot_be_proved_is_one_error(
     assert "\n" not in message
 
 
+@pytest.mark.long
 @pytest.mark.needs(Feature.KPROBE)
 @pytest.mark.parametrize(("program", "text", "why"), UNPROVED[:1])
 def test_and_one_line_of_the_tool(program: str, text: str, why: str) -> None:
@@ -79,6 +80,7 @@ def test_and_one_line_of_the_tool(program: str, text: str, why: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mechanism", "lowering"), WAYS)
 def test_source_lines_of_the_verifier_log_stay_right(
     obj: pybpf.Object, mechanism: str, lowering: str
