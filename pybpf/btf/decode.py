@@ -246,6 +246,7 @@ class Btf:
     def _offsets(self) -> array[int]:
         """Word offset of every own type; index 0 is type `start_id`."""
         words = self._words
+        infos = words[1:]
         steps = _Steps(self._layout)
         offsets = array("I")
         append = offsets.append
@@ -254,7 +255,7 @@ class Btf:
         # compare per record would cost a fifth more.
         try:
             while True:
-                step = steps[words[at + 1]]
+                step = steps[infos[at]]
                 append(at)
                 at += step
         except IndexError:
@@ -395,7 +396,7 @@ class Btf:
         """(id, name, id of the prototype) of every own FUNC; the fast path for listing."""
         if self.base is not None or not self._ascii:
             return self._funcs_general()
-        return iter(self._funcs_fast())
+        return self._funcs_fast()
 
     def _funcs_general(self) -> Iterator[tuple[int, str, int]]:
         for type_id in self.ids(_FUNC):
@@ -403,27 +404,23 @@ class Btf:
             proto = self._ref(at, self._words[at + 2])
             yield type_id, self._name(at, self._words[at]), proto
 
-    def _funcs_fast(self) -> list[tuple[int, str, int]]:
+    def _funcs_fast(self) -> Iterator[tuple[int, str, int]]:
         words, text = self._words, self._text
+        infos, protos = words[1:], words[2:]
         end_of = text.index
         limit = self.nr_types
-        found: list[tuple[int, str, int]] = []
-        add = found.append
-        at = 0
-        try:
-            for type_id, at in enumerate(self._offsets, 1):
-                if words[at + 1] & 0x7F000000 == 0x0C000000:
-                    name, proto = words[at], words[at + 2]
-                    if proto >= limit:
-                        self._ref(at, proto)
-                    add((type_id, text[name : end_of("\0", name)], proto))
-        except ObjectFormatError:
-            raise
-        except ValueError:  # no NUL after the offset: it lies outside
-            raise self._bad_record(
-                at, f"name offset {words[at]} is outside the string section"
-            ) from None
-        return found
+        for type_id, at in enumerate(self._offsets, 1):
+            if infos[at] & 0x7F000000 == 0x0C000000:
+                name, proto = words[at], protos[at]
+                if proto >= limit:
+                    self._ref(at, proto)
+                try:
+                    end = end_of("\0", name)
+                except ValueError:  # no NUL after the offset: it lies outside
+                    raise self._bad_record(
+                        at, f"name offset {name} is outside the string section"
+                    ) from None
+                yield type_id, text[name:end], proto
 
     def validate(self) -> None:
         """Decode every own type once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,15 @@ def _layer(module: str) -> int:
     return LAYERS[prefix]
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def _imports(module: str, path: Path) -> set[str]:
     """Absolute names of what a module imports, `if TYPE_CHECKING` blocks left out."""
-    tree = ast.parse(path.read_text())
+    tree = _tree(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
 
@@ -128,7 +135,7 @@ def test_pure_layers_do_not_touch_the_machine(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_is_public(module: str) -> None:
     """Each module has a docstring and `__all__`, sorted out on purpose."""
-    tree = ast.parse(MODULES[module].read_text())
+    tree = _tree(MODULES[module])
     assert ast.get_docstring(tree), "a module needs a docstring"
     assigned = {
         target.id

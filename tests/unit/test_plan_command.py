@@ -6,7 +6,9 @@ import io
 import json
 import re
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -40,6 +42,16 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("facts") / "6.12.json"
     path.write_text(json.dumps(saved_facts()))
     return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """A file of facts is read and its BTF indexed once, not by each of a hundred commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = cache(plan_commands.read_facts)
+        patch.setattr(plan_commands, "read_facts", once)
+        patch.setattr(why_command, "read_facts", once)
+        yield
 
 
 @pytest.fixture(autouse=True)
