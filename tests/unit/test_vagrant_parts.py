@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.rows import ROOT
-from vagrant._vagrant import box, cli, grub, kvm, machine
+from vagrant._vagrant import abreast, box, cli, grub, inside, kvm, machine
 from vagrant._vm import cache, kernels, qemu
 from vagrant._vm.cache import VmError
 
@@ -441,7 +441,7 @@ def test_a_kvm_that_hangs_is_found_out(
 # -- the command line
 
 
-@pytest.mark.parametrize("arguments", [["5.4"], ["--timeout", "0"], ["--no-such"]])
+@pytest.mark.parametrize("arguments", [["5.4"], ["--timeout", "0"], ["--jobs", "0"], ["--no-such"]])
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything starts."""
     with pytest.raises(SystemExit) as exit_:
@@ -456,6 +456,71 @@ def test_words_after_the_dashes_are_pytests() -> None:
     assert (options.row, options.tests) == ("6.1", ["tests/live", "-k", "x"])
     options = cli.parse(["--", "-x"])
     assert (options.row, options.tests) == ("all", ["-x"])
+
+
+# -- rows side by side
+
+# 6.1 ends only if 6.12 runs beside it.
+SCRIPTS = {
+    "6.1": "echo one; printf 'no end'; until [ -e began ]; do sleep 0.05; done; exit 1",
+    "6.12": "touch began; echo two >&2; exit 0",
+    "latest": "[ -e began ] && kill -9 $$",
+    "hangs": "exec cat",
+}
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], machine.Setting]:
+    """A shell script instead of each row's machine."""
+
+    def outside(setting: machine.Setting, output: int | None) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["sh", "-c", SCRIPTS[setting.row]],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+        )
+
+    monkeypatch.setattr(inside, "outside", outside)
+    return lambda row: machine.Setting(row, RELEASE, "tcg", "direct", str(tmp_path), 60, ())
+
+
+def test_rows_side_by_side(
+    scripts: Callable[[str], machine.Setting], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each has a status of its own, and each line, whole or not, says which row said it."""
+    statuses = abreast.run(["6.1", "6.12", "latest"], 2, scripts)
+    assert statuses == {"6.1": 1, "6.12": 0, "latest": 125}
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["   6.1 | one", "   6.1 | no end"]
+    said = err.splitlines()
+    assert "  6.12 | two" in said
+    assert "e2e: row latest: the run was killed (status -9)" in said
+    assert sum("s in all" in line for line in said) == 3
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_row_alone_has_the_output_to_itself(
+    scripts: Callable[[str], machine.Setting], capfd: pytest.CaptureFixture[str], jobs: int
+) -> None:
+    """As the terminal that pytest colours its lines for."""
+    assert abreast.run(["6.12"], jobs, scripts) == {"6.12": 0}
+    assert capfd.readouterr().err.splitlines()[0] == "two"
+
+
+def test_a_failure_ends_the_rows_beside_it(
+    scripts: Callable[[str], machine.Setting],
+) -> None:
+    """What cannot be started ends the run, and nothing of it stays."""
+
+    def setting(row: str) -> machine.Setting:
+        if row == "latest":
+            raise machine.Failure("no such box")
+        return scripts(row)
+
+    with pytest.raises(machine.Failure, match="no such box"):
+        abreast.run(["hangs", "latest"], 2, setting)  # it would wait for "hangs" for ever
 
 
 # -- what is left of a run that is killed

@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from .._vm import kernels, qemu
 from .._vm.cache import VmError
-from . import box, inside
+from . import abreast, box, inside
 from .machine import CHECKOUT, DIED, Failure, Setting, note
 
 __all__ = ["main"]
@@ -68,15 +67,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout",
         type=float,
-        default=5400,
+        default=7200,
         metavar="S",
         help="seconds one row's tests may take (%(default)g)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        default=min(2, os.cpu_count() or 1),
+        help="machines at once, 2 GiB of memory each (%(default)s)",
     )
     parser.add_argument(
         "--setup", action="store_true", help="only install and build what is missing"
     )
     options = parser.parse_args(words[:at])
     options.tests = words[at + 1 :]
+    if options.jobs < 1:
+        parser.error("--jobs must be 1 or more")
     if options.timeout <= 0:
         parser.error("--timeout must be more than 0")
     return options
@@ -113,9 +121,8 @@ def check(made: box.Box, row: str) -> str:
     return release
 
 
-def run(row: kernels.Row, emulator: str, made: box.Box, options: argparse.Namespace) -> int:
-    """One row in one machine."""
-    began = time.monotonic()
+def prepare(row: kernels.Row, emulator: str, made: box.Box, options: argparse.Namespace) -> Setting:
+    """What one row's machine is to be and to run; its directory for results is empty."""
     release = check(made, row.name)
     accel = os.environ.get("PYBPF_ACCEL") or (
         "kvm" if qemu.kvm_works(emulator, kernels.kernel(row)) else "tcg"
@@ -126,10 +133,7 @@ def run(row: kernels.Row, emulator: str, made: box.Box, options: argparse.Namesp
     tests = options.tests or [*TESTS, *([] if options.long else SHORT)]
     boot = "grub" if options.grub else "direct"
     note(f"== row {row.name}: {release}, {accel}, {boot} boot; results in {out}")
-    setting = Setting(row.name, release, accel, boot, str(out), options.timeout, tuple(tests))
-    status = inside.outside(setting)
-    note(f"row {row.name} took {time.monotonic() - began:.0f} s in all")
-    return status
+    return Setting(row.name, release, accel, boot, str(out), options.timeout, tuple(tests))
 
 
 def interrupt(number: int, frame: object) -> None:
@@ -143,16 +147,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
     rows = kernels.rows()
-    chosen = list(rows.values()) if options.row == "all" else [rows[options.row]]
-    failed: dict[str, int] = {}
+    chosen = list(rows) if options.row == "all" else [options.row]
+    statuses: dict[str, int] = {}
     try:
         emulator = set_up()
         made = box.box()
         if options.setup:
             return 0
-        for row in chosen:
-            if status := run(row, emulator, made, options):
-                failed[row.name] = status
+        statuses = abreast.run(
+            chosen, options.jobs, lambda name: prepare(rows[name], emulator, made, options)
+        )
     except VmError as error:
         note(str(error))
         return DIED
@@ -162,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("interrupted")
         return 130
+    failed = {name: statuses[name] for name in chosen if statuses[name]}
     if len(chosen) > 1:
         for name, status in failed.items():
             note(f"row {name} failed with status {status}")

@@ -27,7 +27,7 @@ from .._vm import cache
 from .box import as_root, die_with_parent
 from .machine import CHECKOUT, DIED, Failure, Machine, Setting, note
 
-__all__ = ["main", "outside"]
+__all__ = ["ended", "main", "outside"]
 
 STATE = Path("/run/pybpf")
 PRIVATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
@@ -56,8 +56,13 @@ log_outputs = "2:file:/var/log/libvirt/virtlogd.log"
 """
 
 
-def outside(setting: Setting) -> int:
-    """Run `setting` in namespaces of its own, as root; the exit status."""
+def outside(setting: Setting, output: int | None = None) -> subprocess.Popen[bytes]:
+    """Start `setting` in namespaces of its own, as root; `ended` says what became of it.
+
+    It is killed when the thread that called this ends.
+
+    :param output: None, or subprocess.PIPE for standard output and error
+    """
     if os.geteuid() != 0:  # asks for the password while there is a terminal to ask at
         if not shutil.which("sudo"):
             raise Failure("it makes namespaces: it needs root or sudo")
@@ -66,19 +71,20 @@ def outside(setting: Setting) -> int:
     command += ["unshare", "--net", "--mount", "--ipc", "--pid", "--fork", "--mount-proc"]
     command += ["--kill-child=SIGKILL", "--propagation=private"]
     command += [sys.executable, "-B", "-m", MODULE, setting.to_json()]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         as_root(*command),
         cwd=CHECKOUT,
         stdin=subprocess.PIPE,  # nothing is ever written: its closing ends them
+        stdout=output,
+        stderr=output,
         start_new_session=True,  # Ctrl-C is ours to handle
         preexec_fn=die_with_parent,  # noqa: PLW1509  no threads here
     )
-    assert process.stdin
-    try:
-        status = process.wait()
-    finally:
-        process.stdin.close()
-        process.wait()
+
+
+def ended(process: subprocess.Popen[bytes], setting: Setting) -> int:
+    """The exit status of a run that has ended."""
+    status = process.wait()
     if status < 0 or status > 128:
         note(f"row {setting.row}: the run was killed (status {status})")
         return DIED

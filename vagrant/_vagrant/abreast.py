@@ -1,0 +1,108 @@
+"""Rows side by side: each is a process of its own, and its lines say which row they are of.
+
+One thread does it all. It must: a run is killed when the thread that started it ends, so that
+nothing outlives us (`inside.outside`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from . import inside
+from .machine import Setting, note
+
+__all__ = ["run"]
+
+CHUNK = 1 << 16
+
+
+@dataclass(eq=False)
+class _Run:
+    """One row at work."""
+
+    setting: Setting
+    process: subprocess.Popen[bytes]
+    began: float
+    lines: dict[int, bytes] = field(default_factory=dict)  # of each pipe: what has no end yet
+
+
+def run(rows: Sequence[str], jobs: int, setting: Callable[[str], Setting]) -> dict[str, int]:
+    """Run rows, at most `jobs` at once; the exit status of each.
+
+    A row that is alone has our output to itself.
+
+    :param setting: called with each row just before it starts
+    """
+    waiting = list(rows)
+    running: list[_Run] = []
+    statuses: dict[str, int] = {}
+    alone = min(jobs, len(rows)) == 1
+    with selectors.DefaultSelector() as selector:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(_start(setting(waiting.pop(0)), selector, alone=alone))
+                if alone:
+                    running[0].process.wait()
+                else:
+                    for key, _ in selector.select():
+                        _pass_on(key, selector)
+                for one in [r for r in running if alone or not r.lines]:
+                    row = one.setting.row
+                    statuses[row] = inside.ended(one.process, one.setting)
+                    _end(one)
+                    running.remove(one)
+                    note(f"row {row} took {time.monotonic() - one.began:.0f} s in all")
+        finally:
+            for one in running:
+                _end(one)
+    return statuses
+
+
+def _start(setting: Setting, selector: selectors.BaseSelector, *, alone: bool) -> _Run:
+    process = inside.outside(setting, None if alone else subprocess.PIPE)
+    one = _Run(setting, process, time.monotonic())
+    if not alone:
+        for source, sink in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            assert source
+            one.lines[source.fileno()] = b""
+            selector.register(source, selectors.EVENT_READ, (one, sink.buffer))
+    return one
+
+
+def _pass_on(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
+    # Whole lines, so that those of two rows do not mix.
+    sink: BinaryIO
+    one, sink = key.data
+    some = os.read(key.fd, CHUNK)
+    text = one.lines.pop(key.fd) + some
+    whole, newline, rest = text.rpartition(b"\n")
+    if not some:
+        selector.unregister(key.fileobj)
+        whole, newline, rest = text, b"\n" if text else b"", b""
+    else:
+        one.lines[key.fd] = rest
+    if newline:
+        name = f"{one.setting.row:>6} | ".encode()
+        sink.write(b"".join(name + line + b"\n" for line in whole.split(b"\n")))
+        sink.flush()
+
+
+def _end(one: _Run) -> None:
+    # The closing of its standard input is the end of all that still runs in there.
+    process = one.process
+    with contextlib.ExitStack() as stack:
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                stack.enter_context(stream)
+        assert process.stdin
+        process.stdin.close()
+        process.wait()
