@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .loader import Object
     from .programs import Cookies, Program
     from .trampoline.cost import Mechanism
-    from .trampoline.planner import Lowering, Plan, Target, Template
+    from .trampoline.plans import Lowering, Plan, Target, Template
 
 __all__ = ["MultiPrograms"]
 

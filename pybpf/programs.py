@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .obj.spec import ProgramSpec
     from .trampoline.attach import MultiLink, Progress
     from .trampoline.cost import Mechanism
-    from .trampoline.planner import Lowering, Plan, Target, Template
+    from .trampoline.plans import Lowering, Plan, Target, Template
     from .trampoline.targets import Asked
 
     #: One for all, one per named function in order, by name, or computed.

@@ -24,7 +24,8 @@ from pybpf.errors import PlanError
 from pybpf.kernel.host import Facts
 from pybpf.trampoline.classes import classify, planned
 from pybpf.trampoline.cost import Mechanism
-from pybpf.trampoline.planner import Plan, Template, plan
+from pybpf.trampoline.planner import plan
+from pybpf.trampoline.plans import Plan, Template
 from pybpf.trampoline.reasons import Skipped
 from pybpf.trampoline.targets import Resolver, plan_facts
 from pybpf.trampoline.traits import Hook

@@ -15,7 +15,8 @@ from plan_commands import HOOKS, default_program, read_facts
 from screen import Line, Screen
 
 from pybpf.errors import PlanError
-from pybpf.trampoline.planner import Target, answers
+from pybpf.trampoline.planner import answers
+from pybpf.trampoline.plans import Target
 from pybpf.trampoline.targets import Resolver, plan_facts
 
 if TYPE_CHECKING:

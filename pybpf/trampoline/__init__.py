@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .classes import Attachment, Classes, classify
     from .image import TrampolineImage, image_of, images
-    from .planner import Plan, Target
+    from .plans import Plan, Target
     from .targets import plan
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
 _HOME = {
     "Attachment": "classes",
     "Classes": "classes",
-    "Plan": "planner",
-    "Target": "planner",
+    "Plan": "plans",
+    "Target": "plans",
     "TrampolineImage": "image",
     "classify": "classes",
     "image_of": "image",

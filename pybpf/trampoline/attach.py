@@ -37,7 +37,8 @@ from ..asm.edit import Code
 from ..errors import BpfError, DeniedByPolicy, VerifierError
 from . import rewrite
 from .cost import Mechanism
-from .planner import Group, Lowering, Part, Plan, PlanFacts, Side, Target, Template, plan
+from .planner import plan
+from .plans import Group, Lowering, Part, Plan, PlanFacts, Side, Target, Template
 from .reasons import Reason, Skipped
 from .traits import Hook
 

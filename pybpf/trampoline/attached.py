@@ -22,7 +22,7 @@ from ..kernel.btf import KernelBtf
 from .classes import CallModel, Classes, Kind, Run, Traced, of_traced
 from .image import ImageProgram, TrampolineImage, loaded_programs, split_key
 from .model import Models
-from .planner import Target
+from .plans import Target
 from .verify import Attached, attachments, link_infos
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from enum import Enum
 
 from .cost import Mechanism
 from .model import Model, Return
-from .planner import Plan, Side, Target
+from .plans import Plan, Side, Target
 
 __all__ = [
     "Attachment",

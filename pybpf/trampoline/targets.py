@@ -19,7 +19,7 @@ from . import planner
 from .cost import Mechanism
 from .image import make_key
 from .model import Models
-from .planner import Lowering, Plan, PlanFacts, Target, Template
+from .plans import Lowering, Plan, PlanFacts, Target, Template
 from .reasons import Reason, Skipped
 from .select import Candidate, SelectFacts, select
 from .traits import Hook

@@ -32,7 +32,8 @@ from pybpf.multi import MultiPrograms
 from pybpf.trampoline.attach import MultiLink
 from pybpf.trampoline.cost import Mechanism
 from pybpf.trampoline.denylist import denied, never_returns
-from pybpf.trampoline.planner import Group, Plan, Target, plan
+from pybpf.trampoline.planner import plan
+from pybpf.trampoline.plans import Group, Plan, Target
 from pybpf.trampoline.targets import Resolver, plan_facts
 from pybpf.trampoline.template import pack_info
 

@@ -21,7 +21,7 @@ from pybpf.kernel.host import Facts
 from pybpf.trampoline import images
 from pybpf.trampoline.attached import image_classes
 from pybpf.trampoline.classes import Attachment, Classes, Kind, classify, planned
-from pybpf.trampoline.planner import Target
+from pybpf.trampoline.plans import Target
 from pybpf.trampoline.targets import Resolver
 
 pytestmark = pytest.mark.long

@@ -13,7 +13,7 @@ import pytest
 
 from pybpf.features import Feature
 from pybpf.trampoline.model import Return
-from pybpf.trampoline.planner import Lowering
+from pybpf.trampoline.plans import Lowering
 from pybpf.trampoline.reasons import Reason
 from pybpf.trampoline.verify import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pybpf
 from pybpf.btf import BtfKind, types
 from pybpf.features import Feature
-from pybpf.trampoline.planner import Target
+from pybpf.trampoline.plans import Target
 from pybpf.trampoline.targets import Resolver
 
 __all__ = ["PROGRAMS", "SESSION", "Function", "Program", "Witness"]

@@ -20,7 +20,7 @@ from pybpf._sys.interrupts import held
 from pybpf.errors import BpfError, VerifierError
 from pybpf.trampoline import attach as engine
 from pybpf.trampoline.attach import MultiLink, attach
-from pybpf.trampoline.planner import PlanFacts, Target, Template
+from pybpf.trampoline.plans import PlanFacts, Target, Template
 from pybpf.trampoline.reasons import Reason
 from tests.unit.test_planner import K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 

@@ -20,7 +20,8 @@ from pybpf.trampoline.classes import (
     planned,
 )
 from pybpf.trampoline.model import Model, Return
-from pybpf.trampoline.planner import Target, plan
+from pybpf.trampoline.planner import plan
+from pybpf.trampoline.plans import Target
 from tests.unit.test_planner import K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 
 FUNCTIONS = [

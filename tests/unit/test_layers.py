@@ -29,6 +29,7 @@ LAYERS = {
     "pybpf.trampoline.denylist": 3,
     "pybpf.trampoline.model": 3,
     "pybpf.trampoline.planner": 3,
+    "pybpf.trampoline.plans": 3,
     "pybpf.trampoline.reasons": 3,
     "pybpf.trampoline.rewrite": 3,
     "pybpf.trampoline.roles": 3,

@@ -18,7 +18,7 @@ from pybpf.kernel.host import Facts
 from pybpf.kernel.owners import Held, Owner, Owners
 from pybpf.trampoline.attached import Probed, Registry
 from pybpf.trampoline.image import make_key
-from pybpf.trampoline.planner import Target
+from pybpf.trampoline.plans import Target
 from pybpf.trampoline.verify import Attached
 from tests.support.savedfacts import saved_facts
 from tools import trampolines as tool

@@ -19,7 +19,8 @@ from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
 from pybpf.trampoline.cost import Mechanism
 from pybpf.trampoline.model import Model, Return
-from pybpf.trampoline.planner import Lowering, Plan, PlanFacts, Side, Target, Template, plan
+from pybpf.trampoline.planner import plan
+from pybpf.trampoline.plans import Lowering, Plan, PlanFacts, Side, Target, Template
 from pybpf.trampoline.reasons import Reason
 from pybpf.trampoline.traits import CtxHelper, Hook
 

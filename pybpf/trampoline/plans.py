@@ -1,0 +1,292 @@
+"""What the planner is asked and what it answers, as values.
+
+A `Template` is a program before it is fitted to functions, a `Target` one of them, `PlanFacts`
+what the kernel offers. A `Plan` is groups of targets that share images, those skipped, and the
+predicted cost. All of it is plain data: comparable, printable, made without a kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+from ..asm import encode
+from ..asm.edit import Code
+from ..features import Feature, FeatureSet
+from . import rewrite
+from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
+from .model import Model
+from .reasons import Reason, Skipped
+from .traits import Hook, Traits, analyse
+
+__all__ = [
+    "Group",
+    "Image",
+    "Lowering",
+    "Part",
+    "Plan",
+    "PlanFacts",
+    "Side",
+    "Target",
+    "Template",
+]
+
+_MAX_PROGRAMS = 38  # BPF_MAX_TRAMP_LINKS on x86-64, 6.x; 36 where fsession exists
+
+
+class Lowering(Enum):
+    """How context accesses became what the mechanism offers; see `rewrite`."""
+
+    NATIVE = "native"
+    DIRECT = "direct"
+    FRAME = "frame"
+    REGS = "regs"
+
+
+class Side(Enum):
+    """Where one loaded program of a group runs."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+    SESSION = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One kernel function.
+
+    :param module: kernel module, "" for the kernel itself
+    :param address: of its first instruction, 0 if not known
+    :param btf_id: BTF_KIND_FUNC in the module's or the kernel's BTF, None if it has none
+    :param model: calling model, None if BTF does not describe it
+    :param unique: no other function of this module has its name
+    :param kprobe: not on the kprobe blacklist
+    :param occupied: programs its trampoline holds already
+    """
+
+    name: str
+    module: str = ""
+    address: int = 0
+    btf_id: int | None = None
+    model: Model | None = None
+    unique: bool = True
+    kprobe: bool = True
+    occupied: int = 0
+
+    @property
+    def label(self) -> str:
+        """``name`` or ``name [module]``."""
+        return f"{self.name} [{self.module}]" if self.module else self.name
+
+
+@dataclass(frozen=True)
+class Template:
+    """A multi program before it is fitted to functions.
+
+    :param code: linked instructions with func_info and line_info
+    :param kfuncs: slot of a kfunc call -> kfunc name
+    :param source: slot -> ``file:line: text`` for messages
+    :param static: BTF id of a FUNC -> id of its twin with static linkage
+    """
+
+    name: str
+    code: Code
+    hook: Hook
+    sleepable: bool = False
+    kfuncs: Mapping[int, str] = field(default_factory=dict)
+    source: Mapping[int, str] = field(default_factory=dict)
+    static: Callable[[int], int] = field(default=lambda type_id: type_id, compare=False)
+    #: Call number that stands for a session kfunc in `code` -> its name.
+    session_calls: Mapping[int, str] = field(default_factory=dict)
+
+    #: Images made of it so far, by what they were made for.
+    images: dict[tuple[object, ...], Image] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def half(self, is_return: bool) -> Template:
+        """The entry or exit half of a session program: bpf_session_is_return folded."""
+        code, kfuncs = rewrite.fold_session(self.code, self.kfuncs, is_return=is_return)
+        return Template(
+            self.name,
+            code,
+            Hook.SESSION,
+            self.sleepable,
+            kfuncs,
+            self.source,
+            self.static,
+            self.session_calls,
+        )
+
+    @cached_property
+    def traits(self) -> Traits:
+        """:raises PlanError: if the use of the context cannot be proved"""
+        return analyse(
+            self.code,
+            self.hook,
+            program=self.name,
+            sleepable=self.sleepable,
+            source=self.source,
+            kfuncs=self.kfuncs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What the planner knows of a kernel.
+
+    :param features: answers of the probes
+    :param max_programs: programs one trampoline holds (kernel-wide constant)
+    :param max_slots: argument slots its trampolines save: 6, or 12 where stack
+        arguments are copied
+    :param costs: prices of the mechanisms
+    """
+
+    features: FeatureSet
+    max_programs: int
+    max_slots: int
+    costs: CostModel
+
+    @classmethod
+    def of(cls, features: FeatureSet, *, max_slots: int = 12) -> PlanFacts:
+        """Defaults that follow from the features."""
+        has_session = features.supports(Feature.FSESSION)
+        shared = features.supports(Feature.TRACING_MULTI)
+        return cls(
+            features,
+            max_programs=36 if has_session else _MAX_PROGRAMS,
+            max_slots=max_slots,
+            costs=SHARED_OPS if shared else OWN_OPS,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One rewritten instruction stream; equal bytes are equal images."""
+
+    lowering: Lowering
+    code: Code = field(repr=False)
+    digest: str
+
+    @classmethod
+    def of(cls, lowering: Lowering, code: Code) -> Image:
+        return cls(lowering, code, hashlib.sha256(encode(code.insns)).hexdigest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One program of a group: where it runs and its image."""
+
+    side: Side
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Targets that share mechanism, BTF object and images.
+
+    :param parts: one, or an entry and an exit part where a session is made of a pair
+    """
+
+    mechanism: Mechanism
+    module: str
+    parts: tuple[Part, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def lowering(self) -> Lowering:
+        return self.parts[0].image.lowering
+
+    @property
+    def kind(self) -> str:
+        """``entry``, ``exit``, ``session`` or ``entry+exit``."""
+        return "+".join(part.side.value for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Groups, what was skipped, and what it will cost. A value: comparable, printable."""
+
+    program: str
+    hook: Hook
+    groups: tuple[Group, ...]
+    skipped: tuple[Skipped, ...]
+    cost: Cost
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every function that will be attached to."""
+        return tuple(t for group in self.groups for t in group.targets)
+
+    @property
+    def reasons(self) -> Counter[Reason]:
+        """How many functions were skipped for each reason."""
+        return Counter(s.reason for s in self.skipped)
+
+    def to_json(self) -> str:
+        """JSON text: program, hook, groups with their targets, skipped, cost."""
+        return json.dumps(
+            {
+                "program": self.program,
+                "hook": self.hook.value,
+                "groups": [
+                    {
+                        "mechanism": group.mechanism.value,
+                        "lowering": group.lowering.value,
+                        "kind": group.kind,
+                        "module": group.module,
+                        "images": {p.side.value: p.image.digest for p in group.parts},
+                        "insns": {p.side.value: len(p.image.code.insns) for p in group.parts},
+                        "targets": [t.name for t in group.targets],
+                    }
+                    for group in self.groups
+                ],
+                "skipped": [
+                    {
+                        "name": s.name,
+                        "module": s.module,
+                        "reason": s.reason.value,
+                        "detail": s.detail,
+                        "hint": s.hint,
+                    }
+                    for s in self.skipped
+                ],
+                "cost": {
+                    "attach_s": round(self.cost.attach_s, 3),
+                    "detach_s": round(self.cost.detach_s, 3),
+                    "insns_per_call": self.cost.insns_per_call,
+                },
+            }
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        count = len(self.targets)
+        what = f"{self.program} ({self.hook.value}.multi)"
+        groups = len(self.groups)
+        yield f"{what}: {_many(count, 'function')}, {_many(groups, 'group')}"
+        for group in self.groups:
+            where = f" in {group.module}" if group.module else ""
+            yield (
+                f"  {group.mechanism.value:<14} {group.lowering.value:<7} {group.kind:<11}"
+                f"{len(group.targets):>6}{where}  image {group.parts[0].image.digest}"
+            )
+        yield (
+            f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
+            f"{self.cost.insns_per_call} instructions per call"
+        )
+        if self.skipped:
+            yield f"  skipped: {len(self.skipped)}"
+            for reason, number in sorted(self.reasons.items(), key=lambda i: (-i[1], i[0].value)):
+                yield f"    {number:>6}  {reason.text}"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
