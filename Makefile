@@ -41,7 +41,7 @@ lint: setup
 	$(PYTHON) -m mypy --strict --explicit-package-bases vagrant/_vm vagrant/_vagrant
 
 unit: setup
-	$(PYTEST) tests/unit
+	$(PYTHON) -m pytest -n auto $(PYTEST_ARGS) tests/unit
 
 live: setup
 	$(PYTEST) tests/live

@@ -115,7 +115,7 @@ def main() -> list[str]:
                 "counter": side(None, by_counter),
                 "mixed": mixed,
             },
-            rounds=5,
+            rounds=9,
         )
         c.ring_close(peer)
 
