@@ -11,6 +11,7 @@ import pytest
 
 import pybpf
 from pybpf.features import Feature
+from tests.support.require import facts
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -27,7 +28,7 @@ CALLS = {
 
 @pytest.fixture
 def args() -> Iterator[pybpf.Object]:
-    with pybpf.open(DATA / "fentry_args.bpf.o") as obj:
+    with pybpf.open(DATA / "fentry_args.bpf.o", facts=facts()) as obj:
         obj.load()
         yield obj
 
@@ -95,7 +96,7 @@ def test_unknown_function_names_near_ones(args: pybpf.Object) -> None:
 
 def test_core_asserted_in_bpf() -> None:
     """CO-RE against this kernel: the program returns the line of the first check that fails."""
-    with pybpf.open(DATA / "core_lines.bpf.o") as obj:
+    with pybpf.open(DATA / "core_lines.bpf.o", facts=facts()) as obj:
         obj.load()
         for name in ("on_fentry", "on_sys_enter"):
             obj.globals.line = -1
@@ -108,7 +109,7 @@ def test_core_asserted_in_bpf() -> None:
 
 @pytest.fixture
 def kinds() -> Iterator[pybpf.Object]:
-    with pybpf.open(DATA / "attach_kinds.bpf.o") as obj:
+    with pybpf.open(DATA / "attach_kinds.bpf.o", facts=facts()) as obj:
         obj.globals.my_tgid = os.getpid()
         for program in obj.programs.values():
             program.autoload = False
@@ -177,7 +178,7 @@ def test_kprobe_multi_by_address_and_by_symbol(kinds: pybpf.Object) -> None:
 @pytest.mark.needs(Feature.FMOD_RET)
 def test_fmod_ret_decides() -> None:
     """getpgid(PID) fails as fmod_ret decided, and a fexit program sees that value."""
-    with pybpf.open(DATA / "fmod_ret.bpf.o") as obj:
+    with pybpf.open(DATA / "fmod_ret.bpf.o", facts=facts()) as obj:
         obj.globals.my_tgid = os.getpid()
         obj.load()
         with (
@@ -196,7 +197,7 @@ def test_fmod_ret_decides() -> None:
 
 def test_all_or_nothing() -> None:
     """When one program of an object cannot be attached, none stays attached."""
-    with pybpf.open(DATA / "fentry_args.bpf.o") as obj:
+    with pybpf.open(DATA / "fentry_args.bpf.o", facts=facts()) as obj:
         obj.load()
         with obj.programs["exit6"].attach(), pytest.raises(pybpf.BpfError, match="exit6"):
             obj.attach()  # exit6 is on its function already: EBUSY

@@ -23,6 +23,7 @@ from pybpf.trampoline.attached import image_classes
 from pybpf.trampoline.classes import Attachment, Classes, Kind, classify, planned
 from pybpf.trampoline.plans import Target
 from pybpf.trampoline.targets import Resolver
+from tests.support.require import facts
 
 pytestmark = pytest.mark.long
 
@@ -104,7 +105,7 @@ def test_sessions(asked: Asked) -> None:
 @pytest.mark.needs(Feature.FENTRY)
 def test_multi_programs_and_the_tool() -> None:
     """Two overlapping multi programs: what their plans predict, the images and `list` show."""
-    with pybpf.open(ROOT / "tests/data/multi.bpf.o") as obj:
+    with pybpf.open(ROOT / "tests/data/multi.bpf.o", facts=facts()) as obj:
         obj.load()
         on = [f"bpf_fentry_test{n}" for n in (1, 2, 7, 8)]
         with (

@@ -20,7 +20,7 @@ from pybpf.features import Feature, Support
 from pybpf.kernel.host import Facts
 from pybpf.trampoline.model import Models
 from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.select import Candidate, select
+from pybpf.trampoline.select import Candidate, Selection, select
 from tests.support import rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +30,12 @@ RETURN_0 = asm.encode([asm.mov(0, 0), asm.exit_()])
 @pytest.fixture(scope="module")
 def facts() -> Facts:
     return Facts()
+
+
+@pytest.fixture(scope="module")
+def everything(facts: Facts) -> Selection:
+    """All functions of the kernel, selected for a program at exit."""
+    return select(facts, ["*"], at_exit=True)
 
 
 def test_probes_say_what_is_known_of_the_row(facts: Facts, kernel_row: str) -> None:
@@ -106,9 +112,9 @@ def _load(kind: ProgType, **more: int) -> sys_bpf.Fd:
 
 
 @pytest.mark.needs("kprobe.multi")
-def test_what_is_selected_can_be_attached_to(facts: Facts) -> None:
+def test_what_is_selected_can_be_attached_to(everything: Selection) -> None:
     """Ten thousand candidates from all over the kernel, by address, in one link: none refused."""
-    candidates = select(facts, ["*"], at_exit=True).candidates
+    candidates = everything.candidates
     assert len(candidates) > 35_000
     addrs = [c.addr for c in candidates[:: len(candidates) // 10_000]]
     with (
@@ -144,9 +150,9 @@ def test_ids_lead_to_the_selected_addresses(facts: Facts) -> None:
         assert addr - by_id[btf_id].addr in (0, 4), by_id[btf_id].name
 
 
-def test_the_kprobe_mark_is_what_the_kernel_says(facts: Facts) -> None:
+def test_the_kprobe_mark_is_what_the_kernel_says(everything: Selection) -> None:
     """Perf kprobes open where a candidate says so and are refused where it does not."""
-    candidates = select(facts, ["*"]).candidates
+    candidates = everything.candidates
     refused = [c for c in candidates if not c.kprobe]
     assert refused
     for candidate in refused[:: max(len(refused) // 8, 1)]:
@@ -158,9 +164,9 @@ def test_the_kprobe_mark_is_what_the_kernel_says(facts: Facts) -> None:
         sys_perf.open_kprobe(None, candidate.addr).close()
 
 
-def test_ambiguous_names_are_ambiguous_for_the_kernel(facts: Facts) -> None:
+def test_ambiguous_names_are_ambiguous_for_the_kernel(facts: Facts, everything: Selection) -> None:
     """A name that selection marks as not unique is refused by name; its address is not."""
-    twice = [c for c in select(facts, ["*"]).candidates if not c.unique and c.kprobe]
+    twice = [c for c in everything.candidates if not c.unique and c.kprobe]
     assert len(twice) > 50
     tried = 0
     for candidate in twice[:: len(twice) // 5]:
@@ -185,9 +191,9 @@ def test_aliases_share_a_trampoline(facts: Facts) -> None:
     assert found.addr in {s.addr for s in facts.kallsyms.by_name("__x64_sys_getegid16")}
 
 
-def test_selection_everywhere_is_quick_enough(facts: Facts) -> None:
+def test_selection_everywhere(facts: Facts, everything: Selection) -> None:
     """All functions at once: every line of ftrace is accounted for."""
-    selection = select(facts, ["*"], at_exit=True)
+    selection = everything
     assert len(selection.candidates) + len(selection.skipped) >= len(facts.ftrace.names())
     assert len({c.addr for c in selection.candidates}) == len(selection.candidates)
     reasons = {s.reason for s in selection.skipped}

@@ -17,6 +17,7 @@ from pybpf.features import Feature
 from pybpf.trampoline.cost import Mechanism
 from pybpf.trampoline.reasons import Reason
 from pybpf.trampoline.verify import verify
+from tests.support.require import facts
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GLOB = "bpf_fentry_test?"
@@ -49,14 +50,14 @@ TRAMPOLINES = MECHANISMS[:2]
 
 @pytest.fixture
 def obj() -> Iterator[pybpf.Object]:
-    with pybpf.open(DATA / "multi.bpf.o") as opened:
+    with pybpf.open(DATA / "multi.bpf.o", facts=facts()) as opened:
         opened.load()
         yield opened
 
 
 @pytest.fixture
 def standard() -> Iterator[pybpf.Object]:
-    with pybpf.open(DATA / "fentry_args.bpf.o") as opened:
+    with pybpf.open(DATA / "fentry_args.bpf.o", facts=facts()) as opened:
         opened.load()
         yield opened
 
@@ -318,7 +319,7 @@ def test_noreturn_functions_are_refused_at_exit(obj: pybpf.Object, mechanism: st
 @pytest.mark.needs(Feature.TRACING_MULTI)
 def test_alias_pair_attaches_once_and_closes() -> None:
     """Two ids of one address in a tracing_multi link crash 7.3 when it closes: ours never has."""
-    with pybpf.open(DATA / "multi.bpf.o") as obj:
+    with pybpf.open(DATA / "multi.bpf.o", facts=facts()) as obj:
         names = ["__do_sys_getegid16", "__x64_sys_getegid16", "__ia32_sys_getegid16"]
         for _ in range(10):
             with obj.programs["on_entry"].attach_multi(names, mechanism="tracing_multi") as link:

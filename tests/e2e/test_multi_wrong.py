@@ -12,6 +12,7 @@ import pytest
 
 import pybpf
 from pybpf.features import Feature
+from tests.support.require import facts
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT = ROOT / "tests/data/multi_wrong.bpf.o"
@@ -32,7 +33,7 @@ WAYS = [
 
 @pytest.fixture
 def obj() -> Iterator[pybpf.Object]:
-    with pybpf.open(OBJECT) as opened:
+    with pybpf.open(OBJECT, facts=facts()) as opened:
         yield opened
 
 

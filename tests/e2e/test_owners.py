@@ -16,6 +16,7 @@ import pytest
 import pybpf
 from pybpf.features import Feature
 from pybpf.kernel import owners
+from tests.support.require import facts
 
 pytestmark = pytest.mark.long
 
@@ -71,7 +72,7 @@ def test_trampolines_of_another_process() -> None:
     function = "bpf_fentry_test3"
     with (
         tracer("trampoline", function) as (pid, (link,)),
-        pybpf.open(ROOT / "tests/data/fentry_args.bpf.o") as obj,
+        pybpf.open(ROOT / "tests/data/fentry_args.bpf.o", facts=facts()) as obj,
         obj.programs["entry3"].clone() as program,
         program.attach_tracing() as mine,
     ):
@@ -131,7 +132,7 @@ def test_a_pinned_link() -> None:
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     path = BPFFS / "pybpf_test_owner"
     function = "bpf_fentry_test5"
-    with pybpf.open(ROOT / "tests/data/fentry_args.bpf.o") as obj:
+    with pybpf.open(ROOT / "tests/data/fentry_args.bpf.o", facts=facts()) as obj:
         with obj.programs["entry5"].clone() as program, program.attach_tracing() as link:
             number = link.id
             link.pin(str(path))

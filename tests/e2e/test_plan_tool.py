@@ -12,6 +12,7 @@ import pytest
 
 import pybpf
 from pybpf.features import Feature
+from tests.support.require import facts
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.needs(Feature.FENTRY)
@@ -34,7 +35,7 @@ def test_plan_is_what_attach_does() -> None:
     source = "tests/data/multi.bpf.o"
     shown = tool("plan", "--object", source, "--program", "on_exit_ret", "fexit.multi/vfs_f*")
     with (
-        pybpf.open(ROOT / source) as obj,
+        pybpf.open(ROOT / source, facts=facts()) as obj,
         obj.programs["on_exit_ret"].attach_multi("vfs_f*") as link,
     ):
         done = json.loads(link.plan.to_json())
@@ -94,7 +95,7 @@ def test_why() -> None:
 
 def test_why_shows_who_is_attached() -> None:
     with (
-        pybpf.open(ROOT / "tests/data/fentry_args.bpf.o") as obj,
+        pybpf.open(ROOT / "tests/data/fentry_args.bpf.o", facts=facts()) as obj,
         obj.programs["entry3"].clone() as program,
         program.attach_tracing(),
     ):

@@ -10,6 +10,7 @@ import pytest
 
 import pybpf
 from pybpf.globals import variable
+from tests.support.require import facts
 
 OBJECT = Path(__file__).parents[1] / "data" / "map_events.bpf.o"
 PACKET = bytes(64)
@@ -17,7 +18,7 @@ PACKET = bytes(64)
 
 @pytest.fixture
 def events() -> Iterator[pybpf.Object]:
-    with pybpf.open(OBJECT) as obj:
+    with pybpf.open(OBJECT, facts=facts()) as obj:
         yield obj
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import pybpf
 from pybpf.maps import possible_cpus
+from tests.support.require import facts
 
 DATA = Path(__file__).parents[1] / "data"
 PACKET = bytes(64)
@@ -19,7 +20,7 @@ PACKET = bytes(64)
 
 @pytest.fixture
 def kinds() -> Iterator[pybpf.Object]:
-    with pybpf.open(DATA / "map_kinds.bpf.o") as obj:
+    with pybpf.open(DATA / "map_kinds.bpf.o", facts=facts()) as obj:
         obj.load()
         yield obj
 

@@ -12,13 +12,14 @@ import pybpf
 from pybpf._uapi.enums import MapType
 from pybpf.maps import Map
 from pybpf.perfbuf import PerfBuffer
+from tests.support.require import facts
 
 OBJECT = Path(__file__).parents[1] / "data" / "map_perf.bpf.o"
 
 
 @pytest.fixture
 def perf() -> Iterator[pybpf.Object]:
-    with pybpf.open(OBJECT) as obj:
+    with pybpf.open(OBJECT, facts=facts()) as obj:
         obj.load()
         yield obj
 
