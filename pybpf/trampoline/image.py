@@ -393,10 +393,13 @@ def loaded_programs() -> list[LoadedProgram]:
 
 
 class ImageReader:
-    """Reads the running kernel's images, as often as asked; keeps its BTF in between."""
+    """Reads the running kernel's images, as often as asked; keeps its BTF in between.
 
-    def __init__(self) -> None:
-        self._btf = KernelBtf()
+    :param btf: the kernel's BTF, if it was read before: it names the functions
+    """
+
+    def __init__(self, btf: KernelBtf | None = None) -> None:
+        self._btf = btf if btf is not None else KernelBtf()
         self._modules: dict[int, str] = {}
         self._programs: dict[int, str] = {}
 
@@ -428,23 +431,27 @@ class ImageReader:
             return collect(symbols, memory.read, loaded, self._names, only=only, stale=stale)
 
 
-def images(*, stale: bool = False) -> Iterator[TrampolineImage]:
+def images(*, stale: bool = False, btf: KernelBtf | None = None) -> Iterator[TrampolineImage]:
     """The trampoline images the kernel has at this moment, oldest first.
 
     :param stale: also images that a newer one of the same function has replaced
+    :param btf: the kernel's BTF, as of `Facts.btf`; None reads it
     :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
-    return iter(ImageReader().read(stale=stale))
+    return iter(ImageReader(btf).read(stale=stale))
 
 
-def image_of(function: str, module: str = "") -> TrampolineImage | None:
+def image_of(
+    function: str, module: str = "", *, btf: KernelBtf | None = None
+) -> TrampolineImage | None:
     """The newest image for one function, or None if nothing traces it.
 
     :param function: name in its BTF
     :param module: its module; "" takes the first that fits
+    :param btf: as for `images`
     :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
-    found = ImageReader().read(
+    found = ImageReader(btf).read(
         only=lambda _, name, owner: name == function and module in ("", owner)
     )
     return found[0] if found else None

@@ -24,6 +24,7 @@ from .._sys import bpf as sys_bpf
 from .._sys.bpf import LinkInfo
 from .._uapi.enums import AttachType, LinkType
 from ..errors import BpfError
+from ..kernel.btf import KernelBtf
 from .image import ImageReader, TrampolineImage, make_key
 from .roles import ProgramCall, TrampFlag
 
@@ -272,15 +273,17 @@ def survey(
     attached: Sequence[Attached] | None = None,
     timeout: float = 10.0,
     pause: float = 0.1,
+    btf: KernelBtf | None = None,
 ) -> Survey:
     """Read images and links and compare them, again and again while they disagree.
 
     :param attached: compare with these instead of what the kernel's links say
     :param timeout: seconds a disagreement must last to be reported
     :param pause: seconds before the second reading; later ones wait twice as long each, up to 2 s
+    :param btf: the kernel's BTF, as of `Facts.btf`; None reads it
     """
     end = time.monotonic() + timeout
-    reader = ImageReader()
+    reader = ImageReader(btf)
     while True:
         links = attachments() if attached is None else attached
         found = tuple(reader.read())
@@ -292,9 +295,15 @@ def survey(
         pause = min(pause * 2, 2.0)
 
 
-def verify(*, attached: Sequence[Attached] | None = None, timeout: float = 10.0) -> list[Finding]:
+def verify(
+    *,
+    attached: Sequence[Attached] | None = None,
+    timeout: float = 10.0,
+    btf: KernelBtf | None = None,
+) -> list[Finding]:
     """Disagreements between images and links that last `timeout` seconds; empty: verified.
 
     :param attached: compare with these instead of what the kernel's links say
+    :param btf: as for `survey`
     """
-    return list(survey(attached=attached, timeout=timeout).findings)
+    return list(survey(attached=attached, timeout=timeout, btf=btf).findings)

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from pybpf.features import Feature
-from pybpf.trampoline.verify import verify
+from tests.support.trampolines import verify
 from tests.support.witness import Witness
 
 pytestmark = [

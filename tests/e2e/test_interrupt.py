@@ -16,8 +16,7 @@ import pytest
 
 from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
-from pybpf.trampoline import images
-from pybpf.trampoline.verify import verify
+from tests.support.trampolines import images, verify
 
 pytestmark = pytest.mark.long
 

@@ -15,7 +15,7 @@ from pybpf.features import Feature
 from pybpf.trampoline.model import Return
 from pybpf.trampoline.plans import Lowering
 from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.verify import verify
+from tests.support.trampolines import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness
 from tests.support.workload import called_functions, workload
 

@@ -16,8 +16,8 @@ import pybpf
 from pybpf.features import Feature
 from pybpf.trampoline.cost import Mechanism
 from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.verify import verify
 from tests.support.require import facts
+from tests.support.trampolines import verify
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GLOB = "bpf_fentry_test?"

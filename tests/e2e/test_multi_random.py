@@ -20,8 +20,9 @@ from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.programs import BtfTarget
 from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.verify import attachments, verify
+from pybpf.trampoline.verify import attachments
 from tests.support.require import probes
+from tests.support.trampolines import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness
 from tests.support.workload import called_functions, workload
 

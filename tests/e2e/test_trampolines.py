@@ -24,10 +24,10 @@ from pybpf.asm import insn as a
 from pybpf.asm import opcodes as op
 from pybpf.btf import Btf, BtfKind, FuncProto
 from pybpf.kernel.btf import KernelBtf
-from pybpf.trampoline import image_of, images
 from pybpf.trampoline.image import TrampolineImage
 from pybpf.trampoline.roles import Role, TrampFlag
-from pybpf.trampoline.verify import Problem, attachments, survey, verify
+from pybpf.trampoline.verify import Problem, attachments
+from tests.support.trampolines import image_of, images, survey, verify
 
 FENTRY, FEXIT = AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FEXIT
 FMOD_RET, FSESSION = AttachType.BPF_MODIFY_RETURN, AttachType.BPF_TRACE_FSESSION

@@ -189,7 +189,7 @@ class Kernel:
         self.readings = list(readings)
         self.now = 0.0
         self.reads = 0
-        monkeypatch.setattr(module, "ImageReader", lambda: self)
+        monkeypatch.setattr(module, "ImageReader", lambda btf: self)
         monkeypatch.setattr(module, "attachments", list)
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(module.time, "sleep", self.sleep)
