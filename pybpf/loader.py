@@ -151,8 +151,6 @@ class Object:
         self._linked: dict[str, LinkedProgram] = {}
         self._loaded = False
         self._prepared = False
-        #: BTF id of each FUNC -> id of its twin with static linkage (multi programs only).
-        self.static_twins: Mapping[int, int] = {}
         #: Why the kernel refused the object's own BTF, None if it took it.
         self.btf_error: BpfError | None = None
         self.programs: Mapping[str, Program] = {
@@ -243,14 +241,26 @@ class Object:
                     )
                 )
 
-    def _load_btf(self) -> None:
+    @cached_property
+    def _btf_and_twins(self) -> tuple[bytes | None, Mapping[int, int]]:
+        # What BPF_BTF_LOAD takes. A plan has the twins' ids in it, perhaps before the blob is
+        # loaded, so both come from here; `sanitize` keeps ids.
         blob = self.spec.btf_for_load()
+        if blob is None or not any(program.is_multi for program in self.programs.values()):
+            return blob, {}
+        from .btf.twins import add_static_twins
+
+        return add_static_twins(blob)
+
+    @property
+    def static_twins(self) -> Mapping[int, int]:
+        """BTF id of each FUNC -> id of its twin with static linkage (multi programs only)."""
+        return self._btf_and_twins[1]
+
+    def _load_btf(self) -> None:
+        blob, _ = self._btf_and_twins
         if blob is None:
             return
-        if any(program.is_multi for program in self.programs.values()):
-            from .btf.twins import add_static_twins
-
-            blob, self.static_twins = add_static_twins(blob)
         # An older kernel may not know what a newer clang writes: take it away, newest first.
         features = list(BTF_FEATURES)
         for known in range(len(features), -1, -1):
