@@ -7,8 +7,9 @@ A many-function link is all or nothing in the kernel and does not say who was
 to blame, so a refused batch is split in halves until the guilty are alone;
 they are reported as refused and the rest stays attached. A function whose
 trampoline turns out to be full is planned again without trampolines. Exit
-programs are attached before entry programs, so that no exit is seen without
-its entry.
+programs are attached before entry programs and detached after them, so that no
+entry is seen without its exit. A function refused at one side of such a pair
+keeps nothing at the other.
 
 Everything made is pushed on one stack; an error or an interrupt closes it in
 reverse order. An interrupt is held back from the moment a link is asked for
@@ -216,16 +217,49 @@ class _Engine:
             make_room(held, f"attach to {sum(len(g.targets) for g in groups)} functions")
         self.total += sum(len(g.targets) * len(g.parts) for g in groups)
         for group in groups:
-            for part in reversed(group.parts):  # exit before entry
-                left = group.targets
-                if self.refused:
-                    left = tuple(t for t in left if _key(t) not in self.refused)
-                if group.mechanism is Mechanism.TRAMPOLINE:
-                    self.clones(group, part, left)
-                elif group.mechanism is Mechanism.KPROBE:
-                    self.kprobes(group, part, left)
-                else:
-                    self.batch(group, part, left)
+            first = len(self.link._made)
+            targets = group.targets
+            while targets:
+                self.sides(group, targets)
+                targets = self.drop_halves(group, first)
+                self.total += len(targets) * len(group.parts)
+
+    def sides(self, group: Group, targets: tuple[Target, ...]) -> None:
+        for part in reversed(group.parts):  # exit before entry
+            left = self.accepted(targets)
+            if len(left) < len(targets):
+                self.step(len(targets) - len(left))
+            if group.mechanism is Mechanism.TRAMPOLINE:
+                self.clones(group, part, left)
+            elif group.mechanism is Mechanism.KPROBE:
+                self.kprobes(group, part, left)
+            else:
+                self.batch(group, part, left)
+
+    def accepted(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        if not self.refused:
+            return targets
+        return tuple(t for t in targets if _key(t) not in self.refused)
+
+    def drop_halves(self, group: Group, first: int) -> tuple[Target, ...]:
+        """A function refused at one side of a pair keeps nothing at the other.
+
+        Where a link holds many functions, all of the group's are closed: made again by
+        itself, the exit link would come after the entry link.
+
+        :param first: number of the first link of the group
+        :returns: functions to attach to again
+        """
+        made = self.link._made[first:]
+        halves = [one for one in made if len(self.accepted(one.targets)) < len(one.targets)]
+        if not halves:
+            return ()
+        shared = group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.KPROBE_MULTI)
+        for one in reversed(made if shared else halves):
+            with held():
+                one.link.close()
+                self.link._made.remove(one)
+        return self.accepted(group.targets) if shared else ()
 
     # -- tracing_multi and kprobe.multi: one program, one link, split when refused
 
@@ -411,16 +445,6 @@ class _Engine:
             self.link.detach()
             self.unload()
 
-    def drop_halves(self) -> None:
-        # A function refused at one side of a pair keeps nothing at the other.
-        for made in list(self.link._made):
-            if len(made.targets) == 1:
-                target = made.targets[0]
-                if _key(target) in self.refused:
-                    with held():
-                        made.link.close()
-                        self.link._made.remove(made)
-
 
 def _descriptors(group: Group) -> int:
     # Open files that its links hold: a single kprobe is a perf event and a link.
@@ -511,9 +535,8 @@ def _run(
         for target in full:
             del engine.refused[_key(target)]
         engine.run(spill.groups)
-        link.spilled = spill.targets
+        link.spilled = engine.accepted(spill.targets)
         link.skipped = (*link.skipped, *spill.skipped)
-    engine.drop_halves()
     errors = [error for _, error in engine.refused.values()]
     if not link.targets and errors and all(isinstance(e, VerifierError) for e in errors):
         raise errors[0]  # the program's own fault: whoever asked needs the log

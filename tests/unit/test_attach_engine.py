@@ -18,13 +18,15 @@ from pybpf._sys import fd as fd_module
 from pybpf._sys.fd import Fd
 from pybpf._sys.interrupts import held
 from pybpf.errors import BpfError, VerifierError
+from pybpf.features import Feature, FeatureSet
 from pybpf.trampoline import attach as engine
 from pybpf.trampoline.attach import MultiLink, attach
 from pybpf.trampoline.plans import PlanFacts, Target, Template
 from pybpf.trampoline.reasons import Reason
-from tests.unit.test_planner import K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
+from tests.unit.test_planner import BASE, K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 
 TARGETS = [Target(f"f{n}", "", 0x1000 * (n + 1), n + 1, model(n % 3)) for n in range(5)]
+NAMES = {t.address: t.name for t in TARGETS}
 ENTRY = PROGRAMS[1]
 
 
@@ -68,16 +70,34 @@ class Kernel:
         self.happen(f"link {what}")
         return links.Link(self.descriptor(what), what)
 
-    def multi(self, program: Fd, *, addrs: list[int], **about: Any) -> links.Link:
-        self.happen("link " + ",".join(f"{a:#x}" for a in addrs))
-        return links.Link(self.descriptor(f"{len(addrs)}"), "kprobe.multi")
+    def multi(
+        self, program: Fd, *, addrs: list[int], retprobe: bool, session: bool, **about: Any
+    ) -> links.Link:
+        side = "exit" if retprobe else "session" if session else "entry"
+        what = f"multi {side} of {','.join(NAMES[a] for a in addrs)}"
+        self.happen(f"link {what}")
+        return links.Link(self.descriptor(what), what)
 
-    def kprobe(self, program: Fd, name: str, *, address: int, **about: Any) -> links.Link:
-        self.happen(f"link {address:#x}")
-        return links.Link(self.descriptor(f"{address:#x}"), "kprobe")
+    def kprobe(
+        self, program: Fd, name: str, *, address: int, retprobe: bool, **about: Any
+    ) -> links.Link:
+        what = f"kprobe {'exit' if retprobe else 'entry'} of {NAMES[address]}"
+        self.happen(f"link {what}")
+        return links.Link(self.descriptor(what), what)
+
+    # -- what came of it
 
     def left(self) -> list[str]:
         return [fd.what for fd in self.open]
+
+    def attached(self, side: str) -> list[str]:
+        """Functions that have a program at this side, one as often as it has."""
+        found: list[str] = []
+        for what in self.left():
+            before, _, names = what.partition(" of ")
+            if before.split()[-1] == side:
+                found += names.split(",")
+        return sorted(found)
 
     def links_closed(self) -> list[str]:
         return [what for what in self.closed if what != "program"]
@@ -101,11 +121,16 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+# kprobe.multi of 5.18 to 6.9: a session is an entry and an exit link.
+K6_6 = PlanFacts.of(FeatureSet(BASE | {Feature.KPROBE_MULTI}))
+PAIRS = [("trampoline", K6_1), ("kprobe_multi", K6_6), ("kprobe", K6_1)]
+
 WAYS: list[tuple[str, Template, PlanFacts]] = [
     ("trampoline", ENTRY, K6_12),
     ("trampoline", SESSION, K6_1),  # a pair of programs each
     ("kprobe_multi", ENTRY, K6_12),
     ("kprobe", ENTRY, K6_1),
+    ("kprobe_multi", SESSION, K6_6),
 ]
 
 
@@ -132,7 +157,7 @@ def test_progress(kernel: Kernel, way: tuple[str, Template, PlanFacts]) -> None:
 
 def test_progress_counts_the_refused(kernel: Kernel) -> None:
     """A function the kernel refuses is done with too, and has a reason."""
-    kernel.refuse = lambda what: BpfError(errno.EINVAL, what) if "0x3000" in what else None
+    kernel.refuse = lambda what: BpfError(errno.EINVAL, what) if "f2" in what else None
     seen: list[tuple[int, int]] = []
     with run(kernel, WAYS[2], progress=lambda *at: seen.append(at)) as link:
         assert {t.name for t in link.targets} == {"f0", "f1", "f3", "f4"}
@@ -346,6 +371,89 @@ def test_full_trampolines_spill_with_progress(kernel: Kernel) -> None:
     assert seen[-1] == (6, 6)
     assert kernel.left() == []
     assert K7_3.max_programs == 36
+
+
+def test_a_full_trampoline_of_a_pair_spills_whole(kernel: Kernel) -> None:
+    """E2BIG at the entry, the exit linked already: by kprobes both sides run, and run once."""
+    kernel.refuse = lambda what: BpfError(errno.E2BIG, what) if what == "link entry of f2" else None
+    with attach(kernel, SESSION, TARGETS, K6_1, prefer="overhead") as link:
+        assert [t.name for t in link.spilled] == ["f2"]
+        assert "kprobe exit of f2" in kernel.left()
+        everyone = sorted(NAMES.values())
+        assert kernel.attached("entry") == kernel.attached("exit") == everyone
+        assert sorted(t.name for t in link.targets) == everyone
+    assert kernel.left() == []
+
+
+def test_a_function_that_no_mechanism_took_did_not_spill(kernel: Kernel) -> None:
+    """Its trampoline is full and its kprobe refused: skipped, and only that."""
+    kernel.refuse = lambda what: (
+        BpfError(errno.E2BIG if "kprobe" not in what else errno.EINVAL, what)
+        if "entry of f2" in what
+        else None
+    )
+    with attach(kernel, SESSION, TARGETS, K6_1, prefer="overhead") as link:
+        assert link.spilled == ()
+        assert [(s.name, s.reason) for s in link.skipped] == [("f2", Reason.KERNEL_REFUSED)]
+        assert "f2" not in {t.name for t in link.targets}
+        assert "f2" not in kernel.attached("exit")
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.E2BIG])
+@pytest.mark.parametrize(("mechanism", "facts"), PAIRS)
+@pytest.mark.parametrize("side", ["entry", "exit"])
+def test_a_function_refused_at_one_side_has_nothing_at_the_other(
+    kernel: Kernel, side: str, mechanism: str, facts: PlanFacts, code: int
+) -> None:
+    """Skipped and no target; the others have both sides, and no entry is ever without its exit."""
+
+    def refuse(what: str) -> OSError | None:
+        assert set(kernel.attached("entry")) <= set(kernel.attached("exit"))
+        wrong = what.startswith("link") and f"{side} of" in what
+        return BpfError(code, what) if wrong and ("f2" in what or "f4" in what) else None
+
+    kernel.refuse = refuse
+    seen: list[tuple[int, int]] = []
+    with attach(
+        kernel, SESSION, TARGETS, facts, mechanism=mechanism, progress=lambda *a: seen.append(a)
+    ) as link:
+        rest = ["f0", "f1", "f3"]
+        assert kernel.attached("entry") == kernel.attached("exit") == rest
+        assert sorted(t.name for t in link.targets) == rest
+        assert sorted(s.name for s in link.skipped) == ["f2", "f4"]
+    assert seen[-1][0] == seen[-1][1]
+    assert kernel.left() == [] and kernel.leaked == []
+
+
+def test_an_interrupt_while_a_refused_half_is_dropped(kernel: Kernel) -> None:
+    """At any line: attached whole, or nothing left."""
+
+    def refuse(what: str) -> OSError | None:
+        return BpfError(errno.EINVAL, what) if "entry of" in what and "f1" in what else None
+
+    kernel.refuse = refuse
+    for mechanism, facts in PAIRS:
+        number = 1
+        while True:
+            result: list[MultiLink] = []
+
+            def attached(
+                mechanism: str = mechanism,
+                facts: PlanFacts = facts,
+                result: list[MultiLink] = result,
+            ) -> None:
+                result.append(attach(kernel, SESSION, TARGETS[:2], facts, mechanism=mechanism))
+
+            sent = interrupted_at_line(number, attached)
+            if result:
+                assert not sent
+                assert kernel.attached("entry") == kernel.attached("exit") == ["f0"]
+                result[0].detach()
+            assert kernel.left() == [] and kernel.leaked == [], f"line {number}"
+            if not sent:
+                break
+            number += 1
+        assert number > 50
 
 
 def test_held_gives_the_interrupt_to_who_waits(kernel: Kernel) -> None:
