@@ -7,7 +7,7 @@ image the engine asks for with the object's maps and BTF.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from .obj.linker import Linker, Resolved
 from .trampoline.attach import MultiLink, Progress
 from .trampoline.attach import attach as run
 from .trampoline.planner import checked
-from .trampoline.targets import Asked, Resolver, plan_facts
+from .trampoline.plans import Target
+from .trampoline.select import VMLINUX, Candidate, parse_pattern
+from .trampoline.targets import Asked, Item, Resolver, listed, plan_facts
 from .trampoline.template import make_template, pack_info
 from .trampoline.traits import Hook
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from .loader import Object
     from .programs import Cookies, Program
     from .trampoline.cost import Mechanism
-    from .trampoline.plans import Lowering, Plan, Target, Template
+    from .trampoline.plans import Lowering, Plan, Template
 
 __all__ = ["MultiPrograms"]
 
@@ -45,8 +47,12 @@ _HOOKS = {
 }
 
 
+# Who is meant by a name: module (None: of any), function, address (None: whichever).
+_Who = tuple[str | None, str, int | None]
+
+
 def _cookies(
-    cookies: Cookies | None, asked: str | Sequence[object]
+    cookies: Cookies | None, asked: str | Sequence[Item]
 ) -> Callable[[Target], int] | None:
     if cookies is None or callable(cookies):
         return cookies
@@ -54,14 +60,38 @@ def _cookies(
         value = cookies
         return lambda target: value
     if isinstance(cookies, Mapping):
-        by_name = cookies
-        return lambda target: by_name.get(target.name, 0)
-    if isinstance(asked, str) or len(asked) != len(cookies):
+        pairs: Iterable[tuple[Item, int]] = cookies.items()
+    elif isinstance(asked, str) or len(asked) != len(cookies):
         raise PlanError("a sequence of cookies goes with as many functions, named one by one")
-    named = {
-        getattr(item, "name", item): cookie for item, cookie in zip(asked, cookies, strict=True)
-    }
-    return lambda target: named.get(target.name, 0)
+    else:
+        pairs = zip(asked, cookies, strict=True)
+    known: dict[_Who, int] = {}
+    for item, cookie in pairs:
+        if known.setdefault(_who(item), cookie) != cookie:
+            raise PlanError(f"{item!r} is named twice, with different cookies")
+
+    def cookie_of(target: Target) -> int:
+        module, name = target.module, target.name
+        for who in ((module, name, target.address), (module, name, None), (None, name, None)):
+            if who in known:
+                return known[who]
+        return 0
+
+    return cookie_of
+
+
+def _who(item: Item) -> _Who:
+    if isinstance(item, Candidate):
+        return (item.module, item.name, item.addr)
+    if isinstance(item, Target):
+        return (item.module, item.name, item.address)
+    pattern = parse_pattern(item)
+    if not pattern.is_exact:
+        raise PlanError(
+            f"a cookie for {item!r}: {item!r} is a glob, which may mean many functions; "
+            "name them, or give one cookie for all or a function of the target"
+        )
+    return ("" if pattern.module == VMLINUX else pattern.module, pattern.name, None)
 
 
 class _MultiLinker(Linker):
@@ -182,10 +212,12 @@ class MultiPrograms:
     ) -> MultiLink:
         """See `Program.attach_multi`."""
         checked(mechanism, prefer, lowering)
+        wanted = asked if isinstance(asked, str) else listed(asked)
+        if not wanted:
+            raise PlanError(f"program {program.name!r}: no function was named")
         self.object.prepare()
         template = self.template(program)
         at_exit = template.hook is not Hook.ENTRY
-        wanted = asked if isinstance(asked, str) else list(asked)
         targets, skipped = self._resolver.resolve(wanted, at_exit=at_exit)
         link = run(
             self,
@@ -203,8 +235,8 @@ class MultiPrograms:
             link.skipped = (*skipped, *link.skipped)
             if link:
                 return link
-            first = str(link.skipped[0]) if link.skipped else "no function was named"
-            more = f", and {len(link.skipped) - 1} more" if len(link.skipped) > 1 else ""
+            first, *rest = link.skipped
+            more = f", and {len(rest)} more" if rest else ""
             raise PlanError(f"program {program.name!r}: nothing to attach to: {first}{more}")
         except BaseException:
             with held():

@@ -353,17 +353,18 @@ class Program:
         :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"
         :param prefer: "overhead" for the least cost per call, however long attaching takes
         :param lowering: "auto", or "direct" or "frame" to compare them
-        :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per name in
-            order, a mapping by function name, or a function of the target
+        :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per named function
+            in order, a mapping by name (0 for the others), or a function of the target
         :param progress: called with (programs attached, programs in all)
         :param planned: called with the plan before anything is attached
         :raises PlanError: nothing matches, or the use of the context cannot be proved
+        :raises TypeError: something that was asked for is no name, glob, candidate or target
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
         :raises BpfError: EMFILE: one link a function is more than the process may have open, and
             the hard limit (RLIMIT_NOFILE) does not let it raise the soft one that far
         """
         asked = functions if functions is not None else self.attach_to
-        if not asked:
+        if functions is None and not asked:
             raise PlanError(
                 f"program {self.name!r}: section {self.section!r} names no functions; "
                 "give a glob or names"

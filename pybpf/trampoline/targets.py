@@ -28,10 +28,11 @@ from .verify import attachments
 if TYPE_CHECKING:
     from ..kernel.host import Facts
 
-__all__ = ["Asked", "Resolver", "plan", "plan_facts"]
+__all__ = ["Asked", "Item", "Resolver", "listed", "plan", "plan_facts"]
 
+Item = str | Candidate | Target
 #: What a caller may name: a glob, names or globs, candidates, targets.
-Asked = str | Iterable["str | Candidate | Target"]
+Asked = str | Iterable[Item]
 
 _PLANNED_FOR = (
     Feature.FENTRY,
@@ -43,6 +44,24 @@ _PLANNED_FOR = (
     Feature.KPROBE,
     Feature.ATTACH_COOKIE,
 )
+
+
+def listed(asked: object) -> list[Item]:
+    """What was asked for, item by item.
+
+    :raises TypeError: naming what is no name, glob, candidate or target
+    """
+    if isinstance(asked, str):
+        return [asked]
+    wanted = "functions are asked for by a glob or a sequence of names, candidates and targets"
+    if isinstance(asked, (bytes, bytearray)) or not isinstance(asked, Iterable):
+        raise TypeError(f"{wanted}, not by {asked!r}")
+    items: list[Item] = []
+    for item in asked:
+        if not isinstance(item, (str, Candidate, Target)):
+            raise TypeError(f"{wanted}; {item!r} is none of these")
+        items.append(item)
+    return items
 
 
 def plan_facts(facts: Facts) -> PlanFacts:
@@ -73,11 +92,12 @@ def plan(
     :param prefer: "overhead": the least cost per call first
     :param lowering: "auto", "direct" or "frame"
     :raises PlanError: as `planner.plan`; or names that nobody can look up
+    :raises TypeError: as `listed`
     """
     planner.checked(mechanism, prefer, lowering)
     template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
     options = {"prefer": prefer, "lowering": lowering}
-    wanted = [targets] if isinstance(targets, str) else list(targets)
+    wanted = listed(targets)
     if isinstance(facts, PlanFacts):
         given = [t for t in wanted if isinstance(t, Target)]
         if len(given) != len(wanted):
@@ -105,9 +125,10 @@ class Resolver:
         :param asked: a glob (``vfs_*``, ``module:glob``), or names, candidates and targets
         :param at_exit: a program will run at exit
         :raises PlanError: if a glob is malformed, or nothing at all matches
+        :raises TypeError: as `listed`
         """
         self._held = None
-        wanted = [asked] if isinstance(asked, str) else list(asked)
+        wanted = listed(asked)
         globs = [w for w in wanted if isinstance(w, str)]
         targets = [self.target(w) for w in wanted if isinstance(w, Candidate)]
         targets += [w for w in wanted if isinstance(w, Target)]

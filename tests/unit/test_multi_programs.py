@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pybpf
-from pybpf import loader
+from pybpf import loader, multi
 from pybpf._sys.fd import Fd
 from pybpf.btf import Btf
 from pybpf.btf.types import Func, Linkage
+from pybpf.errors import PlanError
 from pybpf.kernel.host import Facts
-from pybpf.trampoline.plans import Plan
+from pybpf.trampoline import verify
+from pybpf.trampoline.plans import Plan, Target
 from tests.support.savedfacts import saved_facts
 
 MULTI = Path(__file__).parents[1] / "data" / "multi.bpf.o"
@@ -61,3 +65,123 @@ def test_images_are_the_same_before_and_after_the_maps_are_made(
         assert isinstance(main, Func) and isinstance(body, Func)
         assert main.name == body.name == "on_exit"
         assert (main.linkage, body.linkage) == (Linkage.GLOBAL, Linkage.STATIC)
+
+
+class Attached(Exception):
+    """Stands for the engine's work: what it was given, cookies by function."""
+
+    def __init__(self, cookies: dict[str, int | None]) -> None:
+        self.cookies = cookies
+
+
+@pytest.fixture
+def program(
+    facts: Facts, blobs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Iterable[pybpf.Program]:
+    def run(
+        source: object, template: object, targets: list[Target], facts: object, **how: Any
+    ) -> None:
+        cookie = how["cookies"]
+        raise Attached({t.label: cookie(t) if cookie else None for t in targets})
+
+    monkeypatch.setattr(multi, "run", run)
+    monkeypatch.setattr(verify.sys_bpf, "ids", lambda kind: iter(()))
+    with pybpf.open(MULTI, facts=facts) as obj:
+        yield obj.programs["on_entry"]
+
+
+def given(program: pybpf.Program, asked: Any, cookies: Any) -> dict[str, int | None]:
+    with pytest.raises(Attached) as caught:
+        program.attach_multi(asked, cookies=cookies)
+    return caught.value.cookies
+
+
+READ, WRITE = Target("vfs_read"), Target("vfs_read", "fuse")
+STATIC = [Target("p_start", "", 0x1000), Target("p_start", "", 0x2000)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cookies", "wanted"),
+    [
+        (["vfs_read", "vfs_fsync"], [3, 4], {"vfs_read": 3, "vfs_fsync": 4}),
+        (["vfs_fsync", "vfs_read"], (4, 3), {"vfs_read": 3, "vfs_fsync": 4}),
+        (["vmlinux:vfs_read", "vfs_fsync [vmlinux]"], [3, 4], {"vfs_read": 3, "vfs_fsync": 4}),
+        ([READ, WRITE], [3, 4], {"vfs_read": 3, "vfs_read [fuse]": 4}),
+        ([WRITE, "vfs_read"], [4, 3], {"vfs_read": 3, "vfs_read [fuse]": 4}),
+        (["vfs_read", "vfs_fsync"], {"vmlinux:vfs_read": 3}, {"vfs_read": 3, "vfs_fsync": 0}),
+        ("vfs_fsync", 7, {"vfs_fsync": 7}),
+        ("vfs_fsync", lambda target: target.address & 0, {"vfs_fsync": 0}),
+        ("vfs_fsync", None, {"vfs_fsync": None}),
+    ],
+)
+def test_each_function_gets_its_own_cookie(
+    program: pybpf.Program, asked: Any, cookies: Any, wanted: dict[str, int | None]
+) -> None:
+    """However it was named: with its module, as a target, in any order."""
+    assert given(program, asked, cookies) == wanted
+
+
+def test_cookies_of_functions_of_one_name(
+    program: pybpf.Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Targets that differ only in their address keep their own."""
+    seen: list[int] = []
+
+    def run(
+        source: object, template: object, targets: list[Target], facts: object, **how: Any
+    ) -> None:
+        seen.extend(how["cookies"](t) for t in targets)
+        raise Attached({})
+
+    monkeypatch.setattr(multi, "run", run)
+    given(program, STATIC, [3, 4])
+    assert seen == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cookies", "words"),
+    [
+        (["vfs_r*"], [1], r"'vfs_r\*' is a glob"),
+        (["vfs_read", "f*:vfs_read"], [1, 2], r"'f\*:vfs_read' is a glob"),
+        (["vfs_read"], {"vfs_?": 1}, r"'vfs_\?' is a glob"),
+        (["vfs_read"], [1, 2], "as many functions"),
+        ("vfs_read", [1], "as many functions"),
+        (["vfs_read", "vfs_read"], [1, 2], "'vfs_read' is named twice"),
+    ],
+)
+def test_cookies_that_are_nobodys(
+    program: pybpf.Program, asked: Any, cookies: Any, words: str
+) -> None:
+    """Never a silent 0: the error says what is wrong with them."""
+    with pytest.raises(PlanError, match=words):
+        program.attach_multi(asked, cookies=cookies)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ([5], "5 is none"),
+        (["vfs_read", None], "None is none"),
+        ([b"vfs_read"], "b'vfs_read' is none"),
+        (b"vfs_read", "not by b'vfs_read'"),
+        (5, "not by 5"),
+        (READ, r"not by Target\(name='vfs_read'"),
+    ],
+)
+def test_what_names_no_function_is_a_type_error(
+    program: pybpf.Program, facts: Facts, asked: Any, words: str
+) -> None:
+    """Attached to or planned: the error shows the item, nothing is dropped silently."""
+    with pytest.raises(TypeError, match=words):
+        program.attach_multi(asked)
+    with pytest.raises(TypeError, match=words):
+        pybpf.trampoline.plan(program, asked, facts)
+
+
+def test_no_functions_at_all(program: pybpf.Program) -> None:
+    """An empty list is the caller's, a section without a glob the program's."""
+    with pytest.raises(PlanError, match="program 'on_entry': no function was named"):
+        program.attach_multi([])
+    program.attach_to = ""
+    with pytest.raises(PlanError, match=r"section 'fentry.multi/.*' names no functions"):
+        program.attach_multi()
