@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..btf import Btf
-from ..errors import BpfError, ObjectFormatError, PlanError
+from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, PlanError
 from ..features import Feature
 from . import planner
 from .cost import Mechanism
@@ -179,11 +179,7 @@ class Resolver:
         if not self._live:
             return 0
         if self._held is None:
-            held: Counter[int] = Counter()
-            for one in attachments():
-                if one.keys:
-                    held[one.keys[0]] += 2 if one.kinds == ("fsession",) else 1
-            self._held = held
+            self._held = _held()
         if not self._held:
             return 0
         try:
@@ -191,3 +187,16 @@ class Resolver:
         except (BpfError, AttributeError):
             return 0
         return self._held[make_key(object_id, btf_id)]
+
+
+def _held() -> Counter[int]:
+    # How many programs each trampoline holds. A guess that spares failing attaches: who may
+    # not see links gets none, and functions that turn out to be full are planned again.
+    held: Counter[int] = Counter()
+    try:
+        for one in attachments():
+            if one.keys:
+                held[one.keys[0]] += 2 if one.kinds == ("fsession",) else 1
+    except DeniedByPolicy:
+        return Counter()
+    return held

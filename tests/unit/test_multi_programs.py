@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from pybpf import loader, multi
 from pybpf._sys.fd import Fd
 from pybpf.btf import Btf
 from pybpf.btf.types import Func, Linkage
-from pybpf.errors import PlanError
+from pybpf.errors import DeniedByPolicy, PlanError
 from pybpf.kernel.host import Facts
 from pybpf.trampoline import verify
 from pybpf.trampoline.plans import Plan, Target
@@ -185,3 +186,15 @@ def test_no_functions_at_all(program: pybpf.Program) -> None:
     program.attach_to = ""
     with pytest.raises(PlanError, match=r"section 'fentry.multi/.*' names no functions"):
         program.attach_multi()
+
+
+def test_who_is_attached_already_may_be_secret(
+    program: pybpf.Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without CAP_SYS_ADMIN trampolines count as empty; a full one is found out when linking."""
+
+    def ids(kind: str) -> None:
+        raise DeniedByPolicy(errno.EPERM, f"ids of {kind}s")
+
+    monkeypatch.setattr(verify.sys_bpf, "ids", ids)
+    assert given(program, "vfs_fsync", None) == {"vfs_fsync": None}
