@@ -3,8 +3,8 @@
 `open` only parses: no privileges, same result anywhere. `Object.load` then, in
 libbpf's order, loads the object's own BTF, creates the maps (filling and
 freezing the data sections), relocates each wanted program against the running
-kernel and loads it. Whatever fails, everything made so far is closed again and
-the error names the object. `Object.attach` attaches what its sections say, all
+kernel and loads it. Whatever fails, everything made so far is closed (and
+unpinned) again and the error names the object. `Object.attach` attaches what its sections say, all
 or nothing.
 """
 
@@ -14,7 +14,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
@@ -151,6 +151,7 @@ class Object:
         self._linked: dict[str, LinkedProgram] = {}
         self._loaded = False
         self._prepared = False
+        self._pinned_now: list[Map] = []  # by the running `load` or `prepare`
         #: Why the kernel refused the object's own BTF, None if it took it.
         self.btf_error: BpfError | None = None
         self.programs: Mapping[str, Program] = {
@@ -191,6 +192,7 @@ class Object:
         """
         if self._loaded:
             raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
+        self._pinned_now.clear()
         try:
             for bpf_map in self.maps.values():
                 if bpf_map.spec.struct_ops is not None and bpf_map.spec.autocreate:
@@ -202,7 +204,7 @@ class Object:
                     program.load()
             self._fill_program_arrays()
         except BaseException as error:
-            self.close()
+            self._undo()
             if isinstance(error, BpfError) and self.spec.name:
                 error.add_context(self.spec.name)
             if isinstance(error, RelocationError):
@@ -219,14 +221,21 @@ class Object:
         """
         if self._prepared:
             return
+        self._pinned_now.clear()
         try:
             self._fill_kconfig()
             self._load_btf()
             self._create_maps()
         except BaseException:
-            self.close()
+            self._undo()
             raise
         self._prepared = True
+
+    def _undo(self) -> None:
+        while self._pinned_now:
+            with suppress(OSError):  # somebody may have removed it
+                self._pinned_now.pop().unpin()
+        self.close()
 
     def _fill_kconfig(self) -> None:
         for bpf_map in self.maps.values():
@@ -314,6 +323,7 @@ class Object:
         bpf_map.create(name=kernel_name, btf_fd=btf_fd)
         if path:
             bpf_map.pin(path)
+            self._pinned_now.append(bpf_map)
 
     def _fill_program_arrays(self) -> None:
         for bpf_map in self.maps.values():

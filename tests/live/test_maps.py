@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -454,13 +452,6 @@ def test_data_section_starts_with_its_contents(data: str) -> None:
                 m[0] = bytes(16)
         else:
             m[0] = bytes(16)
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path) -> Iterator[Path]:
-    subprocess.run(["mount", "-t", "bpf", "bpf", str(tmp_path)], check=True)
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_pinning(bpffs: Path) -> None:

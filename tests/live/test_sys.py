@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -246,18 +245,6 @@ def test_ids_lead_back_to_the_object(kind: str) -> None:
     with pytest.raises(BpfError) as caught:
         bpf.get_fd_by_id(kind, own)
     assert caught.value.errno == errno.ENOENT
-
-
-@pytest.fixture
-def bpffs(tmp_path: Path) -> Iterator[Path]:
-    """A bpf file system of this test's own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    where = tmp_path / "bpffs"
-    where.mkdir()
-    if libc.mount(b"bpf", os.fsencode(where), b"bpf", 0, None) != 0:
-        pytest.skip(f"cannot mount a bpf file system: {os.strerror(ctypes.get_errno())}")
-    yield where
-    assert libc.umount2(os.fsencode(where), 0) == 0
 
 
 def test_pin_and_get(bpffs: Path) -> None:
