@@ -229,7 +229,11 @@ class Plan:
         return Counter(s.reason for s in self.skipped)
 
     def to_json(self) -> str:
-        """JSON text: program, hook, groups with their targets, skipped, cost."""
+        """JSON text: program, hook, groups with their targets, skipped, cost.
+
+        A group's ``labels`` are its ``targets`` with their modules: kprobe groups have no
+        ``module`` of their own.
+        """
         return json.dumps(
             {
                 "program": self.program,
@@ -243,6 +247,7 @@ class Plan:
                         "images": {p.side.value: p.image.digest for p in group.parts},
                         "insns": {p.side.value: len(p.image.code.insns) for p in group.parts},
                         "targets": [t.name for t in group.targets],
+                        "labels": [t.label for t in group.targets],
                     }
                     for group in self.groups
                 ],

@@ -317,6 +317,15 @@ def test_plan_is_a_value() -> None:
     assert "p (fentry.multi): 1 function, 1 group" in str(a)
 
 
+@pytest.mark.parametrize("mechanism", ["kprobe", "kprobe_multi", "trampoline"])
+def test_json_tells_the_module_of_each_function(mechanism: str) -> None:
+    """Kprobe groups hold functions of several modules: each is named with its own."""
+    two = [replace(T, module=module, address=0x1000 + n) for n, module in enumerate(("", "kvm"))]
+    shown = json.loads(plan(PROGRAMS[0], two, K6_12, mechanism).to_json())
+    pairs = [p for g in shown["groups"] for p in zip(g["targets"], g["labels"], strict=True)]
+    assert sorted(pairs) == [("vfs_read", "vfs_read"), ("vfs_read", "vfs_read [kvm]")]
+
+
 def test_unknown_mechanism_and_preference() -> None:
     with pytest.raises(PlanError, match="one of auto, tracing_multi"):
         plan(PROGRAMS[0], [], K7_3, "magic")
