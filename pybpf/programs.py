@@ -296,8 +296,8 @@ class Program:
         self,
         data: bytes | None = None,
         ctx: bytes | None = None,
-        *,
         repeat: int = 1,
+        *,
         flags: int = 0,
         cpu: int = 0,
     ) -> RunResult:
