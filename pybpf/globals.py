@@ -98,7 +98,7 @@ class Variable:
     @raw.setter
     def raw(self, data: bytes) -> None:
         if len(data) != self.size:
-            raise ValueError(f"{self.name!r} takes {self.size} bytes, not {len(data)}")
+            raise ValueError(f"variable {self.name!r}: {len(data)} bytes given, {self.size} needed")
         if self._codec is None:
             self._resolve()
         end = self.offset + self.size
@@ -146,7 +146,11 @@ class Variable:
         if codec.size == self.size and not (
             isinstance(value, (bytes, bytearray)) and len(value) == self.size
         ):
-            value = codec.encode(value)
+            try:
+                value = codec.encode(value)
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"variable {self.name!r}: {error}") from error
         self.raw = bytes(value)
 
 

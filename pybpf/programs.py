@@ -12,6 +12,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -292,6 +293,19 @@ class Program:
         """BPF_OBJ_GET_INFO_BY_FD: id, tag, sizes, run time in ns, map ids and so on."""
         return sys_bpf.prog_info(self.fd)
 
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        # Errors of what is done here say of which program.
+        own = self.attach_to == self._spec.attach_to
+        on = "" if own else f", on {self.attach_to}"
+        who = f"program {self.name!r} ({self.section}{on})"
+        try:
+            yield
+        except BpfError as error:
+            if who not in error.context:
+                error.add_context(who)
+            raise
+
     def test_run(
         self,
         data: bytes | None = None,
@@ -311,16 +325,17 @@ class Program:
         :raises BpfError: EOPNOTSUPP/ENOTSUPP for program types that cannot be run so
         """
         size = 0 if data is None else max(len(data) + 256, 512)
-        result = sys_bpf.prog_test_run(
-            self.fd,
-            data_in=data,
-            data_out_size=size,
-            ctx_in=ctx,
-            ctx_out_size=0 if ctx is None or self.type in _CTX_IN_ONLY else len(ctx),
-            repeat=repeat,
-            flags=flags,
-            cpu=cpu,
-        )
+        with self._named():
+            result = sys_bpf.prog_test_run(
+                self.fd,
+                data_in=data,
+                data_out_size=size,
+                ctx_in=ctx,
+                ctx_out_size=0 if ctx is None or self.type in _CTX_IN_ONLY else len(ctx),
+                repeat=repeat,
+                flags=flags,
+                cpu=cpu,
+            )
         return RunResult(result.retval, result.duration, result.data_out, result.ctx_out)
 
     # -- attaching
@@ -387,10 +402,14 @@ class Program:
         :raises UnsupportedFeature: for sections that libbpf attaches and pybpf does not yet
         :raises BpfError: if the kernel refuses, or the section names no target
         """
-        handler = self.handler
-        extra = self.section.lstrip("?").partition("/")[2] or self.attach_to
         if self.is_multi:
             return self.attach_multi(cookies=cookie or None)
+        with self._named():
+            return self._attach_by_section(cookie)
+
+    def _attach_by_section(self, cookie: int) -> links.Link:
+        handler = self.handler
+        extra = self.section.lstrip("?").partition("/")[2] or self.attach_to
         if self.type in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM):
             if self.expected_attach_type == AttachType.BPF_TRACE_ITER:
                 return links.attach_iter(self, what=self.section)
@@ -398,16 +417,13 @@ class Program:
         if not extra and handler not in ("xdp",):
             raise BpfError(
                 errno.EINVAL,
-                f"program {self.name!r}: section {self.section!r} names no target",
+                "the section names no target",
                 f"use one of the attach_*() methods, or write {handler}/TARGET",
             )
         if handler in ("kprobe", "kretprobe"):
             place = _PLACE.match(extra)
             if place is None:
-                raise BpfError(
-                    errno.EINVAL,
-                    f"program {self.name!r}: {extra!r} is not FUNCTION or FUNCTION+OFFSET",
-                )
+                raise BpfError(errno.EINVAL, f"{extra!r} is not FUNCTION or FUNCTION+OFFSET")
             return self.attach_kprobe(
                 place["name"],
                 offset=int(place["offset"] or "0", 0),
@@ -433,19 +449,13 @@ class Program:
             return self.attach_tracepoint(category, name, cookie=cookie)
         if handler.startswith(("raw_tracepoint", "raw_tp")):
             return self.attach_raw_tp(extra, cookie=cookie)
-        raise UnsupportedFeature(
-            f"program {self.name!r}: attaching by section {self.section!r}",
-            by="pybpf yet",
-        )
+        raise UnsupportedFeature(f"attaching by section {self.section!r}", by="pybpf yet")
 
     def attach_tracing(self, *, cookie: int = 0) -> links.Link:
         """fentry, fexit, fmod_ret, fsession, tp_btf, lsm: to the function it was loaded for."""
         what = f"{self.handler}/{self.attach_to}"
-        try:
+        with self._named():
             return links.attach_tracing(self, self.expected_attach_type, cookie=cookie, what=what)
-        except BpfError as error:
-            error.add_context(f"program {self.name!r}: {what}")
-            raise
 
     def attach_kprobe(
         self,
@@ -457,9 +467,10 @@ class Program:
         cookie: int = 0,
     ) -> links.Link:
         """One kprobe (or kretprobe) on a function; see `pybpf.links.attach_kprobe`."""
-        return links.attach_kprobe(
-            self, function, offset=offset, address=address, retprobe=retprobe, cookie=cookie
-        )
+        with self._named():
+            return links.attach_kprobe(
+                self, function, offset=offset, address=address, retprobe=retprobe, cookie=cookie
+            )
 
     def attach_kprobe_multi(
         self,
@@ -471,17 +482,20 @@ class Program:
         session: bool = False,
     ) -> links.Link:
         """One link on many functions; see `pybpf.links.attach_kprobe_multi`."""
-        return links.attach_kprobe_multi(
-            self, syms=syms, addrs=addrs, cookies=cookies, retprobe=retprobe, session=session
-        )
+        with self._named():
+            return links.attach_kprobe_multi(
+                self, syms=syms, addrs=addrs, cookies=cookies, retprobe=retprobe, session=session
+            )
 
     def attach_tracepoint(self, category: str, name: str, *, cookie: int = 0) -> links.Link:
         """A static tracepoint; see `pybpf.links.attach_tracepoint`."""
-        return links.attach_tracepoint(self, category, name, cookie=cookie)
+        with self._named():
+            return links.attach_tracepoint(self, category, name, cookie=cookie)
 
     def attach_raw_tp(self, name: str, *, cookie: int = 0) -> links.Link:
         """A raw tracepoint; see `pybpf.links.attach_raw_tracepoint`."""
-        return links.attach_raw_tracepoint(self, name, cookie=cookie)
+        with self._named():
+            return links.attach_raw_tracepoint(self, name, cookie=cookie)
 
     def attach_uprobe(
         self,
@@ -494,15 +508,16 @@ class Program:
         cookie: int = 0,
     ) -> links.Link:
         """A uprobe at a file offset in bytes; see `pybpf.links.attach_uprobe`."""
-        return links.attach_uprobe(
-            self,
-            path,
-            offset,
-            pid=pid,
-            retprobe=retprobe,
-            ref_ctr_offset=ref_ctr_offset,
-            cookie=cookie,
-        )
+        with self._named():
+            return links.attach_uprobe(
+                self,
+                path,
+                offset,
+                pid=pid,
+                retprobe=retprobe,
+                ref_ctr_offset=ref_ctr_offset,
+                cookie=cookie,
+            )
 
     def attach_xdp(self, ifindex: int, *, flags: int = 0) -> links.Link:
         """XDP on a network interface, by a link (BPF_LINK_CREATE with BPF_XDP).
@@ -510,14 +525,16 @@ class Program:
         :param ifindex: interface index, as `socket.if_nametoindex` gives
         :param flags: XDP_FLAGS_* mode bits
         """
-        return links.attach_to_fd(
-            self, ifindex, AttachType.BPF_XDP, flags=flags, what=f"xdp on ifindex {ifindex}"
-        )
+        with self._named():
+            return links.attach_to_fd(
+                self, ifindex, AttachType.BPF_XDP, flags=flags, what=f"xdp on ifindex {ifindex}"
+            )
 
     def attach_cgroup(self, cgroup: links.HasFd | int) -> links.Link:
         """A cgroup, given as a descriptor of its directory; by this program's attach type."""
         fd = cgroup if isinstance(cgroup, int) else cgroup.fileno()
-        return links.attach_to_fd(self, fd, self.expected_attach_type, what=self.section)
+        with self._named():
+            return links.attach_to_fd(self, fd, self.expected_attach_type, what=self.section)
 
     def iter_read(self, link: links.Link, *, chunk: int = 65536) -> Iterator[bytes]:
         """Run an iterator program once and yield what it writes.

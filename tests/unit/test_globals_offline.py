@@ -143,3 +143,21 @@ def test_object_without_btf_has_no_variables() -> None:
     spec: Any = SimpleNamespace(btf=None, maps={}, data_sections={})
     names = Globals(spec, {})
     assert list(names) == [] and repr(names) == "<Globals: none>"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "words"),
+    [
+        ("tiny", 256, ValueError, "256 does not fit 1 bytes"),
+        ("step", None, TypeError, "None given, a number needed"),
+        ("limits", (1, -2), ValueError, "high: -2 does not fit"),
+        ("label", "\udc80", ValueError, "surrogates not allowed"),
+        ("label", bytes(9), ValueError, "9 bytes given, at most 8 fit"),
+    ],
+)
+def test_a_value_that_does_not_fit_names_the_variable(
+    names: Globals, name: str, value: object, error: type[Exception], words: str
+) -> None:
+    """Of many assignments, which one was wrong."""
+    with pytest.raises(error, match=f"^variable '{name}': .*{words}"):
+        names[name] = value
