@@ -75,9 +75,7 @@ __all__ = [
     "map_update_elem",
     "obj_get",
     "obj_pin",
-    "prog_attach",
     "prog_bind_map",
-    "prog_detach",
     "prog_info",
     "prog_load",
     "prog_test_run",
@@ -430,27 +428,6 @@ def prog_test_run(
         bytes(data_out[: attr.data_size_out]),
         bytes(ctx_out[: attr.ctx_size_out] if ctx_out_size else ctx),
     )
-
-
-def prog_attach(
-    target_fd: int | HasFileno, prog_fd: int | HasFileno, attach_type: int, flags: int = 0
-) -> None:
-    """BPF_PROG_ATTACH, the form without a link (sockmap, flow dissector, cgroup)."""
-    attr = s.ProgAttach(
-        target_fd=fileno(target_fd),
-        attach_bpf_fd=fileno(prog_fd),
-        attach_type=attach_type,
-        attach_flags=flags,
-    )
-    bpf(Cmd.BPF_PROG_ATTACH, attr)
-
-
-def prog_detach(target_fd: int | HasFileno, attach_type: int, prog_fd: int | HasFileno = 0) -> None:
-    """BPF_PROG_DETACH."""
-    attr = s.ProgAttach(
-        target_fd=fileno(target_fd), attach_bpf_fd=fileno(prog_fd), attach_type=attach_type
-    )
-    bpf(Cmd.BPF_PROG_DETACH, attr)
 
 
 def prog_bind_map(prog_fd: int | HasFileno, map_fd: int | HasFileno) -> None:

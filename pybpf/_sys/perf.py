@@ -18,7 +18,6 @@ from pybpf._sys.denied import PERF_EVENT_OPEN, denied
 from pybpf._sys.door import address, fileno
 from pybpf._sys.fd import Fd
 from pybpf._uapi.defines import (
-    PERF_EVENT_IOC_DISABLE,
     PERF_EVENT_IOC_ENABLE,
     PERF_EVENT_IOC_SET_BPF,
     PERF_FLAG_FD_CLOEXEC,
@@ -32,10 +31,8 @@ if TYPE_CHECKING:
     from pybpf._sys.door import HasFileno
 
 __all__ = [
-    "disable",
     "enable",
     "open_bpf_output",
-    "open_cpu_clock",
     "open_kprobe",
     "open_tracepoint",
     "open_uprobe",
@@ -192,20 +189,6 @@ def open_tracepoint(category: str, name: str) -> Fd:
     return perf_event_open(attr, cpu=0, doing=f"tracepoint {category}:{name}")
 
 
-def open_cpu_clock(cpu: int, *, frequency: int = 0, period_ns: int = 0) -> Fd:
-    """A software event that fires on one CPU by time: what profilers attach to.
-
-    :param frequency: times a second, or
-    :param period_ns: nanoseconds of CPU time between two
-    """
-    attr = PerfEventAttr(type=PerfType.PERF_TYPE_SOFTWARE, config=PerfSw.PERF_COUNT_SW_CPU_CLOCK)
-    if frequency:
-        attr.freq, attr.sample_freq = 1, frequency
-    else:
-        attr.sample_period = period_ns
-    return perf_event_open(attr, cpu=cpu, doing=f"cpu clock on CPU {cpu}")
-
-
 def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> Fd:
     """The event a BPF program writes samples to with bpf_perf_event_output, for one CPU.
 
@@ -246,8 +229,3 @@ def set_bpf(fd: int | HasFileno, prog_fd: int | HasFileno) -> None:
 def enable(fd: int | HasFileno) -> None:
     """PERF_EVENT_IOC_ENABLE."""
     _ioctl(fd, PERF_EVENT_IOC_ENABLE, 0, "PERF_EVENT_IOC_ENABLE")
-
-
-def disable(fd: int | HasFileno) -> None:
-    """PERF_EVENT_IOC_DISABLE."""
-    _ioctl(fd, PERF_EVENT_IOC_DISABLE, 0, "PERF_EVENT_IOC_DISABLE")

@@ -169,10 +169,6 @@ class Kallsyms:
             if symbol.name[len(stem) :].isdecimal()
         ]
 
-    def bpf_programs(self) -> list[Symbol]:
-        """JITed BPF programs and subprograms: ``bpf_prog_TAG[_NAME]``."""
-        return [s for s in self.find_prefix("bpf_prog_") if s.module == "bpf"]
-
     def functions(self) -> dict[str, int | list[int]]:
         """All names: position in file order, or a list of them if a name repeats.
 

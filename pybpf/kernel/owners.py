@@ -1,10 +1,10 @@
-"""Which processes hold BPF links and programs, and where they are pinned.
+"""Which processes hold BPF links, and where they are pinned.
 
 The kernel does not record who attached a program, but every descriptor of a
-link or program says in ``/proc/PID/fdinfo/FD`` which one it is (``link_id:``,
-``prog_id:``; ``bpf_link_show_fdinfo()`` in kernel/bpf/syscall.c). So the
-processes are walked once, by psutil, and only descriptors whose target is such
-an anonymous inode are read. What no process holds may be pinned: the mounted
+link says in ``/proc/PID/fdinfo/FD`` which one it is (``link_id:``;
+``bpf_link_show_fdinfo()`` in kernel/bpf/syscall.c). So the processes are walked
+once, by psutil, and only descriptors whose target is such an anonymous inode
+are read. What no process holds may be pinned: the mounted
 bpffs of this mount namespace are walked too. A process that may not be looked
 into (another user's, without CAP_SYS_PTRACE) is counted, not passed over in
 silence: while there are some, "nobody holds it" is not known.
@@ -23,14 +23,9 @@ from ..errors import BpfError
 
 __all__ = ["Held", "Owner", "Owners", "Process", "collect", "parse_fdinfo", "read"]
 
-LINK, PROG = "link", "prog"  # kinds of objects, as in `pybpf._sys.bpf.get_fd_by_id`
-# What /proc/PID/fd shows of them. A link is spelt so where it was made, and the other way where
-# it was opened again: from a pin or by its id.
-_INODES = {
-    "anon_inode:bpf_link": LINK,
-    "anon_inode:bpf-link": LINK,
-    "anon_inode:bpf-prog": PROG,
-}
+# What /proc/PID/fd shows of a link: the first where it was made, the other where it was opened
+# again, from a pin or by its id.
+_INODES = ("anon_inode:bpf_link", "anon_inode:bpf-link")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,7 +44,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Who holds one link or program.
+    """Who holds one link.
 
     :param pins: paths in bpffs
     :param certain: every process could be looked into, so empty means nobody
@@ -77,24 +72,18 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """Holders of every link and program, at one moment.
+    """Holders of every link, at one moment.
 
     :param links: link id -> processes and pins
-    :param programs: program id -> the same
     :param hidden: processes that could not be looked into
     """
 
     links: Mapping[int, Held] = field(default_factory=dict)
-    programs: Mapping[int, Held] = field(default_factory=dict)
     hidden: int = 0
 
     def of_link(self, link: int) -> Held:
         """Who keeps a link: its descriptors, its pins."""
         return self.links.get(link) or Held(certain=not self.hidden)
-
-    def of_program(self, program: int) -> Held:
-        """Who keeps a program, other than its links."""
-        return self.programs.get(program) or Held(certain=not self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,54 +100,46 @@ class Process:
     fdinfo: Callable[[str], str]
 
 
-def parse_fdinfo(text: str) -> dict[str, int]:
-    """The ids in a descriptor's fdinfo: ``link`` and ``prog``, as far as it has them."""
-    ids: dict[str, int] = {}
+def parse_fdinfo(text: str) -> int | None:
+    """The link id in a descriptor's fdinfo, None if it has none."""
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name in ("link_id", "prog_id") and value.strip().isdigit():
-            ids[name.removesuffix("_id")] = int(value)
-    return ids
+        if name == "link_id" and value.strip().isdigit():
+            return int(value)
+    return None
 
 
-def collect(processes: Iterable[Process], pins: Iterable[tuple[str, str, int]] = ()) -> Owners:
+def collect(processes: Iterable[Process], pins: Iterable[tuple[str, int]] = ()) -> Owners:
     """Holders from given sources; touches nothing itself.
 
-    :param pins: (path, ``link`` or ``prog``, id)
+    :param pins: (path, link id)
     """
-    held: dict[tuple[str, int], dict[Owner, None]] = defaultdict(dict)
-    pinned: dict[tuple[str, int], list[str]] = defaultdict(list)
+    held: dict[int, set[Owner]] = defaultdict(set)
+    pinned: dict[int, list[str]] = defaultdict(list)
     hidden = 0
     for process in processes:
         owner = Owner(process.pid, process.name)
         try:
             for number, target in process.fds():
-                kind = _INODES.get(target)
-                if kind is None:
+                if target not in _INODES:
                     continue
                 with suppress(FileNotFoundError):  # closed meanwhile
-                    ids = parse_fdinfo(process.fdinfo(number))
-                    if kind in ids:
-                        held[kind, ids[kind]][owner] = None
+                    link = parse_fdinfo(process.fdinfo(number))
+                    if link is not None:
+                        held[link].add(owner)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except PermissionError:
             hidden += 1
-    for path, what, pin in pins:
-        pinned[what, pin].append(path)
-
-    def of(kind: str) -> dict[int, Held]:
-        numbers = {n for k, n in (*held, *pinned) if k == kind}
-        return {
-            n: Held(
-                tuple(sorted(held.get((kind, n), ()))),
-                tuple(sorted(pinned.get((kind, n), ()))),
-                not hidden,
-            )
-            for n in sorted(numbers)
-        }
-
-    return Owners(of(LINK), of(PROG), hidden)
+    for path, link in pins:
+        pinned[link].append(path)
+    links = {
+        link: Held(
+            tuple(sorted(held.get(link, ()))), tuple(sorted(pinned.get(link, ()))), not hidden
+        )
+        for link in sorted({*held, *pinned})
+    }
+    return Owners(links, hidden)
 
 
 # ---- the running kernel -------------------------------------------------------
@@ -189,7 +170,7 @@ def _processes() -> Iterator[Process]:
         )
 
 
-def _pins() -> Iterator[tuple[str, str, int]]:
+def _pins() -> Iterator[tuple[str, int]]:
     import psutil
 
     seen: set[int] = set()  # a bpffs may be mounted at several places
@@ -204,26 +185,23 @@ def _pins() -> Iterator[tuple[str, str, int]]:
         for folder, _, names in os.walk(mount.mountpoint):
             for name in names:
                 path = f"{folder}/{name}"
-                found = _pinned(path)
-                if found is not None:
-                    yield (path, *found)
+                link = _pinned(path)
+                if link is not None:
+                    yield path, link
 
 
-def _pinned(path: str) -> tuple[str, int] | None:
+def _pinned(path: str) -> int | None:
     try:
         with sys_bpf.obj_get(path) as fd:
-            kind = _INODES.get(os.readlink(f"/proc/self/fd/{fd.fileno()}"))
-            if kind == LINK:
-                return LINK, sys_bpf.link_info(fd).id
-            if kind == PROG:
-                return PROG, sys_bpf.prog_info(fd).id
+            if os.readlink(f"/proc/self/fd/{fd.fileno()}") in _INODES:
+                return sys_bpf.link_info(fd).id
     except (BpfError, OSError):
         pass  # a plain file, gone meanwhile, or not ours to open
     return None
 
 
 def read() -> Owners:
-    """Who holds which link and program now: one walk over all processes and bpffs.
+    """Who holds which link now: one walk over all processes and bpffs.
 
     Needs root to see other users' processes; see `Owners.hidden`.
     """

@@ -63,14 +63,6 @@ class Measured:
     detach: float
     detach_link: float = 0.0
 
-    def setup(self, functions: int, loads: int = 1) -> float:
-        """Predicted milliseconds to load and attach."""
-        return self.load * loads + self.link + self.attach * functions
-
-    def teardown(self, functions: int) -> float:
-        """Predicted milliseconds to detach."""
-        return self.detach_link + self.detach * functions
-
 
 def measure(facts: Facts) -> tuple[Measured, ...]:
     """Costs of every mechanism the kernel has. Takes some seconds, most of them detaching.

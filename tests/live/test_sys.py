@@ -20,6 +20,7 @@ from pybpf._sys import bpf, perf
 from pybpf._sys.fd import Fd
 from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
+from pybpf._uapi.perf import PerfEventAttr, PerfSw, PerfType
 from pybpf.errors import BpfError, DeniedByPolicy, VerifierError
 
 SOCKET_FILTER = ProgType.BPF_PROG_TYPE_SOCKET_FILTER
@@ -527,7 +528,11 @@ def test_cpu_clock_runs_a_program() -> None:
         with bpf.prog_load(ProgType.BPF_PROG_TYPE_PERF_EVENT, insns, name="tick") as program:
             cpu = min(os.sched_getaffinity(0))
             allowed = os.sched_getaffinity(0)
-            with perf.open_cpu_clock(cpu, frequency=1000) as event:
+            clock = PerfEventAttr(
+                type=PerfType.PERF_TYPE_SOFTWARE, config=PerfSw.PERF_COUNT_SW_CPU_CLOCK
+            )
+            clock.freq, clock.sample_freq = 1, 1000
+            with perf.perf_event_open(clock, cpu=cpu) as event:
                 perf.set_bpf(event, program)
                 perf.enable(event)
                 os.sched_setaffinity(0, {cpu})
@@ -539,7 +544,6 @@ def test_cpu_clock_runs_a_program() -> None:
                             break
                 finally:
                     os.sched_setaffinity(0, allowed)
-                perf.disable(event)
     assert struct.unpack("Q", value)[0] > 0
 
 

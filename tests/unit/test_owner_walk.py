@@ -1,4 +1,4 @@
-"""Who holds links and programs: fdinfo as the kernel writes it, processes that come and go."""
+"""Who holds links: fdinfo as the kernel writes it, processes that come and go."""
 
 from __future__ import annotations
 
@@ -41,28 +41,27 @@ def process(
 
 
 def test_fdinfo() -> None:
-    """A link names itself and its program, a program itself, anything else nothing."""
-    assert parse_fdinfo(LINK_INFO) == {"link": 7, "prog": 42}
-    assert parse_fdinfo(PROG_INFO) == {"prog": 42}
-    assert parse_fdinfo("pos:\t0\nprog_id:\t\n") == {}
+    """Only a link names a link."""
+    assert parse_fdinfo(LINK_INFO) == 7
+    assert parse_fdinfo(PROG_INFO) is None
+    assert parse_fdinfo("pos:\t0\nlink_id:\t\n") is None
 
 
 def test_holders() -> None:
-    """Several processes, several descriptors of one link, a pin; only BPF descriptors are read."""
-    link, prog = "anon_inode:bpf_link", "anon_inode:bpf-prog"
+    """Several processes, several descriptors of one link, a pin; only links' are read."""
+    link = "anon_inode:bpf_link"
     found = collect(
         [
             process(20, [("3", link), ("4", link), ("5", "/dev/null")]),
             process(10, [("3", "anon_inode:bpf-link")]),  # opened by its id
-            process(30, [("9", prog)], PROG_INFO),
+            process(30, [("9", "anon_inode:bpf-prog")], AssertionError("not to be read")),
             process(40, [("9", "socket:[1]")], AssertionError("not to be read")),
         ],
-        [("/sys/fs/bpf/mine", "link", 7), ("/sys/fs/bpf/alone", "link", 8)],
+        [("/sys/fs/bpf/mine", 7), ("/sys/fs/bpf/alone", 8)],
     )
     assert found.of_link(7) == Held((Owner(10, "p10"), Owner(20, "p20")), ("/sys/fs/bpf/mine",))
     assert str(found.of_link(7)) == "p10(10) p20(20) pinned /sys/fs/bpf/mine"
     assert str(found.of_link(8)) == "pinned /sys/fs/bpf/alone"
-    assert found.of_program(42).owners == (Owner(30, "p30"),)
     assert not found.of_link(99)
     assert str(found.of_link(99)) == "no process"
 
