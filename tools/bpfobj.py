@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from toolmain import explain, run  # noqa: E402
 
 from pybpf.asm import decode  # noqa: E402
 from pybpf.asm import text as asm_text  # noqa: E402
@@ -250,14 +252,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return _run(args)
-    except ObjectFormatError as err:
-        print(f"bpfobj.py: {err}", file=sys.stderr)
-    except BrokenPipeError:
-        # The reader of our output went away; do not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError as err:
-        print(f"bpfobj.py: {err.filename or args.file}: {err.strerror or err}", file=sys.stderr)
-    return 1
+    except (OSError, ObjectFormatError) as error:
+        print(f"bpfobj.py: {explain(error, args.file)}", file=sys.stderr)
+        return 1
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -281,4 +278,4 @@ def _run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("bpfobj.py", main)

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from toolmain import explain, run  # noqa: E402
 
 from pybpf.btf import Btf, BtfKind  # noqa: E402
 from pybpf.btf.rawdump import as_dict, raw_lines, type_lines  # noqa: E402
@@ -162,18 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--json goes with --format raw")
     try:
         status: int = args.run(args)
-        sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # The reader has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except ObjectFormatError as err:
-        print(f"btf.py: {err}", file=sys.stderr)
-    except OSError as err:
-        print(f"btf.py: {err.filename or args.file}: {err.strerror}", file=sys.stderr)
-    return 1
+    except (OSError, ObjectFormatError) as error:
+        print(f"btf.py: {explain(error, args.file)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("btf.py", main)

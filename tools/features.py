@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from toolmain import explain, run  # noqa: E402
 
 if TYPE_CHECKING:
     from pybpf.kernel.host import Facts
@@ -165,14 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.save:
             arguments.save.write_text(json.dumps(facts.to_json()))
     except (OSError, ValueError) as error:
-        print(f"features: {error}", file=sys.stderr)
+        print(f"features.py: {explain(error)}", file=sys.stderr)
         return 1
     costs, failure = None, ""
     if arguments.calibrate:
         try:
             costs = _calibrate(facts)
         except OSError as error:
-            failure = f"features: cannot measure: {error}"
+            failure = f"features.py: cannot measure: {error}"
     if arguments.json:
         report: dict[str, Any] = {
             "kernel": about,
@@ -194,10 +195,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    sys.exit(status)
+    run("features.py", main)

@@ -9,6 +9,8 @@ _TOOLS = Path(__file__).resolve().parent.parent
 # Python put this directory in front; its modules must not hide others.
 sys.path[:1] = [str(_TOOLS.parent), str(_TOOLS)]
 
+from toolmain import run  # noqa: E402
+
 from retsnoop.cli import main  # noqa: E402
 
-sys.exit(main())
+run("retsnoop", main)
