@@ -132,10 +132,12 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
     return [*_table([_COSTS, *rows]), note]
 
 
-def _load(path: Path) -> Facts:
-    from pybpf.kernel.host import Facts
-
-    return Facts.from_json(json.loads(path.read_bytes()))
+def _save(facts: Facts, path: Path) -> None:
+    saved = facts.to_json()
+    path.write_text(json.dumps(saved))
+    if why := saved.get("ftrace_error"):
+        text = f"{path}: without the traceable functions, so of no use to plan and why: {why}"
+        print(f"features.py: {text}", file=sys.stderr)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -148,7 +150,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--calibrate", action="store_true", help="measure attach and detach per mechanism"
     )
     parser.add_argument("--save", metavar="FILE", type=Path, help="write all facts to FILE")
-    parser.add_argument("--facts", metavar="FILE", type=Path, help="show the facts saved in FILE")
+    parser.add_argument("--facts", metavar="FILE", help="show the facts saved in FILE")
     arguments = parser.parse_args(argv)
     if arguments.facts and (arguments.calibrate or arguments.save):
         parser.error("--facts is about another kernel: nothing to measure or save")
@@ -158,13 +160,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit status."""
     arguments = _arguments(argv)
-    from pybpf.kernel.host import Facts
+    from factsfile import read_facts
 
     try:
-        facts = _load(arguments.facts) if arguments.facts else Facts()
+        facts = read_facts(arguments.facts)
         about, rows = describe(facts), feature_rows(facts)
         if arguments.save:
-            arguments.save.write_text(json.dumps(facts.to_json()))
+            _save(facts, arguments.save)
     except (OSError, ValueError) as error:
         print(f"features.py: {explain(error)}", file=sys.stderr)
         return 1

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
+from factsfile import read_facts
 from image_commands import classes_table
 from screen import Line, Screen
 
@@ -21,7 +21,6 @@ from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.text import listing
 from pybpf.errors import PlanError
-from pybpf.kernel.host import Facts
 from pybpf.trampoline.classes import classify, planned
 from pybpf.trampoline.cost import Mechanism
 from pybpf.trampoline.planner import plan
@@ -37,7 +36,6 @@ __all__ = [
     "plan_arguments",
     "plan_json",
     "plan_lines",
-    "read_facts",
     "run_plan",
     "show_plan",
 ]
@@ -66,16 +64,6 @@ def default_program(section: str) -> tuple[Template, str]:
     insns = [asm.load(op.DW, op.R0, op.R1, 8 * slot) for slot in slots]
     code = Code((*insns, asm.mov(op.R0, 0), asm.exit_()))
     return Template("reads_everything", code, hook, sleepable=kind.endswith(".s")), glob
-
-
-def read_facts(path: str | None) -> Facts:
-    """The running kernel's facts, or those saved in a file.
-
-    :raises ValueError: if it holds none
-    """
-    if path is None:
-        return Facts()
-    return Facts.from_json(json.loads(Path(path).read_text()))
 
 
 # ---- plan ---------------------------------------------------------------------
