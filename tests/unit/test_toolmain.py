@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,23 @@ def test_everything_closed() -> None:
     """Without any stream a tool still ends in its own way, and writes into nothing it opened."""
     assert run(("btf.py", "find", "no_such", BTF), "<&- >&- 2>&-").returncode == 1
     assert run(("btf.py", "find", "point", BTF), "2>&-").stdout.startswith("[17] STRUCT")
+
+
+SCRIPTS = [p for p in sorted((ROOT / "tools").iterdir()) if p.is_file() and p.suffix == ".py"]
+STARTED = [p for p in SCRIPTS if p.read_text().startswith("#!")]
+
+
+@pytest.mark.parametrize("path", STARTED, ids=lambda path: path.name)
+def test_a_tool_runs_by_its_name(path: Path) -> None:
+    """As README writes them, from anywhere: what has a first line for it may be executed."""
+    done = subprocess.run(
+        [path, "--help"], cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_readme_calls_what_can_be_called() -> None:
+    """Every tools/NAME.py that README runs without python3 is one of those."""
+    shown = re.findall(r"^    (tools/\S+)", (ROOT / "README.md").read_text(), re.M)
+    assert shown and {ROOT / name for name in shown} <= set(STARTED)
