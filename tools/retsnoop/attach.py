@@ -9,15 +9,15 @@ entry. One refused function is a line in a report, never the end of a run.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature
+from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from pybpf.features import Feature
 from pybpf.trampoline.cost import OWN_OPS, SHARED_OPS, Cost
 from pybpf.trampoline.cost import Mechanism as Priced
+from pybpf.trampoline.refusals import HOPELESS, NO_ROOM
 
 from .functions import Function
 from .options import Mechanism
@@ -50,8 +50,6 @@ _PRICED = {
     Mechanism.SINGLE: Priced.KPROBE,
     Mechanism.TRAMPOLINE: Priced.TRAMPOLINE,
 }
-# Errors that no choice of functions would avoid, besides the typed ones below.
-_HOPELESS = frozenset({errno.ENOSYS, errno.EBADF, errno.EMFILE, errno.ENFILE})
 
 #: Called with (links or functions done, in all).
 Progress = Callable[[int, int], None]
@@ -182,7 +180,10 @@ def bisect(
 
 def _is_hopeless(error: BpfError) -> bool:
     """True if the error is about this kernel or process, not about a function."""
-    return isinstance(error, (DeniedByPolicy, UnsupportedFeature)) or error.errno in _HOPELESS
+    if isinstance(error, VerifierError):
+        return False  # EACCES, of the function's types
+    typed = isinstance(error, (DeniedByPolicy, UnsupportedFeature))
+    return typed or error.errno in HOPELESS | NO_ROOM
 
 
 class Attacher:
