@@ -31,6 +31,7 @@ __all__ = [
     "Progress",
     "Refused",
     "bisect",
+    "descriptors",
     "estimate",
     "make_plan",
     "programs_of",
@@ -140,6 +141,12 @@ def estimate(plan: Plan, facts: Supports) -> Cost:
     for mechanism, functions in plan.groups:
         total += model.predict(_PRICED[mechanism], len(functions), sides=2, entry=True, exit_=True)
     return total
+
+
+def descriptors(plan: Plan) -> int:
+    """Open files that its links hold, of entry and exit: a single kprobe is a perf event too."""
+    each = {Mechanism.TRAMPOLINE: 1, Mechanism.SINGLE: 2}
+    return sum(2 * (each.get(m, 0) * len(functions) or 1) for m, functions in plan.groups)
 
 
 def programs_of(plan: Plan) -> list[str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 import pybpf
 from pybpf.errors import BpfError, DeniedByPolicy
 from pybpf.kernel import kallsyms
+from pybpf.links import make_room
 from pybpf.trampoline.select import Selection, select
 
 from . import attach, jsonlines, render, stacks
@@ -345,9 +346,10 @@ class _Run:
                 self.emit_json(jsonlines.attached(plan.text, functions, plan.refused, dry_run=True))
             return 0
         if any(mechanism is Mechanism.TRAMPOLINE for mechanism, _ in plan.groups):
-            _raise_limits()
             # The images made by attaching are not in the table read for selecting.
             self.symbols = KernelSymbols(kallsyms.read)
+        many = "function" if plan.functions == 1 else "functions"
+        make_room(attach.descriptors(plan), f"attach to {plan.functions} {many}")
         handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             return self._traced(plan, path)
@@ -392,18 +394,6 @@ class _Run:
 def _comm(name: str) -> bytes:
     """A command name as the kernel keeps it: 15 bytes and NULs."""
     return name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0")
-
-
-def _raise_limits() -> None:
-    """Two descriptors for every function can be more than the usual 1024."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 1 << 20
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), max(hard, wanted)))
-    except (ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(options: Options, facts: pybpf.Facts | None = None) -> int:

@@ -1,0 +1,117 @@
+"""How a run of retsnoop ends when something goes wrong, with a pretended kernel."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pybpf.errors import BpfError
+from tools.retsnoop import attach
+from tools.retsnoop import run as module
+from tools.retsnoop.functions import Flag, Function
+from tools.retsnoop.options import Mechanism, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTION = Function(0, "f", flags=Flag.ENTRY | Flag.SIGNEXT, addr=0x1000, btf_id=1)
+
+
+class Pretended:
+    """Programs, maps and links of a kernel that takes everything; what is attached is counted."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, plan: attach.Plan | None = None) -> None:
+        self.attached = 0
+        self.said: list[str] = []
+        self.globals = SimpleNamespace(ready=0, dropped_sessions=0, incomplete_sessions=0)
+        self.maps: dict[str, Any] = defaultdict(lambda: defaultdict(int))
+        self.plan = plan or attach.Plan(((Mechanism.MULTI, (FUNCTION,)),))
+        patch.setattr(module._Run, "select", lambda run: None)
+        patch.setattr(module._Run, "plan", lambda run, selection: self._plan(run))
+        patch.setattr(module._Run, "load", lambda run, obj, plan: None)
+        patch.setattr(module._Run, "attach", lambda run, obj, attacher, plan: self._attach())
+        patch.setattr(module, "Attacher", lambda obj, progress: self)
+        ring = SimpleNamespace(RingBuffer=lambda *args: self, open=lambda *args, **more: self)
+        patch.setattr(module, "pybpf", ring)
+
+    def _plan(self, run: module._Run) -> attach.Plan:
+        run.functions = [FUNCTION]
+        return self.plan
+
+    def _attach(self) -> None:
+        self.attached = 1
+
+    def close(self, progress: object = None) -> None:
+        if self.attached:
+            self.said.append("detached")
+        self.attached = 0
+
+    def read(self, timeout: float) -> list[object]:
+        time.sleep(timeout / 10)
+        return []
+
+    def __enter__(self) -> Pretended:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended]:
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    yield Pretended(monkeypatch)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def go(*arguments: str) -> int:
+    return module.run(parse(["-e", "f", *arguments]), SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_a_run_to_its_end(kernel: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    """The words around detaching, and the command's status."""
+    assert go("--", "sh", "-c", "exit 7") == 7
+    out, err = capfd.readouterr()
+    assert out.startswith("Receiving data...\nDetaching...\nDONE in ")
+    assert (err, kernel.said) == ("", ["detached"])
+
+
+# -- descriptors
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "count"),
+    [(Mechanism.MULTI, 2), (Mechanism.SINGLE, 4 * 3000), (Mechanism.TRAMPOLINE, 2 * 3000)],
+)
+def test_room_for_every_link(
+    monkeypatch: pytest.MonkeyPatch, mechanism: Mechanism, count: int
+) -> None:
+    """A kprobe is a link and a perf event, a clone a link, both at entry and at exit."""
+    asked: list[int] = []
+    functions = tuple(Function(i, f"f{i}", flags=Flag.ENTRY) for i in range(3000))
+    kernel = Pretended(monkeypatch, attach.Plan(((mechanism, functions),)))
+    monkeypatch.setattr(module, "make_room", lambda many, doing: asked.append(many))
+    kernel.globals.ready = 1
+    assert go("--", "true") == 0
+    assert asked == [count]
+
+
+def test_no_room(
+    kernel: Pretended, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A hard limit that is too low is told before anything is attached."""
+
+    def refuse(many: int, doing: str) -> None:
+        raise BpfError(errno.EMFILE, doing, "the hard limit is 1")
+
+    monkeypatch.setattr(module, "make_room", refuse)
+    assert go() == 1
+    err = capfd.readouterr().err
+    assert err.startswith("retsnoop: attach to 1 function: EMFILE") and "hard limit" in err
+    assert not kernel.said
