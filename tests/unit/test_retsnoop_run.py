@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -80,6 +83,60 @@ def test_a_run_to_its_end(kernel: Pretended, capfd: pytest.CaptureFixture[str]) 
     out, err = capfd.readouterr()
     assert out.startswith("Receiving data...\nDetaching...\nDONE in ")
     assert (err, kernel.said) == ("", ["detached"])
+
+
+# -- output that nobody reads
+
+# Sessions come when the command has left its process id.
+SNOOP = """
+import os, sys
+import pytest
+from tests.unit.test_retsnoop_run import Pretended, go
+from toolmain import run
+mark, *command = sys.argv[1:]
+with pytest.MonkeyPatch.context() as patch:
+    kernel = Pretended(patch)
+    def show(timeout):
+        if os.path.exists(mark) and os.path.getsize(mark):
+            print("a session", flush=True)
+        return []
+    kernel.read = show
+    kernel.close = lambda progress=None: print("detached", file=sys.stderr)
+    run("retsnoop", lambda: go("--", *command))
+"""
+
+
+def snoop(mark: Path, script: str) -> int:
+    """A run into `head -2` and the process id of its command."""
+    words = [sys.executable, "-c", SNOOP, mark, "sh", "-c", script]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$@" | head -2', "bash", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 141
+    assert done.stdout == "Receiving data...\na session\n"
+    assert done.stderr == "detached\n"
+    return int(mark.read_text())
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    """`| head`: all is detached at once, without a word, and the command is told to end."""
+    mark = tmp_path / "pid"
+    pid = snoop(mark, f"echo $$ > {mark}; exec sleep 60 >/dev/null 2>&1")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_command_that_will_not_end(tmp_path: Path) -> None:
+    """One that ignores the signal is left behind, not waited for."""
+    mark = tmp_path / "pid"
+    pid = snoop(mark, f"trap '' TERM; echo $$ > {mark}; exec sleep 60 >/dev/null 2>&1")
+    os.kill(pid, signal.SIGKILL)
 
 
 # -- descriptors

@@ -7,6 +7,7 @@ undone, receiving ends, detaching goes on to its end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -70,11 +71,13 @@ class _Progress:
         self._last, self._shown = now, True
         end = "" if self._tty else "\n"
         start = "\r" if self._tty else ""
-        print(f"{start}{self._doing} {done}/{total}...", end=end, file=self._out, flush=True)
+        with contextlib.suppress(OSError):  # nobody watches: the work goes on
+            print(f"{start}{self._doing} {done}/{total}...", end=end, file=self._out, flush=True)
 
     def done(self) -> None:
         if self._shown and self._tty:
-            print(file=self._out, flush=True)
+            with contextlib.suppress(OSError):
+                print(file=self._out, flush=True)
 
 
 class _Run:
@@ -83,6 +86,7 @@ class _Run:
         self.facts = facts
         self.functions: list[Function] = []
         self.stop = 0  # number of the signal that came
+        self.command: Command | None = None
         self.sessions = 0
         self.collector = Collector()
         self.epoch = time.time_ns() - time.monotonic_ns()
@@ -97,7 +101,8 @@ class _Run:
             print(text, file=self.info)
 
     def warn(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     # -- selection
 
@@ -274,9 +279,9 @@ class _Run:
         )
         sys.stdout.flush()
 
-    def receive(self, obj: Object, command: Command | None) -> None:
+    def receive(self, obj: Object) -> None:
         """Show sessions until a signal comes or the command ends."""
-        dropped = 0
+        command, dropped = self.command, 0
         with pybpf.RingBuffer(obj.maps["events"], decode) as ring:
             while True:
                 over = bool(self.stop) or (command is not None and command.poll() is not None)
@@ -300,10 +305,7 @@ class _Run:
         self.say("Detaching...")
         self.info.flush()
         started = time.monotonic()
-        obj.globals.ready = 0
-        progress = _Progress("Detaching", sys.stderr)
-        attacher.close(progress)
-        progress.done()
+        self.close(obj, attacher)
         took = int((time.monotonic() - started) * 1000)
         lost, partial = obj.globals.dropped_sessions, obj.globals.incomplete_sessions
         self.say(f"DONE in {took} ms.")
@@ -316,6 +318,17 @@ class _Run:
             self.emit_json(
                 jsonlines.summary(sessions=self.sessions, dropped=lost, incomplete=partial)
             )
+
+    def close(self, obj: Object, attacher: Attacher) -> None:
+        """Detach what is attached; without a word if that is quick."""
+        obj.globals.ready = 0
+        progress = _Progress("Detaching", sys.stderr)
+        attacher.close(progress)
+        progress.done()
+
+    def end_command(self) -> None:
+        if self.command is not None:
+            self.command.close()
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.stop = number
@@ -360,11 +373,13 @@ class _Run:
     def _traced(self, plan: Plan, path: str) -> int:
         options = self.options
         with ExitStack() as stack:
+            # Last of all: on an error everything is detached first, however long that takes.
+            stack.callback(self.end_command)
             obj = stack.enter_context(pybpf.open(OBJECT, facts=self.facts))
             self.load(obj, plan)
             progress = _Progress("Attaching", sys.stderr)
             attacher = Attacher(obj, self.attach_progress(progress))
-            stack.callback(attacher.close)
+            stack.callback(self.close, obj, attacher)
             self.attach(obj, attacher, plan)
             progress.done()
             # Whoever waits for the line may act on it: from then on everything is seen. A
@@ -372,23 +387,19 @@ class _Run:
             obj.globals.ready = 0 if options.command else 1
             self.say("Receiving data...")
             self.info.flush()
-            command = None
             if options.command:
                 sys.stdout.flush()
-                command = Command(path, options.command)
-                stack.callback(command.close)
+                self.command = Command(path, options.command)
             obj.globals.ready = 1
-            if command is not None:
-                command.start()
-            try:
-                self.receive(obj, command)
-            finally:
-                self.detach(obj, attacher)
-            if command is None:
+            if self.command is not None:
+                self.command.start()
+            self.receive(obj)
+            self.detach(obj, attacher)
+            if self.command is None:
                 return 0
             if self.stop:
-                command.signal(self.stop)
-            return command.wait()
+                self.command.signal(self.stop)
+            return self.command.wait()
 
 
 def _comm(name: str) -> bytes:
