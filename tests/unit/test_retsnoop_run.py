@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pybpf.errors import BpfError
+from pybpf.errors import BpfError, ObjectFormatError, PlanError, RelocationError
 from tools.retsnoop import attach
 from tools.retsnoop import run as module
 from tools.retsnoop.functions import Flag, Function
@@ -137,6 +137,85 @@ def test_a_command_that_will_not_end(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     pid = snoop(mark, f"trap '' TERM; echo $$ > {mark}; exec sleep 60 >/dev/null 2>&1")
     os.kill(pid, signal.SIGKILL)
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RelocationError("no such type", program="p"),
+        ObjectFormatError("too short", file="vmlinux"),
+        PlanError("no such thing"),
+        PermissionError(errno.EACCES, "Permission denied", "/proc/kallsyms"),
+        BpfError(errno.EPERM, "doing"),
+    ],
+)
+@pytest.mark.parametrize("phase", ["select", "plan", "load", "attach", "receive"])
+def test_errors_are_one_line(
+    kernel: Pretended,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    phase: str,
+    error: Exception,
+) -> None:
+    """What the library's functions may raise, wherever: one line, status 1, nothing attached."""
+
+    def fail(*_args: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module._Run, phase, fail)
+    assert go() == 1
+    assert capfd.readouterr().err == f"retsnoop: {error}\n"
+    assert not kernel.attached
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("select", "nothing was attached"),
+        ("plan", "nothing was attached"),
+        ("load", "everything is detached again"),
+        ("attach", "everything is detached again"),
+    ],
+)
+def test_a_signal_before_data_is_received(
+    kernel: Pretended,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    phase: str,
+    words: str,
+    number: signal.Signals,
+) -> None:
+    """One line, and the status that shells have for the signal; nothing stays attached."""
+    whole: Callable[..., Any] = getattr(module._Run, phase)
+
+    def interrupted(*args: object) -> object:
+        os.kill(os.getpid(), number)
+        return whole(*args)
+
+    monkeypatch.setattr(module._Run, phase, interrupted)
+    assert go() == 128 + number
+    out, err = capfd.readouterr()
+    assert err == f"retsnoop: interrupted; {words}\n"
+    assert not kernel.attached
+    assert "Receiving" not in out
+
+
+def test_an_interrupted_system_call_is_an_interrupt(
+    kernel: Pretended, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The kernel's EINTR is not told as a failure of its own."""
+
+    def interrupted(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise BpfError(errno.EINTR, "BPF_LINK_CREATE")
+
+    monkeypatch.setattr(module._Run, "attach", interrupted)
+    assert go() == 130
+    assert capfd.readouterr().err == "retsnoop: interrupted; everything is detached again\n"
 
 
 # -- descriptors

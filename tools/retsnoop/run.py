@@ -8,6 +8,7 @@ undone, receiving ends, detaching goes on to its end.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 import pybpf
-from pybpf.errors import BpfError, DeniedByPolicy
+from pybpf.errors import ObjectFormatError, PlanError, RelocationError
 from pybpf.kernel import kallsyms
 from pybpf.links import make_room
 from pybpf.trampoline.select import Selection, select
@@ -47,7 +48,7 @@ _SHOWN = 5
 
 
 class _Stopped(Exception):
-    """A signal came while attaching."""
+    """A signal came before everything was attached."""
 
 
 class _Failed(Exception):
@@ -86,6 +87,7 @@ class _Run:
         self.facts = facts
         self.functions: list[Function] = []
         self.stop = 0  # number of the signal that came
+        self.selecting = False  # only reading: a signal need not wait for a loop
         self.command: Command | None = None
         self.sessions = 0
         self.collector = Collector()
@@ -332,16 +334,33 @@ class _Run:
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.stop = number
+        if self.selecting:
+            raise _Stopped
+
+    def go_on(self) -> None:
+        """
+        :raises _Stopped: if a signal came
+        """
+        if self.stop:
+            raise _Stopped
 
     def attach_progress(self, inner: _Progress) -> Progress:
         def progress(done: int, total: int) -> None:
             inner(done, total)
-            if self.stop:
-                raise _Stopped
+            self.go_on()
 
         return progress
 
     def execute(self) -> int:
+        """The whole run, from the selection on under our own handlers of signals."""
+        handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return self._execute()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _execute(self) -> int:
         options = self.options
         path = ""
         if options.command:
@@ -350,7 +369,10 @@ class _Run:
                 self.warn(f"retsnoop: {options.command[0]}: command not found")
                 return NOT_FOUND
             path = found
+        self.selecting = True
         plan = self.plan(self.select())
+        self.go_on()  # it may have come where exceptions are swallowed
+        self.selecting = False
         if options.dry_run:
             functions = [f for _, group in plan.groups for f in group]
             self.list_functions(functions, dry_run=True)
@@ -363,12 +385,7 @@ class _Run:
             self.symbols = KernelSymbols(kallsyms.read)
         many = "function" if plan.functions == 1 else "functions"
         make_room(attach.descriptors(plan), f"attach to {plan.functions} {many}")
-        handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return self._traced(plan, path)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        return self._traced(plan, path)
 
     def _traced(self, plan: Plan, path: str) -> int:
         options = self.options
@@ -382,6 +399,7 @@ class _Run:
             stack.callback(self.close, obj, attacher)
             self.attach(obj, attacher, plan)
             progress.done()
+            self.go_on()
             # Whoever waits for the line may act on it: from then on everything is seen. A
             # command of ours has not started yet, and starts with nothing seen before it.
             obj.globals.ready = 0 if options.command else 1
@@ -411,17 +429,18 @@ def run(options: Options, facts: pybpf.Facts | None = None) -> int:
     """Do what the options say.
 
     :param facts: what is known of the running kernel already
-    :returns: exit status: 0, 1 if it failed, or that of the command
+    :returns: exit status: 0, 1 if it failed, that of the command, or 128 and the number of a
+        signal that came before everything was attached
     """
     runner = _Run(options, facts or pybpf.Facts())
     try:
         return runner.execute()
+    except (_Failed, OSError, ObjectFormatError, PlanError, RelocationError) as error:
+        if not (runner.stop and isinstance(error, OSError) and error.errno == errno.EINTR):
+            runner.warn(f"retsnoop: {error}")
+            return 1
     except _Stopped:
-        runner.warn("retsnoop: interrupted while attaching; everything is detached again")
-    except _Failed as error:
-        runner.warn(f"retsnoop: {error}")
-    except DeniedByPolicy as error:
-        runner.warn(f"retsnoop: {error}")
-    except BpfError as error:
-        runner.warn(f"retsnoop: {error}")
-    return 1
+        pass
+    done = "nothing was attached" if runner.selecting else "everything is detached again"
+    runner.warn(f"retsnoop: interrupted; {done}")
+    return 128 + runner.stop
