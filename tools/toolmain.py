@@ -50,13 +50,15 @@ def _prepare_streams() -> None:
             _to_null(number, mode)
     if sys.stderr is None:
         sys.stderr = open(_STDERR, "w", closefd=False)  # noqa: SIM115  for as long as we run
-    former = sys.stdout
+    former = sys.stdout if isinstance(sys.stdout, io.TextIOWrapper) else None
     raw = _Output(_STDOUT, "w", closefd=False)
+    unbuffered = former is not None and former.write_through  # python3 -u
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        raw if unbuffered else io.BufferedWriter(raw),
         encoding=former.encoding if former else "utf-8",
         errors=former.errors if former else "surrogateescape",
         line_buffering=raw.isatty(),
+        write_through=unbuffered,
     )
 
 

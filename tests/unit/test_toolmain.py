@@ -31,6 +31,17 @@ TOOLS = [
 ]
 
 
+UNBUFFERED = """
+import os, sys
+from toolmain import run
+def main():
+    sys.stdout.write("a")
+    os.write(1, b"b")
+    return 3
+run("x", main)
+"""
+
+
 def run(tool: tuple[str, ...], redirection: str) -> subprocess.CompletedProcess[str]:
     """A tool as a shell runs it with a redirection behind it."""
     name, *arguments = tool
@@ -76,6 +87,18 @@ def test_a_reader_that_went_away(tool: tuple[str, ...]) -> None:
             timeout=60,
         )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_unbuffered_output() -> None:
+    """`python3 -u` is heeded: what is written is there at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNBUFFERED],
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "ab", "")
 
 
 def test_everything_closed() -> None:

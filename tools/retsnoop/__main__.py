@@ -11,6 +11,11 @@ sys.path[:1] = [str(_TOOLS.parent), str(_TOOLS)]
 
 from toolmain import run  # noqa: E402
 
-from retsnoop.cli import main  # noqa: E402
 
-run("retsnoop", main)
+def _main() -> int:
+    from retsnoop.cli import main  # here, for it takes long enough to be interrupted
+
+    return main()
+
+
+run("retsnoop", _main)

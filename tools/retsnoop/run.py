@@ -1,8 +1,8 @@
 """One run: select, load, attach, receive, detach.
 
-Signals only set a flag that the loops look at, so that an interrupt never
-leaves half of something behind: attaching stops at the next function and is
-undone, receiving ends, detaching goes on to its end.
+Signals end the selection, which only reads. From then on they set a flag that the
+loops look at, so that an interrupt never leaves half of something behind: attaching
+stops at the next function and is undone, receiving ends, detaching goes on to its end.
 """
 
 from __future__ import annotations
@@ -338,9 +338,7 @@ class _Run:
             raise _Stopped
 
     def go_on(self) -> None:
-        """
-        :raises _Stopped: if a signal came
-        """
+        """Nothing; `_Stopped` if a signal came."""
         if self.stop:
             raise _Stopped
 
