@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ._sys import bpf as sys_bpf
 from ._sys import perf
+from ._sys.fd import make_room
 from ._uapi.enums import AttachType
 from .errors import BpfError, UnsupportedFeature
 
@@ -38,6 +39,7 @@ __all__ = [
     "attach_tracepoint",
     "attach_tracing",
     "attach_uprobe",
+    "make_room",
 ]
 
 

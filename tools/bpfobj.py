@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import gzip
 import json
 import os
 import sys
@@ -29,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from btffile import read_btf  # noqa: E402
+from toolmain import explain, run  # noqa: E402
 
 from pybpf.asm import decode  # noqa: E402
 from pybpf.asm import text as asm_text  # noqa: E402
 from pybpf.btf import Btf  # noqa: E402
-from pybpf.elf import ElfFile  # noqa: E402
 from pybpf.errors import (  # noqa: E402
     BpfError,
     ObjectFormatError,
@@ -45,7 +46,7 @@ from pybpf.obj.linker import Linker, LinkTarget  # noqa: E402
 from pybpf.obj.reader import read_object  # noqa: E402
 from pybpf.obj.spec import ObjectSpec  # noqa: E402
 
-__all__ = ["inspect", "load", "main", "read_btf", "relocate"]
+__all__ = ["inspect", "load", "main", "relocate"]
 
 # enum bpf_map_type
 PERF_EVENT_ARRAY, STACK_TRACE, CPUMAP, STRUCT_OPS, RINGBUF, USER_RINGBUF = 4, 7, 16, 26, 27, 31
@@ -139,27 +140,6 @@ def _fill_in(obj: Any) -> None:
             one.max_entries = STAND_INS.get(one.type, 1024)
 
 
-def read_btf(file: str) -> Btf:
-    """BTF from a file: raw, compressed with gzip, or section .BTF of an ELF file.
-
-    :raises ObjectFormatError: none of them
-    :raises OSError: the file cannot be read
-    """
-    data = Path(file).read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError) as err:
-            raise ObjectFormatError(f"broken gzip data: {err}", file=file, offset=0) from None
-    if data[:4] == b"\x7fELF":
-        elf = ElfFile(data, file, any_machine=True)
-        section = elf.find(".BTF")
-        if section is None:
-            raise ObjectFormatError("no such section", file=file, section=".BTF", offset=0)
-        return Btf(elf.contents(section), name=file)
-    return Btf(data, name=file)
-
-
 def _table(rows: Sequence[Sequence[object]]) -> str:
     """Columns under the first row's headings, numbers to the right."""
     columns = []
@@ -250,14 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return _run(args)
-    except ObjectFormatError as err:
-        print(f"bpfobj.py: {err}", file=sys.stderr)
-    except BrokenPipeError:
-        # The reader of our output went away; do not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError as err:
-        print(f"bpfobj.py: {err.filename or args.file}: {err.strerror or err}", file=sys.stderr)
-    return 1
+    except (OSError, ObjectFormatError) as error:
+        print(f"bpfobj.py: {explain(error, args.file)}", file=sys.stderr)
+        return 1
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -268,7 +243,7 @@ def _run(args: argparse.Namespace) -> int:
         if not args.json:
             _print_inspect(spec)
     elif args.command == "relocate":
-        report = relocate(spec, read_btf(args.btf))
+        report = relocate(spec, read_btf(Path(args.btf)))
         if not args.json:
             _print_relocate(report)
     else:
@@ -281,4 +256,4 @@ def _run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("bpfobj.py", main)

@@ -17,68 +17,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from btffile import KERNEL, read_btf  # noqa: E402
+from toolmain import explain, run  # noqa: E402
 
 from pybpf.btf import Btf, BtfKind  # noqa: E402
 from pybpf.btf.rawdump import as_dict, raw_lines, type_lines  # noqa: E402
 from pybpf.errors import ObjectFormatError  # noqa: E402
 
-__all__ = ["load", "main"]
-
-KERNEL = Path("/sys/kernel/btf/vmlinux")
-
-
-def load(path: Path, base: Path | None = None) -> Btf:
-    """The BTF in a file, as `Btf` or in whatever it is wrapped in.
-
-    :raises OSError: the file cannot be read
-    :raises ObjectFormatError: it holds no BTF, or malformed BTF
-    """
-    if base is None and path.parent == KERNEL.parent and path.name != KERNEL.name:
-        base = KERNEL
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        import gzip
-        import zlib
-
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as err:
-            raise ObjectFormatError(f"bad gzip data: {err}", file=str(path)) from None
-    if data[:4] == b"\x7fELF":
-        data = _from_elf(data, str(path))
-    return Btf(data, base=load(base) if base else None, name=str(path))
-
-
-def _from_elf(data: bytes, name: str) -> bytes:
-    # Any machine's ELF: vmlinux and modules are not BPF objects.
-    import struct
-
-    def error(what: str) -> ObjectFormatError:
-        return ObjectFormatError(what, file=name)
-
-    try:
-        if data[4:6] != b"\x02\x01":
-            raise error("not a 64-bit little-endian ELF file")
-        (table,) = struct.unpack_from("<Q", data, 40)
-        entry, count, names = struct.unpack_from("<HHH", data, 58)
-        headers = [struct.unpack_from("<IIQQQQ", data, table + i * entry) for i in range(count)]
-        if not headers:
-            raise error("the ELF file has no sections")
-        strings = headers[names][4]
-        for header in headers:
-            at = strings + header[0]
-            if data[at : at + 5] == b".BTF\0":
-                return data[header[4] : header[4] + header[5]]
-    except (struct.error, IndexError):
-        raise error("the ELF file's section headers are cut off") from None
-    raise error("the ELF file has no .BTF section")
+__all__ = ["main"]
 
 
 def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
@@ -99,7 +52,7 @@ def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
 
 
 def _dump(args: argparse.Namespace) -> int:
-    btf = load(args.file, args.base)
+    btf = read_btf(args.file, args.base)
     btf.validate()
     if args.format == "c":
         from pybpf.btf.cdump import dump
@@ -117,7 +70,7 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    btf = load(args.file, args.base)
+    btf = read_btf(args.file, args.base)
     wanted = None if args.kind is None else BtfKind[args.kind.upper()]
     found = []
     for type_id, owner in _find(btf, args.name):
@@ -162,18 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--json goes with --format raw")
     try:
         status: int = args.run(args)
-        sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # The reader has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except ObjectFormatError as err:
-        print(f"btf.py: {err}", file=sys.stderr)
-    except OSError as err:
-        print(f"btf.py: {err.filename or args.file}: {err.strerror}", file=sys.stderr)
-    return 1
+    except (OSError, ObjectFormatError) as error:
+        print(f"btf.py: {explain(error, args.file)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("btf.py", main)

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from toolmain import run  # noqa: E402
 
 from pybpf.asm import Insn, decode  # noqa: E402
 from pybpf.asm import text as asm_text  # noqa: E402
@@ -212,4 +214,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("build_bpf.py", main)

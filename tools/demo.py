@@ -19,7 +19,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from toolmain import run as run_tool  # noqa: E402
 
 FUNCTIONS = ["-e", "do_sys_openat2", "-a", "do_fil?_open", "-a", "path_openat"]
 MISSING = "/no/such/file"
@@ -80,4 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("demo.py", main)

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from toolmain import explain, run  # noqa: E402
 
 if TYPE_CHECKING:
     from pybpf.kernel.host import Facts
@@ -131,10 +132,12 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
     return [*_table([_COSTS, *rows]), note]
 
 
-def _load(path: Path) -> Facts:
-    from pybpf.kernel.host import Facts
-
-    return Facts.from_json(json.loads(path.read_bytes()))
+def _save(facts: Facts, path: Path) -> None:
+    saved = facts.to_json()
+    path.write_text(json.dumps(saved))
+    if why := saved.get("ftrace_error"):
+        text = f"{path}: without the traceable functions, so of no use to plan and why: {why}"
+        print(f"features.py: {text}", file=sys.stderr)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -147,7 +150,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--calibrate", action="store_true", help="measure attach and detach per mechanism"
     )
     parser.add_argument("--save", metavar="FILE", type=Path, help="write all facts to FILE")
-    parser.add_argument("--facts", metavar="FILE", type=Path, help="show the facts saved in FILE")
+    parser.add_argument("--facts", metavar="FILE", help="show the facts saved in FILE")
     arguments = parser.parse_args(argv)
     if arguments.facts and (arguments.calibrate or arguments.save):
         parser.error("--facts is about another kernel: nothing to measure or save")
@@ -157,22 +160,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit status."""
     arguments = _arguments(argv)
-    from pybpf.kernel.host import Facts
+    from factsfile import read_facts
 
     try:
-        facts = _load(arguments.facts) if arguments.facts else Facts()
+        facts = read_facts(arguments.facts)
         about, rows = describe(facts), feature_rows(facts)
         if arguments.save:
-            arguments.save.write_text(json.dumps(facts.to_json()))
+            _save(facts, arguments.save)
     except (OSError, ValueError) as error:
-        print(f"features: {error}", file=sys.stderr)
+        print(f"features.py: {explain(error)}", file=sys.stderr)
         return 1
     costs, failure = None, ""
     if arguments.calibrate:
         try:
             costs = _calibrate(facts)
         except OSError as error:
-            failure = f"features: cannot measure: {error}"
+            failure = f"features.py: cannot measure: {error}"
     if arguments.json:
         report: dict[str, Any] = {
             "kernel": about,
@@ -194,10 +197,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    sys.exit(status)
+    run("features.py", main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -91,7 +92,8 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
     from pybpf.trampoline.attached import Registry, image_classes
 
     asked: list[str] = args.functions
-    found = [i for i in images(stale=args.stale) if _wanted(asked, i.function, i.module)]
+    traced = list(images(stale=args.stale))
+    found = [i for i in traced if _wanted(asked, i.function, i.module)]
     known = Registry.read()
     probes = [
         p
@@ -109,20 +111,40 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
             value["classes"] = classes.to_dict()
         screen.json(value)
         return 0
+    if not traced:
+        screen.show("no function is traced through a trampoline")
     if found:
         screen.table(IMAGES, [_image_row(image, known) for image in found])
-    else:
-        screen.show("no function is traced through a trampoline")
+    lost = _not_traced(asked, found, probes) if traced else []
+    many = _many(len({image.key for image in traced}), "function")
+    for name in lost:
+        text = f"{name}: not among the {many} traced through a trampoline, nor on a kprobe link"
+        screen.show(Line(text, "33", 2))
     if probes:
-        screen.show("", Line("kprobe links", "1"))
+        if found or lost or not traced:
+            screen.show("")
+        screen.show(Line("kprobe links", "1"))
         screen.table(PROBES, [_probe_row(one, known, asked) for one in probes])
     if classes is not None:
         screen.show("")
         classes_table(classes, screen)
     if known.owners.hidden:
-        text = f"{known.owners.hidden} processes could not be looked into: owners may be missing"
+        who = _many(known.owners.hidden, "process", "processes")
+        text = f"{who} could not be looked into: owners may be missing"
         screen.show("", Line(text, "31", 0))
     return 0
+
+
+def _not_traced(
+    asked: Sequence[str], found: Sequence[TrampolineImage], probes: Sequence[Probed]
+) -> list[str]:
+    names = {(image.function, image.module) for image in found}
+    names |= {(name, module) for one in probes for name, module, _ in one.functions}
+    return [p for p in asked if not any(_wanted([p], *name) for name in names)]
+
+
+def _many(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def _called(image: TrampolineImage) -> Iterator[ImageProgram]:
@@ -325,11 +347,21 @@ def _instructions(code: Sequence[Instruction]) -> list[dict[str, object]]:
 # ---- verify --------------------------------------------------------------------
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``verify``."""
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=10.0,
         metavar="S",
         help="how long a disagreement must last, in seconds (default: %(default)s)",

@@ -1,4 +1,4 @@
-"""The `plan` command of trampolines.py, and what it shares with `why`.
+"""The `plan` command of trampolines.py, and what `why` uses of it.
 
 It works on the running kernel, or on facts that ``features.py --save`` wrote on
 another one; then it needs no privileges. Nothing is attached either way.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from factsfile import read_facts
 from image_commands import classes_table
 from screen import Line, Screen
 
@@ -21,14 +21,14 @@ from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.text import listing
 from pybpf.errors import PlanError
-from pybpf.kernel.host import Facts
 from pybpf.trampoline.classes import classify, planned
 from pybpf.trampoline.cost import Mechanism
-from pybpf.trampoline.planner import plan
 from pybpf.trampoline.plans import Plan, Template
-from pybpf.trampoline.reasons import Skipped
-from pybpf.trampoline.targets import Resolver, plan_facts
+from pybpf.trampoline.targets import plan
 from pybpf.trampoline.traits import Hook
+
+if TYPE_CHECKING:
+    from pybpf import Object, Program
 
 __all__ = [
     "HOOKS",
@@ -37,7 +37,6 @@ __all__ = [
     "plan_arguments",
     "plan_json",
     "plan_lines",
-    "read_facts",
     "run_plan",
     "show_plan",
 ]
@@ -68,16 +67,6 @@ def default_program(section: str) -> tuple[Template, str]:
     return Template("reads_everything", code, hook, sleepable=kind.endswith(".s")), glob
 
 
-def read_facts(path: str | None) -> Facts:
-    """The running kernel's facts, or those saved in a file.
-
-    :raises ValueError: if it holds none
-    """
-    if path is None:
-        return Facts()
-    return Facts.from_json(json.loads(Path(path).read_text()))
-
-
 # ---- plan ---------------------------------------------------------------------
 
 
@@ -87,10 +76,12 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "section",
         nargs="?",
         metavar="SECTION",
-        help="e.g. 'fexit.multi/vfs_*', 'fentry.multi/mod:*'",
+        help="e.g. 'fexit.multi/vfs_*', 'fentry.multi/mod:*'; with --object a glob does",
     )
-    parser.add_argument("--object", metavar="FILE", help="plan a program of this object instead of")
-    parser.add_argument("--program", metavar="NAME", help="one that reads everything")
+    parser.add_argument("--object", metavar="FILE", help="plan a program of this object")
+    parser.add_argument(
+        "--program", metavar="NAME", help="which; without an object one that reads everything"
+    )
     parser.add_argument(
         "--mechanism", default="auto", choices=["auto", *(m.value for m in Mechanism)]
     )
@@ -104,23 +95,20 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plan_json(made: Plan, skipped: Sequence[Skipped], *, classes: bool) -> dict[str, object]:
-    """`Plan.to_json` with the functions that were not even found.
+def plan_json(made: Plan, *, classes: bool) -> dict[str, object]:
+    """`Plan.to_json` as a value.
 
     :param classes: also how few trampolines would do
     """
-    shown: dict[str, object] = json.loads(
-        replace(made, skipped=(*skipped, *made.skipped)).to_json()
-    )
+    shown: dict[str, object] = json.loads(made.to_json())
     if classes:
         shown["classes"] = classify(planned(made)).to_dict()
     return shown
 
 
-def plan_lines(made: Plan, skipped: Sequence[Skipped], *, verbose: bool) -> Iterator[Line]:
+def plan_lines(made: Plan, *, verbose: bool) -> Iterator[Line]:
     """The plan as text: `str` of it, and with `verbose` images, functions and skipped ones."""
-    whole = replace(made, skipped=(*skipped, *made.skipped))
-    head, *rest = str(whole).splitlines()
+    head, *rest = str(made).splitlines()
     yield Line(head, "1", 2)
     for number, text in enumerate(rest):
         counted = text.startswith("    ")  # a reason and how often
@@ -129,7 +117,7 @@ def plan_lines(made: Plan, skipped: Sequence[Skipped], *, verbose: bool) -> Iter
     if total > SLOW:
         yield Line(f"  this will take about {total:.0f} s on such a machine", "31", 4)
     if not verbose:
-        if whole.skipped:
+        if made.skipped:
             yield Line(
                 "  -v names them, with hints; `trampolines.py why FUNC` explains one", "2", 4
             )
@@ -142,10 +130,10 @@ def plan_lines(made: Plan, skipped: Sequence[Skipped], *, verbose: bool) -> Iter
             yield Line(f"  image {part.image.digest} ({part.side.value})", "36")
             yield from (Line(f"    {text}") for text in listing(part.image.code.insns))
         yield Line("  functions: " + " ".join(t.label for t in group.targets), "", 4)
-    if whole.skipped:
+    if made.skipped:
         yield Line()
         yield Line("skipped:", "1")
-        yield from (Line(f"  {s}", "33", 4) for s in whole.skipped)
+        yield from (Line(f"  {s}", "33", 4) for s in made.skipped)
 
 
 def show_plan(args: argparse.Namespace, screen: Screen) -> int:
@@ -153,21 +141,22 @@ def show_plan(args: argparse.Namespace, screen: Screen) -> int:
 
     :raises UsageError: as `run_plan`
     """
-    made, skipped = run_plan(args)
+    made = run_plan(args)
     if args.json:
-        screen.json(plan_json(made, skipped, classes=args.classes))
+        screen.json(plan_json(made, classes=args.classes))
     else:
-        screen.show(*plan_lines(made, skipped, verbose=args.verbose))
+        screen.show(*plan_lines(made, verbose=args.verbose))
         if args.classes:
             screen.show("")
             classes_table(classify(planned(made)), screen)
     return 0 if made.targets else 1
 
 
-def run_plan(args: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
+def run_plan(args: argparse.Namespace) -> Plan:
     """What ``plan`` was asked.
 
-    :raises UsageError: neither a multi section nor an object, or no functions
+    :raises UsageError: neither a multi section nor an object, a program that the object does not
+        have, a section that is not the program's, or no functions
     :raises PlanError: nothing matches, or the program cannot be a multi program
     """
     if args.program and not args.object:
@@ -178,22 +167,40 @@ def run_plan(args: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
             import pybpf
 
             obj = stack.enter_context(pybpf.open(args.object, facts=facts))
-            multis = [p.name for p in obj.programs.values() if p.is_multi]
-            name = args.program or (multis[0] if len(multis) == 1 else "")
-            if name not in multis:
-                raise PlanError(
-                    f"--program: one of {', '.join(multis) or 'none: no multi program'}"
-                )
-            program = obj.programs[name]
-            template, glob = program.template(), (args.section or "").partition("/")[2]
-            glob = glob or program.attach_to
+            one = _program(obj, args.object, args.program)
+            program: Program | Template = one
+            glob = _glob(one, args.section)
         elif args.section:
-            template, glob = default_program(args.section)
+            program, glob = default_program(args.section)
         else:
             raise UsageError("give a SECTION, or --object FILE --program NAME")
         if not glob:
             raise UsageError("no functions: write them behind the slash, e.g. fexit.multi/vfs_*")
-        resolver = Resolver(facts, live=not facts.is_saved)
-        targets, skipped = resolver.resolve(glob, at_exit=template.hook is not Hook.ENTRY)
-        made = plan(template, targets, plan_facts(facts), args.mechanism, prefer=args.prefer)
-    return made, skipped
+        return plan(program, glob, facts, args.mechanism, prefer=args.prefer)
+
+
+def _program(obj: Object, file: str, name: str | None) -> Program:
+    # The one named, or the only one.
+    multis = {p.name: p for p in obj.programs.values() if p.is_multi}
+    if not multis:
+        raise PlanError(f"{file}: no multi program")
+    if name is None and len(multis) == 1:
+        (name,) = multis
+    if name not in multis:
+        raise UsageError(f"--program: one of {', '.join(multis)}")
+    return multis[name]
+
+
+def _glob(program: Program, section: str | None) -> str:
+    # What SECTION says where the program has one of its own: a glob alone, or of the same kind.
+    if section is None:
+        return program.attach_to
+    kind, slash, glob = section.lstrip("?").partition("/")
+    if not slash and kind.removesuffix(".s") not in HOOKS:
+        return section
+    if kind != program.section.lstrip("?").partition("/")[0]:
+        raise UsageError(
+            f"{section!r}, but program {program.name!r} is in section {program.section!r}: "
+            "give other functions as a glob alone"
+        )
+    return glob or program.attach_to

@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import image_commands  # noqa: E402  (the path is set above)
 from screen import Screen  # noqa: E402
+from toolmain import explain, run  # noqa: E402
 
 __all__ = ["Command", "main"]
 
@@ -131,14 +132,10 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     try:
         status: int = args.run(args, Screen.of(out or sys.stdout))
         return status
-    except BrokenPipeError:
-        # The reader has what it wanted (`| head`); nothing is left to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ModuleNotFoundError as error:
         return _fail(f"the Python module {error.name} is missing; run: make setup")
     except (OSError, ValueError) as error:
-        return _fail(str(error))
+        return _fail(explain(error))
 
 
 def _use_venv() -> None:
@@ -153,4 +150,4 @@ def _use_venv() -> None:
 
 if __name__ == "__main__":
     _use_venv()
-    sys.exit(main())
+    run("trampolines.py", main)

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from plan_commands import HOOKS, default_program, read_facts
+from factsfile import read_facts
+from plan_commands import HOOKS, default_program
 from screen import Line, Screen
 
 from pybpf.errors import PlanError

@@ -9,6 +9,7 @@ look into a bug report on a machine that has another kernel.
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import cached_property
 
@@ -105,6 +106,8 @@ class Facts:
     release: str  #: ``uname -r``; for people, never for decisions
     machine: str  #: ``uname -m``
     version: str  #: ``uname -v``
+    #: Of saved facts: why they have no traceable functions, "" if they do.
+    ftrace_error = ""
 
     @classmethod
     def read(cls) -> Facts:
@@ -144,8 +147,11 @@ class Facts:
     def ftrace(self) -> FtraceFunctions:
         """The traceable functions.
 
-        :raises BpfError: as `pybpf.kernel.ftrace.tracefs` does
+        :raises BpfError: as `pybpf.kernel.ftrace.tracefs` does; of saved facts: it did so then
         """
+        if self.ftrace_error:
+            doing = "traceable functions are not among the saved facts"
+            raise BpfError(errno.ENODATA, doing, f"when they were saved: {self.ftrace_error}")
         return _ftrace.read_functions()
 
     @cached_property
@@ -208,7 +214,8 @@ class Facts:
     def to_json(self) -> dict[str, Any]:
         """Everything planning needs, as plain values: some megabytes of JSON.
 
-        What this process may not read is left out and missing after loading.
+        What this process may not read is left out and missing after loading; for the traceable
+        functions, without which nothing can be planned, the reason is kept (`ftrace_error`).
         """
         saved: dict[str, Any] = {
             "format": _FORMAT,
@@ -229,7 +236,7 @@ class Facts:
             saved["ftrace"] = _pack(self.ftrace.to_text().encode("utf-8", "surrogateescape"))
             saved["ftrace_sites"] = self.ftrace.sites is not None
         except BpfError as error:
-            saved["ftrace_error"] = str(error)
+            saved["ftrace_error"] = self.ftrace_error or str(error)
         if self.kprobe_blacklist is not None:
             saved["blacklist"] = _pack(self.kprobe_blacklist.to_text().encode())
         for name in ["", *self.btf.modules()]:
@@ -277,7 +284,7 @@ class Facts:
                 sites = bool(data["ftrace_sites"])
                 facts._set(ftrace=parse_functions(text, with_addresses=sites))
             else:
-                facts._set(ftrace=FtraceFunctions(()))
+                facts._set(ftrace_error=str(data["ftrace_error"]))
             if "blacklist" in data:
                 facts._set(kprobe_blacklist=parse_blacklist(_unpack(data["blacklist"])))
         except (KeyError, TypeError, AttributeError) as error:

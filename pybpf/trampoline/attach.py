@@ -41,6 +41,8 @@ from .cost import Mechanism
 from .planner import plan
 from .plans import Group, Lowering, Part, Plan, PlanFacts, Side, Target, Template
 from .reasons import Reason, Skipped
+from .refusals import HOPELESS as _HOPELESS
+from .refusals import NO_ROOM as _NO_ROOM
 from .traits import Hook
 
 if TYPE_CHECKING:
@@ -59,10 +61,6 @@ _TRACING = {
     Side.EXIT: (AttachType.BPF_TRACE_FEXIT, AttachType.BPF_TRACE_FEXIT_MULTI),
     Side.SESSION: (AttachType.BPF_TRACE_FSESSION, AttachType.BPF_TRACE_FSESSION_MULTI),
 }
-# A batch is not worth splitting for these: every half would fail the same way.
-_HOPELESS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINTR}
-# No function's fault: nothing more can be opened.
-_NO_ROOM = {errno.EMFILE, errno.ENFILE}
 
 
 class Source(Protocol):

@@ -46,6 +46,7 @@ from pybpf.btf.rawdump import raw_lines, type_lines
 from pybpf.elf import ElfFile
 from pybpf.errors import ObjectFormatError
 from tools import btf as tool
+from tools.btffile import read_btf
 
 DATA = Path(__file__).parents[1] / "data"
 BLOB = DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz"
@@ -94,7 +95,7 @@ def test_raw_dump_of_objects_is_the_installed_bpftools(name: str) -> None:
     run = subprocess.run(
         ["bpftool", "btf", "dump", "file", DATA / name], capture_output=True, text=True, check=True
     )
-    assert list(raw_lines(tool.load(DATA / name))) == run.stdout.splitlines()
+    assert list(raw_lines(read_btf(DATA / name))) == run.stdout.splitlines()
 
 
 def test_raw_lines_of_unknown_kinds() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pybpf.btf import BtfKind, Int
 from pybpf.btf.encode import BtfBuilder
-from pybpf.errors import ObjectFormatError, UnsupportedFeature
+from pybpf.errors import BpfError, ObjectFormatError, UnsupportedFeature
 from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel.host import Facts, SavedBtf, _pack, parse_cpus
 from pybpf.kernel.kcore import parse_segments
@@ -181,12 +181,28 @@ def test_selection_works_on_saved_facts() -> None:
 
 
 def test_what_could_not_be_read_is_missing_not_wrong() -> None:
-    data = saved_facts(ftrace_error="EPERM")
+    """The list of functions gives the error it gave when the facts were saved, not no functions."""
+    data = saved_facts(ftrace_error="looking for tracefs: ENOENT: not mounted here")
     for key in ("ftrace", "ftrace_sites", "blacklist"):
         del data[key]
     facts = Facts.from_json(data)
-    assert len(facts.ftrace) == 0
+    for _ in range(2):
+        with pytest.raises(BpfError, match=r"saved facts.*looking for tracefs: .*not mounted here"):
+            _ = facts.ftrace
+    with pytest.raises(BpfError, match="looking for tracefs"):
+        select(facts, ["vfs_*"])
     assert facts.kprobe_blacklist is None
+    again = facts.to_json()
+    assert again["ftrace_error"] == data["ftrace_error"]
+    assert Facts.from_json(again).to_json() == again
+
+
+def test_facts_without_functions_or_reason() -> None:
+    """A file that has neither the functions nor why is no facts file."""
+    data = saved_facts()
+    del data["ftrace"]
+    with pytest.raises(ValueError, match="ftrace"):
+        Facts.from_json(data)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ LAYERS = {
     "pybpf.trampoline.planner": 3,
     "pybpf.trampoline.plans": 3,
     "pybpf.trampoline.reasons": 3,
+    "pybpf.trampoline.refusals": 3,
     "pybpf.trampoline.rewrite": 3,
     "pybpf.trampoline.roles": 3,
     "pybpf.trampoline.template": 3,

@@ -7,7 +7,6 @@ import json
 import re
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +29,7 @@ PAINT = re.compile(r"\x1b\[[0-9;]*m")
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = str(ROOT / "tests/data/multi_wrong.bpf.o")
 MULTI = str(ROOT / "tests/data/multi.bpf.o")
+PLAIN = str(ROOT / "tests/data/fentry_args.bpf.o")
 
 
 class Terminal(io.StringIO):
@@ -80,9 +80,7 @@ def test_plan_on_a_pipe_is_the_plan_itself(facts: str) -> None:
     status, text = run("plan", "fexit.multi/*", "--facts", facts)
     assert status == 0
     args = tool._parser().parse_args(["plan", "fexit.multi/*", "--facts", facts])
-    made, skipped = plan_commands.run_plan(args)
-    whole = replace(made, skipped=(*skipped, *made.skipped))
-    assert text.startswith(f"{whole}\n")
+    assert text.startswith(f"{plan_commands.run_plan(args)}\n")
     assert "\x1b" not in text
     assert "-v names them" in text.splitlines()[-1]
 
@@ -190,14 +188,29 @@ def test_prefer(facts: str) -> None:
 
 
 def test_a_program_of_an_object(facts: str) -> None:
-    """Its section's glob, or one given; a program that needs to be named."""
+    """Its section's glob, or one given, alone or behind the same kind of section."""
     ask = ("plan", "--object", MULTI, "--program", "on_exit_ret", "--json", "--facts", facts)
     value = json.loads(run(*ask)[1])
     assert value["program"] == "on_exit_ret"
     names = {name for g in value["groups"] for name in g["targets"]}
     assert names == {f"bpf_fentry_test{n}" for n in range(1, 10)}
-    value = json.loads(run(*ask, "fexit.multi/vfs_f*")[1])
-    assert {n for g in value["groups"] for n in g["targets"]} == {"vfs_fsync", "vfs_fsync_range"}
+    for section in ("fexit.multi/vfs_f*", "?fexit.multi/vfs_f*", "vfs_f*", "?fs_f*"):
+        value = json.loads(run(*ask, section)[1])
+        found = {n for g in value["groups"] for n in g["targets"]}
+        assert found == {"vfs_fsync", "vfs_fsync_range"}
+    value = json.loads(run(*ask, "fexit.multi")[1])
+    assert {name for g in value["groups"] for name in g["targets"]} == names
+
+
+@pytest.mark.parametrize("section", ["fentry.multi/vfs_*", "fexit.multi.s/vfs_*", "nonsense/vfs_*"])
+def test_a_section_that_is_not_the_programs(
+    facts: str, capsys: pytest.CaptureFixture[str], section: str
+) -> None:
+    """Another kind than the program's own is wrong usage: one line with both sections."""
+    ask = ("plan", section, "--object", MULTI, "--program", "on_exit_ret", "--facts", facts)
+    assert run(*ask) == (2, "")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert repr(section) in line and "'on_exit_ret'" in line and "'fexit.multi/" in line
 
 
 @pytest.mark.parametrize(
@@ -205,8 +218,9 @@ def test_a_program_of_an_object(facts: str) -> None:
     [
         (["plan", "fexit.multi/do_exit"], 1, "never returns"),
         (["plan", "fexit.multi/nobody_*"], 1, "nobody_*"),
-        (["plan", "--object", MULTI], 1, "--program: one of on_entry"),
-        (["plan", "--object", MULTI, "--program", "nobody"], 1, "one of on_entry"),
+        (["plan", "--object", MULTI], 2, "--program: one of on_entry"),
+        (["plan", "--object", MULTI, "--program", "nobody"], 2, "one of on_entry"),
+        (["plan", "--object", PLAIN], 1, "no multi program"),
         (["plan", "--object", WRONG + "x", "--program", "p"], 1, "No such file"),
         (["plan", "--object", WRONG, "--program", "moves_ctx"], 1, "instruction 5"),
         (["plan", "fexit.multi/vfs_*", "--mechanism", "tracing_multi"], 1, ""),

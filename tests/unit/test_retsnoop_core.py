@@ -17,6 +17,7 @@ from pybpf.btf import Btf, BtfKind
 from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from pybpf.features import Feature
 from pybpf.obj.reader import read_object
+from pybpf.trampoline import refusals
 from pybpf.trampoline.select import Candidate
 from tools.retsnoop import attach, events
 from tools.retsnoop.events import Call, End, Event, Frame, Return, Stack, decode
@@ -296,13 +297,17 @@ def test_bisect_finds_the_guilty(count: int, bad: set[int]) -> None:
     [
         (DeniedByPolicy(errno.EPERM), 1),
         (UnsupportedFeature("kprobe.multi"), 1),
-        (BpfError(errno.EMFILE), 1),
+        *((BpfError(number), 1) for number in sorted(refusals.HOPELESS | refusals.NO_ROOM)),
         (VerifierError(errno.EACCES, "clone", "log"), 0),
+        (VerifierError(errno.EPERM, "clone", "log"), 0),
         (BpfError(errno.ENOMEM), 0),
     ],
 )
 def test_bisect_gives_up_on_policy(error: BpfError, calls: int) -> None:
-    """What is about us and not about a function comes through at once, the rest is halved."""
+    """What is about us and not about a function comes through at once, the rest is halved.
+
+    The verifier's errors are about the function, whatever their number.
+    """
     tried: list[int] = []
 
     def try_attach(batch: Sequence[Function]) -> None:

@@ -110,15 +110,30 @@ def test_list_of_some(kernel: list[TrampolineImage]) -> None:
     assert len(json.loads(run("list", "vmlinux:traced", "--json")[1])["images"]) == 1
 
 
+def test_list_of_names_that_are_not_traced(kernel: list[TrampolineImage]) -> None:
+    """Each is named, beside how many are; a name that only a kprobe link has is found."""
+    status, text = run("list", "nobody*", "traced", "ghost")
+    assert status == 0
+    assert "no function is traced" not in text
+    assert text.splitlines()[2:4] == [
+        "nobody*: not among the 1 function traced through a trampoline, nor on a kprobe link",
+        "ghost: not among the 1 function traced through a trampoline, nor on a kprobe link",
+    ]
+    kernel.append(replace(image(), function="twin", key=KEY + 1))
+    assert run("list", "nobody")[1].startswith("nobody: not among the 2 functions traced")
+    assert run("list", "mod:other")[1].splitlines()[0] == "kprobe links"
+
+
+@pytest.mark.parametrize(("hidden", "words"), [(4, "4 processes could"), (1, "1 process could")])
 def test_owners_that_cannot_be_seen(
-    kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch
+    kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch, hidden: int, words: str
 ) -> None:
     """Processes of others: said below the table, and nobody is not claimed."""
-    known = replace(KNOWN, owners=Owners(hidden=4))
+    known = replace(KNOWN, owners=Owners(hidden=hidden))
     monkeypatch.setattr(attached_module.Registry, "read", lambda: known)
     text = run("list")[1]
     assert "not known" in text and "no process" not in text
-    assert text.splitlines()[-1].startswith("4 processes could not be looked into")
+    assert text.splitlines()[-1].startswith(f"{words} not be looked into")
 
 
 def test_classes_of_images(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +179,7 @@ def test_list_of_nothing(kernel: list[TrampolineImage]) -> None:
     kernel.clear()
     status, text = run("list")
     assert (status, text.splitlines()[0]) == (0, "no function is traced through a trampoline")
+    assert run("list", "traced")[1].startswith("no function is traced through a trampoline\n")
     assert json.loads(run("list", "--json")[1])["images"] == []
 
 
@@ -248,7 +264,13 @@ def test_detached_and_unknown_programs_are_marked(kernel: list[TrampolineImage])
     assert len(PROGS) == 6
 
 
-@pytest.mark.parametrize("args", [(), ("frobnicate",), ("dump",), ("verify", "--timeout", "x")])
+@pytest.mark.parametrize(
+    "args",
+    [
+        *((), ("frobnicate",), ("dump",)),
+        *(("verify", "--timeout", text) for text in ("x", "nan", "inf", "-1", "1e999")),
+    ],
+)
 def test_usage_errors(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 2 and a usage line."""
     with pytest.raises(SystemExit) as caught:

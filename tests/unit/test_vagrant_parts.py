@@ -441,7 +441,13 @@ def test_a_kvm_that_hangs_is_found_out(
 # -- the command line
 
 
-@pytest.mark.parametrize("arguments", [["5.4"], ["--timeout", "0"], ["--jobs", "0"], ["--no-such"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["5.4"], ["--jobs", "0"], ["--no-such"]),
+        *(["--timeout", text] for text in ("0", "-1", "nan", "inf")),
+    ],
+)
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything starts."""
     with pytest.raises(SystemExit) as exit_:

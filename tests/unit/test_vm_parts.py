@@ -436,3 +436,15 @@ def test_archives_of_a_run_begin_where_the_kernel_looks(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data.endswith(b"12345\0\0\0MORE")
     assert data.rindex(b"12345\0\0\0MORE") % 4 == 0
+
+
+# -- the command line
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "x"])
+def test_a_time_limit_that_is_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything starts, status 2: such a run would never end, or not begin."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(["--timeout", text, "--", "true"])
+    assert exit_.value.code == 2
+    assert "usage: vagrant/vm" in capsys.readouterr().err

@@ -9,6 +9,13 @@ _TOOLS = Path(__file__).resolve().parent.parent
 # Python put this directory in front; its modules must not hide others.
 sys.path[:1] = [str(_TOOLS.parent), str(_TOOLS)]
 
-from retsnoop.cli import main  # noqa: E402
+from toolmain import run  # noqa: E402
 
-sys.exit(main())
+
+def _main() -> int:
+    from retsnoop.cli import main  # here, for it takes long enough to be interrupted
+
+    return main()
+
+
+run("retsnoop", _main)

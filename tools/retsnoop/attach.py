@@ -9,15 +9,15 @@ entry. One refused function is a line in a report, never the end of a run.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature
+from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from pybpf.features import Feature
 from pybpf.trampoline.cost import OWN_OPS, SHARED_OPS, Cost
 from pybpf.trampoline.cost import Mechanism as Priced
+from pybpf.trampoline.refusals import HOPELESS, NO_ROOM
 
 from .functions import Function
 from .options import Mechanism
@@ -31,6 +31,7 @@ __all__ = [
     "Progress",
     "Refused",
     "bisect",
+    "descriptors",
     "estimate",
     "make_plan",
     "programs_of",
@@ -50,8 +51,6 @@ _PRICED = {
     Mechanism.SINGLE: Priced.KPROBE,
     Mechanism.TRAMPOLINE: Priced.TRAMPOLINE,
 }
-# Errors that no choice of functions would avoid, besides the typed ones below.
-_HOPELESS = frozenset({errno.ENOSYS, errno.EBADF, errno.EMFILE, errno.ENFILE})
 
 #: Called with (links or functions done, in all).
 Progress = Callable[[int, int], None]
@@ -144,6 +143,12 @@ def estimate(plan: Plan, facts: Supports) -> Cost:
     return total
 
 
+def descriptors(plan: Plan) -> int:
+    """Open files that its links hold, of entry and exit: a single kprobe is a perf event too."""
+    each = {Mechanism.TRAMPOLINE: 1, Mechanism.SINGLE: 2}
+    return sum(2 * (each.get(m, 0) * len(functions) or 1) for m, functions in plan.groups)
+
+
 def programs_of(plan: Plan) -> list[str]:
     """Programs of retsnoop.bpf.c to load once; clones are loaded for each function."""
     return [
@@ -182,7 +187,10 @@ def bisect(
 
 def _is_hopeless(error: BpfError) -> bool:
     """True if the error is about this kernel or process, not about a function."""
-    return isinstance(error, (DeniedByPolicy, UnsupportedFeature)) or error.errno in _HOPELESS
+    if isinstance(error, VerifierError):
+        return False  # EACCES, of the function's types
+    typed = isinstance(error, (DeniedByPolicy, UnsupportedFeature))
+    return typed or error.errno in HOPELESS | NO_ROOM
 
 
 class Attacher:

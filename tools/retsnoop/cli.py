@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from .usage import UsageError
 
 __all__ = ["main"]
 
-FAILED, USAGE = 1, 2
+USAGE = 2
 
 
 def _version(verbose: int) -> str:
@@ -48,23 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"retsnoop: {error}\n{options.usage_text()}")
         return USAGE
-    try:
-        if wanted.help:
-            sys.stdout.write(
-                {
-                    "help": options.help_text,
-                    "usage": options.usage_text,
-                    "config": settings.help_text,
-                }[wanted.help]()
-            )
-            return 0
-        if wanted.version:
-            sys.stdout.write(_version(wanted.verbose))
-            return 0
-        from .run import run
+    if wanted.help:
+        sys.stdout.write(
+            {
+                "help": options.help_text,
+                "usage": options.usage_text,
+                "config": settings.help_text,
+            }[wanted.help]()
+        )
+        return 0
+    if wanted.version:
+        sys.stdout.write(_version(wanted.verbose))
+        return 0
+    from .run import run
 
-        return run(wanted)
-    except BrokenPipeError:
-        # Whoever read our output has gone; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return FAILED
+    return run(wanted)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 
 __all__ = ["NOT_FOUND", "Command", "find"]
@@ -13,6 +14,7 @@ __all__ = ["NOT_FOUND", "Command", "find"]
 #: Exit status of a command that does not exist, as shells have it.
 NOT_FOUND = 127
 CANNOT_RUN = 126
+_GRACE = 1.0  # seconds that a command which is told to end has for it
 
 
 def find(name: str) -> str | None:
@@ -33,6 +35,7 @@ class Command:
     def __init__(self, path: str, arguments: Sequence[str]) -> None:
         reading, self._gate = os.pipe()
         self.status: int | None = None
+        self._started = False
         self.pid = os.fork()
         if self.pid == 0:
             self._child(path, list(arguments), reading)
@@ -54,6 +57,7 @@ class Command:
 
     def start(self) -> None:
         """Let it run."""
+        self._started = True
         os.write(self._gate, b"1")
 
     def poll(self) -> int | None:
@@ -82,8 +86,18 @@ class Command:
                 os.kill(self.pid, number)
 
     def close(self) -> None:
-        """Shut the gate: a command that was never started ends now."""
+        """See to its end: nobody waits for it any more.
+
+        One that was never started ends now. One that still runs is told to, as strace and perf
+        do when they fail, and left alone if it does not.
+        """
         if self._gate >= 0:
             os.close(self._gate)
             self._gate = -1
-        self.wait()
+        if not self._started:
+            self.wait()
+            return
+        self.signal(signal.SIGTERM)
+        until = time.monotonic() + _GRACE
+        while self.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)

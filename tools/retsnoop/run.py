@@ -1,12 +1,14 @@
 """One run: select, load, attach, receive, detach.
 
-Signals only set a flag that the loops look at, so that an interrupt never
-leaves half of something behind: attaching stops at the next function and is
-undone, receiving ends, detaching goes on to its end.
+Signals end the selection, which only reads. From then on they set a flag that the
+loops look at, so that an interrupt never leaves half of something behind: attaching
+stops at the next function and is undone, receiving ends, detaching goes on to its end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -18,8 +20,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 import pybpf
-from pybpf.errors import BpfError, DeniedByPolicy
+from pybpf.errors import ObjectFormatError, PlanError, RelocationError
 from pybpf.kernel import kallsyms
+from pybpf.links import make_room
 from pybpf.trampoline.select import Selection, select
 
 from . import attach, jsonlines, render, stacks
@@ -45,7 +48,7 @@ _SHOWN = 5
 
 
 class _Stopped(Exception):
-    """A signal came while attaching."""
+    """A signal came before everything was attached."""
 
 
 class _Failed(Exception):
@@ -69,11 +72,13 @@ class _Progress:
         self._last, self._shown = now, True
         end = "" if self._tty else "\n"
         start = "\r" if self._tty else ""
-        print(f"{start}{self._doing} {done}/{total}...", end=end, file=self._out, flush=True)
+        with contextlib.suppress(OSError):  # nobody watches: the work goes on
+            print(f"{start}{self._doing} {done}/{total}...", end=end, file=self._out, flush=True)
 
     def done(self) -> None:
         if self._shown and self._tty:
-            print(file=self._out, flush=True)
+            with contextlib.suppress(OSError):
+                print(file=self._out, flush=True)
 
 
 class _Run:
@@ -82,6 +87,8 @@ class _Run:
         self.facts = facts
         self.functions: list[Function] = []
         self.stop = 0  # number of the signal that came
+        self.selecting = False  # only reading: a signal need not wait for a loop
+        self.command: Command | None = None
         self.sessions = 0
         self.collector = Collector()
         self.epoch = time.time_ns() - time.monotonic_ns()
@@ -96,7 +103,8 @@ class _Run:
             print(text, file=self.info)
 
     def warn(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     # -- selection
 
@@ -273,9 +281,9 @@ class _Run:
         )
         sys.stdout.flush()
 
-    def receive(self, obj: Object, command: Command | None) -> None:
+    def receive(self, obj: Object) -> None:
         """Show sessions until a signal comes or the command ends."""
-        dropped = 0
+        command, dropped = self.command, 0
         with pybpf.RingBuffer(obj.maps["events"], decode) as ring:
             while True:
                 over = bool(self.stop) or (command is not None and command.poll() is not None)
@@ -299,10 +307,7 @@ class _Run:
         self.say("Detaching...")
         self.info.flush()
         started = time.monotonic()
-        obj.globals.ready = 0
-        progress = _Progress("Detaching", sys.stderr)
-        attacher.close(progress)
-        progress.done()
+        self.close(obj, attacher)
         took = int((time.monotonic() - started) * 1000)
         lost, partial = obj.globals.dropped_sessions, obj.globals.incomplete_sessions
         self.say(f"DONE in {took} ms.")
@@ -316,18 +321,44 @@ class _Run:
                 jsonlines.summary(sessions=self.sessions, dropped=lost, incomplete=partial)
             )
 
+    def close(self, obj: Object, attacher: Attacher) -> None:
+        """Detach what is attached; without a word if that is quick."""
+        obj.globals.ready = 0
+        progress = _Progress("Detaching", sys.stderr)
+        attacher.close(progress)
+        progress.done()
+
+    def end_command(self) -> None:
+        if self.command is not None:
+            self.command.close()
+
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.stop = number
+        if self.selecting:
+            raise _Stopped
+
+    def go_on(self) -> None:
+        """Nothing; `_Stopped` if a signal came."""
+        if self.stop:
+            raise _Stopped
 
     def attach_progress(self, inner: _Progress) -> Progress:
         def progress(done: int, total: int) -> None:
             inner(done, total)
-            if self.stop:
-                raise _Stopped
+            self.go_on()
 
         return progress
 
     def execute(self) -> int:
+        """The whole run, from the selection on under our own handlers of signals."""
+        handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return self._execute()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _execute(self) -> int:
         options = self.options
         path = ""
         if options.command:
@@ -336,7 +367,10 @@ class _Run:
                 self.warn(f"retsnoop: {options.command[0]}: command not found")
                 return NOT_FOUND
             path = found
+        self.selecting = True
         plan = self.plan(self.select())
+        self.go_on()  # it may have come where exceptions are swallowed
+        self.selecting = False
         if options.dry_run:
             functions = [f for _, group in plan.groups for f in group]
             self.list_functions(functions, dry_run=True)
@@ -345,48 +379,43 @@ class _Run:
                 self.emit_json(jsonlines.attached(plan.text, functions, plan.refused, dry_run=True))
             return 0
         if any(mechanism is Mechanism.TRAMPOLINE for mechanism, _ in plan.groups):
-            _raise_limits()
             # The images made by attaching are not in the table read for selecting.
             self.symbols = KernelSymbols(kallsyms.read)
-        handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return self._traced(plan, path)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        many = "function" if plan.functions == 1 else "functions"
+        make_room(attach.descriptors(plan), f"attach to {plan.functions} {many}")
+        return self._traced(plan, path)
 
     def _traced(self, plan: Plan, path: str) -> int:
         options = self.options
         with ExitStack() as stack:
+            # Last of all: on an error everything is detached first, however long that takes.
+            stack.callback(self.end_command)
             obj = stack.enter_context(pybpf.open(OBJECT, facts=self.facts))
             self.load(obj, plan)
             progress = _Progress("Attaching", sys.stderr)
             attacher = Attacher(obj, self.attach_progress(progress))
-            stack.callback(attacher.close)
+            stack.callback(self.close, obj, attacher)
             self.attach(obj, attacher, plan)
             progress.done()
+            self.go_on()
             # Whoever waits for the line may act on it: from then on everything is seen. A
             # command of ours has not started yet, and starts with nothing seen before it.
             obj.globals.ready = 0 if options.command else 1
             self.say("Receiving data...")
             self.info.flush()
-            command = None
             if options.command:
                 sys.stdout.flush()
-                command = Command(path, options.command)
-                stack.callback(command.close)
+                self.command = Command(path, options.command)
             obj.globals.ready = 1
-            if command is not None:
-                command.start()
-            try:
-                self.receive(obj, command)
-            finally:
-                self.detach(obj, attacher)
-            if command is None:
+            if self.command is not None:
+                self.command.start()
+            self.receive(obj)
+            self.detach(obj, attacher)
+            if self.command is None:
                 return 0
             if self.stop:
-                command.signal(self.stop)
-            return command.wait()
+                self.command.signal(self.stop)
+            return self.command.wait()
 
 
 def _comm(name: str) -> bytes:
@@ -394,33 +423,22 @@ def _comm(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0")
 
 
-def _raise_limits() -> None:
-    """Two descriptors for every function can be more than the usual 1024."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 1 << 20
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), max(hard, wanted)))
-    except (ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def run(options: Options, facts: pybpf.Facts | None = None) -> int:
     """Do what the options say.
 
     :param facts: what is known of the running kernel already
-    :returns: exit status: 0, 1 if it failed, or that of the command
+    :returns: exit status: 0, 1 if it failed, that of the command, or 128 and the number of a
+        signal that came before everything was attached
     """
     runner = _Run(options, facts or pybpf.Facts())
     try:
         return runner.execute()
+    except (_Failed, OSError, ObjectFormatError, PlanError, RelocationError) as error:
+        if not (runner.stop and isinstance(error, OSError) and error.errno == errno.EINTR):
+            runner.warn(f"retsnoop: {error}")
+            return 1
     except _Stopped:
-        runner.warn("retsnoop: interrupted while attaching; everything is detached again")
-    except _Failed as error:
-        runner.warn(f"retsnoop: {error}")
-    except DeniedByPolicy as error:
-        runner.warn(f"retsnoop: {error}")
-    except BpfError as error:
-        runner.warn(f"retsnoop: {error}")
-    return 1
+        pass
+    done = "nothing was attached" if runner.selecting else "everything is detached again"
+    runner.warn(f"retsnoop: interrupted; {done}")
+    return 128 + runner.stop

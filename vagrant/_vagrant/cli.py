@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import shutil
 import signal
@@ -85,8 +86,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.tests = words[at + 1 :]
     if options.jobs < 1:
         parser.error("--jobs must be 1 or more")
-    if options.timeout <= 0:
-        parser.error("--timeout must be more than 0")
+    if not 0 < options.timeout < math.inf:
+        parser.error("--timeout must be a number of seconds more than 0")
     return options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import shlex
 import shutil
@@ -79,8 +80,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.command and not (options.setup or options.update):
         parser.error("which command? vagrant/vm [options] -- CMD ARGS")
-    if options.timeout <= 0:
-        parser.error("--timeout must be more than 0")
+    if not 0 < options.timeout < math.inf:
+        parser.error("--timeout must be a number of seconds more than 0")
     return options
 
 

@@ -1,0 +1,72 @@
+"""Files of saved facts: one reader, one error that names the file."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from pybpf.errors import BpfError
+from pybpf.kernel import ftrace
+from pybpf.kernel.host import Facts
+from tests.support.savedfacts import saved_facts
+from tools import features, trampolines
+
+COMMANDS = [
+    (trampolines, ["plan", "fexit.multi/vfs_*"]),
+    (trampolines, ["why", "vfs_read"]),
+    (features, []),
+]
+
+
+@pytest.mark.parametrize(("tool", "arguments"), COMMANDS)
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"root:x:0:0::/root:/bin/sh\n", b"\x7fELF\x02\x01\xff\xfe", b"[]", b'{"format": 1}'],
+)
+def test_a_file_that_is_something_else(
+    tool: object,
+    arguments: list[str],
+    content: bytes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Status 1 and one line: the file, what it should be, and what is wrong."""
+    path = tmp_path / "passwd"
+    path.write_bytes(content)
+    assert tool.main([*arguments, "--facts", str(path)]) == 1  # type: ignore[attr-defined]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: not facts that features.py --save wrote: " in line
+
+
+@pytest.mark.parametrize(("tool", "arguments"), COMMANDS)
+def test_a_file_that_is_not_there(
+    tool: object, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words in every tool."""
+    assert tool.main([*arguments, "--facts", "/no/such/file"]) == 1  # type: ignore[attr-defined]
+    assert capsys.readouterr().err.endswith(": /no/such/file: No such file or directory\n")
+
+
+def test_saving_without_traceable_functions_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where tracefs cannot be read the file is written, with a warning that names the reason."""
+
+    def refuse() -> None:
+        raise BpfError(2, "looking for tracefs", "not mounted here")
+
+    data = saved_facts()
+    del data["ftrace"]
+    facts = Facts.from_json(data | {"ftrace_error": "placeholder"})
+    facts.__dict__["ftrace_error"] = ""  # as if it were the running kernel
+    monkeypatch.setattr(ftrace, "read_functions", refuse)
+    monkeypatch.setattr(import_module("factsfile"), "Facts", lambda: facts)
+    path = tmp_path / "facts.json"
+    assert features.main(["--save", str(path)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"features.py: {path}: without the traceable functions")
+    assert "looking for tracefs" in line
+    assert "not mounted here" in json.loads(path.read_text())["ftrace_error"]

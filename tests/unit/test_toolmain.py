@@ -1,0 +1,127 @@
+"""What all tools do when their output goes nowhere, by the statuses and words they end with."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests/data"
+BTF = str(DATA / "core_target.bpf.o")
+OBJECT = str(DATA / "obj_data.bpf.o")
+
+TOOLS = [
+    ("btf.py", "dump", BTF),
+    ("btf.py", "dump", BTF, "--format", "c"),
+    ("btf.py", "--help"),
+    ("bpfobj.py", "inspect", OBJECT),
+    ("bpfobj.py", "inspect", OBJECT, "--json"),
+    ("features.py", "--help"),
+    ("trampolines.py", "--help"),
+    ("retsnoop", "--help"),
+    ("retsnoop", "--version"),
+    ("demo.py", "--help"),
+    ("build_bpf.py", "--help"),
+    ("gen_uapi.py", "--help"),
+]
+
+
+UNBUFFERED = """
+import os, sys
+from toolmain import run
+def main():
+    sys.stdout.write("a")
+    os.write(1, b"b")
+    return 3
+run("x", main)
+"""
+
+
+def run(tool: tuple[str, ...], redirection: str) -> subprocess.CompletedProcess[str]:
+    """A tool as a shell runs it with a redirection behind it."""
+    name, *arguments = tool
+    words = [sys.executable, str(ROOT / "tools" / name), *arguments]
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=" ".join)
+def test_a_full_disk(tool: tuple[str, ...]) -> None:
+    """Status 1 and one line that blames standard output, not a file that was read."""
+    done = run(tool, ">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == f"{tool[0]}: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=" ".join)
+def test_output_that_is_closed(tool: tuple[str, ...]) -> None:
+    """The same for `>&-`; no file that is opened takes its place."""
+    done = run(tool, ">&-")
+    assert done.returncode == 1
+    assert done.stderr == f"{tool[0]}: standard output: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=" ".join)
+def test_a_reader_that_went_away(tool: tuple[str, ...]) -> None:
+    """Not a word, and the status a shell shows for SIGPIPE."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    name, *arguments = tool
+    with os.fdopen(writing, "wb") as out:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools" / name), *arguments],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_unbuffered_output() -> None:
+    """`python3 -u` is heeded: what is written is there at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNBUFFERED],
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "ab", "")
+
+
+def test_everything_closed() -> None:
+    """Without any stream a tool still ends in its own way, and writes into nothing it opened."""
+    assert run(("btf.py", "find", "no_such", BTF), "<&- >&- 2>&-").returncode == 1
+    assert run(("btf.py", "find", "point", BTF), "2>&-").stdout.startswith("[17] STRUCT")
+
+
+SCRIPTS = [p for p in sorted((ROOT / "tools").iterdir()) if p.is_file() and p.suffix == ".py"]
+STARTED = [p for p in SCRIPTS if p.read_text().startswith("#!")]
+
+
+@pytest.mark.parametrize("path", STARTED, ids=lambda path: path.name)
+def test_a_tool_runs_by_its_name(path: Path) -> None:
+    """As README writes them, from anywhere: what has a first line for it may be executed."""
+    done = subprocess.run(
+        [path, "--help"], cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_readme_calls_what_can_be_called() -> None:
+    """Every tools/NAME.py that README runs without python3 is one of those."""
+    shown = re.findall(r"^    (tools/\S+)", (ROOT / "README.md").read_text(), re.M)
+    assert shown and {ROOT / name for name in shown} <= set(STARTED)

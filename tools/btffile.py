@@ -1,0 +1,41 @@
+"""BTF out of a file, whatever it is wrapped in."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from pybpf.btf import Btf
+from pybpf.elf import ElfFile
+from pybpf.errors import ObjectFormatError
+
+__all__ = ["KERNEL", "read_btf"]
+
+#: BTF of the running kernel; modules have theirs beside it.
+KERNEL = Path("/sys/kernel/btf/vmlinux")
+
+
+def read_btf(path: Path, base: Path | None = None) -> Btf:
+    """The BTF in a file: as it is, in gzip, or section .BTF of an ELF file of any machine.
+
+    :param base: what split BTF continues; by default the kernel's for a module's file beside it
+    :raises OSError: the file cannot be read
+    :raises ObjectFormatError: it holds no BTF, or malformed BTF
+    """
+    if base is None and path.parent == KERNEL.parent and path.name != KERNEL.name:
+        base = KERNEL
+    data, name = path.read_bytes(), str(path)
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ObjectFormatError(f"broken gzip data: {error}", file=name) from None
+    view: bytes | memoryview = data
+    if data[:4] == b"\x7fELF":
+        elf = ElfFile(data, name, any_machine=True)
+        section = elf.find(".BTF")
+        if section is None:
+            raise ObjectFormatError("the ELF file has no section .BTF", file=name)
+        view = elf.contents(section)
+    return Btf(view, base=read_btf(base) if base else None, name=name)

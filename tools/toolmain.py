@@ -1,0 +1,105 @@
+"""How every tool starts and ends: where it writes, what it says of errors, its exit status.
+
+Standard output is wrapped so that its errors cannot be taken for those of a file the tool reads.
+A reader that goes away ends the tool without a word, as SIGPIPE would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from pybpf.errors import BpfError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["explain", "run"]
+
+_STDOUT, _STDERR = 1, 2
+
+
+class _OutputError(Exception):
+    # Not an OSError: tools catch those and name the file they were reading.
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Output(io.FileIO):
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise _OutputError(error) from None
+
+
+def _prepare_streams() -> None:
+    # Python has None for a stream that was closed. Its number is taken here, or the next file
+    # opened would be written to; what only reads refuses writing as a closed one does.
+    for number, stream, mode in (
+        (_STDOUT, sys.stdout, os.O_RDONLY),
+        (_STDERR, sys.stderr, os.O_WRONLY),
+    ):
+        if stream is None:
+            _to_null(number, mode)
+    if sys.stderr is None:
+        sys.stderr = open(_STDERR, "w", closefd=False)  # noqa: SIM115  for as long as we run
+    former = sys.stdout if isinstance(sys.stdout, io.TextIOWrapper) else None
+    raw = _Output(_STDOUT, "w", closefd=False)
+    unbuffered = former is not None and former.write_through  # python3 -u
+    sys.stdout = io.TextIOWrapper(
+        raw if unbuffered else io.BufferedWriter(raw),
+        encoding=former.encoding if former else "utf-8",
+        errors=former.errors if former else "surrogateescape",
+        line_buffering=raw.isatty(),
+        write_through=unbuffered,
+    )
+
+
+def _to_null(number: int, mode: int) -> None:
+    null = os.open(os.devnull, mode)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+
+
+def explain(error: Exception, file: object = "") -> str:
+    """An error in one line, with the name of the file it is about.
+
+    :param file: what was being read, for errors that do not know
+    """
+    if isinstance(error, OSError) and not isinstance(error, BpfError):
+        name = error.filename or file
+        return f"{name}: {error.strerror or error}" if name else str(error.strerror or error)
+    return str(error)
+
+
+def run(name: str, main: Callable[[], int]) -> NoReturn:
+    """Run a tool and end the process with its status.
+
+    141 (128 + SIGPIPE) if the reader of its output went away, 130 if it was interrupted, 1
+    and one line if its output cannot be written.
+    """
+    _prepare_streams()
+    try:
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except _OutputError as lost:
+        if isinstance(lost.error, BrokenPipeError):
+            status = 128 + signal.SIGPIPE
+        else:
+            status = 1
+            with contextlib.suppress(OSError):
+                print(f"{name}: standard output: {lost.error.strerror}", file=sys.stderr)
+        _to_null(_STDOUT, os.O_WRONLY)  # for what is left in the buffer at exit
+    sys.exit(status)
