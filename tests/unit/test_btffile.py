@@ -60,6 +60,7 @@ def test_a_base(tmp_path: Path) -> None:
         (b"nonsense", "BTF"),
         (b"", "BTF"),
     ],
+    ids=["cut", "broken", "zeros", "no-section", "cut-elf", "nonsense", "empty"],
 )
 def test_files_that_have_none(tmp_path: Path, data: bytes, words: str) -> None:
     """One error, which names the file and what is wrong with it."""

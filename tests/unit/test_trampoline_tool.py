@@ -58,7 +58,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
             return found
 
     monkeypatch.setattr(attached_module.Registry, "read", lambda: KNOWN)
-    monkeypatch.setattr(verify_module, "ImageReader", Reader)
+    monkeypatch.setattr(verify_module, "ImageReader", lambda btf: Reader())
     monkeypatch.setattr(verify_module, "attachments", links)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
