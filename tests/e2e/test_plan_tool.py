@@ -18,13 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.needs(Feature.FENTRY)
 
 
-def tool(*args: str, status: int = 0) -> Any:
+def tool(*args: str, status: int = 0, user: int | None = None) -> Any:
     done = subprocess.run(
         [sys.executable, "tools/trampolines.py", *args, "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
     )
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout) if done.stdout else done.stderr
@@ -60,27 +63,13 @@ def test_plan_for_saved_facts(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    here = tool("plan", "fentry.multi/vfs_f*")
-    there = tool("plan", "fentry.multi/vfs_f*", "--facts", str(path))
-    assert here == there
-    # By somebody who may do nothing here.
+    # There by somebody who may do nothing here.
     for folder in (path.parent, *path.parent.parents):
         if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
             folder.chmod(0o755)
     path.chmod(0o644)
-    ask = ["plan", "fentry.multi/vfs_f*", "--facts", str(path), "--json"]
-    done = subprocess.run(
-        [sys.executable, "tools/trampolines.py", *ask],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        user=65534,
-        group=65534,
-        extra_groups=[],
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == here
+    there = tool("plan", "fentry.multi/vfs_f*", "--facts", str(path), user=65534)
+    assert there == tool("plan", "fentry.multi/vfs_f*")
 
 
 def test_why() -> None:
@@ -104,16 +93,7 @@ def test_why_shows_who_is_attached() -> None:
         assert row["occupied"] == 1
 
 
-@pytest.mark.parametrize(
-    ("args", "status"),
-    [
-        (["plan", "fentry.multi/no_such_function_at_all_*"], 1),
-        (["plan", "kprobe/vfs_read"], 2),
-        (["plan"], 2),
-        (["plan", "fentry.multi/x", "--prefer", "y"], 2),
-    ],
-)
-def test_bad_requests(args: list[str], status: int) -> None:
-    """One line on stderr, exit status 1 for what cannot be done and 2 for usage."""
-    said = tool(*args, status=status)
-    assert said.strip()
+def test_a_request_that_nothing_fits() -> None:
+    """One line on stderr, status 1; wrong usage is tested without a kernel."""
+    said = tool("plan", "fentry.multi/no_such_function_at_all_*", status=1)
+    assert said.count("\n") == 1 and "no_such_function_at_all_*" in said
