@@ -214,6 +214,20 @@ def one(program: Template, target: Target, facts: PlanFacts, mechanism: str = "a
 T = Target("vfs_read", "", 0x1000, 10, model(4))
 
 
+def test_single_kprobes_grow_dearer() -> None:
+    """The 2000th takes 11 ms longer than the first; a kprobe at both sides does so once."""
+
+    def last(count: int, sides: int) -> float:
+        def cost(n: int) -> float:
+            price = K6_1.costs.predict(Mechanism.KPROBE, n, sides=sides, entry=True, exit_=False)
+            return 1000 * price.attach_s
+
+        return cost(count) - cost(count - 1)
+
+    for sides in (1, 2):
+        assert last(2000, sides) - last(2, sides) == pytest.approx(11, abs=0.1)
+
+
 def test_cheapest_mechanism_wins() -> None:
     """2000 entry functions: kprobe.multi where there is one, clones on 6.1."""
     many = [replace(T, name=f"f{i}", address=0x1000 * (i + 1)) for i in range(2000)]
