@@ -5,8 +5,9 @@ nothing is decoded in advance. The type section is looked at as one array of
 32-bit words; a single walk over the records, each step looked up in a dict
 from info word to record length, gives the word offset of every type. A type
 becomes a Python value when it is asked for, names are sliced out of the string
-section on demand, and a name index is only built once several names were
-looked up.
+section on demand, and a name index is only built once many names were
+looked up: until then a name is searched for in the strings, and its offset in
+a table of all types' name offsets.
 
 Everything in a blob is untrusted. The walk proves that records lie inside the
 section, inflating a type proves its names and references, and chains of
@@ -47,7 +48,7 @@ from pybpf.errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pybpf.btf.values import Codec
 
@@ -103,8 +104,8 @@ _POINTER_SIZE = 8
 _MAX_CHAIN = 256
 # Deepest nesting of structs by value.
 _MAX_NESTING = 64
-# Name look-ups answered by searching the blob before an index is built.
-_SCANS_BEFORE_INDEX = 3
+# Names looked up by searching the blob before an index is built: each costs a fiftieth of it.
+_SCANS_BEFORE_INDEX = 24
 
 
 def essential_name(name: str) -> str:
@@ -447,57 +448,63 @@ class Btf:
     def _find_own(self, name: str, kind: int | None, *, only_first: bool) -> list[int]:
         if not name or "\0" in name:
             return []
-        if self._index is None:
-            self._scans += 1
-            if self._scans <= _SCANS_BEFORE_INDEX:
-                return self._scan(name, kind, only_first=only_first)
-            self._index = self._build_index()
-        hits = self._index.get(name)
-        if hits is None:
-            return []
-        ids = [hits] if isinstance(hits, int) else hits
-        if kind is None:
-            return list(ids)
-        return [type_id for type_id in ids if self.kind(type_id) == kind]
-
-    def _scan(self, name: str, kind: int | None, *, only_first: bool) -> list[int]:
-        # Where the text occurs (also as the tail of a longer string: a name
-        # may point there), then which records point there.
-        wanted = set(self._string_offsets(name))
-        if not wanted:
-            return []
-        words = self._words
-        ids = []
-        if len(wanted) == 1:
-            # One offset is the usual case, and comparing beats hashing.
-            offset = wanted.pop()
-            hits: Iterator[int] = (
-                type_id
-                for type_id, at in enumerate(self._offsets, self.start_id)
-                if words[at] == offset
-            )
+        if self._indexed():
+            hits = self.names().get(name)
+            found: Iterable[int] = () if hits is None else [hits] if isinstance(hits, int) else hits
         else:
-            hits = (
-                type_id
-                for type_id, at in enumerate(self._offsets, self.start_id)
-                if words[at] in wanted
-            )
-        for type_id in hits:
+            text = name.encode("utf-8", "surrogatepass")
+            found = self._named_at(self._string_offsets(text), only_first=only_first)
+        ids = []
+        for type_id in found:
             if kind is None or self.kind(type_id) == kind:
                 ids.append(type_id)
                 if only_first:
                     break
         return ids
 
-    def _string_offsets(self, name: str) -> Iterator[int]:
+    def _indexed(self) -> bool:
+        # Whether to ask the index: many names were looked up, or it is there anyway.
+        self._scans += 1
+        return self._index is not None or self._scans > _SCANS_BEFORE_INDEX
+
+    def _string_offsets(self, text: bytes, *, end: bytes = b"\0") -> Iterator[int]:
+        # Where a text occurs (also as the tail of a longer string: a name may point there).
         owner: Btf | None = self
-        needle = name.encode("utf-8", "surrogatepass") + b"\0"
+        needle = text + end
         while owner is not None:
             at = owner._strings.find(needle)
             while at >= 0:
                 yield at + owner._base_strings
                 at = owner._strings.find(needle, at + 1)
             owner = owner.base
+
+    @cached_property
+    def _name_offsets(self) -> bytes:
+        # String offset of every own type's name, 4 bytes each.
+        words = self._words
+        return array("I", [words[at] for at in self._offsets]).tobytes()
+
+    def _named_at(self, offsets: Iterable[int], *, only_first: bool = False) -> Iterator[int]:
+        # Ids of the own types whose name is at one of the string offsets, ascending.
+        wanted = set(offsets)
+        if not wanted:
+            return
+        if only_first and self._scans == 1:
+            # Who asks for one type only needs no more than a walk to it.
+            words = self._words
+            for type_id, at in enumerate(self._offsets, self.start_id):
+                if words[at] in wanted:
+                    yield type_id
+            return
+        table, ids = self._name_offsets, []
+        for offset in wanted:
+            key = offset.to_bytes(4, "little")
+            at = table.find(key)
+            while at >= 0:
+                if not at % 4:
+                    ids.append(self.start_id + at // 4)
+                at = table.find(key, at + 1)
+        yield from sorted(ids)
 
     def _build_index(self) -> dict[str, int | list[int]]:
         # Usually one id per name; a list only where there are several.
@@ -543,10 +550,19 @@ class Btf:
 
     def find_essential(self, essential: str) -> list[int]:
         """Ids of the own types, ascending, whose name without flavour is `essential`."""
+        if not essential or "\0" in essential:
+            return []
+        same = essential_name(essential) == essential
+        if not self._indexed():
+            text = essential.encode("utf-8", "surrogatepass")
+            offsets = set(self._string_offsets(text)) if same else set()
+            for offset in self._string_offsets(text, end=b"___"):
+                if essential_name(self.string(offset)) == essential:
+                    offsets.add(offset)
+            return list(self._named_at(offsets))
         names = self.names()
         found: list[int] = []
-        same = [essential] if essential_name(essential) == essential else []
-        for name in (*same, *self._flavours.get(essential, ())):
+        for name in (*([essential] if same else ()), *self._flavours.get(essential, ())):
             ids = names.get(name, [])
             found += [ids] if isinstance(ids, int) else ids
         return sorted(found)

@@ -63,7 +63,6 @@ def test_no_feature_is_missed_on_a_newer_kernel(facts: Facts, kernel_row: str) -
     assert early == set()
 
 
-@pytest.mark.icount
 def test_calibration(facts: Facts) -> None:
     """Every mechanism the kernel has is measured, with times that are times."""
     done = subprocess.run(

@@ -16,6 +16,7 @@ import pybpf
 from pybpf.features import Feature
 from pybpf.trampoline.cost import Mechanism
 from pybpf.trampoline.reasons import Reason
+from pybpf.trampoline.targets import Asked, Resolver
 from tests.support.require import facts
 from tests.support.trampolines import verify
 
@@ -91,7 +92,7 @@ def check(obj: pybpf.Object, name: str, *, args: bool, ret: bool, runs: int = 1)
     return addresses
 
 
-def attached(obj: pybpf.Object, program: str, mechanism: str, asked: str | list[str] = GLOB) -> Any:
+def attached(obj: pybpf.Object, program: str, mechanism: str, asked: Asked = GLOB) -> Any:
     return obj.programs[program].attach_multi(asked, mechanism=mechanism, cookies=number)
 
 
@@ -193,10 +194,11 @@ def every_step(parties: int) -> Iterator[int]:
     yield from reversed(state)
 
 
-@pytest.mark.icount
 @pytest.mark.time_limit(1800)
 @pytest.mark.needs(Feature.FENTRY)
-@pytest.mark.parametrize("turns", [each_order, pytest.param(every_step, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "turns", [each_order, pytest.param(every_step, marks=(pytest.mark.long, pytest.mark.icount))]
+)
 def test_the_2021_scenario(
     obj: pybpf.Object, standard: pybpf.Object, turns: Callable[[int], Iterator[int]]
 ) -> None:
@@ -209,11 +211,12 @@ def test_the_2021_scenario(
     reads_slots = ("exit_slots", True, True)
     reads_helpers = ("exit_helpers", True, True)
     enters = ("entry_slots", True, False)
+    functions, _ = Resolver(obj.facts).resolve(GLOB, at_exit=True)  # once, not at every step
     parties: list[tuple[Callable[[], Any], tuple[str, bool, bool] | None]] = [
         (standard.programs["exit2"].attach, None),
-        (lambda: attached(obj, "on_exit", "auto"), reads_slots),
-        (lambda: attached(obj, "on_exit_helpers", "auto"), reads_helpers),
-        (lambda: attached(obj, "on_entry", "auto"), enters),
+        (lambda: attached(obj, "on_exit", "auto", functions), reads_slots),
+        (lambda: attached(obj, "on_exit_helpers", "auto", functions), reads_helpers),
+        (lambda: attached(obj, "on_entry", "auto", functions), enters),
     ]
     live: dict[int, Any] = {}
 
@@ -252,7 +255,6 @@ def test_the_2021_scenario(
 
 
 @pytest.mark.needs(Feature.FENTRY)
-@pytest.mark.icount
 def test_full_trampoline_spills(obj: pybpf.Object, standard: pybpf.Object) -> None:
     """With the maximum number of programs on a function the next multi attach still works."""
     with ExitStack() as crowd:

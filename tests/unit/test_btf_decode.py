@@ -180,6 +180,23 @@ def test_find_agrees_before_and_after_the_index() -> None:
         assert scanning.find(name, kind) == indexed.find(name, kind) == want[0]
 
 
+def test_flavours_before_and_after_the_index() -> None:
+    """The essential name's own types and all of its flavours, however they are looked up."""
+    r = Raw()
+    for name in ("foo", "foo___v1", "foo___a___b", "___foo", "foo____v", "foo___", "xfoo___v1", ""):
+        r.add(name, 7, 0)
+    tail = r.strings.index(b"xfoo___v1") + 1
+    r.types += struct.pack("<3I", tail, 7 << 24, 0)  # 9: "foo___v1" as the tail of another
+    searching, indexed = Btf(r.blob()), Btf(r.blob())
+    indexed.names()
+    for essential, want in [
+        ("foo", [1, 2, 9]), ("foo___a", [3]), ("xfoo", [7]), ("foo___v1", []), ("", []),
+        ("___foo", [4]), ("foo____v", [5]), ("foo___", [6]), ("fo", []),
+    ]:  # fmt: skip
+        assert searching.find_essential(essential) == want, essential
+        assert indexed.find_essential(essential) == want, essential
+
+
 def test_split_btf_continues_its_base() -> None:
     """A module's ids and string offsets start where the base's end; its own names win."""
     base = Btf(all_kinds().blob())
@@ -341,8 +358,10 @@ def test_find_equals_a_full_scan(vmlinux: Btf) -> None:
     for type_id, name, _ in vmlinux.funcs():
         by_list.setdefault(name, []).append(type_id)
     fresh = Btf(vmlinux.raw)
-    for name in ("vfs_read", "bpf_fentry_test1", "schedule"):
-        assert fresh.find_all(name, BtfKind.FUNC) == by_list[name]
+    for name in ("vfs_read", "bpf_fentry_test1", "schedule", "dst_release", "msleep", "__kmalloc"):
+        if name in by_list:
+            assert fresh.find_all(name, BtfKind.FUNC) == by_list[name]
+    assert fresh._index is None
     for name in list(by_list)[::501]:
         assert vmlinux.find_all(name, BtfKind.FUNC) == by_list[name]
 
