@@ -26,7 +26,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from .. import links
@@ -334,7 +333,7 @@ class _Engine:
         # In any order: the kernel sorts them, and cookies along.
         return links.attach_kprobe_multi(
             program,
-            addrs=array("Q", map(attrgetter("address"), targets)),
+            addrs=array("Q", [t.address for t in targets]),
             cookies=[self.cookie(t) for t in targets] if self.cookies is not None else None,
             retprobe=part.side is Side.EXIT,
             session=part.side is Side.SESSION,
@@ -536,7 +535,7 @@ def _run(
         link.spilled = engine.accepted(spill.targets)
         link.skipped = (*link.skipped, *spill.skipped)
     errors = [error for _, error in engine.refused.values()]
-    if not link.targets and errors and all(isinstance(e, VerifierError) for e in errors):
+    if errors and not link and all(isinstance(e, VerifierError) for e in errors):
         raise errors[0]  # the program's own fault: whoever asked needs the log
     refused = [_said(target, error) for target, error in engine.refused.values()]
     link.skipped = (*link.skipped, *refused)

@@ -23,10 +23,10 @@ Everything here is pure: same inputs in any order, same plan.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from ..asm.edit import Code
@@ -71,27 +71,29 @@ class _Fit(NamedTuple):
 _Choice = _Fit | _No
 # A group's place among the groups: rank of the mechanism, BTF object, sides and images.
 _Key = tuple[int, str, tuple[tuple[str, str], ...]]
-# All of a target that a mechanism's answer depends on.
-_Shape = tuple[object, ...]
+# All of a target that a mechanism's answer depends on, but its model.
+_Shape = tuple[str, bool, bool, bool, int, bool]
+_PLAIN: _Shape = ("", False, True, True, 0, False)
 
 _RANKS = tuple(Mechanism)
 _VOID, _WIDE = Return.VOID, Return.WIDE
 
 
-def _by_shape(targets: Sequence[Target]) -> dict[_Shape, list[int]]:
+def _by_shape(targets: Sequence[Target]) -> list[tuple[_Shape, list[int]]]:
     # Positions of targets by all that a mechanism's answer depends on; a model by its identity,
     # for equal ones are mostly one object. Written for thousands of targets, most of them plain.
     plain: defaultdict[int, list[int]] = defaultdict(list)
-    out: defaultdict[_Shape, list[int]] = defaultdict(list)
+    out: defaultdict[tuple[int, _Shape], list[int]] = defaultdict(list)
     for i, t in enumerate(targets):
         if t.unique and t.kprobe and t.address and t.btf_id and not t.occupied and not t.module:
             plain[id(t.model)].append(i)
         else:
             shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
-            out[id(t.model), *shape].append(i)
-    for model, some in plain.items():
-        out[model, "", False, True, True, 0, False] += some
-    return out
+            out[id(t.model), shape].append(i)
+    return [
+        *((_PLAIN, some) for some in plain.values()),
+        *((shape, some) for (_, shape), some in out.items()),
+    ]
 
 
 def _kind(model: Model | None) -> object:
@@ -312,57 +314,60 @@ class _Planner:
     def weigh(
         self,
         targets: Sequence[Target],
-        shapes: Mapping[_Shape, Sequence[int]],
+        shapes: Sequence[tuple[_Shape, Sequence[int]]],
         order: Sequence[Mechanism],
-    ) -> tuple[dict[_Shape, _Choice], int, Cost]:
-        """What becomes of each shape, how many targets are left over, and the cost."""
+    ) -> tuple[list[_Choice], int, Cost]:
+        """What becomes of each shape, how many targets are left over, and the cost.
+
+        Targets of one group have one `_Fit`, the same object.
+        """
         known: dict[object, _Choice] = {}
-        chosen: dict[_Shape, _Choice] = {}
-        for shape, some in shapes.items():
+        fits: dict[_Key, _Fit] = {}
+        chosen: list[_Choice] = []
+        counts: defaultdict[int, int] = defaultdict(int)
+        for shape, some in shapes:
             one = targets[some[0]]
-            kind = (_kind(one.model), *shape[1:])
+            kind = (_kind(one.model), shape)
             choice = known.get(kind)
             if choice is None:
-                choice = known[kind] = self.choose(one, order)
-            chosen[shape] = choice
-        counts: Counter[_Key] = Counter()
-        fits: dict[_Key, _Fit] = {}
-        left = 0
-        for shape, choice in chosen.items():
-            if isinstance(choice, _Fit):
-                counts[choice.key] += len(shapes[shape])
-                fits[choice.key] = choice
-            else:
-                left += len(shapes[shape])
+                choice = self.choose(one, order)
+                if isinstance(choice, _Fit):
+                    choice = fits.setdefault(choice.key, choice)
+                known[kind] = choice
+            chosen.append(choice)
+            counts[id(choice)] += len(some)
         cost = Cost()
-        for key, fit in sorted(fits.items(), key=lambda item: item[0]):
+        for _, fit in sorted(fits.items(), key=itemgetter(0)):
             cost += self.facts.costs.predict(
                 fit.mechanism,
-                counts[key],
+                counts[id(fit)],
                 sides=len(fit.parts),
                 entry=fit.parts[0].side is not Side.EXIT,
                 exit_=fit.parts[-1].side is not Side.ENTRY,
             )
-        return chosen, left, cost
+        return chosen, len(targets) - sum(counts[id(fit)] for fit in fits.values()), cost
 
     @staticmethod
     def place(
         targets: Sequence[Target],
-        shapes: Mapping[_Shape, Sequence[int]],
-        chosen: Mapping[_Shape, _Choice],
+        shapes: Iterable[tuple[_Shape, Sequence[int]]],
+        chosen: Iterable[_Choice],
     ) -> tuple[tuple[Group, ...], list[Skipped]]:
         """The groups, their targets in the order given, and what was left over."""
-        found: dict[_Key, tuple[_Fit, list[int]]] = {}
+        found: dict[int, tuple[_Fit, list[int]]] = {}
         skipped: list[Skipped] = []
-        for shape, choice in chosen.items():
+        for (_, some), choice in zip(shapes, chosen, strict=True):
             if isinstance(choice, _Fit):
-                found.setdefault(choice.key, (choice, []))[1].extend(shapes[shape])
+                group = found.get(id(choice))
+                if group is None:
+                    group = found[id(choice)] = (choice, [])
+                group[1].extend(some)
             else:
-                some = [targets[i] for i in shapes[shape]]
-                skipped += [Skipped(t.name, t.module, *choice) for t in some]
+                left = [targets[i] for i in some]
+                skipped += [Skipped(t.name, t.module, *choice) for t in left]
         groups = tuple(
             Group(fit.mechanism, fit.module, fit.parts, tuple([targets[i] for i in sorted(at)]))
-            for _, (fit, at) in sorted(found.items(), key=lambda item: item[0])
+            for fit, at in sorted(found.values(), key=lambda group: group[0].key)
         )
         return groups, skipped
 
