@@ -42,11 +42,13 @@ class Key:
 
     :param icount: its clock counts instructions
     :param extras: programs it has besides (`vagrant/vm --with`)
+    :param suite: folder of the tests; a guest for each, so that two can share a row's work
     """
 
     row: str
     icount: bool = False
     extras: tuple[str, ...] = ()
+    suite: str = ""
 
 
 class Lost(Exception):
@@ -65,7 +67,7 @@ def unpack(text: str) -> list[str]:
 
 
 class Guests:
-    """Guests run in the background, `jobs` at a time, those with the most tests first.
+    """Guests run in the background, `jobs` at a time, those with the most work first.
 
     :param timeout: seconds that one guest may take
     :param vm: the command that starts one; tests give another
@@ -100,7 +102,7 @@ class Guests:
         if self._started:
             return
         self._started = True
-        for run in sorted(self._runs.values(), key=lambda run: -len(run.nodeids)):
+        for run in sorted(self._runs.values(), key=lambda run: -run.work):
             self._pool.submit(run.run)
 
     def wait(self, key: Key, nodeid: str) -> list[Event]:
@@ -151,6 +153,11 @@ class Run:
                 )
             self._told = True
             raise Lost(self._ended)
+
+    @property
+    def work(self) -> int:
+        """A guess of how long it takes: an end-to-end test is worth five of the others."""
+        return len(self.nodeids) * (5 if self.key.suite == "e2e" else 1)
 
     @property
     def complete(self) -> bool:

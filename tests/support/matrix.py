@@ -194,7 +194,7 @@ def guest_of(item: pytest.Item) -> Key:
     """Items with the same value share a guest."""
     extras = {name for marker in item.iter_markers("guest_with") for name in marker.args}
     icount = item.get_closest_marker("icount") is not None
-    return Key(row_of(item) or "", icount, tuple(sorted(extras)))
+    return Key(row_of(item) or "", icount, tuple(sorted(extras)), item.path.parent.name)
 
 
 def without_row(nodeid: str) -> str:
