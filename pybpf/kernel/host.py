@@ -296,7 +296,7 @@ def _pack(data: bytes) -> str:
     import base64
     import zlib
 
-    return base64.b64encode(zlib.compress(data, 6)).decode()
+    return base64.b64encode(zlib.compress(data, 2)).decode()
 
 
 def _unpack(text: object) -> bytes:

@@ -63,6 +63,7 @@ def test_no_feature_is_missed_on_a_newer_kernel(facts: Facts, kernel_row: str) -
     assert early == set()
 
 
+@pytest.mark.long
 def test_calibration(facts: Facts) -> None:
     """Every mechanism the kernel has is measured, with times that are times."""
     done = subprocess.run(

@@ -46,8 +46,9 @@ class Snoop(Protocol):
 
 
 def quiet(command: Sequence[str]) -> list[str]:
-    """A command for the tool whose own output is thrown away."""
-    return ["--", "sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *command]
+    """A command for the tool whose own output is thrown away, and that looks for no translations
+    of its messages: those are files that are missing too."""
+    return ["--", "sh", "-c", 'export LC_ALL=C; exec "$@" >/dev/null 2>&1', "sh", *command]
 
 
 def process(*arguments: str, command: Sequence[str] = ()) -> Done:
