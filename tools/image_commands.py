@@ -88,13 +88,15 @@ def _wanted(patterns: Sequence[str], name: str, module: str) -> bool:
 
 def list_images(args: argparse.Namespace, screen: Screen) -> int:
     """``list``: every traced function with its programs and who put them there."""
+    from pybpf import Facts
     from pybpf.trampoline import images
     from pybpf.trampoline.attached import Registry, image_classes
 
     asked: list[str] = args.functions
-    traced = list(images(stale=args.stale))
+    facts = Facts()
+    traced = list(images(stale=args.stale, facts=facts))
     found = [i for i in traced if _wanted(asked, i.function, i.module)]
-    known = Registry.read()
+    known = Registry.read(facts)
     probes = [
         p
         for p in known.probes

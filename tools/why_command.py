@@ -68,7 +68,7 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
     if not facts.is_saved:
         from pybpf.trampoline.attached import Registry
 
-        known = Registry.read()
+        known = Registry.read(facts)
     out: list[dict[str, object]] = []
     for name in args.functions:
         try:

@@ -5,7 +5,9 @@ and ``[OWNER]``. The table has a hundred thousand lines and most users want a
 handful of them, so nothing is split until it is needed: one name is found by a
 search of the text (1 ms), the columns are built at once in C-speed steps (hex
 of all addresses joined, decoded and byte-swapped together) on the first use
-that needs them all, and a dictionary of names only after several searches.
+that needs them all, and a dictionary of names only after several searches. The
+kernel lists its own symbols first and they never change, so a table read again
+takes over what was made of them and looks at the few lines after them only.
 Names are not unique: static functions repeat, one address has several names,
 and while a trampoline is replaced two images carry one name (the last listed
 is the newest).
@@ -14,6 +16,7 @@ is the newest).
 from __future__ import annotations
 
 import errno
+import itertools
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
@@ -67,38 +70,191 @@ def _symbol(line: str) -> Symbol:
     return Symbol(name, int(line[:_ADDRESS], 16), line[17], owner.rstrip("]") if tab else "")
 
 
-class Kallsyms:
-    """The symbol table as it was when its text was read; immutable.
+class _Stretch:
+    """Some of the table's lines, split and sorted when that is needed.
 
-    :param data: text of /proc/kallsyms
-    :raises ObjectFormatError: when a line that is needed is malformed
+    :param text: whole lines
+    :param offset: characters of the table before them
     """
 
-    def __init__(self, data: bytes | str) -> None:
-        text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
-        if text and not text.endswith("\n"):
-            text += "\n"
-        self._text = text
-        self._lines_: list[str] | None = None
-        self._addrs_: array[int] | None = None
-        # Positions in address order, None if the file is in that order already.
+    def __init__(self, text: str, offset: int) -> None:
+        self.text = text
+        self._offset = offset
+        self._lines: list[str] | None = None
+        self._addrs: array[int] | None = None
+        # Positions in address order, None if the lines are in that order already.
         self._order: list[int] | None = None
         self._sorted: array[int] | None = None
         self._names: dict[str, int | list[int]] | None = None
         self._searches = 0
+
+    def __len__(self) -> int:
+        return self.text.count("\n") if self._lines is None else len(self._lines)
+
+    def __iter__(self) -> Iterator[Symbol]:
+        return map(self._checked, self.lines())
+
+    # -- by name
+
+    def by_name(self, name: str) -> list[Symbol]:
+        self._searches += 1
+        if self._names is None and self._searches > _SEARCHES_BEFORE_INDEX:
+            self.names()
+        if self._names is not None:
+            found = self._names.get(name, ())
+            lines = self.lines()
+            return [_symbol(lines[i]) for i in ((found,) if isinstance(found, int) else found)]
+        # The name ends at a newline, or at the tab before its owner.
+        starts = sorted([*self._search(f" {name}\n"), *self._search(f" {name}\t")])
+        return [self._checked(self._line_at(start)) for start in starts]
+
+    def find_prefix(self, prefix: str) -> list[Symbol]:
+        return [self._checked(self._line_at(start)) for start in self._search(f" {prefix}")]
+
+    def names(self) -> dict[str, int | list[int]]:
+        if self._names is not None:
+            return self._names
+        lines = self.lines()
+        self.addrs()  # checks that they are addresses
+        names = [line[_NAME:] for line in lines]
+        # Owned symbols are few where no modules are loaded; strip only them.
+        if "\t" in self.text:
+            names = [name.partition("\t")[0] if "\t" in name else name for name in names]
+        index: dict[str, int | list[int]] = dict(zip(names, range(len(names)), strict=True))
+        if len(index) != len(names):
+            # The dictionary kept the last position of each repeated name.
+            for i, name in enumerate(names):
+                last = index[name]
+                if last == i:
+                    continue
+                if isinstance(last, list):
+                    if last[-1] != i:
+                        last.insert(-1, i)
+                elif last > i:
+                    index[name] = [i, last]
+        self._names = index
+        return index
+
+    # -- by address
+
+    def at(self, addr: int) -> list[Symbol]:
+        table = self._by_address()
+        low, high = bisect_left(table, addr), bisect_right(table, addr)
+        lines, order = self.lines(), self._order
+        return [_symbol(lines[order[i] if order else i]) for i in range(low, high)]
+
+    def below(self, addr: int) -> int | None:
+        """The highest symbol address that is not above `addr`."""
+        table = self._by_address()
+        at = bisect_right(table, addr)
+        return table[at - 1] if at else None
+
+    def above(self, addr: int) -> int | None:
+        """The lowest symbol address above `addr`."""
+        table = self._by_address()
+        at = bisect_right(table, addr)
+        return table[at] if at < len(table) else None
+
+    # -- machinery
+
+    def lines(self) -> list[str]:
+        if self._lines is None:
+            lines = self.text.split("\n")
+            lines.pop()  # what follows the last newline: nothing
+            if [line[16:19:2] for line in lines].count("  ") != len(lines):
+                for line in lines:
+                    self._checked(line)
+            self._lines = lines
+        return self._lines
+
+    def addrs(self) -> array[int]:
+        if self._addrs is None:
+            lines = self.lines()
+            try:
+                raw = bytes.fromhex("".join([line[:_ADDRESS] for line in lines]))
+            except ValueError:
+                raw = b""
+            if len(raw) != 8 * len(lines):
+                for line in lines:
+                    if line[:_ADDRESS].strip("0123456789abcdef"):
+                        raise self._bad(line, f"not an address: {line[:_ADDRESS]!r}")
+            table = array("Q", raw)
+            if sys.byteorder == "little":
+                table.byteswap()
+            self._addrs = table
+        return self._addrs
+
+    def _by_address(self) -> array[int]:
+        if self._sorted is None:
+            table = self.addrs()
+            order = sorted(range(len(table)), key=table.__getitem__)
+            if order != list(range(len(table))):
+                self._order = order
+                table = array("Q", [table[i] for i in order])
+            self._sorted = table
+        return self._sorted
+
+    def _search(self, needle: str) -> Iterator[int]:
+        text = self.text
+        found = text.find(needle)
+        while found >= 0:
+            start = found - (_NAME - 1)
+            # A match inside the owner or elsewhere in a line does not count.
+            if start == 0 or (start > 0 and text[start - 1] == "\n"):
+                yield start
+            found = text.find(needle, found + 1)
+
+    def _line_at(self, start: int) -> str:
+        return self.text[start : self.text.index("\n", start)]
+
+    def _checked(self, line: str) -> Symbol:
+        try:
+            if line[16:19:2] == "  " and line[_NAME : _NAME + 1].strip():
+                return _symbol(line)
+        except ValueError:
+            pass
+        raise self._bad(line, f"not a symbol: {line[:80]!r}")
+
+    def _bad(self, line: str, what: str) -> ObjectFormatError:
+        offset = self._offset + f"\n{self.text}".index(f"\n{line}\n")
+        return ObjectFormatError(what, file=_PATH, offset=offset)
+
+
+class Kallsyms:
+    """The symbol table as it was when its text was read; immutable.
+
+    :param data: text of /proc/kallsyms
+    :param before: a table read earlier: what the kernel listed first then and still does (its own
+        symbols, which never change) is not split and sorted again
+    :raises ObjectFormatError: when a line that is needed is malformed
+    """
+
+    def __init__(self, data: bytes | str, before: Kallsyms | None = None) -> None:
+        text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
+        if text and not text.endswith("\n"):
+            text += "\n"
+        # What the kernel owns, then what others do: modules, ftrace, BPF.
+        own = None if before is None else before._stretches[0]
+        if own is None or not text.startswith(own.text):
+            tab = text.find("\t[")
+            end = len(text) if tab < 0 else text.rfind("\n", 0, tab) + 1
+            own = _Stretch(text[:end], 0)
+        end = len(own.text)
+        self._stretches: tuple[_Stretch, _Stretch] = (own, _Stretch(text[end:], end))
+        self._names: dict[str, int | list[int]] | None = None
         self._hidden: bool | None = None
 
     def __len__(self) -> int:
-        return self._text.count("\n")
+        return sum(map(len, self._stretches))
 
     def __iter__(self) -> Iterator[Symbol]:
         """All symbols in file order."""
-        return map(self._checked, self._lines())
+        return itertools.chain.from_iterable(self._stretches)
 
     @property
     def text(self) -> str:
         """The table as the kernel wrote it."""
-        return self._text
+        return "".join([stretch.text for stretch in self._stretches])
 
     @property
     def hidden(self) -> bool:
@@ -108,8 +264,9 @@ class Kallsyms:
         any address in the upper half that tells.
         """
         if self._hidden is None:
-            text = self._text
-            self._hidden = bool(text) and not (text.startswith("f") or "\nf" in text)
+            texts = [stretch.text for stretch in self._stretches if stretch.text]
+            shown = any(text.startswith("f") or "\nf" in text for text in texts)
+            self._hidden = bool(texts) and not shown
         return self._hidden
 
     def require_addresses(self) -> None:
@@ -132,19 +289,9 @@ class Kallsyms:
         :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
         self.require_addresses()
-        if self._names is not None:
-            found = self._names.get(name, ())
-            lines = self._lines()
-            return [_symbol(lines[i]) for i in ((found,) if isinstance(found, int) else found)]
-        self._searches += 1
-        if self._searches > _SEARCHES_BEFORE_INDEX:
-            self._index_names()
-            return self.by_name(name)
         if not name or not name.isprintable() or " " in name:
             return []
-        # The name ends at a newline, or at the tab before its owner.
-        starts = sorted([*self._search(f" {name}\n"), *self._search(f" {name}\t")])
-        return [self._checked(self._line_at(start)) for start in starts]
+        return [symbol for stretch in self._stretches for symbol in stretch.by_name(name)]
 
     def find_prefix(self, prefix: str) -> list[Symbol]:
         """Symbols whose name starts with `prefix`, in file order.
@@ -154,7 +301,7 @@ class Kallsyms:
         self.require_addresses()
         if not prefix or not prefix.isprintable() or " " in prefix:
             return []
-        return [self._checked(self._line_at(start)) for start in self._search(f" {prefix}")]
+        return [symbol for stretch in self._stretches for symbol in stretch.find_prefix(prefix)]
 
     def trampolines(self) -> list[tuple[int, Symbol]]:
         """Images of BPF trampolines as (key, symbol), in file order.
@@ -173,21 +320,38 @@ class Kallsyms:
         """All names: position in file order, or a list of them if a name repeats.
 
         For bulk joins; `symbol`, `address` and `owner` take the position. Built once.
+
+        :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
         if self._names is None:
-            self._index_names()
-        assert self._names is not None
+            self.require_addresses()
+            own, others = self._stretches
+            first, more = len(own), others.names()
+            self._names = dict(own.names()) if more else own.names()
+            for name, found in more.items():
+                new = [first + i for i in ((found,) if isinstance(found, int) else found)]
+                old = self._names.get(name, [])
+                both = [*([old] if isinstance(old, int) else old), *new]
+                self._names[name] = both[0] if len(both) == 1 else both
         return self._names
 
     # -- by position -------------------------------------------------------
 
     def symbol(self, position: int) -> Symbol:
         """The symbol on line `position`, counted from 0."""
-        return _symbol(self._lines()[position])
+        stretch, position = self._place(position)
+        return _symbol(stretch.lines()[position])
 
     def address(self, position: int) -> int:
         """Address of the symbol on line `position`."""
-        return self._addrs()[position]
+        self.require_addresses()
+        stretch, position = self._place(position)
+        return stretch.addrs()[position]
+
+    def _place(self, position: int) -> tuple[_Stretch, int]:
+        own, others = self._stretches
+        first = len(own.lines())
+        return (own, position) if position < first else (others, position - first)
 
     # -- by address --------------------------------------------------------
 
@@ -199,10 +363,10 @@ class Kallsyms:
         so an address past the end of the last function before a gap is still
         given to it, up to 1 MiB on.
         """
-        found = self._position_below(addr)
-        if found is None:
+        self.require_addresses()
+        if not 0 <= addr < 1 << 64:
             return None
-        start = self._addrs()[found]
+        start = max(filter(None, [stretch.below(addr) for stretch in self._stretches]), default=0)
         offset = addr - start
         if not start or offset >= _MAX_OFFSET:
             return None
@@ -212,111 +376,14 @@ class Kallsyms:
 
     def at(self, addr: int) -> list[Symbol]:
         """Every symbol whose address is exactly `addr` (aliases), in file order."""
-        table = self._by_address()
-        low, high = bisect_left(table, addr), bisect_right(table, addr)
-        lines = self._lines()
-        order = self._order
-        return [_symbol(lines[order[i] if order else i]) for i in range(low, high)]
+        self.require_addresses()
+        return [symbol for stretch in self._stretches for symbol in stretch.at(addr)]
 
     def next_address(self, addr: int) -> int | None:
         """The lowest symbol address above `addr`: an upper bound of what starts there."""
-        table = self._by_address()
-        at = bisect_right(table, addr)
-        return table[at] if at < len(table) else None
-
-    # -- machinery ---------------------------------------------------------
-
-    def _search(self, needle: str) -> Iterator[int]:
-        text = self._text
-        found = text.find(needle)
-        while found >= 0:
-            start = found - (_NAME - 1)
-            # A match inside the owner or elsewhere in a line does not count.
-            if start == 0 or (start > 0 and text[start - 1] == "\n"):
-                yield start
-            found = text.find(needle, found + 1)
-
-    def _line_at(self, start: int) -> str:
-        return self._text[start : self._text.index("\n", start)]
-
-    def _checked(self, line: str) -> Symbol:
-        try:
-            if line[16:19:2] == "  " and line[_NAME : _NAME + 1].strip():
-                return _symbol(line)
-        except ValueError:
-            pass
-        raise self._bad(line, f"not a symbol: {line[:80]!r}")
-
-    def _bad(self, line: str, what: str) -> ObjectFormatError:
-        offset = f"\n{self._text}".index(f"\n{line}\n")
-        return ObjectFormatError(what, file=_PATH, offset=offset)
-
-    def _lines(self) -> list[str]:
-        if self._lines_ is None:
-            lines = self._text.split("\n")
-            lines.pop()  # what follows the last newline: nothing
-            if [line[16:19:2] for line in lines].count("  ") != len(lines):
-                for line in lines:
-                    self._checked(line)
-            self._lines_ = lines
-        return self._lines_
-
-    def _addrs(self) -> array[int]:
-        if self._addrs_ is None:
-            self.require_addresses()
-            lines = self._lines()
-            try:
-                raw = bytes.fromhex("".join([line[:_ADDRESS] for line in lines]))
-            except ValueError:
-                raw = b""
-            if len(raw) != 8 * len(lines):
-                for line in lines:
-                    if line[:_ADDRESS].strip("0123456789abcdef"):
-                        raise self._bad(line, f"not an address: {line[:_ADDRESS]!r}")
-            table = array("Q", raw)
-            if sys.byteorder == "little":
-                table.byteswap()
-            self._addrs_ = table
-        return self._addrs_
-
-    def _by_address(self) -> array[int]:
-        if self._sorted is None:
-            table = self._addrs()
-            order = sorted(range(len(table)), key=table.__getitem__)
-            if order != list(range(len(table))):
-                self._order = order
-                table = array("Q", [table[i] for i in order])
-            self._sorted = table
-        return self._sorted
-
-    def _position_below(self, addr: int) -> int | None:
-        if not 0 <= addr < 1 << 64:
-            return None
-        at = bisect_right(self._by_address(), addr) - 1
-        if at < 0:
-            return None
-        return self._order[at] if self._order else at
-
-    def _index_names(self) -> None:
-        lines = self._lines()
-        self._addrs()  # checks that they are addresses
-        names = [line[_NAME:] for line in lines]
-        # Owned symbols are few where no modules are loaded; strip only them.
-        if "\t" in self._text:
-            names = [name.partition("\t")[0] if "\t" in name else name for name in names]
-        index: dict[str, int | list[int]] = dict(zip(names, range(len(names)), strict=True))
-        if len(index) != len(names):
-            # The dictionary kept the last position of each repeated name.
-            for i, name in enumerate(names):
-                last = index[name]
-                if last == i:
-                    continue
-                if isinstance(last, list):
-                    if last[-1] != i:
-                        last.insert(-1, i)
-                elif last > i:
-                    index[name] = [i, last]
-        self._names = index
+        self.require_addresses()
+        found = [stretch.above(addr) for stretch in self._stretches]
+        return min((above for above in found if above is not None), default=None)
 
 
 def parse(stream: BinaryIO | bytes) -> Kallsyms:
@@ -324,11 +391,12 @@ def parse(stream: BinaryIO | bytes) -> Kallsyms:
     return Kallsyms(stream if isinstance(stream, bytes) else stream.read())
 
 
-def read(path: str = _PATH) -> Kallsyms:
+def read(path: str = _PATH, *, before: Kallsyms | None = None) -> Kallsyms:
     """The running kernel's symbol table.
 
+    :param before: one read earlier, as for `Kallsyms`
     :raises OSError: if the file cannot be read
     """
     # seq_file hands out a page per read(2) whatever the buffer: let C loop.
     with open(path, "rb", buffering=0) as stream:
-        return Kallsyms(stream.readall())
+        return Kallsyms(stream.readall(), before)

@@ -28,6 +28,7 @@ from .verify import Attached, attachments, link_infos
 if TYPE_CHECKING:
     from .._sys.bpf import LinkInfo
     from ..btf import Btf
+    from ..kernel.host import Facts
     from ..kernel.kallsyms import Kallsyms
     from ..kernel.owners import Held, Owners
 
@@ -103,16 +104,17 @@ class Registry:
     owners: Owners = field(default_factory=owners.Owners)
 
     @classmethod
-    def read(cls) -> Registry:
+    def read(cls, facts: Facts | None = None) -> Registry:
         """Everything of the running kernel, each source asked once.
 
+        :param facts: of the running kernel, whose symbols then need not be read anew
         :raises DeniedByPolicy: without CAP_SYS_ADMIN
         """
         infos = list(link_infos())
         names = {program.id: program.name for program in loaded_programs()}
         return cls(
             tuple(attachments(infos)),
-            tuple(probed(infos, kallsyms.read())),
+            tuple(probed(infos, kallsyms.read() if facts is None else facts.kallsyms)),
             names,
             owners.read(),
         )

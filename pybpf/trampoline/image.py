@@ -31,6 +31,7 @@ from .roles import DecodedImage, Entry, Instruction, ProgramCall, TrampFlag, dec
 
 if TYPE_CHECKING:
     from ..btf import Btf
+    from ..kernel.host import Facts
 
 __all__ = [
     "ImageProgram",
@@ -393,13 +394,14 @@ def loaded_programs() -> list[LoadedProgram]:
 
 
 class ImageReader:
-    """Reads the running kernel's images, as often as asked; keeps its BTF in between.
+    """Reads the running kernel's images, as often as asked; keeps its BTF and symbols in between.
 
-    :param btf: the kernel's BTF, if it was read before: it names the functions
+    :param facts: of the running kernel, if there are any already: BTF names the functions
     """
 
-    def __init__(self, btf: KernelBtf | None = None) -> None:
-        self._btf = btf if btf is not None else KernelBtf()
+    def __init__(self, facts: Facts | None = None) -> None:
+        self._btf = KernelBtf() if facts is None else facts.btf
+        self._symbols = None if facts is None else facts.kallsyms
         self._modules: dict[int, str] = {}
         self._programs: dict[int, str] = {}
 
@@ -422,7 +424,7 @@ class ImageReader:
 
         :raises DeniedByPolicy: if kernel addresses or memory may not be read
         """
-        symbols = kallsyms.read()
+        symbols = self._symbols = kallsyms.read(before=self._symbols)
         if not symbols.trampolines():
             return []
         loaded = loaded_programs()
@@ -431,27 +433,27 @@ class ImageReader:
             return collect(symbols, memory.read, loaded, self._names, only=only, stale=stale)
 
 
-def images(*, stale: bool = False, btf: KernelBtf | None = None) -> Iterator[TrampolineImage]:
+def images(*, stale: bool = False, facts: Facts | None = None) -> Iterator[TrampolineImage]:
     """The trampoline images the kernel has at this moment, oldest first.
 
     :param stale: also images that a newer one of the same function has replaced
-    :param btf: the kernel's BTF, as of `Facts.btf`; None reads it
+    :param facts: of the running kernel, whose BTF and symbols then need not be read anew
     :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
-    return iter(ImageReader(btf).read(stale=stale))
+    return iter(ImageReader(facts).read(stale=stale))
 
 
 def image_of(
-    function: str, module: str = "", *, btf: KernelBtf | None = None
+    function: str, module: str = "", *, facts: Facts | None = None
 ) -> TrampolineImage | None:
     """The newest image for one function, or None if nothing traces it.
 
     :param function: name in its BTF
     :param module: its module; "" takes the first that fits
-    :param btf: as for `images`
+    :param facts: as for `images`
     :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
-    found = ImageReader(btf).read(
+    found = ImageReader(facts).read(
         only=lambda _, name, owner: name == function and module in ("", owner)
     )
     return found[0] if found else None

@@ -19,14 +19,17 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from .._sys import bpf as sys_bpf
 from .._sys.bpf import LinkInfo
 from .._uapi.enums import AttachType, LinkType
 from ..errors import BpfError
-from ..kernel.btf import KernelBtf
 from .image import ImageReader, TrampolineImage, make_key
 from .roles import ProgramCall, TrampFlag
+
+if TYPE_CHECKING:
+    from ..kernel.host import Facts
 
 __all__ = [
     "Attached",
@@ -273,17 +276,17 @@ def survey(
     attached: Sequence[Attached] | None = None,
     timeout: float = 10.0,
     pause: float = 0.1,
-    btf: KernelBtf | None = None,
+    facts: Facts | None = None,
 ) -> Survey:
     """Read images and links and compare them, again and again while they disagree.
 
     :param attached: compare with these instead of what the kernel's links say
     :param timeout: seconds a disagreement must last to be reported
     :param pause: seconds before the second reading; later ones wait twice as long each, up to 2 s
-    :param btf: the kernel's BTF, as of `Facts.btf`; None reads it
+    :param facts: of the running kernel, whose BTF and symbols then need not be read anew
     """
     end = time.monotonic() + timeout
-    reader = ImageReader(btf)
+    reader = ImageReader(facts)
     while True:
         links = attachments() if attached is None else attached
         found = tuple(reader.read())
@@ -299,11 +302,11 @@ def verify(
     *,
     attached: Sequence[Attached] | None = None,
     timeout: float = 10.0,
-    btf: KernelBtf | None = None,
+    facts: Facts | None = None,
 ) -> list[Finding]:
     """Disagreements between images and links that last `timeout` seconds; empty: verified.
 
     :param attached: compare with these instead of what the kernel's links say
-    :param btf: as for `survey`
+    :param facts: as for `survey`
     """
-    return list(survey(attached=attached, timeout=timeout, btf=btf).findings)
+    return list(survey(attached=attached, timeout=timeout, facts=facts).findings)

@@ -199,6 +199,45 @@ def test_a_bad_line_is_named(line: bytes, offset: int) -> None:
     assert caught.value.offset == offset
 
 
+LINES = SAMPLE.decode().splitlines(keepends=True)
+
+
+def answers(table: Kallsyms) -> list[object]:
+    """All that a table can say, asked twice and more so that every index is made."""
+    symbols = list(table)
+    addrs = {s.addr + more for s in symbols for more in (-1, 0, 1, 64)}
+    found: list[object] = [len(table), table.text, table.functions(), table.trampolines(), symbols]
+    for addr in sorted(addrs):
+        found += [table.lookup(addr), table.at(addr), table.next_address(addr)]
+    for _ in range(2):
+        found += [table.by_name(s.name) for s in symbols]
+    return [*found, [(table.symbol(i), table.address(i)) for i in range(len(table))]]
+
+
+@given(st.lists(st.sampled_from(LINES), unique=True), st.lists(st.sampled_from(LINES), unique=True))
+def test_a_table_read_again_is_one_read_for_the_first_time(
+    first: list[str], then: list[str]
+) -> None:
+    """Whatever was there before: symbols may come, go, or be others altogether."""
+    always = "ffffffff81000000 T _stext\n"
+    before = Kallsyms(always + "".join(first))
+    answers(before)
+    text = always + "".join(then)
+    assert answers(Kallsyms(text, before)) == answers(Kallsyms(text))
+
+
+def test_what_the_kernel_listed_first_is_not_split_again() -> None:
+    """Programs come and go at the end of the table: what was made of the rest is kept."""
+    before = kallsyms.parse(SAMPLE)
+    before.lookup(0xFFFFFFFF81002004)
+    more = SAMPLE + b"ffffffffc0104000 t bpf_trampoline_6442507452\t[bpf]\n"
+    after = Kallsyms(more, before)
+    assert after._stretches[0] is before._stretches[0]
+    assert [key for key, _ in after.trampolines()][-1] == 6442507452
+    moved = Kallsyms(SAMPLE.replace(b"ffffffff8100", b"ffffffff8200"), before)
+    assert moved._stretches[0] is not before._stretches[0]
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: SAMPLE + t.encode()))
 def test_garbage_never_raises_anything_else(data: bytes) -> None:
     """Whatever the text, only the two documented errors come out."""

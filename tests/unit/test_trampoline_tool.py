@@ -46,7 +46,7 @@ class Terminal(io.StringIO):
 def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
     """A kernel with one image, and links that agree with it."""
     found = [image()]
-    monkeypatch.setattr(image_module, "images", lambda *, stale=False: iter(found))
+    monkeypatch.setattr(image_module, "images", lambda *, stale=False, facts=None: iter(found))
     monkeypatch.setattr(
         image_module,
         "image_of",
@@ -57,8 +57,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
         def read(self) -> list[TrampolineImage]:
             return found
 
-    monkeypatch.setattr(attached_module.Registry, "read", lambda: KNOWN)
-    monkeypatch.setattr(verify_module, "ImageReader", lambda btf: Reader())
+    monkeypatch.setattr(attached_module.Registry, "read", lambda facts: KNOWN)
+    monkeypatch.setattr(verify_module, "ImageReader", lambda facts: Reader())
     monkeypatch.setattr(verify_module, "attachments", links)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
@@ -130,7 +130,7 @@ def test_owners_that_cannot_be_seen(
 ) -> None:
     """Processes of others: said below the table, and nobody is not claimed."""
     known = replace(KNOWN, owners=Owners(hidden=hidden))
-    monkeypatch.setattr(attached_module.Registry, "read", lambda: known)
+    monkeypatch.setattr(attached_module.Registry, "read", lambda facts: known)
     text = run("list")[1]
     assert "not known" in text and "no process" not in text
     assert text.splitlines()[-1].startswith(f"{words} not be looked into")
@@ -285,7 +285,7 @@ def test_kernel_errors_are_one_line(
     """A refusal is reported, not thrown."""
     from pybpf.errors import DeniedByPolicy
 
-    def refuse(*, stale: bool = False) -> None:
+    def refuse(**_: object) -> None:
         raise DeniedByPolicy(1, "BPF_PROG_GET_NEXT_ID", "CAP_SYS_ADMIN is missing")
 
     monkeypatch.setattr(image_module, "images", refuse)
@@ -313,7 +313,7 @@ def test_an_environment_of_somebody_else_is_none(
     def refuse(*_args: object, **_kwargs: object) -> bool:
         raise PermissionError(13, "Permission denied")
 
-    def missing(*, stale: bool = False) -> None:
+    def missing(**_: object) -> None:
         raise ModuleNotFoundError("No module named 'capstone'", name="capstone")
 
     monkeypatch.setattr(tool, "ROOT", tmp_path)

@@ -380,7 +380,7 @@ class _Run:
             return 0
         if any(mechanism is Mechanism.TRAMPOLINE for mechanism, _ in plan.groups):
             # The images made by attaching are not in the table read for selecting.
-            self.symbols = KernelSymbols(kallsyms.read)
+            self.symbols = KernelSymbols(lambda: kallsyms.read(before=self.facts.kallsyms))
         many = "function" if plan.functions == 1 else "functions"
         make_room(attach.descriptors(plan), f"attach to {plan.functions} {many}")
         return self._traced(plan, path)

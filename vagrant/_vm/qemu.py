@@ -153,7 +153,9 @@ class Guest:
         elif accel == "kvm":
             machine = ["-accel", "kvm", "-cpu", "host"]
         else:
-            machine = ["-accel", "tcg,thread=multi", "-cpu", "max"]
+            # One thread for both CPUs: no CPU runs code that another has just patched (an int3
+            # that is not there any more is an oops), and there is less to lock.
+            machine = ["-accel", "tcg,thread=single", "-cpu", "max"]
         self.console = initrd.parent / "console"
         self.command = [qemu, *machine, "-smp", "2", "-m", memory, *BARE]
         self.command += ["-serial", f"file:{self.console}"]
