@@ -55,6 +55,7 @@ def process(*arguments: str, command: Sequence[str] = ()) -> Done:
     """Run the tool to its end, as users do."""
     words = [*TOOL, *arguments, *(quiet(command) if command else [])]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    print(done.stdout, done.stderr)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,9 @@ import threading
 import time
 from pathlib import Path
 
-from .._vm import cache
+from .._vm import cache, qemu
 from .box import as_root, die_with_parent
-from .machine import CHECKOUT, DIED, Failure, Machine, Setting, note
+from .machine import CHECKOUT, DIED, EMULATOR, Failure, Machine, Setting, note
 
 __all__ = ["ended", "main", "outside"]
 
@@ -49,6 +50,15 @@ security_driver = "none"
 namespaces = []
 cgroup_controllers = []
 stdio_handler = "logd"
+"""
+EMULATE = """\
+#!/bin/sh
+for word do
+    shift
+    [ "$word" != tcg ] || word=tcg,thread=single
+    set -- "$@" "$word"
+done
+exec {qemu} "$@"
 """
 VIRTLOGD = """\
 max_size = 0
@@ -116,8 +126,11 @@ def furnish(accel: str) -> None:
     os.makedirs("/run/lock")
     _add_user("/etc/passwd", f"{USER}:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin")
     _add_user("/etc/group", f"{USER}:x:64055:")
-    if accel == "tcg" and os.path.exists("/dev/kvm"):
-        mount("--bind", "/dev/null", "/dev/kvm")
+    if accel == "tcg":
+        if os.path.exists("/dev/kvm"):
+            mount("--bind", "/dev/null", "/dev/kvm")
+        EMULATOR.write_text(EMULATE.format(qemu=shlex.quote(qemu.qemu_command())))
+        EMULATOR.chmod(0o755)
     for name, text in (("libvirtd", LIBVIRTD), ("qemu", QEMU), ("virtlogd", VIRTLOGD)):
         Path(f"/etc/libvirt/{name}.conf").write_text(text)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

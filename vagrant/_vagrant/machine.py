@@ -26,6 +26,8 @@ __all__ = ["Failure", "Machine", "Setting"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DIED, TIMED_OUT = qemu.DIED, qemu.TIMED_OUT
+#: Of the run's own: QEMU as vagrant/vm runs it, in one thread. libvirt has no word for that.
+EMULATOR = Path("/run/pybpf/qemu")
 POLL = 2.0  # seconds between looks at the guest
 UP_LIMIT = {"tcg": 1500.0, "kvm": 600.0}  # seconds of `vagrant up`; 110 are usual without KVM
 SILENCE = {"tcg": 300.0, "kvm": 60.0}  # seconds a started guest may say nothing at all
@@ -111,6 +113,8 @@ class Machine:
             "PYBPF_CONSOLE": str(self.console),
             "LC_ALL": "C.UTF-8",
         }
+        if setting.accel == "tcg":
+            self.environment["PYBPF_EMULATOR"] = str(EMULATOR)
 
     # -- looking at the guest
 
