@@ -42,6 +42,7 @@ _SEARCHES_BEFORE_INDEX = 24
 # No function is longer; a larger distance means the address belongs to
 # something that has no symbol (the table has no sizes). Bytes.
 _MAX_OFFSET = 1 << 20
+_PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class _Stretch:
     def __init__(self, text: str, offset: int) -> None:
         self.text = text
         self._offset = offset
+        self._count: int | None = None
         self._lines: list[str] | None = None
         self._addrs: array[int] | None = None
         # Positions in address order, None if the lines are in that order already.
@@ -89,7 +91,9 @@ class _Stretch:
         self._searches = 0
 
     def __len__(self) -> int:
-        return self.text.count("\n") if self._lines is None else len(self._lines)
+        if self._count is None:
+            self._count = self.text.count("\n")
+        return self._count
 
     def __iter__(self) -> Iterator[Symbol]:
         return map(self._checked, self.lines())
@@ -220,6 +224,12 @@ class _Stretch:
         return ObjectFormatError(what, file=_PATH, offset=offset)
 
 
+def _line_with(text: str, words: str, start: int = 0) -> int:
+    """Where the first line with `words` starts, or the end of the text."""
+    found = text.find(words, start)
+    return len(text) if found < 0 else text.rfind("\n", 0, found) + 1
+
+
 class Kallsyms:
     """The symbol table as it was when its text was read; immutable.
 
@@ -233,14 +243,14 @@ class Kallsyms:
         text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
         if text and not text.endswith("\n"):
             text += "\n"
-        # What the kernel owns, then what others do: modules, ftrace, BPF.
+        # What the kernel owns, what modules do, and what BPF and kprobes made just now.
         own = None if before is None else before._stretches[0]
         if own is None or not text.startswith(own.text):
-            tab = text.find("\t[")
-            end = len(text) if tab < 0 else text.rfind("\n", 0, tab) + 1
-            own = _Stretch(text[:end], 0)
-        end = len(own.text)
-        self._stretches: tuple[_Stretch, _Stretch] = (own, _Stretch(text[end:], end))
+            own = _Stretch(text[: _line_with(text, "\t[")], 0)
+        start = len(own.text)
+        end = _line_with(text, "\t[bpf]\n", start)
+        modules, made = _Stretch(text[start:end], start), _Stretch(text[end:], end)
+        self._stretches: tuple[_Stretch, _Stretch, _Stretch] = (own, modules, made)
         self._names: dict[str, int | list[int]] | None = None
         self._hidden: bool | None = None
 
@@ -325,14 +335,19 @@ class Kallsyms:
         """
         if self._names is None:
             self.require_addresses()
-            own, others = self._stretches
-            first, more = len(own), others.names()
-            self._names = dict(own.names()) if more else own.names()
-            for name, found in more.items():
-                new = [first + i for i in ((found,) if isinstance(found, int) else found)]
-                old = self._names.get(name, [])
-                both = [*([old] if isinstance(old, int) else old), *new]
-                self._names[name] = both[0] if len(both) == 1 else both
+            own, *others = self._stretches
+            index = own.names()
+            if any(stretch.text for stretch in others):
+                index = dict(index)
+            first = len(own)
+            for stretch in others:
+                for name, found in stretch.names().items():
+                    old = index.get(name, [])
+                    both = [old] if isinstance(old, int) else list(old)
+                    both += [first + i for i in ((found,) if isinstance(found, int) else found)]
+                    index[name] = both[0] if len(both) == 1 else both
+                first += len(stretch)
+            self._names = index
         return self._names
 
     # -- by position -------------------------------------------------------
@@ -349,9 +364,11 @@ class Kallsyms:
         return stretch.addrs()[position]
 
     def _place(self, position: int) -> tuple[_Stretch, int]:
-        own, others = self._stretches
-        first = len(own.lines())
-        return (own, position) if position < first else (others, position - first)
+        for stretch in self._stretches[:-1]:
+            if position < len(stretch):
+                return stretch, position
+            position -= len(stretch)
+        return self._stretches[-1], position
 
     # -- by address --------------------------------------------------------
 
@@ -359,18 +376,23 @@ class Kallsyms:
         """The symbol that covers `addr`, and the offset into it in bytes.
 
         Of several names of one address the first function listed is taken, as
-        the kernel does. None if nothing near is known: the table has no sizes,
-        so an address past the end of the last function before a gap is still
-        given to it, up to 1 MiB on.
+        the kernel does. ftrace goes on listing functions of modules that ran once and
+        are freed: where BPF has got their page, it is BPF's. None if nothing near is
+        known: the table has no sizes, so an address past the end of the last function
+        before a gap is still given to it, up to 1 MiB on.
         """
         self.require_addresses()
         if not 0 <= addr < 1 << 64:
             return None
-        start = max(filter(None, [stretch.below(addr) for stretch in self._stretches]), default=0)
+        own, modules, made = (stretch.below(addr) or 0 for stretch in self._stretches)
+        start = max(own, modules, made)
+        if made and (made == start or made | _PAGE - 1 == addr | _PAGE - 1):
+            start, names = made, self._stretches[-1].at(made)
+        else:
+            names = self.at(start)
         offset = addr - start
         if not start or offset >= _MAX_OFFSET:
             return None
-        names = self.at(start)
         symbol = next((s for s in names if s.is_function), names[0])
         return symbol, offset
 
