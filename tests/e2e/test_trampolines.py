@@ -375,4 +375,5 @@ def test_tracing_multi_shares_images(tracer: Tracer) -> None:
     assert plain in {p.id for p in image(functions[2]).programs}
     result = survey()
     assert result.findings == ()
-    assert len(result.attached) == 7
+    # systemd may have links of its own.
+    assert sum(one.program in (number, plain) for one in result.attached) == 7
