@@ -270,7 +270,13 @@ class Machine:
         )
         began = time.monotonic()
         process = subprocess.Popen(self.ssh(script), stdin=subprocess.DEVNULL)
-        status = self._wait(process, limit + GRACE, "the test run")
+        ended = False
+        try:
+            status = self._wait(process, limit + GRACE, "the test run")
+            ended = status not in (LOST, KILLED, TIMED_OUT)
+        finally:
+            if not ended:
+                print(flush=True)  # pytest was in the middle of a line
         if status == KILLED and time.monotonic() - began > limit:
             status = TIMED_OUT  # timeout(1) had to use force
         if status == LOST:
