@@ -23,11 +23,11 @@ Everything here is pure: same inputs in any order, same plan.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..asm.edit import Code
 from ..errors import PlanError
@@ -72,37 +72,28 @@ _Choice = _Fit | _No
 # A group's place among the groups: rank of the mechanism, BTF object, sides and images.
 _Key = tuple[int, str, tuple[tuple[str, str], ...]]
 # All of a target that a mechanism's answer depends on, but its model.
-_Shape = tuple[str, bool, bool, int, bool, bool]
+_Shape = tuple[str, bool, bool, bool, int, bool]
+_PLAIN: _Shape = ("", False, True, True, 0, False)
 
 _RANKS = tuple(Mechanism)
 _VOID, _WIDE = Return.VOID, Return.WIDE
 
 
-class _Shapes:
-    """Targets by all that a mechanism's answer depends on; a model by its identity, for equal
-    ones are mostly one object. Made for thousands of targets: few steps for each, and in C.
-
-    :ivar keys: of each target; equal if the answers are
-    :ivar one: a target of each key
-    :ivar counts: how many have it
-    """
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        def each(name: str) -> Iterator[Any]:
-            return map(attrgetter(name), targets)
-
-        models = list(map(id, each("model")))
-        usual = all(all(each(name)) for name in ("unique", "kprobe", "address", "btf_id"))
-        usual = usual and not any(each("occupied")) and not any(each("module"))
-        self.keys: list[Any] = (
-            models if usual else list(zip(models, map(_shape, targets), strict=True))
-        )
-        self.one: dict[Any, Target] = dict(zip(self.keys, targets, strict=True))
-        self.counts = Counter(self.keys)
-
-
-def _shape(t: Target) -> _Shape:
-    return (t.module, t.unique, t.kprobe, t.occupied, t.btf_id is None, t.address == 0)
+def _by_shape(targets: Sequence[Target]) -> list[tuple[_Shape, list[int]]]:
+    # Positions of targets by all that a mechanism's answer depends on; a model by its identity,
+    # for equal ones are mostly one object. Written for thousands of targets, most of them plain.
+    plain: defaultdict[int, list[int]] = defaultdict(list)
+    out: defaultdict[tuple[int, _Shape], list[int]] = defaultdict(list)
+    for i, t in enumerate(targets):
+        if t.unique and t.kprobe and t.address and t.btf_id and not t.occupied and not t.module:
+            plain[id(t.model)].append(i)
+        else:
+            shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
+            out[id(t.model), shape].append(i)
+    return [
+        *((_PLAIN, some) for some in plain.values()),
+        *((shape, some) for (_, shape), some in out.items()),
+    ]
 
 
 def _kind(model: Model | None) -> object:
@@ -322,27 +313,29 @@ class _Planner:
 
     def weigh(
         self,
-        shapes: _Shapes,
+        targets: Sequence[Target],
+        shapes: Sequence[tuple[_Shape, Sequence[int]]],
         order: Sequence[Mechanism],
-    ) -> tuple[dict[Any, _Choice], int, Cost]:
+    ) -> tuple[list[_Choice], int, Cost]:
         """What becomes of each shape, how many targets are left over, and the cost.
 
         Targets of one group have one `_Fit`, the same object.
         """
         known: dict[object, _Choice] = {}
         fits: dict[_Key, _Fit] = {}
-        chosen: dict[Any, _Choice] = {}
+        chosen: list[_Choice] = []
         counts: defaultdict[int, int] = defaultdict(int)
-        for key, one in shapes.one.items():
-            kind = (_kind(one.model), _shape(one))
+        for shape, some in shapes:
+            one = targets[some[0]]
+            kind = (_kind(one.model), shape)
             choice = known.get(kind)
             if choice is None:
                 choice = self.choose(one, order)
                 if isinstance(choice, _Fit):
                     choice = fits.setdefault(choice.key, choice)
                 known[kind] = choice
-            chosen[key] = choice
-            counts[id(choice)] += shapes.counts[key]
+            chosen.append(choice)
+            counts[id(choice)] += len(some)
         cost = Cost()
         for _, fit in sorted(fits.items(), key=itemgetter(0)):
             cost += self.facts.costs.predict(
@@ -352,33 +345,29 @@ class _Planner:
                 entry=fit.parts[0].side is not Side.EXIT,
                 exit_=fit.parts[-1].side is not Side.ENTRY,
             )
-        left = sum(counts.values()) - sum(counts[id(fit)] for fit in fits.values())
-        return chosen, left, cost
+        return chosen, len(targets) - sum(counts[id(fit)] for fit in fits.values()), cost
 
     @staticmethod
     def place(
-        targets: Sequence[Target], shapes: _Shapes, chosen: Mapping[Any, _Choice]
+        targets: Sequence[Target],
+        shapes: Iterable[tuple[_Shape, Sequence[int]]],
+        chosen: Iterable[_Choice],
     ) -> tuple[tuple[Group, ...], list[Skipped]]:
         """The groups, their targets in the order given, and what was left over."""
-        found: dict[int, tuple[_Fit, list[Target]]] = {}
+        found: dict[int, tuple[_Fit, list[int]]] = {}
         skipped: list[Skipped] = []
-        choices = {id(choice): choice for choice in chosen.values()}
-        if len(choices) == 1:  # as it is for kprobes nearly always
-            (choice,) = choices.values()
-            if isinstance(choice, _Fit):
-                return (Group(choice.mechanism, choice.module, choice.parts, tuple(targets)),), []
-        for target, key in zip(targets, shapes.keys, strict=True):
-            choice = chosen[key]
+        for (_, some), choice in zip(shapes, chosen, strict=True):
             if isinstance(choice, _Fit):
                 group = found.get(id(choice))
                 if group is None:
                     group = found[id(choice)] = (choice, [])
-                group[1].append(target)
+                group[1].extend(some)
             else:
-                skipped.append(Skipped(target.name, target.module, *choice))
+                left = [targets[i] for i in some]
+                skipped += [Skipped(t.name, t.module, *choice) for t in left]
         groups = tuple(
-            Group(fit.mechanism, fit.module, fit.parts, tuple(some))
-            for fit, some in sorted(found.values(), key=lambda group: group[0].key)
+            Group(fit.mechanism, fit.module, fit.parts, tuple([targets[i] for i in sorted(at)]))
+            for fit, at in sorted(found.values(), key=lambda group: group[0].key)
         )
         return groups, skipped
 
@@ -501,7 +490,7 @@ def plan(
     if refused:
         skipped += [replace(refused[t.name], module=t.module) for t in rest if t.name in refused]
         rest = [t for t in rest if t.name not in refused]
-    addresses = set(map(attrgetter("address"), rest))
+    addresses = {t.address for t in rest}
     if len(addresses) < len(rest) or 0 in addresses:
         # The first of the names of an address stays: the order is total, so always the same.
         seen: dict[object, Target] = {}
@@ -519,8 +508,8 @@ def plan(
         skipped += [Skipped(t.name, t.module, *no_way) for t in rest]
         return Plan(template.name, template.hook, (), _sorted(skipped), Cost())
     _ = template.traits  # an unprovable program is one error, not a reason per target
-    shapes = _Shapes(rest)
-    tried = [work.weigh(shapes, order) for order in work.orders(usable, prefer)]
+    shapes = _by_shape(rest)
+    tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)
     return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
@@ -533,7 +522,7 @@ def _ordered(targets: Iterable[Target]) -> tuple[list[Target], list[str]]:
     names = [t.name for t in out]
     if len(set(names)) < len(names):
         out.sort(key=lambda t: (t.module, t.name, t.address, *_rank(t)))
-    elif len(set(map(attrgetter("module"), out))) > 1:
+    elif len({t.module for t in out}) > 1:
         out.sort(key=attrgetter("module"))
     return out, names
 
