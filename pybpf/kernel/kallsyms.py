@@ -246,12 +246,13 @@ class Kallsyms:
         # What the kernel owns, what modules do, and what BPF and kprobes made just now.
         own = None if before is None else before._stretches[0]
         if own is None or not text.startswith(own.text):
-            own = _Stretch(text[: _line_with(text, "\t[")], 0)
+            own = _Stretch(text[: _line_with(text, "\t")], 0)
         start = len(own.text)
         end = _line_with(text, "\t[bpf]\n", start)
         modules, made = _Stretch(text[start:end], start), _Stretch(text[end:], end)
         self._stretches: tuple[_Stretch, _Stretch, _Stretch] = (own, modules, made)
         self._names: dict[str, int | list[int]] | None = None
+        self._addrs: array[int] | None = None
         self._hidden: bool | None = None
 
     def __len__(self) -> int:
@@ -359,9 +360,10 @@ class Kallsyms:
 
     def address(self, position: int) -> int:
         """Address of the symbol on line `position`."""
-        self.require_addresses()
-        stretch, position = self._place(position)
-        return stretch.addrs()[position]
+        if self._addrs is None:  # asked for as many times as there are functions
+            self.require_addresses()
+            self._addrs = sum((stretch.addrs() for stretch in self._stretches), array("Q"))
+        return self._addrs[position]
 
     def _place(self, position: int) -> tuple[_Stretch, int]:
         for stretch in self._stretches[:-1]:
