@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter, itemgetter
+from operator import attrgetter, itemgetter, lt
 from typing import NamedTuple
 
 from ..asm.edit import Code
@@ -485,13 +485,12 @@ def plan(
     work = _Planner(template, facts, shape)
     exits = work.exits()
     skipped: list[Skipped] = []
-    rest, names = _ordered(targets)
-    refused = {name: no for name in risky(names) if (no := _refused(name, exits)) is not None}
-    if refused:
-        skipped += [replace(refused[t.name], module=t.module) for t in rest if t.name in refused]
-        rest = [t for t in rest if t.name not in refused]
-    addresses = {t.address for t in rest}
-    if len(addresses) < len(rest) or 0 in addresses:
+    rest, distinct = _ordered(targets)
+    no = {n: why for n in risky([t.name for t in rest]) if (why := _refused(n, exits)) is not None}
+    if no:
+        skipped += [replace(no[t.name], module=t.module) for t in rest if t.name in no]
+        rest = [t for t in rest if t.name not in no]
+    if not distinct:
         # The first of the names of an address stays: the order is total, so always the same.
         seen: dict[object, Target] = {}
         for target in rest:
@@ -515,16 +514,15 @@ def plan(
     return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
 
 
-def _ordered(targets: Iterable[Target]) -> tuple[list[Target], list[str]]:
-    # By module, name, address, and where all these are equal by everything else. And the
-    # names alone, ascending.
-    out = sorted(targets, key=attrgetter("name"))
-    names = [t.name for t in out]
-    if len(set(names)) < len(names):
-        out.sort(key=lambda t: (t.module, t.name, t.address, *_rank(t)))
-    elif len({t.module for t in out}) > 1:
-        out.sort(key=attrgetter("module"))
-    return out, names
+def _ordered(targets: Iterable[Target]) -> tuple[list[Target], bool]:
+    # By address, and where those are equal by everything else. And whether no two have the
+    # same address, all being known.
+    out = sorted(targets, key=attrgetter("address"))
+    addresses = [t.address for t in out]
+    distinct = all(map(lt, [0, *addresses], addresses))
+    if not distinct:
+        out.sort(key=_rank)
+    return out, distinct
 
 
 def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechanism, Skipped | None]:
