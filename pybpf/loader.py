@@ -151,6 +151,7 @@ class Object:
         self._linked: dict[str, LinkedProgram] = {}
         self._loaded = False
         self._prepared = False
+        self._closed = False
         self._pinned_now: list[Map] = []  # by the running `load` or `prepare`
         #: Why the kernel refused the object's own BTF, None if it took it.
         self.btf_error: BpfError | None = None
@@ -218,7 +219,11 @@ class Object:
         """Load the object's BTF and create the maps, but no program. Once; `load` does it.
 
         For loading programs one by one (`Program.load`).
+
+        :raises BpfError: EBADF: it has been closed
         """
+        if self._closed:
+            raise BpfError(errno.EBADF, "using the object", "it is closed; open it again")
         if self._prepared:
             return
         self._pinned_now.clear()
@@ -509,7 +514,10 @@ class Object:
     # -- end
 
     def close(self) -> None:
-        """Close programs, maps and BTF. Links are not touched: they keep what they use."""
+        """Close programs, maps and BTF, for good.
+
+        Links are not touched: they keep what they use.
+        """
         for program in self.programs.values():
             program.close()
         for bpf_map in self.maps.values():
@@ -518,6 +526,7 @@ class Object:
         self._module_fds.clear()
         self._btf_fd = None
         self._loaded = self._prepared = False
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -534,7 +543,7 @@ class Object:
         return iter(self.programs.values())
 
     def __repr__(self) -> str:
-        state = "loaded" if self._loaded else "open"
+        state = "closed" if self._closed else "loaded" if self._loaded else "open"
         return (
             f"<Object {self.spec.name or 'bytes'}: {len(self.programs)} programs, "
             f"{len(self.maps)} maps, {state}>"

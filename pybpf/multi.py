@@ -84,7 +84,7 @@ def _who(item: Item) -> _Who:
     if isinstance(item, Candidate):
         return (item.module, item.name, item.addr)
     if isinstance(item, Target):
-        return (item.module, item.name, item.address)
+        return (item.module, item.name, item.address or None)
     pattern = parse_pattern(item)
     if not pattern.is_exact:
         raise PlanError(

@@ -40,6 +40,7 @@ _JUMP_OPS = {
     op.JSLE: "s<=",
 }
 _SIZES = {op.B: "u8", op.H: "u16", op.W: "u32", op.DW: "u64"}
+_LOAD_ACQUIRE, _STORE_RELEASE = 0x100, 0x110
 _ATOMIC_OPS = {0x00: "+=", 0x40: "|=", 0x50: "&=", 0xA0: "^="}
 _FETCH_NAMES = {0x01: "add", 0x41: "or", 0x51: "and", 0xA1: "xor"}
 
@@ -99,9 +100,9 @@ def _jump(insn: Insn) -> str:
 
 def _atomic(insn: Insn) -> str:
     size = insn.code & op.SIZE_MASK
-    if size not in (op.W, op.DW):
-        return _unknown(insn)
     r = "r" if size == op.DW else "w"
+    if size not in (op.W, op.DW) and insn.imm not in (_LOAD_ACQUIRE, _STORE_RELEASE):
+        return _unknown(insn)
     place = _memory(size, insn.dst, insn.off)
     plain = _ATOMIC_OPS.get(insn.imm)
     if plain is not None:
@@ -116,6 +117,10 @@ def _atomic(insn: Insn) -> str:
         return f"{r}{insn.src} = xchg{width}({spot}, {r}{insn.src})"
     if insn.imm == 0xF1:
         return f"{r}0 = cmpxchg{width}({spot}, {r}0, {r}{insn.src})"
+    if insn.imm == _LOAD_ACQUIRE:
+        return f"{r}{insn.dst} = load_acquire({_memory(size, insn.src, insn.off)[1:]})"
+    if insn.imm == _STORE_RELEASE:
+        return f"store_release({_memory(size, insn.dst, insn.off)[1:]}, {r}{insn.src})"
     return _unknown(insn)
 
 

@@ -286,8 +286,8 @@ class Kallsyms:
             raise DeniedByPolicy(
                 errno.EPERM,
                 "kernel addresses of /proc/kallsyms",
-                "they all read as 0: kernel.kptr_restrict, or CAP_SYSLOG is missing; "
-                "try: sysctl kernel.kptr_restrict=1, as root",
+                "they all read as 0: not root (CAP_SYSLOG is missing), or kernel.kptr_restrict is "
+                "2; run it as root, and if that does not help: sysctl kernel.kptr_restrict=1",
             )
 
     # -- by name -----------------------------------------------------------

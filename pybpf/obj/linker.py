@@ -24,7 +24,7 @@ from itertools import chain
 
 from pybpf._uapi import defines as uapi
 from pybpf.asm.opcodes import CALL, JMP, LDIMM64
-from pybpf.btf import Btf, BtfKind, DeclTag, Func, Linkage, Var
+from pybpf.btf import Btf, BtfKind, DeclTag, Func, FuncProto, Linkage, Var
 from pybpf.btf.core import relocate, types_compatible
 from pybpf.btf.decode import essential_name
 from pybpf.errors import ObjectFormatError, RelocationError
@@ -148,6 +148,7 @@ class LinkedProgram:
     :param functions: (name, first instruction) of each function, the program first
     :param core: one result per CO-RE relocation
     :param unresolved: weak externs and maps behind poisoned instructions: name by helper number
+    :param kfunc_args: instruction of each kfunc call, resolved or not -> arguments it takes
     """
 
     name: str
@@ -163,6 +164,7 @@ class LinkedProgram:
     functions: tuple[tuple[str, int], ...] = ()
     core: tuple[CoreResult, ...] = ()
     unresolved: Mapping[int, str] = field(default_factory=dict)
+    kfunc_args: Mapping[int, int] = field(default_factory=dict)
 
 
 def link(
@@ -329,6 +331,7 @@ class Linker:
             ),
             core=tuple(core),
             unresolved=image.unresolved,
+            kfunc_args=image.kfunc_args,
         )
 
 
@@ -346,6 +349,7 @@ class _Image:
         self.addresses: list[tuple[int, str]] = []
         self.calls_module = False
         self.unresolved: dict[int, str] = {}
+        self.kfunc_args: dict[int, int] = {}
 
     def error(self, what: str, insn: int) -> RelocationError:
         return RelocationError(what, program=self.program, insn=insn)
@@ -502,6 +506,7 @@ class _Image:
         self.code[at + 12 : at + 16] = high.to_bytes(4, "little")
 
     def _put_kfunc(self, insn: int, number: int) -> None:
+        self.kfunc_args[insn] = self._arguments(number)
         found = self._resolve(insn, number)
         if found is None:
             name = self.spec.externs[number].name
@@ -520,6 +525,13 @@ class _Image:
             index,
             found.btf_id,
         )
+
+    def _arguments(self, number: int) -> int:
+        btf = self.spec.btf
+        assert btf is not None  # there is no extern without
+        func = btf.type(self.spec.externs[number].btf_id)
+        proto = btf.type(func.type) if isinstance(func, Func) else None
+        return len(proto.params) if isinstance(proto, FuncProto) else 5
 
     def _resolve(self, insn: int, number: int) -> Resolved | None:
         try:

@@ -52,8 +52,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiLink", "Progress", "Source", "attach"]
 
-#: Called with (functions done, functions in all).
+#: Called with (done, in all): programs on functions while attaching, a session made of a pair
+#: counts twice; functions of links while detaching.
 Progress = Callable[[int, int], None]
+#: Seconds, predicted for an emulated machine, from which people are told beforehand.
+SLOW_S = 5.0
 
 _TRACING = {
     Side.ENTRY: (AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FENTRY_MULTI),
@@ -80,6 +83,16 @@ class Source(Protocol):
 
 _ENOTSUPP = 524  # kernel-internal
 _SLOTS_WITHOUT_STACK = 6
+
+
+def _warn(text: str) -> None:
+    import logging  # seldom wanted
+
+    logging.getLogger("pybpf").warning("%s", text)
+
+
+def _takes(targets: Sequence[Target], seconds: float) -> str:
+    return f"{len(targets)} functions will take about {seconds:.0f} s (less where KVM is used)"
 
 
 def _key(target: Target) -> tuple[str, str, int]:
@@ -110,6 +123,7 @@ class MultiLink:
 
     @property
     def targets(self) -> tuple[Target, ...]:
+        """Functions it is attached to now, each once."""
         seen = {_key(t): t for made in self._made for t in made.targets}
         return tuple(seen.values())
 
@@ -121,13 +135,19 @@ class MultiLink:
     def detach(self, progress: Progress | None = None) -> None:
         """Detach from everything, last attached first.
 
-        On 6.x kernels a function that this was the only program of takes 130-160 ms. An
+        On 6.x kernels a function that this was the only program of takes 130-160 ms: where
+        that comes to more than 5 s and nobody shows progress, the logger ``pybpf`` warns. An
         interrupt leaves the rest attached; call again to go on.
 
         :param progress: called with (functions detached, functions in all) after each link
         """
         total = sum(len(made.targets) for made in self._made)
         done = 0
+        if progress is None and total:
+            all_of_them = sum(len(group.parts) * len(group.targets) for group in self.plan.groups)
+            seconds = self.plan.cost.detach_s * min(1, total / max(all_of_them, 1))
+            if seconds > SLOW_S:
+                _warn(f"{self.plan.program}: detaching from {_takes(self.targets, seconds)}")
         while self._made:
             with held():
                 made = self._made[-1]
@@ -449,14 +469,19 @@ def _descriptors(group: Group) -> int:
     return len(group.parts) * (each * len(group.targets) or 1)
 
 
+def _no_place(error: BpfError) -> bool:
+    # The trampoline is full or saves too few slots; E2BIG of the verifier is about the program.
+    return error.errno in (errno.E2BIG, _ENOTSUPP) and not isinstance(error, VerifierError)
+
+
 def _said(target: Target, error: BpfError) -> Skipped:
     code = errno.errorcode.get(error.errno or 0, "ENOTSUPP" if error.errno == _ENOTSUPP else "")
     detail = code
     if isinstance(error, VerifierError) and error.summary:
         detail += f": {error.summary.strip().splitlines()[-1].strip()}"
-    reason = {errno.E2BIG: Reason.TRAMPOLINE_FULL, _ENOTSUPP: Reason.TOO_MANY_SLOTS}.get(
-        error.errno or 0, Reason.KERNEL_REFUSED
-    )
+    reason = Reason.KERNEL_REFUSED
+    if _no_place(error):
+        reason = Reason.TRAMPOLINE_FULL if error.errno == errno.E2BIG else Reason.TOO_MANY_SLOTS
     return Skipped(target.name, target.module, reason, detail)
 
 
@@ -478,7 +503,8 @@ def attach(
     :param mechanism: as `plan`, and so `prefer` and `lowering`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
     :param progress: called with (programs attached, programs in all)
-    :param planned: called with the plan before anything is attached
+    :param planned: called with the plan before anything is attached; without it the logger
+        ``pybpf`` warns if that will take more than 5 s
     :raises PlanError: the program cannot be a multi program, or nothing can be attached
     :raises VerifierError: the verifier refused a group's image, or every function's clone
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
@@ -492,6 +518,8 @@ def attach(
     made = planner(targets, facts)
     if planned is not None:
         planned(made)
+    elif made.cost.attach_s > SLOW_S:
+        _warn(f"{made.program}: attaching to {_takes(made.targets, made.cost.attach_s)}")
     link = MultiLink(made)
     engine = _Engine(source, template, link, cookies, progress)
     try:
@@ -515,7 +543,7 @@ def _run(
     engine.run(made.groups)
     # Full trampolines (E2BIG) and kernels without stack arguments (ENOTSUPP) are known
     # only now: plan those functions again.
-    full = [t for t, e in engine.refused.values() if e.errno in (errno.E2BIG, _ENOTSUPP)]
+    full = [t for t, e in engine.refused.values() if _no_place(e)]
     if full:
         again = [
             replace(t, occupied=facts.max_programs)

@@ -37,6 +37,7 @@ class Denied:
 _VERIFIER = "kernel/bpf/verifier.c: btf_id_deny"
 _RETSNOOP = "retsnoop's enforced list"
 _RUNTIME = "called by every trampoline or program entry"
+_HANGS = "hangs 6.1 at once; left out on every kernel"
 _RECURSES = "runs inside the program's own entry or exit: recursion"
 
 #: Functions no program is put on.
@@ -46,8 +47,8 @@ DENY: tuple[Denied, ...] = (
     Denied("__migrate_disable", _RUNTIME, "kernel/sched/core.c (7.x)"),
     Denied("__migrate_enable", _RUNTIME, "kernel/sched/core.c (7.x)"),
     Denied("___migrate_enable", _RUNTIME, f"{_VERIFIER} (7.x)"),
-    Denied("__rcu_read_lock*", "hangs 6.1 at once", f"{_VERIFIER} (6.12)"),
-    Denied("__rcu_read_unlock*", "hangs 6.1 at once", f"{_VERIFIER} (6.12)"),
+    Denied("__rcu_read_lock*", _HANGS, f"{_VERIFIER} (6.12)"),
+    Denied("__rcu_read_unlock*", _HANGS, f"{_VERIFIER} (6.12)"),
     Denied("rcu_read_lock*", _RUNTIME, _RETSNOOP),
     Denied("rcu_read_unlock*", _RUNTIME, f"{_VERIFIER}: rcu_read_unlock_strict"),
     Denied("preempt_count_add", _RECURSES, f"{_VERIFIER} (DEBUG_PREEMPT)"),
@@ -76,6 +77,7 @@ NORETURN: frozenset[str] = frozenset(
     {
         "__do_sys_exit",
         "__do_sys_exit_group",
+        "__fortify_panic",
         "__ia32_sys_exit",
         "__ia32_sys_exit_group",
         "__invalid_creds",
@@ -85,12 +87,17 @@ NORETURN: frozenset[str] = frozenset(
         "__se_sys_exit",
         "__se_sys_exit_group",
         "__stack_chk_fail",
+        "__tdx_hypercall_failed",
         "__ubsan_handle_builtin_unreachable",
         "__x64_sys_exit",
         "__x64_sys_exit_group",
+        "acpi_mp_play_dead",
         "arch_call_rest_init",
         "arch_cpu_idle_dead",
         "complete_and_exit",
+        "bch2_trans_in_restart_error",
+        "bch2_trans_restart_error",
+        "bch2_trans_unlocked_error",
         "cpu_bringup_and_idle",
         "cpu_startup_entry",
         "do_exit",
@@ -106,11 +113,15 @@ NORETURN: frozenset[str] = frozenset(
         "machine_real_restart",
         "make_task_dead",
         "mpt_halt_firmware",
+        "mwait_play_dead",
+        "native_play_dead",
         "nmi_panic_self_stop",
         "panic",
         "panic_smp_self_stop",
         "rest_init",
         "rewind_stack_and_make_dead",
+        "rust_begin_unwind",
+        "rust_helper_BUG",
         "sev_es_terminate",
         "snp_abort",
         "start_kernel",

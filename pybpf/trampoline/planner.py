@@ -43,6 +43,9 @@ from .traits import CtxHelper, Hook, Traits
 __all__ = ["answers", "checked", "plan"]
 
 _SESSION_COOKIE = "bpf_session_cookie"
+_BY_ADDRESS = (
+    "kprobe_multi or kprobe can trace it if the program reads neither arguments nor return value"
+)
 #: What a caller may ask for instead of "auto".
 _LOWERINGS = {
     Lowering.DIRECT: (Mechanism.TRAMPOLINE,),
@@ -132,17 +135,25 @@ class _Planner:
             Mechanism.TRAMPOLINE: Feature.FSESSION,
             Mechanism.KPROBE_MULTI: Feature.KPROBE_SESSION,
         }.get(mechanism)
-        if native is not None and self.facts.features.supports(native):
+        # A kprobe.session has what is in a register for a return value at entry, not the 0 of
+        # every other session.
+        kprobes = mechanism is Mechanism.KPROBE_MULTI
+        stray = kprobes and self.template.reads_ret_at_entry
+        if native is not None and self.facts.features.supports(native) and not stray:
             return ((Side.SESSION, self.template),)
         if _SESSION_COOKIE in self.template.traits.kfuncs:
+            why = ", for it reads the return value at entry too" if stray else ""
             return (
                 Reason.NO_SESSION_COOKIE,
-                f"{mechanism.value} makes a session of two programs here",
+                f"{mechanism.value} makes a session of two programs here{why}",
                 "session cookies need kprobe.session (6.10) or fsession (7.0)",
             )
+        return ((Side.ENTRY, self.half(False)), (Side.EXIT, self.half(True)))
+
+    def half(self, is_return: bool) -> Template:
         if not self.halves:
             self.halves = {side: self.template.half(side) for side in (False, True)}
-        return ((Side.ENTRY, self.halves[False]), (Side.EXIT, self.halves[True]))
+        return self.halves[is_return]
 
     def supported(self, mechanism: Mechanism) -> _No | None:
         feature = {
@@ -152,7 +163,8 @@ class _Planner:
             Mechanism.KPROBE: Feature.KPROBE,
         }[mechanism]
         if not self.facts.features.supports(feature):
-            return (Reason.NO_MECHANISM, f"this kernel has no {feature.value}", "")
+            since = f" ({feature.since} and newer)" if feature.since else ""
+            return (Reason.NO_MECHANISM, f"it has no {feature.value}{since}", "")
         if self.lowering is not None and mechanism not in _LOWERINGS[self.lowering]:
             detail = f"{mechanism.value} has no {self.lowering.value} lowering"
             return (Reason.NO_MECHANISM, detail, "")
@@ -186,11 +198,10 @@ class _Planner:
 
     def trampoline_problem(self, mechanism: Mechanism, target: Target) -> _No | None:
         model = target.model
-        if target.btf_id is None or model is None:
-            hint = "kprobe_multi or kprobe can trace it if the program reads no arguments"
-            return (Reason.NO_BTF, "", hint)
         if not target.unique:
-            return (Reason.AMBIGUOUS, "the kernel would take the first", "give the address")
+            return (Reason.AMBIGUOUS, "the kernel would take the first", _BY_ADDRESS)
+        if target.btf_id is None or model is None:
+            return (Reason.NO_BTF, "", _BY_ADDRESS)
         if model.obstacle is not None:
             return (model.obstacle, f"{model.params} parameters, {model.slots} slots", "")
         if model.slots > self.facts.max_slots:
@@ -214,7 +225,7 @@ class _Planner:
         cookie = Feature.ATTACH_COOKIE
         helpers = self.template.traits.helpers
         if CtxHelper.get_attach_cookie in helpers and not self.facts.features.supports(cookie):
-            return (Reason.NO_MECHANISM, "no cookies on kprobes", "")
+            return (Reason.NO_MECHANISM, "it has no cookies on kprobes", "")
         return None
 
     def regs_problem(self, side: Side, traits: Traits, target: Target) -> _No | None:
@@ -223,11 +234,12 @@ class _Planner:
         if model is None or not target.unique:
             # Without a model nobody knows which slots are its own, or whether it is void.
             if counts or traits.needs_ret:
-                reason = Reason.NO_BTF if model is None else Reason.AMBIGUOUS
+                reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
                 return (reason, "the program reads arguments or the return value", "")
             return None
         if self.reads_own_args(traits, model) and (
-            side is Side.EXIT or (side is Side.SESSION and self.reads_args_at_exit())
+            side is Side.EXIT
+            or (side is Side.SESSION and self.reads_own_args(self.half(True).traits, model))
         ):
             hint = "fentry/fexit clones have them"
             return (Reason.NO_EXIT_ARGS, "kprobes lose argument registers", hint)
@@ -246,12 +258,6 @@ class _Planner:
             call.helper == CtxHelper.get_func_arg and (call.arg is None or call.arg < model.slots)
             for call in traits.calls
         )
-
-    def reads_args_at_exit(self) -> bool:
-        # Of a session in one program: what the exit half, folded, still reads.
-        if not self.halves:
-            self.halves = {side: self.template.half(side) for side in (False, True)}
-        return self.halves[True].traits.needs_args
 
     # -- images
 
@@ -363,8 +369,7 @@ class _Planner:
                     group = found[id(choice)] = (choice, [])
                 group[1].extend(some)
             else:
-                left = [targets[i] for i in some]
-                skipped += [Skipped(t.name, t.module, *choice) for t in left]
+                skipped += [_skipped(targets[i], choice) for i in some]
         groups = tuple(
             Group(fit.mechanism, fit.module, fit.parts, tuple([targets[i] for i in sorted(at)]))
             for fit, at in sorted(found.values(), key=lambda group: group[0].key)
@@ -408,6 +413,13 @@ def _refused(name: str, exits: bool) -> Skipped | None:
     if exits and never_returns(name):
         return Skipped(name, "", Reason.NORETURN, hint="fentry.multi can")
     return None
+
+
+def _skipped(target: Target, no: _No) -> Skipped:
+    reason, detail, hint = no
+    # One of several of this name is told by its address.
+    address = 0 if target.unique else target.address
+    return Skipped(target.name, target.module, reason, detail, hint, address)
 
 
 def _rank(target: Target) -> tuple[object, ...]:
@@ -496,7 +508,8 @@ def plan(
         for target in rest:
             twin = seen.setdefault(target.address or (target.module, target.name), target)
             if twin is not target:
-                of = f"of {twin.label}"
+                same = (twin.module, twin.name) == (target.module, target.name)
+                of = "it is asked for twice" if same else f"of {twin.label}"
                 skipped.append(Skipped(target.name, target.module, Reason.ALIAS, of))
         rest = list(seen.values())
 
@@ -505,13 +518,22 @@ def plan(
     if not usable:
         no_way = work.supported(candidates[0]) or (Reason.NO_MECHANISM, "", "")
         skipped += [Skipped(t.name, t.module, *no_way) for t in rest]
-        return Plan(template.name, template.hook, (), _sorted(skipped), Cost())
+        return Plan(
+            template.name,
+            template.hook,
+            (),
+            _sorted(skipped),
+            Cost(),
+            template.sleepable,
+        )
     _ = template.traits  # an unprovable program is one error, not a reason per target
     shapes = _by_shape(rest)
     tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)
-    return Plan(template.name, template.hook, groups, _sorted(skipped + left), cost)
+    return Plan(
+        template.name, template.hook, groups, _sorted(skipped + left), cost, template.sleepable
+    )
 
 
 def _ordered(targets: Iterable[Target]) -> tuple[list[Target], bool]:
@@ -544,9 +566,11 @@ def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechani
         if answer and isinstance(answer[0], Part):
             out[mechanism] = None
         else:
-            out[mechanism] = Skipped(target.name, target.module, *answer)
+            out[mechanism] = _skipped(target, answer)  # type: ignore[arg-type]
     return out
 
 
 def _sorted(skipped: list[Skipped]) -> tuple[Skipped, ...]:
-    return tuple(sorted(skipped, key=lambda s: (s.module, s.name, s.reason.value, s.detail)))
+    return tuple(
+        sorted(skipped, key=lambda s: (s.module, s.name, s.reason.value, s.detail, s.address))
+    )

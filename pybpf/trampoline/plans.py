@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from . import rewrite
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
 from .model import Model
 from .reasons import Reason, Skipped
-from .traits import Hook, Traits, analyse
+from .traits import CtxHelper, Hook, Traits, analyse
 
 __all__ = [
     "Group",
@@ -103,6 +103,8 @@ class Template:
     static: Callable[[int], int] = field(default=lambda type_id: type_id, compare=False)
     #: Call number that stands for a session kfunc in `code` -> its name.
     session_calls: Mapping[int, str] = field(default_factory=dict)
+    #: Slot of any kfunc's call -> arguments it takes.
+    kfunc_args: Mapping[int, int] = field(default_factory=dict)
 
     #: Images made of it so far, by what they were made for.
     images: dict[tuple[object, ...], Image] = field(
@@ -110,18 +112,32 @@ class Template:
     )
 
     def half(self, is_return: bool) -> Template:
-        """The entry or exit half of a session program: bpf_session_is_return folded."""
-        code, kfuncs = rewrite.fold_session(self.code, self.kfuncs, is_return=is_return)
-        return Template(
-            self.name,
-            code,
-            Hook.SESSION,
-            self.sleepable,
-            kfuncs,
-            self.source,
-            self.static,
-            self.session_calls,
+        """The entry or exit half of a session program.
+
+        bpf_session_is_return is folded, and at entry bpf_get_func_ret gives 0, as it does in a
+        fsession program.
+        """
+        folded = self._folded(is_return)
+        if is_return or CtxHelper.get_func_ret not in folded.traits.helpers:
+            return folded
+        code, places = rewrite.without_return(folded.code, folded.traits)
+        return replace(
+            folded,
+            code=code,
+            kfuncs={places[slot]: name for slot, name in folded.kfuncs.items()},
+            source={places[slot]: text for slot, text in folded.source.items()},
+            kfunc_args={places[slot]: count for slot, count in folded.kfunc_args.items()},
         )
+
+    @cached_property
+    def reads_ret_at_entry(self) -> bool:
+        """The entry side of a session looks at the return value, which is 0 there."""
+        return self._folded(False).traits.needs_ret
+
+    def _folded(self, is_return: bool) -> Template:
+        code, kfuncs = rewrite.fold_session(self.code, self.kfuncs, is_return=is_return)
+        args = {s: n for s, n in self.kfunc_args.items() if s not in self.kfuncs or s in kfuncs}
+        return replace(self, code=code, hook=Hook.SESSION, kfuncs=kfuncs, kfunc_args=args)
 
     @cached_property
     def traits(self) -> Traits:
@@ -133,6 +149,7 @@ class Template:
             sleepable=self.sleepable,
             source=self.source,
             kfuncs=self.kfuncs,
+            kfunc_args=self.kfunc_args,
         )
 
 
@@ -217,6 +234,7 @@ class Plan:
     groups: tuple[Group, ...]
     skipped: tuple[Skipped, ...]
     cost: Cost
+    sleepable: bool = False
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -274,14 +292,15 @@ class Plan:
 
     def _lines(self) -> Iterator[str]:
         count = len(self.targets)
-        what = f"{self.program} ({self.hook.value}.multi)"
+        what = f"{self.program} ({self.hook.value}.multi{'.s' if self.sleepable else ''})"
         groups = len(self.groups)
         yield f"{what}: {_many(count, 'function')}, {_many(groups, 'group')}"
         for group in self.groups:
             where = f" in {group.module}" if group.module else ""
             yield (
                 f"  {group.mechanism.value:<14} {group.lowering.value:<7} {group.kind:<11}"
-                f"{len(group.targets):>6}{where}  image {group.parts[0].image.digest}"
+                f"{len(group.targets):>6}{where}  image "
+                + "+".join(part.image.digest for part in group.parts)
             )
         yield (
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "

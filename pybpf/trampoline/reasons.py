@@ -38,7 +38,7 @@ class Reason(Enum):
     TRAMPOLINE_FULL = "trampoline-full", "its trampoline holds the most programs it can"
     NOT_SLEEPABLE = "not-sleepable", "the program may sleep and this way it cannot"
     NO_SESSION_COOKIE = "no-session-cookie", "the program needs a session cookie"
-    NO_MECHANISM = "no-mechanism", "no mechanism of this kernel can carry the program"
+    NO_MECHANISM = "no-mechanism", "not to be had on this kernel"
     KERNEL_REFUSED = "kernel-refused", "the kernel refused it"
 
 
@@ -51,6 +51,7 @@ class Skipped:
     :param reason: the word for it
     :param detail: what is particular to this function, e.g. ``3 addresses``
     :param hint: what would help, "" if nothing is known
+    :param address: which of several functions of this name, 0 if there is one only
     """
 
     name: str
@@ -58,14 +59,21 @@ class Skipped:
     reason: Reason
     detail: str = ""
     hint: str = ""
+    address: int = 0
 
     @property
     def label(self) -> str:
         """``name`` or ``name [module]``."""
         return f"{self.name} [{self.module}]" if self.module else self.name
 
-    def __str__(self) -> str:
-        text = f"{self.label}: {self.reason.text}"
+    @property
+    def why(self) -> str:
+        """Reason, detail and hint in one line, without the function."""
+        text = self.reason.text
         if self.detail:
             text += f": {self.detail}"
         return f"{text} ({self.hint})" if self.hint else text
+
+    def __str__(self) -> str:
+        where = f" at {self.address:#x}" if self.address else ""
+        return f"{self.label}{where}: {self.why}"

@@ -55,7 +55,15 @@ from ..asm.edit import Code, edit, prepend
 from ..asm.insn import Insn
 from .traits import RET_SLOT, Access, CtxCall, CtxHelper, Traits
 
-__all__ = ["PT_REGS_ARGS", "PT_REGS_RET", "direct", "fold_session", "frame", "regs"]
+__all__ = [
+    "PT_REGS_ARGS",
+    "PT_REGS_RET",
+    "direct",
+    "fold_session",
+    "frame",
+    "regs",
+    "without_return",
+]
 
 # Byte offsets in x86-64 ``struct pt_regs``, arch/x86/include/uapi/asm/ptrace.h
 PT_REGS_ARGS = (112, 104, 96, 88, 72, 64)  # rdi rsi rdx rcx r8 r9
@@ -244,18 +252,27 @@ def regs(code: Code, traits: Traits, *, slots: int, returns: bool) -> Code:
     return edit(code, new)[0]
 
 
+def without_return(code: Code, traits: Traits) -> tuple[Code, Sequence[int]]:
+    """For the entry half of a pair: bpf_get_func_ret gives 0, where there is no return value yet.
+
+    :returns: the code, and the new slot of each old one
+    """
+    zero = [asm.store_imm(op.DW, op.R2, 0, 0), asm.mov(op.R0, 0)]
+    return edit(code, {c.insn: zero for c in traits.calls if c.helper == CtxHelper.get_func_ret})
+
+
 def fold_session(
     code: Code, kfuncs: Mapping[int, str], *, is_return: bool
 ) -> tuple[Code, dict[int, str]]:
     """Replace bpf_session_is_return by a constant: one half of an entry/exit pair.
 
     :param kfuncs: slot of a kfunc call -> its name
-    :returns: the code, and the kfunc calls that are left, at their new slots
+    :returns: the code, in which no instruction has moved, and the kfunc calls that are left
     """
     new = {
         slot: [asm.mov(op.R0, int(is_return))]
         for slot, name in kfuncs.items()
         if name == "bpf_session_is_return"
     }
-    out, places = edit(code, new)
-    return out, {places[slot]: name for slot, name in kfuncs.items() if slot not in new}
+    out, _ = edit(code, new)
+    return out, {slot: name for slot, name in kfuncs.items() if slot not in new}

@@ -216,15 +216,20 @@ class Unmatched:
     """A pattern that gave no candidate.
 
     :param pattern: as the user wrote it
-    :param hint: why, or what was perhaps meant
+    :param detail: why
+    :param hint: what was perhaps meant
+    :param skipped: what it matched is among the skipped, each with its reason
     """
 
     pattern: str
+    detail: str = ""
     hint: str = ""
+    skipped: bool = False
 
     def __str__(self) -> str:
         text = f"{self.pattern!r} matches no function that can be traced"
-        return f"{text} ({self.hint})" if self.hint else text
+        said = "; ".join(t for t in (self.detail, self.hint) if t)
+        return f"{text} ({said})" if said else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,14 +436,15 @@ def _explain(
     out = [label for label in excluded if match(label)]
     if lost:
         more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-        return Unmatched(pattern.text, f"{lost[0]}{more}"), None
+        return Unmatched(pattern.text, f"{lost[0]}{more}", skipped=True), None
     if out:
         return Unmatched(pattern.text, f"a deny glob took out all {len(out)}"), None
     if not pattern.is_literal:
         near = near_names(pattern.name.replace("*", "").replace("?", ""), facts.ftrace.names())
-        return Unmatched(pattern.text, _or(near)), None
+        why = _no_module(pattern, facts) or "nothing that can be traced matches it"
+        return Unmatched(pattern.text, why, _or(near)), None
     skipped = _diagnose(pattern, facts)
-    return Unmatched(pattern.text, _text(skipped)), skipped
+    return Unmatched(pattern.text, _text(skipped), skipped=True), skipped
 
 
 def _text(skipped: Skipped) -> str:
@@ -447,6 +453,17 @@ def _text(skipped: Skipped) -> str:
 
 def _or(names: Sequence[str]) -> str:
     return f"perhaps {' or '.join(names)}" if names else ""
+
+
+def _no_module(pattern: Pattern, facts: SelectFacts) -> str:
+    # That the module of a pattern has no function at all; "" if it has, or is none.
+    module = pattern.module or VMLINUX
+    if module == VMLINUX or _is_glob(module):
+        return ""
+    lines = facts.ftrace.lines
+    if any(facts.ftrace.split(line)[1] == module for line in lines if line.endswith("]")):
+        return ""
+    return f"module {module} is not loaded, or has no functions that can be traced"
 
 
 # Code that ftrace never lists, by the symbols around it.
@@ -498,6 +515,8 @@ def _diagnose(pattern: Pattern, facts: SelectFacts) -> Skipped:
             f"the compiler made {', '.join(traced[:3])} of it",
             "kprobe.multi can reach that name; its arguments may differ",
         )
+    if (lost := _no_module(pattern, facts)) and not symbols:
+        return Skipped(name, module, Reason.NOT_FOUND, lost)
     btf = facts.btf.get(module)
     detail = ""
     if btf is not None and btf.find(name, BtfKind.FUNC) is not None:

@@ -132,23 +132,50 @@ class Resolver:
         self._held = None
         wanted = listed(asked)
         if set(map(type, wanted)) == {Target}:
-            return wanted, []  # type: ignore[return-value]
+            return self._placed(wanted)  # type: ignore[arg-type]
         globs = [w for w in wanted if isinstance(w, str)]
         targets = [self.target(w) for w in wanted if isinstance(w, Candidate)]
-        targets += [w for w in wanted if isinstance(w, Target)]
+        placed, skipped = self._placed([w for w in wanted if isinstance(w, Target)])
+        targets += placed
         if not globs:
-            return targets, []
+            return targets, skipped
         found = select(self._facts, globs, at_exit=at_exit)
-        targets += [self.target(c) for c in found.candidates]
-        skipped = list(found.skipped)
-        said = {s.name for s in skipped}
-        for lost in found.unmatched:
-            name = lost.pattern
-            if name not in said:
-                skipped.append(Skipped(name, "", Reason.NOT_FOUND, hint=lost.hint))
+        known = {(t.module, t.name, t.address) for t in targets}
+        targets += [
+            self.target(c) for c in found.candidates if (c.module, c.name, c.addr) not in known
+        ]
+        skipped += found.skipped
+        skipped += [
+            Skipped(lost.pattern, "", Reason.NOT_FOUND, lost.detail, lost.hint)
+            for lost in found.unmatched
+            if not lost.skipped
+        ]
         if not targets and isinstance(asked, str):
             raise PlanError(f"{asked!r}: " + "; ".join(str(s) for s in skipped[:3]))
         return targets, skipped
+
+    def _placed(self, targets: list[Target]) -> tuple[list[Target], list[Skipped]]:
+        # Targets of a caller's own making, each with its address: by that alone two names of one
+        # function are told from two functions, and one link must not hold a function twice.
+        if all(t.address for t in targets):
+            return targets, []
+        out: list[Target] = []
+        skipped: list[Skipped] = []
+        for target in targets:
+            if not target.address:
+                at = {
+                    s.addr
+                    for s in self._facts.kallsyms.by_name(target.name)
+                    if s.is_function and s.module == target.module
+                }
+                if len(at) != 1:
+                    why = (Reason.AMBIGUOUS, f"{len(at)} addresses", "give the address")
+                    none = (Reason.NOT_FOUND, "kallsyms does not have it")
+                    skipped.append(Skipped(target.name, target.module, *(why if at else none)))
+                    continue
+                target = replace(target, address=at.pop())
+            out.append(target)
+        return out, skipped
 
     def target(self, candidate: Candidate) -> Target:
         """A candidate with its model and occupancy."""

@@ -62,6 +62,7 @@ def make_template(
         source,
         static,
         calls,
+        linked.kfunc_args,
     )
 
 

@@ -82,6 +82,7 @@ _CALLBACKS = {
 }
 
 _M64 = (1 << 64) - 1
+_LOAD_ACQUIRE, _STORE_RELEASE = 0x100, 0x110  # imm of an atomic instruction, 6.15
 
 # Arithmetic on two known numbers: (a, b, width in bits)
 _FOLD: Mapping[int, Callable[[int, int, int], int]] = {
@@ -109,6 +110,14 @@ _COMPARE: Mapping[int, Callable[[int, int, int], bool]] = {
 }
 # probe_read, probe_read_str and their _user and _kernel forms: source in r3
 _MEMORY_READERS = {4, 45, 112, 113, 114, 115}
+# Arguments of each helper, by its number; registers past them hold leftovers. Of trace_printk,
+# as the verifier sees it, only the format: the rest are numbers to it, pointers included.
+# Source: the prototypes in include/uapi/linux/bpf.h, 6.12; no helper has been added since.
+_HELPER_ARGS = (
+    "02423020055533002131442215435333231032322103231125434424352242243254544444434141024255132244"
+    "311111155433344421553333210445113053124322221111144434233541421242020315453413231111341454332"
+    "101144533231442255333220442"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +239,17 @@ class _State:
         return (tuple(self.regs), tuple(tuple(sorted(f.items())) for f in self.frames))
 
 
+def _helper_args(helper: int) -> int:
+    return int(_HELPER_ARGS[helper]) if 0 < helper < len(_HELPER_ARGS) else 5
+
+
+def _helper_name(helper: int) -> str:
+    from .._uapi.helpers import Helper  # much to import for an error
+
+    known = helper in Helper._value2member_map_
+    return f"bpf_{Helper(helper).name.removeprefix('BPF_FUNC_')}" if known else f"helper {helper}"
+
+
 def _tainted(value: _Value) -> bool:
     return value is _CTX or isinstance(value, _Lost)
 
@@ -285,6 +305,7 @@ class _Pass:
         program: str,
         source: Mapping[int, str],
         kfuncs: Mapping[int, str],
+        kfunc_args: Mapping[int, int],
     ) -> None:
         self.code = code
         self.insns = code.insns
@@ -292,6 +313,7 @@ class _Pass:
         self.program = program
         self.source = source
         self.kfuncs = kfuncs
+        self.kfunc_args = kfunc_args
         self.starts = function_starts(code.insns)
         self.facts = _Facts()
         self.done: dict[tuple[object, ...], _State | None] = {}
@@ -393,13 +415,14 @@ class _Pass:
         wide = insn.cls == op.ALU64
         source: _Value = regs[insn.src] if insn.code & op.X else insn.imm & _M64
         if operation == op.MOV:
-            if insn.code & op.X and (not wide or insn.off):
-                # A truncated pointer is a number; truncated constants are not tracked.
-                regs[insn.dst] = None
-            elif isinstance(source, int) and not wide:
-                regs[insn.dst] = source & 0xFFFFFFFF
+            if isinstance(source, int):
+                if insn.code & op.X and insn.off:  # movsx of the lowest 8, 16 or 32 bits
+                    sign = 1 << (insn.off - 1)
+                    source = ((source & (2 * sign - 1)) ^ sign) - sign
+                regs[insn.dst] = source & (_M64 if wide else 0xFFFFFFFF)
             else:
-                regs[insn.dst] = source
+                # A truncated pointer is a number.
+                regs[insn.dst] = source if wide and not insn.off else None
             return
         value = regs[insn.dst]
         regs[insn.dst] = None
@@ -462,12 +485,19 @@ class _Pass:
         self.facts.accesses[slot] = Access(slot, index, inner, size)
 
     def store(self, slot: int, insn: Insn, state: _State) -> None:
+        atomic = insn.cls == op.STX and insn.code & op.MODE_MASK == op.ATOMIC
+        if atomic and insn.imm == _LOAD_ACQUIRE:
+            base = state.regs[insn.src]
+            if base is _CTX:
+                raise self.fail(slot, "loads atomically from the context, which is no memory")
+            self.load(slot, insn, state)
+            return
+        atomic = atomic and insn.imm != _STORE_RELEASE
         base = state.regs[insn.dst]
         if base is _CTX:
             raise self.fail(slot, "writes to the context, which is read-only")
         if isinstance(base, _Lost):
             raise self.lost(slot, base, "stores through")
-        atomic = insn.cls == op.STX and insn.code & op.MODE_MASK == op.ATOMIC
         value: _Value = None if insn.cls == op.ST or atomic else state.regs[insn.src]
         if insn.cls == op.ST:
             value = insn.imm & _M64
@@ -504,8 +534,8 @@ class _Pass:
         if insn.src == asm.PSEUDO_CALL:
             self.subprogram(slot, slot + 1 + insn.imm, state, state.regs[1:6])
             return
-        if insn.src == asm.PSEUDO_KFUNC_CALL or slot in self.kfuncs:
-            self.kfunc(slot, insn, state)
+        if insn.src == asm.PSEUDO_KFUNC_CALL or slot in self.kfuncs or slot in self.kfunc_args:
+            self.kfunc(slot, state)
         else:
             self.helper(slot, insn.imm, state)
         # Whatever memory was handed over may have been written.
@@ -520,6 +550,8 @@ class _Pass:
         regs = state.regs
         if helper in _CALLBACKS:
             reg, source = _CALLBACKS[helper]
+            self.handed(slot, helper, state, 1, source - 1)
+            self.handed(slot, helper, state, source + 1, _helper_args(helper))
             for value in regs[1:6]:
                 if isinstance(value, _Func):
                     args: list[_Value] = [None] * 5
@@ -536,7 +568,9 @@ class _Pass:
         if helper in _MEMORY_READERS and _tainted(regs[3]):
             raise self.fail(slot, "reads the context's memory, which is laid out by the mechanism")
         if helper not in CtxHelper._value2member_map_:
+            self.handed(slot, helper, state, 1, _helper_args(helper))
             return
+        self.handed(slot, helper, state, 2, _helper_args(helper))
         if isinstance(regs[1], _Lost):
             raise self.lost(slot, regs[1], f"passes to bpf_{CtxHelper(helper).name}")
         if regs[1] is not _CTX:
@@ -554,14 +588,28 @@ class _Pass:
                 arg = None
         self.facts.calls[slot] = CtxCall(slot, helper, arg)
 
-    def kfunc(self, slot: int, insn: Insn, state: _State) -> None:
+    def handed(self, slot: int, callee: str | int, state: _State, first: int, last: int) -> None:
+        # Arguments that must not be the context. The verifier says so of the real one; a frame
+        # on the stack it would take for memory.
+        for value in state.regs[first : last + 1]:
+            if _tainted(value):
+                callee = callee if isinstance(callee, str) else _helper_name(callee)
+            if isinstance(value, _Lost):
+                raise self.lost(slot, value, f"passes to {callee}")
+            if value is _CTX:
+                raise self.fail(slot, f"passes the context to {callee}, which cannot take it")
+
+    def kfunc(self, slot: int, state: _State) -> None:
         name = self.kfuncs.get(slot, "")
-        for reg in range(1, 6):
-            value = state.regs[reg]
-            if isinstance(value, _Lost) and name.startswith("bpf_session_"):
-                raise self.lost(slot, value, f"passes to {name}")
-        if name.startswith("bpf_session_"):
-            self.facts.calls[slot] = CtxCall(slot, -1, kfunc=name, takes_ctx=state.regs[1] is _CTX)
+        count = self.kfunc_args.get(slot, 5)
+        if not name:
+            self.handed(slot, "a kfunc", state, 1, count)
+            return
+        self.handed(slot, name, state, 2, count)
+        if count and isinstance(state.regs[1], _Lost):
+            raise self.lost(slot, state.regs[1], f"passes to {name}")
+        takes_ctx = count > 0 and state.regs[1] is _CTX
+        self.facts.calls[slot] = CtxCall(slot, -1, kfunc=name, takes_ctx=takes_ctx)
 
     def subprogram(self, slot: int, start: int, state: _State, args: list[_Value]) -> None:
         if not 0 <= start < len(self.insns):
@@ -594,16 +642,18 @@ def analyse(
     sleepable: bool = False,
     source: Mapping[int, str] | None = None,
     kfuncs: Mapping[int, str] | None = None,
+    kfunc_args: Mapping[int, int] | None = None,
 ) -> Traits:
     """Prove what a multi program reads of its context.
 
     :param code: the linked program, subprograms appended
     :param source: slot -> ``file:line: text`` for messages
-    :param kfuncs: slot of a kfunc call -> name
+    :param kfuncs: slot of a call of a session kfunc -> name
+    :param kfunc_args: slot of any kfunc's call -> arguments it takes; 5 if not known
     :raises PlanError: naming instruction and source line, if the use of the context
         cannot be proved, or reads what a multi context does not have
     """
-    work = _Pass(code, hook, program, source or {}, kfuncs or {})
+    work = _Pass(code, hook, program, source or {}, kfuncs or {}, kfunc_args or {})
     regs: list[_Value] = [None] * 11
     regs[1] = _CTX
     regs[10] = _Stack(0, 0)

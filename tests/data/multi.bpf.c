@@ -136,4 +136,24 @@ int on_session(unsigned long long *ctx)
 	return 0;
 }
 
+// The return value at both sides, by slot and by helper; at entry it is 0, here kept as 100.
+SEC("fsession.multi/bpf_fentry_test?")
+int on_session_ret(unsigned long long *ctx)
+{
+	struct seen *s = fresh(&session, ctx);
+	__u64 slot = *(volatile unsigned long long *)&ctx[6], helper = 7;
+
+	if (!s)
+		return 0;
+	bpf_get_func_ret(ctx, &helper);
+	if (bpf_session_is_return(ctx)) {
+		s->ret = slot;
+		s->args[2] = helper;
+	} else {
+		s->args[0] = slot + 100;
+		s->args[1] = helper + 100;
+	}
+	return 0;
+}
+
 char LICENSE[] SEC("license") = "GPL";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Multi programs that are wrong: two use their context in ways that nothing can prove, one
-// writes past a map's value, so that the verifier refuses it after it was rewritten.
+// hands it to a helper as memory, one writes past a map's value, so that the verifier refuses it after it was rewritten.
 #include "pybpf.h"
 
 struct value {
@@ -46,6 +46,16 @@ int out_of_bounds(unsigned long long *ctx)
 	v->slot[1] = ctx[1];
 	v->slot[ctx[2] & 7] = bpf_get_func_ip(ctx);
 	v->slot[3] = 3;
+	return 0;
+}
+
+SEC("fentry.multi/bpf_fentry_test?")
+int copies_ctx(unsigned long long *ctx)
+{
+	__u32 zero = 0;
+
+	sum += ctx[0];
+	bpf_map_update_elem(&values, &zero, ctx, 0);
 	return 0;
 }
 

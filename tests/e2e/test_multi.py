@@ -148,6 +148,19 @@ def test_session(obj: pybpf.Object, standard: pybpf.Object, mechanism: str) -> N
         assert (seen[n].ret, seen[n].count) == (result, 2)
 
 
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_return_value_at_the_entry_of_a_session(
+    obj: pybpf.Object, standard: pybpf.Object, mechanism: str
+) -> None:
+    """0 at entry and the truth at exit, by slot and by helper, whatever makes the session."""
+    with attached(obj, "on_session_ret", mechanism):
+        standard.programs["entry1"].test_run()
+    seen = dict(obj.maps["session"].items())
+    for n, (_, result) in CALLS.items():
+        assert list(seen[n].args[:3]) == [100, 100, result]
+        assert (seen[n].ret, seen[n].count) == (result, 2)
+
+
 @pytest.mark.parametrize("mechanism", MECHANISMS[2:])
 def test_arguments_at_exit_are_a_reason_for_kprobes(obj: pybpf.Object, mechanism: str) -> None:
     with pytest.raises(pybpf.PlanError, match="not available at exit"):

@@ -21,6 +21,11 @@ FUNCTIONS = [f"bpf_fentry_test{n}" for n in (3, 4)]  # of three slots and more
 UNPROVED = [
     ("moves_ctx", "sum += ctx[which];", "arithmetic on the context pointer"),
     ("keeps_ctx", "kept = ctx;", "stores the context pointer away"),
+    (
+        "copies_ctx",
+        "bpf_map_update_elem(&values, &zero, ctx, 0);",
+        "passes the context to bpf_map_update_elem",
+    ),
 ]
 WAYS = [
     pytest.param("trampoline", "direct", marks=pytest.mark.needs(Feature.FENTRY)),

@@ -21,7 +21,8 @@ from pybpf.errors import BpfError, VerifierError
 from pybpf.features import Feature, FeatureSet
 from pybpf.trampoline import attach as engine
 from pybpf.trampoline.attach import MultiLink, attach
-from pybpf.trampoline.plans import PlanFacts, Target, Template
+from pybpf.trampoline.cost import Cost
+from pybpf.trampoline.plans import Plan, PlanFacts, Target, Template
 from pybpf.trampoline.reasons import Reason
 from tests.unit.test_planner import BASE, K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 
@@ -352,6 +353,24 @@ def test_refused_by_the_verifier_everywhere_is_the_programs_fault(kernel: Kernel
         assert len(link.targets) == 4
 
 
+def test_too_large_for_the_verifier_is_no_full_trampoline(kernel: Kernel) -> None:
+    """Its E2BIG is about the program: its log is given, nothing spills."""
+    log = "BPF program is too large. Processed 1000001 insn"
+    kernel.refuse = lambda what: (
+        VerifierError(errno.E2BIG, "p", f"...\n{log}\n", log) if what.startswith("load") else None
+    )
+    with pytest.raises(VerifierError, match="too large"):
+        run(kernel, WAYS[0])
+    with pytest.raises(VerifierError, match="too large"):
+        attach(kernel, ENTRY, TARGETS, K6_12, prefer="overhead")
+    only_one = TARGETS[2].btf_id
+    before = kernel.refuse
+    kernel.refuse = lambda what: before(what) if what == f"load {only_one}" else None
+    with run(kernel, WAYS[0]) as link:
+        assert [(s.name, s.reason) for s in link.skipped] == [("f2", Reason.KERNEL_REFUSED)]
+        assert "too large" in link.skipped[0].detail and link.spilled == ()
+
+
 def test_full_trampolines_spill_with_progress(kernel: Kernel) -> None:
     """E2BIG of one function: planned again, counted again, nothing lost."""
     kernel.refuse = lambda what: (
@@ -483,3 +502,32 @@ def test_held_in_another_thread_holds_nothing() -> None:
     before = signal.getsignal(signal.SIGINT)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(enter).result() is before
+
+
+@pytest.mark.parametrize("attach_s", [4.0, 6.0])
+def test_what_takes_long_is_said_beforehand(
+    kernel: Kernel,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    attach_s: float,
+) -> None:
+    """Unless somebody asked for the plan or the progress, who can say it himself."""
+    real = engine.plan
+
+    def slow(*args: Any, **how: Any) -> Plan:
+        made = real(*args, **how)
+        return replace(made, cost=Cost(attach_s, attach_s + 1.5, 0))
+
+    monkeypatch.setattr(engine, "plan", slow)
+    link = run(kernel, WAYS[0])
+    wanted = ["p: attaching to 5 functions will take about 6 s (less where KVM is used)"]
+    assert caplog.messages == wanted * (attach_s > 5)
+    caplog.clear()
+    link.detach()
+    seconds = round(attach_s + 1.5)
+    assert caplog.messages == [
+        f"p: detaching from 5 functions will take about {seconds} s (less where KVM is used)"
+    ]
+    caplog.clear()
+    run(kernel, WAYS[0], planned=lambda made: None).detach(progress=lambda done, total: None)
+    assert caplog.messages == []

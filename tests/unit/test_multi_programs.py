@@ -15,10 +15,11 @@ from pybpf import loader, multi
 from pybpf._sys.fd import Fd
 from pybpf.btf import Btf
 from pybpf.btf.types import Func, Linkage
-from pybpf.errors import DeniedByPolicy, PlanError
+from pybpf.errors import BpfError, DeniedByPolicy, PlanError
 from pybpf.kernel.host import Facts
 from pybpf.trampoline import verify
 from pybpf.trampoline.plans import Plan, Target
+from pybpf.trampoline.reasons import Reason
 from tests.support.savedfacts import saved_facts
 
 MULTI = Path(__file__).parents[1] / "data" / "multi.bpf.o"
@@ -97,7 +98,7 @@ def given(program: pybpf.Program, asked: Any, cookies: Any) -> dict[str, int | N
     return caught.value.cookies
 
 
-READ, WRITE = Target("vfs_read"), Target("vfs_read", "fuse")
+READ, WRITE = Target("vfs_read"), Target("vfs_read", "fuse", 0x5000)
 STATIC = [Target("p_start", "", 0x1000), Target("p_start", "", 0x2000)]
 
 
@@ -198,3 +199,34 @@ def test_who_is_attached_already_may_be_secret(
 
     monkeypatch.setattr(verify.sys_bpf, "ids", ids)
     assert given(program, "vfs_fsync", None) == {"vfs_fsync": None}
+
+
+def test_targets_without_address_are_looked_up(facts: Facts, blobs: list[bytes]) -> None:
+    """By address alone two names of one function are told: 7.3 crashes if a link has both."""
+    read = facts.kallsyms.by_name("vfs_read")[0].addr
+    with pybpf.open(MULTI, facts=facts) as obj:
+        resolver = multi.Resolver(facts, live=False)
+        unknown = [Target("vfs_read"), Target("nobody"), Target("version_show")]
+        targets, skipped = resolver.resolve(unknown, at_exit=False)
+        assert [(t.name, t.address) for t in targets] == [("vfs_read", read)]
+        assert [(s.name, s.reason) for s in skipped] == [
+            ("nobody", Reason.NOT_FOUND),
+            ("version_show", Reason.AMBIGUOUS),
+        ]
+        named, _ = resolver.resolve("vfs_read", at_exit=False)
+        twice = pybpf.trampoline.plan(
+            obj.programs["on_entry"], ["vfs_read", *named, "vfs_read"], facts
+        )
+        assert [t.name for t in twice.targets] == ["vfs_read"]
+        assert twice.skipped == ()
+
+
+def test_a_closed_object_stays_closed(facts: Facts, blobs: list[bytes]) -> None:
+    obj = pybpf.open(MULTI, facts=facts)
+    obj.close()
+    assert repr(obj).endswith("closed>")
+    with pytest.raises(BpfError, match="it is closed"):
+        obj.load()
+    with pytest.raises(BpfError, match="it is closed"):
+        obj.prepare()
+    obj.close()

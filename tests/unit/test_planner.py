@@ -377,3 +377,67 @@ def test_a_wrong_request_is_told_before_anything_is_looked_up() -> None:
     source = Path(__file__).parents[1] / "data" / "multi.bpf.o"
     with pybpf.open(source) as obj, pytest.raises(PlanError, match="one of auto"):
         obj.programs["on_entry"].attach_multi("vfs_*", mechanism="magic")
+
+
+READS_RET_AT_ENTRY = template(
+    load(6), Insn(op.JMP | op.CALL, 0, 2, 0, 7), hook=Hook.SESSION, kfuncs={1: SESSION.kfuncs[0]}
+)
+
+
+def test_no_session_shows_a_register_as_the_return_value_at_entry() -> None:
+    """0 at entry on every mechanism: kprobe.session cannot, so it is a pair of links there."""
+    (group,) = one(READS_RET_AT_ENTRY, T, K6_12, "kprobe_multi").groups
+    assert [p.side for p in group.parts] == [Side.ENTRY, Side.EXIT]
+    entry, exit_ = (p.image.code.insns for p in group.parts)
+    assert entry[0] == asm.mov(0, 0)
+    assert exit_[0] == asm.load(op.DW, 0, 1, 80)
+    cookie = replace(READS_RET_AT_ENTRY, kfuncs={1: "bpf_session_cookie"})
+    (skipped,) = one(cookie, T, K6_12, "kprobe_multi").skipped
+    assert skipped.reason is Reason.NO_SESSION_COOKIE and "at entry too" in skipped.detail
+    assert one(cookie, T, K7_3, "tracing_multi").groups
+
+
+def test_get_func_ret_at_the_entry_of_a_pair_gives_0() -> None:
+    """As a fsession program has it on 7.x, and at exit the value."""
+    program = template(
+        asm.mov_reg(2, 10),
+        asm.alu(op.ADD, 2, -8),
+        asm.call(CtxHelper.get_func_ret),
+        Insn(op.JMP | op.CALL, 0, 2, 0, 7),
+        hook=Hook.SESSION,
+        kfuncs={3: "bpf_session_is_return"},
+        source={3: "f.c:3: is_return"},
+    )
+    zero = (asm.store_imm(op.DW, 2, 0, 0), asm.mov(0, 0))
+    for facts, mechanism in ((K6_1, "kprobe"), (K6_1, "trampoline"), (K6_12, "kprobe_multi")):
+        (group,) = one(program, T, facts, mechanism).groups
+        entry, exit_ = (p.image.code.insns for p in group.parts)
+        assert entry[2:4] == zero, mechanism
+        assert entry[4] == asm.mov(0, 0) and exit_[-2] == asm.mov(0, 1)
+        assert zero[0] not in exit_
+    assert program.half(False).source == {4: "f.c:3: is_return"}
+
+
+def test_slots_that_a_function_does_not_have_are_0_at_exit_too() -> None:
+    """ctx[5] of a function of one slot: a session of one kprobe.session gives it."""
+    reads = template(load(5), *SESSION.code.insns[:1], hook=Hook.SESSION, kfuncs={1: "x"})
+    small = replace(T, model=model(1))
+    assert one(reads, small, K6_12, "kprobe_multi").groups
+    (skipped,) = one(reads, replace(T, model=model(6)), K6_12, "kprobe_multi").skipped
+    assert skipped.reason is Reason.NO_EXIT_ARGS
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_of_several_is_told_by_its_address(known: bool) -> None:
+    target = replace(
+        T, unique=False, btf_id=10 if known else None, model=T.model if known else None
+    )
+    for mechanism in ("tracing_multi", "trampoline", "kprobe_multi", "kprobe"):
+        (skipped,) = one(PROGRAMS[1], target, K7_3, mechanism).skipped
+        assert (skipped.reason, skipped.address) == (Reason.AMBIGUOUS, T.address)
+        assert str(skipped).startswith("vfs_read at 0x1000: several functions")
+
+
+def test_a_function_asked_for_twice_is_no_alias_of_itself() -> None:
+    (skipped,) = plan(PROGRAMS[1], [T, replace(T)], K7_3).skipped
+    assert "asked for twice" in skipped.detail

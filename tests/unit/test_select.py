@@ -245,7 +245,7 @@ def test_deny_wins_over_allow_and_entry() -> None:
     assert names(selection) == ["vfs_write"]
     assert selection.excluded == ("vfs_read", "vfs_readlink")
     assert [u.pattern for u in selection.unmatched] == ["vfs_read"]
-    assert "deny glob" in selection.unmatched[0].hint
+    assert "deny glob" in selection.unmatched[0].detail
 
 
 def test_entry_globs_select_and_mark() -> None:
@@ -390,7 +390,8 @@ def test_a_name_that_cannot_be_had_is_explained(name: str, reason: Reason, text:
     assert skipped.reason is reason
     assert text in str(skipped)
     assert [u.pattern for u in selection.unmatched] == [name]
-    assert text in selection.unmatched[0].hint
+    assert text in selection.unmatched[0].detail
+    assert selection.unmatched[0].skipped
 
 
 def test_a_glob_without_matches_offers_near_names() -> None:
@@ -402,7 +403,7 @@ def test_a_glob_without_matches_offers_near_names() -> None:
 
 def test_a_glob_that_matches_only_denied_functions_says_so() -> None:
     selection = pick("migrate_*")
-    assert "must not be traced" in selection.unmatched[0].hint
+    assert "must not be traced" in selection.unmatched[0].detail
 
 
 def test_hidden_addresses_are_refused() -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from pybpf._uapi.helpers import Helper
 from pybpf.asm import insn as asm
 from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
-from pybpf.trampoline.traits import Access, CtxHelper, Hook, Traits, analyse
+from pybpf.trampoline.traits import (
+    _HELPER_ARGS,
+    Access,
+    CtxHelper,
+    Hook,
+    Traits,
+    analyse,
+)
 
 
-def of(*insns: Insn, hook: Hook = Hook.EXIT) -> Traits:
-    return analyse(Code(tuple(insns)), hook, program="p", source={0: "f.c:10: body"})
+def of(*insns: Insn, hook: Hook = Hook.EXIT, **more: Any) -> Traits:
+    return analyse(Code(tuple(insns)), hook, program="p", source={0: "f.c:10: body"}, **more)
 
 
 def load(off: int, base: int = 1, size: int = op.DW, to: int = 0) -> Insn:
@@ -256,3 +266,116 @@ def test_session_calls_are_known_by_name() -> None:
     traits = analyse(code, Hook.SESSION, kfuncs={0: "bpf_session_is_return"})
     assert traits.kfuncs == {"bpf_session_is_return"}
     assert traits.calls[0].takes_ctx
+
+
+def test_every_helper_has_its_number_of_arguments() -> None:
+    """Those the other tests rely on, and that none is missing."""
+    assert len(_HELPER_ARGS) == max(Helper) + 1
+    H = Helper
+    known = {
+        H.BPF_FUNC_get_current_pid_tgid: 0,
+        H.BPF_FUNC_map_update_elem: 4,
+        H.BPF_FUNC_perf_event_output: 5,
+        H.BPF_FUNC_ringbuf_output: 4,
+        H.BPF_FUNC_get_func_arg: 3,
+        H.BPF_FUNC_loop: 4,
+        H.BPF_FUNC_cgrp_storage_get: 4,
+        H.BPF_FUNC_cgrp_storage_delete: 2,
+    }
+    assert {helper: int(_HELPER_ARGS[helper]) for helper in known} == known
+
+
+@pytest.mark.parametrize(
+    ("helper", "reg"), [(130, 2), (2, 2), (2, 3), (25, 4), (25, 2), (6, 1), (184, 2), (181, 1)]
+)
+@pytest.mark.parametrize("add", [0, 8])
+def test_the_context_as_a_helpers_memory(helper: int, reg: int, add: int) -> None:
+    """ringbuf_output(&rb, ctx, ...): a frame would be taken for it, with another layout."""
+    moved = [asm.alu(op.ADD, reg, add)] if add else []
+    with pytest.raises(PlanError, match=r"passes .*(cannot take it|arithmetic)"):
+        of(
+            asm.mov_reg(6, 1),
+            asm.mov(1, 0) if helper not in (25, 184) else asm.mov_reg(1, 6),
+            asm.mov_reg(reg, 6),
+            *moved,
+            asm.call(helper),
+            RET,
+        )
+
+
+def test_leftovers_in_registers_are_no_arguments() -> None:
+    """r2 and r3 still hold the context; the helper takes one argument, the kfunc none."""
+    left = [asm.mov_reg(2, 1), asm.mov_reg(3, 1)]
+    kfunc = Insn(op.JMP | op.CALL, 0, 2, 0, 77)
+    assert not of(*left, asm.mov(1, 0), asm.call(109), RET).calls
+    assert not of(*left, kfunc, RET, kfunc_args={2: 0}).calls
+    with pytest.raises(PlanError, match="passes the context to a kfunc"):
+        of(*left, kfunc, RET, kfunc_args={2: 1})
+    with pytest.raises(PlanError, match="passes the context to a kfunc"):
+        of(*left, kfunc, RET)  # not known: all five
+
+
+def test_a_session_kfunc_without_arguments_takes_no_context() -> None:
+    """bpf_session_is_return(void) of 6.10, r1 being the context on one path only."""
+    kfunc = Insn(op.JMP | op.CALL, 0, 2, 0, 77)
+    code = [
+        asm.mov_reg(6, 1),
+        load(0, base=6, to=7),
+        asm.jmp(op.JEQ, 7, 0, 1),
+        asm.call(5),
+        kfunc,
+        RET,
+    ]
+    names = {4: "bpf_session_is_return"}
+    traits = of(*code, hook=Hook.SESSION, kfuncs=names, kfunc_args={4: 0})
+    assert [call.takes_ctx for call in traits.calls] == [False]
+    with pytest.raises(PlanError, match="passes to bpf_session_is_return a value"):
+        of(*code, hook=Hook.SESSION, kfuncs=names, kfunc_args={4: 1})
+
+
+@pytest.mark.parametrize(
+    ("copy", "slots"),
+    [
+        (Insn(op.ALU | op.MOV | op.X, 7, 0), {1}),  # w7 = w0
+        (Insn(op.ALU64 | op.MOV | op.X, 7, 0), {1}),
+        (Insn(op.ALU64 | op.MOV | op.X, 7, 0, 8), {1}),  # r7 = (s8)r0
+        (asm.load(op.DW, 7, 10, -8), {0, 1}),  # not known
+    ],
+)
+def test_a_narrow_copy_of_a_known_number_is_known(copy: Insn, slots: set[int]) -> None:
+    code = [
+        asm.mov(0, 1),
+        copy,
+        asm.jmp(op.JEQ, 7, 1, 1),
+        load(0, to=2),
+        load(8, to=2),
+        RET,
+    ]
+    assert of(*code).slots == slots
+
+
+def test_a_sign_extended_copy() -> None:
+    copy = Insn(op.ALU64 | op.MOV | op.X, 7, 0, 8)
+    code = [asm.mov(0, 0xFF), copy, asm.jmp(op.JEQ, 7, -1, 1), load(0, to=2), load(8), RET]
+    assert of(*code).slots == {1}
+
+
+def test_load_acquire_is_a_load() -> None:
+    """What it loads is not known, whatever its register held; of the context it is refused."""
+    acquire = Insn(op.STX | op.ATOMIC | op.DW, 3, 10, -8, 0x100)
+    code = [
+        asm.mov_reg(6, 1),
+        asm.store_imm(op.DW, 10, -8, 1),
+        asm.mov(3, 0),
+        acquire,
+        asm.jmp(op.JEQ, 3, 0, 1),
+        load(48, base=6),
+        RET,
+    ]
+    assert of(*code).reads_ret
+    stale = [asm.mov_reg(3, 1), acquire, RET]
+    assert not of(*stale).accesses
+    with pytest.raises(PlanError, match="loads atomically from the context"):
+        of(Insn(op.STX | op.ATOMIC | op.DW, 3, 1, 8, 0x100), RET)
+    with pytest.raises(PlanError, match="stores the context pointer away"):
+        of(asm.mov(2, 0), Insn(op.STX | op.ATOMIC | op.DW, 2, 1, 0, 0x110), RET)
