@@ -16,7 +16,7 @@ LINTED := pybpf tools tests vagrant $(addprefix vagrant/,vm e2e build-box kvm)
 .PHONY: demo bench clean distclean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 setup:
 	@vagrant/host.sh python

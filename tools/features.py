@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,10 +136,33 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
 
 def _save(facts: Facts, path: Path) -> None:
     saved = facts.to_json()
-    path.write_text(json.dumps(saved))
+    # Beside it first: what was saved before is lost only to something whole.
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(json.dumps(saved))  # a pipe, a device
+        else:
+            with tempfile.NamedTemporaryFile(
+                "w", dir=path.parent, prefix=f".{path.name}.", delete=False
+            ) as file:
+                try:
+                    file.write(json.dumps(saved))
+                    file.close()
+                    os.chmod(file.name, 0o666 & ~_umask())
+                    os.replace(file.name, path)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     if why := saved.get("ftrace_error"):
         text = f"{path}: without the traceable functions, so of no use to plan and why: {why}"
         print(f"features.py: {text}", file=sys.stderr)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -152,6 +177,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save", metavar="FILE", type=Path, help="write all facts to FILE")
     parser.add_argument("--facts", metavar="FILE", help="show the facts saved in FILE")
     arguments = parser.parse_args(argv)
+    if str(arguments.save) == "-":
+        parser.error("--save wants the name of a file")
     if arguments.facts and (arguments.calibrate or arguments.save):
         parser.error("--facts is about another kernel: nothing to measure or save")
     return arguments

@@ -52,8 +52,8 @@ PROBES = (
 )
 _CLASSES = (
     Column("FUNCTIONS", right=True),
-    Column("MODEL", 10),
-    Column("PROGRAMS", 12),
+    Column("MODEL", 22),
+    Column("PROGRAMS", 8),
     Column("NAMES", 12, style="36"),
 )
 _NAMED = 8  # functions of a link or class that a table names

@@ -21,6 +21,7 @@ from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.text import listing
 from pybpf.errors import PlanError
+from pybpf.trampoline.attach import SLOW_S
 from pybpf.trampoline.classes import classify, planned
 from pybpf.trampoline.cost import Mechanism
 from pybpf.trampoline.plans import Plan, Template
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HOOKS",
     "UsageError",
+    "chosen_program",
     "default_program",
     "plan_arguments",
     "plan_json",
@@ -42,7 +44,6 @@ __all__ = [
 ]
 
 HOOKS = {f"{hook.value}.multi": hook for hook in Hook}
-SLOW = 5.0  # seconds: say so beforehand
 
 
 class UsageError(PlanError):
@@ -112,9 +113,9 @@ def plan_lines(made: Plan, *, verbose: bool) -> Iterator[Line]:
     yield Line(head, "1", 2)
     for number, text in enumerate(rest):
         counted = text.startswith("    ")  # a reason and how often
-        yield Line(text, "33" if counted else "36" if number < len(made.groups) else "")
+        yield Line(text, "33" if counted else "36" if number < len(made.groups) else "", 4)
     total = made.cost.attach_s + made.cost.detach_s
-    if total > SLOW:
+    if total > SLOW_S:
         yield Line(f"  this will take about {total:.0f} s on such a machine", "31", 4)
     if not verbose:
         if made.skipped:
@@ -167,7 +168,7 @@ def run_plan(args: argparse.Namespace) -> Plan:
             import pybpf
 
             obj = stack.enter_context(pybpf.open(args.object, facts=facts))
-            one = _program(obj, args.object, args.program)
+            one = chosen_program(obj, args.object, args.program)
             program: Program | Template = one
             glob = _glob(one, args.section)
         elif args.section:
@@ -175,19 +176,33 @@ def run_plan(args: argparse.Namespace) -> Plan:
         else:
             raise UsageError("give a SECTION, or --object FILE --program NAME")
         if not glob:
-            raise UsageError("no functions: write them behind the slash, e.g. fexit.multi/vfs_*")
+            raise UsageError(
+                f"section {one.section!r} names no functions: give a glob as well, e.g. 'vfs_*'"
+                if args.object
+                else "no functions: write them behind the slash, e.g. fexit.multi/vfs_*"
+            )
         return plan(program, glob, facts, args.mechanism, prefer=args.prefer)
 
 
-def _program(obj: Object, file: str, name: str | None) -> Program:
-    # The one named, or the only one.
+def chosen_program(obj: Object, file: str, name: str | None) -> Program:
+    """The multi program of this name, or the only one.
+
+    :raises PlanError: there is no multi program
+    :raises UsageError: there is none of this name, or several and no name
+    """
     multis = {p.name: p for p in obj.programs.values() if p.is_multi}
     if not multis:
         raise PlanError(f"{file}: no multi program")
     if name is None and len(multis) == 1:
         (name,) = multis
     if name not in multis:
-        raise UsageError(f"--program: one of {', '.join(multis)}")
+        what = "several multi programs: give --program"
+        if name is not None:
+            one = obj.programs.get(name)
+            what = f"no program {name!r}"
+            if one is not None:
+                what = f"program {name!r} is in section {one.section!r}, no multi program"
+        raise UsageError(f"{file}: {what}; there are {', '.join(multis)}")
     return multis[name]
 
 

@@ -56,10 +56,21 @@ def _prepare_streams() -> None:
     sys.stdout = io.TextIOWrapper(
         raw if unbuffered else io.BufferedWriter(raw),
         encoding=former.encoding if former else "utf-8",
-        errors=former.errors if former else "surrogateescape",
+        errors=_errors(former),
         line_buffering=raw.isatty(),
         write_through=unbuffered,
     )
+
+
+def _errors(former: io.TextIOWrapper | None) -> str:
+    # What is written for a character that the encoding of the terminal does not have.
+    if former is None:
+        return "surrogateescape"
+    try:
+        "\N{HORIZONTAL ELLIPSIS}".encode(former.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return "replace"
+    return former.errors or "strict"
 
 
 def _to_null(number: int, mode: int) -> None:

@@ -30,6 +30,8 @@ import image_commands  # noqa: E402  (the path is set above)
 from screen import Screen  # noqa: E402
 from toolmain import explain, run  # noqa: E402
 
+from pybpf.errors import DeniedByPolicy  # noqa: E402
+
 __all__ = ["Command", "main"]
 
 
@@ -82,9 +84,13 @@ def _why_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _why(args: argparse.Namespace, screen: Screen) -> int:
+    from plan_commands import UsageError
     from why_command import show_why
 
-    return show_why(args, screen)
+    try:
+        return show_why(args, screen)
+    except UsageError as error:
+        return _fail(str(error), 2)
 
 
 COMMANDS = (
@@ -134,6 +140,10 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         return status
     except ModuleNotFoundError as error:
         return _fail(f"the Python module {error.name} is missing; run: make setup")
+    except DeniedByPolicy as error:
+        elsewhere = "vagrant/vm --kernel 6.12 -- python3 tools/trampolines.py ..."
+        also = " (plan and why: or --facts FILE)" if args.command in ("plan", "why") else ""
+        return _fail(f"{explain(error)}; on another kernel: {elsewhere}{also}")
     except (OSError, ValueError) as error:
         return _fail(explain(error))
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from factsfile import read_facts
-from plan_commands import HOOKS, default_program
+from plan_commands import HOOKS, UsageError, chosen_program, default_program
 from screen import Line, Screen
 
 from pybpf.errors import PlanError
 from pybpf.trampoline.planner import answers
-from pybpf.trampoline.plans import Target
+from pybpf.trampoline.plans import Target, Template
 from pybpf.trampoline.targets import Resolver, plan_facts
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ __all__ = ["show_why", "why", "why_arguments", "why_lines"]
 def why_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``why``."""
     parser.add_argument("functions", nargs="+", metavar="FUNC", help="NAME, MODULE:NAME or a glob")
+    parser.add_argument("--object", metavar="FILE", help="for a program of this object")
+    parser.add_argument(
+        "--program",
+        metavar="NAME",
+        help="which; without an object one that reads every argument and the return value",
+    )
     parser.add_argument("--facts", metavar="FILE", help="ask the kernel that these facts are of")
 
 
@@ -59,9 +65,26 @@ def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[d
     ]
 
 
+def _templates(args: argparse.Namespace, facts: Facts) -> dict[str, Template]:
+    # By section: the program that was named, or one that reads everything for each.
+    if not args.object:
+        if args.program:
+            raise UsageError("--program names a program of --object FILE")
+        return {section: default_program(section)[0] for section in HOOKS}
+    import pybpf
+
+    with pybpf.open(args.object, facts=facts) as obj:
+        program = chosen_program(obj, args.object, args.program)
+        return {f"{program.name} ({program.section})": program.template()}
+
+
 def why(args: argparse.Namespace) -> list[dict[str, object]]:
-    """For each function: each hook and mechanism, possible or the reason; who is there."""
+    """For each function: each hook and mechanism, possible or the reason; who is there.
+
+    :raises UsageError: the object has no such multi program
+    """
     facts = read_facts(args.facts)
+    templates = _templates(args, facts)
     resolver = Resolver(facts, live=not facts.is_saved)
     kernel = plan_facts(facts)
     known: Registry | None = None
@@ -89,11 +112,10 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
         ]
         for target in targets:
             hooks: dict[str, dict[str, str]] = {}
-            for section in HOOKS:
-                template, _ = default_program(section)
+            for section, template in templates.items():
                 said = answers(template, target, kernel)
                 hooks[section] = {
-                    mechanism.value: "yes" if no is None else str(no)
+                    mechanism.value: "yes" if no is None else no.why
                     for mechanism, no in said.items()
                 }
             model = target.model
@@ -102,6 +124,7 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
                     "function": target.label,
                     "found": True,
                     "address": target.address,
+                    "unique": target.unique,
                     "btf_id": target.btf_id,
                     "slots": model.slots if model else None,
                     "returns": model.returns.value if model else None,
@@ -125,7 +148,9 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
             many = "" if row["slots"] == 1 else "s"
             slots = f"{row['slots']} slot{many}, returns {row['returns']}"
         programs = f"{row['occupied']} of {row['max_programs']} programs"
-        yield Line(f"{row['function']}: {slots}, {programs}", "1", 2)
+        # One of several of this name is told by its address.
+        where = "" if row.get("unique", True) else f" at {row['address']:#x}"
+        yield Line(f"{row['function']}{where}: {slots}, {programs}", "1", 2)
         attached = row["attached"]
         assert isinstance(attached, list)
         for one in attached:
@@ -151,5 +176,7 @@ def show_why(args: argparse.Namespace, screen: Screen) -> int:
     if args.json:
         screen.json({"functions": rows})
     else:
+        if not args.object:
+            screen.show(Line("for a program that reads every argument and return value:", "2", 2))
         screen.show(*why_lines(rows))
     return 0 if all(row["found"] for row in rows) else 1

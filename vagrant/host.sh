@@ -81,8 +81,10 @@ install_qemu() {
     [ "${major:-0}" -ge 8 ] || { say "QEMU ${major:-?} is too old: 8 or newer is needed"; return 1; }
 }
 
+[ $# -gt 0 ] || set -- --help
 for group in "$@"; do
     case $group in
+        -h | --help) sed -n '1d; /^set/q; s/^# \{0,1\}//p' "$0" ;;
         python) install python3 python3-venv ca-certificates ;;
         vm)
             install python3 python3-venv cpio zstd xz-utils

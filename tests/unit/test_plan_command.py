@@ -29,6 +29,7 @@ PAINT = re.compile(r"\x1b\[[0-9;]*m")
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = str(ROOT / "tests/data/multi_wrong.bpf.o")
 MULTI = str(ROOT / "tests/data/multi.bpf.o")
+COST = str(ROOT / "tests/data/multi_cost.bpf.o")
 PLAIN = str(ROOT / "tests/data/fentry_args.bpf.o")
 
 
@@ -132,7 +133,9 @@ def test_styles(facts: str) -> None:
     assert lines[0].startswith("\x1b[1mreads_everything")
     assert any(re.match(r"\x1b\[33m +\d+  never returns", line) for line in lines)
     _, text = both(facts, "why", "do_exit")
-    assert text.startswith("\x1b[1mdo_exit: 1 slot, returns void")
+    head, first, *_ = text.splitlines()
+    assert head == "\x1b[2mfor a program that reads every argument and return value:\x1b[0m"
+    assert first.startswith("\x1b[1mdo_exit: 1 slot, returns void")
     assert "\x1b[31m  fexit.multi: not possible\x1b[0m" in text
 
 
@@ -218,8 +221,12 @@ def test_a_section_that_is_not_the_programs(
     [
         (["plan", "fexit.multi/do_exit"], 1, "never returns"),
         (["plan", "fexit.multi/nobody_*"], 1, "nobody_*"),
-        (["plan", "--object", MULTI], 2, "--program: one of on_entry"),
-        (["plan", "--object", MULTI, "--program", "nobody"], 2, "one of on_entry"),
+        (["plan", "--object", MULTI], 2, "give --program; there are on_entry"),
+        (["plan", "--object", MULTI, "--program", "nobody"], 2, "no program 'nobody'; there are"),
+        (["plan", "--object", COST, "--program", "entry_0"], 2, "'fentry.multi' names no func"),
+        (["plan", "--object", COST, "--program", "kprobe_0", "vfs_*"], 2, "no multi program; th"),
+        (["why", "--object", MULTI, "--program", "nobody", "vfs_read"], 2, "no program 'nobody'"),
+        (["why", "--program", "on_exit", "vfs_read"], 2, "of --object FILE"),
         (["plan", "--object", PLAIN], 1, "no multi program"),
         (["plan", "--object", WRONG + "x", "--program", "p"], 1, "No such file"),
         (["plan", "--object", WRONG, "--program", "moves_ctx"], 1, "instruction 5"),
@@ -252,7 +259,11 @@ def test_facts_that_are_none(
 
 @pytest.mark.parametrize(
     ("program", "line"),
-    [("moves_ctx", "sum += ctx[which];"), ("keeps_ctx", "kept = ctx;")],
+    [
+        ("moves_ctx", "sum += ctx[which];"),
+        ("keeps_ctx", "kept = ctx;"),
+        ("copies_ctx", "bpf_map_update_elem(&values, &zero, ctx, 0);"),
+    ],
 )
 def test_unproved_use_of_the_context(
     facts: str, capsys: pytest.CaptureFixture[str], program: str, line: str
@@ -263,7 +274,7 @@ def test_unproved_use_of_the_context(
     source = Path(WRONG).with_suffix(".c").read_text().splitlines()
     (number,) = [n for n, text in enumerate(source, 1) if text.strip() == line]
     place = re.escape(f"(multi_wrong.bpf.c:{number}: {line})")
-    assert re.search(rf"program '{program}': instruction \d+: .+ = .+ {place}: .+", said)
+    assert re.search(rf"program '{program}': instruction \d+: .+ {place}: .+", said)
     assert said.count("\n") == 1
 
 
@@ -317,7 +328,50 @@ def test_why_names_who_is_attached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_saved_facts_know_nobody(facts: str) -> None:
-    args = Namespace(functions=["vfs_read"], facts=facts)
+    args = Namespace(functions=["vfs_read"], facts=facts, object=None, program=None)
     (row,) = why_command.why(args)
     assert row["attached"] == []
     assert isinstance(plan_commands.read_facts(facts), Facts)
+
+
+def test_why_of_a_program_says_what_plan_does(facts: str) -> None:
+    """The return value alone: kprobe.multi has it, and plan takes that."""
+    ask = ("--object", MULTI, "--program", "on_exit_ret", "--facts", facts)
+    text = run("why", "vfs_read", *ask)[1]
+    assert "on_exit_ret (fexit.multi/" in text and ": trampoline, kprobe_multi, kprobe" in text
+    assert "not tracing_multi: not to be had on this kernel: it has no tracing_multi (7.2" in text
+    assert "reads every argument" not in text
+    assert "kprobe_multi" in run("plan", "vfs_read", *ask)[1]
+    assert "  fexit.multi: trampoline\n" in run("why", "vfs_read", "--facts", facts)[1]
+
+
+def test_functions_of_one_name_are_told_by_their_address(facts: str) -> None:
+    """Each is one of several: never "BTF does not describe it"."""
+    _, text = run("plan", "fexit.multi/version_show", "-v", "--facts", facts)
+    lines = [line for line in text.splitlines() if line.startswith("  version_show at 0x")]
+    assert len(set(lines)) == len(lines) > 1
+    assert all("several functions have this name" in line for line in lines)
+    assert "neither arguments nor return value" in text
+    _, text = run("why", "version_show", "--facts", facts)
+    assert len(re.findall(r"^version_show at 0x", text, re.M)) == len(lines)
+
+
+@pytest.mark.parametrize("name", ["vmlinux:migrate_disable", "migrate_*", "nomod:foo"])
+def test_what_is_skipped_is_said_once(facts: str, name: str) -> None:
+    rows = json.loads(run("why", name, "--json", "--facts", facts)[1])["functions"]
+    said = [row["function"] for row in rows]
+    assert len(set(said)) == len(said) and not any(":" in one or "*" in one for one in said)
+
+
+def test_a_module_that_is_not_loaded(facts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "module nomod is not loaded" in run("why", "nomod:foo", "--facts", facts)[1]
+    assert run("plan", "fexit.multi/nomod:*", "--facts", facts)[0] == 1
+    assert "module nomod is not loaded" in capsys.readouterr().err
+
+
+def test_sleepable_and_pairs_show_in_the_plan(facts: str) -> None:
+    """The section's .s; of a pair both images."""
+    text = run("plan", "fexit.multi.s/vfs_read", "--facts", facts)[1]
+    assert text.startswith("reads_everything (fexit.multi.s): ")
+    text = run("plan", "fsession.multi/vfs_read", "--facts", facts)[1]
+    assert re.search(r"entry\+exit +1  image \w{16}\+\w{16}$", text, re.M)

@@ -82,7 +82,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--setup", action="store_true", help="only install and build what is missing"
     )
-    options = parser.parse_args(words[:at])
+    options, more = parser.parse_known_args(words[:at])
+    if more:
+        parser.error(
+            f"one row, or all, and nothing else: {' '.join(more)}; "
+            "what pytest is to get goes behind --"
+        )
     options.tests = words[at + 1 :]
     if options.jobs < 1:
         parser.error("--jobs must be 1 or more")
