@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -70,3 +72,34 @@ def test_saving_without_traceable_functions_is_told(
     assert line.startswith(f"features.py: {path}: without the traceable functions")
     assert "looking for tracefs" in line
     assert "not mounted here" in json.loads(path.read_text())["ftrace_error"]
+
+
+def test_a_save_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file whole, nothing beside it, and an error that names it."""
+    facts = Facts.from_json(saved_facts())
+    path = tmp_path / "x.facts"
+    path.write_text("old")
+
+    def full(*names: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(features.os, "replace", full)
+        with pytest.raises(OSError, match="No space") as caught:
+            features._save(facts, path)
+    assert caught.value.filename == str(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.facts"]
+    assert path.read_text() == "old"
+    mask = os.umask(0o022)
+    try:
+        features._save(facts, path)
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert Facts.from_json(json.loads(path.read_text())).release == facts.release
+    with pytest.raises(OSError, match=r"/dev/full"):
+        features._save(facts, Path("/dev/full"))
+    with pytest.raises(SystemExit):
+        features.main(["--save", "-"])

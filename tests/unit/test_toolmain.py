@@ -125,3 +125,22 @@ def test_readme_calls_what_can_be_called() -> None:
     """Every tools/NAME.py that README runs without python3 is one of those."""
     shown = re.findall(r"^    (tools/\S+)", (ROOT / "README.md").read_text(), re.M)
     assert shown and {ROOT / name for name in shown} <= set(STARTED)
+
+
+ASCII = """
+from toolmain import run
+def main():
+    print("cut\\N{HORIZONTAL ELLIPSIS}")
+    return 0
+run("x", main)
+"""
+
+
+def test_a_terminal_without_the_character() -> None:
+    """ASCII only: a question mark for it, not an end of the output."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tools") + ":" + str(ROOT)}
+    env |= {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASCII], capture_output=True, env=env, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"cut?\n", b"")
