@@ -145,18 +145,19 @@ def times(found: Sequence[Row]) -> list[str]:
 
 def growth(found: Sequence[Row]) -> list[str]:
     """What attaching each further function takes as their number grows, between neighbouring
-    numbers: of the kernel, which is what C takes, and of pybpf besides, which must not grow."""
+    numbers: of the kernel, which is what C takes, and of pybpf outside bpf(2), which must not
+    grow."""
     out = []
     by_mechanism: dict[str, dict[int, Row]] = {}
     for one in found:
         if one["row"] == "time":
             by_mechanism.setdefault(one["mechanism"], {})[one["count"]] = one
     for mechanism, rows in by_mechanism.items():
-        counts = sorted(n for n in rows if n >= 1000)
+        counts = sorted(n for n in rows if rows[n].get("own"))
         if len(counts) < 3:
             continue
         kernel = [_best(rows[n]["theirs"])[0] for n in counts]
-        ours = [_best(rows[n]["ours"])[0] - c for n, c in zip(counts, kernel, strict=True)]
+        ours = [min(rows[n]["own"]) / 1e6 for n in counts]
         steps = list(itertools.pairwise(counts))
         each = [
             [
