@@ -130,7 +130,7 @@ def plan_lines(made: Plan, *, verbose: bool) -> Iterator[Line]:
         for part in group.parts:
             yield Line(f"  image {part.image.digest} ({part.side.value})", "36")
             yield from (Line(f"    {text}") for text in listing(part.image.code.insns))
-        yield Line("  functions: " + " ".join(t.label for t in group.targets), "", 4)
+        yield Line("  functions: " + " ".join(sorted(t.label for t in group.targets)), "", 4)
     if made.skipped:
         yield Line()
         yield Line("skipped:", "1")

@@ -207,6 +207,9 @@ class Part:
 class Group:
     """Targets that share mechanism, BTF object and images.
 
+    No other group has all of these: two pairs may have one image in common, not both.
+
+    :param targets: by address
     :param parts: one, or an entry and an exit part where a session is made of a pair
     """
 
