@@ -539,12 +539,14 @@ def plan(
 def _ordered(targets: Iterable[Target]) -> tuple[list[Target], bool]:
     # By address, and where those are equal by everything else. And whether no two have the
     # same address, all being known.
-    out = sorted(targets, key=attrgetter("address"))
-    addresses = [t.address for t in out]
-    distinct = all(map(lt, [0, *addresses], addresses))
-    if not distinct:
-        out.sort(key=_rank)
-    return out, distinct
+    out = list(targets)
+    for _ in range(2):
+        addresses = [t.address for t in out]
+        if all(map(lt, [0, *addresses], addresses)):
+            return out, True
+        out.sort(key=attrgetter("address"))
+    out.sort(key=_rank)
+    return out, False
 
 
 def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechanism, Skipped | None]:

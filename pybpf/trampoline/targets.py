@@ -157,7 +157,7 @@ class Resolver:
     def _placed(self, targets: list[Target]) -> tuple[list[Target], list[Skipped]]:
         # Targets of a caller's own making, each with its address: by that alone two names of one
         # function are told from two functions, and one link must not hold a function twice.
-        if all(t.address for t in targets):
+        if 0 not in [t.address for t in targets]:
             return targets, []
         out: list[Target] = []
         skipped: list[Skipped] = []
