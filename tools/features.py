@@ -137,6 +137,7 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
 def _save(facts: Facts, path: Path) -> None:
     saved = facts.to_json()
     # Beside it first: what was saved before is lost only to something whole.
+    named, path = path, Path(os.path.realpath(path))
     try:
         if path.exists() and not path.is_file():
             path.write_text(json.dumps(saved))  # a pipe, a device
@@ -153,7 +154,7 @@ def _save(facts: Facts, path: Path) -> None:
                     os.unlink(file.name)
                     raise
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        raise OSError(error.errno, error.strerror, str(named)) from None
     if why := saved.get("ftrace_error"):
         text = f"{path}: without the traceable functions, so of no use to plan and why: {why}"
         print(f"features.py: {text}", file=sys.stderr)

@@ -12,7 +12,8 @@ context meeting anything else is `Lost`. A subprogram or callback is analysed
 once for each distinct state it is called with, the callers' frames included,
 because it may read what they spilled. A load, store or context helper through
 a `Lost` value is refused: the error names the instruction and what lost the
-proof. A branch that two known numbers decide is followed one way only, as the
+proof. So is the context as any other argument of a helper or kfunc, which would
+take a frame for memory. A branch that two known numbers decide is followed one way only, as the
 verifier does: so the two halves of a session, in which bpf_session_is_return is
 a constant, read each their own. What is left is a list of accesses that is complete.
 
@@ -415,14 +416,15 @@ class _Pass:
         wide = insn.cls == op.ALU64
         source: _Value = regs[insn.src] if insn.code & op.X else insn.imm & _M64
         if operation == op.MOV:
-            if isinstance(source, int):
-                if insn.code & op.X and insn.off:  # movsx of the lowest 8, 16 or 32 bits
+            plain = not (insn.code & op.X and insn.off)
+            if isinstance(source, int) and (plain or insn.off in (8, 16, 32)):
+                if not plain:  # movsx of the lowest 8, 16 or 32 bits
                     sign = 1 << (insn.off - 1)
                     source = ((source & (2 * sign - 1)) ^ sign) - sign
                 regs[insn.dst] = source & (_M64 if wide else 0xFFFFFFFF)
             else:
-                # A truncated pointer is a number.
-                regs[insn.dst] = source if wide and not insn.off else None
+                # A truncated pointer is a number; an arena's cast (off 1) gives nothing known.
+                regs[insn.dst] = source if wide and plain else None
             return
         value = regs[insn.dst]
         regs[insn.dst] = None

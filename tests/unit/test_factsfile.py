@@ -99,6 +99,10 @@ def test_a_save_that_fails_leaves_what_was_there(
         os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o644
     assert Facts.from_json(json.loads(path.read_text())).release == facts.release
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    features._save(facts, link)
+    assert link.is_symlink()
     with pytest.raises(OSError, match=r"/dev/full"):
         features._save(facts, Path("/dev/full"))
     with pytest.raises(SystemExit):

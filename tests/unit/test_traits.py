@@ -360,6 +360,13 @@ def test_a_sign_extended_copy() -> None:
     assert of(*code).slots == {1}
 
 
+def test_an_arena_cast_is_no_sign_extension() -> None:
+    """r7 = addr_space_cast(r0, 0, 1): off 1, and nothing known of the result."""
+    cast = Insn(op.ALU64 | op.MOV | op.X, 7, 0, 1, 1)
+    code = [asm.mov(0, 1), cast, asm.jmp(op.JEQ, 7, -1, 1), load(0, to=2), load(8, to=2), RET]
+    assert of(*code).slots == {0, 1}
+
+
 def test_load_acquire_is_a_load() -> None:
     """What it loads is not known, whatever its register held; of the context it is refused."""
     acquire = Insn(op.STX | op.ATOMIC | op.DW, 3, 10, -8, 0x100)
