@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from .loader import Object
     from .loader import open_object as open
     from .maps import Map, PerCpu
-    from .perfbuf import PerfBuffer
     from .programs import Program
     from .ringbuf import RingBuffer, RingBuffers
+    from .ringbuf.perf import PerfBuffer
 
 __version__ = "0.1.0"
 
@@ -43,7 +43,7 @@ _HOMES = {
     "Object": (".loader", "Object"),
     "ObjectFormatError": (".errors", "ObjectFormatError"),
     "PerCpu": (".maps", "PerCpu"),
-    "PerfBuffer": (".perfbuf", "PerfBuffer"),
+    "PerfBuffer": (".ringbuf.perf", "PerfBuffer"),
     "PlanError": (".errors", "PlanError"),
     "Program": (".programs", "Program"),
     "RelocationError": (".errors", "RelocationError"),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ._sys.fd import Fd
     from .kernel.btf import KernelBtf
-    from .multi import MultiPrograms
+    from .multi.programs import MultiPrograms
     from .obj.spec import ObjectSpec, ProgramSpec
 
 __all__ = ["Object", "open_object"]
@@ -445,7 +445,7 @@ class Object:
         )
 
     def _near(self, name: str, kind: int) -> str:
-        from .trampoline.select import near_names
+        from .multi.select import near_names
 
         btf = self.facts.btf.vmlinux()
         near = near_names(name, (btf.name(i) for i in btf.ids(kind)))
@@ -482,12 +482,12 @@ class Object:
                 return candidate
         raise BpfError(errno.ENOENT, f"system call {name!r}")
 
-    # -- multi programs (`pybpf.multi`, imported when first used: it is much code)
+    # -- multi programs (`pybpf.multi.programs`, imported when first used: it is much code)
 
     @cached_property
     def multi(self) -> MultiPrograms:
         """What plans, loads and attaches this object's ``*.multi`` programs."""
-        from .multi import MultiPrograms
+        from .multi.programs import MultiPrograms
 
         return MultiPrograms(self)
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ._sys.fd import Fd
+    from .multi.cost import Mechanism
+    from .multi.engine import MultiLink, Progress
+    from .multi.plan import Lowering, Plan, Target, Template
+    from .multi.resolve import Asked
     from .obj.spec import ProgramSpec
-    from .trampoline.attach import MultiLink, Progress
-    from .trampoline.cost import Mechanism
-    from .trampoline.plans import Lowering, Plan, Target, Template
-    from .trampoline.targets import Asked
 
     #: One for all, one per named function in order, by name, or computed.
     Cookies = int | Sequence[int] | Mapping[str, int] | Callable[[Target], int]

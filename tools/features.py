@@ -120,7 +120,7 @@ def _calibrate(facts: Facts) -> list[dict[str, Any]]:
     """Measured costs as plain values; times in milliseconds."""
     from dataclasses import asdict
 
-    from pybpf.trampoline.calibrate import measure
+    from pybpf.multi.calibrate import measure
 
     return [asdict(cost) for cost in measure(facts)]
 

@@ -13,8 +13,8 @@ from screen import Column, Line, Screen, cut
 if TYPE_CHECKING:
     from pybpf.kernel.owners import Held
     from pybpf.trampoline import Classes, TrampolineImage
-    from pybpf.trampoline.attached import Probed, Registry
     from pybpf.trampoline.image import ImageProgram
+    from pybpf.trampoline.registry import Probed, Registry
     from pybpf.trampoline.roles import Instruction
 
 __all__ = [
@@ -90,7 +90,7 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
     """``list``: every traced function with its programs and who put them there."""
     from pybpf import Facts
     from pybpf.trampoline import images
-    from pybpf.trampoline.attached import Registry, image_classes
+    from pybpf.trampoline.registry import Registry, image_classes
 
     asked: list[str] = args.functions
     facts = Facts()

@@ -21,12 +21,12 @@ from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.text import listing
 from pybpf.errors import PlanError
-from pybpf.trampoline.attach import SLOW_S
+from pybpf.multi.cost import Mechanism
+from pybpf.multi.engine import SLOW_S
+from pybpf.multi.plan import Plan, Template
+from pybpf.multi.resolve import plan
+from pybpf.multi.traits import Hook
 from pybpf.trampoline.classes import classify, planned
-from pybpf.trampoline.cost import Mechanism
-from pybpf.trampoline.plans import Plan, Template
-from pybpf.trampoline.targets import plan
-from pybpf.trampoline.traits import Hook
 
 if TYPE_CHECKING:
     from pybpf import Object, Program

@@ -16,13 +16,13 @@ from plan_commands import HOOKS, UsageError, chosen_program, default_program
 from screen import Line, Screen
 
 from pybpf.errors import PlanError
-from pybpf.trampoline.planner import answers
-from pybpf.trampoline.plans import Target, Template
-from pybpf.trampoline.targets import Resolver, plan_facts
+from pybpf.multi.plan import Target, Template
+from pybpf.multi.planner import answers
+from pybpf.multi.resolve import Resolver, plan_facts
 
 if TYPE_CHECKING:
     from pybpf.kernel.host import Facts
-    from pybpf.trampoline.attached import Registry
+    from pybpf.trampoline.registry import Registry
 
 __all__ = ["show_why", "why", "why_arguments", "why_lines"]
 
@@ -89,7 +89,7 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
     kernel = plan_facts(facts)
     known: Registry | None = None
     if not facts.is_saved:
-        from pybpf.trampoline.attached import Registry
+        from pybpf.trampoline.registry import Registry
 
         known = Registry.read(facts)
     out: list[dict[str, object]] = []

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..multi.plan import Plan, Target
+    from ..multi.resolve import plan
     from .classes import Attachment, Classes, classify
     from .image import TrampolineImage, image_of, images
-    from .plans import Plan, Target
-    from .targets import plan
 
 __all__ = [
     "Attachment",
@@ -27,15 +27,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Attachment": "classes",
-    "Classes": "classes",
-    "Plan": "plans",
-    "Target": "plans",
-    "TrampolineImage": "image",
-    "classify": "classes",
-    "image_of": "image",
-    "images": "image",
-    "plan": "targets",
+    "Attachment": ".classes",
+    "Classes": ".classes",
+    "Plan": "..multi.plan",
+    "Target": "..multi.plan",
+    "TrampolineImage": ".image",
+    "classify": ".classes",
+    "image_of": ".image",
+    "images": ".image",
+    "plan": "..multi.resolve",
 }
 
 
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(home, __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -27,9 +27,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from .cost import Mechanism
+from ..multi.cost import Mechanism
+from ..multi.plan import Plan, Side, Target
 from .model import Model, Return
-from .plans import Plan, Side, Target
 
 __all__ = [
     "Attachment",

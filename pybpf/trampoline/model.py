@@ -14,7 +14,7 @@ import enum
 from dataclasses import dataclass
 
 from ..btf import Btf, types
-from .reasons import Reason
+from ..multi.reasons import Reason
 
 __all__ = ["MAX_PARAMS", "MAX_SLOTS", "REGISTER_SLOTS", "Model", "Models", "Return"]
 

@@ -29,14 +29,14 @@ from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import encode
 from pybpf.errors import VerifierError
 from pybpf.features import Feature
-from pybpf.multi import MultiPrograms
-from pybpf.trampoline.attach import MultiLink
-from pybpf.trampoline.cost import Mechanism
-from pybpf.trampoline.denylist import denied, never_returns
-from pybpf.trampoline.planner import plan
-from pybpf.trampoline.plans import Group, Plan, Target
-from pybpf.trampoline.targets import Resolver, plan_facts
-from pybpf.trampoline.template import pack_info
+from pybpf.multi.cost import Mechanism
+from pybpf.multi.denylist import denied, never_returns
+from pybpf.multi.engine import MultiLink
+from pybpf.multi.plan import Group, Plan, Target
+from pybpf.multi.planner import plan
+from pybpf.multi.programs import MultiPrograms
+from pybpf.multi.resolve import Resolver, plan_facts
+from pybpf.multi.template import pack_info
 
 __all__ = ["main"]
 

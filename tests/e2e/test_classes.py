@@ -18,10 +18,10 @@ from pybpf.asm import encode
 from pybpf.asm import insn as a
 from pybpf.features import Feature
 from pybpf.kernel.host import Facts
-from pybpf.trampoline.attached import image_classes
+from pybpf.multi.plan import Target
+from pybpf.multi.resolve import Resolver
 from pybpf.trampoline.classes import Attachment, Classes, Kind, classify, planned
-from pybpf.trampoline.plans import Target
-from pybpf.trampoline.targets import Resolver
+from pybpf.trampoline.registry import image_classes
 from tests.support.require import facts
 from tests.support.trampolines import images
 

@@ -18,9 +18,9 @@ from pybpf.asm import insn as asm
 from pybpf.errors import BpfError
 from pybpf.features import Feature, Support
 from pybpf.kernel.host import Facts
+from pybpf.multi.reasons import Reason
+from pybpf.multi.select import Candidate, Selection, select
 from pybpf.trampoline.model import Models
-from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.select import Candidate, Selection, select
 from tests.support import rows
 
 ROOT = Path(__file__).resolve().parents[2]

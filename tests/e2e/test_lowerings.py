@@ -12,9 +12,9 @@ from contextlib import ExitStack
 import pytest
 
 from pybpf.features import Feature
+from pybpf.multi.plan import Lowering
+from pybpf.multi.reasons import Reason
 from pybpf.trampoline.model import Return
-from pybpf.trampoline.plans import Lowering
-from pybpf.trampoline.reasons import Reason
 from tests.support.trampolines import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness
 from tests.support.workload import called_functions, workload

@@ -13,9 +13,9 @@ import pytest
 
 import pybpf
 from pybpf.features import Feature
-from pybpf.trampoline.cost import Mechanism
-from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.targets import Asked, Resolver
+from pybpf.multi.cost import Mechanism
+from pybpf.multi.reasons import Reason
+from pybpf.multi.resolve import Asked, Resolver
 from tests.support.require import facts
 from tests.support.trampolines import verify
 

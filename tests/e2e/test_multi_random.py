@@ -18,8 +18,8 @@ import pytest
 
 from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
+from pybpf.multi.reasons import Reason
 from pybpf.programs import BtfTarget
-from pybpf.trampoline.reasons import Reason
 from pybpf.trampoline.verify import attachments
 from tests.support.require import probes
 from tests.support.trampolines import verify

@@ -11,7 +11,7 @@ import pytest
 import pybpf
 from pybpf._uapi.enums import MapType
 from pybpf.maps import Map
-from pybpf.perfbuf import PerfBuffer
+from pybpf.ringbuf.perf import PerfBuffer
 from tests.support.require import facts
 
 OBJECT = Path(__file__).parents[1] / "data" / "map_perf.bpf.o"

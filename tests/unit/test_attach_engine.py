@@ -19,11 +19,11 @@ from pybpf._sys.fd import Fd
 from pybpf._sys.interrupts import held
 from pybpf.errors import BpfError, VerifierError
 from pybpf.features import Feature, FeatureSet
-from pybpf.trampoline import attach as engine
-from pybpf.trampoline.attach import MultiLink, attach
-from pybpf.trampoline.cost import Cost
-from pybpf.trampoline.plans import Plan, PlanFacts, Target, Template
-from pybpf.trampoline.reasons import Reason
+from pybpf.multi import engine
+from pybpf.multi.cost import Cost
+from pybpf.multi.engine import MultiLink, attach
+from pybpf.multi.plan import Plan, PlanFacts, Target, Template
+from pybpf.multi.reasons import Reason
 from tests.unit.test_planner import BASE, K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 
 TARGETS = [Target(f"f{n}", "", 0x1000 * (n + 1), n + 1, model(n % 3)) for n in range(5)]

@@ -9,8 +9,8 @@ from pybpf._sys.bpf import LinkInfo
 from pybpf._uapi.enums import LinkType, PerfEventType
 from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.owners import Held, Owner, Owners
-from pybpf.trampoline.attached import Probed, Registry, image_classes, probed
 from pybpf.trampoline.image import TrampolineImage, make_key
+from pybpf.trampoline.registry import Probed, Registry, image_classes, probed
 from pybpf.trampoline.verify import Attached, attachments
 from tests.support.trampimage import KEY, image, links
 

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pybpf
+from pybpf.multi.plan import Target
+from pybpf.multi.planner import plan
 from pybpf.trampoline.classes import (
     Attachment,
     CallModel,
@@ -20,8 +22,6 @@ from pybpf.trampoline.classes import (
     planned,
 )
 from pybpf.trampoline.model import Model, Return
-from pybpf.trampoline.planner import plan
-from pybpf.trampoline.plans import Target
 from tests.unit.test_planner import K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 
 FUNCTIONS = [

@@ -11,8 +11,8 @@ import pytest
 from pybpf.btf import Btf
 from pybpf.kernel.ftrace import FtraceFunctions, KprobeBlacklist, parse_blacklist, parse_functions
 from pybpf.kernel.kallsyms import Kallsyms
-from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.select import Selection, select
+from pybpf.multi.reasons import Reason
+from pybpf.multi.select import Selection, select
 
 DATA = Path(__file__).parents[1] / "data"
 KERNELS = ["6.1", "6.12", "7.3"]

@@ -17,7 +17,7 @@ from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel.host import Facts, SavedBtf, _pack, parse_cpus
 from pybpf.kernel.kcore import parse_segments
 from pybpf.kernel.lockdown import Lockdown, Policy, parse_lockdown
-from pybpf.trampoline.select import select
+from pybpf.multi.select import select
 
 # -- small parsers ---------------------------------------------------------
 

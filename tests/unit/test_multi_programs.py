@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 import pybpf
-from pybpf import loader, multi
+from pybpf import loader
 from pybpf._sys.fd import Fd
 from pybpf.btf import Btf
 from pybpf.btf.types import Func, Linkage
 from pybpf.errors import BpfError, DeniedByPolicy, PlanError
 from pybpf.kernel.host import Facts
+from pybpf.multi import programs as multi
+from pybpf.multi.plan import Plan, Target
+from pybpf.multi.reasons import Reason
 from pybpf.trampoline import verify
-from pybpf.trampoline.plans import Plan, Target
-from pybpf.trampoline.reasons import Reason
 from tests.support.savedfacts import saved_facts
 
 MULTI = Path(__file__).parents[1] / "data" / "multi.bpf.o"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybpf.errors import BpfError
-from pybpf.perfbuf import scan_perf
+from pybpf.ringbuf.perf import scan_perf
 from pybpf.ringbuf.records import bytes_decoder, skip_records, struct_decoder
 
 

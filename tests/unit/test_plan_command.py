@@ -15,9 +15,9 @@ import pytest
 
 from pybpf.kernel.host import Facts
 from pybpf.kernel.owners import Held, Owner, Owners
-from pybpf.trampoline.attached import Probed, Registry
+from pybpf.multi.plan import Target
 from pybpf.trampoline.image import make_key
-from pybpf.trampoline.plans import Target
+from pybpf.trampoline.registry import Probed, Registry
 from pybpf.trampoline.verify import Attached
 from tests.support.savedfacts import saved_facts
 from tools import trampolines as tool

@@ -17,12 +17,12 @@ from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
-from pybpf.trampoline.cost import Mechanism
+from pybpf.multi.cost import Mechanism
+from pybpf.multi.plan import Lowering, Plan, PlanFacts, Side, Target, Template
+from pybpf.multi.planner import plan
+from pybpf.multi.reasons import Reason
+from pybpf.multi.traits import CtxHelper, Hook
 from pybpf.trampoline.model import Model, Return
-from pybpf.trampoline.planner import plan
-from pybpf.trampoline.plans import Lowering, Plan, PlanFacts, Side, Target, Template
-from pybpf.trampoline.reasons import Reason
-from pybpf.trampoline.traits import CtxHelper, Hook
 
 F = Feature
 BASE = {F.FENTRY, F.FEXIT, F.KPROBE, F.ATTACH_COOKIE, F.FUNC_ARG_HELPERS}

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pybpf.btf import Btf, BtfKind
 from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from pybpf.features import Feature
+from pybpf.multi import refusals
+from pybpf.multi.select import Candidate
 from pybpf.obj.reader import read_object
-from pybpf.trampoline import refusals
-from pybpf.trampoline.select import Candidate
 from tools.retsnoop import attach, events
 from tools.retsnoop.events import Call, End, Event, Frame, Return, Stack, decode
 from tools.retsnoop.functions import Flag, Function, make_functions
@@ -325,7 +325,7 @@ def test_bisect_gives_up_on_policy(error: BpfError, calls: int) -> None:
 
 def test_preset_globs_are_well_formed() -> None:
     """Every glob of every preset parses, and entry globs exist."""
-    from pybpf.trampoline.select import parse_pattern
+    from pybpf.multi.select import parse_pattern
 
     for preset in PRESETS.values():
         assert preset.entry

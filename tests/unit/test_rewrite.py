@@ -18,8 +18,8 @@ from pybpf.asm import insn as asm
 from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
-from pybpf.trampoline import rewrite
-from pybpf.trampoline.traits import CtxHelper, Hook, analyse
+from pybpf.multi import rewrite
+from pybpf.multi.traits import CtxHelper, Hook, analyse
 from tests.support.bpfvm import M64, Helper, Vm
 
 EINVAL = -22 & M64

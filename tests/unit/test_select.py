@@ -17,9 +17,9 @@ from pybpf.kernel.ftrace import (
     parse_functions,
 )
 from pybpf.kernel.kallsyms import Kallsyms
-from pybpf.trampoline.denylist import DENY, NORETURN, denied, never_returns
-from pybpf.trampoline.reasons import Reason, Skipped
-from pybpf.trampoline.select import Matcher, Selection, near_names, parse_pattern, select
+from pybpf.multi.denylist import DENY, NORETURN, denied, never_returns
+from pybpf.multi.reasons import Reason, Skipped
+from pybpf.multi.select import Matcher, Selection, near_names, parse_pattern, select
 
 FTRACE = b"""\
 vfs_read

@@ -12,7 +12,7 @@ from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
-from pybpf.trampoline.traits import (
+from pybpf.multi.traits import (
     _HELPER_ARGS,
     Access,
     CtxHelper,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pybpf.kernel.owners import Held, Owner, Owners
-from pybpf.trampoline import attached as attached_module
 from pybpf.trampoline import image as image_module
+from pybpf.trampoline import registry as attached_module
 from pybpf.trampoline import verify as verify_module
-from pybpf.trampoline.attached import Probed, Registry
 from pybpf.trampoline.image import TrampolineImage
+from pybpf.trampoline.registry import Probed, Registry
 from tests.support.trampimage import KEY, PROGS, image, links
 from tools import trampolines as tool
 

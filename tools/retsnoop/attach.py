@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from pybpf.features import Feature
-from pybpf.trampoline.cost import OWN_OPS, SHARED_OPS, Cost
-from pybpf.trampoline.cost import Mechanism as Priced
-from pybpf.trampoline.refusals import HOPELESS, NO_ROOM
+from pybpf.multi.cost import OWN_OPS, SHARED_OPS, Cost
+from pybpf.multi.cost import Mechanism as Priced
+from pybpf.multi.refusals import HOPELESS, NO_ROOM
 
 from .functions import Function
 from .options import Mechanism

@@ -17,7 +17,7 @@ from . import errnos
 
 if TYPE_CHECKING:
     from pybpf.btf import Btf
-    from pybpf.trampoline.select import BtfFacts, Candidate
+    from pybpf.multi.select import BtfFacts, Candidate
 
 __all__ = ["Flag", "Function", "flags_of", "format_result", "make_functions", "value_of"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pybpf.errors import PlanError
-from pybpf.trampoline.select import parse_pattern
+from pybpf.multi.select import parse_pattern
 
 from . import errnos, settings
 from .presets import PRESETS

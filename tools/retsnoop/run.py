@@ -23,7 +23,7 @@ import pybpf
 from pybpf.errors import ObjectFormatError, PlanError, RelocationError
 from pybpf.kernel import kallsyms
 from pybpf.links import make_room
-from pybpf.trampoline.select import Selection, select
+from pybpf.multi.select import Selection, select
 
 from . import attach, jsonlines, render, stacks
 from .attach import Attacher, Plan, Progress

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 from ..btf import Btf
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, PlanError
 from ..features import Feature
+from ..trampoline.image import make_key
+from ..trampoline.model import Models
+from ..trampoline.verify import attachments
 from . import planner
 from .cost import Mechanism
-from .image import make_key
-from .model import Models
-from .plans import Lowering, Plan, PlanFacts, Target, Template
+from .plan import Lowering, Plan, PlanFacts, Target, Template
 from .reasons import Reason, Skipped
 from .select import Candidate, SelectFacts, select
 from .traits import Hook
-from .verify import attachments
 
 if TYPE_CHECKING:
     from ..kernel.host import Facts

@@ -11,29 +11,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ._sys import bpf as sys_bpf
-from ._sys.interrupts import held
-from ._uapi.enums import AttachType, ProgType
-from .asm import encode
-from .asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
-from .errors import PlanError, RelocationError
-from .obj.linker import Linker, Resolved
-from .trampoline.attach import MultiLink, Progress
-from .trampoline.attach import attach as run
-from .trampoline.planner import checked
-from .trampoline.plans import Target
-from .trampoline.select import VMLINUX, Candidate, parse_pattern
-from .trampoline.targets import Asked, Item, Resolver, listed, plan_facts
-from .trampoline.template import make_template, pack_info
-from .trampoline.traits import Hook
+from .._sys import bpf as sys_bpf
+from .._sys.interrupts import held
+from .._uapi.enums import AttachType, ProgType
+from ..asm import encode
+from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
+from ..errors import PlanError, RelocationError
+from ..obj.linker import Linker, Resolved
+from .engine import MultiLink, Progress
+from .engine import attach as run
+from .plan import Target
+from .planner import checked
+from .resolve import Asked, Item, Resolver, listed, plan_facts
+from .select import VMLINUX, Candidate, parse_pattern
+from .template import make_template, pack_info
+from .traits import Hook
 
 if TYPE_CHECKING:
-    from ._sys.fd import Fd
-    from .asm.edit import Code
-    from .loader import Object
-    from .programs import Cookies, Program
-    from .trampoline.cost import Mechanism
-    from .trampoline.plans import Lowering, Plan, Template
+    from .._sys.fd import Fd
+    from ..asm.edit import Code
+    from ..loader import Object
+    from ..programs import Cookies, Program
+    from .cost import Mechanism
+    from .plan import Lowering, Plan, Template
 
 __all__ = ["MultiPrograms"]
 

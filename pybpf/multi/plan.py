@@ -18,9 +18,9 @@ from functools import cached_property
 from ..asm import encode
 from ..asm.edit import Code
 from ..features import Feature, FeatureSet
+from ..trampoline.model import Model
 from . import rewrite
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
-from .model import Model
 from .reasons import Reason, Skipped
 from .traits import CtxHelper, Hook, Traits, analyse
 

@@ -37,8 +37,8 @@ from ..asm.edit import Code
 from ..errors import BpfError, DeniedByPolicy, VerifierError
 from . import rewrite
 from .cost import Mechanism
+from .plan import Group, Lowering, Part, Plan, PlanFacts, Side, Target, Template
 from .planner import plan
-from .plans import Group, Lowering, Part, Plan, PlanFacts, Side, Target, Template
 from .reasons import Reason, Skipped
 from .refusals import HOPELESS as _HOPELESS
 from .refusals import NO_ROOM as _NO_ROOM

@@ -11,7 +11,7 @@ from ..asm.edit import Code
 from ..btf import Btf
 from ..errors import PlanError
 from ..obj.linker import LinkedProgram
-from .plans import Template
+from .plan import Template
 from .traits import Hook
 
 __all__ = ["make_template", "pack_info"]

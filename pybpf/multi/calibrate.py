@@ -20,7 +20,7 @@ from .._uapi.enums import AttachType, ProgType
 from ..asm import insn as asm
 from ..errors import UnsupportedFeature
 from ..features import Feature
-from .model import Models
+from ..trampoline.model import Models
 from .select import Candidate, select
 
 TYPE_CHECKING = False

@@ -19,10 +19,10 @@ from .._uapi.enums import LinkType, PerfEventType
 from ..errors import BpfError, ObjectFormatError
 from ..kernel import kallsyms, owners
 from ..kernel.btf import KernelBtf
+from ..multi.plan import Target
 from .classes import CallModel, Classes, Kind, Run, Traced, of_traced
 from .image import ImageProgram, TrampolineImage, loaded_programs, split_key
 from .model import Models
-from .plans import Target
 from .verify import Attached, attachments, link_infos
 
 if TYPE_CHECKING:

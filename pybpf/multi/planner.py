@@ -32,11 +32,11 @@ from typing import NamedTuple
 from ..asm.edit import Code
 from ..errors import PlanError
 from ..features import Feature
+from ..trampoline.model import REGISTER_SLOTS, Model, Return
 from . import rewrite
 from .cost import Cost, Mechanism
 from .denylist import denied, never_returns, risky
-from .model import REGISTER_SLOTS, Model, Return
-from .plans import Group, Image, Lowering, Part, Plan, PlanFacts, Side, Target, Template
+from .plan import Group, Image, Lowering, Part, Plan, PlanFacts, Side, Target, Template
 from .reasons import Reason, Skipped
 from .traits import CtxHelper, Hook, Traits
 

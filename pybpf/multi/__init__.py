@@ -1,0 +1,5 @@
+"""Multi programs: plans for many functions, rewritten code, attached as one."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
