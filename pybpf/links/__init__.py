@@ -1,0 +1,36 @@
+"""Links: what keeps a program attached, and the ways to make one.
+
+A `Link` owns its file descriptors; closing it detaches the program. Each
+`attach_*` function here takes a loaded program's descriptor and makes one kind
+of ``struct bpf_link`` (BPF_LINK_CREATE; UAPI ``enum bpf_link_type``), with a
+cookie where the kind has one. On any error nothing stays attached.
+"""
+
+from __future__ import annotations
+
+from .._sys.fd import make_room
+from .iter import attach_iter
+from .kprobe import attach_kprobe, attach_kprobe_multi
+from .link import Closes, HasFd, Link, LinkSet, PerfLink, attach_to_fd
+from .perf_event import attach_perf_event
+from .tracepoint import attach_raw_tracepoint, attach_tracepoint
+from .tracing import attach_tracing
+from .uprobe import attach_uprobe
+
+__all__ = [
+    "Closes",
+    "HasFd",
+    "Link",
+    "LinkSet",
+    "PerfLink",
+    "attach_iter",
+    "attach_kprobe",
+    "attach_kprobe_multi",
+    "attach_perf_event",
+    "attach_raw_tracepoint",
+    "attach_to_fd",
+    "attach_tracepoint",
+    "attach_tracing",
+    "attach_uprobe",
+    "make_room",
+]
