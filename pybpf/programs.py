@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import links
 from ._sys import bpf as sys_bpf
+from ._sys import link as sys_link
+from ._sys import prog as sys_prog
 from ._uapi.enums import AttachType, ProgType
 from .errors import BpfError, PlanError, UnsupportedFeature
 
@@ -237,7 +239,7 @@ class Program:
 
     def _load_for(self, target: BtfTarget) -> Fd:
         prepared = self._host.prepare_program(self._spec)
-        return sys_bpf.prog_load(
+        return sys_prog.prog_load(
             self.type,
             prepared.insns,
             license=prepared.license,
@@ -326,7 +328,7 @@ class Program:
         """
         size = 0 if data is None else max(len(data) + 256, 512)
         with self._named():
-            result = sys_bpf.prog_test_run(
+            result = sys_prog.prog_test_run(
                 self.fd,
                 data_in=data,
                 data_out_size=size,
@@ -542,7 +544,7 @@ class Program:
         :param link: what `attach` gave
         :param chunk: bytes asked for per read
         """
-        with sys_bpf.iter_create(link.fileno()) as fd:
+        with sys_link.iter_create(link.fileno()) as fd:
             while data := os.read(fd.fileno(), chunk):
                 yield data
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import ctypes
 from errno import EACCES, EPERM
 
-from pybpf._uapi.defines import SYS_BPF
-from pybpf._uapi.enums import Cmd
-from pybpf.errors import BpfError
+from .._uapi.defines import BPF_OBJ_NAME_LEN, SYS_BPF
+from .._uapi.enums import Cmd
+from ..errors import BpfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,24 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
-__all__ = ["address", "bpf", "bpf_common", "error", "fileno", "tail", "try_bpf"]
+__all__ = [
+    "LOG_FIRST",
+    "LOG_MOST",
+    "address",
+    "bpf",
+    "bpf_common",
+    "error",
+    "fileno",
+    "log_text",
+    "object_name",
+    "tail",
+    "try_bpf",
+]
+
+#: Bytes of the first log buffer. The kernel takes buffers of up to UINT_MAX / 4 bytes.
+LOG_FIRST = 1 << 16
+#: Bytes of the last one: nobody reads a log longer than this.
+LOG_MOST = 1 << 27
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -118,7 +135,7 @@ def error(errno: int, cmd: int, doing: str = "", *, needs: tuple[int, ...] = ())
     if cmd in _ELEMENT:
         hint = "the map is frozen, or its flags or this descriptor do not allow it"
         return BpfError(errno, doing, hint)
-    from pybpf._sys.denied import denied  # only wanted now
+    from .denied import denied  # only wanted now
 
     return denied(errno, doing, cmd, needs)
 
@@ -145,3 +162,14 @@ def address(memory: Any) -> int:
 def tail(text: str, lines: int = 1) -> str:
     """The last non-empty `lines` of a log."""
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def log_text(log: bytearray) -> str:
+    """Decode what the kernel wrote into a log buffer, up to the first 0 byte."""
+    end = log.find(0)
+    return log[: end if end >= 0 else len(log)].decode(errors="replace")
+
+
+def object_name(name: str) -> bytes:
+    """Cut a name to the 15 bytes that fit into an object's name with its final 0."""
+    return name.encode()[: BPF_OBJ_NAME_LEN - 1]

@@ -177,6 +177,7 @@ class BpfMemory(KernelMemory):
         import ctypes
 
         from .._sys import bpf as sys_bpf
+        from .._sys import prog as sys_prog
         from .._uapi import structs
         from .._uapi.defines import BPF_F_SLEEPABLE
         from .._uapi.enums import MapType, ProgType
@@ -189,7 +190,7 @@ class BpfMemory(KernelMemory):
             name="pybpf_memory",
         )
         try:
-            self._program = sys_bpf.prog_load(
+            self._program = sys_prog.prog_load(
                 ProgType.BPF_PROG_TYPE_SYSCALL,
                 _reader_program(self._map.fileno()),
                 name="pybpf_memory",
@@ -216,13 +217,14 @@ class BpfMemory(KernelMemory):
         :raises BpfError: EFAULT if part of the range is not mapped
         """
         from .._sys import bpf as sys_bpf
+        from .._sys import prog as sys_prog
         from .._uapi.enums import Cmd
 
         out = bytearray()
         while len(out) < size:
             count = min(_CHUNK, size - len(out))
             context = struct.pack("<QQ", addr + len(out), count)
-            result = sys_bpf.prog_test_run(self._program, ctx_in=context)
+            result = sys_prog.prog_test_run(self._program, ctx_in=context)
             if result.retval:
                 # __u32 that holds -errno: EFAULT, or ERANGE for a user address
                 raise BpfError(errno.EFAULT, f"reading {size} bytes at {addr:#x} by a BPF program")

@@ -22,6 +22,8 @@ from array import array
 from collections.abc import Callable
 
 from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
+from .._sys import prog as sys_prog
 from .._sys.fd import Fd
 from .._uapi import structs
 from .._uapi.defines import BPF_F_SLEEPABLE, BPF_PSEUDO_KFUNC_CALL
@@ -214,7 +216,7 @@ def _reason(error: BpfError) -> str:
 
 
 def _load(kind: ProgType, insns: tuple[Insn, ...] = _RETURN_0, **more: Any) -> Fd:
-    return sys_bpf.prog_load(kind, asm.encode(insns), name="pybpf_probe", **more)
+    return sys_prog.prog_load(kind, asm.encode(insns), name="pybpf_probe", **more)
 
 
 def _tracing(
@@ -248,13 +250,13 @@ def _fentry(probe: ProbeCache) -> str:
     # 6.x its detach, 150 ms) answers two questions.
     with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
         try:
-            link = sys_bpf.link_create_tracing(program, AttachType.BPF_TRACE_FENTRY, cookie=1)
+            link = sys_link.link_create_tracing(program, AttachType.BPF_TRACE_FENTRY, cookie=1)
         except BpfError as error:
             if error.errno not in (errno.EINVAL, errno.E2BIG):
                 raise
             # Before 5.19 only this way, without a cookie.
             try:
-                with sys_bpf.raw_tracepoint_open(program, None):
+                with sys_link.raw_tracepoint_open(program, None):
                     pass
             except BpfError as second:
                 if second.errno != errno.E2BIG:
@@ -317,7 +319,7 @@ def _sleepable(probe: ProbeCache) -> str:
 
 def _tracing_test_run(probe: ProbeCache) -> None:
     with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
-        sys_bpf.prog_test_run(program)
+        sys_prog.prog_test_run(program)
 
 
 def _lsm(probe: ProbeCache) -> None:
@@ -339,7 +341,7 @@ def _multi_program() -> Fd:
 
 def _multi_link(probe: ProbeCache, program: Fd) -> Fd:
     ids = [probe.type_id(_TEST_FUNCTION)]
-    return sys_bpf.link_create_tracing_multi(program, AttachType.BPF_TRACE_FENTRY_MULTI, ids)
+    return sys_link.link_create_tracing_multi(program, AttachType.BPF_TRACE_FENTRY_MULTI, ids)
 
 
 def _tracing_multi(probe: ProbeCache) -> None:
@@ -369,7 +371,7 @@ def _tracing_multi_info(probe: ProbeCache) -> str:
 def _kprobe_multi_link(attach: AttachType) -> None:
     with (
         _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program,
-        sys_bpf.link_create_kprobe_multi(program, syms=[_TEST_FUNCTION], attach_type=attach),
+        sys_link.link_create_kprobe_multi(program, syms=[_TEST_FUNCTION], attach_type=attach),
     ):
         pass
 
@@ -431,7 +433,7 @@ def _perf_link_cookie(probe: ProbeCache) -> None:
     with (
         _load(ProgType.BPF_PROG_TYPE_PERF_EVENT) as program,
         sys_perf.perf_event_open(attr, cpu=0, doing="dummy event") as event,
-        sys_bpf.link_create_perf_event(program, event, cookie=1),
+        sys_link.link_create_perf_event(program, event, cookie=1),
     ):
         pass
 
@@ -439,7 +441,7 @@ def _perf_link_cookie(probe: ProbeCache) -> None:
 def _raw_tp(probe: ProbeCache) -> None:
     with (
         _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program,
-        sys_bpf.raw_tracepoint_open(program, _QUIET_TRACEPOINT),
+        sys_link.raw_tracepoint_open(program, _QUIET_TRACEPOINT),
     ):
         pass
 
@@ -447,7 +449,7 @@ def _raw_tp(probe: ProbeCache) -> None:
 def _raw_tp_cookie(probe: ProbeCache) -> None:
     with (
         _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program,
-        sys_bpf.raw_tracepoint_open(program, _QUIET_TRACEPOINT, cookie=1),
+        sys_link.raw_tracepoint_open(program, _QUIET_TRACEPOINT, cookie=1),
     ):
         pass
 
@@ -467,12 +469,12 @@ def _iter(probe: ProbeCache) -> None:
 
 def _syscall(probe: ProbeCache) -> None:
     with _load(ProgType.BPF_PROG_TYPE_SYSCALL, prog_flags=BPF_F_SLEEPABLE) as program:
-        sys_bpf.prog_test_run(program)
+        sys_prog.prog_test_run(program)
 
 
 def _raw_tp_test_run(probe: ProbeCache) -> None:
     with _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
-        sys_bpf.prog_test_run(program)
+        sys_prog.prog_test_run(program)
 
 
 # -- helpers and calls -----------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 from .link import HasFd, Link
 
 __all__ = ["attach_iter"]
@@ -10,4 +10,4 @@ __all__ = ["attach_iter"]
 
 def attach_iter(program: HasFd, *, what: str = "iter") -> Link:
     """A BPF iterator; read it through `pybpf.Program.iter_read`."""
-    return Link(sys_bpf.link_create_iter(program.fileno()), what)
+    return Link(sys_link.link_create_iter(program.fileno()), what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 from .._sys import perf
 from .._uapi.enums import AttachType
 from ..errors import BpfError, UnsupportedFeature
@@ -69,7 +69,7 @@ def attach_kprobe_multi(
         raise ValueError(f"{len(cookies)} cookies for {count} functions")
     kind = AttachType.BPF_TRACE_KPROBE_SESSION if session else AttachType.BPF_TRACE_KPROBE_MULTI
     try:
-        fd = sys_bpf.link_create_kprobe_multi(
+        fd = sys_link.link_create_kprobe_multi(
             program.fileno(),
             flags=1 if retprobe else 0,  # BPF_F_KPROBE_MULTI_RETURN
             syms=syms,

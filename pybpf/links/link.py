@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -67,7 +68,7 @@ class Link:
         :param old: if given, only replace when this one is attached now
         :raises BpfError: EOPNOTSUPP for link types that cannot (tracing, kprobe)
         """
-        sys_bpf.link_update(
+        sys_link.link_update(
             self.fileno(), program.fileno(), old_prog_fd=old.fileno() if old is not None else None
         )
 
@@ -76,7 +77,7 @@ class Link:
 
         :raises BpfError: EOPNOTSUPP for link types that cannot: close those instead
         """
-        sys_bpf.link_detach(self.fileno())
+        sys_link.link_detach(self.fileno())
 
     def pin(self, path: str) -> None:
         """Pin to a bpffs path, so that the link outlives this process (BPF_OBJ_PIN)."""
@@ -157,5 +158,5 @@ def attach_to_fd(
 
     :param target: descriptor of the cgroup or namespace, or an interface index for xdp
     """
-    fd = sys_bpf.link_create_generic(program.fileno(), target, attach_type, flags)
+    fd = sys_link.link_create_generic(program.fileno(), target, attach_type, flags)
     return Link(fd, what or f"attach type {attach_type}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 from .link import HasFd, Link, PerfLink
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["attach_perf_event"]
 def attach_perf_event(program: HasFd, event: Fd, *, cookie: int = 0, what: str = "perf") -> Link:
     """Link a program to an open perf event, whose ownership passes to the link."""
     try:
-        fd = sys_bpf.link_create_perf_event(program.fileno(), event.fileno(), cookie=cookie)
+        fd = sys_link.link_create_perf_event(program.fileno(), event.fileno(), cookie=cookie)
     except BaseException:
         event.close()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 from .._sys import perf
 from ..errors import BpfError, UnsupportedFeature
 from .link import HasFd, Link
@@ -20,7 +20,7 @@ def attach_raw_tracepoint(program: HasFd, name: str, *, cookie: int = 0) -> Link
     :raises BpfError: ENOENT if there is no such tracepoint
     """
     try:
-        fd = sys_bpf.raw_tracepoint_open(program.fileno(), name, cookie=cookie)
+        fd = sys_link.raw_tracepoint_open(program.fileno(), name, cookie=cookie)
     except BpfError as error:
         if cookie and error.errno in (errno.EINVAL, errno.E2BIG):
             raise UnsupportedFeature("a cookie on a raw tracepoint", "6.10") from error

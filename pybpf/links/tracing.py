@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 from .link import HasFd, Link
 
 __all__ = ["attach_tracing"]
@@ -19,5 +19,5 @@ def attach_tracing(
         patched (notrace) or the same program is on it already, ENOTSUPP (524) if it has
         more argument slots than the kernel's trampolines take
     """
-    fd = sys_bpf.link_create_tracing(program.fileno(), attach_type, cookie=cookie)
+    fd = sys_link.link_create_tracing(program.fileno(), attach_type, cookie=cookie)
     return Link(fd, what)

@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 from .._sys import perf as sys_perf
+from .._sys import prog as sys_prog
 from .._uapi.enums import AttachType, ProgType
 from ..asm import insn as asm
 from ..errors import UnsupportedFeature
@@ -92,7 +93,7 @@ def measure(facts: Facts) -> tuple[Measured, ...]:
 
 
 def _load(kind: ProgType, attach: AttachType | int = 0, btf_id: int | None = 0) -> Fd:
-    return sys_bpf.prog_load(
+    return sys_prog.prog_load(
         kind,
         _RETURN_0,
         name="pybpf_cost",
@@ -161,7 +162,7 @@ def _trampoline(few: Sequence[Candidate]) -> Measured:
     load = _load_ms(lambda: _load(kind, attach, few[0].btf_id))
     with ExitStack() as stack:
         programs = [stack.enter_context(_load(kind, attach, c.btf_id)) for c in few]
-        links = [partial(sys_bpf.link_create_tracing, p, attach) for p in programs]
+        links = [partial(sys_link.link_create_tracing, p, attach) for p in programs]
         return _each("trampoline", load, links)
 
 
@@ -172,7 +173,7 @@ def _tracing_multi(crowd: Sequence[Candidate]) -> Measured:
 
         def link(targets: Sequence[Candidate]) -> Fd:
             ids = [c.btf_id for c in targets if c.btf_id]
-            return sys_bpf.link_create_tracing_multi(program, attach, ids)
+            return sys_link.link_create_tracing_multi(program, attach, ids)
 
         return _together("tracing_multi", load, link, crowd)
 
@@ -183,7 +184,7 @@ def _kprobe_multi(crowd: Sequence[Candidate]) -> Measured:
     with _load(kind, attach) as program:
 
         def link(targets: Sequence[Candidate]) -> Fd:
-            return sys_bpf.link_create_kprobe_multi(program, addrs=[c.addr for c in targets])
+            return sys_link.link_create_kprobe_multi(program, addrs=[c.addr for c in targets])
 
         return _together("kprobe_multi", load, link, crowd)
 

@@ -29,7 +29,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from .. import links
-from .._sys import bpf as sys_bpf
+from .._sys import link as sys_link
 from .._sys.fd import make_room
 from .._sys.interrupts import held
 from .._uapi.enums import AttachType, ProgType
@@ -346,7 +346,7 @@ class _Engine:
         if group.mechanism is Mechanism.TRACING_MULTI:
             ids = [t.btf_id or 0 for t in targets]
             cookies = [self.cookie(t) for t in targets] if self.cookies is not None else None
-            fd = sys_bpf.link_create_tracing_multi(
+            fd = sys_link.link_create_tracing_multi(
                 program.fileno(), attach_type, ids, cookies=cookies
             )
             return links.Link(fd, f"tracing_multi {what}")

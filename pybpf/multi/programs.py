@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .._sys import bpf as sys_bpf
+from .._sys import prog as sys_prog
 from .._sys.interrupts import held
 from .._uapi.enums import AttachType, ProgType
 from ..asm import encode
@@ -158,7 +158,7 @@ class MultiPrograms:
         self.object.prepare()
         tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
         insns, func_info, line_info = self._packed(template, code)
-        return sys_bpf.prog_load(
+        return sys_prog.prog_load(
             prog_type,
             insns,
             license=self.object.spec.license,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import pybpf
-from pybpf._sys import bpf as sys_bpf
+from pybpf._sys import link as sys_link
+from pybpf._sys import prog as sys_prog
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import encode
 from pybpf.asm import insn as a
@@ -72,7 +73,7 @@ def predicted_and_made(asked: Asked) -> tuple[Classes, Classes]:
         for one in wanted:
             for function in one.functions:
                 program = stack.enter_context(
-                    sys_bpf.prog_load(
+                    sys_prog.prog_load(
                         ProgType.BPF_PROG_TYPE_TRACING,
                         encode([a.mov(0, 0), a.exit_()]),
                         license="GPL",
@@ -81,7 +82,7 @@ def predicted_and_made(asked: Asked) -> tuple[Classes, Classes]:
                         attach_btf_id=function.btf_id or 0,
                     )
                 )
-                stack.enter_context(sys_bpf.link_create_tracing(program.fileno(), TYPES[one.kind]))
+                stack.enter_context(sys_link.link_create_tracing(program.fileno(), TYPES[one.kind]))
         return classify(wanted), traced()
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pybpf._sys import bpf as sys_bpf
+from pybpf._sys import link as sys_link
 from pybpf._sys import perf as sys_perf
+from pybpf._sys import prog as sys_prog
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import insn as asm
 from pybpf.errors import BpfError
@@ -93,7 +95,7 @@ def test_calibration(facts: Facts) -> None:
 
 
 def _load(kind: ProgType, **more: int) -> sys_bpf.Fd:
-    return sys_bpf.prog_load(kind, RETURN_0, name="pybpf_select", **more)
+    return sys_prog.prog_load(kind, RETURN_0, name="pybpf_select", **more)
 
 
 @pytest.mark.needs("kprobe.multi")
@@ -106,7 +108,7 @@ def test_what_is_selected_can_be_attached_to(everything: Selection) -> None:
         _load(
             ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=AttachType.BPF_TRACE_KPROBE_MULTI
         ) as program,
-        sys_bpf.link_create_kprobe_multi(program, addrs=addrs) as link,
+        sys_link.link_create_kprobe_multi(program, addrs=addrs) as link,
     ):
         assert sys_bpf.link_info(link).count == len(addrs)
 
@@ -125,7 +127,7 @@ def test_ids_lead_to_the_selected_addresses(facts: Facts) -> None:
     by_id: dict[int | None, Candidate] = {c.btf_id: c for c in candidates}
     with (
         _load(ProgType.BPF_PROG_TYPE_TRACING, expected_attach_type=attach) as program,
-        sys_bpf.link_create_tracing_multi(
+        sys_link.link_create_tracing_multi(
             program, attach, [c.btf_id for c in candidates if c.btf_id]
         ) as link,
     ):

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import pybpf
-from pybpf._sys import bpf as sys_bpf
+from pybpf._sys import link as sys_link
+from pybpf._sys import prog as sys_prog
 from pybpf._uapi.defines import BPF_PSEUDO_KFUNC_CALL
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import Insn, encode
@@ -99,7 +100,7 @@ class Bench:
             body.append(Insn(code=op.CALL | op.JMP, src=BPF_PSEUDO_KFUNC_CALL, imm=cookie))
         if put.ip:
             body.append(a.call(GET_FUNC_IP))
-        program = sys_bpf.prog_load(
+        program = sys_prog.prog_load(
             ProgType.BPF_PROG_TYPE_TRACING,
             encode([*body, a.mov(0, 0), a.exit_()]),
             license="GPL",
@@ -108,7 +109,7 @@ class Bench:
             attach_btf_id=self.func(function),
         )
         stack.enter_context(program)
-        link = sys_bpf.link_create_tracing(program.fileno(), KINDS[put.kind], cookie=put.cookie)
+        link = sys_link.link_create_tracing(program.fileno(), KINDS[put.kind], cookie=put.cookie)
         stack.enter_context(link)
 
 

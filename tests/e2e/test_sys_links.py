@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pybpf._sys import bpf, perf
+from pybpf._sys import link as sys_link
+from pybpf._sys import prog as sys_prog
 from pybpf._sys.fd import Fd
 from pybpf._uapi.enums import AttachType, LinkType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
@@ -36,7 +38,7 @@ def _addresses(*names: str) -> list[int]:
 
 
 def _tracing(attach_type: int, function_id: int = 0) -> Fd:
-    return bpf.prog_load(
+    return sys_prog.prog_load(
         ProgType.BPF_PROG_TYPE_TRACING,
         RETURN_0,
         name="traced",
@@ -52,7 +54,7 @@ def test_tracing_link(attach_type: int) -> None:
     (function,) = _ids("bpf_fentry_test1")
     with (
         _tracing(attach_type, function) as program,
-        bpf.link_create_tracing(program, attach_type, cookie=0xABCD) as link,
+        sys_link.link_create_tracing(program, attach_type, cookie=0xABCD) as link,
     ):
         got = bpf.link_info(link)
         facts = bpf.prog_info(program)
@@ -82,7 +84,7 @@ def test_tracing_multi_link(attach_type: int) -> None:
     cookies = [33, 11, 22]
     with (
         _tracing(attach_type) as program,
-        bpf.link_create_tracing_multi(program, attach_type, ids, cookies) as link,
+        sys_link.link_create_tracing_multi(program, attach_type, ids, cookies) as link,
     ):
         got = bpf.link_info(link)
     assert (got.type, got.attach_type) == (LinkType.BPF_LINK_TYPE_TRACING_MULTI, attach_type)
@@ -103,7 +105,7 @@ def test_tracing_multi_of_an_id_twice() -> None:
         _tracing(A.BPF_TRACE_FENTRY_MULTI) as program,
         pytest.raises(BpfError, match=r"BPF_TRACE_FENTRY_MULTI, 2 functions\): EINVAL"),
     ):
-        bpf.link_create_tracing_multi(program, A.BPF_TRACE_FENTRY_MULTI, [function, function])
+        sys_link.link_create_tracing_multi(program, A.BPF_TRACE_FENTRY_MULTI, [function, function])
 
 
 @pytest.mark.needs("kprobe")
@@ -113,8 +115,8 @@ def test_kprobe_link(by_name: bool) -> None:
     (start,) = _addresses("vfs_statx")
     with (
         perf.open_kprobe("vfs_statx" if by_name else None, 0 if by_name else start) as event,
-        bpf.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, RETURN_0, name="kp") as program,
-        bpf.link_create_perf_event(program, event, 77) as link,
+        sys_prog.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, RETURN_0, name="kp") as program,
+        sys_link.link_create_perf_event(program, event, 77) as link,
     ):
         got = bpf.link_info(link)
     assert got.type == LinkType.BPF_LINK_TYPE_PERF_EVENT
@@ -129,13 +131,13 @@ def test_kprobe_multi_link() -> None:
     """6.6 and newer list the addresses; later ones the cookies too, each beside its function."""
     names: Sequence[str] = ("vfs_write", "vfs_read")
     with (
-        bpf.prog_load(
+        sys_prog.prog_load(
             ProgType.BPF_PROG_TYPE_KPROBE,
             RETURN_0,
             name="km",
             expected_attach_type=A.BPF_TRACE_KPROBE_MULTI,
         ) as program,
-        bpf.link_create_kprobe_multi(program, syms=names, cookies=[1, 2]) as link,
+        sys_link.link_create_kprobe_multi(program, syms=names, cookies=[1, 2]) as link,
     ):
         got = bpf.link_info(link)
     expected = dict(zip(_addresses(*names), (1, 2), strict=True))
@@ -152,5 +154,5 @@ def test_a_bad_target_of_a_link_says_enotsupp() -> None:
     assert "ENOTSUPP" in str(BpfError(524, "BPF_LINK_CREATE"))
     (function,) = _ids("bpf_fentry_test1")
     with _tracing(A.BPF_TRACE_FENTRY, function) as program, pytest.raises(BpfError) as caught:
-        bpf.link_create_tracing(program, A.BPF_TRACE_FEXIT)
+        sys_link.link_create_tracing(program, A.BPF_TRACE_FEXIT)
     assert caught.value.errno == errno.EINVAL

@@ -17,6 +17,8 @@ from dataclasses import replace
 import pytest
 
 from pybpf._sys import bpf as sys_bpf
+from pybpf._sys import link as sys_link
+from pybpf._sys import prog as sys_prog
 from pybpf._uapi.defines import BPF_PSEUDO_KFUNC_CALL
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import Insn, encode
@@ -66,7 +68,7 @@ class Tracer:
     ) -> sys_bpf.Fd:
         insns = [*(body or []), a.mov(0, 0), a.exit_()]
         return self.stack.enter_context(
-            sys_bpf.prog_load(
+            sys_prog.prog_load(
                 prog_type,
                 encode(insns),
                 license="GPL",
@@ -83,7 +85,7 @@ class Tracer:
         """Program id and link."""
         prog = self.load(function, attach_type, name, **more)  # type: ignore[arg-type]
         link = self.stack.enter_context(
-            sys_bpf.link_create_tracing(prog.fileno(), attach_type, cookie=cookie)
+            sys_link.link_create_tracing(prog.fileno(), attach_type, cookie=cookie)
         )
         return sys_bpf.prog_info(prog).id, link
 
@@ -363,7 +365,7 @@ def test_tracing_multi_shares_images(tracer: Tracer) -> None:
     ids = [tracer.func(name) for name in functions]
     cookies = [100 + n for n in range(6)]
     tracer.stack.enter_context(
-        sys_bpf.link_create_tracing_multi(prog.fileno(), kind, ids, cookies=cookies)
+        sys_link.link_create_tracing_multi(prog.fileno(), kind, ids, cookies=cookies)
     )
     number = sys_bpf.prog_info(prog).id
     plain, _ = tracer.attach(functions[2], FENTRY, "enter")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pybpf._sys import bpf
+from pybpf._sys import prog as sys_prog
 from pybpf._uapi.enums import MapType as T
 from pybpf._uapi.enums import ProgType
 from pybpf.asm import encode
@@ -174,7 +175,7 @@ def test_lpm_trie() -> None:
 
 
 def trivial_program() -> Any:
-    return bpf.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, encode([mov(0, 0), exit_()]))
+    return sys_prog.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, encode([mov(0, 0), exit_()]))
 
 
 def test_prog_array() -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from pybpf._sys import bpf, perf
+from pybpf._sys import link as sys_link
+from pybpf._sys import prog as sys_prog
 from pybpf._sys.fd import Fd
 from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
@@ -140,8 +142,8 @@ def test_program_and_what_the_kernel_says_of_it() -> None:
     """A loaded program runs, and its info has the instructions and machine code it runs."""
     with _hash() as used:
         insns = _insn(0x18, 1, 1, imm=used.fileno()) + _insn(0) + _return(42)
-        with bpf.prog_load(SOCKET_FILTER, insns, name="forty_two") as fd:
-            ran = bpf.prog_test_run(fd, data_in=bytes(64), data_out_size=128)
+        with sys_prog.prog_load(SOCKET_FILTER, insns, name="forty_two") as fd:
+            ran = sys_prog.prog_test_run(fd, data_in=bytes(64), data_out_size=128)
             got = bpf.prog_info(fd, xlated=True, jited=True)
             assert got.map_ids == (bpf.map_info(used).id,)
     assert ran.retval == 42 and ran.data_out == bytes(64)
@@ -155,7 +157,7 @@ def test_program_and_what_the_kernel_says_of_it() -> None:
 def test_a_program_the_verifier_refuses() -> None:
     """VerifierError has errno, name, log and the line that matters."""
     with pytest.raises(VerifierError) as caught:
-        bpf.prog_load(SOCKET_FILTER, _insn(0x95), name="no_r0")
+        sys_prog.prog_load(SOCKET_FILTER, _insn(0x95), name="no_r0")
     error = caught.value
     assert (error.errno, error.program, error.truncated) == (errno.EACCES, "no_r0", False)
     assert "0: (95) exit" in error.log and "processed 1 insns" in error.log
@@ -167,7 +169,7 @@ def test_a_log_longer_than_the_first_buffer() -> None:
     """30,000 instructions of log arrive whole: first and last line are there."""
     body = b"".join(_insn(0xB7, imm=n) for n in range(30_000))
     with pytest.raises(VerifierError) as caught:
-        bpf.prog_load(SOCKET_FILTER, body + _insn(0x79, 0, 3) + _insn(0x95), name="long")
+        sys_prog.prog_load(SOCKET_FILTER, body + _insn(0x79, 0, 3) + _insn(0x95), name="long")
     log = caught.value.log
     assert len(log) > 1_000_000 and not caught.value.truncated
     assert log.startswith("0: ") and "R3 !read_ok" in log[-2000:]
@@ -177,14 +179,14 @@ def test_a_log_longer_than_the_first_buffer() -> None:
 def test_the_log_of_a_good_load() -> None:
     """log_level gives the verifier's statistics of a program it accepts."""
     logs: list[str] = []
-    bpf.prog_load(SOCKET_FILTER, _return(0), log_level=4, on_log=logs.append).close()
+    sys_prog.prog_load(SOCKET_FILTER, _return(0), log_level=4, on_log=logs.append).close()
     assert len(logs) == 1 and "processed 2 insns" in logs[0]
 
 
 def test_no_such_program_type() -> None:
     """What the kernel refuses before verification is an errno with a hint, no VerifierError."""
     with pytest.raises(BpfError) as caught:
-        bpf.prog_load(200, _return(0))
+        sys_prog.prog_load(200, _return(0))
     assert type(caught.value) is BpfError and caught.value.errno == errno.EINVAL
     assert caught.value.hint
 
@@ -192,16 +194,16 @@ def test_no_such_program_type() -> None:
 def test_syscall_program_changes_its_context() -> None:
     """A BPF_PROG_TYPE_SYSCALL program gives its context back."""
     insns = _insn(0xB7, 2, imm=7) + _insn(0x7B, 1, 2) + _return(3)  # *(u64 *)(r1 + 0) = 7
-    with bpf.prog_load(ProgType.BPF_PROG_TYPE_SYSCALL, insns, prog_flags=1 << 4) as fd:
-        ran = bpf.prog_test_run(fd, ctx_in=struct.pack("QQ", 1, 2), repeat=1)
+    with sys_prog.prog_load(ProgType.BPF_PROG_TYPE_SYSCALL, insns, prog_flags=1 << 4) as fd:
+        ran = sys_prog.prog_test_run(fd, ctx_in=struct.pack("QQ", 1, 2), repeat=1)
     assert ran.retval == 3 and struct.unpack("QQ", ran.ctx_out) == (7, 2)
 
 
 def test_raw_tracepoint_program_runs_once() -> None:
     """A raw tracepoint program, whose test run takes no repeat count at all."""
     insns = _insn(0x79, 0, 1) + _insn(0x95)  # r0 = *(u64 *)(r1 + 0)
-    with bpf.prog_load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, insns) as fd:
-        assert bpf.prog_test_run(fd, ctx_in=struct.pack("QQ", 5, 6), repeat=1).retval == 5
+    with sys_prog.prog_load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, insns) as fd:
+        assert sys_prog.prog_test_run(fd, ctx_in=struct.pack("QQ", 5, 6), repeat=1).retval == 5
 
 
 # -- BTF
@@ -235,7 +237,7 @@ def test_btf_load() -> None:
 @pytest.mark.parametrize("kind", ["prog", "map"])
 def test_ids_lead_back_to_the_object(kind: str) -> None:
     """An object's id is listed, in ascending order, and opens another descriptor of it."""
-    with _hash() as m, bpf.prog_load(SOCKET_FILTER, _return(1), name="by_id") as p:
+    with _hash() as m, sys_prog.prog_load(SOCKET_FILTER, _return(1), name="by_id") as p:
         own = bpf.prog_info(p).id if kind == "prog" else bpf.map_info(m).id
         listed = list(bpf.ids(kind))
         assert own in listed and listed == sorted(listed)
@@ -275,7 +277,7 @@ def test_pin_elsewhere(tmp_path: Path) -> None:
 
 def test_a_descriptor_of_another_kind() -> None:
     """Asking a map for a program's facts (and so on) is an error, not garbage."""
-    with _hash() as m, bpf.prog_load(SOCKET_FILTER, _return(1)) as p:
+    with _hash() as m, sys_prog.prog_load(SOCKET_FILTER, _return(1)) as p:
         for fd, ask, what in (
             (m, bpf.prog_info, "program"),
             (p, bpf.map_info, "map"),
@@ -291,8 +293,8 @@ def test_a_descriptor_of_another_kind() -> None:
 
 def test_raw_tracepoint_link() -> None:
     """A link on sys_enter knows its tracepoint and program."""
-    program = bpf.prog_load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, _return(0), name="raw")
-    with program, bpf.raw_tracepoint_open(program, "sys_enter") as link:
+    program = sys_prog.prog_load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, _return(0), name="raw")
+    with program, sys_link.raw_tracepoint_open(program, "sys_enter") as link:
         got = bpf.link_info(link)
         assert got.prog_id == bpf.prog_info(program).id
         assert got.id in bpf.ids("link")
@@ -302,18 +304,18 @@ def test_raw_tracepoint_link() -> None:
 def test_no_such_raw_tracepoint() -> None:
     """The error names what was looked for."""
     with (
-        bpf.prog_load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, _return(0)) as program,
+        sys_prog.prog_load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, _return(0)) as program,
         pytest.raises(BpfError, match="no_such_tp") as caught,
     ):
-        bpf.raw_tracepoint_open(program, "no_such_tp")
+        sys_link.raw_tracepoint_open(program, "no_such_tp")
     assert caught.value.errno == errno.ENOENT
 
 
 def _attach_perf(open_event: object, prog_type: int, *, cookie: int) -> bpf.LinkInfo:
     with (
         open_event() as event,  # type: ignore[operator]
-        bpf.prog_load(prog_type, _return(0), name="perf") as program,
-        bpf.link_create_perf_event(program, event, cookie) as link,
+        sys_prog.prog_load(prog_type, _return(0), name="perf") as program,
+        sys_link.link_create_perf_event(program, event, cookie) as link,
     ):
         return bpf.link_info(link)
 
@@ -386,12 +388,12 @@ def test_uprobe_link() -> None:
             + _return(0)
         )
         with (
-            bpf.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, insns, name="up") as program,
+            sys_prog.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, insns, name="up") as program,
             _CodeFile(code) as target,
         ):
             with (
                 perf.open_uprobe(target.path, 0) as event,
-                bpf.link_create_perf_event(program, event, 9) as link,
+                sys_link.link_create_perf_event(program, event, 9) as link,
             ):
                 got = bpf.link_info(link)
                 assert [target.call() for _ in range(3)] == [42, 42, 42]
@@ -438,13 +440,13 @@ class _CodeFile:
 @pytest.mark.needs("kprobe.multi")
 def test_kprobe_multi_link() -> None:
     """One link on two functions: by names with cookies, by addresses, and what it says of them."""
-    with bpf.prog_load(
+    with sys_prog.prog_load(
         ProgType.BPF_PROG_TYPE_KPROBE,
         _return(0),
         name="multi",
         expected_attach_type=AttachType.BPF_TRACE_KPROBE_MULTI,
     ) as program:
-        by_name = bpf.link_create_kprobe_multi(
+        by_name = sys_link.link_create_kprobe_multi(
             program, syms=["vfs_read", "vfs_write"], cookies=[5, 6]
         )
         with by_name:
@@ -457,7 +459,7 @@ def test_kprobe_multi_link() -> None:
             assert sorted(named.cookies) == [5, 6]
         addrs = list(named.addrs)
         if all(addrs):
-            with bpf.link_create_kprobe_multi(program, addrs=array("Q", addrs)) as by_address:
+            with sys_link.link_create_kprobe_multi(program, addrs=array("Q", addrs)) as by_address:
                 assert sorted(bpf.link_info(by_address).addrs) == sorted(addrs)
 
 
@@ -469,7 +471,7 @@ def test_iterator() -> None:
     target = btf.find("bpf_iter_bpf_prog", BtfKind.FUNC)
     if target is None:
         pytest.skip("this kernel has no bpf_prog iterator")
-    with bpf.prog_load(
+    with sys_prog.prog_load(
         ProgType.BPF_PROG_TYPE_TRACING,
         _return(0),
         name="walk",
@@ -477,30 +479,30 @@ def test_iterator() -> None:
         attach_btf_id=target,
     ) as program:
         assert bpf.prog_info(program).attach_btf_id == target
-        with bpf.link_create_iter(program) as link, bpf.iter_create(link) as reader:
+        with sys_link.link_create_iter(program) as link, sys_link.iter_create(link) as reader:
             assert os.read(reader.fileno(), 100) == b""
             got = bpf.link_info(link)
-            with bpf.prog_load(
+            with sys_prog.prog_load(
                 ProgType.BPF_PROG_TYPE_TRACING,
                 _return(0),
                 expected_attach_type=AttachType.BPF_TRACE_ITER,
                 attach_btf_id=target,
             ) as other:
-                bpf.link_update(link, other, old_prog_fd=program)
+                sys_link.link_update(link, other, old_prog_fd=program)
                 assert bpf.link_info(link).prog_id == bpf.prog_info(other).id
                 with pytest.raises(BpfError, match="another program"):
-                    bpf.link_update(link, other, old_prog_fd=program)
+                    sys_link.link_update(link, other, old_prog_fd=program)
     assert (got.type, got.name) == (LinkType.BPF_LINK_TYPE_ITER, "bpf_prog")
 
 
 def test_xdp_link_on_loopback() -> None:
     """An XDP link knows its interface; BPF_LINK_DETACH leaves it without one."""
     with (
-        bpf.prog_load(ProgType.BPF_PROG_TYPE_XDP, _return(2), name="xdp") as program,
-        bpf.link_create_generic(program, 1, AttachType.BPF_XDP, 2) as link,  # generic mode
+        sys_prog.prog_load(ProgType.BPF_PROG_TYPE_XDP, _return(2), name="xdp") as program,
+        sys_link.link_create_generic(program, 1, AttachType.BPF_XDP, 2) as link,  # generic mode
     ):
         assert bpf.link_info(link).ifindex == 1
-        bpf.link_detach(link)
+        sys_link.link_detach(link)
         assert bpf.link_info(link).ifindex == 0
 
 
@@ -525,7 +527,7 @@ def test_cpu_clock_runs_a_program() -> None:
             + _insn(0xDB, 0, 1)
             + _return(0)
         )
-        with bpf.prog_load(ProgType.BPF_PROG_TYPE_PERF_EVENT, insns, name="tick") as program:
+        with sys_prog.prog_load(ProgType.BPF_PROG_TYPE_PERF_EVENT, insns, name="tick") as program:
             cpu = min(os.sched_getaffinity(0))
             allowed = os.sched_getaffinity(0)
             clock = PerfEventAttr(
@@ -549,11 +551,11 @@ def test_cpu_clock_runs_a_program() -> None:
 
 def test_statistics_count_runs() -> None:
     """While statistics are on, a program's info counts its runs."""
-    with bpf.prog_load(SOCKET_FILTER, _return(0), name="counted") as program:
-        bpf.prog_test_run(program, data_in=bytes(64), repeat=10)
+    with sys_prog.prog_load(SOCKET_FILTER, _return(0), name="counted") as program:
+        sys_prog.prog_test_run(program, data_in=bytes(64), repeat=10)
         assert bpf.prog_info(program).run_cnt == 0
         with bpf.enable_stats():
-            bpf.prog_test_run(program, data_in=bytes(64), repeat=10)
+            sys_prog.prog_test_run(program, data_in=bytes(64), repeat=10)
         assert bpf.prog_info(program).run_cnt == 10
 
 
@@ -565,13 +567,14 @@ def test_denied_without_capabilities() -> None:
     script = """
 import ctypes, os, struct
 from pybpf._sys import bpf
+from pybpf._sys import prog as sys_prog
 from pybpf.errors import DeniedByPolicy
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 for call in (
     lambda: bpf.map_create(1, key_size=4, value_size=4, max_entries=1, name="x"),
     lambda: bpf.get_fd_by_id("prog", 1),
-    lambda: bpf.prog_load(2, bytes(8), name="k"),
+    lambda: sys_prog.prog_load(2, bytes(8), name="k"),
 ):
     try:
         call()

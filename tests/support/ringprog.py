@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from pybpf._sys import bpf
+from pybpf._sys import prog as sys_prog
 from pybpf._sys.fd import Fd
 from pybpf._uapi.enums import MapType, ProgType
 from pybpf.asm import encode
@@ -99,7 +99,7 @@ class Producer:
 
     def __init__(self, insns: Sequence[Insn], state: Map) -> None:
         self.state = state
-        self.program: Fd = bpf.prog_load(
+        self.program: Fd = sys_prog.prog_load(
             ProgType.BPF_PROG_TYPE_SOCKET_FILTER, encode(insns), name="producer"
         )
 
@@ -115,7 +115,7 @@ class Producer:
 
     def run(self, times: int) -> None:
         """Offer so many records."""
-        bpf.prog_test_run(self.program.fileno(), data_in=bytes(64), repeat=times)
+        sys_prog.prog_test_run(self.program.fileno(), data_in=bytes(64), repeat=times)
 
     @property
     def offered(self) -> int:

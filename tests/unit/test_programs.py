@@ -45,7 +45,7 @@ def test_test_run_takes_three_arguments_by_position(
         seen.update(how)
         return SimpleNamespace(retval=0, duration=0, data_out=b"", ctx_out=b"")
 
-    monkeypatch.setattr(programs.sys_bpf, "prog_test_run", run)
+    monkeypatch.setattr(programs.sys_prog, "prog_test_run", run)
     kinds.programs["on_tp"].test_run(b"data", b"ctx", 7)
     assert (seen["data_in"], seen["ctx_in"], seen["repeat"]) == (b"data", b"ctx", 7)
 
@@ -60,7 +60,7 @@ def refusing(kinds: pybpf.Object, monkeypatch: pytest.MonkeyPatch) -> pybpf.Obje
     for name in vars(programs.links):
         if name.startswith("attach_"):
             monkeypatch.setattr(programs.links, name, refuse)
-    monkeypatch.setattr(programs.sys_bpf, "prog_test_run", refuse)
+    monkeypatch.setattr(programs.sys_prog, "prog_test_run", refuse)
     return kinds
 
 

@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 
 from pybpf._sys import bpf, denied, info
+from pybpf._sys import link as sys_link
+from pybpf._sys import prog as sys_prog
 from pybpf._uapi import structs
 from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
@@ -213,7 +215,7 @@ class Verifier:
 
 def _refused(**arguments: Any) -> VerifierError:
     with pytest.raises(VerifierError) as caught:
-        bpf.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, INSNS, name="prog", **arguments)
+        sys_prog.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, INSNS, name="prog", **arguments)
     return caught.value
 
 
@@ -233,7 +235,7 @@ def test_a_load_that_succeeds_asks_for_no_log(kernel: FakeKernel) -> None:
         return kernel.fd()
 
     kernel.on[Cmd.BPF_PROG_LOAD] = load
-    bpf.prog_load(
+    sys_prog.prog_load(
         ProgType.BPF_PROG_TYPE_TRACING,
         INSNS,
         name="a_function_of_sixteen",
@@ -292,7 +294,7 @@ def test_a_log_beyond_measure_is_marked_truncated(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the limit the end of the log is kept and `truncated` says so; errno is the verifier's."""
-    monkeypatch.setattr(bpf, "_LOG_MOST", 1 << 17)
+    monkeypatch.setattr(sys_prog, "LOG_MOST", 1 << 17)
     kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"z" * 500_000 + b"\nthe end\n")
     error = _refused()
     assert error.truncated and error.errno == EACCES
@@ -309,7 +311,7 @@ def test_refused_without_a_word(kernel: FakeKernel) -> None:
     """With only statistics in the log there is no VerifierError, but errno and a hint."""
     kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"processed 0 insns (limit 1000000)\n", EINVAL)
     with pytest.raises(BpfError) as caught:
-        bpf.prog_load(99, INSNS, name="prog")
+        sys_prog.prog_load(99, INSNS, name="prog")
     assert type(caught.value) is BpfError
     assert "the verifier did not start" in caught.value.hint
 
@@ -319,7 +321,7 @@ def test_refused_by_policy(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(denied, "circumstances", lambda: NO_CAPS)
     kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"", EPERM)
     with pytest.raises(DeniedByPolicy, match=r"CAP_BPF and CAP_PERFMON.*unprivileged_bpf"):
-        bpf.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, INSNS)
+        sys_prog.prog_load(ProgType.BPF_PROG_TYPE_KPROBE, INSNS)
 
 
 def test_eacces_with_a_log_is_the_verifier(kernel: FakeKernel) -> None:
@@ -332,7 +334,7 @@ def test_eagain_is_tried_again(kernel: FakeKernel) -> None:
     """A signal during verification is EAGAIN: the load is simply repeated."""
     fd = kernel.fd()
     kernel.on[Cmd.BPF_PROG_LOAD] = _answer(-EAGAIN, -EAGAIN, fd)
-    with bpf.prog_load(1, INSNS) as loaded:
+    with sys_prog.prog_load(1, INSNS) as loaded:
         assert loaded.fileno() == fd
     assert len(kernel.calls) == 3
 
@@ -341,7 +343,7 @@ def test_eagain_is_not_tried_for_ever(kernel: FakeKernel) -> None:
     """Five attempts, with and without a log, then the error is reported."""
     kernel.on[Cmd.BPF_PROG_LOAD] = lambda attr: -EAGAIN
     with pytest.raises(BpfError) as caught:
-        bpf.prog_load(1, INSNS)
+        sys_prog.prog_load(1, INSNS)
     assert caught.value.errno == EAGAIN
     assert len(kernel.calls) == 10
 
@@ -355,7 +357,7 @@ def test_no_descriptor_left_is_said_as_it_is(
     monkeypatch.setitem(sys.modules, "pybpf._sys.verifier", None)
     monkeypatch.setitem(sys.modules, "pybpf._sys.denied", None)
     with pytest.raises(BpfError, match="BPF_PROG_LOAD 'prog'") as caught:
-        bpf.prog_load(1, INSNS, name="prog")
+        sys_prog.prog_load(1, INSNS, name="prog")
     assert caught.value.errno == number and len(kernel.calls) == 1
 
 
@@ -369,7 +371,7 @@ def test_a_log_of_a_good_load(kernel: FakeKernel) -> None:
 
     kernel.on[Cmd.BPF_PROG_LOAD] = load
     logs: list[str] = []
-    bpf.prog_load(1, INSNS, log_level=4, on_log=logs.append).close()
+    sys_prog.prog_load(1, INSNS, log_level=4, on_log=logs.append).close()
     assert logs == ["processed 2 insns"] and len(kernel.calls) == 1
 
 
@@ -381,9 +383,9 @@ def test_a_log_nobody_asked_to_see(kernel: FakeKernel) -> None:
         return kernel.fd()
 
     kernel.on[Cmd.BPF_PROG_LOAD] = load
-    bpf.prog_load(1, INSNS, log_level=2).close()
+    sys_prog.prog_load(1, INSNS, log_level=2).close()
     logs: list[str] = []
-    bpf.prog_load(1, INSNS, log_level=1, on_log=logs.append).close()
+    sys_prog.prog_load(1, INSNS, log_level=1, on_log=logs.append).close()
     assert logs == []
 
 
@@ -451,9 +453,9 @@ def test_link_update_of_another_program(kernel: FakeKernel) -> None:
         return -EPERM if attr.flags else 0
 
     kernel.on[Cmd.BPF_LINK_UPDATE] = update
-    bpf.link_update(3, 4)
+    sys_link.link_update(3, 4)
     with pytest.raises(BpfError, match="another program") as caught:
-        bpf.link_update(3, 4, old_prog_fd=5)
+        sys_link.link_update(3, 4, old_prog_fd=5)
     assert type(caught.value) is BpfError
     assert seen == [(3, 4, 0, 0), (3, 4, 4, 5)]
 
@@ -470,7 +472,7 @@ def test_test_run_says_once_as_zero(kernel: FakeKernel) -> None:
         return 0
 
     kernel.on[Cmd.BPF_PROG_TEST_RUN] = run
-    ran = bpf.prog_test_run(3, data_in=b"packet", data_out_size=64, ctx_in=b"ctx", repeat=1)
+    ran = sys_prog.prog_test_run(3, data_in=b"packet", data_out_size=64, ctx_in=b"ctx", repeat=1)
     assert ran == (2, 55, b"PACK", b"CTX")
 
 
@@ -479,7 +481,7 @@ def test_raw_tracepoint_without_a_name(kernel: FakeKernel) -> None:
     kernel.on[Cmd.BPF_RAW_TRACEPOINT_OPEN] = lambda attr: (
         kernel.fd() if attr.name == 0 and attr.prog_fd == 8 and attr.cookie == 3 else -EINVAL
     )
-    bpf.raw_tracepoint_open(8, None, cookie=3).close()
+    sys_link.raw_tracepoint_open(8, None, cookie=3).close()
 
 
 # -- links
@@ -498,7 +500,7 @@ def test_kprobe_multi_by_names(kernel: FakeKernel) -> None:
         return kernel.fd()
 
     kernel.on[Cmd.BPF_LINK_CREATE] = create
-    bpf.link_create_kprobe_multi(
+    sys_link.link_create_kprobe_multi(
         3, flags=1, syms=["vfs_read", "vfs_write"], cookies=[7, 1 << 63]
     ).close()
 
@@ -515,8 +517,8 @@ def test_kprobe_multi_by_addresses(kernel: FakeKernel) -> None:
 
     kernel.on[Cmd.BPF_LINK_CREATE] = create
     where = [0xFFFFFFFF81000000, 0xFFFFFFFF81000010, 0xFFFFFFFFC0000000]
-    bpf.link_create_kprobe_multi(3, addrs=where).close()
-    bpf.link_create_kprobe_multi(3, addrs=array("Q", where)).close()
+    sys_link.link_create_kprobe_multi(3, addrs=where).close()
+    sys_link.link_create_kprobe_multi(3, addrs=array("Q", where)).close()
     assert seen == [(tuple(where), 0, 0)] * 2
 
 
@@ -532,15 +534,17 @@ def test_tracing_multi(kernel: FakeKernel) -> None:
         return kernel.fd()
 
     kernel.on[Cmd.BPF_LINK_CREATE] = create
-    bpf.link_create_tracing_multi(3, AttachType.BPF_TRACE_FEXIT_MULTI, [100, 200], [1, 2]).close()
+    sys_link.link_create_tracing_multi(
+        3, AttachType.BPF_TRACE_FEXIT_MULTI, [100, 200], [1, 2]
+    ).close()
 
 
 def test_too_few_cookies_never_reach_the_kernel(kernel: FakeKernel) -> None:
     """The kernel would read past the end of a short array."""
     with pytest.raises(ValueError, match="1 cookies for 2 functions"):
-        bpf.link_create_kprobe_multi(3, syms=["a", "b"], cookies=[1])
+        sys_link.link_create_kprobe_multi(3, syms=["a", "b"], cookies=[1])
     with pytest.raises(ValueError, match="1 cookies for 2 functions"):
-        bpf.link_create_tracing_multi(3, 59, [1, 2], [1])
+        sys_link.link_create_tracing_multi(3, 59, [1, 2], [1])
     assert not kernel.calls
 
 
@@ -549,7 +553,7 @@ def test_unknown_attach_type_still_has_a_name(kernel: FakeKernel) -> None:
     kernel.attrs[Cmd.BPF_LINK_CREATE] = structs.LinkCreate
     kernel.on[Cmd.BPF_LINK_CREATE] = _answer(-EBUSY)
     with pytest.raises(BpfError, match="attach type 200"):
-        bpf.link_create_generic(3, 4, 200)
+        sys_link.link_create_generic(3, 4, 200)
 
 
 # -- infos

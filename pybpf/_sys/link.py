@@ -1,0 +1,223 @@
+"""Links: one function per form of BPF_LINK_CREATE, and what can be done to a link.
+
+The functions follow the rules of `pybpf._sys.bpf`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+
+from .._uapi import structs as s
+from .._uapi.enums import AttachType, Cmd
+from ..errors import BpfError
+from .door import address, bpf, error, fileno, try_bpf
+from .fd import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from .door import HasFileno
+
+__all__ = [
+    "iter_create",
+    "link_create_generic",
+    "link_create_iter",
+    "link_create_kprobe_multi",
+    "link_create_perf_event",
+    "link_create_tracing",
+    "link_create_tracing_multi",
+    "link_detach",
+    "link_update",
+    "raw_tracepoint_open",
+]
+
+
+def raw_tracepoint_open(prog_fd: int | HasFileno, name: str | None, cookie: int = 0) -> Fd:
+    """BPF_RAW_TRACEPOINT_OPEN.
+
+    :param name: tracepoint; None if the program was loaded for its target (tp_btf, fentry)
+    :param cookie: for bpf_get_attach_cookie (6.10 and newer)
+    :raises BpfError: ENOENT if there is no such tracepoint
+    """
+    text = b"" if name is None else name.encode() + b"\0"
+    attr = s.RawTracepointOpen(name=address(text), prog_fd=fileno(prog_fd), cookie=cookie)
+    fd = bpf(
+        Cmd.BPF_RAW_TRACEPOINT_OPEN, attr, doing=f"BPF_RAW_TRACEPOINT_OPEN {name or ''}".strip()
+    )
+    return Fd(fd, f"link on raw tracepoint {name}" if name else "link")
+
+
+def _link_create(attr: Any, what: str) -> Fd:
+    return Fd(bpf(Cmd.BPF_LINK_CREATE, attr, doing=f"BPF_LINK_CREATE ({what})"), f"{what} link")
+
+
+def link_create_generic(
+    prog_fd: int | HasFileno, target_fd: int | HasFileno, attach_type: int, flags: int = 0
+) -> Fd:
+    """BPF_LINK_CREATE without anything more: cgroup, netns, xdp, sk_lookup.
+
+    :param target_fd: descriptor, or interface index for XDP
+    :param flags: depends on the attach type
+    """
+    attr = s.LinkCreate(
+        prog_fd=fileno(prog_fd), target_fd=fileno(target_fd), attach_type=attach_type, flags=flags
+    )
+    return _link_create(attr, _attach_name(attach_type))
+
+
+def _attach_name(attach_type: int) -> str:
+    try:
+        return AttachType(attach_type).name
+    except ValueError:
+        return f"attach type {attach_type}"
+
+
+def link_create_tracing(
+    prog_fd: int | HasFileno,
+    attach_type: int,
+    *,
+    target_fd: int | HasFileno = 0,
+    target_btf_id: int = 0,
+    cookie: int = 0,
+) -> Fd:
+    """BPF_LINK_CREATE of fentry, fexit, fmod_ret, fsession, tp_btf, lsm and freplace.
+
+    :param target_fd: another program to attach to than the one it was loaded for
+    :param target_btf_id: function in that program
+    :raises BpfError: E2BIG if the trampoline is full, EBUSY if the function cannot be patched or
+        runs this program already, ENOTSUPP (524) if it has too many argument slots
+    """
+    attr = s.LinkCreateTracing(
+        prog_fd=fileno(prog_fd), target_fd=fileno(target_fd), attach_type=attach_type
+    )
+    attr.tracing.target_btf_id = target_btf_id
+    attr.tracing.cookie = cookie
+    return _link_create(attr, _attach_name(attach_type))
+
+
+def link_create_perf_event(
+    prog_fd: int | HasFileno, perf_fd: int | HasFileno, cookie: int = 0
+) -> Fd:
+    """BPF_LINK_CREATE on a perf event: kprobe, uprobe, tracepoint, sampling."""
+    attr = s.LinkCreatePerfEvent(
+        prog_fd=fileno(prog_fd), target_fd=fileno(perf_fd), attach_type=AttachType.BPF_PERF_EVENT
+    )
+    attr.perf_event.bpf_cookie = cookie
+    return _link_create(attr, "BPF_PERF_EVENT")
+
+
+def _u64s(values: Sequence[int] | None) -> array[int]:
+    if isinstance(values, array) and values.typecode == "Q":
+        return values
+    return array("Q", values or ())
+
+
+def link_create_kprobe_multi(
+    prog_fd: int | HasFileno,
+    *,
+    flags: int = 0,
+    syms: Sequence[str] | None = None,
+    addrs: Sequence[int] | None = None,
+    cookies: Sequence[int] | None = None,
+    attach_type: int = AttachType.BPF_TRACE_KPROBE_MULTI,
+) -> Fd:
+    """BPF_LINK_CREATE of one program on many functions, through fprobe.
+
+    :param flags: `KprobeMultiFlag`
+    :param syms: names, or
+    :param addrs: addresses (``array('Q')`` is taken as it is)
+    :param cookies: ``__u64`` for each, in the same order
+    :param attach_type: BPF_TRACE_KPROBE_MULTI or BPF_TRACE_KPROBE_SESSION
+    :raises BpfError: EOPNOTSUPP without CONFIG_FPROBE; ESRCH, EINVAL or ENOENT if one function
+        cannot be probed
+    """
+    attr = s.LinkCreateKprobeMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)
+    multi = attr.kprobe_multi
+    places = _u64s(addrs)
+    texts = [name.encode() for name in syms or ()]
+    names = (ctypes.c_char_p * len(texts))(*texts)
+    data = _u64s(cookies)
+    _same_length(len(texts) or len(places), cookies)
+    multi.flags, multi.cnt = flags, len(texts) or len(places)
+    multi.syms = ctypes.addressof(names) if texts else 0
+    multi.addrs, multi.cookies = address(places), address(data)
+    return _link_create(attr, f"{_attach_name(attach_type)}, {multi.cnt} functions")
+
+
+def link_create_tracing_multi(
+    prog_fd: int | HasFileno,
+    attach_type: int,
+    ids: Sequence[int],
+    cookies: Sequence[int] | None = None,
+) -> Fd:
+    """BPF_LINK_CREATE of a ``*.multi`` program (7.2 and newer): all functions or none.
+
+    :param attach_type: BPF_TRACE_FENTRY_MULTI, BPF_TRACE_FEXIT_MULTI or BPF_TRACE_FSESSION_MULTI
+    :param ids: BTF ids of functions in the BTF the program was loaded for. No two of them may
+        have one address: 7.3 crashes when such a link is closed
+    :param cookies: ``__u64`` for each, in the same order
+    """
+    attr = s.LinkCreateTracingMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)
+    numbers, data = array("I", ids), _u64s(cookies)
+    _same_length(len(numbers), cookies)
+    multi = attr.tracing_multi
+    multi.ids, multi.cookies, multi.cnt = address(numbers), address(data), len(numbers)
+    return _link_create(attr, f"{_attach_name(attach_type)}, {len(numbers)} functions")
+
+
+def _same_length(count: int, cookies: Sequence[int] | None) -> None:
+    # The kernel would read past the end of a shorter array.
+    if cookies is not None and len(cookies) != count:
+        raise ValueError(f"{len(cookies)} cookies for {count} functions")
+
+
+def link_create_iter(
+    prog_fd: int | HasFileno, *, target: s.IterLinkInfo | None = None, flags: int = 0
+) -> Fd:
+    """BPF_LINK_CREATE of an iterator.
+
+    :param target: ``union bpf_iter_link_info``: the map, cgroup or task to walk
+    """
+    attr = s.LinkCreateIter(
+        prog_fd=fileno(prog_fd), attach_type=AttachType.BPF_TRACE_ITER, flags=flags
+    )
+    if target is not None:
+        attr.iter_info, attr.iter_info_len = ctypes.addressof(target), ctypes.sizeof(target)
+    return _link_create(attr, "BPF_TRACE_ITER")
+
+
+def iter_create(link_fd: int | HasFileno) -> Fd:
+    """BPF_ITER_CREATE: a descriptor to read what the iterator writes, once."""
+    return Fd(bpf(Cmd.BPF_ITER_CREATE, s.IterCreate(link_fd=fileno(link_fd))), "iterator")
+
+
+def link_update(
+    link_fd: int | HasFileno,
+    new_prog_fd: int | HasFileno,
+    *,
+    old_prog_fd: int | HasFileno | None = None,
+) -> None:
+    """BPF_LINK_UPDATE: replace the program.
+
+    :param old_prog_fd: only if it is this one that is attached (BPF_F_REPLACE)
+    :raises BpfError: EPERM if it is another; EINVAL or EOPNOTSUPP if the type cannot
+    """
+    attr = s.LinkUpdate(link_fd=fileno(link_fd), new_prog_fd=fileno(new_prog_fd))
+    if old_prog_fd is not None:
+        attr.flags, attr.old_prog_fd = 1 << 2, fileno(old_prog_fd)  # BPF_F_REPLACE
+    result = try_bpf(Cmd.BPF_LINK_UPDATE, attr)
+    if result == -1 and old_prog_fd is not None:
+        raise BpfError(1, "BPF_LINK_UPDATE", "the link runs another program than the old one given")
+    if result < 0:
+        raise error(-result, Cmd.BPF_LINK_UPDATE)
+
+
+def link_detach(link_fd: int | HasFileno) -> None:
+    """BPF_LINK_DETACH.
+
+    :raises BpfError: EOPNOTSUPP for types that only detach when closed
+    """
+    bpf(Cmd.BPF_LINK_DETACH, s.LinkDetach(link_fd=fileno(link_fd)))
