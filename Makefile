@@ -20,7 +20,7 @@ help:
 
 setup:
 	@vagrant/host.sh python
-	@p=python3; $$p -c 'import tomllib' 2>/dev/null || p=/usr/bin/python3; $$p tools/venv.py
+	@p=python3; $$p -c 'import tomllib' 2>/dev/null || p=/usr/bin/python3; $$p tools/dev/venv.py
 
 setup-vm: setup
 	@vagrant/vm --setup --kernel all
@@ -59,7 +59,7 @@ vagrant-test: setup
 	$(PYTEST) tests/vagrant
 
 demo: setup
-	@$(PYTHON) tools/demo.py
+	@$(PYTHON) tools/dev/demo.py
 
 bench: setup-bench
 	$(PYTHON) -m tests.bench

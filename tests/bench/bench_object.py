@@ -25,11 +25,11 @@ from pybpf.elf import SHT_REL, ElfFile
 from pybpf.obj.reader import read_object
 from tests.bench.peer import best, line
 from tests.support.objects import Unavailable, packaged
-from tools import build_bpf
+from tools.dev import build_bpf
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
-SOURCE = ROOT / "tools" / "retsnoop" / "retsnoop.bpf.c"
+SOURCE = ROOT / "pybpf/tools/retsnoop/retsnoop.bpf.c"
 DEBUG = (".rel.debug", ".rel.BTF")
 
 LOAD = """

@@ -26,13 +26,13 @@ from pybpf.asm import insn as a
 from pybpf.asm import opcodes as op
 from pybpf.btf import Btf, BtfKind
 from pybpf.errors import BpfError
+from pybpf.tools.trampolines import cli as tool
 from pybpf.trampoline.image import ImageReader, TrampolineImage
 from pybpf.trampoline.roles import Role
 from tests.support import rows
 from tests.support.golden import difference, normalise
 from tests.support.golden_cases import CASES, Case, Put, absence, batches, golden_path
 from tests.support.require import facts
-from tools import trampolines as tool
 
 pytestmark = pytest.mark.rows(*rows.names())  # no other kernel has golden listings
 
@@ -142,7 +142,7 @@ def test_listing(bench: Bench, case: Case, kernel_row: str, pytestconfig: pytest
     image = bench.image(case)
     whole = io.StringIO(f"# {case.name} on {platform.release()}, {platform.version()}\n\n")
     whole.seek(0, io.SEEK_END)
-    tool.image_commands.dump_text(image, tool.Screen(whole))
+    tool.dump_text(image, tool.Screen(whole))
     keep("trampolines", kernel_row, case, whole.getvalue())
     assert image.code.problems == ()
     assert all(insn.role is not Role.UNKNOWN for insn in image.code.instructions)

@@ -20,8 +20,8 @@ import pybpf
 from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.kernel import kallsyms
-from tools.retsnoop.options import parse
-from tools.retsnoop.run import run
+from pybpf.tools.retsnoop.options import parse
+from pybpf.tools.retsnoop.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = [sys.executable, str(ROOT / "tools" / "retsnoop")]

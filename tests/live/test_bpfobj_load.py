@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import bpfobj
+from pybpf.tools import bpfobj
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pybpf.obj.reader import read_object
+from pybpf.tools import bpfobj
+from pybpf.tools.inputs import read_btf
 from tests.support.elfwriter import ElfWriter
-from tools import bpfobj
-from tools.btffile import read_btf
-from tools.build_bpf import map_definitions
+from tools.dev.build_bpf import map_definitions
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

@@ -45,10 +45,11 @@ from pybpf.btf.encode import BtfBuilder
 from pybpf.btf.rawdump import raw_lines, type_lines
 from pybpf.elf import ElfFile
 from pybpf.errors import ObjectFormatError
-from tools import btf as tool
-from tools.btffile import read_btf
+from pybpf.tools import btf as tool
+from pybpf.tools.inputs import read_btf
 
 DATA = Path(__file__).parents[1] / "data"
+TOOL = str(Path(__file__).parents[2] / "tools/btf.py")
 BLOB = DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz"
 # sha256 of `bpftool btf dump file BLOB format raw` (bpftool 7.1.0).
 BPFTOOL_RAW = "ca3f9a09511238580707a65338f4c237adcc8ed5294c33aad9305f550a5290a9"
@@ -343,7 +344,7 @@ def test_mutations(edits: list[tuple[int, int]]) -> None:
 
 
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(Path(tool.__file__)), *map(str, args)]
+    command = [sys.executable, TOOL, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -419,7 +420,7 @@ def test_tool_as_a_process() -> None:
     """Run by path from anywhere, with --help, and into a pipe that closes early."""
     assert run("--help").returncode == 0 and "vmlinux.h" in run("--help").stdout
     assert run("find", "point", OBJECT).stdout.startswith("[17] STRUCT 'point'")
-    command = f"{sys.executable} {tool.__file__} dump {BLOB} | head -1"
+    command = f"{sys.executable} {TOOL} dump {BLOB} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert (
         done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import build_bpf
+from tools.dev import build_bpf
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +103,7 @@ SEC("raw_tp/f") int BPF_PROG(core, const struct task_struct *task)
 def test_usage_error() -> None:
     """An unknown option is a usage error, status 2."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "build_bpf.py"), "--nope"],
+        [sys.executable, str(ROOT / "tools/dev/build_bpf.py"), "--nope"],
         capture_output=True,
         check=False,
     )

@@ -22,8 +22,8 @@ from pybpf.btf import Btf
 from pybpf.obj.linker import LinkedProgram, Linker, LinkTarget
 from pybpf.obj.reader import read_object
 from pybpf.obj.spec import ObjectSpec
+from pybpf.tools import bpfobj
 from tests.support.objects import Packaged, Unavailable, must_have, packaged
-from tools import bpfobj
 
 DATA = Path(__file__).parents[1] / "data"
 ORACLE = DATA / "oracle"

@@ -8,7 +8,6 @@ import re
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,15 @@ import pytest
 from pybpf.kernel.host import Facts
 from pybpf.kernel.owners import Held, Owner, Owners
 from pybpf.multi.plan import Target
+from pybpf.tools.trampolines import cli as tool
+from pybpf.tools.trampolines import plan as plan_command
+from pybpf.tools.trampolines import why as why_command
 from pybpf.trampoline.image import make_key
 from pybpf.trampoline.registry import Probed, Registry
 from pybpf.trampoline.verify import Attached
 from tests.support.savedfacts import saved_facts
-from tools import trampolines as tool
 
 # As the tool itself finds them.
-plan_commands = import_module("plan_commands")
-why_command = import_module("why_command")
 PAINT = re.compile(r"\x1b\[[0-9;]*m")
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = str(ROOT / "tests/data/multi_wrong.bpf.o")
@@ -49,8 +48,8 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> str:
 def read_once() -> Iterator[None]:
     """A file of facts is read and its BTF indexed once, not by each of a hundred commands."""
     with pytest.MonkeyPatch.context() as patch:
-        once = cache(plan_commands.read_facts)
-        patch.setattr(plan_commands, "read_facts", once)
+        once = cache(plan_command.read_facts)
+        patch.setattr(plan_command, "read_facts", once)
         patch.setattr(why_command, "read_facts", once)
         yield
 
@@ -81,7 +80,7 @@ def test_plan_on_a_pipe_is_the_plan_itself(facts: str) -> None:
     status, text = run("plan", "fexit.multi/*", "--facts", facts)
     assert status == 0
     args = tool._parser().parse_args(["plan", "fexit.multi/*", "--facts", facts])
-    assert text.startswith(f"{plan_commands.run_plan(args)}\n")
+    assert text.startswith(f"{plan_command.run_plan(args)}\n")
     assert "\x1b" not in text
     assert "-v names them" in text.splitlines()[-1]
 
@@ -331,7 +330,7 @@ def test_saved_facts_know_nobody(facts: str) -> None:
     args = Namespace(functions=["vfs_read"], facts=facts, object=None, program=None)
     (row,) = why_command.why(args)
     assert row["attached"] == []
-    assert isinstance(plan_commands.read_facts(facts), Facts)
+    assert isinstance(plan_command.read_facts(facts), Facts)
 
 
 def test_why_of_a_program_says_what_plan_does(facts: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.retsnoop.command import CANNOT_RUN, Command, find
+from pybpf.tools.retsnoop.command import CANNOT_RUN, Command, find
 
 
 def sh(script: str) -> Command:

@@ -19,13 +19,13 @@ from pybpf.features import Feature
 from pybpf.multi import refusals
 from pybpf.multi.select import Candidate
 from pybpf.obj.reader import read_object
-from tools.retsnoop import attach, events
-from tools.retsnoop.events import Call, End, Event, Frame, Return, Stack, decode
-from tools.retsnoop.functions import Flag, Function, make_functions
-from tools.retsnoop.options import Mechanism
-from tools.retsnoop.presets import PRESETS
-from tools.retsnoop.run import OBJECT
-from tools.retsnoop.sessions import NULL, Collector, ErrorFilter, errors_of
+from pybpf.tools.retsnoop import attach, events
+from pybpf.tools.retsnoop.events import Call, End, Event, Frame, Return, Stack, decode
+from pybpf.tools.retsnoop.functions import Flag, Function, make_functions
+from pybpf.tools.retsnoop.options import Mechanism
+from pybpf.tools.retsnoop.presets import PRESETS
+from pybpf.tools.retsnoop.run import OBJECT
+from pybpf.tools.retsnoop.sessions import NULL, Collector, ErrorFilter, errors_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BTF_612 = ROOT / "tests" / "data" / "vmlinux-6.12.107-cloud-amd64.btf.gz"

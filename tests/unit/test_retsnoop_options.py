@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.retsnoop import options, settings
-from tools.retsnoop.errnos import NAMES, name_of, number_of
-from tools.retsnoop.options import Mechanism, parse
-from tools.retsnoop.usage import NotYet, UsageError
+from pybpf.tools.retsnoop import options, settings
+from pybpf.tools.retsnoop.errnos import NAMES, name_of, number_of
+from pybpf.tools.retsnoop.options import Mechanism, parse
+from pybpf.tools.retsnoop.usage import NotYet, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 

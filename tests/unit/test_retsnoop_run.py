@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from pybpf.errors import BpfError, ObjectFormatError, PlanError, RelocationError
-from tools.retsnoop import attach
-from tools.retsnoop import run as module
-from tools.retsnoop.functions import Flag, Function
-from tools.retsnoop.options import Mechanism, parse
+from pybpf.tools.retsnoop import attach
+from pybpf.tools.retsnoop import run as module
+from pybpf.tools.retsnoop.functions import Flag, Function
+from pybpf.tools.retsnoop.options import Mechanism, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTION = Function(0, "f", flags=Flag.ENTRY | Flag.SIGNEXT, addr=0x1000, btf_id=1)
@@ -92,7 +92,7 @@ SNOOP = """
 import os, sys
 import pytest
 from tests.unit.test_retsnoop_run import Pretended, go
-from toolmain import run
+from pybpf.tools.entry import run
 mark, *command = sys.argv[1:]
 with pytest.MonkeyPatch.context() as patch:
     kernel = Pretended(patch)
@@ -109,14 +109,13 @@ with pytest.MonkeyPatch.context() as patch:
 def snoop(mark: Path, script: str) -> int:
     """A run into `head -2` and the process id of its command."""
     words = [sys.executable, "-c", SNOOP, mark, "sh", "-c", script]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
     done = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$@" | head -2', "bash", *words],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 141
     assert done.stdout == "Receiving data...\na session\n"

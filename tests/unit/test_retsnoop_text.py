@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tools.retsnoop import jsonlines, render, stacks
-from tools.retsnoop.events import Call, End, Frame, Return
-from tools.retsnoop.functions import Flag, Function, format_result
-from tools.retsnoop.sessions import Session
-from tools.retsnoop.stacks import Place
+from pybpf.tools.retsnoop import jsonlines, render, stacks
+from pybpf.tools.retsnoop.events import Call, End, Frame, Return
+from pybpf.tools.retsnoop.functions import Flag, Function, format_result
+from pybpf.tools.retsnoop.sessions import Session
+from pybpf.tools.retsnoop.stacks import Place
 
 OPEN, FILP, PATH, ALLOC = 0, 1, 2, 3
 FUNCTIONS = [

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from pybpf.kernel.owners import Held, Owner, Owners
+from pybpf.tools.trampolines import cli as tool
+from pybpf.tools.trampolines import list as list_command
 from pybpf.trampoline import image as image_module
 from pybpf.trampoline import registry as attached_module
 from pybpf.trampoline import verify as verify_module
 from pybpf.trampoline.image import TrampolineImage
 from pybpf.trampoline.registry import Probed, Registry
 from tests.support.trampimage import KEY, PROGS, image, links
-from tools import trampolines as tool
+from tools.dev import start
 
 # Links 100 to 105 put programs 10 to 15 there; two are pinned, one has no holder left.
 _MINE = Held((Owner(7, "tracer"),))
@@ -77,7 +79,7 @@ def test_list_on_a_pipe(kernel: list[TrampolineImage]) -> None:
     status, text = run("list")
     assert status == 0
     heading, row = text.splitlines()[:2]
-    assert heading.split() == [column.name for column in tool.image_commands.IMAGES]
+    assert heading.split() == [column.name for column in list_command.IMAGES]
     assert row.startswith("traced")
     assert "1 fsession, 2 fentry, 1 fmod_ret, 2 fexit" in row
     assert [f"{10 + n}:p{n}" in row for n in range(6)] == [True] * 6
@@ -91,7 +93,7 @@ def test_kprobe_links_are_listed_below(kernel: list[TrampolineImage]) -> None:
     """They have no image: a table of links, with the functions the kernel tells."""
     lines = run("list")[1].splitlines()
     first = lines.index("kprobe links") + 1
-    assert lines[first].split() == [column.name for column in tool.image_commands.PROBES]
+    assert lines[first].split() == [column.name for column in list_command.PROBES]
     assert "traced, other [mod]" in lines[first + 1] and "tracer(7)" in lines[first + 1]
     assert "30:many" in lines[first + 1]
     assert "not told by this kernel" in lines[first + 2]
@@ -316,11 +318,10 @@ def test_an_environment_of_somebody_else_is_none(
     def missing(**_: object) -> None:
         raise ModuleNotFoundError("No module named 'capstone'", name="capstone")
 
-    monkeypatch.setattr(tool, "ROOT", tmp_path)
-    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: None)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", refuse)
-        tool._use_venv()
+        start.use_venv(tmp_path)
     monkeypatch.setattr(image_module, "images", missing)
     assert run("list")[0] == 1
     assert "capstone is missing; run: make setup" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 
 from pybpf._uapi import defines, enums, perf, structs
 from pybpf.btf import Array, Btf, Enum, Enum64, Int, Member, Struct, Union
-from tools import gen_uapi
+from tools.dev import gen_uapi
 
 SOURCE = gen_uapi.find_input()
 BTF = Btf(gzip.decompress(SOURCE.read_bytes()))
@@ -23,7 +23,7 @@ def test_generated_files_are_fresh() -> None:
     """Running the generator again would change nothing."""
     folder = Path(enums.__file__).parent
     for name, text in gen_uapi.generate(BTF, SOURCE.name).items():
-        assert (folder / name).read_text() == text, f"run tools/gen_uapi.py: {name} is stale"
+        assert (folder / name).read_text() == text, f"run tools/dev/gen_uapi.py: {name} is stale"
 
 
 def test_reducing_is_complete() -> None:

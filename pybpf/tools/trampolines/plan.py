@@ -12,24 +12,23 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from factsfile import read_facts
-from image_commands import classes_table
-from screen import Line, Screen
-
-from pybpf.asm import insn as asm
-from pybpf.asm import opcodes as op
-from pybpf.asm.edit import Code
-from pybpf.asm.text import listing
-from pybpf.errors import PlanError
-from pybpf.multi.cost import Mechanism
-from pybpf.multi.engine import SLOW_S
-from pybpf.multi.plan import Plan, Template
-from pybpf.multi.resolve import plan
-from pybpf.multi.traits import Hook
-from pybpf.trampoline.classes import classify, planned
+from ...asm import insn as asm
+from ...asm import opcodes as op
+from ...asm.edit import Code
+from ...asm.text import listing
+from ...errors import PlanError
+from ...multi.cost import Mechanism
+from ...multi.engine import SLOW_S
+from ...multi.plan import Plan, Template
+from ...multi.resolve import plan
+from ...multi.traits import Hook
+from ...trampoline.classes import classify, planned
+from ..inputs import read_facts
+from ..screen import Line, Screen
+from .list import classes_table
 
 if TYPE_CHECKING:
-    from pybpf import Object, Program
+    from ... import Object, Program
 
 __all__ = [
     "HOOKS",

@@ -10,9 +10,9 @@ import pytest
 from pybpf.btf import BtfKind, Int, Typedef
 from pybpf.btf.encode import BtfBuilder
 from pybpf.errors import ObjectFormatError
+from pybpf.tools import bpfobj, btf
+from pybpf.tools.inputs import read_btf
 from tests.support.elfwriter import ElfWriter
-from tools import bpfobj, btf
-from tools.btffile import read_btf
 
 EM_X86_64, ET_EXEC = 62, 2
 

@@ -18,10 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:1] = [str(ROOT)]
 
-from toolmain import run as run_tool  # noqa: E402
+from pybpf.tools.entry import run as run_tool  # noqa: E402
 
 FUNCTIONS = ["-e", "do_sys_openat2", "-a", "do_fil?_open", "-a", "path_openat"]
 MISSING = "/no/such/file"
@@ -78,7 +78,7 @@ def main() -> int:
         return here()
     say(f"this kernel refuses tracing programs: using a guest with kernel {args.kernel}")
     vm = str(ROOT / "vagrant" / "vm")
-    return run(vm, "--kernel", args.kernel, "--", "python3", "tools/demo.py", "--here")
+    return run(vm, "--kernel", args.kernel, "--", "python3", "tools/dev/demo.py", "--here")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""BTF out of a file, whatever it is wrapped in."""
+"""What tools read from files: BTF, whatever it is wrapped in, and the saved facts of a kernel."""
 
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from pathlib import Path
 
-from pybpf.btf import Btf
-from pybpf.elf import ElfFile
-from pybpf.errors import ObjectFormatError
+from ..btf import Btf
+from ..elf import ElfFile
+from ..errors import ObjectFormatError
+from ..kernel.host import Facts
 
-__all__ = ["KERNEL", "read_btf"]
+__all__ = ["KERNEL", "read_btf", "read_facts"]
 
 #: BTF of the running kernel; modules have theirs beside it.
 KERNEL = Path("/sys/kernel/btf/vmlinux")
@@ -39,3 +41,19 @@ def read_btf(path: Path, base: Path | None = None) -> Btf:
             raise ObjectFormatError("the ELF file has no section .BTF", file=name)
         view = elf.contents(section)
     return Btf(view, base=read_btf(base) if base else None, name=name)
+
+
+def read_facts(path: str | None) -> Facts:
+    """The facts saved in a file; None is the running kernel's.
+
+    :raises OSError: the file cannot be read
+    :raises ValueError: it holds no facts
+    """
+    if path is None:
+        return Facts()
+    data = Path(path).read_bytes()
+    try:
+        return Facts.from_json(json.loads(data))
+    except (ValueError, RecursionError) as error:
+        text = f"{path}: not facts that features.py --save wrote: {error}"
+        raise ValueError(text) from None

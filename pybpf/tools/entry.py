@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from pybpf.errors import BpfError
+from ..errors import BpfError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

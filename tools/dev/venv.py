@@ -1,4 +1,4 @@
-"""Make or refresh `.venv` with what pyproject.toml names: `python3 tools/venv.py`.
+"""Make or refresh `.venv` with what pyproject.toml names: `python3 tools/dev/venv.py`.
 
 Standard library only.  Says nothing and takes no time when the environment is what pyproject.toml
 asks for; never removes one that works.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 __all__ = ["main", "requirements"]
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 VENV = CHECKOUT / ".venv"
 
 
@@ -56,7 +56,7 @@ def create() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 if `.venv` is as it should be."""
     if list(sys.argv[1:] if arguments is None else arguments):
-        print("usage: python3 tools/venv.py", file=sys.stderr)
+        print("usage: python3 tools/dev/venv.py", file=sys.stderr)
         return 2
     wanted = requirements()
     python = VENV / "bin/python"

@@ -12,9 +12,8 @@ import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pybpf.errors import PlanError
-from pybpf.multi.select import parse_pattern
-
+from ...errors import PlanError
+from ...multi.select import parse_pattern
 from . import errnos, settings
 from .presets import PRESETS
 from .sessions import NULL, ErrorFilter

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from pybpf.errors import BpfError
 from pybpf.kernel import ftrace
 from pybpf.kernel.host import Facts
+from pybpf.tools import features, inputs
+from pybpf.tools.trampolines import cli as trampolines
 from tests.support.savedfacts import saved_facts
-from tools import features, trampolines
 
 COMMANDS = [
     (trampolines, ["plan", "fexit.multi/vfs_*"]),
@@ -65,7 +65,7 @@ def test_saving_without_traceable_functions_is_told(
     facts = Facts.from_json(data | {"ftrace_error": "placeholder"})
     facts.__dict__["ftrace_error"] = ""  # as if it were the running kernel
     monkeypatch.setattr(ftrace, "read_functions", refuse)
-    monkeypatch.setattr(import_module("factsfile"), "Facts", lambda: facts)
+    monkeypatch.setattr(inputs, "Facts", lambda: facts)
     path = tmp_path / "facts.json"
     assert features.main(["--save", str(path)]) == 0
     (line,) = capsys.readouterr().err.splitlines()

@@ -25,15 +25,15 @@ TOOLS = [
     ("trampolines.py", "--help"),
     ("retsnoop", "--help"),
     ("retsnoop", "--version"),
-    ("demo.py", "--help"),
-    ("build_bpf.py", "--help"),
-    ("gen_uapi.py", "--help"),
+    ("dev/demo.py", "--help"),
+    ("dev/build_bpf.py", "--help"),
+    ("dev/gen_uapi.py", "--help"),
 ]
 
 
 UNBUFFERED = """
 import os, sys
-from toolmain import run
+from pybpf.tools.entry import run
 def main():
     sys.stdout.write("a")
     os.write(1, b"b")
@@ -60,7 +60,7 @@ def test_a_full_disk(tool: tuple[str, ...]) -> None:
     """Status 1 and one line that blames standard output, not a file that was read."""
     done = run(tool, ">/dev/full")
     assert done.returncode == 1
-    assert done.stderr == f"{tool[0]}: standard output: No space left on device\n"
+    assert done.stderr == f"{Path(tool[0]).name}: standard output: No space left on device\n"
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=" ".join)
@@ -68,7 +68,7 @@ def test_output_that_is_closed(tool: tuple[str, ...]) -> None:
     """The same for `>&-`; no file that is opened takes its place."""
     done = run(tool, ">&-")
     assert done.returncode == 1
-    assert done.stderr == f"{tool[0]}: standard output: Bad file descriptor\n"
+    assert done.stderr == f"{Path(tool[0]).name}: standard output: Bad file descriptor\n"
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=" ".join)
@@ -93,7 +93,7 @@ def test_unbuffered_output() -> None:
     """`python3 -u` is heeded: what is written is there at once."""
     done = subprocess.run(
         [sys.executable, "-c", UNBUFFERED],
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -107,7 +107,8 @@ def test_everything_closed() -> None:
     assert run(("btf.py", "find", "point", BTF), "2>&-").stdout.startswith("[17] STRUCT")
 
 
-SCRIPTS = [p for p in sorted((ROOT / "tools").iterdir()) if p.is_file() and p.suffix == ".py"]
+FOLDERS = [ROOT / "tools", ROOT / "tools/dev"]
+SCRIPTS = [p for folder in FOLDERS for p in sorted(folder.glob("*.py"))]
 STARTED = [p for p in SCRIPTS if p.read_text().startswith("#!")]
 
 
@@ -128,7 +129,7 @@ def test_readme_calls_what_can_be_called() -> None:
 
 
 ASCII = """
-from toolmain import run
+from pybpf.tools.entry import run
 def main():
     print("cut\\N{HORIZONTAL ELLIPSIS}")
     return 0
@@ -138,7 +139,7 @@ run("x", main)
 
 def test_a_terminal_without_the_character() -> None:
     """ASCII only: a question mark for it, not an end of the output."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tools") + ":" + str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     env |= {"PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(
         [sys.executable, "-c", ASCII], capture_output=True, env=env, timeout=60, check=False

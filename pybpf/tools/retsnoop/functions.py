@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pybpf.trampoline.model import Model, Models, Return
-
+from ...trampoline.model import Model, Models, Return
 from . import errnos
 
 if TYPE_CHECKING:
-    from pybpf.btf import Btf
-    from pybpf.multi.select import BtfFacts, Candidate
+    from ...btf import Btf
+    from ...multi.select import BtfFacts, Candidate
 
 __all__ = ["Flag", "Function", "flags_of", "format_result", "make_functions", "value_of"]
 

@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
-from pybpf.features import Feature
-from pybpf.multi.cost import OWN_OPS, SHARED_OPS, Cost
-from pybpf.multi.cost import Mechanism as Priced
-from pybpf.multi.refusals import HOPELESS, NO_ROOM
-
+from ...errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
+from ...features import Feature
+from ...multi.cost import OWN_OPS, SHARED_OPS, Cost
+from ...multi.cost import Mechanism as Priced
+from ...multi.refusals import HOPELESS, NO_ROOM
 from .functions import Function
 from .options import Mechanism
 
 if TYPE_CHECKING:
-    from pybpf import Link, Object
+    from ... import Link, Object
 
 __all__ = [
     "Attacher",
@@ -275,7 +274,7 @@ class Attacher:
         return program.attach_kprobe(address=function.addr, retprobe=at_exit, cookie=function.id)
 
     def _clone(self, function: Function, *, at_exit: bool) -> Link:
-        from pybpf.programs import BtfTarget
+        from ...programs import BtfTarget
 
         assert function.btf_id is not None
         module_fd = self._obj.module_fd(function.module) if function.module else 0

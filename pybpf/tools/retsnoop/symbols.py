@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pybpf.kernel.kallsyms import Kallsyms
+    from ...kernel.kallsyms import Kallsyms
 
 __all__ = ["KernelSymbols"]
 

@@ -18,7 +18,7 @@ def _version(verbose: int) -> str:
 
     lines = [f"retsnoop (pybpf) v{pybpf.__version__}"]
     if verbose:
-        from pybpf.features import Feature
+        from ...features import Feature
 
         facts = pybpf.Facts()
         lines.append("Feature detection:")

@@ -20,11 +20,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 import pybpf
-from pybpf.errors import ObjectFormatError, PlanError, RelocationError
-from pybpf.kernel import kallsyms
-from pybpf.links import make_room
-from pybpf.multi.select import Selection, select
 
+from ...errors import ObjectFormatError, PlanError, RelocationError
+from ...kernel import kallsyms
+from ...links import make_room
+from ...multi.select import Selection, select
 from . import attach, jsonlines, render, stacks
 from .attach import Attacher, Plan, Progress
 from .command import NOT_FOUND, Command, find
@@ -35,7 +35,7 @@ from .sessions import Collector, Session, errors_of
 from .symbols import KernelSymbols
 
 if TYPE_CHECKING:
-    from pybpf import Object
+    from ... import Object
 
 __all__ = ["run"]
 

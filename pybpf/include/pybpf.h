@@ -4,7 +4,7 @@
  * other: fixed-width types, section and map-definition macros, helper
  * functions by number, context accessors and CO-RE reads.
  *
- * Compile with `python3 tools/build_bpf.py FILE.bpf.c` (clang-19, -mcpu=v3).
+ * Compile with `python3 tools/dev/build_bpf.py FILE.bpf.c` (clang-19, -mcpu=v3).
  * Kernel types to relocate against are in kernel.h next to this file; a test
  * that needs another one declares just the fields it reads, with __core.
  *

@@ -11,18 +11,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from factsfile import read_facts
-from plan_commands import HOOKS, UsageError, chosen_program, default_program
-from screen import Line, Screen
-
-from pybpf.errors import PlanError
-from pybpf.multi.plan import Target, Template
-from pybpf.multi.planner import answers
-from pybpf.multi.resolve import Resolver, plan_facts
+from ...errors import PlanError
+from ...multi.plan import Target, Template
+from ...multi.planner import answers
+from ...multi.resolve import Resolver, plan_facts
+from ..inputs import read_facts
+from ..screen import Line, Screen
+from .plan import HOOKS, UsageError, chosen_program, default_program
 
 if TYPE_CHECKING:
-    from pybpf.kernel.host import Facts
-    from pybpf.trampoline.registry import Registry
+    from ...kernel.host import Facts
+    from ...trampoline.registry import Registry
 
 __all__ = ["show_why", "why", "why_arguments", "why_lines"]
 
@@ -40,7 +39,7 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[dict[str, object]]:
-    from pybpf.trampoline.image import make_key
+    from ...trampoline.image import make_key
 
     if known is None:
         return []
@@ -89,7 +88,7 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
     kernel = plan_facts(facts)
     known: Registry | None = None
     if not facts.is_saved:
-        from pybpf.trampoline.registry import Registry
+        from ...trampoline.registry import Registry
 
         known = Registry.read(facts)
     out: list[dict[str, object]] = []

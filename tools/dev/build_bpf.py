@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compile the committed BPF objects from their sources, or prove that they match.
 
-Every `*.bpf.c` under tools/ and tests/data/ has its `*.bpf.o` beside it in the
+Every `*.bpf.c` under pybpf/tools/ and tests/data/ has its `*.bpf.o` beside it in the
 repository, so that users need no compiler. `build_bpf.py` compiles all of them
 (or the files given) with clang-19 and no other, because another version emits
 other instructions; `--check` compiles into a temporary directory instead and
@@ -24,16 +24,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-
-from toolmain import run  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:1] = [str(ROOT)]
 
 from pybpf.asm import Insn, decode  # noqa: E402
 from pybpf.asm import text as asm_text  # noqa: E402
 from pybpf.elf import SHF_EXECINSTR, SHT_REL, STT_SECTION, ElfFile  # noqa: E402
 from pybpf.obj.reader import read_object  # noqa: E402
 from pybpf.obj.spec import MapSpec  # noqa: E402
+from pybpf.tools.entry import run  # noqa: E402
 
 __all__ = [
     "Contents",
@@ -48,12 +47,12 @@ __all__ = [
 
 CLANG = "clang-19"
 STRIP = "llvm-strip-19"
-SOURCE_DIRS = ("tools", "tests/data")
+SOURCE_DIRS = ("pybpf/tools", "tests/data")
 
 # No path of this machine may reach the object: BTF line info holds file names.
 FLAGS = [
     *("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-Wall", "-Werror"),
-    *("-fdebug-compilation-dir=.", "-Itools/bpf"),
+    *("-fdebug-compilation-dir=.", "-Ipybpf/include"),
 ]
 
 SHF_ALLOC = 0x2

@@ -1,0 +1,250 @@
+"""Look into a BPF object file: its programs and maps, its final code, whether it loads.
+
+`inspect` lists programs and maps with the numbers the kernel will get.
+`relocate` prints the code of every program as it would be loaded on the kernel
+whose BTF is given, without asking any kernel: map references are numbers of maps in
+the order of `inspect`, fds of module BTF are 0 or 1, and addresses of kernel
+symbols, which change with every boot, are 0.
+`load` loads each program by itself on the running kernel (root) and says what it
+answered. What a tool sets before it loads its object gets a stand-in: 1024
+entries for maps without a size (4096 bytes for ring buffers, an entry per CPU
+for CPU maps), 127 frames for stack traces.
+
+Exit status: 0 the report was made (what failed is in it), 1 a file cannot be
+read, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..asm import decode
+from ..asm import text as asm_text
+from ..btf import Btf
+from ..errors import (
+    BpfError,
+    ObjectFormatError,
+    PlanError,
+    RelocationError,
+)
+from ..obj.linker import Linker, LinkTarget
+from ..obj.reader import read_object
+from ..obj.spec import ObjectSpec
+from .entry import explain
+from .inputs import read_btf
+
+__all__ = ["inspect", "load", "main", "relocate"]
+
+# enum bpf_map_type
+PERF_EVENT_ARRAY, STACK_TRACE, CPUMAP, STRUCT_OPS, RINGBUF, USER_RINGBUF = 4, 7, 16, 26, 27, 31
+SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE = 24, 28, 29, 32
+# Maps whose entries the loader or nobody counts.
+NO_SIZE = {
+    *(PERF_EVENT_ARRAY, STRUCT_OPS),
+    *(SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE),
+}
+# A CPU map takes no more entries than the kernel has CPUs.
+STAND_INS = {RINGBUF: 4096, USER_RINGBUF: 4096, CPUMAP: os.cpu_count() or 1}
+
+
+def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
+    """Programs and maps as plain values; data section maps have libbpf's name."""
+    return {
+        "programs": [
+            {
+                "name": program.name,
+                "section": program.section,
+                "type": int(program.type),
+                "expected_attach_type": int(program.expected_attach_type),
+                "insns": program.insn_cnt,
+            }
+            for program in spec.programs.values()
+        ],
+        "maps": [
+            {
+                "name": one.kernel_name(spec.object_name) if one.is_internal else one.name,
+                "type": int(one.type),
+                "key_size": one.key_size,
+                "value_size": one.value_size,
+                "max_entries": one.max_entries,
+                "map_flags": one.map_flags,
+            }
+            for one in spec.maps.values()
+        ],
+    }
+
+
+def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, str | None]]]:
+    """Final code of each program in hex, or why there is none."""
+    linker = Linker(spec, LinkTarget(btf, ksym_addr=lambda name: 0))
+    programs: dict[str, dict[str, str | None]] = {}
+    for name in spec.programs:
+        try:
+            programs[name] = {"insns": linker.link(name).insns.hex(), "error": None}
+        except (RelocationError, ObjectFormatError) as err:
+            programs[name] = {"insns": "", "error": str(err)}
+    return {"programs": programs}
+
+
+def load(file: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the running kernel says to each program; the maps are made once."""
+    import pybpf
+
+    programs: dict[str, dict[str, Any]] = {}
+    with pybpf.open(file) as obj:
+        _fill_in(obj)
+        failed: dict[str, Any] | None = None
+        try:
+            obj.prepare()
+        except (BpfError, PlanError, RelocationError, ObjectFormatError) as err:
+            failed = _failure(err)
+        for program in obj.programs.values():
+            if failed is None:
+                try:
+                    program.load()
+                    programs[program.name] = {"ok": True, "errno": 0, "reason": ""}
+                except (BpfError, PlanError, RelocationError, ObjectFormatError) as err:
+                    programs[program.name] = _failure(err)
+            else:
+                programs[program.name] = failed
+    return {"programs": programs}
+
+
+def _failure(err: Exception) -> dict[str, Any]:
+    # EINVAL is what libbpf answers to code that it cannot finish.
+    number = err.errno if isinstance(err, BpfError) else errno.EINVAL
+    return {"ok": False, "errno": number or 0, "reason": str(err)}
+
+
+def _fill_in(obj: Any) -> None:
+    # An object's tool sets these at run time.
+    for one in obj.maps.values():
+        # A trial neither finds nor leaves maps in the BPF file system.
+        one.spec = replace(one.spec, pinning=0)
+        if one.type == STACK_TRACE and not one.value_size:
+            one.value_size = 127 * 8
+        if not one.max_entries and one.type not in NO_SIZE:
+            one.max_entries = STAND_INS.get(one.type, 1024)
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    """Columns under the first row's headings, numbers to the right."""
+    columns = []
+    for cells in zip(*rows, strict=True):
+        texts = [str(cell) for cell in cells]
+        width = max(map(len, texts))
+        to_the_right = isinstance(cells[-1], int)
+        columns.append([t.rjust(width) if to_the_right else t.ljust(width) for t in texts])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def _print_inspect(spec: ObjectSpec) -> None:
+    print(f"{spec.name}: license {spec.license!r}")
+    if spec.programs:
+        rows: list[Sequence[object]] = [("PROGRAM", "SECTION", "TYPE", "ATTACH", "INSNS", "NOTES")]
+        for program in spec.programs.values():
+            notes = [] if program.autoload else ["not loaded by default"]
+            if program.sec_def is None:
+                notes.append("unknown section name")
+            elif not program.sec_def.attachable:
+                notes.append(f"attaching ({program.sec_def.how}) is not implemented")
+            rows.append(
+                (
+                    program.name,
+                    program.section,
+                    int(program.type),
+                    int(program.expected_attach_type),
+                    program.insn_cnt,
+                    ", ".join(notes),
+                )
+            )
+        print(_table(rows))
+    if spec.maps:
+        rows = [("MAP", "SECTION", "TYPE", "KEY", "VALUE", "ENTRIES", "FLAGS")]
+        rows += [
+            (
+                one.kernel_name(spec.object_name) if one.is_internal else one.name,
+                one.section,
+                int(one.type),
+                one.key_size,
+                one.value_size,
+                one.max_entries,
+                f"{one.map_flags:#x}",
+            )
+            for one in spec.maps.values()
+        ]
+        print(_table(rows))
+
+
+def _print_relocate(report: dict[str, dict[str, dict[str, str | None]]]) -> None:
+    for name, program in report["programs"].items():
+        if program["error"] is not None:
+            print(f"{name}: {program['error']}")
+            continue
+        insns = decode(bytes.fromhex(program["insns"] or ""))
+        print(f"{name}: {len(insns)} instructions")
+        print("".join(f"    {row}\n" for row in asm_text.listing(insns)), end="")
+
+
+def _print_load(report: dict[str, dict[str, dict[str, Any]]]) -> None:
+    for name, program in report["programs"].items():
+        print(f"{name}: {'ok' if program['ok'] else program['reason']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0],
+        epilog=(__doc__ or "").partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in (
+        ("inspect", "list programs and maps"),
+        ("relocate", "print final code"),
+        ("load", "load each program by itself"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("file", metavar="FILE", help="BPF object file")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "relocate":
+            command.add_argument(
+                "--btf",
+                required=True,
+                metavar="BTF",
+                help="the kernel's BTF: raw, .gz, or an ELF file with section .BTF",
+            )
+    args = parser.parse_args(argv)
+    try:
+        return _run(args)
+    except (OSError, ObjectFormatError) as error:
+        print(f"bpfobj.py: {explain(error, args.file)}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    spec = read_object(Path(args.file).read_bytes(), args.file)
+    report: dict[str, Any]
+    if args.command == "inspect":
+        report = inspect(spec)
+        if not args.json:
+            _print_inspect(spec)
+    elif args.command == "relocate":
+        report = relocate(spec, read_btf(Path(args.btf)))
+        if not args.json:
+            _print_relocate(report)
+    else:
+        report = load(args.file)
+        if not args.json:
+            _print_load(report)
+    if args.json:
+        print(json.dumps(report))
+    return 0

@@ -1,0 +1,1 @@
+"""What runs from a checkout: a starter for each tool, and `dev` for developers."""
