@@ -445,7 +445,7 @@ class Object:
         )
 
     def _near(self, name: str, kind: int) -> str:
-        from .multi.select import near_names
+        from .kernel.lookup import near_names
 
         btf = self.facts.btf.vmlinux()
         near = near_names(name, (btf.name(i) for i in btf.ids(kind)))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..btf import BtfKind
 from ..errors import PlanError
+from ..kernel.lookup import near_names
 from .denylist import denied, never_returns
 from .reasons import Reason, Skipped
 
@@ -34,7 +35,6 @@ __all__ = [
     "SelectFacts",
     "Selection",
     "Unmatched",
-    "near_names",
     "parse_pattern",
     "select",
 ]
@@ -524,28 +524,3 @@ def _diagnose(pattern: Pattern, facts: SelectFacts) -> Skipped:
     return Skipped(
         name, module, Reason.NOT_FOUND, detail, _or(near_names(name, facts.ftrace.names()))
     )
-
-
-def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
-    """Names that are perhaps meant by `name`, best first.
-
-    Spelling is compared only with names that begin alike or hold `name`
-    inside, so 50,000 names cost some ten milliseconds.
-    """
-    if len(name) < 3:
-        return []
-    import difflib
-
-    plain = name.lstrip("_")
-    near = list(_alike(name, plain, names))
-    inside = sorted((n for n in near if plain in n), key=lambda n: (len(n), n))
-    close = difflib.get_close_matches(name, near[:4000], limit, 0.75)
-    return list(dict.fromkeys([*close, *inside]))[:limit]
-
-
-def _alike(name: str, plain: str, names: Iterable[str]) -> Iterator[str]:
-    starts = (name[:3], plain[:3], f"_{plain[:3]}", f"__{plain[:3]}")
-    low, high = len(name) - 3, len(name) + 3
-    for other in names:
-        if plain in other or (low <= len(other) <= high and other.startswith(starts)):
-            yield other

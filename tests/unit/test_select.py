@@ -17,9 +17,10 @@ from pybpf.kernel.ftrace import (
     parse_functions,
 )
 from pybpf.kernel.kallsyms import Kallsyms
+from pybpf.kernel.lookup import near_names
 from pybpf.multi.denylist import DENY, NORETURN, denied, never_returns
 from pybpf.multi.reasons import Reason, Skipped
-from pybpf.multi.select import Matcher, Selection, near_names, parse_pattern, select
+from pybpf.multi.select import Matcher, Selection, parse_pattern, select
 
 FTRACE = b"""\
 vfs_read
