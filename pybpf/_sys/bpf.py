@@ -45,8 +45,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from _typeshed import ReadableBuffer as Buffer
-
     from .door import HasFileno
 
 __all__ = [
@@ -63,15 +61,9 @@ __all__ = [
     "get_next_id",
     "ids",
     "link_info",
-    "map_batch",
     "map_create",
-    "map_delete_elem",
     "map_freeze",
-    "map_get_next_key",
     "map_info",
-    "map_lookup_and_delete_elem",
-    "map_lookup_elem",
-    "map_update_elem",
     "obj_get",
     "obj_pin",
     "prog_info",
@@ -134,90 +126,6 @@ def map_create(
             return Fd(result, f"map {name!r}")
         refusal.hint = tail(log_text(log))
     raise refusal
-
-
-def map_lookup_elem(fd: int | HasFileno, key: Buffer, value: Buffer, flags: int = 0) -> None:
-    """BPF_MAP_LOOKUP_ELEM into `value`, which must be writable and of the full size.
-
-    :raises BpfError: ENOENT if there is no such key
-    """
-    attr = s.MapElem(map_fd=fileno(fd), key=address(key), value=address(value), flags=flags)
-    bpf(Cmd.BPF_MAP_LOOKUP_ELEM, attr)
-
-
-def map_update_elem(fd: int | HasFileno, key: Buffer, value: Buffer, flags: int = 0) -> None:
-    """BPF_MAP_UPDATE_ELEM; `flags` as in ``enum`` `ElemFlag`.
-
-    :raises BpfError: E2BIG if the map is full, EEXIST and ENOENT by flags
-    """
-    attr = s.MapElem(map_fd=fileno(fd), key=address(key), value=address(value), flags=flags)
-    bpf(Cmd.BPF_MAP_UPDATE_ELEM, attr)
-
-
-def map_delete_elem(fd: int | HasFileno, key: Buffer) -> None:
-    """BPF_MAP_DELETE_ELEM.
-
-    :raises BpfError: ENOENT if there is no such key
-    """
-    bpf(Cmd.BPF_MAP_DELETE_ELEM, s.MapElem(map_fd=fileno(fd), key=address(key)))
-
-
-def map_get_next_key(fd: int | HasFileno, key: Buffer | None, next_key: Buffer) -> bool:
-    """BPF_MAP_GET_NEXT_KEY into `next_key`; False when `key` was the last.
-
-    :param key: None for the first
-    """
-    attr = s.MapElem(map_fd=fileno(fd), key=address(key), next_key=address(next_key))
-    result = try_bpf(Cmd.BPF_MAP_GET_NEXT_KEY, attr)
-    if result == -ENOENT:
-        return False
-    if result < 0:
-        raise error(-result, Cmd.BPF_MAP_GET_NEXT_KEY)
-    return True
-
-
-def map_lookup_and_delete_elem(
-    fd: int | HasFileno, key: Buffer | None, value: Buffer, flags: int = 0
-) -> None:
-    """BPF_MAP_LOOKUP_AND_DELETE_ELEM; `key` None for queues and stacks.
-
-    :raises BpfError: ENOENT if there is nothing
-    """
-    attr = s.MapElem(map_fd=fileno(fd), key=address(key), value=address(value), flags=flags)
-    bpf(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, attr)
-
-
-def map_batch(
-    cmd: int,
-    fd: int | HasFileno,
-    *,
-    count: int,
-    keys: Buffer,
-    values: Buffer | None = None,
-    in_batch: Buffer | None = None,
-    out_batch: Buffer | None = None,
-    elem_flags: int = 0,
-) -> tuple[int, bool]:
-    """One of the ``BPF_MAP_*_BATCH`` commands.
-
-    :param count: entries in (room in) `keys` and `values`
-    :param in_batch: the kernel's opaque position, None to start
-    :param out_batch: where it writes the next one
-    :returns: entries done, and whether the map's end was reached (ENOENT)
-    """
-    attr = s.MapBatch(
-        in_batch=address(in_batch),
-        out_batch=address(out_batch),
-        keys=address(keys),
-        values=address(values),
-        count=count,
-        map_fd=fileno(fd),
-        elem_flags=elem_flags,
-    )
-    result = try_bpf(cmd, attr)
-    if result < 0 and result != -ENOENT:
-        raise error(-result, cmd)
-    return attr.count, result < 0
 
 
 def map_freeze(fd: int | HasFileno) -> None:

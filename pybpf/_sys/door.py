@@ -1,19 +1,20 @@
-"""The one door to the kernel: the bpf(2) system call, and what its errno means.
+"""The one door to the kernel: the system calls that libc has no function for.
 
-`bpf` is the only place where map, program, BTF and link commands leave the
-process, so a test replaces `_syscall` here and needs no kernel. An attr is
-passed with the size of its own structure: an older kernel, whose ``union
-bpf_attr`` is shorter, accepts that as long as what it does not know is zero.
+Every bpf(2) and perf_event_open(2) of pybpf leaves the process through this module, so a test
+replaces `_syscall` and `prepare` here and needs no kernel. An attr is passed with the size of
+its own structure: an older kernel, whose ``union bpf_attr`` is shorter, accepts that as long as
+the rest is zero.
 
-EPERM and EACCES become `DeniedByPolicy`, whose hint says who refused. The
-exceptions are the commands where the kernel uses EPERM for something else
-(a frozen map, a path that is on no bpf file system): they keep `BpfError`.
+EPERM and EACCES become `DeniedByPolicy`, whose hint says who refused. BPF_OBJ_PIN, BPF_OBJ_GET
+and the map entries mean something else by EPERM (a wrong path, a frozen map): their callers
+explain it.
 """
 
 from __future__ import annotations
 
 import ctypes
 from errno import EACCES, EPERM
+from functools import partial
 
 from .._uapi.defines import BPF_OBJ_NAME_LEN, SYS_BPF
 from .._uapi.enums import Cmd
@@ -21,7 +22,10 @@ from ..errors import BpfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
+
+    Call = Callable[[], int]
 
     class HasFileno(Protocol):
         """Anything with a descriptor."""
@@ -37,8 +41,11 @@ __all__ = [
     "bpf_common",
     "error",
     "fileno",
+    "last_errno",
     "log_text",
     "object_name",
+    "prepare",
+    "syscall",
     "tail",
     "try_bpf",
 ]
@@ -51,43 +58,55 @@ LOG_MOST = 1 << 27
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
-# number, cmd, attr, size, common attr (7.x), its size
-_syscall.argtypes = [
-    ctypes.c_long,
-    ctypes.c_long,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-]
+_syscall.argtypes = [ctypes.c_long] * 6  # number, arguments
+# The same function once more, for arguments that are converted already.
+_ready_syscall = _libc["syscall"]
+_ready_syscall.restype = ctypes.c_long
 
-# Commands on entries of a map: EPERM is the map's own refusal (frozen, BPF_F_RDONLY).
-_ELEMENT = frozenset(
-    {
-        Cmd.BPF_MAP_LOOKUP_ELEM,
-        Cmd.BPF_MAP_UPDATE_ELEM,
-        Cmd.BPF_MAP_DELETE_ELEM,
-        Cmd.BPF_MAP_GET_NEXT_KEY,
-        Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM,
-        Cmd.BPF_MAP_LOOKUP_BATCH,
-        Cmd.BPF_MAP_LOOKUP_AND_DELETE_BATCH,
-        Cmd.BPF_MAP_UPDATE_BATCH,
-        Cmd.BPF_MAP_DELETE_BATCH,
-    }
-)
+
+def syscall(number: int, *arguments: int) -> int:
+    """Make a system call with five arguments.
+
+    :returns: the result, or a negative errno
+    """
+    result: int = _syscall(number, *arguments)
+    return result if result >= 0 else -ctypes.get_errno()
+
+
+def prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], size: int = 0) -> Call:
+    """Make a bpf(2) command that can be called again and again at the least cost.
+
+    The arguments are converted here and once. Without argtypes, ctypes then has nothing to look
+    up, convert or allocate in a call: half of what a map lookup takes otherwise.
+
+    :param attr: memory of the attr, which the caller keeps alive
+    :param size: bytes of it to pass, by default all
+    :returns: a function that returns the result of the call; after -1 see `last_errno`
+    """
+    return partial(
+        _ready_syscall,
+        ctypes.c_long.from_param(SYS_BPF),
+        ctypes.c_long.from_param(int(cmd)),
+        ctypes.c_void_p.from_param(ctypes.addressof(attr)),
+        ctypes.c_ulong.from_param(size or ctypes.sizeof(attr)),
+    )
+
+
+def last_errno() -> int:
+    """errno of this thread's last call that returned -1."""
+    return ctypes.get_errno()
 
 
 def try_bpf(cmd: int, attr: ctypes.Structure, size: int | None = None) -> int:
     """As `bpf`, but an error is returned as a negative errno."""
-    result: int = _syscall(
+    return syscall(
         SYS_BPF,
         cmd,
         ctypes.addressof(attr),
         ctypes.sizeof(attr) if size is None else size,
-        None,
+        0,
         0,
     )
-    return result if result >= 0 else -ctypes.get_errno()
 
 
 def bpf_common(cmd: int, attr: ctypes.Structure, common: ctypes.Structure) -> int:
@@ -95,7 +114,7 @@ def bpf_common(cmd: int, attr: ctypes.Structure, common: ctypes.Structure) -> in
 
     A kernel without it answers -EINVAL.
     """
-    result: int = _syscall(
+    return syscall(
         SYS_BPF,
         cmd | Cmd.BPF_COMMON_ATTRS,
         ctypes.addressof(attr),
@@ -103,7 +122,6 @@ def bpf_common(cmd: int, attr: ctypes.Structure, common: ctypes.Structure) -> in
         ctypes.addressof(common),
         ctypes.sizeof(common),
     )
-    return result if result >= 0 else -ctypes.get_errno()
 
 
 def bpf(cmd: int, attr: ctypes.Structure, size: int | None = None, *, doing: str = "") -> int:
@@ -132,9 +150,6 @@ def error(errno: int, cmd: int, doing: str = "", *, needs: tuple[int, ...] = ())
         doing = Cmd(cmd).name
     if errno not in (EPERM, EACCES):
         return BpfError(errno, doing)
-    if cmd in _ELEMENT:
-        hint = "the map is frozen, or its flags or this descriptor do not allow it"
-        return BpfError(errno, doing, hint)
     from .denied import denied  # only wanted now
 
     return denied(errno, doing, cmd, needs)

@@ -3,8 +3,8 @@
 Theory of operation. One BPF_MAP_LOOKUP_ELEM takes the kernel about a
 microsecond; building an attr, buffers and ctypes arguments for each call would
 take Python several. So an `Element` owns a key buffer, a value buffer and one
-``union bpf_attr`` that points at both, and each command is a `functools.partial`
-over ready-made ctypes objects: store the key, call, load the value. `Batch` is the
+``union bpf_attr`` that points at both, and each command is made once by `door.prepare`:
+store the key, call, load the value. `Batch` is the
 same for the batch commands.
 
 The bytes of fd and count share an 8-byte word here, so this is for little-endian
@@ -19,11 +19,14 @@ The calls return the system call's result; on -1 the errno is `last_errno()`.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache, partial
 
-from pybpf._uapi.defines import SYS_BPF
-from pybpf._uapi.enums import Cmd
+from .._uapi.enums import Cmd
+from . import door
+from .door import last_errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .door import Call
 
 __all__ = ["Batch", "Element", "last_errno"]
 
@@ -36,31 +39,6 @@ _ELEM_WORDS = 4
 # __u64 elem_flags, flags. As 8-byte words:
 _IN, _OUT, _KEYS, _VALUES, _COUNT_FD, _ELEM_FLAGS, _BATCH_FLAGS = range(7)
 _BATCH_WORDS = 7
-
-Call = Callable[[], int]
-
-
-@cache
-def _bpf_syscall() -> Callable[..., int]:
-    # Without argtypes, and with the finished arguments that `from_param` makes, ctypes has
-    # nothing to look up, convert or allocate.
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    syscall.restype = ctypes.c_long
-    return partial(syscall, ctypes.c_long.from_param(SYS_BPF))
-
-
-def _prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], words: int = 0) -> Call:
-    return partial(
-        _bpf_syscall(),
-        ctypes.c_long.from_param(int(cmd)),
-        ctypes.c_void_p.from_param(ctypes.addressof(attr)),
-        ctypes.c_ulong.from_param(words * 8 or ctypes.sizeof(attr)),
-    )
-
-
-def last_errno() -> int:
-    """errno of this thread's last call that returned -1."""
-    return ctypes.get_errno()
 
 
 class Element:
@@ -107,13 +85,12 @@ class Element:
         words = ctypes.c_uint64 * _ELEM_WORDS
         self._attr = words(fd, key, _address(self._value_memory), 0)
         self._next_attr = words(fd, key, _address(self._next_memory), 0)
-        self.lookup = _prepare(Cmd.BPF_MAP_LOOKUP_ELEM, self._attr)
-        self.update = _prepare(Cmd.BPF_MAP_UPDATE_ELEM, self._attr)
-        self.delete = _prepare(
-            Cmd.BPF_MAP_DELETE_ELEM, self._attr, _VALUE
-        )  # EINVAL if it had a value
-        self.lookup_and_delete = _prepare(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, self._attr)
-        self.next = _prepare(Cmd.BPF_MAP_GET_NEXT_KEY, self._next_attr)
+        self.lookup = door.prepare(Cmd.BPF_MAP_LOOKUP_ELEM, self._attr)
+        self.update = door.prepare(Cmd.BPF_MAP_UPDATE_ELEM, self._attr)
+        # EINVAL if it had a value.
+        self.delete = door.prepare(Cmd.BPF_MAP_DELETE_ELEM, self._attr, 8 * _VALUE)
+        self.lookup_and_delete = door.prepare(Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM, self._attr)
+        self.next = door.prepare(Cmd.BPF_MAP_GET_NEXT_KEY, self._next_attr)
 
     def with_flags(self, call: Call, flags: int) -> int:
         """Run one of the commands with ``BPF_ANY``, ``BPF_F_LOCK``... flags."""
@@ -172,10 +149,10 @@ class Batch:
             _address(self._values_memory),
         )
         self.count = count
-        self.lookup = _prepare(Cmd.BPF_MAP_LOOKUP_BATCH, self._attr)
-        self.lookup_and_delete = _prepare(Cmd.BPF_MAP_LOOKUP_AND_DELETE_BATCH, self._attr)
-        self.update = _prepare(Cmd.BPF_MAP_UPDATE_BATCH, self._attr)
-        self.delete = _prepare(Cmd.BPF_MAP_DELETE_BATCH, self._attr)
+        self.lookup = door.prepare(Cmd.BPF_MAP_LOOKUP_BATCH, self._attr)
+        self.lookup_and_delete = door.prepare(Cmd.BPF_MAP_LOOKUP_AND_DELETE_BATCH, self._attr)
+        self.update = door.prepare(Cmd.BPF_MAP_UPDATE_BATCH, self._attr)
+        self.delete = door.prepare(Cmd.BPF_MAP_DELETE_BATCH, self._attr)
 
     @property
     def count(self) -> int:

@@ -14,21 +14,21 @@ import os
 from errno import EACCES, ENODEV, ENOENT, EPERM
 from functools import cache
 
-from pybpf._sys.denied import PERF_EVENT_OPEN, denied
-from pybpf._sys.door import address, fileno
-from pybpf._sys.fd import Fd
-from pybpf._uapi.defines import (
+from .._uapi.defines import (
     PERF_EVENT_IOC_ENABLE,
     PERF_EVENT_IOC_SET_BPF,
     PERF_FLAG_FD_CLOEXEC,
     SYS_PERF_EVENT_OPEN,
 )
-from pybpf._uapi.perf import PerfEventAttr, PerfSample, PerfSw, PerfType
-from pybpf.errors import BpfError, UnsupportedFeature
+from .._uapi.perf import PerfEventAttr, PerfSample, PerfSw, PerfType
+from ..errors import BpfError, UnsupportedFeature
+from .denied import PERF_EVENT_OPEN, denied
+from .door import address, fileno, syscall
+from .fd import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pybpf._sys.door import HasFileno
+    from .door import HasFileno
 
 __all__ = [
     "enable",
@@ -40,19 +40,6 @@ __all__ = [
     "pmu",
     "set_bpf",
     "tracepoint_id",
-]
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-# number, attr, pid, cpu, group_fd, flags
-_syscall.argtypes = [
-    ctypes.c_long,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_ulong,
 ]
 
 _PMUS = "/sys/bus/event_source/devices"
@@ -71,17 +58,12 @@ def perf_event_open(
     :raises DeniedByPolicy: EPERM or EACCES
     """
     attr.size = ctypes.sizeof(attr)
-    fd = _syscall(
-        SYS_PERF_EVENT_OPEN,
-        ctypes.addressof(attr),
-        pid,
-        cpu,
-        group_fd,
-        PERF_FLAG_FD_CLOEXEC,
+    fd = syscall(
+        SYS_PERF_EVENT_OPEN, ctypes.addressof(attr), pid, cpu, group_fd, PERF_FLAG_FD_CLOEXEC
     )
     if fd >= 0:
         return Fd(fd, doing or "perf event")
-    errno = ctypes.get_errno()
+    errno = -fd
     doing = f"perf_event_open {doing}".strip()
     if errno in (EPERM, EACCES):
         raise denied(errno, doing, PERF_EVENT_OPEN)

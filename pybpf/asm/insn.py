@@ -10,7 +10,7 @@ verifier and .BTF.ext use and jump offsets need no translation.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import opcodes as op
@@ -26,7 +26,6 @@ __all__ = [
     "encode",
     "exit_",
     "func_ref",
-    "iter_fields",
     "ja",
     "jmp",
     "jmp_reg",
@@ -136,13 +135,6 @@ def decode(data: bytes | bytearray | memoryview) -> list[Insn]:
         Insn(code, regs & 0xF, regs >> 4, off, imm)
         for code, regs, off, imm in _SLOT.iter_unpack(data)
     ]
-
-
-def iter_fields(
-    data: bytes | bytearray | memoryview,
-) -> Iterator[tuple[int, int, int, int]]:
-    """(code, src << 4 | dst, off, imm) of each slot, without building `Insn`."""
-    return _SLOT.iter_unpack(data)
 
 
 def encode(insns: Iterable[Insn]) -> bytes:

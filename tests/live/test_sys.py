@@ -19,8 +19,9 @@ import pytest
 from pybpf._sys import bpf, perf
 from pybpf._sys import link as sys_link
 from pybpf._sys import prog as sys_prog
+from pybpf._sys.element import Batch, Element, last_errno
 from pybpf._sys.fd import Fd
-from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
+from pybpf._uapi.enums import AttachType, ElemFlag, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
 from pybpf._uapi.perf import PerfEventAttr, PerfSw, PerfType
 from pybpf.errors import BpfError, DeniedByPolicy, VerifierError
@@ -62,67 +63,50 @@ def test_map_and_what_the_kernel_says_of_it() -> None:
 def test_elements() -> None:
     """Update, lookup, next key, delete on a real hash map."""
     with _hash() as fd:
+        one = Element(fd.fileno(), 4, 8)
         for n in range(3):
-            bpf.map_update_elem(fd, struct.pack("I", n), struct.pack("Q", n * n), 1)
-        value = bytearray(8)
-        bpf.map_lookup_elem(fd, struct.pack("I", 2), value)
-        assert struct.unpack("Q", value) == (4,)
-        with pytest.raises(BpfError) as caught:
-            bpf.map_update_elem(fd, struct.pack("I", 2), bytes(8), 1)  # BPF_NOEXIST
-        assert caught.value.errno == errno.EEXIST
-        keys, key = set(), bytearray(4)
-        more = bpf.map_get_next_key(fd, None, key)
-        while more:
-            keys.add(struct.unpack("I", key)[0])
-            more = bpf.map_get_next_key(fd, bytes(key), key)
-        assert keys == {0, 1, 2}
-        bpf.map_lookup_and_delete_elem(fd, struct.pack("I", 1), value)
-        assert struct.unpack("Q", value) == (1,)
-        bpf.map_delete_elem(fd, struct.pack("I", 2))
-        with pytest.raises(BpfError) as caught:
-            bpf.map_delete_elem(fd, struct.pack("I", 2))
-        assert caught.value.errno == errno.ENOENT
+            one.key[:], one.value[:] = struct.pack("I", n), struct.pack("Q", n * n)
+            assert one.with_flags(one.update, ElemFlag.BPF_NOEXIST) == 0
+        one.value[:] = bytes(8)
+        assert one.lookup() == 0 and struct.unpack("Q", one.value) == (4,)
+        assert one.with_flags(one.update, ElemFlag.BPF_NOEXIST) == -1
+        assert last_errno() == errno.EEXIST
+        keys, end = set(), one.first()
+        while not end:
+            keys.add(struct.unpack("I", one.next_key)[0])
+            one.key[:] = one.next_key
+            end = one.next()
+        assert last_errno() == errno.ENOENT and keys == {0, 1, 2}
+        one.key[:] = struct.pack("I", 1)
+        assert one.lookup_and_delete() == 0 and struct.unpack("Q", one.value) == (1,)
+        assert one.lookup_and_delete() == -1 and last_errno() == errno.ENOENT
+        one.key[:] = struct.pack("I", 2)
+        assert one.delete() == 0
+        assert one.delete() == -1 and last_errno() == errno.ENOENT
 
 
 def test_batches() -> None:
     """All entries in, out in two calls, and out for good, by the batch commands."""
     count = 1000
-    keys = array("I", range(count))
-    values = array("Q", (n * 3 for n in range(count)))
     with _hash(2000) as fd:
-        done = bpf.map_batch(Cmd.BPF_MAP_UPDATE_BATCH, fd, count=count, keys=keys, values=values)
-        assert done == (count, False)
+        batch = Batch(fd.fileno(), 4, 8, count)
+        keys = array("I", range(count)).tobytes()
+        batch.keys[:] = keys
+        batch.values[:] = array("Q", (n * 3 for n in range(count))).tobytes()
+        assert batch.update() == 0 and batch.count == count
         got: dict[int, int] = {}
-        cursor, start, end = bytearray(8), None, False
-        while not end:
-            k, v = array("I", bytes(4 * 700)), array("Q", bytes(8 * 700))
-            n, end = bpf.map_batch(
-                Cmd.BPF_MAP_LOOKUP_BATCH,
-                fd,
-                count=700,
-                keys=k,
-                values=v,
-                in_batch=start,
-                out_batch=cursor,
-            )
-            got |= dict(zip(k[:n], v[:n], strict=True))
-            start = bytearray(cursor)
-        assert got == {n: n * 3 for n in range(count)}
-        done = bpf.map_batch(Cmd.BPF_MAP_DELETE_BATCH, fd, count=count, keys=keys)
-        assert done == (count, False)
-        assert not bpf.map_get_next_key(fd, None, bytearray(4))
-
-
-def test_a_frozen_map_says_so() -> None:
-    """EPERM of a frozen map is explained by the map, not by rights."""
-    with bpf.map_create(
-        MapType.BPF_MAP_TYPE_ARRAY, key_size=4, value_size=4, max_entries=1, name="ro"
-    ) as fd:
-        bpf.map_freeze(fd)
-        with pytest.raises(BpfError) as caught:
-            bpf.map_update_elem(fd, bytes(4), bytes(4))
-    assert caught.value.errno == errno.EPERM and not isinstance(caught.value, DeniedByPolicy)
-    assert "frozen" in caught.value.hint
+        walk = Batch(fd.fileno(), 4, 8, 700)
+        result = 0
+        while result == 0:
+            walk.count = 700
+            result = walk.lookup()
+            n = walk.count
+            got |= zip(walk.keys.cast("I")[:n], walk.values.cast("Q")[:n], strict=True)
+            walk.advance()
+        assert last_errno() == errno.ENOENT and got == {n: n * 3 for n in range(count)}
+        batch.keys[:], batch.count = keys, count
+        assert batch.delete() == 0 and batch.count == count
+        assert Element(fd.fileno(), 4, 8).first() == -1 and last_errno() == errno.ENOENT
 
 
 def test_a_map_the_kernel_refuses() -> None:
@@ -397,12 +381,10 @@ def test_uprobe_link() -> None:
             ):
                 got = bpf.link_info(link)
                 assert [target.call() for _ in range(3)] == [42, 42, 42]
-            value = bytearray(8)
-            bpf.map_lookup_elem(counter, bytes(4), value)
+            counted = Element(counter.fileno(), 4, 8)
+            assert counted.lookup() == 0 and struct.unpack("Q", counted.value) == (3,)
             assert target.call() == 42
-            after = bytearray(8)
-            bpf.map_lookup_elem(counter, bytes(4), after)
-    assert struct.unpack("Q", value) == (3,) and after == value
+            assert counted.lookup() == 0 and struct.unpack("Q", counted.value) == (3,)
     if got.perf_type:
         assert (got.perf_type, got.offset) == (P.BPF_PERF_EVENT_UPROBE, 0)
         assert got.name.endswith(os.path.basename(target.path))
@@ -539,14 +521,14 @@ def test_cpu_clock_runs_a_program() -> None:
                 perf.enable(event)
                 os.sched_setaffinity(0, {cpu})
                 try:
-                    value = bytearray(8)
+                    counted = Element(counter.fileno(), 4, 8)
                     for _ in range(2_000_000):
-                        bpf.map_lookup_elem(counter, bytes(4), value)
-                        if value != bytes(8):
+                        assert counted.lookup() == 0
+                        if counted.value != bytes(8):
                             break
                 finally:
                     os.sched_setaffinity(0, allowed)
-    assert struct.unpack("Q", value)[0] > 0
+    assert struct.unpack("Q", counted.value)[0] > 0
 
 
 def test_statistics_count_runs() -> None:

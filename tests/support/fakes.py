@@ -1,18 +1,20 @@
-"""A kernel that is not there: answers bpf(2) calls from Python functions."""
+"""A kernel that is not there: answers bpf(2) and perf_event_open(2) from Python functions."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pybpf._sys import door
 from pybpf._uapi import structs
-from pybpf._uapi.defines import SYS_BPF
+from pybpf._uapi.defines import SYS_BPF, SYS_PERF_EVENT_OPEN
 from pybpf._uapi.enums import Cmd
+from pybpf._uapi.perf import PerfEventAttr
 
 __all__ = ["FakeKernel", "read_bytes"]
 
@@ -22,8 +24,13 @@ _ATTRS: dict[int, Any] = {
     Cmd.BPF_MAP_LOOKUP_ELEM: structs.MapElem,
     Cmd.BPF_MAP_UPDATE_ELEM: structs.MapElem,
     Cmd.BPF_MAP_DELETE_ELEM: structs.MapElem,
+    Cmd.BPF_MAP_LOOKUP_AND_DELETE_ELEM: structs.MapElem,
     Cmd.BPF_MAP_GET_NEXT_KEY: structs.MapElem,
+    Cmd.BPF_MAP_FREEZE: structs.MapElem,
     Cmd.BPF_MAP_LOOKUP_BATCH: structs.MapBatch,
+    Cmd.BPF_MAP_LOOKUP_AND_DELETE_BATCH: structs.MapBatch,
+    Cmd.BPF_MAP_UPDATE_BATCH: structs.MapBatch,
+    Cmd.BPF_MAP_DELETE_BATCH: structs.MapBatch,
     Cmd.BPF_PROG_LOAD: structs.ProgLoad,
     Cmd.BPF_PROG_TEST_RUN: structs.ProgTestRun,
     Cmd.BPF_BTF_LOAD: structs.BtfLoad,
@@ -43,28 +50,39 @@ def read_bytes(address: int, size: int) -> bytes:
 
 
 class FakeKernel:
-    """Stands in for the system call. ``on[cmd]`` gets the attr and returns a result or -errno.
+    """Stands in for the system calls. ``on[cmd]`` gets the attr and returns a result or -errno.
 
     ``calls`` has (cmd, size) of each call. `attrs` chooses another structure for a command.
+    ``on_perf`` answers perf_event_open(2).
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on: dict[int, Callable[[Any], int]] = {}
+        self.on_perf: Callable[[Any], int] = lambda attr: self.fd()
         self.attrs = dict(_ATTRS)
         self.calls: list[tuple[int, int]] = []
         self.common: list[Any] = []
         monkeypatch.setattr(door, "_syscall", self)
+        monkeypatch.setattr(door, "prepare", self.prepare)
 
-    def __call__(
-        self, number: int, cmd: int, attr: int, size: int, common: int | None, common_size: int
-    ) -> int:
+    def __call__(self, number: int, *arguments: int) -> int:
+        if number == SYS_PERF_EVENT_OPEN:
+            return self._answer(self.on_perf(PerfEventAttr.from_address(arguments[0])))
         assert number == SYS_BPF
+        cmd, attr, size, common, _ = arguments
         self.calls.append((cmd, size))
         self.common.append(structs.CommonAttr.from_address(common) if common else None)
-        plain = cmd & ~Cmd.BPF_COMMON_ATTRS
-        kind = self.attrs[plain]
+        kind = self.attrs[cmd & ~Cmd.BPF_COMMON_ATTRS]
         assert size <= ctypes.sizeof(kind)
-        result = self.on[cmd](kind.from_address(attr))
+        return self._answer(self.on[cmd](kind.from_address(attr)))
+
+    def prepare(self, cmd: int, attr: Any, size: int = 0) -> Callable[[], int]:
+        """What `door.prepare` makes, for this kernel."""
+        size = size or ctypes.sizeof(attr)
+        return partial(self, SYS_BPF, int(cmd), ctypes.addressof(attr), size, 0, 0)
+
+    @staticmethod
+    def _answer(result: int) -> int:
         if result < 0:
             ctypes.set_errno(-result)
             return -1

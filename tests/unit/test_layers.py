@@ -55,6 +55,9 @@ LAYERS = {
 PURE_LAYERS = {0, 1, 2, 3}
 TOUCHES_THE_MACHINE = {"os", "subprocess", "socket", "mmap", "select", "fcntl", "resource"}
 
+# What ctypes calls a function of a library by.
+OPENS_LIBRARIES = {"CDLL", "PyDLL", "LibraryLoader", "cdll", "pydll", "pythonapi", "_dlopen"}
+
 
 def _modules() -> dict[str, Path]:
     found = {}
@@ -150,14 +153,16 @@ def test_every_module_says_what_is_public(module: str) -> None:
     assert "__all__" in assigned
 
 
-def test_only_sys_enters_the_kernel() -> None:
-    """ctypes' syscall door is opened in pybpf/_sys alone."""
+def test_one_module_opens_libc() -> None:
+    """`pybpf._sys.door` is the only door: no other module gets at a C library."""
     users = {
         name
         for name, path in MODULES.items()
-        if "CDLL(" in path.read_text() and not name.startswith("pybpf._sys")
+        for node in ast.walk(_tree(path))
+        if isinstance(node, (ast.Attribute, ast.Name, ast.alias))
+        and {getattr(node, field, None) for field in ("attr", "id", "name")} & OPENS_LIBRARIES
     }
-    assert not users
+    assert users == {"pybpf._sys.door"}
 
 
 def test_tools_use_public_names_only() -> None:

@@ -22,12 +22,13 @@ from typing import Any
 
 import pytest
 
-from pybpf._sys import bpf, denied, info
+from pybpf._sys import bpf, denied, door, element, info, perf
 from pybpf._sys import link as sys_link
 from pybpf._sys import prog as sys_prog
 from pybpf._uapi import structs
 from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
+from pybpf._uapi.perf import PerfEventAttr
 from pybpf.errors import BpfError, DeniedByPolicy, VerifierError
 from tests.support.fakes import FakeKernel, read_bytes
 
@@ -52,21 +53,12 @@ def _answer(*results: int) -> Any:
 
 def test_errno_becomes_the_exceptions_errno(kernel: FakeKernel) -> None:
     """A refusal carries errno and command name; each call passes its own structure's size."""
-    kernel.on[Cmd.BPF_MAP_DELETE_ELEM] = _answer(-ENOENT)
+    kernel.on[Cmd.BPF_MAP_FREEZE] = _answer(-EBUSY)
     with pytest.raises(BpfError) as caught:
-        bpf.map_delete_elem(5, b"keys")
-    assert caught.value.errno == ENOENT
-    assert str(caught.value).startswith("BPF_MAP_DELETE_ELEM: ENOENT: ")
-    assert kernel.calls == [(Cmd.BPF_MAP_DELETE_ELEM, ctypes.sizeof(structs.MapElem))]
-
-
-def test_eperm_of_an_element_is_not_policy(kernel: FakeKernel) -> None:
-    """EPERM from a frozen map is the map's answer, so it is no DeniedByPolicy."""
-    kernel.on[Cmd.BPF_MAP_UPDATE_ELEM] = _answer(-EPERM)
-    with pytest.raises(BpfError) as caught:
-        bpf.map_update_elem(5, b"keys", b"value")
-    assert type(caught.value) is BpfError
-    assert "frozen" in caught.value.hint
+        bpf.map_freeze(5)
+    assert caught.value.errno == EBUSY
+    assert str(caught.value).startswith("BPF_MAP_FREEZE: EBUSY: ")
+    assert kernel.calls == [(Cmd.BPF_MAP_FREEZE, ctypes.sizeof(structs.MapElem))]
 
 
 def test_eperm_is_explained(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,55 +69,83 @@ def test_eperm_is_explained(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch)
         bpf.get_fd_by_id("prog", 7)
 
 
-def test_bytes_and_writable_buffers_reach_the_kernel(kernel: FakeKernel) -> None:
-    """Addresses in an attr point at the caller's bytes, arrays and memoryviews."""
-    seen = []
-
-    def update(attr: Any) -> int:
-        seen.append((read_bytes(attr.key, 4), read_bytes(attr.value, 8), attr.flags))
-        return 0
-
-    kernel.on[Cmd.BPF_MAP_UPDATE_ELEM] = update
-    bpf.map_update_elem(5, b"key1", bytearray(b"value..1"), 1)
-    bpf.map_update_elem(5, memoryview(bytearray(b"key2")), array("Q", [7]))
-    assert seen == [(b"key1", b"value..1", 1), (b"key2", struct.pack("Q", 7), 0)]
+def test_the_address_of_bytes_and_writable_buffers() -> None:
+    """An address points at the caller's own bytes, arrays and memoryviews; 0 if there are none."""
+    for memory in (b"12345678", bytearray(b"12345678"), array("B", b"12345678")):
+        assert read_bytes(door.address(memory), 8) == b"12345678"
+    memory = bytearray(b"12345678")
+    ctypes.memmove(door.address(memoryview(memory)), b"abcd", 4)
+    assert memory == b"abcd5678"
+    assert door.address(b"") == door.address(None) == door.address(array("Q")) == 0
 
 
-def test_lookup_writes_into_the_callers_buffer(kernel: FakeKernel) -> None:
-    """The kernel's write lands in the buffer that was passed."""
-
-    def lookup(attr: Any) -> int:
-        ctypes.memmove(attr.value, b"12345678", 8)
-        return 0
-
-    kernel.on[Cmd.BPF_MAP_LOOKUP_ELEM] = lookup
-    value = bytearray(8)
-    bpf.map_lookup_elem(5, b"keys", value)
-    assert value == b"12345678"
+# -- prepared commands
 
 
-def test_next_key_ends_with_false(kernel: FakeKernel) -> None:
-    """ENOENT of get_next_key is the end of the map, not an error."""
-    kernel.on[Cmd.BPF_MAP_GET_NEXT_KEY] = _answer(0, -ENOENT, -EINVAL)
-    key = bytearray(4)
-    assert bpf.map_get_next_key(5, None, key) is True
-    assert bpf.map_get_next_key(5, bytes(key), key) is False
-    with pytest.raises(BpfError):
-        bpf.map_get_next_key(5, None, key)
+def test_entries_of_maps_use_the_door(kernel: FakeKernel) -> None:
+    """Every command of an Element reaches the replaced door, with its key, value and flags."""
+    seen: list[tuple[str, bytes, int]] = []
+
+    def see(name: str) -> Any:
+        def answer(attr: Any) -> int:
+            seen.append((name, read_bytes(attr.key, 4) if attr.key else b"", attr.flags))
+            if attr.next_key:  # or the value, or nothing: a union
+                ctypes.memmove(attr.next_key, b"next", 4)
+            return 0
+
+        return answer
+
+    for name in ("LOOKUP_ELEM", "UPDATE_ELEM", "LOOKUP_AND_DELETE_ELEM", "GET_NEXT_KEY"):
+        kernel.on[Cmd[f"BPF_MAP_{name}"]] = see(name)
+    kernel.on[Cmd.BPF_MAP_DELETE_ELEM] = _answer(-ENOENT)
+    one = element.Element(5, 4, 8)
+    one.key[:] = b"key1"
+    assert (one.lookup(), bytes(one.value)) == (0, b"next" + bytes(4))
+    assert one.with_flags(one.update, 1) == one.lookup_and_delete() == 0
+    assert one.first() == one.next() == 0
+    assert bytes(one.next_key) == b"next"
+    assert one.delete() == -1 and element.last_errno() == ENOENT
+    assert seen == [
+        ("LOOKUP_ELEM", b"key1", 0),
+        ("UPDATE_ELEM", b"key1", 1),
+        ("LOOKUP_AND_DELETE_ELEM", b"key1", 0),
+        ("GET_NEXT_KEY", b"", 0),
+        ("GET_NEXT_KEY", b"key1", 0),
+    ]
 
 
-def test_batch_reports_count_and_end(kernel: FakeKernel) -> None:
-    """A batch answers how many entries it did and whether the map ended."""
+def test_batches_use_the_door(kernel: FakeKernel) -> None:
+    """A batch passes room, map and buffers; it says how many entries the kernel did."""
+    seen: list[tuple[int, int]] = []
 
-    def lookup(attr: Any) -> int:
+    def answer(attr: Any) -> int:
+        seen.append((attr.map_fd, attr.count))
+        ctypes.memmove(attr.keys, b"1234", 4)
         attr.count = 3
         return -ENOENT
 
-    kernel.on[Cmd.BPF_MAP_LOOKUP_BATCH] = lookup
-    done = bpf.map_batch(
-        Cmd.BPF_MAP_LOOKUP_BATCH, 5, count=8, keys=bytearray(32), values=bytearray(64)
-    )
-    assert done == (3, True)
+    for name in ("LOOKUP", "UPDATE", "DELETE", "LOOKUP_AND_DELETE"):
+        kernel.on[Cmd[f"BPF_MAP_{name}_BATCH"]] = answer
+    for name in ("lookup", "update", "delete", "lookup_and_delete"):
+        batch = element.Batch(5, 4, 8, 16)
+        assert getattr(batch, name)() == -1 and element.last_errno() == ENOENT
+        assert batch.count == 3 and bytes(batch.keys[:4]) == b"1234"
+    assert seen == [(5, 16)] * 4
+
+
+def test_perf_events_use_the_door(kernel: FakeKernel) -> None:
+    """perf_event_open(2) passes its attr through the same door, and errno comes back."""
+    seen = []
+
+    def answer(attr: Any) -> int:
+        seen.append((attr.type, attr.size))
+        return -EPERM if len(seen) > 1 else kernel.fd()
+
+    kernel.on_perf = answer
+    perf.perf_event_open(PerfEventAttr(type=9), cpu=0).close()
+    with pytest.raises(DeniedByPolicy, match="perf_event_open test: EPERM"):
+        perf.perf_event_open(PerfEventAttr(type=9), cpu=0, doing="test")
+    assert seen == [(9, ctypes.sizeof(PerfEventAttr))] * 2
 
 
 # -- maps
