@@ -87,7 +87,6 @@ _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF, _VOLATILE, _CONST, _
 )
 _FUNC, _FUNC_PROTO, _VAR, _DATASEC, _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = range(12, 20)
 
-_IS_MOD = bytes(k in (_VOLATILE, _CONST, _RESTRICT, _TYPE_TAG) for k in range(128))
 _IS_MOD_OR_TYPEDEF = bytes(
     k in (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG) for k in range(128)
 )
@@ -583,10 +582,6 @@ class Btf:
     def _endless(self, type_id: int) -> ObjectFormatError:
         owner, at = self._locate(type_id)
         return owner._bad_record(at, f"the chain of types through {type_id} does not end")
-
-    def skip_mods(self, type_id: int) -> int:
-        """The id behind volatile, const, restrict and type tags."""
-        return self._follow(type_id, _IS_MOD)
 
     def skip_mods_and_typedefs(self, type_id: int) -> int:
         """The id behind volatile, const, restrict, type tags and typedefs."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._sys.fd import Fd
 
-__all__ = ["BtfObject", "KernelBtf", "module", "module_fd", "modules", "objects", "vmlinux"]
+__all__ = ["BtfObject", "KernelBtf", "module", "modules", "objects", "vmlinux"]
 
 #: Where the kernel shows its BTF.
 DIRECTORY = "/sys/kernel/btf"
@@ -119,16 +119,6 @@ def _object(name: str) -> BtfObject:
             return found
     hint = "not loaded, or built without BTF"
     raise UnsupportedFeature(f"BTF object of {name!r}", "5.11", hint)
-
-
-def module_fd(name: str) -> Fd:
-    """File descriptor of a module's (or vmlinux's) BTF object; the caller owns it.
-
-    For ``attach_btf_obj_fd`` and ``fd_array`` of BPF_PROG_LOAD.
-
-    :raises UnsupportedFeature: if the kernel holds no such object
-    """
-    return sys_bpf.get_fd_by_id("btf", _object(name).id)
 
 
 class KernelBtf:

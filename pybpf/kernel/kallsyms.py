@@ -153,12 +153,6 @@ class _Stretch:
         at = bisect_right(table, addr)
         return table[at - 1] if at else None
 
-    def above(self, addr: int) -> int | None:
-        """The lowest symbol address above `addr`."""
-        table = self._by_address()
-        at = bisect_right(table, addr)
-        return table[at] if at < len(table) else None
-
     # -- machinery
 
     def lines(self) -> list[str]:
@@ -402,12 +396,6 @@ class Kallsyms:
         """Every symbol whose address is exactly `addr` (aliases), in file order."""
         self.require_addresses()
         return [symbol for stretch in self._stretches for symbol in stretch.at(addr)]
-
-    def next_address(self, addr: int) -> int | None:
-        """The lowest symbol address above `addr`: an upper bound of what starts there."""
-        self.require_addresses()
-        found = [stretch.above(addr) for stretch in self._stretches]
-        return min((above for above in found if above is not None), default=None)
 
 
 def parse(stream: BinaryIO | bytes) -> Kallsyms:

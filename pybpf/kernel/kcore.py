@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["BpfMemory", "Kcore", "KernelMemory", "open_memory", "parse_segments", "read"]
+__all__ = ["BpfMemory", "Kcore", "KernelMemory", "open_memory", "parse_segments"]
 
 _PATH = "/proc/kcore"
 _EHDR = struct.Struct("<4sBBBBB7xHHIQQQIHHHHHH")
@@ -174,11 +174,9 @@ class BpfMemory(KernelMemory):
     name = "bpf_probe_read_kernel"
 
     def __init__(self) -> None:
-        import ctypes
-
         from .._sys import bpf as sys_bpf
         from .._sys import prog as sys_prog
-        from .._uapi import structs
+        from .._sys.element import Element
         from .._uapi.defines import BPF_F_SLEEPABLE
         from .._uapi.enums import MapType, ProgType
 
@@ -199,13 +197,7 @@ class BpfMemory(KernelMemory):
         except BaseException:
             self._map.close()
             raise
-        self._key = ctypes.c_uint32(0)
-        self._value = ctypes.create_string_buffer(_CHUNK)
-        self._lookup = structs.MapElem(
-            map_fd=self._map.fileno(),
-            key=ctypes.addressof(self._key),
-            value=ctypes.addressof(self._value),
-        )
+        self._entry = Element(self._map.fileno(), 4, _CHUNK)
 
     def close(self) -> None:
         self._program.close()
@@ -216,9 +208,8 @@ class BpfMemory(KernelMemory):
 
         :raises BpfError: EFAULT if part of the range is not mapped
         """
-        from .._sys import bpf as sys_bpf
         from .._sys import prog as sys_prog
-        from .._uapi.enums import Cmd
+        from .._sys.element import last_errno
 
         out = bytearray()
         while len(out) < size:
@@ -228,8 +219,9 @@ class BpfMemory(KernelMemory):
             if result.retval:
                 # __u32 that holds -errno: EFAULT, or ERANGE for a user address
                 raise BpfError(errno.EFAULT, f"reading {size} bytes at {addr:#x} by a BPF program")
-            sys_bpf.bpf(Cmd.BPF_MAP_LOOKUP_ELEM, self._lookup)
-            out += memoryview(self._value)[:count]
+            if self._entry.lookup() < 0:
+                raise BpfError(last_errno(), "BPF_MAP_LOOKUP_ELEM of the map of pybpf_memory")
+            out += self._entry.value[:count]
         return bytes(out)
 
 
@@ -248,9 +240,3 @@ def open_memory() -> KernelMemory:
     except BpfError as error:
         error.add_context(f"{first}")
         raise
-
-
-def read(addr: int, size: int) -> bytes:
-    """`size` bytes of kernel memory, opened for this one read; see `open_memory`."""
-    with open_memory() as memory:
-        return memory.read(addr, size)

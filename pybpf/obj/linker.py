@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     _Row = TypeVar("_Row")
 
-__all__ = ["LinkTarget", "LinkedProgram", "Linker", "MapRef", "Resolved", "link"]
+__all__ = ["LinkTarget", "LinkedProgram", "Linker", "MapRef", "Resolved"]
 
 FUNC_INFO_SIZE = 8  # struct bpf_func_info
 LINE_INFO_SIZE = 16  # struct bpf_line_info
@@ -165,22 +165,6 @@ class LinkedProgram:
     core: tuple[CoreResult, ...] = ()
     unresolved: Mapping[int, str] = field(default_factory=dict)
     kfunc_args: Mapping[int, int] = field(default_factory=dict)
-
-
-def link(
-    spec: ObjectSpec,
-    program_name: str,
-    kernel: LinkTarget,
-    *,
-    skip_maps: Collection[str] = (),
-) -> LinkedProgram:
-    """Link one program.
-
-    :param skip_maps: maps that are not created: references to them are poisoned
-    :raises RelocationError: something it refers to does not exist or does not fit
-    :raises KeyError: no such program
-    """
-    return Linker(spec, kernel, skip_maps=skip_maps).link(program_name)
 
 
 class Linker:

@@ -157,12 +157,10 @@ def test_bpf_in_the_page_of_a_function_that_is_gone() -> None:
     assert name(0xFFFFFFFFC0A00000) == ("kprobe_insn_page", 0)
 
 
-def test_aliases_and_next_address(table: Kallsyms) -> None:
+def test_aliases(table: Kallsyms) -> None:
     names = [s.name for s in table.at(0xFFFFFFFF81003000)]
     assert names == ["__do_sys_getegid16", "__ia32_sys_getegid16", "__x64_sys_getegid16"]
     assert table.at(0xFFFFFFFF81003001) == []
-    assert table.next_address(0xFFFFFFFF81003000) == 0xFFFFFFFF82000000
-    assert table.next_address(0xFFFFFFFFC0A00080) is None
 
 
 def test_trampolines(table: Kallsyms) -> None:
@@ -231,7 +229,7 @@ def answers(table: Kallsyms) -> list[object]:
     addrs = {s.addr + more for s in symbols for more in (-1, 0, 1, 64)}
     found: list[object] = [len(table), table.text, table.functions(), table.trampolines(), symbols]
     for addr in sorted(addrs):
-        found += [table.lookup(addr), table.at(addr), table.next_address(addr)]
+        found += [table.lookup(addr), table.at(addr)]
     for _ in range(2):
         found += [table.by_name(s.name) for s in symbols]
     return [*found, [(table.symbol(i), table.address(i)) for i in range(len(table))]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pybpf.asm import Insn, decode
 from pybpf.btf import Btf, BtfKind
 from pybpf.btf.encode import BtfBuilder
 from pybpf.errors import RelocationError
-from pybpf.obj.linker import LinkedProgram, Linker, LinkTarget, link
+from pybpf.obj.linker import LinkedProgram, Linker, LinkTarget
 from pybpf.obj.reader import read_object
 from pybpf.obj.spec import ObjectSpec
 from tests.support.elfwriter import ElfWriter, code
@@ -36,6 +36,12 @@ def kernel() -> Btf:
 def read(name: str) -> ObjectSpec:
     path = DATA / f"obj_{name}.bpf.o"
     return read_object(path.read_bytes(), path.name)
+
+
+def link(
+    spec: ObjectSpec, program: str, target: LinkTarget, *, skip_maps: Collection[str] = ()
+) -> LinkedProgram:
+    return Linker(spec, target, skip_maps=skip_maps).link(program)
 
 
 def linked(name: str, program: str, target: LinkTarget | None = None) -> LinkedProgram:
