@@ -1,9 +1,7 @@
 """Reading BTF, lazily.
 
 A kernel's BTF has more than 100,000 types and a process needs a handful, so
-nothing is decoded in advance. The type section is looked at as one array of
-32-bit words; a single walk over the records, each step looked up in a dict
-from info word to record length, gives the word offset of every type. A type
+nothing is decoded in advance. `pybpf.btf.blob` knows where each record is. A type
 becomes a Python value when it is asked for, names are sliced out of the string
 section on demand, and a name index is only built once many names were
 looked up: until then a name is searched for in the strings, and its offset in
@@ -20,11 +18,10 @@ Split BTF (kernel modules) continues the ids and string offsets of its base.
 
 from __future__ import annotations
 
-import struct
-import sys
 from array import array
 from functools import cached_property
 
+from pybpf.btf.blob import Blob
 from pybpf.btf.inflate import VOID, inflate
 from pybpf.btf.types import (
     Array,
@@ -49,39 +46,10 @@ from pybpf.errors import ObjectFormatError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
-    from pybpf.btf.values import Codec
+__all__ = ["Btf", "essential_name"]
 
-__all__ = ["BTF_MAGIC", "Btf", "essential_name"]
-
-BTF_MAGIC = 0xEB9F
-_HEADER = struct.Struct("<HBBIIIII")
-_LAYOUT_FIELDS = struct.Struct("<II")
-_LAYOUT = struct.Struct("<BBH")
-
-# Words after the 3-word struct btf_type: (fixed, per vlen), by kind.
-_EXTRA_WORDS = (
-    (0, 0),  # void: only ever id 0, rejected by the walk
-    (1, 0),  # int
-    (0, 0),  # ptr
-    (3, 0),  # array
-    (0, 3),  # struct
-    (0, 3),  # union
-    (0, 2),  # enum
-    (0, 0),  # fwd
-    (0, 0),  # typedef
-    (0, 0),  # volatile
-    (0, 0),  # const
-    (0, 0),  # restrict
-    (0, 0),  # func
-    (0, 2),  # func_proto
-    (1, 0),  # var
-    (0, 3),  # datasec
-    (0, 0),  # float
-    (1, 0),  # decl_tag
-    (0, 0),  # type_tag
-    (0, 3),  # enum64
-)
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT = range(
     1, 12
 )
@@ -121,30 +89,6 @@ def essential_name(name: str) -> str:
     return name
 
 
-class _Steps(dict[int, int]):
-    """Record length in words by info word; kinds and lengths are few, so this stays small."""
-
-    def __init__(self, layout: Mapping[int, tuple[int, int]]) -> None:
-        super().__init__()
-        self._layout = layout
-
-    def __missing__(self, info: int) -> int:
-        kind = info >> 24 & 0x7F
-        if 0 < kind < len(_EXTRA_WORDS):
-            fixed, each = _EXTRA_WORDS[kind]
-        elif kind in self._layout and kind:
-            fixed, each = self._layout[kind]
-        else:
-            raise _UnknownKind(kind)
-        step = 3 + fixed + (info & 0xFFFFFF) * each
-        self[info] = step
-        return step
-
-
-class _UnknownKind(Exception):
-    """Carries the kind number out of the walk, which knows the offset."""
-
-
 class Btf:
     """The types of one BTF blob.
 
@@ -159,194 +103,63 @@ class Btf:
     def __init__(
         self, data: bytes | bytearray | memoryview, *, base: Btf | None = None, name: str = ""
     ) -> None:
-        #: For messages: file or module name.
-        self.label = name
         self.base = base
-        view = memoryview(data).cast("B") if isinstance(data, memoryview) else memoryview(data)
-        self._data = view
-        if len(view) < _HEADER.size:
-            raise self._error(f"{len(view)} bytes are too few for a BTF header", 0)
-        magic, version, _flags, hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(
-            view
-        )
-        if magic == 0x9FEB:
-            raise self._error("big-endian BTF is not supported", 0)
-        if magic != BTF_MAGIC:
-            raise self._error(f"bad BTF magic {magic:#06x}", 0)
-        if version != 1:
-            raise self._error(f"BTF version {version} is not supported", 2)
-        if sys.byteorder != "little":
-            raise self._error("little-endian BTF cannot be read on a big-endian machine", 0)
-        if hdr_len < _HEADER.size or hdr_len > len(view):
-            raise self._error(f"bad BTF header length {hdr_len}", 4)
-        if hdr_len % 4 or type_off % 4 or type_len % 4:
-            raise self._error("type section is not aligned to 4 bytes", 8)
-        if hdr_len + type_off + type_len > len(view):
-            raise self._error("type section ends after the data", 8)
-        if hdr_len + str_off + str_len > len(view):
-            raise self._error("string section ends after the data", 16)
-        if type_off + type_len > str_off:
-            raise self._error("string section starts before the end of the type section", 16)
-        self._header_len = hdr_len
-        self._types_at = hdr_len + type_off
-        self._strings_at = hdr_len + str_off
-        self._words = view[self._types_at : self._types_at + type_len].cast("I")
-        strings = bytes(view[self._strings_at : self._strings_at + str_len])
-        if not strings:
-            if base is None:
-                raise self._error("string section is empty", 20)
-        elif strings[-1]:
-            raise self._error("string section does not end with a NUL", self._strings_at)
-        elif base is None and strings[0]:
-            raise self._error(
-                "string section does not start with a NUL (split BTF without its base?)",
-                self._strings_at,
-            )
-        self._strings = strings
-        # Latin-1 keeps one character per byte, so offsets work on the text.
-        self._text = strings.decode("latin-1")
-        self._ascii = strings.isascii()
-        self._base_strings = base.strings_end if base else 0
+        #: The bytes: header, strings, type records.
+        self.blob: Blob = Blob(data, base=base.blob if base else None, label=name)
         self._types: dict[int, Type] = {}
         self._aligns: dict[int, int] = {}
-        # Made by pybpf.btf.values, once per type.
-        self._codecs: dict[int, Codec] = {}
+        #: What `pybpf.btf.values` made of types, by id.
+        self.codecs: dict[int, Any] = {}
         self._scans = 0
         self._index: dict[str, int | list[int]] | None = None
 
     def __repr__(self) -> str:
-        return f"<Btf {self.label!r} {len(self._data)} bytes>"
-
-    def _error(self, what: str, offset: int | None) -> ObjectFormatError:
-        return ObjectFormatError(what, file=self.label, section=".BTF", offset=offset)
+        return f"<Btf {self.label!r} {len(self.blob.data)} bytes>"
 
     # The walk.
 
-    @cached_property
-    def _layout(self) -> dict[int, tuple[int, int]]:
-        # The optional layout section (Linux 7.x): record sizes by kind, so
-        # that readers can step over kinds they do not know.
-        if self._header_len < _HEADER.size + _LAYOUT_FIELDS.size:
-            return self.base._layout if self.base else {}
-        offset, length = _LAYOUT_FIELDS.unpack_from(self._data, _HEADER.size)
-        if not length:
-            return self.base._layout if self.base else {}
-        start = self._header_len + offset
-        if length % _LAYOUT.size or start + length > len(self._data):
-            raise self._error("bad layout section", _HEADER.size)
-        layout = {}
-        entries = _LAYOUT.iter_unpack(self._data[start : start + length])
-        for kind, (fixed, each, _flags) in enumerate(entries):
-            if fixed % 4 or each % 4:
-                raise self._error(f"layout of kind {kind} is not in words", start + 4 * kind)
-            layout[kind] = (fixed // 4, each // 4)
-        return layout
+    @property
+    def label(self) -> str:
+        """Name for messages: file or module name."""
+        return self.blob.label
 
-    @cached_property
-    def _offsets(self) -> array[int]:
-        """Word offset of every own type; index 0 is type `start_id`."""
-        words = self._words
-        infos = words[1:]
-        steps = _Steps(self._layout)
-        offsets = array("I")
-        append = offsets.append
-        at = 0
-        # Ends by the IndexError of the first info word past the section: a
-        # compare per record would cost a fifth more.
-        try:
-            while True:
-                step = steps[infos[at]]
-                append(at)
-                at += step
-        except IndexError:
-            pass
-        except _UnknownKind as err:
-            raise self._error(
-                f"unknown BTF kind {err.args[0]}", self._types_at + 4 * at + 4
-            ) from None
-        if at != len(words):
-            last = offsets[-1] if at > len(words) and offsets else at
-            raise self._error("type record ends after the section", self._types_at + 4 * last)
-        return offsets
-
-    @cached_property
+    @property
     def start_id(self) -> int:
         """First id that is not the base's."""
-        return self.base.nr_types if self.base else 1
+        return self.blob.start_id
 
     @property
     def nr_types(self) -> int:
         """Number of type ids, void and the base's included."""
-        return self.start_id + len(self._offsets)
-
-    @property
-    def strings_end(self) -> int:
-        """First string offset past this BTF, in bytes; a split BTF's strings start here."""
-        return self._base_strings + len(self._strings)
+        return self.blob.nr_types
 
     @property
     def raw(self) -> bytes:
         """The blob itself."""
-        return bytes(self._data)
-
-    def _locate(self, type_id: int) -> tuple[Btf, int]:
-        # The Btf that owns an id, and the record's word offset there.
-        owner = self
-        while type_id < owner.start_id:
-            if owner.base is None or type_id < 1:
-                raise self._error(f"type id {type_id} has no record", None)
-            owner = owner.base
-        try:
-            return owner, owner._offsets[type_id - owner.start_id]
-        except (IndexError, OverflowError):
-            raise self._error(f"no type with id {type_id}", None) from None
-
-    def _bad_record(self, at: int, what: str) -> ObjectFormatError:
-        return self._error(what, self._types_at + 4 * at)
+        return self.blob.raw
 
     # Single types.
 
     def string(self, offset: int) -> str:
-        """The string at a byte offset of the string section(s).
+        """Read the string at a byte offset of the string section(s).
 
         :raises ObjectFormatError: offset outside
         """
-        owner = self
-        while offset < owner._base_strings and owner.base is not None:
-            owner = owner.base
-        offset -= owner._base_strings
-        text = owner._text
-        if not 0 <= offset < len(text):
-            raise self._error(
-                f"string offset {offset + owner._base_strings} is outside the strings", None
-            )
-        found = text[offset : text.index("\0", offset)]
-        return found if owner._ascii else _utf8(found)
+        return self.blob.string(offset)
 
     def kind(self, type_id: int) -> int:
         """``BTF_KIND_*`` of a type."""
         if not type_id:
             return 0
-        owner, at = self._locate(type_id)
-        return owner._words[at + 1] >> 24 & 0x7F
+        owner, at = self.blob.locate(type_id)
+        return owner.words[at + 1] >> 24 & 0x7F
 
     def name(self, type_id: int) -> str:
         """Name of a type, "" if it has none."""
         if not type_id:
             return ""
-        owner, at = self._locate(type_id)
-        return owner._name(at, owner._words[at])
-
-    def _name(self, at: int, offset: int) -> str:
-        # The string a record at word `at` refers to.
-        text = self._text
-        local = offset - self._base_strings
-        if local < 0:
-            return self.string(offset)
-        if local >= len(text):
-            raise self._bad_record(at, f"name offset {offset} is outside the string section")
-        found = text[local : text.index("\0", local)]
-        return found if self._ascii else _utf8(found)
+        owner, at = self.blob.locate(type_id)
+        return owner.record_name(at, owner.words[at])
 
     def type(self, type_id: int) -> Type:
         """The type with an id, decoded on first use.
@@ -359,65 +172,58 @@ class Btf:
             if not type_id:
                 found = VOID
             else:
-                owner, at = self._locate(type_id)
-                found = owner.type(type_id) if owner is not self else inflate(self, at)
+                found = self._inflated(type_id)
             self._types[type_id] = found
         return found
 
-    def _ref(self, at: int, type_id: int) -> int:
-        if type_id >= self.nr_types:
-            raise self._bad_record(at, f"refers to type {type_id}, which does not exist")
-        return type_id
-
-    def _rows(self, at: int, info: int, width: int) -> Iterator[tuple[int, ...]]:
-        # The vlen entries after a record, each `width` words.
-        start = at + 3
-        flat = self._words[start : start + (info & 0xFFFFFF) * width].tolist()
-        return zip(*[iter(flat)] * width, strict=True)
+    def _inflated(self, type_id: int) -> Type:
+        if self.base is not None and 0 < type_id < self.start_id:
+            return self.base.type(type_id)
+        return inflate(*self.blob.locate(type_id))
 
     # All types.
 
     def types(self) -> Iterator[tuple[int, Type]]:
         """(id, type) of every own type, without keeping them."""
-        for type_id, at in enumerate(self._offsets, self.start_id):
-            yield type_id, inflate(self, at)
+        for type_id, at in enumerate(self.blob.offsets, self.start_id):
+            yield type_id, inflate(self.blob, at)
 
     def ids(self, kind: int) -> list[int]:
         """Ids of the own types of one kind, ascending."""
-        words = self._words
+        words = self.blob.words
         want = int(kind) << 24
         return [
             type_id
-            for type_id, at in enumerate(self._offsets, self.start_id)
+            for type_id, at in enumerate(self.blob.offsets, self.start_id)
             if words[at + 1] & 0x7F000000 == want
         ]
 
     def funcs(self) -> Iterator[tuple[int, str, int]]:
         """(id, name, id of the prototype) of every own FUNC; the fast path for listing."""
-        if self.base is not None or not self._ascii:
+        if self.base is not None or not self.blob.is_ascii:
             return self._funcs_general()
         return self._funcs_fast()
 
     def _funcs_general(self) -> Iterator[tuple[int, str, int]]:
         for type_id in self.ids(_FUNC):
-            at = self._offsets[type_id - self.start_id]
-            proto = self._ref(at, self._words[at + 2])
-            yield type_id, self._name(at, self._words[at]), proto
+            at = self.blob.offsets[type_id - self.start_id]
+            proto = self.blob.reference(at, self.blob.words[at + 2])
+            yield type_id, self.blob.record_name(at, self.blob.words[at]), proto
 
     def _funcs_fast(self) -> Iterator[tuple[int, str, int]]:
-        words, text = self._words, self._text
+        words, text = self.blob.words, self.blob.text
         infos, protos = words[1:], words[2:]
         end_of = text.index
         limit = self.nr_types
-        for type_id, at in enumerate(self._offsets, 1):
+        for type_id, at in enumerate(self.blob.offsets, 1):
             if infos[at] & 0x7F000000 == 0x0C000000:
                 name, proto = words[at], protos[at]
                 if proto >= limit:
-                    self._ref(at, proto)
+                    self.blob.reference(at, proto)
                 try:
                     end = end_of("\0", name)
                 except ValueError:  # no NUL after the offset: it lies outside
-                    raise self._bad_record(
+                    raise self.blob.bad_record(
                         at, f"name offset {name} is outside the string section"
                     ) from None
                 yield type_id, text[name:end], proto
@@ -468,20 +274,20 @@ class Btf:
 
     def _string_offsets(self, text: bytes, *, end: bytes = b"\0") -> Iterator[int]:
         # Where a text occurs (also as the tail of a longer string: a name may point there).
-        owner: Btf | None = self
+        owner: Blob | None = self.blob
         needle = text + end
         while owner is not None:
-            at = owner._strings.find(needle)
+            at = owner.strings.find(needle)
             while at >= 0:
-                yield at + owner._base_strings
-                at = owner._strings.find(needle, at + 1)
+                yield at + owner.base_strings
+                at = owner.strings.find(needle, at + 1)
             owner = owner.base
 
     @cached_property
     def _name_offsets(self) -> bytes:
         # String offset of every own type's name, 4 bytes each.
-        words = self._words
-        return array("I", [words[at] for at in self._offsets]).tobytes()
+        words = self.blob.words
+        return array("I", [words[at] for at in self.blob.offsets]).tobytes()
 
     def _named_at(self, offsets: Iterable[int], *, only_first: bool = False) -> Iterator[int]:
         # Ids of the own types whose name is at one of the string offsets, ascending.
@@ -490,8 +296,8 @@ class Btf:
             return
         if only_first and self._scans == 1:
             # Who asks for one type only needs no more than a walk to it.
-            words = self._words
-            for type_id, at in enumerate(self._offsets, self.start_id):
+            words = self.blob.words
+            for type_id, at in enumerate(self.blob.offsets, self.start_id):
                 if words[at] in wanted:
                     yield type_id
             return
@@ -508,18 +314,18 @@ class Btf:
     def _build_index(self) -> dict[str, int | list[int]]:
         # Usually one id per name; a list only where there are several.
         index: dict[str, int | list[int]] = {}
-        words, text = self._words, self._text
-        plain = self.base is None and self._ascii
+        words, text = self.blob.words, self.blob.text
+        plain = self.base is None and self.blob.is_ascii
         end_of = text.index
         size = len(text)
-        for type_id, at in enumerate(self._offsets, self.start_id):
+        for type_id, at in enumerate(self.blob.offsets, self.start_id):
             offset = words[at]
             if not offset:
                 continue
             if plain and offset < size:
                 name = text[offset : end_of("\0", offset)]
             else:
-                name = self._name(at, offset)
+                name = self.blob.record_name(at, offset)
             if name in index:
                 before = index[name]
                 if isinstance(before, int):
@@ -572,16 +378,16 @@ class Btf:
         for _ in range(_MAX_CHAIN):
             if not type_id:
                 return 0
-            owner, at = self._locate(type_id)
-            words = owner._words
+            owner, at = self.blob.locate(type_id)
+            words = owner.words
             if not through[words[at + 1] >> 24 & 0x7F]:
                 return type_id
-            type_id = owner._ref(at, words[at + 2])
+            type_id = owner.reference(at, words[at + 2])
         raise self._endless(type_id)
 
     def _endless(self, type_id: int) -> ObjectFormatError:
-        owner, at = self._locate(type_id)
-        return owner._bad_record(at, f"the chain of types through {type_id} does not end")
+        owner, at = self.blob.locate(type_id)
+        return owner.bad_record(at, f"the chain of types through {type_id} does not end")
 
     def skip_mods_and_typedefs(self, type_id: int) -> int:
         """The id behind volatile, const, restrict, type tags and typedefs."""
@@ -596,24 +402,24 @@ class Btf:
         start = type_id
         for _ in range(_MAX_CHAIN):
             if not type_id:
-                raise self._error(f"type {start} has no size: it ends in void", None)
-            owner, at = self._locate(type_id)
-            words = owner._words
+                raise self.blob.error(f"type {start} has no size: it ends in void", None)
+            owner, at = self.blob.locate(type_id)
+            words = owner.words
             kind = words[at + 1] >> 24 & 0x7F
             if _HAS_SIZE[kind]:
                 size = count * words[at + 2]
                 if size > 0x7FFFFFFFFFFFFFFF:
-                    raise owner._bad_record(at, f"type {start} is too large")
+                    raise owner.bad_record(at, f"type {start} is too large")
                 return size
             if kind == _PTR:
                 return count * _POINTER_SIZE
             if kind == _ARRAY:
                 count *= words[at + 5]
-                type_id = owner._ref(at, words[at + 3])
+                type_id = owner.reference(at, words[at + 3])
             elif _SIZED_BY_REF[kind]:
-                type_id = owner._ref(at, words[at + 2])
+                type_id = owner.reference(at, words[at + 2])
             else:
-                raise owner._bad_record(at, f"type {start} has no size: kind {kind}")
+                raise owner.bad_record(at, f"type {start} has no size: kind {kind}")
         raise self._endless(type_id)
 
     def alignof(self, type_id: int) -> int:
@@ -642,8 +448,8 @@ class Btf:
                     raise self._endless(type_id)
                 align = self._align_of_members(t, depth + 1)
             else:
-                owner, at = self._locate(type_id) if type_id else (self, 0)
-                raise owner._bad_record(at, f"type {start} has no alignment")
+                owner, at = self.blob.locate(type_id) if type_id else (self.blob, 0)
+                raise owner.bad_record(at, f"type {start} has no alignment")
             self._aligns[start] = align
             return align
         raise self._endless(type_id)
@@ -656,8 +462,3 @@ class Btf:
                 return 1
             align = max(align, one)
         return align if t.size % align == 0 else 1
-
-
-def _utf8(latin1: str) -> str:
-    # BTF strings are bytes; what is no UTF-8 must still print.
-    return latin1.encode("latin-1").decode("utf-8", "backslashreplace")

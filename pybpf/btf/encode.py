@@ -45,7 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["BTF_FEATURES", "BtfBuilder", "fixup_for_load", "sanitize"]
+__all__ = ["BTF_FEATURES", "BtfBuilder", "Editor", "fixup_for_load", "sanitize"]
 
 _HEADER = struct.Struct("<HBBIIIII")
 _MAX_VLEN = 0xFFFFFF
@@ -102,7 +102,7 @@ class BtfBuilder:
 
     def __init__(self, base: Btf | None = None) -> None:
         self._start = base.nr_types if base else 1
-        self._strings = _Strings(b"" if base else b"\0", base.strings_end if base else 0)
+        self._strings = _Strings(b"" if base else b"\0", base.blob.strings_end if base else 0)
         self._words = array("I")
         self._count = 0
 
@@ -200,14 +200,14 @@ def _member_offset(t: Struct | Union, bit_offset: int, bits: int) -> int:
     return bits << 24 | bit_offset
 
 
-class _Editor:
+class Editor:
     """A blob taken apart: words of the records, strings, and their positions."""
 
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
-        self.words = array("I", btf._words.tobytes())
-        self.strings = _Strings(btf._strings, btf._base_strings)
-        self.at = btf._offsets
+        self.words = array("I", btf.blob.words.tobytes())
+        self.strings = _Strings(btf.blob.strings, btf.blob.base_strings)
+        self.at = btf.blob.offsets
         self.next_id = btf.nr_types
 
     def position(self, type_id: int) -> int:
@@ -250,7 +250,7 @@ def fixup_for_load(
     :param static_funcs: functions with hidden visibility, to be verified in their callers' context
     :raises ObjectFormatError: a section or variable is missing from the tables
     """
-    editor = _Editor(btf)
+    editor = Editor(btf)
     for type_id, t in list(btf.types()):
         if isinstance(t, Datasec):
             if t.name == _KSYMS:
@@ -264,12 +264,12 @@ def fixup_for_load(
     return editor.build()
 
 
-def _missing(editor: _Editor, type_id: int, what: str) -> ObjectFormatError:
-    offset = editor.btf._types_at + 4 * editor.position(type_id)
+def _missing(editor: Editor, type_id: int, what: str) -> ObjectFormatError:
+    offset = editor.btf.blob.types_at + 4 * editor.position(type_id)
     return ObjectFormatError(what, file=editor.btf.label, section=".BTF", offset=offset)
 
 
-def _write_datasec(editor: _Editor, type_id: int, size: int, entries: Iterable[VarSecinfo]) -> None:
+def _write_datasec(editor: Editor, type_id: int, size: int, entries: Iterable[VarSecinfo]) -> None:
     # The kernel wants the variables of a section in ascending order.
     at = editor.position(type_id)
     if not 0 <= size < 1 << 32:
@@ -284,7 +284,7 @@ def _write_datasec(editor: _Editor, type_id: int, size: int, entries: Iterable[V
 
 
 def _fix_datasec(
-    editor: _Editor,
+    editor: Editor,
     type_id: int,
     t: Datasec,
     datasec_sizes: Mapping[str, int],
@@ -315,7 +315,7 @@ def _fix_datasec(
     _write_datasec(editor, type_id, size, entries)
 
 
-def _int32(editor: _Editor, type_id: int) -> int:
+def _int32(editor: Editor, type_id: int) -> int:
     for int_id in editor.btf.ids(BtfKind.INT):
         t = editor.btf.type(int_id)
         if isinstance(t, Int) and t.bits == 32:
@@ -323,7 +323,7 @@ def _int32(editor: _Editor, type_id: int) -> int:
     raise _missing(editor, type_id, "externs need a 32-bit integer type, and there is none")
 
 
-def _fix_ksyms(editor: _Editor, type_id: int, t: Datasec) -> None:
+def _fix_ksyms(editor: Editor, type_id: int, t: Datasec) -> None:
     # Every extern becomes an int variable: what it really is, the verifier
     # learns from the instructions, not from here.
     int_id = _int32(editor, type_id)
@@ -348,7 +348,7 @@ def _fix_ksyms(editor: _Editor, type_id: int, t: Datasec) -> None:
     _write_datasec(editor, type_id, 4 * len(entries), entries)
 
 
-def _name_params(editor: _Editor, proto_id: int) -> None:
+def _name_params(editor: Editor, proto_id: int) -> None:
     # The kernel wants names for the parameters of a global function.
     proto = editor.btf.type(proto_id)
     if isinstance(proto, FuncProto):
@@ -359,7 +359,7 @@ def _name_params(editor: _Editor, proto_id: int) -> None:
 
 
 def _fix_kconfig(
-    editor: _Editor,
+    editor: Editor,
     type_id: int,
     t: Datasec,
     datasec_sizes: Mapping[str, int],
@@ -375,7 +375,7 @@ def _fix_kconfig(
     _write_datasec(editor, type_id, datasec_sizes.get(_KCONFIG) or end, entries)
 
 
-def _place_kconfig(editor: _Editor, type_id: int, t: Datasec) -> list[tuple[VarSecinfo, str, int]]:
+def _place_kconfig(editor: Editor, type_id: int, t: Datasec) -> list[tuple[VarSecinfo, str, int]]:
     # libbpf's order: largest alignment first, then smallest, then by name.
     btf = editor.btf
     keyed = []
@@ -407,7 +407,7 @@ def sanitize(data: bytes, features: Collection[str]) -> bytes:
         return data
     if lacks & {"func", "datasec"}:
         lacks.add("decl_tag")  # a tag may not be on what stands in for these
-    editor = _Editor(Btf(data))
+    editor = Editor(Btf(data))
     sanitizer = _Sanitizer(editor, lacks)
     for type_id, t in list(editor.btf.types()):
         sanitizer.visit(type_id, t)
@@ -417,7 +417,7 @@ def sanitize(data: bytes, features: Collection[str]) -> bytes:
 class _Sanitizer:
     """Replaces kinds by older ones whose records have the same length."""
 
-    def __init__(self, editor: _Editor, lacks: Collection[str]) -> None:
+    def __init__(self, editor: Editor, lacks: Collection[str]) -> None:
         self.editor = editor
         self.lacks = lacks
         self.changed = False

@@ -9,7 +9,7 @@ linkage; the original FUNC stays, for the new main function.
 from __future__ import annotations
 
 from .decode import Btf
-from .encode import _Editor
+from .encode import Editor
 from .types import Func, Linkage
 
 __all__ = ["add_static_twins"]
@@ -23,7 +23,7 @@ def add_static_twins(blob: bytes) -> tuple[bytes, dict[int, int]]:
     :raises ObjectFormatError: if the blob is malformed
     """
     btf = Btf(blob)
-    editor = _Editor(btf)
+    editor = Editor(btf)
     twins = {
         type_id: editor.add(Func(name, proto, Linkage.STATIC))
         for type_id, name, proto in list(btf.funcs())

@@ -105,12 +105,12 @@ def codec(btf: Btf, type_id: int) -> Codec:
     :param type_id: a data type, or a variable for its type
     :raises ObjectFormatError: functions, void, forward declarations; malformed types
     """
-    known = btf._codecs.get(type_id)
+    known: Codec | None = btf.codecs.get(type_id)
     if known is None:
         t = btf.type(btf.skip_mods_and_typedefs(type_id))
         name = t.name or "<anon>"
         known = Codec(_node(btf, type_id, 0), name, type_id)
-        btf._codecs[type_id] = known
+        btf.codecs[type_id] = known
     return known
 
 

@@ -199,8 +199,8 @@ def test_flavours_before_and_after_the_index() -> None:
 def test_split_btf_continues_its_base() -> None:
     """A module's ids and string offsets start where the base's end; its own names win."""
     base = Btf(all_kinds().blob())
-    r = Raw(base_strings=base.strings_end)
-    r.add("mod", 4, 4, base.strings_end, 1, 0, vlen=1)
+    r = Raw(base_strings=base.blob.strings_end)
+    r.add("mod", 4, 4, base.blob.strings_end, 1, 0, vlen=1)
     r.add("", 2, 20).add("int", 1, 8, 64).add("fn2", 12, 13)
     split = Btf(r.blob(), base=base)
     assert split.start_id == 20 and split.nr_types == 24

@@ -1,0 +1,291 @@
+"""One BTF blob as it lies in memory: header, strings, and where each type record is.
+
+The type section is looked at as one array of 32-bit words; a single walk over the records,
+each step looked up in a dict from info word to record length, gives the word offset of every
+type. Nothing else is decoded: `pybpf.btf.inflate` makes values of records, `pybpf.btf.decode`
+answers questions about them. Both read the words and offsets here, and check names and
+references as they read them (`Blob.record_name`, `Blob.reference`).
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from functools import cached_property
+
+from ..errors import ObjectFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["BTF_MAGIC", "Blob", "utf8"]
+
+BTF_MAGIC = 0xEB9F
+_HEADER = struct.Struct("<HBBIIIII")
+_LAYOUT_FIELDS = struct.Struct("<II")
+_LAYOUT = struct.Struct("<BBH")
+
+# Words after the 3-word struct btf_type: (fixed, per vlen), by kind.
+_EXTRA_WORDS = (
+    (0, 0),  # void: only ever id 0, rejected by the walk
+    (1, 0),  # int
+    (0, 0),  # ptr
+    (3, 0),  # array
+    (0, 3),  # struct
+    (0, 3),  # union
+    (0, 2),  # enum
+    (0, 0),  # fwd
+    (0, 0),  # typedef
+    (0, 0),  # volatile
+    (0, 0),  # const
+    (0, 0),  # restrict
+    (0, 0),  # func
+    (0, 2),  # func_proto
+    (1, 0),  # var
+    (0, 3),  # datasec
+    (0, 0),  # float
+    (1, 0),  # decl_tag
+    (0, 0),  # type_tag
+    (0, 3),  # enum64
+)
+
+
+class _Steps(dict[int, int]):
+    """Record length in words by info word; kinds and lengths are few, so this stays small."""
+
+    def __init__(self, layout: Mapping[int, tuple[int, int]]) -> None:
+        super().__init__()
+        self._layout = layout
+
+    def __missing__(self, info: int) -> int:
+        kind = info >> 24 & 0x7F
+        if 0 < kind < len(_EXTRA_WORDS):
+            fixed, each = _EXTRA_WORDS[kind]
+        elif kind in self._layout and kind:
+            fixed, each = self._layout[kind]
+        else:
+            raise _UnknownKind(kind)
+        step = 3 + fixed + (info & 0xFFFFFF) * each
+        self[info] = step
+        return step
+
+
+class _UnknownKind(Exception):
+    """Carries the kind number out of the walk, which knows the offset."""
+
+
+class Blob:
+    """The sections of one BTF blob.
+
+    :param data: the blob (``struct btf_header`` first), little-endian
+    :param base: the blob that a split BTF continues
+    :param label: for messages: file or module name
+    :ivar words: the type section, as ``__u32``
+    :ivar strings: the string section
+    :ivar text: the same as Latin-1, one character per byte, so that offsets work on it
+    :ivar is_ascii: whether the strings are ASCII
+    :ivar base_strings: first string offset that is not the base's, in bytes
+    :ivar types_at: where the type section starts, in bytes
+    :raises ObjectFormatError: header or string section malformed. A malformed type record
+        raises it when `offsets` is first asked for
+    """
+
+    def __init__(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        base: Blob | None = None,
+        label: str = "",
+    ) -> None:
+        self.label = label
+        self.base = base
+        view = memoryview(data).cast("B") if isinstance(data, memoryview) else memoryview(data)
+        self.data = view
+        if len(view) < _HEADER.size:
+            raise self.error(f"{len(view)} bytes are too few for a BTF header", 0)
+        magic, version, _flags, hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(
+            view
+        )
+        if magic == 0x9FEB:
+            raise self.error("big-endian BTF is not supported", 0)
+        if magic != BTF_MAGIC:
+            raise self.error(f"bad BTF magic {magic:#06x}", 0)
+        if version != 1:
+            raise self.error(f"BTF version {version} is not supported", 2)
+        if sys.byteorder != "little":
+            raise self.error("little-endian BTF cannot be read on a big-endian machine", 0)
+        if hdr_len < _HEADER.size or hdr_len > len(view):
+            raise self.error(f"bad BTF header length {hdr_len}", 4)
+        if hdr_len % 4 or type_off % 4 or type_len % 4:
+            raise self.error("type section is not aligned to 4 bytes", 8)
+        if hdr_len + type_off + type_len > len(view):
+            raise self.error("type section ends after the data", 8)
+        if hdr_len + str_off + str_len > len(view):
+            raise self.error("string section ends after the data", 16)
+        if type_off + type_len > str_off:
+            raise self.error("string section starts before the end of the type section", 16)
+        self._header_len = hdr_len
+        self.types_at = hdr_len + type_off
+        self._strings_at = hdr_len + str_off
+        self.words = view[self.types_at : self.types_at + type_len].cast("I")
+        strings = bytes(view[self._strings_at : self._strings_at + str_len])
+        if not strings:
+            if base is None:
+                raise self.error("string section is empty", 20)
+        elif strings[-1]:
+            raise self.error("string section does not end with a NUL", self._strings_at)
+        elif base is None and strings[0]:
+            raise self.error(
+                "string section does not start with a NUL (split BTF without its base?)",
+                self._strings_at,
+            )
+        self.strings = strings
+        self.text = strings.decode("latin-1")
+        self.is_ascii = strings.isascii()
+        self.base_strings = base.strings_end if base else 0
+
+    def error(self, what: str, offset: int | None) -> ObjectFormatError:
+        """Make the exception for something malformed.
+
+        :param offset: bytes from the start of the blob, None if no place is to blame
+        """
+        return ObjectFormatError(what, file=self.label, section=".BTF", offset=offset)
+
+    @cached_property
+    def _layout(self) -> dict[int, tuple[int, int]]:
+        # The optional layout section (Linux 7.x): record sizes by kind, so
+        # that readers can step over kinds they do not know.
+        if self._header_len < _HEADER.size + _LAYOUT_FIELDS.size:
+            return self.base._layout if self.base else {}
+        offset, length = _LAYOUT_FIELDS.unpack_from(self.data, _HEADER.size)
+        if not length:
+            return self.base._layout if self.base else {}
+        start = self._header_len + offset
+        if length % _LAYOUT.size or start + length > len(self.data):
+            raise self.error("bad layout section", _HEADER.size)
+        layout = {}
+        entries = _LAYOUT.iter_unpack(self.data[start : start + length])
+        for kind, (fixed, each, _flags) in enumerate(entries):
+            if fixed % 4 or each % 4:
+                raise self.error(f"layout of kind {kind} is not in words", start + 4 * kind)
+            layout[kind] = (fixed // 4, each // 4)
+        return layout
+
+    @cached_property
+    def offsets(self) -> array[int]:
+        """Word offset of every own type; index 0 is type `start_id`."""
+        words = self.words
+        infos = words[1:]
+        steps = _Steps(self._layout)
+        offsets = array("I")
+        append = offsets.append
+        at = 0
+        # Ends by the IndexError of the first info word past the section: a
+        # compare per record would cost a fifth more.
+        try:
+            while True:
+                step = steps[infos[at]]
+                append(at)
+                at += step
+        except IndexError:
+            pass
+        except _UnknownKind as err:
+            raise self.error(
+                f"unknown BTF kind {err.args[0]}", self.types_at + 4 * at + 4
+            ) from None
+        if at != len(words):
+            last = offsets[-1] if at > len(words) and offsets else at
+            raise self.error("type record ends after the section", self.types_at + 4 * last)
+        return offsets
+
+    @cached_property
+    def start_id(self) -> int:
+        """First id that is not the base's."""
+        return self.base.nr_types if self.base else 1
+
+    @property
+    def nr_types(self) -> int:
+        """Number of type ids, void and the base's included."""
+        return self.start_id + len(self.offsets)
+
+    @property
+    def strings_end(self) -> int:
+        """First string offset past this BTF, in bytes; a split BTF's strings start here."""
+        return self.base_strings + len(self.strings)
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes of the blob."""
+        return bytes(self.data)
+
+    def locate(self, type_id: int) -> tuple[Blob, int]:
+        """Find the record of a type: the blob that has it, and its word offset there.
+
+        :raises ObjectFormatError: no such id; 0 (void) has no record either
+        """
+        owner = self
+        while type_id < owner.start_id:
+            if owner.base is None or type_id < 1:
+                raise self.error(f"type id {type_id} has no record", None)
+            owner = owner.base
+        try:
+            return owner, owner.offsets[type_id - owner.start_id]
+        except (IndexError, OverflowError):
+            raise self.error(f"no type with id {type_id}", None) from None
+
+    def bad_record(self, at: int, what: str) -> ObjectFormatError:
+        """Make the exception for a malformed record at word `at`."""
+        return self.error(what, self.types_at + 4 * at)
+
+    def string(self, offset: int) -> str:
+        """Read the string at a byte offset of the string section(s).
+
+        :raises ObjectFormatError: offset outside
+        """
+        owner = self
+        while offset < owner.base_strings and owner.base is not None:
+            owner = owner.base
+        offset -= owner.base_strings
+        text = owner.text
+        if not 0 <= offset < len(text):
+            raise self.error(
+                f"string offset {offset + owner.base_strings} is outside the strings", None
+            )
+        found = text[offset : text.index("\0", offset)]
+        return found if owner.is_ascii else utf8(found)
+
+    def record_name(self, at: int, offset: int) -> str:
+        """Read the string that the record at word `at` refers to.
+
+        :raises ObjectFormatError: offset outside
+        """
+        text = self.text
+        local = offset - self.base_strings
+        if local < 0:
+            return self.string(offset)
+        if local >= len(text):
+            raise self.bad_record(at, f"name offset {offset} is outside the string section")
+        found = text[local : text.index("\0", local)]
+        return found if self.is_ascii else utf8(found)
+
+    def reference(self, at: int, type_id: int) -> int:
+        """Check a type id that the record at word `at` refers to, and return it.
+
+        :raises ObjectFormatError: there is no such type
+        """
+        if type_id >= self.nr_types:
+            raise self.bad_record(at, f"refers to type {type_id}, which does not exist")
+        return type_id
+
+    def rows(self, at: int, info: int, width: int) -> Iterator[tuple[int, ...]]:
+        """Iterate over the vlen entries after the record at word `at`, each `width` words."""
+        start = at + 3
+        flat = self.words[start : start + (info & 0xFFFFFF) * width].tolist()
+        return zip(*[iter(flat)] * width, strict=True)
+
+
+def utf8(latin1: str) -> str:
+    """Decode a string of `Blob.text`; bytes that are not UTF-8 become ``\\xNN``."""
+    return latin1.encode("latin-1").decode("utf-8", "backslashreplace")
