@@ -12,7 +12,7 @@ anything with ``fileno()`` will do. Refusals are `BpfError`.
 
 from __future__ import annotations
 
-from errno import EINVAL, ENOENT, ENOSPC
+from errno import EAGAIN, EINVAL, ENOENT, ENOSPC
 
 from .._uapi import structs as s
 from .._uapi.enums import Cmd
@@ -66,7 +66,9 @@ __all__ = [
     "map_info",
     "obj_get",
     "obj_pin",
+    "open_by_id",
     "prog_info",
+    "walk",
 ]
 
 # -- maps
@@ -230,11 +232,52 @@ def ids(kind: str) -> Iterator[int]:
 def get_fd_by_id(kind: str, id: int) -> Fd:
     """A descriptor of an object by its id.
 
+    For an object that the caller keeps alive. For one that somebody else may be making or
+    closing at this moment, `open_by_id` is the better question.
+
     :param kind: ``prog``, ``map``, ``btf`` or ``link``
-    :raises BpfError: ENOENT if it is gone
+    :raises BpfError: ENOENT if it is gone, EAGAIN if it is a link that is still being made
     """
     cmd = _BY_ID[kind]
     return Fd(bpf(cmd, s.GetId(start_id=id), doing=f"{cmd.name} {id}"), f"{kind} id {id}")
+
+
+def open_by_id(kind: str, id: int) -> Fd | None:
+    """Open an object by its id, or answer None if it is gone or still being made.
+
+    A link has an id before it is attached, and until then the kernel answers EAGAIN
+    (``bpf_link_by_id()``, kernel/bpf/syscall.c). An object whose last reference was just
+    dropped answers ENOENT although its id is still listed.
+
+    :param kind: ``prog``, ``map``, ``btf`` or ``link``
+    :raises BpfError: any other refusal
+    """
+    cmd = _BY_ID[kind]
+    result = try_bpf(cmd, s.GetId(start_id=id))
+    if result in (-ENOENT, -EAGAIN):
+        return None
+    if result < 0:
+        raise error(-result, cmd, f"{cmd.name} {id}")
+    return Fd(result, f"{kind} id {id}")
+
+
+def walk(kind: str) -> Iterator[tuple[int, Fd | None]]:
+    """Give each object of a kind that there is at this moment: its id, and a descriptor.
+
+    The descriptor is closed when the walk goes on. It is None for an object that is gone by
+    now or still being made. The ids are read first, so the walk ends however fast others
+    make new objects.
+
+    :param kind: ``prog``, ``map``, ``btf`` or ``link``
+    :raises DeniedByPolicy: without CAP_SYS_ADMIN
+    """
+    for number in list(ids(kind)):
+        fd = open_by_id(kind, number)
+        if fd is None:
+            yield number, None
+            continue
+        with fd:
+            yield number, fd
 
 
 def enable_stats(type: int = 0) -> Fd:

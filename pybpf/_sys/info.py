@@ -351,16 +351,17 @@ def _arrays(fd: int, part: str, count: int, fields: tuple[str, ...]) -> dict[str
     return {}
 
 
-def link_info(fd: int | HasFileno) -> LinkInfo:
-    """Facts about a link.
+def link_info(fd: int | HasFileno, *, details: bool = True) -> LinkInfo:
+    """Read facts about a link.
 
-    :raises BpfError: EINVAL if `fd` is no link
+    :param details: False for type, id and program id alone
+    :raises BpfError: EINVAL if `fd` is not a link
     """
     number = _check(fileno(fd), "link")
     info = s.LinkInfo()
     _ask(number, info, "link")
-    details = _DETAILS.get(info.type)
-    more = details(number, info) if details is not None else {}
+    read = _DETAILS.get(info.type) if details else None
+    more = read(number, info) if read is not None else {}
     return LinkInfo(info.type, info.id, info.prog_id, **more)
 
 

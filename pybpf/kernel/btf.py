@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .._sys import bpf as sys_bpf
 from ..btf import Btf
-from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature
+from ..errors import UnsupportedFeature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ __all__ = ["BtfObject", "KernelBtf", "module", "modules", "objects", "vmlinux"]
 #: Where the kernel shows its BTF.
 DIRECTORY = "/sys/kernel/btf"
 VMLINUX = "vmlinux"
+_NOT_LOADED = "not loaded, or built without BTF"
+# A module may be reloaded while its BTF object is looked up; nobody reloads it faster than that.
+_LOOKUPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,44 +84,27 @@ def module(name: str, base: Btf | None = None, directory: str = DIRECTORY) -> Bt
         return vmlinux(f"{directory}/{VMLINUX}") if base is None else base
     try:
         if "/" in name:
-            raise FileNotFoundError
+            raise FileNotFoundError(errno.ENOENT, name)
         data = _read(f"{directory}/{name}")
-    except FileNotFoundError:
-        hint = "not loaded, or built without BTF"
-        raise UnsupportedFeature(f"BTF of module {name!r}", "5.11", hint) from None
+    except OSError as error:
+        # ENODEV: the module went between open(2) and read(2).
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        raise UnsupportedFeature(f"BTF of module {name!r}", "5.11", _NOT_LOADED) from None
     return Btf(data, base=base or vmlinux(f"{directory}/{VMLINUX}"), name=name)
 
 
 def objects() -> Iterator[BtfObject]:
-    """BTF objects the kernel holds now, by ascending id.
+    """Give the BTF objects the kernel holds now, by ascending id.
+
+    One that goes or is still being made meanwhile is left out.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
-    current = 0
-    while True:
-        try:
-            current = sys_bpf.get_next_id("btf", current)
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                return
-            raise
-        try:
-            fd = sys_bpf.get_fd_by_id("btf", current)
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                continue  # gone meanwhile
-            raise
-        with fd:
+    for number, fd in sys_bpf.walk("btf"):
+        if fd is not None:
             info = sys_bpf.btf_info(fd)
-        yield BtfObject(current, info.name, info.kernel_btf)
-
-
-def _object(name: str) -> BtfObject:
-    for found in objects():
-        if found.kernel and found.name == name:
-            return found
-    hint = "not loaded, or built without BTF"
-    raise UnsupportedFeature(f"BTF object of {name!r}", "5.11", hint)
+            yield BtfObject(number, info.name, info.kernel_btf)
 
 
 class KernelBtf:
@@ -178,18 +164,17 @@ class KernelBtf:
             self._ids = {o.name: o.id for o in objects() if o.kernel}
         found = self._ids.get(name or VMLINUX)
         if found is None:
-            raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", "5.11")
+            raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", "5.11", _NOT_LOADED)
         return found
 
     def fd(self, name: str) -> Fd:
-        """New file descriptor of a module's BTF object; the caller owns it.
+        """Open a module's BTF object; the caller owns the descriptor.
 
         :raises UnsupportedFeature: if the kernel holds no such object
         """
-        try:
-            return sys_bpf.get_fd_by_id("btf", self.object_id(name))
-        except BpfError as error:
-            if isinstance(error, DeniedByPolicy) or error.errno != errno.ENOENT:
-                raise
-            self._ids = None  # reloaded meanwhile: another id
-            return sys_bpf.get_fd_by_id("btf", self.object_id(name))
+        for _ in range(_LOOKUPS):
+            fd = sys_bpf.open_by_id("btf", self.object_id(name))
+            if fd is not None:
+                return fd
+            self._ids = None  # unloaded or reloaded meanwhile; then it has another id
+        raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", "5.11", _NOT_LOADED)

@@ -129,7 +129,7 @@ def collect(processes: Iterable[Process], pins: Iterable[tuple[str, int]] = ()) 
                         held[link].add(owner)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
-        except PermissionError:
+        except OSError:  # EPERM, or what is not known to mean "ended"
             hidden += 1
     for path, link in pins:
         pinned[link].append(path)
@@ -194,7 +194,7 @@ def _pinned(path: str) -> int | None:
     try:
         with sys_bpf.obj_get(path) as fd:
             if os.readlink(f"/proc/self/fd/{fd.fileno()}") in _INODES:
-                return sys_bpf.link_info(fd).id
+                return sys_bpf.link_info(fd, details=False).id
     except (BpfError, OSError):
         pass  # a plain file, gone meanwhile, or not ours to open
     return None

@@ -344,9 +344,16 @@ def _multi_link(probe: ProbeCache, program: Fd) -> Fd:
     return sys_link.link_create_tracing_multi(program, AttachType.BPF_TRACE_FENTRY_MULTI, ids)
 
 
-def _tracing_multi(probe: ProbeCache) -> None:
-    with _multi_program() as program, _multi_link(probe, program):
-        pass
+def _tracing_multi(probe: ProbeCache) -> str:
+    with _multi_program() as program:
+        try:
+            _multi_link(probe, program).close()
+        except BpfError as error:
+            # The program was accepted, so the link is known: others filled the trampoline.
+            if error.errno != errno.E2BIG:
+                raise
+            return "a trampoline is full"
+    return "attached"
 
 
 def _tracing_multi_info(probe: ProbeCache) -> str:

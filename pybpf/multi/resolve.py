@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..btf import Btf
-from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, PlanError
+from ..errors import BpfError, ObjectFormatError, PlanError
 from ..features import Feature
 from ..trampoline.image import make_key
 from ..trampoline.model import Models
@@ -221,13 +222,12 @@ class Resolver:
 
 
 def _held() -> Counter[int]:
-    # How many programs each trampoline holds. A guess that spares failing attaches: who may
-    # not see links gets none, and functions that turn out to be full are planned again.
+    # How many programs each trampoline holds, as far as links can be read. Only a hint that
+    # spares attaches which would fail: links come and go meanwhile, and whoever may not see them
+    # counts none. The kernel says at attach which trampoline is full.
     held: Counter[int] = Counter()
-    try:
+    with suppress(OSError):
         for one in attachments():
             if one.keys:
                 held[one.keys[0]] += 2 if one.kinds == ("fsession",) else 1
-    except DeniedByPolicy:
-        return Counter()
     return held

@@ -16,6 +16,7 @@ gives it the running kernel.
 from __future__ import annotations
 
 import errno
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -49,6 +50,9 @@ __all__ = [
 _KERNEL_BIT = 0x8000_0000
 _PAGE = 4096  # also the most an image may take: the JIT refuses more (E2BIG)
 _ENTRY_BYTES = 16
+# How often one function's image is read while it is being replaced, and seconds between.
+_READINGS = 5
+_PAUSE = 0.05
 _BODY_OFFSETS = (5, 9)  # where a function goes on after its patched bytes
 
 Read = Callable[[int, int], bytes]
@@ -181,6 +185,13 @@ class TrampolineImage:
         return self.code.kinds
 
     @property
+    def unsettled(self) -> bool:
+        """It is being replaced or released, or was read while it was: read it again."""
+        return bool(self.code.problems) or any(
+            one.id is None and not one.call.detached for one in self.programs
+        )
+
+    @property
     def patched(self) -> bool:
         """The traced function's entry leads straight to this image."""
         return self.entry is not None and self.entry.target == self.address
@@ -302,6 +313,7 @@ def collect(
     *,
     only: Callable[[int, str, str], bool] | None = None,
     stale: bool = False,
+    lost: Callable[[kallsyms.Symbol], object] = lambda _: None,
 ) -> list[TrampolineImage]:
     """Decode every image that `symbols` lists.
 
@@ -310,9 +322,11 @@ def collect(
     :param names: function and module of a key
     :param only: (key, function, module) -> whether to read that image at all
     :param stale: also older images of a key that a newer one has replaced
+    :param lost: called with each image that is listed and was released before it was read
     """
     programs = {program.id: program for program in loaded}
-    listed = symbols.trampolines()
+    # A list that shrinks while it is read may name an image twice.
+    listed = list(dict.fromkeys(symbols.trampolines()))
     newest = {key: symbol.addr for key, symbol in listed}
     by_code = _CodeMap(programs.values())
     symbolize = _Symbols(symbols)
@@ -335,7 +349,10 @@ def collect(
         try:
             data = _read_image(read, symbol.addr)
         except BpfError:
-            continue  # released since the table was read
+            data = b""
+        if not any(data):  # memory that is not mapped may read as zeros, too
+            lost(symbol)
+            continue
         code = decode(data, symbol.addr, symbolize)
         address, first = _locate(read, candidates, code)
         entry = decode_entry(first, address) if address is not None else None
@@ -374,20 +391,21 @@ def _name(call: ProgramCall, by_code: _CodeMap) -> ImageProgram:
 
 
 def loaded_programs() -> list[LoadedProgram]:
-    """Every BPF program of the kernel, by id.
+    """Read every BPF program of the kernel, by id; one that goes meanwhile is left out.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
     out = []
-    for number in sys_bpf.ids("prog"):
+    for number, fd in sys_bpf.walk("prog"):
+        if fd is None:
+            continue
         try:
-            fd = sys_bpf.get_fd_by_id("prog", number)
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                continue  # gone meanwhile
-            raise
-        with fd:
             info = sys_bpf.prog_info(fd)
+        except BpfError as error:
+            # A program for a network card that was removed: nothing else calls it.
+            if error.errno != errno.ENODEV:
+                raise
+            continue
         ranges = tuple(zip(info.jited_ksyms, info.jited_func_lens, strict=False))
         out.append(LoadedProgram(number, info.name, info.tag, info.type, ranges, info.map_ids))
     return out
@@ -404,6 +422,8 @@ class ImageReader:
         self._symbols = None if facts is None else facts.kallsyms
         self._modules: dict[int, str] = {}
         self._programs: dict[int, str] = {}
+        #: Images that the last `read` found listed, and released before it came to them.
+        self.lost: list[kallsyms.Symbol] = []
 
     def _names(self, key: int) -> tuple[str, str]:
         obj, btf_id, is_program = split_key(key)
@@ -424,13 +444,22 @@ class ImageReader:
 
         :raises DeniedByPolicy: if kernel addresses or memory may not be read
         """
+        self.lost = []
         symbols = self._symbols = kallsyms.read(before=self._symbols)
         if not symbols.trampolines():
             return []
         loaded = loaded_programs()
         self._programs = {program.id: program.name for program in loaded}
         with kcore.open_memory() as memory:
-            return collect(symbols, memory.read, loaded, self._names, only=only, stale=stale)
+            return collect(
+                symbols,
+                memory.read,
+                loaded,
+                self._names,
+                only=only,
+                stale=stale,
+                lost=self.lost.append,
+            )
 
 
 def images(*, stale: bool = False, facts: Facts | None = None) -> Iterator[TrampolineImage]:
@@ -453,7 +482,17 @@ def image_of(
     :param facts: as for `images`
     :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
-    found = ImageReader(facts).read(
-        only=lambda _, name, owner: name == function and module in ("", owner)
-    )
+    reader = ImageReader(facts)
+
+    def wanted(_: int, name: str, owner: str) -> bool:
+        return name == function and module in ("", owner)
+
+    found = reader.read(only=wanted)
+    for _ in range(_READINGS - 1):
+        if found and not found[0].unsettled:
+            break
+        if not found and not reader.lost:
+            return None
+        time.sleep(_PAUSE)
+        found = reader.read(only=wanted)
     return found[0] if found else None

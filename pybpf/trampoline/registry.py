@@ -9,6 +9,7 @@ of ten thousand functions costs one walk over the links and one over processes.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,10 +21,11 @@ from ..errors import BpfError, ObjectFormatError
 from ..kernel import kallsyms, owners
 from ..kernel.btf import KernelBtf
 from ..multi.plan import Target
+from . import image as _image
 from .classes import CallModel, Classes, Kind, Run, Traced, of_traced
 from .image import ImageProgram, TrampolineImage, loaded_programs, split_key
 from .model import Models
-from .verify import Attached, attachments, link_infos
+from .verify import Attached, attachments, check, read_links
 
 if TYPE_CHECKING:
     from .._sys.bpf import LinkInfo
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from ..kernel.kallsyms import Kallsyms
     from ..kernel.owners import Held, Owners
 
-__all__ = ["Probed", "Registry", "image_classes", "probed"]
+__all__ = ["Probed", "Registry", "Tracing", "image_classes", "probed", "tracing"]
 
+_PAUSE = 0.1  # seconds between two readings that do not agree
 _KPROBE_MULTI_RETURN = 1  # BPF_F_KPROBE_MULTI_RETURN
 _KPROBES = {
     PerfEventType.BPF_PERF_EVENT_KPROBE: "kprobe",
@@ -110,7 +113,7 @@ class Registry:
         :param facts: of the running kernel, whose symbols then need not be read anew
         :raises DeniedByPolicy: without CAP_SYS_ADMIN
         """
-        infos = list(link_infos())
+        infos = read_links().infos
         names = {program.id: program.name for program in loaded_programs()}
         return cls(
             tuple(attachments(infos)),
@@ -152,6 +155,36 @@ class Registry:
         links = {one.link for one in self.on_key(key) if one.program == program}
         links = links or {one.link for one in self.attached if one.program == program}
         return self.owners.of_link(links.pop()) if len(links) == 1 else None
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Images and registry, read as near to one moment as others let us.
+
+    :param unsettled: keys of trampolines about which the two do not agree: others are
+        changing them, or something is wrong, which `pybpf.trampoline.verify` tells apart
+    """
+
+    images: tuple[TrampolineImage, ...]
+    registry: Registry
+    unsettled: frozenset[int] = frozenset()
+
+
+def tracing(facts: Facts | None = None, *, stale: bool = False, timeout: float = 1.0) -> Tracing:
+    """Read images and who put their programs there, again while the two do not agree.
+
+    :param stale: also images that a newer one of the same function has replaced
+    :param timeout: seconds after which it is not read again
+    :raises DeniedByPolicy: as `Registry.read` and `image.images`
+    """
+    end = time.monotonic() + timeout
+    while True:
+        images = tuple(_image.images(stale=stale, facts=facts))
+        registry = Registry.read(facts)
+        unsettled = frozenset(finding.key for finding in check(images, registry.attached))
+        if not unsettled or time.monotonic() >= end:
+            return Tracing(images, registry, unsettled)
+        time.sleep(_PAUSE)
 
 
 # ---- classes of what is there -------------------------------------------------

@@ -7,24 +7,27 @@ its function (a session program once before and once after the original), in
 the place its attach type asks for, with its cookie where the kernel tells it;
 nothing else is called; and the traced function's entry leads to the image.
 
-Images and links change while they are read, and an image outlives its last
-link until every task has left it (RCU tasks), so `survey` reads again while
-something disagrees and reports only what stays so.
+Other tracers come and go while this is read. A link exists a moment after its
+image was made and is gone a moment before the function's entry is patched back;
+an image outlives its last link until every task has left it (RCU tasks). So
+`survey` reads again while something disagrees. It reports a disagreement only if
+nothing about the function changed, neither its images nor its links, for as long
+as the caller asked. What kept changing is counted as changed, never as wrong.
 """
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING
 
 from .._sys import bpf as sys_bpf
 from .._sys.bpf import LinkInfo
 from .._uapi.enums import AttachType, LinkType
-from ..errors import BpfError
+from ..errors import BpfError, DeniedByPolicy
 from .image import ImageReader, TrampolineImage, make_key
 from .roles import ProgramCall, TrampFlag
 
@@ -34,11 +37,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Attached",
     "Finding",
+    "LinkReading",
     "Problem",
     "Survey",
     "attachments",
     "check",
     "link_infos",
+    "read_links",
     "survey",
     "verify",
 ]
@@ -125,11 +130,16 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Images, links, and where they disagree. Empty `findings`: verified."""
+    """Images, links, and where they disagree. Empty `findings`: verified.
+
+    :param changed: functions that changed while they were read, sorted; what their last
+        reading disagreed about is not known to be wrong, so it is not among the findings
+    """
 
     images: tuple[TrampolineImage, ...]
     attached: tuple[Attached, ...]
     findings: tuple[Finding, ...]
+    changed: tuple[str, ...] = ()
 
 
 def check(images: Iterable[TrampolineImage], attached: Iterable[Attached]) -> list[Finding]:
@@ -219,25 +229,51 @@ def _check_link(one: Attached, calls: Sequence[ProgramCall]) -> Iterator[tuple[P
 # ---- the running kernel -------------------------------------------------------
 
 
-def link_infos() -> Iterator[LinkInfo]:
-    """What the kernel says of each of its links, by id.
+@dataclass(frozen=True, slots=True)
+class LinkReading:
+    """The kernel's links at one moment.
+
+    :param infos: what the kernel says of each, by id
+    :param pending: ids of links that were still being made, or had just gone: the kernel says
+        nothing about them, but their programs may be in images already
+    """
+
+    infos: tuple[LinkInfo, ...]
+    pending: frozenset[int] = frozenset()
+
+
+def read_links() -> LinkReading:
+    """Read what the kernel says of each of its links.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
-    for number in sys_bpf.ids("link"):
+    infos: list[LinkInfo] = []
+    pending: set[int] = set()
+    for number, fd in sys_bpf.walk("link"):
+        if fd is None:
+            pending.add(number)
+            continue
         try:
-            fd = sys_bpf.get_fd_by_id("link", number)
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                continue  # closed meanwhile
+            infos.append(sys_bpf.link_info(fd))
+        except DeniedByPolicy:
             raise
-        with fd:
-            info = sys_bpf.link_info(fd)
-        yield info
+        except BpfError:
+            # One link whose details cannot be read (the path of a uprobe that is too long)
+            # does not hide the others.
+            infos.append(sys_bpf.link_info(fd, details=False))
+    return LinkReading(tuple(infos), frozenset(pending))
+
+
+def link_infos() -> Iterator[LinkInfo]:
+    """Give what the kernel says of each of its links, by id; see `read_links`.
+
+    :raises DeniedByPolicy: without CAP_SYS_ADMIN
+    """
+    return iter(read_links().infos)
 
 
 def attachments(infos: Iterable[LinkInfo] | None = None) -> list[Attached]:
-    """What every tracing and tracing_multi link of the kernel says, by link id.
+    """List what every tracing and tracing_multi link of the kernel says, by link id.
 
     A tracing_multi link of a kernel that does not tell its functions (7.2) gives one entry
     without keys. Extension programs (freplace) have no image and are left out.
@@ -271,6 +307,99 @@ def _attached(info: LinkInfo) -> Iterator[Attached]:
     yield Attached(info.id, info.prog_id, keys, kinds, info.cookie or None)
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    # All that a disagreement about one key can come from.
+    images: tuple[TrampolineImage, ...] = ()
+    links: tuple[Attached, ...] = ()
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One key over several readings.
+
+    :param since: when its state was first as it is, seconds
+    :param pending: links that were being made at every later reading that saw it so, None
+        before there was one
+    :param agreed: the last state in which images and links agreed
+    """
+
+    state: _State
+    since: float
+    pending: frozenset[int] | None = None
+    agreed: _State | None = None
+
+
+@dataclass(slots=True)
+class _History:
+    """What several readings saw of each key, and which keys changed between two of them."""
+
+    seen: dict[int, _Seen] = field(default_factory=dict)
+    changed: set[int] = field(default_factory=set)
+    names: dict[int, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        images: Sequence[TrampolineImage],
+        links: Sequence[Attached],
+        pending: frozenset[int],
+        wrong: set[int],
+        now: float,
+    ) -> None:
+        """Note one reading.
+
+        :param wrong: keys about which it disagrees
+        """
+        states = _states(images, links)
+        self.names.update({image.key: image.function for image in images})
+        for key in self.seen.keys() - states.keys():
+            states[key] = _State()
+        started = bool(self.seen)
+        for key, state in states.items():
+            known = self.seen.get(key)
+            if known is None:
+                known = self.seen[key] = _Seen(state, now)
+                if started:
+                    self.changed.add(key)
+            elif known.state != state:
+                known.state, known.since, known.pending = state, now, None
+                self.changed.add(key)
+            else:
+                known.pending = pending if known.pending is None else known.pending & pending
+            if key not in wrong:
+                known.agreed = state
+
+    def due(self, key: int, timeout: float) -> float:
+        """When a disagreement about `key` counts, seconds; inf if a link that is being made may
+        explain it."""
+        known = self.seen[key]
+        return inf if known.pending else known.since + timeout
+
+    def lasted(self, key: int, timeout: float, now: float) -> bool:
+        """Two readings or more disagreed alike about `key`, for `timeout` seconds."""
+        return self.seen[key].pending is not None and self.due(key, timeout) <= now
+
+    def best(self, key: int, images: Iterable[TrampolineImage]) -> Iterable[TrampolineImage]:
+        """Those of `key` among `images`, or of a reading that agreed and had the same links.
+
+        A list of symbols that grows and shrinks while it is read may lack one of them.
+        """
+        known = self.seen[key]
+        if known.agreed is not None and known.agreed.links == known.state.links:
+            return known.agreed.images
+        return [image for image in images if image.key == key]
+
+
+def _states(images: Iterable[TrampolineImage], links: Iterable[Attached]) -> dict[int, _State]:
+    by_key: dict[int, tuple[list[TrampolineImage], list[Attached]]] = {}
+    for image in images:
+        by_key.setdefault(image.key, ([], []))[0].append(image)
+    for one in links:
+        for key in one.keys:
+            by_key.setdefault(key, ([], []))[1].append(one)
+    return {key: _State(tuple(found), tuple(says)) for key, (found, says) in by_key.items()}
+
+
 def survey(
     *,
     attached: Sequence[Attached] | None = None,
@@ -280,22 +409,43 @@ def survey(
 ) -> Survey:
     """Read images and links and compare them, again and again while they disagree.
 
+    It takes as long as `timeout` if something is wrong, and at most twice as long if others
+    attach and detach all the time.
+
     :param attached: compare with these instead of what the kernel's links say
-    :param timeout: seconds a disagreement must last to be reported
+    :param timeout: seconds a disagreement must last, with neither the function's images nor
+        its links changing, to be reported
     :param pause: seconds before the second reading; later ones wait twice as long each, up to 2 s
     :param facts: of the running kernel, whose BTF and symbols then need not be read anew
     """
-    end = time.monotonic() + timeout
     reader = ImageReader(facts)
+    history = _History()
+    end = time.monotonic() + 2 * timeout
+    again = False
     while True:
-        links = attachments() if attached is None else attached
-        found = tuple(reader.read())
-        findings = tuple(check(found, links))
-        left = end - time.monotonic()
-        if not findings or left <= 0:
-            return Survey(found, tuple(links), findings)
-        time.sleep(min(pause, left))
+        reading = read_links() if attached is None else LinkReading(())
+        links = attachments(reading.infos) if attached is None else attached
+        images = reader.read()
+        findings = check(images, links)
+        wrong = {finding.key for finding in findings}
+        now = time.monotonic()
+        history.add(images, links, reading.pending, wrong, now)
+        lasting = {key for key in wrong if history.lasted(key, timeout, now)}
+        if wrong == lasting or (again and now >= end):
+            break
+        again = True
+        wait = min(history.due(key, timeout) for key in wrong - lasting) - now
+        time.sleep(max(min(pause, wait, end - now), 0))
         pause = min(pause * 2, 2.0)
+    for key in wrong - lasting:
+        images = [*history.best(key, images), *(one for one in images if one.key != key)]
+    changed = history.changed | (wrong - lasting)
+    return Survey(
+        tuple(images),
+        tuple(links),
+        tuple(finding for finding in findings if finding.key in lasting),
+        tuple(sorted(history.names.get(key) or f"key {key}" for key in changed)),
+    )
 
 
 def verify(
@@ -304,7 +454,7 @@ def verify(
     timeout: float = 10.0,
     facts: Facts | None = None,
 ) -> list[Finding]:
-    """Disagreements between images and links that last `timeout` seconds; empty: verified.
+    """List disagreements between images and links that last `timeout` seconds; empty: verified.
 
     :param attached: compare with these instead of what the kernel's links say
     :param facts: as for `survey`

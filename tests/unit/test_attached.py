@@ -5,12 +5,15 @@ from __future__ import annotations
 from array import array
 from dataclasses import replace
 
+import pytest
+
 from pybpf._sys.bpf import LinkInfo
 from pybpf._uapi.enums import LinkType, PerfEventType
 from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.owners import Held, Owner, Owners
+from pybpf.trampoline import registry as module
 from pybpf.trampoline.image import TrampolineImage, make_key
-from pybpf.trampoline.registry import Probed, Registry, image_classes, probed
+from pybpf.trampoline.registry import Probed, Registry, image_classes, probed, tracing
 from pybpf.trampoline.verify import Attached, attachments
 from tests.support.trampimage import KEY, image, links
 
@@ -127,3 +130,30 @@ def test_programs_are_told_by_what_they_are() -> None:
 def test_links_are_those_of_the_fixture() -> None:
     """The image's programs and the links that tests use for it belong together."""
     assert {one.program for one in links()} == {p.id for p in image().programs}
+
+
+def test_reading_again_until_images_and_links_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others change what is read: read again, for a bounded time, and say what did not agree."""
+    now = 0.0
+    said = [links()[:-1], links()[1:], links()]
+    reads = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def read(facts: object) -> Registry:
+        nonlocal reads
+        reads += 1
+        return Registry(attached=tuple(said[min(reads, len(said)) - 1]))
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(module._image, "images", lambda **_: iter([image()]))
+    monkeypatch.setattr(module.Registry, "read", read)
+    found = tracing(timeout=1)
+    assert (reads, found.unsettled, len(found.images)) == (3, frozenset(), 1)
+    said = [links()[1:]]
+    now, reads = 0.0, 0
+    assert tracing(timeout=1).unsettled == {KEY}
+    assert 2 < reads < 15

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybpf._sys.fd import Fd
 from pybpf.btf import BtfKind, Int
 from pybpf.btf.encode import BtfBuilder
 from pybpf.errors import BpfError, ObjectFormatError, UnsupportedFeature
 from pybpf.features import Answer, Feature, FeatureSet, Support
+from pybpf.kernel import btf as kernel_btf
+from pybpf.kernel.btf import BtfObject, KernelBtf
 from pybpf.kernel.host import Facts, SavedBtf, _pack, parse_cpus
 from pybpf.kernel.kcore import parse_segments
 from pybpf.kernel.lockdown import Lockdown, Policy, parse_lockdown
@@ -247,3 +254,43 @@ def test_btf_that_was_not_saved() -> None:
     assert btf.get("ext4") is None
     with pytest.raises(UnsupportedFeature, match="ext4"):
         btf.module("ext4")
+
+
+# ---- modules that come and go while they are read --------------------------------
+
+
+def test_a_module_that_goes_while_its_btf_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ENODEV of read(2) is a module that went after open(2): not loaded, not a failure."""
+
+    def gone(path: str) -> bytes:
+        raise OSError(errno.ENODEV, "No such device", path)
+
+    monkeypatch.setattr(kernel_btf, "_read", gone)
+    with pytest.raises(UnsupportedFeature, match="not loaded"):
+        kernel_btf.module("dummy", directory=str(tmp_path))
+    monkeypatch.setattr(KernelBtf, "vmlinux", lambda self: None)
+    assert KernelBtf().get("dummy") is None
+
+
+def test_a_module_that_is_reloaded_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its BTF object has another id then: looked up again, but not for ever."""
+    numbers = iter(range(10, 20))
+    opened: list[int] = []
+    lasts = 12
+
+    def objects() -> Iterator[BtfObject]:
+        yield BtfObject(next(numbers), "dummy", True)
+
+    def open_by_id(kind: str, number: int) -> Fd | None:
+        opened.append(number)
+        return Fd(os.open(os.devnull, os.O_RDONLY), "BTF") if number == lasts else None
+
+    monkeypatch.setattr(kernel_btf, "objects", objects)
+    monkeypatch.setattr(kernel_btf.sys_bpf, "open_by_id", open_by_id)
+    KernelBtf().fd("dummy").close()
+    assert opened == [10, 11, 12]
+    lasts = 0
+    with pytest.raises(UnsupportedFeature, match="dummy"):
+        KernelBtf().fd("dummy")

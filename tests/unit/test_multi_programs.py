@@ -13,6 +13,8 @@ import pytest
 import pybpf
 from pybpf import loader
 from pybpf._sys.fd import Fd
+from pybpf._uapi import structs
+from pybpf._uapi.enums import Cmd
 from pybpf.btf import Btf
 from pybpf.btf.types import Func, Linkage
 from pybpf.errors import BpfError, DeniedByPolicy, PlanError
@@ -21,6 +23,7 @@ from pybpf.multi import programs as multi
 from pybpf.multi.plan import Plan, Target
 from pybpf.multi.reasons import Reason
 from pybpf.trampoline import verify
+from tests.support.fakes import FakeKernel
 from tests.support.savedfacts import saved_facts
 
 MULTI = Path(__file__).parents[1] / "data" / "multi.bpf.o"
@@ -199,6 +202,18 @@ def test_who_is_attached_already_may_be_secret(
         raise DeniedByPolicy(errno.EPERM, f"ids of {kind}s")
 
     monkeypatch.setattr(verify.sys_bpf, "ids", ids)
+    assert given(program, "vfs_fsync", None) == {"vfs_fsync": None}
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOENT, errno.EINVAL, errno.EMFILE])
+def test_counting_what_is_attached_is_only_a_hint(
+    program: pybpf.Program, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Links that others make or close, or that cannot be read at all, end no attach."""
+    fake = FakeKernel(monkeypatch)
+    fake.attrs[Cmd.BPF_LINK_GET_FD_BY_ID] = structs.GetId
+    fake.on[Cmd.BPF_LINK_GET_FD_BY_ID] = lambda attr: -number
+    monkeypatch.setattr(verify.sys_bpf, "ids", lambda kind: iter((3, 4)))
     assert given(program, "vfs_fsync", None) == {"vfs_fsync": None}
 
 

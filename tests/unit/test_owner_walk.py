@@ -74,6 +74,16 @@ def test_what_cannot_be_seen_is_said() -> None:
     assert found.of_link(7).to_dict() == {"processes": [], "pins": [], "certain": False}
 
 
+def test_an_odd_error_is_not_nobody() -> None:
+    """Whatever a process answers that is not "ended" may hide a holder; others are still seen."""
+    found = collect(
+        [process(1, OSError(5, "EIO")), process(2, [("3", "anon_inode:bpf_link")])],
+    )
+    assert found.hidden == 1
+    assert found.of_link(7).owners == (Owner(2, "p2"),)
+    assert not found.of_link(7).certain
+
+
 def test_processes_and_descriptors_that_end_meanwhile() -> None:
     link = [("3", "anon_inode:bpf_link")]
     found = collect(

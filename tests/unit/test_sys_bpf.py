@@ -464,6 +464,41 @@ def test_ids_end_at_enoent(kernel: FakeKernel) -> None:
         bpf.get_next_id("prog", 9)
 
 
+def test_objects_that_come_and_go_are_none(kernel: FakeKernel) -> None:
+    """Gone (ENOENT) and still being made (EAGAIN) are no errors of a walk; anything else is."""
+    kernel.attrs |= {
+        Cmd.BPF_LINK_GET_NEXT_ID: structs.GetId,
+        Cmd.BPF_LINK_GET_FD_BY_ID: structs.GetId,
+    }
+    refused = {2: -EAGAIN, 3: -ENOENT}
+    made = 4
+
+    def after(attr: Any) -> int:
+        attr.next_id = attr.start_id + 1
+        return 0 if attr.next_id <= made else -ENOENT
+
+    def opened(attr: Any) -> int:
+        nonlocal made
+        made += 1  # somebody makes a link for each that is read
+        return refused.get(attr.start_id) or kernel.fd()
+
+    kernel.on[Cmd.BPF_LINK_GET_NEXT_ID] = after
+    kernel.on[Cmd.BPF_LINK_GET_FD_BY_ID] = opened
+    assert [(number, fd is not None) for number, fd in bpf.walk("link")] == [
+        (1, True),
+        (2, False),
+        (3, False),
+        (4, True),
+    ]
+    assert bpf.open_by_id("link", 2) is None
+    refused[5] = -EMFILE
+    with pytest.raises(BpfError, match="BPF_LINK_GET_FD_BY_ID 5: EMFILE"):
+        bpf.open_by_id("link", 5)
+    refused[5] = -EPERM
+    with pytest.raises(DeniedByPolicy):
+        bpf.open_by_id("link", 5)
+
+
 def test_link_update_of_another_program(kernel: FakeKernel) -> None:
     """EPERM of a conditional update means another program is attached."""
     seen = []

@@ -7,11 +7,14 @@ import errno
 import pytest
 
 from pybpf.errors import BpfError
-from pybpf.kernel.kallsyms import Kallsyms
+from pybpf.kernel.kallsyms import Kallsyms, Symbol
+from pybpf.trampoline import image as module
 from pybpf.trampoline.image import (
+    ImageReader,
     LoadedProgram,
     TrampolineImage,
     collect,
+    image_of,
     make_key,
     split_key,
 )
@@ -250,3 +253,52 @@ def test_to_dict_is_json() -> None:
     assert back["address"] == f"{IMAGE:#x}"
     assert [program["id"] for program in back["programs"]] == [5, 9]
     assert back["entry"]["how"] == "jmp"
+
+
+# ---- images that others release while they are read --------------------------------
+
+
+def test_released_images_are_told() -> None:
+    """Unmapped, or read as zeros: no image, but not silence; a name listed twice counts once."""
+    zeros, unmapped = IMAGE + 0x4000, IMAGE + 0x40000
+    kernel_memory = memory()
+    kernel_memory.write(zeros, bytes(0x2000))
+    lost: list[int] = []
+    table = symbols(line(IMAGE), line(IMAGE), line(zeros, KEY + 1), line(unmapped, KEY + 2))
+    found = collect(
+        table, kernel_memory.read, PROGRAMS, names, lost=lambda one: lost.append(one.addr)
+    )
+    assert [image.address for image in found] == [IMAGE]
+    assert lost == [zeros, unmapped]
+
+
+class Readings(ImageReader):
+    """Readings given beforehand: images, or how many were lost."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *readings: list[TrampolineImage]) -> None:
+        self.readings = list(readings)
+        self.lost = []
+        self.waits: list[float] = []
+        monkeypatch.setattr(module, "ImageReader", lambda facts: self)
+        monkeypatch.setattr(module.time, "sleep", self.waits.append)
+
+    def read(self, **_: object) -> list[TrampolineImage]:
+        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+
+def test_one_image_is_read_again_while_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-read, then lost, then whole; what stays odd is shown in the end."""
+    whole, odd = (
+        only_image(collect(symbols(line(IMAGE)), memory().read, loaded, names))
+        for loaded in (PROGRAMS, PROGRAMS[:1])
+    )
+    reader = Readings(monkeypatch, [odd], [], [whole])
+    reader.lost = [Symbol("bpf_trampoline_1", IMAGE, "t", "bpf")]
+    assert image_of("traced") is whole
+    assert len(reader.waits) == 2
+    reader = Readings(monkeypatch, [odd])
+    assert image_of("traced") is odd
+    assert 0 < len(reader.waits) < 10
+    reader = Readings(monkeypatch, [])
+    assert image_of("traced") is None
+    assert reader.waits == []

@@ -18,6 +18,7 @@ from pybpf.trampoline import registry as attached_module
 from pybpf.trampoline import verify as verify_module
 from pybpf.trampoline.image import TrampolineImage
 from pybpf.trampoline.registry import Probed, Registry
+from pybpf.trampoline.verify import LinkReading
 from tests.support.trampimage import KEY, PROGS, image, links
 from tools.dev import start
 
@@ -61,7 +62,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
 
     monkeypatch.setattr(attached_module.Registry, "read", lambda facts: KNOWN)
     monkeypatch.setattr(verify_module, "ImageReader", lambda facts: Reader())
-    monkeypatch.setattr(verify_module, "attachments", links)
+    monkeypatch.setattr(verify_module, "read_links", lambda: LinkReading(()))
+    monkeypatch.setattr(verify_module, "attachments", lambda _: links())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -244,7 +246,7 @@ def test_verify(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) 
     """Status 0 and a summary when all agrees; 1 and the findings when not."""
     status, text = run("verify")
     assert (status, text) == (0, "verified: 1 images with 7 program calls, 6 attachments\n")
-    monkeypatch.setattr(verify_module, "attachments", lambda: links()[:-1])
+    monkeypatch.setattr(verify_module, "attachments", lambda _: links()[:-1])
     status, text = run("verify", "--timeout", "0")
     assert status == 1
     assert "traced: calls a program no link names: program 15" in text

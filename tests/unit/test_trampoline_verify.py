@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from pybpf._uapi import structs
+from pybpf._uapi.enums import Cmd, LinkType
 from pybpf.trampoline import verify as module
 from pybpf.trampoline.image import TrampolineImage, make_key
 from pybpf.trampoline.roles import Entry
-from pybpf.trampoline.verify import Attached, Problem, check, survey, verify
+from pybpf.trampoline.verify import Attached, LinkReading, Problem, check, survey, verify
+from tests.support.fakes import FakeKernel
 from tests.support.trampimage import FUNCTION, IMAGE, KEY, PROGS, SHIM, image, links
 from tests.support.trampwriter import Shape
 
@@ -183,36 +188,56 @@ def test_attached_from_link_infos() -> None:
 
 
 class Kernel:
-    """Readings of images, one list after the other, the last for ever; time passes in sleep."""
+    """Readings of images, of links and of links in the making, each list one reading after the
+    other, the last for ever; time passes in sleep."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *readings: list[TrampolineImage]) -> None:
-        self.readings = list(readings)
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *readings: list[TrampolineImage],
+        attached: Sequence[list[Attached]] = ([],),
+        pending: Sequence[set[int]] = (set(),),
+    ) -> None:
+        self.readings = readings
+        self.attached = attached
+        self.pending = pending
         self.now = 0.0
         self.reads = 0
         monkeypatch.setattr(module, "ImageReader", lambda btf: self)
-        monkeypatch.setattr(module, "attachments", list)
+        monkeypatch.setattr(module, "read_links", self.links)
+        monkeypatch.setattr(module, "attachments", lambda _: self.current(self.attached))
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(module.time, "sleep", self.sleep)
 
+    def current(self, readings: Sequence[Any]) -> Any:
+        return readings[min(self.reads, len(readings) - 1)]
+
+    def links(self) -> LinkReading:
+        return LinkReading((), frozenset(self.current(self.pending)))
+
     def read(self) -> list[TrampolineImage]:
+        found = self.current(self.readings)
         self.reads += 1
-        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+        return found
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
 
 def test_passing_disagreement_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that outlives its links for two readings is not reported."""
+    """An image that outlives its links for two readings is not reported, but counted."""
     kernel = Kernel(monkeypatch, [image()], [image()], [])
-    assert verify(timeout=10) == []
+    result = survey(timeout=10)
+    assert (result.findings, result.changed) == ((), ("traced",))
     assert (kernel.reads, kernel.now) == (3, pytest.approx(0.3))
 
 
 def test_lasting_disagreement_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """What still disagrees at the end of the time is reported, and the time is kept."""
     kernel = Kernel(monkeypatch, [image()])
-    assert [finding.problem for finding in verify(timeout=10)] == [Problem.ORPHAN]
+    result = survey(timeout=10)
+    assert [finding.problem for finding in result.findings] == [Problem.ORPHAN]
+    assert result.changed == ()
     assert kernel.now == pytest.approx(10)
     assert kernel.reads < 15
 
@@ -224,3 +249,133 @@ def test_given_links_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.findings, kernel.reads, kernel.now) == ((), 1, 0.0)
     assert len(result.images) == 1 and len(result.attached) == 6
     assert verify(attached=links()[1:], timeout=0) != []
+
+
+def elsewhere(number: int) -> TrampolineImage:
+    """The image after it was made anew, at another address, as if others had changed it."""
+    one = image()
+    return replace(one, code=replace(one.code, address=IMAGE + 4096 * number))
+
+
+def test_constant_changes_are_no_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that never agrees and never stays the same: bounded time, counted as changed."""
+    kernel = Kernel(monkeypatch, *([elsewhere(n)] for n in range(100)))
+    result = survey(timeout=10)
+    assert (result.findings, result.changed) == ((), ("traced",))
+    assert kernel.now == pytest.approx(20)
+    assert kernel.reads < 20
+
+
+def test_constant_changes_of_links_are_no_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same image, but each reading has another link without an image: nothing stays."""
+    stays = [Attached(n, 99, (KEY,), ("fentry",)) for n in range(200, 300)]
+    kernel = Kernel(monkeypatch, [image()], attached=[[*links(), one] for one in stays])
+    result = survey(timeout=10)
+    assert (result.findings, result.changed) == ((), ("traced",))
+    assert kernel.now == pytest.approx(20)
+
+
+def test_a_fault_is_found_beside_constant_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One function changes all the time, another is wrong all the time: the other is reported."""
+    churned = [replace(elsewhere(n), key=make_key(1, 99), function="busy") for n in range(100)]
+    Kernel(monkeypatch, *([image(), one] for one in churned))
+    result = survey(timeout=10)
+    assert [finding.function for finding in result.findings] == ["traced"]
+    assert result.changed == ("busy",)
+
+
+def test_a_fault_that_starts_late_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disagreement is reported once it has lasted, counted from when it began."""
+    kernel = Kernel(monkeypatch, [elsewhere(1)], [elsewhere(2)], [image()])
+    result = survey(timeout=10)
+    assert [finding.problem for finding in result.findings] == [Problem.ORPHAN]
+    assert kernel.now == pytest.approx(10.3)
+
+
+def test_a_link_that_is_being_made_explains_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link on thousands of functions takes longer to make than a disagreement may last."""
+    kernel = Kernel(monkeypatch, [image()], pending=[set(), {7}])
+    result = survey(timeout=10)
+    assert (result.findings, result.changed) == ((), ("traced",))
+    assert kernel.now == pytest.approx(20)
+    # Other links that come and go explain nothing: each would have changed the image.
+    Kernel(monkeypatch, [image()], pending=[{1}, {1, 2}, {2}, {3}])
+    assert [finding.problem for finding in verify(timeout=10)] == [Problem.ORPHAN]
+
+
+def test_one_reading_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even without time to wait there are two readings, and the second counts."""
+    kernel = Kernel(monkeypatch, [image()], [])
+    assert verify(timeout=0) == []
+    assert kernel.reads == 2
+
+
+def test_an_image_that_a_reading_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A symbol list that changes while it is read may lack an image: the one seen before stays."""
+    busy = [replace(elsewhere(n), key=make_key(1, 99), function="busy") for n in range(101)]
+    readings = [[image(), one] if n % 2 else [one] for n, one in enumerate(busy)]
+    kernel = Kernel(monkeypatch, *readings, attached=[links()])
+    result = survey(timeout=10)
+    assert result.findings == ()
+    assert result.changed == ("busy", "traced")
+    assert {one.function for one in result.images} == {"busy", "traced"}
+    assert kernel.now == pytest.approx(20)
+
+
+# ---- reading links that others make and close -----------------------------------
+
+
+def test_links_in_the_making_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EAGAIN is a link that is being made, ENOENT one that is gone: the others are read."""
+    fake = FakeKernel(monkeypatch)
+    fake.attrs |= {
+        Cmd.BPF_LINK_GET_NEXT_ID: structs.GetId,
+        Cmd.BPF_LINK_GET_FD_BY_ID: structs.GetId,
+    }
+
+    def after(attr: structs.GetId) -> int:
+        attr.next_id = attr.start_id + 1
+        return 0 if attr.next_id <= 4 else -errno.ENOENT
+
+    def opened(attr: structs.GetId) -> int:
+        return {2: -errno.EAGAIN, 3: -errno.ENOENT}.get(attr.start_id) or fake.fd()
+
+    numbers = iter((1, 4))
+
+    def info(attr: structs.GetInfo) -> int:
+        structs.LinkInfo.from_address(attr.info).id = next(numbers)
+        return 0
+
+    fake.on = {
+        Cmd.BPF_LINK_GET_NEXT_ID: after,
+        Cmd.BPF_LINK_GET_FD_BY_ID: opened,
+        Cmd.BPF_OBJ_GET_INFO_BY_FD: info,
+    }
+    reading = module.read_links()
+    assert [one.id for one in reading.infos] == [1, 4]
+    assert reading.pending == {2, 3}
+
+
+def test_a_link_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its details fail (the path of a uprobe): type and program are kept, the walk goes on."""
+    fake = FakeKernel(monkeypatch)
+    monkeypatch.setattr(module.sys_bpf, "ids", lambda kind: iter((1, 2)))
+    fake.attrs[Cmd.BPF_LINK_GET_FD_BY_ID] = structs.GetId
+    asked = []
+
+    def info(attr: structs.GetInfo) -> int:
+        asked.append(attr.bpf_fd)
+        value = structs.LinkInfo.from_address(attr.info)
+        if value.uprobe_multi.path:
+            return -errno.ENAMETOOLONG
+        value.type = LinkType.BPF_LINK_TYPE_UPROBE_MULTI
+        value.id = value.prog_id = 1 + len(set(asked))
+        return 0
+
+    fake.on = {
+        Cmd.BPF_LINK_GET_FD_BY_ID: lambda attr: fake.fd(),
+        Cmd.BPF_OBJ_GET_INFO_BY_FD: info,
+    }
+    reading = module.read_links()
+    assert [one.type for one in reading.infos] == [LinkType.BPF_LINK_TYPE_UPROBE_MULTI] * 2
+    assert reading.pending == set()

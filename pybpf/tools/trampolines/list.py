@@ -76,14 +76,14 @@ def _wanted(patterns: Sequence[str], name: str, module: str) -> bool:
 def list_images(args: argparse.Namespace, screen: Screen) -> int:
     """``list``: every traced function with its programs and who put them there."""
     from ... import Facts
-    from ...trampoline import images
-    from ...trampoline.registry import Registry, image_classes
+    from ...trampoline.registry import image_classes, tracing
 
     asked: list[str] = args.functions
     facts = Facts()
-    traced = list(images(stale=args.stale, facts=facts))
+    now = tracing(facts, stale=args.stale)
+    traced, known = now.images, now.registry
     found = [i for i in traced if _wanted(asked, i.function, i.module)]
-    known = Registry.read(facts)
+    unsettled = sum(image.current and image.key in now.unsettled for image in found)
     probes = [
         p
         for p in known.probes
@@ -95,6 +95,9 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
             "images": [_image_json(image, known) for image in found],
             "probes": [_probe_json(one, known) for one in probes],
             "hidden_processes": known.owners.hidden,
+            "unsettled": sorted(
+                i.function or i.symbol for i in found if i.current and i.key in now.unsettled
+            ),
         }
         if classes is not None:
             value["classes"] = classes.to_dict()
@@ -117,6 +120,9 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
     if classes is not None:
         screen.show("")
         classes_table(classes, screen)
+    if unsettled:
+        text = f"{_many(unsettled, 'function')} did not agree with the links: still changing?"
+        screen.show("", Line(f"{text} (see: verify)", "33", 0))
     if known.owners.hidden:
         who = _many(known.owners.hidden, "process", "processes")
         text = f"{who} could not be looked into: owners may be missing"

@@ -45,13 +45,18 @@ def verify_images(args: argparse.Namespace, screen: Screen) -> int:
                 "calls": calls,
                 "attached": len(found.attached),
                 "findings": [finding.to_dict() for finding in found.findings],
+                "changed": list(found.changed),
             }
         )
     else:
         screen.show(*(Line(str(finding), "31", 2) for finding in found.findings))
+        changed = ""
+        if found.changed:
+            many = "function" if len(found.changed) == 1 else "functions"
+            changed = f", {len(found.changed)} {many} changed while reading"
         word = "verified" if not found.findings else f"{len(found.findings)} findings"
         screen.line(
             f"{screen.paint(word, '31' if found.findings else '32')}: {len(found.images)} images "
-            f"with {calls} program calls, {len(found.attached)} attachments"
+            f"with {calls} program calls, {len(found.attached)} attachments{changed}"
         )
     return 1 if found.findings else 0

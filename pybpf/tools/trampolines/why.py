@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ...errors import PlanError
+from ...errors import PlanError, UnsupportedFeature
 from ...multi.plan import Target, Template
 from ...multi.planner import answers
 from ...multi.resolve import Resolver, plan_facts
@@ -45,8 +46,9 @@ def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[d
         return []
     found: list[tuple[int, int, list[str], int]] = []
     if target.btf_id is not None and hasattr(facts.btf, "object_id"):
-        key = make_key(facts.btf.object_id(target.module), target.btf_id)
-        found = [(a.link, a.program, list(a.kinds), 1) for a in known.on_key(key)]
+        with suppress(UnsupportedFeature):  # its module was unloaded meanwhile
+            key = make_key(facts.btf.object_id(target.module), target.btf_id)
+            found = [(a.link, a.program, list(a.kinds), 1) for a in known.on_key(key)]
     found += [
         (p.link, p.program, [p.kind], p.count) for p in known.probes_on(target.name, target.module)
     ]
