@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .multi.reasons import Skipped
 
 __all__ = [
     "BpfError",
@@ -177,4 +182,12 @@ class RelocationError(ValueError):
 
 
 class PlanError(ValueError):
-    """A multi-function attach request that no plan can satisfy as asked."""
+    """A multi-function attach request that no plan can satisfy as asked.
+
+    :param skipped: where there is nothing to attach to: every function that was asked for, with
+        its reason
+    """
+
+    def __init__(self, what: str, *, skipped: Iterable[Skipped] = ()) -> None:
+        super().__init__(what)
+        self.skipped = tuple(skipped)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ._sys.fd import Fd
+    from .multi.cookies import Cookies
     from .multi.cost import Mechanism
-    from .multi.engine import MultiLink, Progress
-    from .multi.plan import Lowering, Plan, Target, Template
+    from .multi.link import MultiLink
+    from .multi.options import AttachOptions, Progress
+    from .multi.plan import Lowering, Plan, Template
     from .multi.resolve import Asked
     from .obj.spec import ProgramSpec
-
-    #: One for all, one per named function in order, by name, or computed.
-    Cookies = int | Sequence[int] | Mapping[str, int] | Callable[[Target], int]
 
 __all__ = ["BtfTarget", "Host", "MultiHost", "Prepared", "Program", "RunResult"]
 
@@ -135,18 +134,7 @@ class MultiHost(Protocol):
 
     def template(self, program: Program) -> Template: ...
 
-    def attach(
-        self,
-        program: Program,
-        asked: Asked,
-        *,
-        mechanism: str | Mechanism,
-        prefer: str | None,
-        lowering: str | Lowering,
-        cookies: Cookies | None,
-        progress: Progress | None,
-        planned: Callable[[Plan], None] | None,
-    ) -> MultiLink: ...
+    def attach(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink: ...
 
 
 class Program:
@@ -386,9 +374,9 @@ class Program:
                 f"program {self.name!r}: section {self.section!r} names no functions; "
                 "give a glob or names"
             )
-        return self._host.multi.attach(
-            self,
-            asked,
+        from .multi.options import AttachOptions  # with all that plans, 30 ms
+
+        options = AttachOptions(
             mechanism=mechanism,
             prefer=prefer,
             lowering=lowering,
@@ -396,6 +384,7 @@ class Program:
             progress=progress,
             planned=planned,
         )
+        return self._host.multi.attach(self, asked, options)
 
     def attach(self, *, cookie: int = 0) -> links.Link | MultiLink:
         """Attach as the section says.

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from .. import links
@@ -34,29 +33,22 @@ from .._sys.fd import make_room
 from .._sys.interrupts import held
 from .._uapi.enums import AttachType, ProgType
 from ..asm.edit import Code
-from ..errors import BpfError, DeniedByPolicy, VerifierError
+from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from . import rewrite
 from .cost import Mechanism
-from .plan import Group, Lowering, Part, Plan, PlanFacts, Side, Target, Template
-from .planner import plan
+from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
+from .options import AttachOptions, Progress
+from .plan import Group, Image, Lowering, Part, Plan, PlanFacts, Side, Target, Template
+from .planner import make_plan
 from .reasons import Reason, Skipped
 from .refusals import HOPELESS as _HOPELESS
 from .refusals import NO_ROOM as _NO_ROOM
 from .traits import Hook
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from .._sys.fd import Fd
 
-__all__ = ["MultiLink", "Progress", "Source", "attach"]
-
-#: Called with (done, in all): programs on functions while attaching, a session made of a pair
-#: counts twice; functions of links while detaching.
-Progress = Callable[[int, int], None]
-#: Seconds, predicted for an emulated machine, from which people are told beforehand.
-SLOW_S = 5.0
+__all__ = ["Source", "attach"]
 
 _TRACING = {
     Side.ENTRY: (AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FENTRY_MULTI),
@@ -85,124 +77,13 @@ _ENOTSUPP = 524  # kernel-internal
 _SLOTS_WITHOUT_STACK = 6
 
 
-def _warn(text: str) -> None:
-    import logging  # seldom wanted
-
-    logging.getLogger("pybpf").warning("%s", text)
-
-
-def _takes(targets: Sequence[Target], seconds: float) -> str:
-    return f"{len(targets)} functions will take about {seconds:.0f} s (less where KVM is used)"
-
-
-def _key(target: Target) -> tuple[str, str, int]:
-    return (target.module, target.name, target.address)
-
-
-@dataclass(slots=True)
-class _Made:
-    # One link, or the fd of a perf event link, and how many functions it holds.
-    link: links.Link
-    targets: tuple[Target, ...]
-
-
-class MultiLink:
-    """A multi program attached to many functions; owns all its links.
-
-    :ivar plan: what was planned
-    :ivar targets: functions it is attached to
-    :ivar skipped: functions left out, with reasons: planned and refused by the kernel
-    :ivar spilled: functions whose trampoline was full, attached by another mechanism
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.skipped: tuple[Skipped, ...] = plan.skipped
-        self.spilled: tuple[Target, ...] = ()
-        self._made: list[_Made] = []
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """Functions it is attached to now, each once."""
-        seen = {_key(t): t for made in self._made for t in made.targets}
-        return tuple(seen.values())
-
-    @property
-    def links(self) -> tuple[links.Link, ...]:
-        """The kernel's links, in the order they were made."""
-        return tuple(made.link for made in self._made)
-
-    def detach(self, progress: Progress | None = None) -> None:
-        """Detach from everything, last attached first.
-
-        On 6.x kernels a function that this was the only program of takes 130-160 ms: where
-        that comes to more than 5 s and nobody shows progress, the logger ``pybpf`` warns. An
-        interrupt leaves the rest attached; call again to go on.
-
-        :param progress: called with (functions detached, functions in all) after each link
-        """
-        total = sum(len(made.targets) for made in self._made)
-        done = 0
-        if progress is None and total:
-            all_of_them = sum(len(group.parts) * len(group.targets) for group in self.plan.groups)
-            seconds = self.plan.cost.detach_s * min(1, total / max(all_of_them, 1))
-            if seconds > SLOW_S:
-                _warn(f"{self.plan.program}: detaching from {_takes(self.targets, seconds)}")
-        while self._made:
-            with held():
-                made = self._made[-1]
-                made.link.close()
-                self._made.pop()
-            done += len(made.targets)
-            if progress is not None:
-                progress(done, total)
-
-    def close(self) -> None:
-        """`detach` without progress. May be called again."""
-        self.detach()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __bool__(self) -> bool:
-        """It is attached to something."""
-        return any(made.targets for made in self._made)
-
-    def __repr__(self) -> str:
-        return (
-            f"<MultiLink {self.plan.program}: {len(self.targets)} functions by "
-            f"{len(self._made)} links, {len(self.skipped)} skipped>"
-        )
-
-
-Cookies = Callable[[Target], int]
-
-
-class _Form(Enum):
-    # Which code of a clone is tried.
-    PLANNED = "planned"
-    SCALARS = "scalars"
-    FRAME = "frame"
-
-
 class _Engine:
     def __init__(
         self,
         source: Source,
         template: Template,
         link: MultiLink,
-        cookies: Cookies | None,
+        cookies: Callable[[Target], int] | None,
         progress: Progress | None,
     ) -> None:
         self.source = source
@@ -222,7 +103,10 @@ class _Engine:
     def refuse(self, target: Target, error: BpfError) -> None:
         if error.errno in _NO_ROOM:
             raise error
-        self.refused.setdefault(_key(target), (target, error))
+        self.refused.setdefault(target_key(target), (target, error))
+
+    def keep(self, link: links.Link, group: Group, part: Part, targets: tuple[Target, ...]) -> None:
+        self.link.pieces.append(Piece(link, group.mechanism, group.module, part, targets))
 
     def step(self, count: int) -> None:
         self.done += count
@@ -234,7 +118,7 @@ class _Engine:
             make_room(held, f"attach to {sum(len(g.targets) for g in groups)} functions")
         self.total += sum(len(g.targets) * len(g.parts) for g in groups)
         for group in groups:
-            first = len(self.link._made)
+            first = len(self.link.pieces)
             targets = group.targets
             while targets:
                 self.sides(group, targets)
@@ -256,7 +140,7 @@ class _Engine:
     def accepted(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
         if not self.refused:
             return targets
-        return tuple(t for t in targets if _key(t) not in self.refused)
+        return tuple(t for t in targets if target_key(t) not in self.refused)
 
     def drop_halves(self, group: Group, first: int) -> tuple[Target, ...]:
         """A function refused at one side of a pair keeps nothing at the other.
@@ -267,15 +151,15 @@ class _Engine:
         :param first: number of the first link of the group
         :returns: functions to attach to again
         """
-        made = self.link._made[first:]
-        halves = [one for one in made if len(self.accepted(one.targets)) < len(one.targets)]
+        pieces = self.link.pieces[first:]
+        halves = [one for one in pieces if len(self.accepted(one.targets)) < len(one.targets)]
         if not halves:
             return ()
         shared = group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.KPROBE_MULTI)
-        for one in reversed(made if shared else halves):
+        for one in reversed(pieces if shared else halves):
             with held():
                 one.link.close()
-                self.link._made.remove(one)
+                self.link.pieces.remove(one)
         return self.accepted(group.targets) if shared else ()
 
     # -- tracing_multi and kprobe.multi: one program, one link, split when refused
@@ -300,7 +184,7 @@ class _Engine:
             try:
                 with held():
                     link = self.many(group, part, program, attach_type, some)
-                    self.link._made.append(_Made(link, tuple(some)))
+                    self.keep(link, group, part, tuple(some))
             except BpfError as error:
                 if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS | _NO_ROOM:
                     raise
@@ -365,56 +249,66 @@ class _Engine:
         attach_type = _TRACING[part.side][0]
         for target in targets:
             try:
-                with held(), self.clone(part, target, attach_type) as program:
-                    link = links.attach_tracing(
-                        program,
-                        attach_type,
-                        cookie=self.cookie(target),
-                        what=f"{part.side.value} of {target.label}",
-                    )
-                    self.link._made.append(_Made(link, (target,)))
+                with held():
+                    self.keep(*self.clone(group, part, target, attach_type))
             except DeniedByPolicy:
                 raise
             except BpfError as error:
                 self.refuse(target, error)
             self.step(1)
 
-    def clone(self, part: Part, target: Target, attach_type: int) -> Fd:
+    def clone(
+        self, group: Group, part: Part, target: Target, attach_type: int
+    ) -> tuple[links.Link, Group, Part, tuple[Target]]:
+        image, program = self.loaded(part, target, attach_type)
+        with program:
+            link = links.attach_tracing(
+                program,
+                attach_type,
+                cookie=self.cookie(target),
+                what=f"{part.side.value} of {target.label}",
+            )
+        return link, group, replace(part, image=image), (target,)
+
+    def loaded(self, part: Part, target: Target, attach_type: int) -> tuple[Image, Fd]:
         first: VerifierError | None = None
-        for form, code in self._forms(part, target):
+        for image in self._images(part, target):
             try:
-                fd = self._load_clone(code, target, attach_type)
+                program = self._load_clone(image, target, attach_type)
             except VerifierError as error:
                 first = first or error
                 continue
-            if form is _Form.SCALARS:
+            if image.scalars:
                 self._as_scalars.add(part.image.digest)
-            return fd
+            return image, program
         assert first is not None
         raise first
 
-    def _forms(self, part: Part, target: Target) -> Iterator[tuple[_Form, Code]]:
+    def _images(self, part: Part, target: Target) -> Iterator[Image]:
         # What to load, and what to load instead if the verifier refuses it.
         image, model = part.image, target.model
         direct = image.lowering is Lowering.DIRECT
         if not (direct and image.digest in self._as_scalars):
-            yield _Form.PLANNED, image.code
+            yield image
         if not direct or model is None:
             return
         # The program calculates with an argument that is a pointer for this function.
         template = self._template_of(part)
+        code, traits, slots = template.code, template.traits, model.slots
         returns = part.side is not Side.ENTRY and not model.is_void
-        yield (
-            _Form.SCALARS,
-            rewrite.direct(
-                template.code, template.traits, slots=model.slots, returns=returns, scalars=True
-            ),
+        yield template.image(
+            Lowering.DIRECT,
+            lambda: rewrite.direct(code, traits, slots=slots, returns=returns, scalars=True),
+            slots,
+            returns,
+            scalars=True,
         )
         # No load of an argument that points to a pointer, an enum or a function is allowed on
         # 6.x ("is not a struct"), but the helper gives it.
-        yield (
-            _Form.FRAME,
-            rewrite.frame(template.code, template.traits, returns=returns, static=template.static),
+        yield template.image(
+            Lowering.FRAME,
+            lambda: rewrite.frame(code, traits, returns=returns, static=template.static),
+            returns,
         )
 
     def _template_of(self, part: Part) -> Template:
@@ -422,10 +316,10 @@ class _Engine:
             return self.template.half(part.side is Side.EXIT)
         return self.template
 
-    def _load_clone(self, code: Code, target: Target, attach_type: int) -> Fd:
+    def _load_clone(self, image: Image, target: Target, attach_type: int) -> Fd:
         return self.source.load_image(
             self.template,
-            code,
+            image.code,
             prog_type=ProgType.BPF_PROG_TYPE_TRACING,
             attach_type=attach_type,
             btf_id=target.btf_id or 0,
@@ -449,7 +343,7 @@ class _Engine:
                         retprobe=part.side is Side.EXIT,
                         cookie=self.cookie(target),
                     )
-                    self.link._made.append(_Made(link, (target,)))
+                    self.keep(link, group, part, (target,))
             except DeniedByPolicy:
                 raise
             except BpfError as error:
@@ -488,43 +382,29 @@ def _said(target: Target, error: BpfError) -> Skipped:
 def attach(
     source: Source,
     template: Template,
-    targets: Iterable[Target],
+    plan: Plan,
     facts: PlanFacts,
-    *,
-    mechanism: str | Mechanism = "auto",
-    prefer: str | None = None,
-    lowering: str | Lowering = "auto",
-    cookies: Cookies | None = None,
-    progress: Progress | None = None,
-    planned: Callable[[Plan], None] | None = None,
+    options: AttachOptions,
+    cookies: Callable[[Target], int] | None = None,
 ) -> MultiLink:
-    """Plan and attach; what the kernel refuses one by one is skipped, not fatal.
+    """Do what a plan says; what the kernel refuses one by one is skipped, not fatal.
 
-    :param mechanism: as `plan`, and so `prefer` and `lowering`
+    :param plan: made of `template` with `facts` and `options`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
-    :param progress: called with (programs attached, programs in all)
-    :param planned: called with the plan before anything is attached; without it the logger
-        ``pybpf`` warns if that will take more than 5 s
-    :raises PlanError: the program cannot be a multi program, or nothing can be attached
+    :raises PlanError: nothing could be attached; ``.skipped`` has the reasons
     :raises VerifierError: the verifier refused a group's image, or every function's clone
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
     :raises BpfError: EMFILE if the links would be more than the process may have open; a soft
         limit (RLIMIT_NOFILE) that is too low is raised first
     """
-
-    def planner(targets: Iterable[Target], facts: PlanFacts) -> Plan:
-        return plan(template, targets, facts, mechanism, prefer=prefer, lowering=lowering)
-
-    made = planner(targets, facts)
-    if planned is not None:
-        planned(made)
-    elif made.cost.attach_s > SLOW_S:
-        _warn(f"{made.program}: attaching to {_takes(made.targets, made.cost.attach_s)}")
-    link = MultiLink(made)
-    engine = _Engine(source, template, link, cookies, progress)
+    if options.planned is not None:
+        options.planned(plan)
+    elif plan.cost.attach_s > SLOW_S:
+        warn(f"{plan.program}: attaching to {say_takes(plan.targets, plan.cost.attach_s)}")
+    engine = _Engine(source, template, MultiLink(plan), cookies, options.progress)
     try:
         try:
-            return _run(engine, made, facts, planner)
+            return _run(engine, facts, options)
         except BaseException:
             engine.undo()
             raise
@@ -533,38 +413,42 @@ def attach(
         raise
 
 
-def _run(
-    engine: _Engine,
-    made: Plan,
-    facts: PlanFacts,
-    planner: Callable[[Iterable[Target], PlanFacts], Plan],
-) -> MultiLink:
+def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink:
     link = engine.link
-    engine.run(made.groups)
+    engine.run(link.plan.groups)
+    nowhere: tuple[Skipped, ...] = ()
     # Full trampolines (E2BIG) and kernels without stack arguments (ENOTSUPP) are known
     # only now: plan those functions again.
     full = [t for t, e in engine.refused.values() if _no_place(e)]
     if full:
         again = [
             replace(t, occupied=facts.max_programs)
-            if engine.refused[_key(t)][1].errno == errno.E2BIG
+            if engine.refused[target_key(t)][1].errno == errno.E2BIG
             else t
             for t in full
         ]
-        spill = planner(
-            again,
-            replace(facts, max_slots=min(facts.max_slots, _SLOTS_WITHOUT_STACK))
-            if any(engine.refused[_key(t)][1].errno == _ENOTSUPP for t in full)
-            else facts,
-        )
+        fewer = any(engine.refused[target_key(t)][1].errno == _ENOTSUPP for t in full)
+        slots = min(facts.max_slots, _SLOTS_WITHOUT_STACK) if fewer else facts.max_slots
+        spill = make_plan(engine.template, again, replace(facts, max_slots=slots), options)
         for target in full:
-            del engine.refused[_key(target)]
+            del engine.refused[target_key(target)]
         engine.run(spill.groups)
         link.spilled = engine.accepted(spill.targets)
-        link.skipped = (*link.skipped, *spill.skipped)
+        nowhere = spill.skipped
     errors = [error for _, error in engine.refused.values()]
     if errors and not link and all(isinstance(e, VerifierError) for e in errors):
         raise errors[0]  # the program's own fault: whoever asked needs the log
-    refused = [_said(target, error) for target, error in engine.refused.values()]
-    link.skipped = (*link.skipped, *refused)
+    link.refused = (
+        *nowhere,
+        *(_said(target, error) for target, error in engine.refused.values()),
+    )
+    if not link:
+        raise _nothing(link)
     return link
+
+
+def _nothing(link: MultiLink) -> PlanError:
+    first, *rest = link.skipped or ("no function was found",)
+    more = f", and {len(rest)} more" if rest else ""
+    text = f"program {link.plan.program!r}: nothing to attach to: {first}{more}"
+    return PlanError(text, skipped=link.skipped)

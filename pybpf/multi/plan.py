@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -26,6 +26,7 @@ from .traits import CtxHelper, Hook, Traits, analyse
 
 __all__ = [
     "Group",
+    "GroupKey",
     "Image",
     "Lowering",
     "Part",
@@ -34,6 +35,8 @@ __all__ = [
     "Side",
     "Target",
     "Template",
+    "group_key",
+    "in_groups",
 ]
 
 _MAX_PROGRAMS = 38  # BPF_MAX_TRAMP_LINKS on x86-64, 6.x; 36 where fsession exists
@@ -106,17 +109,39 @@ class Template:
     #: Slot of any kfunc's call -> arguments it takes.
     kfunc_args: Mapping[int, int] = field(default_factory=dict)
 
-    #: Images made of it so far, by what they were made for.
-    images: dict[tuple[object, ...], Image] = field(
+    # Images made of it so far, by what they were made for.
+    _images: dict[tuple[object, ...], Image] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _halves: dict[bool, Template] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    def image(
+        self, lowering: Lowering, make: Callable[[], Code], *key: object, scalars: bool = False
+    ) -> Image:
+        """The image of a lowering, made once.
+
+        :param make: rewrites the code
+        :param key: what the rewritten code depends on
+        """
+        full = (lowering.value, scalars, *key)
+        image = self._images.get(full)
+        if image is None:
+            image = self._images[full] = Image.of(lowering, make(), scalars=scalars)
+        return image
+
     def half(self, is_return: bool) -> Template:
-        """The entry or exit half of a session program.
+        """The entry or exit half of a session program, made once.
 
         bpf_session_is_return is folded, and at entry bpf_get_func_ret gives 0, as it does in a
         fsession program.
         """
+        if is_return not in self._halves:
+            self._halves[is_return] = self._half(is_return)
+        return self._halves[is_return]
+
+    def _half(self, is_return: bool) -> Template:
         folded = self._folded(is_return)
         if is_return or CtxHelper.get_func_ret not in folded.traits.helpers:
             return folded
@@ -189,10 +214,13 @@ class Image:
     lowering: Lowering
     code: Code = field(repr=False)
     digest: str
+    #: Direct accesses whose values the verifier takes for numbers, never for pointers.
+    scalars: bool = False
 
     @classmethod
-    def of(cls, lowering: Lowering, code: Code) -> Image:
-        return cls(lowering, code, hashlib.sha256(encode(code.insns)).hexdigest()[:16])
+    def of(cls, lowering: Lowering, code: Code, *, scalars: bool = False) -> Image:
+        digest = hashlib.sha256(encode(code.insns)).hexdigest()[:16]
+        return cls(lowering, code, digest, scalars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +254,43 @@ class Group:
     def kind(self) -> str:
         """``entry``, ``exit``, ``session`` or ``entry+exit``."""
         return "+".join(part.side.value for part in self.parts)
+
+    @property
+    def key(self) -> GroupKey:
+        """The group's place among the groups of a plan; no two groups have the same."""
+        return group_key(self.mechanism, self.module, self.parts)
+
+    def same_way(self, other: Group) -> bool:
+        """True if both run the same images by the same mechanism, whatever the targets."""
+        return self.key == other.key
+
+
+#: Rank of the mechanism, BTF object, sides and images.
+GroupKey = tuple[int, str, tuple[tuple[str, str], ...]]
+_RANKS = {mechanism: rank for rank, mechanism in enumerate(Mechanism)}
+
+
+def group_key(mechanism: Mechanism, module: str, parts: Iterable[Part]) -> GroupKey:
+    """See `Group.key`."""
+    images = tuple([(part.side.value, part.image.digest) for part in parts])
+    return (_RANKS[mechanism], module, images)
+
+
+def in_groups(
+    ways: Iterable[tuple[Mechanism, str, tuple[Part, ...], Target]],
+) -> tuple[Group, ...]:
+    """Groups of functions, in the order of a plan.
+
+    :param ways: of each function: mechanism, module, parts, and the function itself
+    """
+    found: dict[GroupKey, tuple[Mechanism, str, tuple[Part, ...], list[Target]]] = {}
+    for mechanism, module, parts, target in ways:
+        key = group_key(mechanism, module, parts)
+        found.setdefault(key, (mechanism, module, parts, []))[3].append(target)
+    return tuple(
+        Group(mechanism, module, parts, tuple(sorted(targets, key=lambda t: t.address)))
+        for _, (mechanism, module, parts, targets) in sorted(found.items())
+    )
 
 
 @dataclass(frozen=True, slots=True)

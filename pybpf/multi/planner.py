@@ -24,34 +24,39 @@ Everything here is pure: same inputs in any order, same plan.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter, lt
 from typing import NamedTuple
 
-from ..asm.edit import Code
-from ..errors import PlanError
 from ..features import Feature
 from ..trampoline.model import REGISTER_SLOTS, Model, Return
 from . import rewrite
 from .cost import Cost, Mechanism
 from .denylist import denied, never_returns, risky
-from .plan import Group, Image, Lowering, Part, Plan, PlanFacts, Side, Target, Template
+from .options import AUTO, LOWERINGS, AttachOptions
+from .plan import (
+    Group,
+    GroupKey,
+    Image,
+    Lowering,
+    Part,
+    Plan,
+    PlanFacts,
+    Side,
+    Target,
+    Template,
+    group_key,
+)
 from .reasons import Reason, Skipped
 from .traits import CtxHelper, Hook, Traits
 
-__all__ = ["answers", "checked", "plan"]
+__all__ = ["answers", "make_plan"]
 
 _SESSION_COOKIE = "bpf_session_cookie"
 _BY_ADDRESS = (
     "kprobe_multi or kprobe can trace it if the program reads neither arguments nor return value"
 )
-#: What a caller may ask for instead of "auto".
-_LOWERINGS = {
-    Lowering.DIRECT: (Mechanism.TRAMPOLINE,),
-    Lowering.FRAME: (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE),
-}
-
 # What a mechanism answers for one target: its parts, or why not (reason, detail, hint).
 _No = tuple[Reason, str, str]
 _Answer = tuple[Part, ...] | _No
@@ -62,23 +67,15 @@ class _Fit(NamedTuple):
     mechanism: Mechanism
     module: str
     parts: tuple[Part, ...]
-    key: _Key
-
-    @classmethod
-    def of(cls, mechanism: Mechanism, module: str, parts: tuple[Part, ...]) -> _Fit:
-        images = tuple((p.side.value, p.image.digest) for p in parts)
-        return cls(mechanism, module, parts, (_RANKS.index(mechanism), module, images))
+    key: GroupKey
 
 
 # What becomes of a target.
 _Choice = _Fit | _No
-# A group's place among the groups: rank of the mechanism, BTF object, sides and images.
-_Key = tuple[int, str, tuple[tuple[str, str], ...]]
 # All of a target that a mechanism's answer depends on, but its model.
 _Shape = tuple[str, bool, bool, bool, int, bool]
 _PLAIN: _Shape = ("", False, True, True, 0, False)
 
-_RANKS = tuple(Mechanism)
 _VOID, _WIDE = Return.VOID, Return.WIDE
 
 
@@ -120,7 +117,6 @@ class _Planner:
     template: Template
     facts: PlanFacts
     lowering: Lowering | None = None  # None: the best of each mechanism
-    halves: dict[bool, Template] = field(default_factory=dict)
 
     # -- which programs a mechanism loads for this hook
 
@@ -148,12 +144,7 @@ class _Planner:
                 f"{mechanism.value} makes a session of two programs here{why}",
                 "session cookies need kprobe.session (6.10) or fsession (7.0)",
             )
-        return ((Side.ENTRY, self.half(False)), (Side.EXIT, self.half(True)))
-
-    def half(self, is_return: bool) -> Template:
-        if not self.halves:
-            self.halves = {side: self.template.half(side) for side in (False, True)}
-        return self.halves[is_return]
+        return ((Side.ENTRY, self.template.half(False)), (Side.EXIT, self.template.half(True)))
 
     def supported(self, mechanism: Mechanism) -> _No | None:
         feature = {
@@ -165,7 +156,7 @@ class _Planner:
         if not self.facts.features.supports(feature):
             since = f" ({feature.since} and newer)" if feature.since else ""
             return (Reason.NO_MECHANISM, f"it has no {feature.value}{since}", "")
-        if self.lowering is not None and mechanism not in _LOWERINGS[self.lowering]:
+        if self.lowering is not None and mechanism not in LOWERINGS[self.lowering]:
             detail = f"{mechanism.value} has no {self.lowering.value} lowering"
             return (Reason.NO_MECHANISM, detail, "")
         return None
@@ -239,7 +230,9 @@ class _Planner:
             return None
         if self.reads_own_args(traits, model) and (
             side is Side.EXIT
-            or (side is Side.SESSION and self.reads_own_args(self.half(True).traits, model))
+            or (
+                side is Side.SESSION and self.reads_own_args(self.template.half(True).traits, model)
+            )
         ):
             hint = "fentry/fexit clones have them"
             return (Reason.NO_EXIT_ARGS, "kprobes lose argument registers", hint)
@@ -269,38 +262,26 @@ class _Planner:
         slots = model.slots if model is not None else 0
         if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
             if not traits.accesses:
-                return self.made(template, Lowering.NATIVE, lambda: template.code)
+                return template.image(Lowering.NATIVE, lambda: template.code)
             if mechanism is Mechanism.TRAMPOLINE and self.lowering is not Lowering.FRAME:
-                return self.made(
-                    template,
+                return template.image(
                     Lowering.DIRECT,
                     lambda: rewrite.direct(template.code, traits, slots=slots, returns=returns),
                     slots,
                     returns,
                 )
             shown = returns or not traits.reads_ret
-            return self.made(
-                template,
+            return template.image(
                 Lowering.FRAME,
                 lambda: rewrite.frame(template.code, traits, returns=shown, static=template.static),
                 shown,
             )
-        return self.made(
-            template,
+        return template.image(
             Lowering.REGS,
             lambda: rewrite.regs(template.code, traits, slots=slots, returns=returns),
             slots,
             returns,
         )
-
-    def made(
-        self, template: Template, lowering: Lowering, make: Callable[[], Code], *key: object
-    ) -> Image:
-        full = (lowering.value, *key)
-        image = template.images.get(full)
-        if image is None:
-            image = template.images[full] = Image.of(lowering, make())
-        return image
 
     # -- all targets, one order of mechanisms
 
@@ -313,7 +294,8 @@ class _Planner:
                 parts: tuple[Part, ...] = answer
                 # kprobes are loaded for no BTF: modules share their group.
                 btf = mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
-                return _Fit.of(mechanism, shape.module if btf else "", parts)
+                module = shape.module if btf else ""
+                return _Fit(mechanism, module, parts, group_key(mechanism, module, parts))
             first = first or answer  # type: ignore[assignment]
         return first or (Reason.NO_MECHANISM, "", "")
 
@@ -328,7 +310,7 @@ class _Planner:
         Targets of one group have one `_Fit`, the same object.
         """
         known: dict[object, _Choice] = {}
-        fits: dict[_Key, _Fit] = {}
+        fits: dict[GroupKey, _Fit] = {}
         chosen: list[_Choice] = []
         counts: defaultdict[int, int] = defaultdict(int)
         for shape, some in shapes:
@@ -449,54 +431,24 @@ def _rank(target: Target) -> tuple[object, ...]:
     )
 
 
-def checked(
-    mechanism: str | Mechanism, prefer: str | None, lowering: str | Lowering
-) -> tuple[Mechanism | None, Lowering | None]:
-    """The mechanism and lowering asked for, None for "auto".
-
-    :raises PlanError: if the mechanism, lowering or preference is none
-    """
-    if prefer not in (None, "overhead"):
-        raise PlanError(f"prefer={prefer!r}: only 'overhead' is known")
-    try:
-        forced = None if mechanism == "auto" else Mechanism(mechanism)
-    except ValueError:
-        names = ", ".join(m.value for m in Mechanism)
-        raise PlanError(f"mechanism {mechanism!r}: one of auto, {names}") from None
-    shape = next((form for form in _LOWERINGS if lowering in (form, form.value)), None)
-    if shape is None and lowering != "auto":
-        names = ", ".join(form.value for form in _LOWERINGS)
-        raise PlanError(f"lowering {lowering!r}: one of auto, {names}")
-    return forced, shape
-
-
-def plan(
-    program: Template | object,
+def make_plan(
+    template: Template,
     targets: Iterable[Target],
     facts: PlanFacts,
-    mechanism: str | Mechanism = "auto",
-    *,
-    prefer: str | None = None,
-    lowering: str | Lowering = "auto",
+    options: AttachOptions = AUTO,
+    skipped: Iterable[Skipped] = (),
 ) -> Plan:
     """Group targets by mechanism and image. Pure.
 
-    :param program: a `Template`, or a multi program of an opened object
     :param targets: functions; order does not matter
     :param facts: what the kernel offers
-    :param mechanism: "auto", or the one to use
-    :param prefer: "overhead": the least cost per call first, whatever it costs to attach
-    :param lowering: "auto", or "direct" or "frame" to have it for programs that read
-        context slots; only mechanisms that know it are then used
-    :raises PlanError: if the program's use of the context cannot be proved, or the
-        mechanism, lowering or preference is none
+    :param skipped: functions that were asked for and left out before planning
+    :raises PlanError: if the program's use of the context cannot be proved
     """
-    template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
-    assert isinstance(template, Template)
-    forced, shape = checked(mechanism, prefer, lowering)
-    work = _Planner(template, facts, shape)
+    forced = options.only
+    work = _Planner(template, facts, options.shape)
     exits = work.exits()
-    skipped: list[Skipped] = []
+    skipped = list(skipped)
     rest, distinct = _ordered(targets)
     no = {n: why for n in risky([t.name for t in rest]) if (why := _refused(n, exits)) is not None}
     if no:
@@ -528,7 +480,7 @@ def plan(
         )
     _ = template.traits  # an unprovable program is one error, not a reason per target
     shapes = _by_shape(rest)
-    tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, prefer)]
+    tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, options.prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)
     return Plan(

@@ -7,23 +7,18 @@ image the engine asks for with the object's maps and BTF.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .._sys import prog as sys_prog
-from .._sys.interrupts import held
 from .._uapi.enums import AttachType, ProgType
 from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..errors import PlanError, RelocationError
 from ..obj.linker import Linker, Resolved
-from .engine import MultiLink, Progress
+from .cookies import cookie_function
 from .engine import attach as run
-from .plan import Target
-from .planner import checked
-from .resolve import Asked, Item, Resolver, listed, plan_facts
-from .select import VMLINUX, Candidate, parse_pattern
+from .resolve import Asked, Resolver, listed, plan_facts
 from .template import make_template, pack_info
 from .traits import Hook
 
@@ -31,9 +26,10 @@ if TYPE_CHECKING:
     from .._sys.fd import Fd
     from ..asm.edit import Code
     from ..loader import Object
-    from ..programs import Cookies, Program
-    from .cost import Mechanism
-    from .plan import Lowering, Plan, Template
+    from ..programs import Program
+    from .link import MultiLink
+    from .options import AttachOptions
+    from .plan import Template
 
 __all__ = ["MultiPrograms"]
 
@@ -45,53 +41,6 @@ _HOOKS = {
     AttachType.BPF_TRACE_FEXIT_MULTI: Hook.EXIT,
     AttachType.BPF_TRACE_FSESSION_MULTI: Hook.SESSION,
 }
-
-
-# Who is meant by a name: module (None: of any), function, address (None: whichever).
-_Who = tuple[str | None, str, int | None]
-
-
-def _cookies(
-    cookies: Cookies | None, asked: str | Sequence[Item]
-) -> Callable[[Target], int] | None:
-    if cookies is None or callable(cookies):
-        return cookies
-    if isinstance(cookies, int):
-        value = cookies
-        return lambda target: value
-    if isinstance(cookies, Mapping):
-        pairs: Iterable[tuple[Item, int]] = cookies.items()
-    elif isinstance(asked, str) or len(asked) != len(cookies):
-        raise PlanError("a sequence of cookies goes with as many functions, named one by one")
-    else:
-        pairs = zip(asked, cookies, strict=True)
-    known: dict[_Who, int] = {}
-    for item, cookie in pairs:
-        if known.setdefault(_who(item), cookie) != cookie:
-            raise PlanError(f"{item!r} is named twice, with different cookies")
-
-    def cookie_of(target: Target) -> int:
-        module, name = target.module, target.name
-        for who in ((module, name, target.address), (module, name, None), (None, name, None)):
-            if who in known:
-                return known[who]
-        return 0
-
-    return cookie_of
-
-
-def _who(item: Item) -> _Who:
-    if isinstance(item, Candidate):
-        return (item.module, item.name, item.addr)
-    if isinstance(item, Target):
-        return (item.module, item.name, item.address or None)
-    pattern = parse_pattern(item)
-    if not pattern.is_exact:
-        raise PlanError(
-            f"a cookie for {item!r}: {item!r} is a glob, which may mean many functions; "
-            "name them, or give one cookie for all or a function of the target"
-        )
-    return ("" if pattern.module == VMLINUX else pattern.module, pattern.name, None)
 
 
 class _MultiLinker(Linker):
@@ -198,47 +147,14 @@ class MultiPrograms:
                 out[at : at + 8] = encode([call])
         return bytes(out)
 
-    def attach(
-        self,
-        program: Program,
-        asked: Asked,
-        *,
-        mechanism: str | Mechanism = "auto",
-        prefer: str | None = None,
-        lowering: str | Lowering = "auto",
-        cookies: Cookies | None = None,
-        progress: Progress | None = None,
-        planned: Callable[[Plan], None] | None = None,
-    ) -> MultiLink:
+    def attach(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink:
         """See `Program.attach_multi`."""
-        checked(mechanism, prefer, lowering)
         wanted = asked if isinstance(asked, str) else listed(asked)
         if not wanted:
             raise PlanError(f"program {program.name!r}: no function was named")
+        cookie = cookie_function(options.cookies, wanted)
         self.object.prepare()
         template = self.template(program)
-        at_exit = template.hook is not Hook.ENTRY
-        targets, skipped = self._resolver.resolve(wanted, at_exit=at_exit)
-        link = run(
-            self,
-            template,
-            targets,
-            plan_facts(self.object.facts),
-            mechanism=mechanism,
-            prefer=prefer,
-            lowering=lowering,
-            cookies=_cookies(cookies, wanted),
-            progress=progress,
-            planned=planned,
-        )
-        try:
-            link.skipped = (*skipped, *link.skipped)
-            if link:
-                return link
-            first, *rest = link.skipped
-            more = f", and {len(rest)} more" if rest else ""
-            raise PlanError(f"program {program.name!r}: nothing to attach to: {first}{more}")
-        except BaseException:
-            with held():
-                link.detach()
-            raise
+        facts = plan_facts(self.object.facts)
+        plan = self._resolver.plan(template, wanted, facts, options)
+        return run(self, template, plan, facts, options, cookie)

@@ -19,9 +19,10 @@ from ..features import Feature
 from ..trampoline.image import make_key
 from ..trampoline.model import Models
 from ..trampoline.verify import attachments
-from . import planner
 from .cost import Mechanism
+from .options import AUTO, AttachOptions
 from .plan import Lowering, Plan, PlanFacts, Target, Template
+from .planner import make_plan
 from .reasons import Reason, Skipped
 from .select import Candidate, SelectFacts, select
 from .traits import Hook
@@ -90,27 +91,24 @@ def plan(
     :param program: a multi program of an opened object, or a `Template`
     :param targets: a glob, or names, globs, candidates and `Target` values
     :param facts: of the running kernel, of saved ones (names are looked up in them), or
-        `PlanFacts` together with `Target` values: then this is `planner.plan`, and pure
+        `PlanFacts` together with `Target` values: then this is `planner.make_plan`, and pure
     :param mechanism: "auto", or the one to use
     :param prefer: "overhead": the least cost per call first
     :param lowering: "auto", "direct" or "frame"
-    :raises PlanError: as `planner.plan`; or names that nobody can look up
+    :raises PlanError: as `planner.make_plan` and `AttachOptions`; or names that nobody can look up
     :raises TypeError: as `listed`
     """
-    planner.checked(mechanism, prefer, lowering)
+    options = AttachOptions(mechanism=mechanism, prefer=prefer, lowering=lowering)
     template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
-    options = {"prefer": prefer, "lowering": lowering}
     wanted = listed(targets)
     if isinstance(facts, PlanFacts):
         given = [t for t in wanted if isinstance(t, Target)]
         if len(given) != len(wanted):
             raise PlanError("names are looked up in Facts; with PlanFacts give Target values")
-        return planner.plan(template, given, facts, mechanism, **options)  # type: ignore[arg-type]
-    at_exit = template.hook is not Hook.ENTRY
+        return make_plan(template, given, facts, options)
     asked: Asked = targets if isinstance(targets, str) else wanted
-    found, skipped = Resolver(facts, live=not facts.is_saved).resolve(asked, at_exit=at_exit)
-    made = planner.plan(template, found, plan_facts(facts), mechanism, **options)  # type: ignore[arg-type]
-    return replace(made, skipped=(*skipped, *made.skipped))
+    resolver = Resolver(facts, live=not facts.is_saved)
+    return resolver.plan(template, asked, plan_facts(facts), options)
 
 
 class Resolver:
@@ -121,6 +119,18 @@ class Resolver:
         self._live = live
         self._models: dict[str, Models | None] = {}
         self._held: Counter[int] | None = None
+
+    def plan(
+        self, template: Template, asked: Asked, facts: PlanFacts, options: AttachOptions = AUTO
+    ) -> Plan:
+        """Plan a multi program on what was asked for.
+
+        :param facts: `plan_facts` of the same kernel
+        :raises PlanError: as `resolve` and `make_plan`
+        :raises TypeError: as `listed`
+        """
+        targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY)
+        return make_plan(template, targets, facts, options, skipped)
 
     def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[list[Target], list[Skipped]]:
         """Targets for what was asked, and what could not be found.
@@ -152,7 +162,8 @@ class Resolver:
             if not lost.skipped
         ]
         if not targets and isinstance(asked, str):
-            raise PlanError(f"{asked!r}: " + "; ".join(str(s) for s in skipped[:3]))
+            said = "; ".join(str(s) for s in skipped[:3])
+            raise PlanError(f"{asked!r}: {said}", skipped=skipped)
         return targets, skipped
 
     def _placed(self, targets: list[Target]) -> tuple[list[Target], list[Skipped]]:

@@ -31,11 +31,10 @@ from pybpf.errors import VerifierError
 from pybpf.features import Feature
 from pybpf.multi.cost import Mechanism
 from pybpf.multi.denylist import denied, never_returns
-from pybpf.multi.engine import MultiLink
+from pybpf.multi.link import MultiLink
 from pybpf.multi.plan import Group, Plan, Target
-from pybpf.multi.planner import plan
 from pybpf.multi.programs import MultiPrograms
-from pybpf.multi.resolve import Resolver, plan_facts
+from pybpf.multi.resolve import Resolver, plan, plan_facts
 from pybpf.multi.template import pack_info
 
 __all__ = ["main"]

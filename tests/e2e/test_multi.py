@@ -325,6 +325,25 @@ def test_denied_and_unknown_names_are_reasons(obj: pybpf.Object) -> None:
         assert reasons[name].reason is Reason.DENIED
 
 
+@pytest.mark.needs(Feature.FENTRY)
+def test_there_is_one_plan(obj: pybpf.Object) -> None:
+    """`planned=`, `.plan` and `pybpf.trampoline.plan` are equal, skipped functions included."""
+    program = obj.programs["on_entry"]
+    asked = ["bpf_fentry_test?", "do_exit", "no_such_fn", "__rcu_read_lock"]
+    for options in ({}, {"mechanism": "trampoline", "lowering": "frame"}, {"prefer": "overhead"}):
+        plan = pybpf.trampoline.plan(program, asked, obj.facts, **options)
+        told: list[object] = []
+        with program.attach_multi(asked, planned=told.append, **options) as link:
+            assert told == [link.plan] == [plan]
+            assert {s.name for s in plan.skipped} == {"no_such_fn", "__rcu_read_lock"}
+            assert link.skipped == plan.skipped
+            ways = {t.name: g for g in link.groups for t in g.targets}
+            changed = {c.target.name: c.attached for c in link.changed}
+            for group in plan.groups:
+                for target in group.targets:
+                    assert ways[target.name].same_way(changed.get(target.name, group))
+
+
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_denied_functions_are_refused_by_every_mechanism(obj: pybpf.Object, mechanism: str) -> None:
     """Whichever was asked for: 6.1 would accept a clone on __rcu_read_lock and hang."""

@@ -17,12 +17,15 @@ from pybpf import links
 from pybpf._sys import fd as fd_module
 from pybpf._sys.fd import Fd
 from pybpf._sys.interrupts import held
-from pybpf.errors import BpfError, VerifierError
+from pybpf.errors import BpfError, PlanError, VerifierError
 from pybpf.features import Feature, FeatureSet
 from pybpf.multi import engine
+from pybpf.multi import link as multi_link
 from pybpf.multi.cost import Cost
-from pybpf.multi.engine import MultiLink, attach
-from pybpf.multi.plan import Plan, PlanFacts, Target, Template
+from pybpf.multi.link import MultiLink
+from pybpf.multi.options import AttachOptions
+from pybpf.multi.plan import Lowering, PlanFacts, Target, Template
+from pybpf.multi.planner import make_plan
 from pybpf.multi.reasons import Reason
 from tests.unit.test_planner import BASE, K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 
@@ -135,9 +138,77 @@ WAYS: list[tuple[str, Template, PlanFacts]] = [
 ]
 
 
+def attach(
+    kernel: Kernel, template: Template, targets: list[Target], facts: PlanFacts, **how: Any
+) -> MultiLink:
+    """Plan and attach, without an object and a resolver."""
+    options = AttachOptions(**how)
+    plan = make_plan(template, targets, facts, options)
+    return engine.attach(kernel, template, plan, facts, options)
+
+
 def run(kernel: Kernel, way: tuple[str, Template, PlanFacts], **more: Any) -> MultiLink:
     mechanism, template, facts = way
     return attach(kernel, template, TARGETS, facts, mechanism=mechanism, **more)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_attached_is_what_was_planned(
+    kernel: Kernel, way: tuple[str, Template, PlanFacts]
+) -> None:
+    """The link's groups are the plan's, unless something had to be done otherwise."""
+    seen: list[object] = []
+    with run(kernel, way, planned=seen.append) as link:
+        assert seen == [link.plan]
+        assert link.groups == link.plan.groups and link.groups
+        assert link.changed == () and link.skipped == ()
+    assert link.groups == ()
+
+
+def test_what_the_verifier_made_of_the_plan(kernel: Kernel) -> None:
+    """f1 takes scalars only and f2 a frame: the link says so, the plan stays as it was.
+
+    All with arguments were to share an image, so from f1 on scalars are tried first.
+    """
+    wrong = VerifierError(errno.EACCES, "p", "0: ...\nR1 bad\n", "R1 bad")
+    ids = {f"load {TARGETS[1].btf_id}": 1, f"load {TARGETS[2].btf_id}": 1}
+    loads: list[str] = []
+
+    def refuse(what: str) -> OSError | None:
+        if what not in ids:
+            return None
+        loads.append(what)
+        return wrong if loads.count(what) <= ids[what] else None
+
+    kernel.refuse = refuse
+    with run(kernel, WAYS[0]) as link:
+        ways = {t.name: g.parts[0].image for g in link.groups for t in g.targets}
+        assert [(n, ways[n].lowering, ways[n].scalars) for n in ("f0", "f1", "f2")] == [
+            ("f0", Lowering.DIRECT, False),
+            ("f1", Lowering.DIRECT, True),
+            ("f2", Lowering.FRAME, False),
+        ]
+        assert sorted(str(c) for c in link.changed) == [
+            "f1: planned trampoline direct, is trampoline direct with scalars",
+            "f2: planned trampoline direct, is trampoline frame",
+            "f4: planned trampoline direct, is trampoline direct with scalars",
+        ]
+        assert len(link.targets) == 5 and link.skipped == ()
+        assert {g.lowering for g in link.plan.groups} == {Lowering.DIRECT}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_left_is_an_error_with_every_reason(
+    kernel: Kernel, way: tuple[str, Template, PlanFacts]
+) -> None:
+    """What is not the program's fault: a PlanError that has the functions and the reasons."""
+    kernel.refuse = lambda what: BpfError(errno.EINVAL, what) if what.startswith("link") else None
+    with pytest.raises(PlanError, match=r"nothing to attach to: f\d.*EINVAL, and 4 more") as caught:
+        run(kernel, way)
+    assert [(s.name, s.reason) for s in sorted(caught.value.skipped, key=lambda s: s.name)] == [
+        (f"f{n}", Reason.KERNEL_REFUSED) for n in range(5)
+    ]
+    assert kernel.left() == [] and kernel.leaked == []
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -214,13 +285,15 @@ def test_an_interrupt_at_any_system_call(
 
 
 class _EveryLine:
-    # Sends SIGINT before the n-th line that runs in the engine.
+    # Sends SIGINT before the n-th line that runs in the engine or its link.
+    FILES = frozenset({engine.__file__, multi_link.__file__})
+
     def __init__(self, number: int) -> None:
         self.left = number
         self.sent = False
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename != engine.__file__:
+        if frame.f_code.co_filename not in self.FILES:
             return None
         if event == "line":
             self.left -= 1
@@ -508,18 +581,14 @@ def test_held_in_another_thread_holds_nothing() -> None:
 def test_what_takes_long_is_said_beforehand(
     kernel: Kernel,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     attach_s: float,
 ) -> None:
     """Unless somebody asked for the plan or the progress, who can say it himself."""
-    real = engine.plan
-
-    def slow(*args: Any, **how: Any) -> Plan:
-        made = real(*args, **how)
-        return replace(made, cost=Cost(attach_s, attach_s + 1.5, 0))
-
-    monkeypatch.setattr(engine, "plan", slow)
-    link = run(kernel, WAYS[0])
+    mechanism, template, facts = WAYS[0]
+    options = AttachOptions(mechanism=mechanism)
+    made = make_plan(template, TARGETS, facts, options)
+    slow = replace(made, cost=Cost(attach_s, attach_s + 1.5, 0))
+    link = engine.attach(kernel, template, slow, facts, options)
     wanted = ["p: attaching to 5 functions will take about 6 s (less where KVM is used)"]
     assert caplog.messages == wanted * (attach_s > 5)
     caplog.clear()
@@ -529,5 +598,6 @@ def test_what_takes_long_is_said_beforehand(
         f"p: detaching from 5 functions will take about {seconds} s (less where KVM is used)"
     ]
     caplog.clear()
-    run(kernel, WAYS[0], planned=lambda made: None).detach(progress=lambda done, total: None)
+    asked = replace(options, planned=lambda made: None)
+    engine.attach(kernel, template, slow, facts, asked).detach(progress=lambda done, total: None)
     assert caplog.messages == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pybpf
 from pybpf.multi.plan import Target
-from pybpf.multi.planner import plan
+from pybpf.multi.resolve import plan
 from pybpf.trampoline.classes import (
     Attachment,
     CallModel,

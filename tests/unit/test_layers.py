@@ -25,6 +25,7 @@ LAYERS = {
     "pybpf.obj": 3,
     "pybpf.multi.cost": 3,
     "pybpf.multi.denylist": 3,
+    "pybpf.multi.options": 3,
     "pybpf.multi.plan": 3,
     "pybpf.multi.planner": 3,
     "pybpf.multi.reasons": 3,

@@ -23,6 +23,7 @@ from pybpf.multi import programs as multi
 from pybpf.multi.plan import Plan, Target
 from pybpf.multi.reasons import Reason
 from pybpf.trampoline import verify
+from pybpf.trampoline.model import Model, Return
 from tests.support.fakes import FakeKernel
 from tests.support.savedfacts import saved_facts
 
@@ -76,7 +77,8 @@ def test_images_are_the_same_before_and_after_the_maps_are_made(
 class Attached(Exception):
     """Stands for the engine's work: what it was given, cookies by function."""
 
-    def __init__(self, cookies: dict[str, int | None]) -> None:
+    def __init__(self, plan: Plan, cookies: dict[str, int | None]) -> None:
+        self.plan = plan
         self.cookies = cookies
 
 
@@ -85,10 +87,9 @@ def program(
     facts: Facts, blobs: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Iterable[pybpf.Program]:
     def run(
-        source: object, template: object, targets: list[Target], facts: object, **how: Any
+        source: object, template: object, plan: Plan, facts: object, options: object, cookie: Any
     ) -> None:
-        cookie = how["cookies"]
-        raise Attached({t.label: cookie(t) if cookie else None for t in targets})
+        raise Attached(plan, {t.label: cookie(t) if cookie else None for t in plan.targets})
 
     monkeypatch.setattr(multi, "run", run)
     monkeypatch.setattr(verify.sys_bpf, "ids", lambda kind: iter(()))
@@ -102,8 +103,10 @@ def given(program: pybpf.Program, asked: Any, cookies: Any) -> dict[str, int | N
     return caught.value.cookies
 
 
-READ, WRITE = Target("vfs_read"), Target("vfs_read", "fuse", 0x5000)
-STATIC = [Target("p_start", "", 0x1000), Target("p_start", "", 0x2000)]
+TWO = Model(2, Return.INT, 4, True, 2)
+READ = Target("vfs_read", "", 0x4000, 4, TWO)
+WRITE = Target("vfs_read", "fuse", 0x5000, 5, TWO)
+STATIC = [Target("p_start", "", 0x1000, 1, TWO), Target("p_start", "", 0x2000, 2, TWO)]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +137,10 @@ def test_cookies_of_functions_of_one_name(
     seen: list[int] = []
 
     def run(
-        source: object, template: object, targets: list[Target], facts: object, **how: Any
+        source: object, template: object, plan: Plan, facts: object, options: object, cookie: Any
     ) -> None:
-        seen.extend(how["cookies"](t) for t in targets)
-        raise Attached({})
+        seen.extend(cookie(t) for t in plan.targets)
+        raise Attached(plan, {})
 
     monkeypatch.setattr(multi, "run", run)
     given(program, STATIC, [3, 4])
@@ -182,6 +185,36 @@ def test_what_names_no_function_is_a_type_error(
         program.attach_multi(asked)
     with pytest.raises(TypeError, match=words):
         pybpf.trampoline.plan(program, asked, facts)
+
+
+def test_there_is_one_plan(program: pybpf.Program, facts: Facts) -> None:
+    """What attach_multi carries out is what `pybpf.trampoline.plan` answers, skipped included."""
+    asked = ["vfs_read", "do_exit", "no_such_fn", "__rcu_read_lock"]
+    options = {"mechanism": "trampoline", "lowering": "direct"}
+    with pytest.raises(Attached) as caught:
+        program.attach_multi(asked, **options)  # type: ignore[arg-type]
+    plan = pybpf.trampoline.plan(program, asked, facts, **options)  # type: ignore[arg-type]
+    assert caught.value.plan == plan
+    assert {s.name: s.reason for s in plan.skipped} == {
+        "no_such_fn": Reason.NOT_FOUND,
+        "__rcu_read_lock": Reason.DENIED,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mechanism": "magic"}, "one of auto, tracing_multi"),
+        ({"prefer": "speed"}, "only 'overhead' is known"),
+        ({"lowering": "regs"}, "one of auto, direct, frame"),
+    ],
+)
+def test_options_are_checked_first(
+    program: pybpf.Program, options: dict[str, Any], words: str
+) -> None:
+    """Whatever else is wrong: here there is no function to attach to either."""
+    with pytest.raises(PlanError, match=words):
+        program.attach_multi([], **options)
 
 
 def test_no_functions_at_all(program: pybpf.Program) -> None:

@@ -19,8 +19,8 @@ from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
 from pybpf.multi.cost import Mechanism
 from pybpf.multi.plan import Lowering, Plan, PlanFacts, Side, Target, Template
-from pybpf.multi.planner import plan
 from pybpf.multi.reasons import Reason
+from pybpf.multi.resolve import plan
 from pybpf.multi.traits import CtxHelper, Hook
 from pybpf.trampoline.model import Model, Return
 

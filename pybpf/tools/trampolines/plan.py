@@ -18,7 +18,7 @@ from ...asm.edit import Code
 from ...asm.text import listing
 from ...errors import PlanError
 from ...multi.cost import Mechanism
-from ...multi.engine import SLOW_S
+from ...multi.link import SLOW_S
 from ...multi.plan import Plan, Template
 from ...multi.resolve import plan
 from ...multi.traits import Hook

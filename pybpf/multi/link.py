@@ -1,0 +1,195 @@
+"""`MultiLink`: a multi program attached to many functions.
+
+The engine pushes each link it makes on the MultiLink's stack as a `Piece`. Detaching pops
+them one by one, so after an interrupt the MultiLink still knows what is attached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .. import links
+from .._sys.interrupts import held
+from .cost import Mechanism
+from .options import Progress
+from .plan import Group, Part, Plan, Target, in_groups
+from .reasons import Skipped
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["SLOW_S", "Changed", "MultiLink", "Piece", "say_takes", "target_key", "warn"]
+
+#: Seconds, predicted for an emulated machine, from which people are told beforehand.
+SLOW_S = 5.0
+
+
+def warn(text: str) -> None:
+    """Tell people through the logger ``pybpf``."""
+    import logging  # seldom wanted
+
+    logging.getLogger("pybpf").warning("%s", text)
+
+
+def say_takes(targets: Sequence[Target], seconds: float) -> str:
+    """Words for a prediction of attaching or detaching."""
+    return f"{len(targets)} functions will take about {seconds:.0f} s (less where KVM is used)"
+
+
+def target_key(target: Target) -> tuple[str, str, int]:
+    """What tells a function from all others: module, name, address."""
+    return (target.module, target.name, target.address)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """One of the kernel's links, and what it does.
+
+    :param part: the program: where it runs, and the image that was loaded
+    """
+
+    link: links.Link
+    mechanism: Mechanism
+    module: str
+    part: Part
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A function that was attached to in another way than planned.
+
+    :param planned: the group it has in the plan
+    :param attached: the group it is in now
+    """
+
+    target: Target
+    planned: Group
+    attached: Group
+
+    def __str__(self) -> str:
+        return f"{self.target.label}: planned {_way(self.planned)}, is {_way(self.attached)}"
+
+
+def _way(group: Group) -> str:
+    scalars = " with scalars" if any(part.image.scalars for part in group.parts) else ""
+    return f"{group.mechanism.value} {group.lowering.value}{scalars}"
+
+
+class MultiLink:
+    """A multi program attached to many functions; owns all its links.
+
+    :ivar plan: what was planned; its `skipped` were never tried
+    :ivar refused: functions that were tried and left out, with the reasons
+    :ivar spilled: functions whose trampoline was full, attached by another mechanism
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.refused: tuple[Skipped, ...] = ()
+        self.spilled: tuple[Target, ...] = ()
+        #: The kernel's links in the order they were made. The engine's: read `links`, `groups`.
+        self.pieces: list[Piece] = []
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Functions left out, with reasons: those of the plan, then the refused ones."""
+        return (*self.plan.skipped, *self.refused)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Functions it is attached to now, each once."""
+        seen = {target_key(t): t for piece in self.pieces for t in piece.targets}
+        return tuple(seen.values())
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What is attached now, in groups like those of a plan.
+
+        Equal to ``plan.groups`` where everything went as planned. Where it did not, it says
+        what is there instead: see `changed`.
+        """
+        ways: dict[tuple[str, str, int], tuple[Target, list[Piece]]] = {}
+        for piece in reversed(self.pieces):  # of a pair, the exit part was made first
+            for target in piece.targets:
+                ways.setdefault(target_key(target), (target, []))[1].append(piece)
+        return in_groups(
+            (pieces[0].mechanism, pieces[0].module, tuple([p.part for p in pieces]), target)
+            for target, pieces in ways.values()
+        )
+
+    @property
+    def changed(self) -> tuple[Changed, ...]:
+        """Functions attached in another way than planned.
+
+        The kernel's verifier may refuse the planned image of one function, or its trampoline
+        may be full; then the next way is taken.
+        """
+        planned = {target_key(t): group for group in self.plan.groups for t in group.targets}
+        return tuple(
+            Changed(target, planned[target_key(target)], group)
+            for group in self.groups
+            for target in group.targets
+            if not group.same_way(planned[target_key(target)])
+        )
+
+    @property
+    def links(self) -> tuple[links.Link, ...]:
+        """The kernel's links, in the order they were made."""
+        return tuple(piece.link for piece in self.pieces)
+
+    def detach(self, progress: Progress | None = None) -> None:
+        """Detach from everything, last attached first.
+
+        On 6.x kernels a function that this was the only program of takes 130-160 ms: where
+        that comes to more than 5 s and nobody shows progress, the logger ``pybpf`` warns. An
+        interrupt leaves the rest attached; call again to go on.
+
+        :param progress: called with (functions detached, functions in all) after each link
+        """
+        total = sum(len(piece.targets) for piece in self.pieces)
+        done = 0
+        if progress is None and total:
+            all_of_them = sum(len(group.parts) * len(group.targets) for group in self.plan.groups)
+            seconds = self.plan.cost.detach_s * min(1, total / max(all_of_them, 1))
+            if seconds > SLOW_S:
+                warn(f"{self.plan.program}: detaching from {say_takes(self.targets, seconds)}")
+        while self.pieces:
+            with held():
+                piece = self.pieces[-1]
+                piece.link.close()
+                self.pieces.pop()
+            done += len(piece.targets)
+            if progress is not None:
+                progress(done, total)
+
+    def close(self) -> None:
+        """`detach` without progress. May be called again."""
+        self.detach()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __bool__(self) -> bool:
+        """It is attached to something."""
+        return any(piece.targets for piece in self.pieces)
+
+    def __repr__(self) -> str:
+        return (
+            f"<MultiLink {self.plan.program}: {len(self.targets)} functions by "
+            f"{len(self.pieces)} links, {len(self.skipped)} skipped>"
+        )

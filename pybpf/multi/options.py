@@ -1,0 +1,80 @@
+"""What a caller may choose about planning and attaching, checked once, when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import PlanError
+from .cost import Mechanism
+from .plan import Lowering
+
+if TYPE_CHECKING:
+    from .cookies import Cookies
+    from .plan import Plan
+
+__all__ = ["AUTO", "LOWERINGS", "AttachOptions", "Progress"]
+
+#: Called with (done, in all): programs on functions while attaching, where a session made of a
+#: pair counts twice; functions of links while detaching.
+Progress = Callable[[int, int], None]
+
+#: The lowerings that may be asked for, each with the mechanisms that have it.
+LOWERINGS = {
+    Lowering.DIRECT: (Mechanism.TRAMPOLINE,),
+    Lowering.FRAME: (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachOptions:
+    """How to plan and attach a multi program.
+
+    :param mechanism: "auto", or the one to use
+    :param prefer: "overhead": the least cost per call first, whatever it costs to attach
+    :param lowering: "auto", or "direct" or "frame" for programs that read context slots; only
+        mechanisms that have it are then used
+    :param cookies: values for bpf_get_attach_cookie, see `pybpf.multi.cookies`
+    :param progress: called with (programs attached, programs in all)
+    :param planned: called with the plan before anything is attached
+    :raises PlanError: if the mechanism, the preference or the lowering is unknown
+    """
+
+    mechanism: str | Mechanism = "auto"
+    prefer: str | None = None
+    lowering: str | Lowering = "auto"
+    cookies: Cookies | None = None
+    progress: Progress | None = None
+    planned: Callable[[Plan], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prefer not in (None, "overhead"):
+            raise PlanError(f"prefer={self.prefer!r}: only 'overhead' is known")
+        _ = self.only, self.shape
+
+    @property
+    def only(self) -> Mechanism | None:
+        """The one mechanism to use, None for "auto"."""
+        if self.mechanism == "auto":
+            return None
+        try:
+            return Mechanism(self.mechanism)
+        except ValueError:
+            names = ", ".join(m.value for m in Mechanism)
+            raise PlanError(f"mechanism {self.mechanism!r}: one of auto, {names}") from None
+
+    @property
+    def shape(self) -> Lowering | None:
+        """The one lowering to use, None for "auto"."""
+        if self.lowering == "auto":
+            return None
+        for form in LOWERINGS:
+            if self.lowering in (form, form.value):
+                return form
+        names = ", ".join(form.value for form in LOWERINGS)
+        raise PlanError(f"lowering {self.lowering!r}: one of auto, {names}")
+
+
+#: Everything left to the planner.
+AUTO = AttachOptions()
