@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import PlanError
+from ..kernel.globs import VMLINUX, parse_pattern
 from .plan import Target
-from .select import VMLINUX, Candidate, parse_pattern
+from .select import Candidate
 
 if TYPE_CHECKING:
     from .resolve import Item

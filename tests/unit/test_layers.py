@@ -39,6 +39,7 @@ LAYERS = {
     "pybpf.trampoline.roles": 3,
     "pybpf._sys": 4,
     "pybpf.kernel": 5,
+    "pybpf.kernel.globs": 3,
     "pybpf.maps": 6,
     "pybpf.globals": 6,
     "pybpf.ringbuf": 6,

@@ -325,7 +325,7 @@ def test_bisect_gives_up_on_policy(error: BpfError, calls: int) -> None:
 
 def test_preset_globs_are_well_formed() -> None:
     """Every glob of every preset parses, and entry globs exist."""
-    from pybpf.multi.select import parse_pattern
+    from pybpf.kernel.globs import parse_pattern
 
     for preset in PRESETS.values():
         assert preset.entry

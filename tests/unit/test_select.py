@@ -16,11 +16,12 @@ from pybpf.kernel.ftrace import (
     parse_blacklist,
     parse_functions,
 )
+from pybpf.kernel.globs import Matcher, parse_pattern
 from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.lookup import near_names
 from pybpf.multi.denylist import DENY, NORETURN, denied, never_returns
 from pybpf.multi.reasons import Reason, Skipped
-from pybpf.multi.select import Matcher, Selection, parse_pattern, select
+from pybpf.multi.select import Selection, select
 
 FTRACE = b"""\
 vfs_read

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import PlanError
-from ...multi.select import parse_pattern
+from ...kernel.globs import parse_pattern
 from . import errnos, settings
 from .presets import PRESETS
 from .sessions import NULL, ErrorFilter

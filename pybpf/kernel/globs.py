@@ -1,0 +1,138 @@
+"""Globs of function names: the one matcher.
+
+A glob names functions of the kernel and, if it says so, of certain modules. It is matched
+against lines as ftrace lists them: ``NAME``, or ``NAME [MODULE]`` for a module's function.
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import PlanError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .ftrace import FtraceFunctions
+
+__all__ = ["VMLINUX", "Matcher", "Pattern", "is_glob", "parse_pattern"]
+
+#: How the kernel itself is called in a pattern's module part.
+VMLINUX = "vmlinux"
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A function glob and, if one was given, a module glob.
+
+    :param text: as the user wrote it
+    :param name: glob of function names; ``*`` and ``?`` are special
+    :param module: glob of module names, ``vmlinux`` is the kernel itself; None
+        matches the kernel and every module
+    """
+
+    text: str
+    name: str
+    module: str | None
+
+    @property
+    def is_literal(self) -> bool:
+        """True if it can mean one name only."""
+        return not is_glob(self.name)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if neither name nor module is a glob."""
+        return self.is_literal and (self.module is None or not is_glob(self.module))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Lines an exact pattern with a module matches."""
+        inside = f"{self.name} [{self.module}]"
+        return (self.name, inside) if self.module == VMLINUX else (inside,)
+
+    @property
+    def regex(self) -> str:
+        """Regular expression for whole lines ``NAME`` or ``NAME [MODULE]``."""
+        name = _translate(self.name)
+        if self.module is None:
+            return rf"{name}(?: \[.*\])?"
+        inside = rf"{name} \[{_translate(self.module)}\]"
+        if re.fullmatch(_translate(self.module), VMLINUX):
+            return f"(?:{name}|{inside})"
+        return inside
+
+
+def is_glob(text: str) -> bool:
+    """Tell whether a text can mean several names."""
+    return "*" in text or "?" in text
+
+
+def _translate(glob: str) -> str:
+    # Neither stars nor question marks may run over the blank before a module.
+    parts = (r"[^ ]*" if c == "*" else "[^ ]" if c == "?" else re.escape(c) for c in glob)
+    return "".join(parts)
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Read ``GLOB``, ``GLOB [MODGLOB]`` (blank optional) or ``MODGLOB:GLOB``.
+
+    :raises PlanError: for an empty glob, ``**`` alone, an unclosed bracket, or
+        a leading ``:`` (source paths are resolved by whoever has debug info)
+    """
+    stripped = text.strip()
+    name, module = stripped, None
+    if stripped.endswith("]") and "[" in stripped:
+        name, _, module = stripped[:-1].partition("[")
+        name, module = name.rstrip(), module.strip()
+    elif ":" in stripped:
+        module, _, name = stripped.partition(":")
+    for part in (name, module):
+        if part is None:
+            continue
+        if not part or part == "**" or any(c in part for c in "[]: \t\n"):
+            raise PlanError(
+                f"not a function glob: {text!r} (wanted: NAME, NAME [MODULE] or MODULE:NAME, "
+                "with * and ?)"
+            )
+    return Pattern(stripped, name, module)
+
+
+class Matcher:
+    """Several patterns as one: exact names by dictionary, the rest in one joined regex."""
+
+    def __init__(self, patterns: Sequence[Pattern]) -> None:
+        self.patterns = tuple(patterns)
+        # Name -> lines it means; None: those of the kernel and every module.
+        self._names: dict[str, set[str] | None] = {}
+        globs = []
+        for pattern in patterns:
+            if not pattern.is_exact:
+                globs.append(pattern)
+            elif pattern.module is None:
+                self._names[pattern.name] = None
+            elif (lines := self._names.setdefault(pattern.name, set())) is not None:
+                lines.update(pattern.lines)
+        self._regex = re.compile("|".join(p.regex for p in globs)) if globs else None
+
+    def positions(self, functions: FtraceFunctions) -> set[int]:
+        """Positions of the lines that any pattern matches."""
+        found: set[int] = set()
+        for name, lines in self._names.items():
+            at = functions.positions(name)
+            found.update(at if lines is None else [i for i in at if functions.lines[i] in lines])
+        if self._regex is not None:
+            match = self._regex.fullmatch
+            found.update([i for i, line in enumerate(functions.lines) if match(line)])
+        return found
+
+    def matches(self, line: str) -> bool:
+        """True if any pattern matches this line (``NAME`` or ``NAME [MODULE]``)."""
+        name = line.partition(" ")[0]
+        if name in self._names:
+            lines = self._names[name]
+            if lines is None or line in lines:
+                return True
+        return self._regex is not None and self._regex.fullmatch(line) is not None
