@@ -20,17 +20,18 @@ from typing import IO, TYPE_CHECKING
 
 from ._sys import bpf as sys_bpf
 from ._uapi.enums import MapType
-from .btf import Btf, BtfKind
+from .btf import Btf
 from .btf.encode import BTF_FEATURES, sanitize
 from .errors import BpfError, DeniedByPolicy, RelocationError, UnsupportedFeature
 from .globals import Globals
+from .kernel.config import kernel_config, version_code
 from .kernel.host import Facts, SavedBtf
 from .links import LinkSet
 from .maps import Map
 from .obj.externs import kconfig_values
 from .obj.linker import LinkedProgram, Linker, LinkTarget
 from .obj.reader import read_object
-from .programs import BtfTarget, Prepared, Program
+from .programs import Prepared, Program
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -110,27 +111,6 @@ class _ModuleBtfs(Mapping[str, Btf]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _version_code(release: str) -> int:
-    # LINUX_VERSION_CODE, include/generated/uapi/linux/version.h
-    numbers = [int(n) for n in re.findall(r"\d+", release)[:3]]
-    major, minor, patch = (numbers + [0, 0, 0])[:3]
-    return major << 16 | minor << 8 | min(patch, 255)
-
-
-def _kernel_config() -> list[str]:
-    import gzip
-
-    for path in (f"/boot/config-{os.uname().release}", "/proc/config.gz"):
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError:
-            continue
-        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        return text.decode(errors="replace").splitlines()
-    return []
 
 
 class Object:
@@ -371,8 +351,8 @@ class Object:
             btf,
             modules,
             ksym_addr=self._ksym_address,
-            kernel_version=_version_code(os.uname().release) if virtual else 0,
-            config=_kernel_config() if virtual else (),
+            kernel_version=version_code(os.uname().release) if virtual else 0,
+            config=kernel_config() if virtual else (),
             has_syscall_wrapper=bool(virtual and facts.kallsyms.by_name("__x64_sys_bpf")),
         )
 
@@ -419,38 +399,6 @@ class Object:
                 raise UnsupportedFeature("loading", by="facts saved on another machine")
             fd = self._module_fds[module] = self._fds.enter_context(kernel.fd(module))
         return fd.fileno()
-
-    def btf_target(self, name: str, module: str | None, what: str) -> BtfTarget:
-        """BTF id of a kernel function, tracepoint, hook or iterator by name.
-
-        :raises BpfError: ESRCH, as libbpf has it, with names that come near
-        """
-        kind = BtfKind.TYPEDEF if name.startswith("btf_trace_") else BtfKind.FUNC
-        kernel = self.facts.btf
-        if module is None or module == "vmlinux":
-            found = kernel.vmlinux().find(name, kind)
-            if found is not None:
-                return BtfTarget(found, 0)
-        for owner in [module] if module else kernel.modules():
-            if owner == "vmlinux":
-                continue
-            btf = kernel.get(owner)
-            found = btf.find(name, kind) if btf is not None else None
-            if btf is not None and found is not None and found >= btf.start_id:
-                return BtfTarget(found, self.module_fd(owner))
-        raise BpfError(
-            errno.ESRCH,
-            f"{what} {name!r}" + (f" in module {module!r}" if module else ""),
-            self._near(name, kind),
-        )
-
-    def _near(self, name: str, kind: int) -> str:
-        from .kernel.lookup import near_names
-
-        btf = self.facts.btf.vmlinux()
-        near = near_names(name, (btf.name(i) for i in btf.ids(kind)))
-        where = "the kernel's BTF has no such name: it may be inlined, renamed or in a module"
-        return f"{where}; near: {', '.join(near)}" if near else where
 
     def kprobe_addresses(self, glob: str) -> Sequence[int]:
         """Entry addresses of the traceable functions a ``*``/``?`` glob names.

@@ -22,12 +22,14 @@ from ._sys import link as sys_link
 from ._sys import prog as sys_prog
 from ._uapi.enums import AttachType, ProgType
 from .errors import BpfError, PlanError, UnsupportedFeature
+from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
     from ._sys.fd import Fd
+    from .kernel.host import Facts
     from .multi.cookies import Cookies
     from .multi.cost import Mechanism
     from .multi.link import MultiLink
@@ -36,19 +38,8 @@ if TYPE_CHECKING:
     from .multi.resolve import Asked
     from .obj.spec import ProgramSpec
 
-__all__ = ["BtfTarget", "Host", "MultiHost", "Prepared", "Program", "RunResult"]
+__all__ = ["Host", "MultiHost", "Prepared", "Program", "RunResult"]
 
-# expected attach type -> (prefix of the BTF name, what the target is called in messages)
-_BTF_TARGETS = {
-    AttachType.BPF_TRACE_RAW_TP: ("btf_trace_", "tracepoint"),
-    AttachType.BPF_LSM_MAC: ("bpf_lsm_", "LSM hook"),
-    AttachType.BPF_LSM_CGROUP: ("bpf_lsm_", "LSM hook"),
-    AttachType.BPF_TRACE_ITER: ("bpf_iter_", "iterator"),
-    AttachType.BPF_TRACE_FENTRY: ("", "kernel function"),
-    AttachType.BPF_TRACE_FEXIT: ("", "kernel function"),
-    AttachType.BPF_MODIFY_RETURN: ("", "kernel function"),
-    AttachType.BPF_TRACE_FSESSION: ("", "kernel function"),
-}
 _MULTI = {
     AttachType.BPF_TRACE_FENTRY_MULTI,
     AttachType.BPF_TRACE_FEXIT_MULTI,
@@ -88,17 +79,6 @@ class Prepared:
     kern_version: int = 0
 
 
-class BtfTarget(NamedTuple):
-    """A kernel function or type a program is loaded for.
-
-    :ivar btf_id: id in its BTF
-    :ivar btf_fd: descriptor of a module's BTF, 0 for vmlinux
-    """
-
-    btf_id: int
-    btf_fd: int
-
-
 class RunResult(NamedTuple):
     """What BPF_PROG_TEST_RUN gave back.
 
@@ -119,7 +99,10 @@ class Host(Protocol):
 
     def prepare_program(self, spec: ProgramSpec) -> Prepared: ...
 
-    def btf_target(self, name: str, module: str | None, what: str) -> BtfTarget: ...
+    @property
+    def facts(self) -> Facts: ...
+
+    def module_fd(self, module: str) -> int: ...
 
     def kprobe_addresses(self, glob: str) -> Sequence[int]: ...
 
@@ -236,7 +219,7 @@ class Program:
             prog_flags=self.flags,
             kern_version=prepared.kern_version,
             attach_btf_id=target.btf_id,
-            attach_btf_obj_fd=target.btf_fd,
+            attach_btf_obj_fd=self._host.module_fd(target.module) if target.module else 0,
             prog_btf_fd=prepared.btf_fd,
             func_info=prepared.func_info,
             func_info_rec_size=prepared.func_info_rec_size,
@@ -249,10 +232,10 @@ class Program:
     def _target(self, attach_to: str) -> BtfTarget:
         # Which kernel function (or tracepoint typedef, LSM hook, iterator) to load for.
         if self.type not in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM):
-            return BtfTarget(0, 0)
-        known = _BTF_TARGETS.get(AttachType(self.expected_attach_type))
+            return BtfTarget(0)
+        known = BTF_TARGETS.get(AttachType(self.expected_attach_type))
         if known is None:
-            return BtfTarget(0, 0)
+            return BtfTarget(0)
         prefix, what = known
         module, _, name = attach_to.rpartition(":")
         if not name:
@@ -261,7 +244,7 @@ class Program:
                 f"program {self.name!r} ({self.section}): no {what} named",
                 f"set .attach_to, or write it in the section: {self.handler}/NAME",
             )
-        return self._host.btf_target(prefix + name, module or None, what)
+        return btf_target(self._host.facts.btf, prefix + name, module or None, what)
 
     def clone(self, attach_to: str | None = None, *, target: BtfTarget | None = None) -> Program:
         """A second, loaded copy of this program for another kernel function.

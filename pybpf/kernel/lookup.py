@@ -1,10 +1,78 @@
-"""Names of the kernel: what a wrong name perhaps meant."""
+"""From names to places in the kernel, and what a wrong name perhaps meant."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-__all__ = ["near_names"]
+from .._uapi.enums import AttachType
+from ..btf import BtfKind
+from ..errors import BpfError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .btf import KernelBtf
+    from .host import SavedBtf
+
+__all__ = ["BTF_TARGETS", "BtfTarget", "btf_target", "near_names"]
+
+#: ``enum bpf_attach_type`` -> (prefix of the BTF name, what the target is called in messages).
+BTF_TARGETS = {
+    AttachType.BPF_TRACE_RAW_TP: ("btf_trace_", "tracepoint"),
+    AttachType.BPF_LSM_MAC: ("bpf_lsm_", "LSM hook"),
+    AttachType.BPF_LSM_CGROUP: ("bpf_lsm_", "LSM hook"),
+    AttachType.BPF_TRACE_ITER: ("bpf_iter_", "iterator"),
+    AttachType.BPF_TRACE_FENTRY: ("", "kernel function"),
+    AttachType.BPF_TRACE_FEXIT: ("", "kernel function"),
+    AttachType.BPF_MODIFY_RETURN: ("", "kernel function"),
+    AttachType.BPF_TRACE_FSESSION: ("", "kernel function"),
+}
+
+
+class BtfTarget(NamedTuple):
+    """A kernel function or type a program is loaded for.
+
+    :ivar btf_id: id in its BTF
+    :ivar module: whose BTF that is, "" for the kernel itself
+    """
+
+    btf_id: int
+    module: str = ""
+
+
+def btf_target(kernel: KernelBtf | SavedBtf, name: str, module: str | None, what: str) -> BtfTarget:
+    """Find a kernel function, or the type of a tracepoint, by its name in BTF.
+
+    :param name: of a FUNC; of a TYPEDEF if it starts with ``btf_trace_``
+    :param module: only in this module, ``vmlinux`` for the kernel itself; None: anywhere
+    :param what: what it is called in messages
+    :raises BpfError: ESRCH, as libbpf has it, with names that come near
+    """
+    kind = BtfKind.TYPEDEF if name.startswith("btf_trace_") else BtfKind.FUNC
+    if module is None or module == "vmlinux":
+        found = kernel.vmlinux().find(name, kind)
+        if found is not None:
+            return BtfTarget(found)
+    for owner in [module] if module else kernel.modules():
+        if owner == "vmlinux":
+            continue
+        btf = kernel.get(owner)
+        found = btf.find(name, kind) if btf is not None else None
+        if btf is not None and found is not None and found >= btf.start_id:
+            return BtfTarget(found, owner)
+    raise BpfError(
+        errno.ESRCH,
+        f"{what} {name!r}" + (f" in module {module!r}" if module else ""),
+        _near_types(kernel, name, kind),
+    )
+
+
+def _near_types(kernel: KernelBtf | SavedBtf, name: str, kind: int) -> str:
+    btf = kernel.vmlinux()
+    near = near_names(name, (btf.name(i) for i in btf.ids(kind)))
+    where = "the kernel's BTF has no such name: it may be inlined, renamed or in a module"
+    return f"{where}; near: {', '.join(near)}" if near else where
 
 
 def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:

@@ -15,6 +15,7 @@ from .._uapi.enums import AttachType, ProgType
 from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..errors import PlanError, RelocationError
+from ..kernel.lookup import btf_target
 from ..obj.linker import Linker, Resolved
 from .cookies import cookie_function
 from .engine import attach as run
@@ -142,7 +143,7 @@ class MultiPrograms:
                 out[at + 4 : at + 8] = fd.to_bytes(4, "little")
             elif insn.is_call and insn.src == 0 and insn.imm in template.session_calls:
                 name = template.session_calls[insn.imm]
-                target = self.object.btf_target(name, "vmlinux", "kfunc")
+                target = btf_target(self.object.facts.btf, name, "vmlinux", "kfunc")
                 call = Insn(insn.code, 0, PSEUDO_KFUNC_CALL, 0, target.btf_id)
                 out[at : at + 8] = encode([call])
         return bytes(out)

@@ -18,8 +18,8 @@ import pytest
 
 from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
+from pybpf.kernel.lookup import BtfTarget
 from pybpf.multi.reasons import Reason
-from pybpf.programs import BtfTarget
 from pybpf.trampoline.verify import attachments
 from tests.support.require import probes
 from tests.support.trampolines import verify
@@ -115,7 +115,7 @@ class Scenario:
         with ExitStack() as made:
             for function in functions:
                 assert function.target.btf_id is not None
-                target = BtfTarget(function.target.btf_id, 0)
+                target = BtfTarget(function.target.btf_id)
                 with self.witness.obj.programs[name].clone(target=target) as clone:
                     made.enter_context(clone.attach_tracing(cookie=function.number))
             return Party((PROGRAMS[name],), functions, made.pop_all().close)

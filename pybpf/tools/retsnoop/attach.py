@@ -274,13 +274,14 @@ class Attacher:
         return program.attach_kprobe(address=function.addr, retprobe=at_exit, cookie=function.id)
 
     def _clone(self, function: Function, *, at_exit: bool) -> Link:
-        from ...programs import BtfTarget
+        from ...kernel.lookup import BtfTarget
 
         assert function.btf_id is not None
-        module_fd = self._obj.module_fd(function.module) if function.module else 0
         template = self._obj.programs[_PROGRAMS[Mechanism.TRAMPOLINE][at_exit]]
         # The link keeps the program; its descriptor is not needed any more.
-        with template.clone(function.name, target=BtfTarget(function.btf_id, module_fd)) as clone:
+        with template.clone(
+            function.name, target=BtfTarget(function.btf_id, function.module)
+        ) as clone:
             return clone.attach_tracing(cookie=function.id)
 
     def close(self, progress: Progress | None = None) -> None:
