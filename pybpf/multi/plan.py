@@ -18,7 +18,7 @@ from functools import cached_property
 from ..asm import encode
 from ..asm.edit import Code
 from ..features import Feature, FeatureSet
-from ..trampoline.model import Model
+from ..kernel.functions import KernelFunction
 from . import rewrite
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
 from .reasons import Reason, Skipped
@@ -60,31 +60,17 @@ class Side(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """One kernel function.
+class Target(KernelFunction):
+    """One kernel function, and what attaching to it needs to know besides.
 
-    :param module: kernel module, "" for the kernel itself
-    :param address: of its first instruction, 0 if not known
-    :param btf_id: BTF_KIND_FUNC in the module's or the kernel's BTF, None if it has none
-    :param model: calling model, None if BTF does not describe it
     :param unique: no other function of this module has its name
     :param kprobe: not on the kprobe blacklist
     :param occupied: programs its trampoline holds already
     """
 
-    name: str
-    module: str = ""
-    address: int = 0
-    btf_id: int | None = None
-    model: Model | None = None
     unique: bool = True
     kprobe: bool = True
     occupied: int = 0
-
-    @property
-    def label(self) -> str:
-        """``name`` or ``name [module]``."""
-        return f"{self.name} [{self.module}]" if self.module else self.name
 
 
 @dataclass(frozen=True)

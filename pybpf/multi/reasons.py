@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from ..kernel.functions import label
+
 __all__ = ["Reason", "Skipped"]
 
 
@@ -64,7 +66,7 @@ class Skipped:
     @property
     def label(self) -> str:
         """``name`` or ``name [module]``."""
-        return f"{self.name} [{self.module}]" if self.module else self.name
+        return label(self.name, self.module)
 
     @property
     def why(self) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..btf import BtfKind
+from ..kernel.functions import label
 from ..kernel.globs import VMLINUX, Matcher, Pattern, is_glob, parse_pattern
 from ..kernel.lookup import near_names
 from .denylist import denied, never_returns
@@ -89,7 +90,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """``name`` or ``name [module]``."""
-        return f"{self.name} [{self.module}]" if self.module else self.name
+        return label(self.name, self.module)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ..multi.cost import Mechanism
-from ..multi.plan import Plan, Side, Target
+from ..kernel.functions import KernelFunction
 from .model import Model, Return
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "Traced",
     "classify",
     "of_traced",
-    "planned",
 ]
 
 
@@ -54,8 +52,6 @@ class Kind(Enum):
     FEXIT = "fexit"
 
 
-_OF_SIDE = {Side.ENTRY: Kind.FENTRY, Side.EXIT: Kind.FEXIT, Side.SESSION: Kind.FSESSION}
-_WITH_TRAMPOLINES = (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
 # Which kinds run on each side of the function, in the order of the sides.
 _SIDES: tuple[tuple[str, frozenset[Kind]], ...] = (
     ("entry", frozenset({Kind.FENTRY, Kind.FSESSION})),
@@ -74,7 +70,7 @@ class Attachment:
 
     program: str
     kind: Kind
-    functions: tuple[Target, ...]
+    functions: tuple[KernelFunction, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +118,7 @@ class Traced:
     :param model: None if BTF does not describe the function
     """
 
-    function: Target
+    function: KernelFunction
     runs: tuple[Run, ...]
     model: CallModel | None
 
@@ -137,7 +133,7 @@ class Class:
 
     runs: tuple[Run, ...]
     model: CallModel | None
-    functions: tuple[Target, ...]
+    functions: tuple[KernelFunction, ...]
 
     @property
     def programs(self) -> tuple[Run, ...]:
@@ -172,7 +168,7 @@ class Classes:
         """How many the kernel makes: one for each function."""
         return sum(len(c.functions) for c in self.classes)
 
-    def of(self, function: Target) -> Class | None:
+    def of(self, function: KernelFunction) -> Class | None:
         """The class a function is in, None if nothing of this is attached to it."""
         key = _key(function)
         return next((c for c in self.classes if any(_key(t) == key for t in c.functions)), None)
@@ -216,35 +212,19 @@ def _functions(count: int) -> str:
     return f"{count} function" if count == 1 else f"{count} functions"
 
 
-def _key(function: Target) -> tuple[object, ...]:
+def _key(function: KernelFunction) -> tuple[object, ...]:
     # What the kernel keys a trampoline by: the BTF id. Names are for what has none.
     if function.btf_id is not None:
         return (function.module, function.btf_id)
     return (function.module, function.name, function.address)
 
 
-def planned(plan: Plan, program: str = "") -> list[Attachment]:
-    """What a plan attaches by trampoline, in the order the engine does it: exit before entry.
-
-    kprobe groups have no trampolines and give nothing.
-
-    :param program: a name other than the plan's, for two programs that share one
-    """
-    out: list[Attachment] = []
-    for group in plan.groups:
-        if group.mechanism in _WITH_TRAMPOLINES:
-            for part in reversed(group.parts):
-                name = program or plan.program
-                out.append(Attachment(name, _OF_SIDE[part.side], group.targets))
-    return out
-
-
 def classify(attachments: Iterable[Attachment]) -> Classes:
     """The classes of what is attached.
 
-    :param attachments: in the order they are attached; see `planned` for those of plans
+    :param attachments: in the order they are attached; see `pybpf.multi.classes` for those of plans
     """
-    functions: dict[tuple[object, ...], Target] = {}
+    functions: dict[tuple[object, ...], KernelFunction] = {}
     held: dict[tuple[object, ...], list[tuple[str, Kind]]] = {}
     for one in attachments:
         for key, function in {_key(t): t for t in one.functions}.items():
@@ -272,7 +252,7 @@ def _ordered(programs: list[tuple[str, Kind]]) -> Iterator[Run]:
 
 def of_traced(traced: Iterable[Traced]) -> Classes:
     """Classes of functions whose trampolines' calls are known, e.g. read from images."""
-    found: dict[tuple[tuple[Run, ...], CallModel | None], list[Target]] = {}
+    found: dict[tuple[tuple[Run, ...], CallModel | None], list[KernelFunction]] = {}
     for one in traced:
         found.setdefault((one.runs, one.model), []).append(one.function)
     out = [
@@ -283,5 +263,5 @@ def of_traced(traced: Iterable[Traced]) -> Classes:
     return Classes(tuple(out))
 
 
-def _rank(function: Target) -> tuple[object, ...]:
+def _rank(function: KernelFunction) -> tuple[object, ...]:
     return (function.module, function.name, function.btf_id or 0, function.address)

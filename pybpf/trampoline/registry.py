@@ -20,7 +20,7 @@ from .._uapi.enums import LinkType, PerfEventType
 from ..errors import BpfError, ObjectFormatError
 from ..kernel import kallsyms, owners
 from ..kernel.btf import KernelBtf
-from ..multi.plan import Target
+from ..kernel.functions import KernelFunction
 from . import image as _image
 from .classes import CallModel, Classes, Kind, Run, Traced, of_traced
 from .image import ImageProgram, TrampolineImage, loaded_programs, split_key
@@ -225,7 +225,7 @@ def image_classes(
             for p in image.programs
             if not p.call.detached
         )
-        function = Target(
+        function = KernelFunction(
             image.function or image.symbol, module, image.function_address or 0, btf_id
         )
         known = model(module, btf_id) or CallModel(image.slots, None)

@@ -19,9 +19,10 @@ from pybpf.asm import encode
 from pybpf.asm import insn as a
 from pybpf.features import Feature
 from pybpf.kernel.host import Facts
+from pybpf.multi.classes import planned
 from pybpf.multi.plan import Target
 from pybpf.multi.resolve import Resolver
-from pybpf.trampoline.classes import Attachment, Classes, Kind, classify, planned
+from pybpf.trampoline.classes import Attachment, Classes, Kind, classify
 from pybpf.trampoline.registry import image_classes
 from tests.support.require import facts
 from tests.support.trampolines import images

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pybpf
+from pybpf.multi.classes import planned
 from pybpf.multi.plan import Target
 from pybpf.multi.resolve import plan
 from pybpf.trampoline.classes import (
@@ -19,7 +20,6 @@ from pybpf.trampoline.classes import (
     Classes,
     Kind,
     classify,
-    planned,
 )
 from pybpf.trampoline.model import Model, Return
 from tests.unit.test_planner import K6_1, K6_12, K7_3, PROGRAMS, SESSION, model

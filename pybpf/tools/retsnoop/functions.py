@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...kernel.functions import label
 from ...trampoline.model import Model, Models, Return
 from . import errnos
 
@@ -67,7 +68,7 @@ class Function:
     @property
     def label(self) -> str:
         """``name`` or ``name [module]``."""
-        return f"{self.name} [{self.module}]" if self.module else self.name
+        return label(self.name, self.module)
 
     @property
     def can_fail(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ...kernel.functions import label
 from ..screen import Column, Line, Screen
 
 if TYPE_CHECKING:
@@ -193,9 +194,7 @@ def _image_json(image: TrampolineImage, known: Registry) -> dict[str, object]:
 
 def _probe_row(one: Probed, known: Registry, asked: Sequence[str]) -> tuple[str, ...]:
     names = [
-        f"{name} [{module}]" if module else name
-        for name, module, _ in one.functions
-        if _wanted(asked, name, module)
+        label(name, module) for name, module, _ in one.functions if _wanted(asked, name, module)
     ]
     return (
         str(one.link),

@@ -17,12 +17,13 @@ from ...asm import opcodes as op
 from ...asm.edit import Code
 from ...asm.text import listing
 from ...errors import PlanError
+from ...multi.classes import planned
 from ...multi.cost import Mechanism
 from ...multi.link import SLOW_S
 from ...multi.plan import Plan, Template
 from ...multi.resolve import plan
 from ...multi.traits import Hook
-from ...trampoline.classes import classify, planned
+from ...trampoline.classes import classify
 from ..inputs import read_facts
 from ..screen import Line, Screen
 from .list import classes_table
