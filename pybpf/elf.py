@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from functools import cached_property
 
-from pybpf.errors import ObjectFormatError
+from .errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pybpf.errors import BpfError
+from .errors import BpfError
 
 if TYPE_CHECKING:
-    from pybpf.btf import Btf
-    from pybpf.maps import Map
-    from pybpf.obj.spec import ObjectSpec
+    from .btf import Btf
+    from .maps import Map
+    from .obj.spec import ObjectSpec
 
 __all__ = ["Globals", "Section", "Variable", "variable"]
 
@@ -66,8 +66,8 @@ class Variable:
         return self.map.spec.data in _READ_ONLY
 
     def _resolve(self) -> Any:
-        from pybpf.btf import BtfKind
-        from pybpf.btf.values import codec
+        from .btf import BtfKind
+        from .btf.values import codec
 
         made = codec(self.btf, self.type_id)
         kind = self.btf.kind(self.btf.skip_mods_and_typedefs(self.type_id))

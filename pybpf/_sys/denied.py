@@ -12,10 +12,10 @@ import os
 from errno import E2BIG, EACCES, EINVAL, ENOENT, EPERM
 from typing import NamedTuple
 
-from pybpf._uapi.defines import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYSLOG
-from pybpf._uapi.enums import Cmd
-from pybpf._uapi.enums import ProgType as T
-from pybpf.errors import BpfError, DeniedByPolicy
+from .._uapi.defines import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYSLOG
+from .._uapi.enums import Cmd
+from .._uapi.enums import ProgType as T
+from ..errors import BpfError, DeniedByPolicy
 
 __all__ = [
     "PERF_EVENT_OPEN",

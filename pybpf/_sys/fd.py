@@ -6,7 +6,7 @@ import os
 import warnings
 from errno import EMFILE
 
-from pybpf.errors import BpfError
+from ..errors import BpfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from errno import E2BIG, EINVAL, ENOSPC
 from typing import Any, NamedTuple
 
-from pybpf._sys.door import address, error, fileno, try_bpf
-from pybpf._uapi import structs as s
-from pybpf._uapi.enums import Cmd, LinkType
-from pybpf._uapi.enums import PerfEventType as P
-from pybpf.errors import BpfError
+from .._uapi import structs as s
+from .._uapi.enums import Cmd, LinkType
+from .._uapi.enums import PerfEventType as P
+from ..errors import BpfError
+from .door import address, error, fileno, try_bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pybpf._sys.door import HasFileno
+    from .door import HasFileno
 
 __all__ = [
     "BtfInfo",

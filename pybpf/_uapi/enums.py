@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pybpf._uapi.helpers import Helper
+    from .helpers import Helper
 
 __all__ = [
     "AttachType",
@@ -393,7 +393,7 @@ class RingbufFlag(IntFlag):
 
 def __getattr__(name: str) -> object:
     if name == "Helper":  # long, and seldom needed
-        from pybpf._uapi.helpers import Helper
+        from .helpers import Helper
 
         return Helper
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

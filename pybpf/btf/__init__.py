@@ -6,8 +6,8 @@ is first used.
 
 from __future__ import annotations
 
-from pybpf.btf.decode import Btf
-from pybpf.btf.types import (
+from .decode import Btf
+from .types import (
     Array,
     BtfKind,
     Const,
@@ -42,11 +42,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pybpf.btf.cdump import dump
-    from pybpf.btf.core import CoreKind, CoreResult, relocate
-    from pybpf.btf.encode import BtfBuilder, fixup_for_load, sanitize
-    from pybpf.btf.ext import BtfExt, CoreRelo
-    from pybpf.btf.values import CharArray, Codec, Record, UnionValue, codec
+    from .cdump import dump
+    from .core import CoreKind, CoreResult, relocate
+    from .encode import BtfBuilder, fixup_for_load, sanitize
+    from .ext import BtfExt, CoreRelo
+    from .values import CharArray, Codec, Record, UnionValue, codec
 
 __all__ = [
     "Array",

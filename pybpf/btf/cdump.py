@@ -17,8 +17,9 @@ drops again. Type tags are left out.
 
 from __future__ import annotations
 
-from pybpf.btf.decode import Btf
-from pybpf.btf.types import (
+from ..errors import ObjectFormatError
+from .decode import Btf
+from .types import (
     Array,
     Const,
     Enum,
@@ -37,7 +38,6 @@ from pybpf.btf.types import (
     Union,
     Volatile,
 )
-from pybpf.errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

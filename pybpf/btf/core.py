@@ -27,8 +27,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from pybpf.btf.decode import Btf, essential_name
-from pybpf.btf.match import (
+from ..errors import ObjectFormatError, RelocationError
+from .decode import Btf, essential_name
+from .match import (
     ENUM_KINDS,
     FIELD_KINDS,
     MAX_SPEC,
@@ -42,14 +43,13 @@ from pybpf.btf.match import (
     resolve,
     types_compatible,
 )
-from pybpf.btf.types import INT_SIGNED, Array, Enum, Enum64, Int, Ptr, Struct, Type, Union
-from pybpf.errors import ObjectFormatError, RelocationError
+from .types import INT_SIGNED, Array, Enum, Enum64, Int, Ptr, Struct, Type, Union
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pybpf.btf.ext import CoreRelo
+    from .ext import CoreRelo
 
 __all__ = [
     "POISON_IMM",

@@ -21,9 +21,10 @@ from __future__ import annotations
 from array import array
 from functools import cached_property
 
-from pybpf.btf.blob import Blob
-from pybpf.btf.inflate import VOID, inflate
-from pybpf.btf.types import (
+from ..errors import ObjectFormatError
+from .blob import Blob
+from .inflate import VOID, inflate
+from .types import (
     Array,
     Const,
     DeclTag,
@@ -41,7 +42,6 @@ from pybpf.btf.types import (
     Var,
     Volatile,
 )
-from pybpf.errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import struct
 from array import array
 
-from pybpf.btf.decode import Btf
-from pybpf.btf.types import (
+from ..errors import ObjectFormatError
+from .decode import Btf
+from .types import (
     Array,
     BtfKind,
     Const,
@@ -39,7 +40,6 @@ from pybpf.btf.types import (
     VarSecinfo,
     Volatile,
 )
-from pybpf.errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 
-from pybpf.errors import ObjectFormatError
+from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pybpf.btf.decode import Btf
+    from .decode import Btf
 
 __all__ = ["BtfExt", "CoreRelo"]
 

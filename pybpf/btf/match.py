@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from pybpf.btf.decode import Btf, essential_name
-from pybpf.btf.types import (
+from .decode import Btf, essential_name
+from .types import (
     Array,
     BtfKind,
     Enum,
@@ -34,7 +34,7 @@ from pybpf.btf.types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pybpf.btf.ext import CoreRelo
+    from .ext import CoreRelo
 
 __all__ = [
     "ENUM_KINDS",

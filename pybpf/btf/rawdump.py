@@ -5,8 +5,8 @@ The form is bpftool's so that two dumps can be compared with `diff`.
 
 from __future__ import annotations
 
-from pybpf.btf.decode import Btf
-from pybpf.btf.types import (
+from .decode import Btf
+from .types import (
     Array,
     BtfKind,
     Datasec,

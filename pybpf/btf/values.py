@@ -9,8 +9,9 @@ anonymous members are attributes of the struct around them, as in C.
 
 from __future__ import annotations
 
-from pybpf.btf.decode import Btf
-from pybpf.btf.nodes import (
+from ..errors import ObjectFormatError
+from .decode import Btf
+from .nodes import (
     FLOAT_CODES,
     INT_CODES,
     ArrayNode,
@@ -30,7 +31,7 @@ from pybpf.btf.nodes import (
     compile_node,
     encoder,
 )
-from pybpf.btf.types import (
+from .types import (
     Array,
     Enum,
     Enum64,
@@ -42,7 +43,6 @@ from pybpf.btf.types import (
     Union,
     Var,
 )
-from pybpf.errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

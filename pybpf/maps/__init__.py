@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from pybpf.maps.core import Map
-from pybpf.maps.entries import Entries
-from pybpf.maps.percpu import PerCpu, possible_cpus
+from .core import Map
+from .entries import Entries
+from .percpu import PerCpu, possible_cpus
 
 __all__ = ["Entries", "Map", "PerCpu", "possible_cpus"]

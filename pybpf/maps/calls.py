@@ -12,10 +12,10 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from pybpf._sys.element import Element, last_errno
-from pybpf.errors import BpfError
-from pybpf.maps.fields import Field
-from pybpf.maps.kinds import FULL_ARRAYS
+from .._sys.element import Element, last_errno
+from ..errors import BpfError
+from .fields import Field
+from .kinds import FULL_ARRAYS
 
 __all__ = ["ENOTSUPP", "MISSING", "NO_SUCH_COMMAND", "Calls"]
 

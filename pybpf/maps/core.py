@@ -16,22 +16,22 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
-from pybpf._sys import bpf
-from pybpf._sys.fd import Fd
-from pybpf._uapi.enums import MapFlag, MapType
-from pybpf.errors import BpfError
-from pybpf.maps.entries import Entries
-from pybpf.maps.fields import BytesField
-from pybpf.maps.hints import explain
-from pybpf.maps.kinds import NO_BTF, OUTER, RINGS, key_field, value_field
-from pybpf.maps.percpu import possible_cpus
+from .._sys import bpf
+from .._sys.fd import Fd
+from .._uapi.enums import MapFlag, MapType
+from ..errors import BpfError
+from .entries import Entries
+from .fields import BytesField
+from .hints import explain
+from .kinds import NO_BTF, OUTER, RINGS, key_field, value_field
+from .percpu import possible_cpus
 
 if TYPE_CHECKING:
     import builtins
     from types import TracebackType
 
-    from pybpf.btf import Btf
-    from pybpf.obj.spec import MapSpec
+    from ..btf import Btf
+    from ..obj.spec import MapSpec
 
 __all__ = ["Map", "round_ring_size"]
 
@@ -121,7 +121,7 @@ class Map(Entries):
         :param inner: pattern for the maps in a map of maps
         :raises BpfError: the kernel refuses; its hint names the likely reason
         """
-        from pybpf.obj.spec import MapSpec
+        from ..obj.spec import MapSpec
 
         spec = MapSpec(
             name=name,
@@ -140,7 +140,7 @@ class Map(Entries):
     @classmethod
     def from_fd(cls, fd: int | Fd, *, btf: Btf | None = None) -> Map:
         """A map that exists; `fd` is duplicated and stays the caller's."""
-        from pybpf.obj.spec import MapSpec
+        from ..obj.spec import MapSpec
 
         made = cls(MapSpec("", 0, 0, 0, 0), btf)
         made.reuse_fd(fd)

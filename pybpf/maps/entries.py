@@ -15,13 +15,13 @@ from collections.abc import (
 from itertools import chain
 from typing import Any
 
-from pybpf._sys.element import Batch, last_errno
-from pybpf._uapi.enums import ElemFlag, MapType
-from pybpf.errors import BpfError
-from pybpf.maps.calls import MISSING, NO_SUCH_COMMAND
-from pybpf.maps.fields import Buffer
-from pybpf.maps.kinds import FULL_ARRAYS, KEYLESS
-from pybpf.maps.walk import BATCH_BYTES, Walk
+from .._sys.element import Batch, last_errno
+from .._uapi.enums import ElemFlag, MapType
+from ..errors import BpfError
+from .calls import MISSING, NO_SUCH_COMMAND
+from .fields import Buffer
+from .kinds import FULL_ARRAYS, KEYLESS
+from .walk import BATCH_BYTES, Walk
 
 __all__ = ["Entries", "Items", "Keys", "Values"]
 

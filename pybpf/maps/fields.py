@@ -14,7 +14,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Literal, Protocol
 
-from pybpf.maps.percpu import PerCpu
+from .percpu import PerCpu
 
 __all__ = [
     "Buffer",

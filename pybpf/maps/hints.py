@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import mmap
 
-from pybpf._uapi.enums import MapFlag, MapType
+from .._uapi.enums import MapFlag, MapType
 
 __all__ = ["explain"]
 

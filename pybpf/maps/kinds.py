@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pybpf._uapi.enums import MapFlag, MapType
-from pybpf.maps.fields import (
+from .._uapi.enums import MapFlag, MapType
+from .fields import (
     BytesField,
     CodecField,
     FdField,
@@ -15,10 +15,10 @@ from pybpf.maps.fields import (
     PerCpuField,
     StackField,
 )
-from pybpf.maps.percpu import possible_cpus
+from .percpu import possible_cpus
 
 if TYPE_CHECKING:
-    from pybpf.btf import Btf
+    from ..btf import Btf
 
 __all__ = [
     "FD_KEYS",
@@ -140,8 +140,8 @@ def value_field(kind: int, size: int, flags: int, btf: Btf | None, type_id: int)
 def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
     if btf is None or not type_id:
         return None
-    from pybpf.btf import Datasec, Enum, Enum64, Int
-    from pybpf.btf.types import INT_BOOL, INT_CHAR, INT_SIGNED
+    from ..btf import Datasec, Enum, Enum64, Int
+    from ..btf.types import INT_BOOL, INT_CHAR, INT_SIGNED
 
     plain = btf.type(btf.skip_mods_and_typedefs(type_id))
     if isinstance(plain, Int) and plain.size == size and size in (1, 2, 4, 8):
@@ -151,7 +151,7 @@ def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
         return IntField(size, plain.signed)
     elif isinstance(plain, Datasec):
         return None  # a whole data section: its variables are read through `Globals`
-    from pybpf.btf.values import codec
+    from ..btf.values import codec
 
     made = codec(btf, type_id)
     return CodecField(made) if made.size == size else None

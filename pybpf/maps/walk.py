@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from pybpf._sys.element import Batch, last_errno
-from pybpf._uapi.enums import MapType
-from pybpf.errors import BpfError
-from pybpf.maps.calls import NO_SUCH_COMMAND, Calls
+from .._sys.element import Batch, last_errno
+from .._uapi.enums import MapType
+from ..errors import BpfError
+from .calls import NO_SUCH_COMMAND, Calls
 
 __all__ = ["BATCH_BYTES", "Walk"]
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from pybpf.btf import Array, Btf, BtfKind, Datasec, Enum, Enum64, Func, Int, Linkage, Var
-from pybpf.elf import SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_NOTYPE, ElfFile
-from pybpf.errors import RelocationError
-
+from ..btf import Array, Btf, BtfKind, Datasec, Enum, Enum64, Func, Int, Linkage, Var
+from ..elf import SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_NOTYPE, ElfFile
+from ..errors import RelocationError
 from .spec import Extern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pybpf.elf import Symbol
+    from ..elf import Symbol
 
 __all__ = ["KCONFIG", "KSYMS", "collect", "is_extern", "kconfig_size", "kconfig_values"]
 

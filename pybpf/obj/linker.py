@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
-from pybpf._uapi import defines as uapi
-from pybpf.asm.opcodes import CALL, JMP, LDIMM64
-from pybpf.btf import Btf, BtfKind, DeclTag, Func, FuncProto, Linkage, Var
-from pybpf.btf.core import relocate, types_compatible
-from pybpf.btf.decode import essential_name
-from pybpf.errors import ObjectFormatError, RelocationError
-
+from .._uapi import defines as uapi
+from ..asm.opcodes import CALL, JMP, LDIMM64
+from ..btf import Btf, BtfKind, DeclTag, Func, FuncProto, Linkage, Var
+from ..btf.core import relocate, types_compatible
+from ..btf.decode import essential_name
+from ..errors import ObjectFormatError, RelocationError
 from . import externs as ext
 from .relocs import FunctionIndex
 from .spec import (
@@ -50,8 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from typing import TypeVar
 
-    from pybpf.btf.core import CoreResult
-    from pybpf.btf.ext import CoreRelo
+    from ..btf.core import CoreResult
+    from ..btf.ext import CoreRelo
 
     _Row = TypeVar("_Row")
 

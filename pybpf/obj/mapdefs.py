@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pybpf._uapi.enums import MapType
-from pybpf.btf import Array, Btf, Enum, Enum64, FuncProto, Ptr, Struct
-
+from .._uapi.enums import MapType
+from ..btf import Array, Btf, Enum, Enum64, FuncProto, Ptr, Struct
 from .spec import MapSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pybpf.btf import Member
-    from pybpf.errors import ObjectFormatError
+    from ..btf import Member
+    from ..errors import ObjectFormatError
 
 __all__ = ["MAPS_OF_MAPS", "parse", "ring_size"]
 

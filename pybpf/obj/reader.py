@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pybpf._uapi.enums import MapType
-from pybpf.btf import Btf, Linkage, Struct, Var
-from pybpf.elf import (
+from .._uapi.enums import MapType
+from ..btf import Btf, Linkage, Struct, Var
+from ..elf import (
     SHF_EXECINSTR,
     SHT_NOBITS,
     SHT_PROGBITS,
@@ -31,8 +31,7 @@ from pybpf.elf import (
     ElfFile,
     Section,
 )
-from pybpf.errors import ObjectFormatError
-
+from ..errors import ObjectFormatError
 from . import externs as ext
 from . import mapdefs, relocs, sections
 from .spec import (

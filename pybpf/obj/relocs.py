@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from pybpf._uapi.enums import MapType, ProgType
-from pybpf.asm.opcodes import CALL, JMP, LDIMM64
-from pybpf.btf import Btf, FuncProto, Ptr, Struct
-from pybpf.elf import (
+from .._uapi.enums import MapType, ProgType
+from ..asm.opcodes import CALL, JMP, LDIMM64
+from ..btf import Btf, FuncProto, Ptr, Struct
+from ..elf import (
     SHN_LORESERVE,
     STB_GLOBAL,
     STB_WEAK,
@@ -24,7 +24,6 @@ from pybpf.elf import (
     Section,
     Symbol,
 )
-
 from .externs import is_extern
 from .mapdefs import MAPS_OF_MAPS
 from .spec import (
@@ -46,7 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pybpf.errors import ObjectFormatError
+    from ..errors import ObjectFormatError
 
 __all__ = ["FunctionIndex", "Places", "program_relocs", "slots", "struct_ops_funcs"]
 

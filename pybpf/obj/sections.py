@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pybpf._uapi.enums import AttachType as A
-from pybpf._uapi.enums import ProgType as P
+from .._uapi.enums import AttachType as A
+from .._uapi.enums import ProgType as P
 
 __all__ = ["ATTACHABLE", "BPF_F_SLEEPABLE", "BPF_F_XDP_HAS_FRAGS", "SECTIONS", "SectionDef", "find"]
 

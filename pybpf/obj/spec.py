@@ -12,17 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pybpf.errors import ObjectFormatError
+from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import NamedTuple
 
-    from pybpf.btf import Btf
-    from pybpf.btf.ext import BtfExt
-    from pybpf.elf import ElfFile
-
+    from ..btf import Btf
+    from ..btf.ext import BtfExt
+    from ..elf import ElfFile
     from .sections import SectionDef
     from .variables import DataSection
 else:
@@ -302,7 +301,7 @@ class ObjectSpec:
 
         :raises ObjectFormatError: malformed
         """
-        from pybpf.btf.ext import BtfExt
+        from ..btf.ext import BtfExt
 
         section = self.elf.find(".BTF.ext") if self.elf else None
         if self.elf is None or section is None or self.btf is None:
@@ -326,7 +325,7 @@ class ObjectSpec:
 
         :raises ObjectFormatError: it cannot be completed
         """
-        from pybpf.btf.encode import fixup_for_load
+        from ..btf.encode import fixup_for_load
 
         if self.btf is None:
             return None

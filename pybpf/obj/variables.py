@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from operator import itemgetter
 
-from pybpf.btf import Btf, BtfKind, Datasec, Linkage, Var
-from pybpf.elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
+from ..btf import Btf, BtfKind, Datasec, Linkage, Var
+from ..elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
 
-    from pybpf.elf import Symbol
+    from ..elf import Symbol
 else:
     from collections import namedtuple
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from pybpf.ringbuf.reader import Chunk, RingBuffer
-from pybpf.ringbuf.waiting import Batches, RingBuffers
+from .reader import Chunk, RingBuffer
+from .several import RingBuffers
+from .waiting import Batches
 
 __all__ = ["Batches", "Chunk", "RingBuffer", "RingBuffers"]

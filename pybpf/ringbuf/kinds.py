@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Protocol, cast
 
-from pybpf.ringbuf.records import (
+from .records import (
     Decoder,
     RecordCodec,
     bytes_decoder,
@@ -54,8 +54,8 @@ def record_decoder(kind: object, ring: RingMap) -> Decoder:
 
 
 def _btf_codec(btf: Any, kind: str | int) -> Any:
-    from pybpf.btf import BtfKind
-    from pybpf.btf.values import codec
+    from ..btf import BtfKind
+    from ..btf.values import codec
 
     if isinstance(kind, int):
         return codec(btf, kind)

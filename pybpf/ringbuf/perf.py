@@ -29,17 +29,17 @@ from contextlib import ExitStack
 from sys import byteorder
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pybpf._sys import perf
-from pybpf._uapi.enums import MapType
-from pybpf.errors import BpfError
-from pybpf.ringbuf.kinds import record_decoder
-from pybpf.ringbuf.records import Run, skip_records
+from .._sys import perf
+from .._uapi.enums import MapType
+from ..errors import BpfError
+from .kinds import record_decoder
+from .records import Run, skip_records
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pybpf._sys.fd import Fd
-    from pybpf.maps import Map
+    from .._sys.fd import Fd
+    from ..maps import Map
 
 __all__ = ["PerfBuffer", "PerfScan", "scan_perf"]
 

@@ -51,11 +51,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from pybpf._sys.fd import Fd
-from pybpf._uapi.enums import MapFlag, MapType
-from pybpf.errors import BpfError, UnsupportedFeature
-from pybpf.ringbuf.kinds import RingMap, record_decoder
-from pybpf.ringbuf.records import (
+from .._sys.fd import Fd
+from .._uapi.enums import MapFlag, MapType
+from ..errors import BpfError, UnsupportedFeature
+from .kinds import RingMap, record_decoder
+from .records import (
     HEADER_SIZE,
     Scan,
     record_offset,
@@ -63,7 +63,7 @@ from pybpf.ringbuf.records import (
     stride_of,
     struct_decoder,
 )
-from pybpf.ringbuf.waiting import NAP_MAX, NAP_MIN, Batches
+from .waiting import NAP_MAX, NAP_MIN, Batches
 
 if TYPE_CHECKING:
     from types import TracebackType

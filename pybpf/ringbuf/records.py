@@ -27,7 +27,7 @@ from itertools import chain
 from sys import byteorder
 from typing import Any, NamedTuple, Protocol
 
-from pybpf.errors import BpfError
+from ..errors import BpfError
 
 __all__ = [
     "BUSY",

@@ -357,7 +357,7 @@ def _file(
         imports += f"from {module} import {', '.join(used)}\n" if used else ""
     if late:
         imports += "\nTYPE_CHECKING = False\nif TYPE_CHECKING:\n"
-        imports += "    from pybpf._uapi.helpers import Helper\n"
+        imports += "    from .helpers import Helper\n"
     exported = sorted([*enums, *writer.names, *(["Helper"] if late else [])])
     names = "".join(f'    "{n}",\n' for n in exported)
     names = f"__all__ = [\n{names}]" if len(exported) > 1 else f'__all__ = ["{exported[0]}"]'
@@ -368,7 +368,7 @@ _LATE = """
 
 def __getattr__(name: str) -> object:
     if name == "Helper":  # long, and seldom needed
-        from pybpf._uapi.helpers import Helper
+        from .helpers import Helper
 
         return Helper
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
