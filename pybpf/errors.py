@@ -1,4 +1,4 @@
-"""The exception tree. This module imports nothing of pybpf.
+"""The exception tree.
 
 Errors are split by whose fault they are: `ObjectFormatError` and
 `RelocationError` blame the object file, `PlanError` the request, and
@@ -8,10 +8,13 @@ its datum as attributes; its text is one useful paragraph.
 
 from __future__ import annotations
 
-import errno as _errno
 import os
 from collections.abc import Iterable
+from errno import EOPNOTSUPP
 from typing import TYPE_CHECKING
+
+from ._uapi.defines import ENOTSUPP
+from .errnos import name_of
 
 if TYPE_CHECKING:
     from .multi.reasons import Skipped
@@ -28,12 +31,10 @@ __all__ = [
 
 
 def _errno_text(errno: int) -> str:
-    # 524 is ENOTSUPP: kernel-internal, so neither errno nor strerror know it; for 95
-    # Python picks the C library's other name, which the kernel never uses.
-    names = {95: "EOPNOTSUPP", 524: "ENOTSUPP"}
-    name = names.get(errno) or _errno.errorcode.get(errno, str(errno))
-    text = "Operation not supported by this kernel" if errno == 524 else os.strerror(errno)
-    return f"{name}: {text}"
+    # strerror does not know the kernel's internal numbers.
+    supported = errno != ENOTSUPP
+    text = os.strerror(errno) if supported else "Operation not supported by this kernel"
+    return f"{name_of(errno) or errno}: {text}"
 
 
 class BpfError(OSError):
@@ -83,7 +84,7 @@ class UnsupportedFeature(BpfError):
     """
 
     def __init__(self, name: str, since: str = "", hint: str = "", by: str = "this kernel") -> None:
-        super().__init__(_errno.EOPNOTSUPP, name, hint)
+        super().__init__(EOPNOTSUPP, name, hint)
         self.name = name
         self.since = since
         self.by = by

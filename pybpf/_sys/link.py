@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from errno import EPERM
 
 from .._uapi import structs as s
+from .._uapi.defines import BPF_F_REPLACE
 from .._uapi.enums import AttachType, Cmd
 from ..errors import BpfError
 from .door import address, bpf, error, fileno, try_bpf
@@ -207,10 +209,11 @@ def link_update(
     """
     attr = s.LinkUpdate(link_fd=fileno(link_fd), new_prog_fd=fileno(new_prog_fd))
     if old_prog_fd is not None:
-        attr.flags, attr.old_prog_fd = 1 << 2, fileno(old_prog_fd)  # BPF_F_REPLACE
+        attr.flags, attr.old_prog_fd = BPF_F_REPLACE, fileno(old_prog_fd)
     result = try_bpf(Cmd.BPF_LINK_UPDATE, attr)
-    if result == -1 and old_prog_fd is not None:
-        raise BpfError(1, "BPF_LINK_UPDATE", "the link runs another program than the old one given")
+    if result == -EPERM and old_prog_fd is not None:
+        hint = "the link runs another program than the old one given"
+        raise BpfError(EPERM, "BPF_LINK_UPDATE", hint)
     if result < 0:
         raise error(-result, Cmd.BPF_LINK_UPDATE)
 

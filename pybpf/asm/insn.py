@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .._uapi import defines as uapi
 from . import opcodes as op
 
 __all__ = [
@@ -43,11 +44,11 @@ INSN_SIZE = 8  # bytes of one slot
 _SLOT = struct.Struct("<BBhi")
 
 # src_reg kinds, UAPI bpf.h BPF_PSEUDO_*
-PSEUDO_CALL = 1
-PSEUDO_KFUNC_CALL = 2
-PSEUDO_MAP_FD = 1
-PSEUDO_MAP_VALUE = 2
-PSEUDO_FUNC = 4
+PSEUDO_CALL = uapi.BPF_PSEUDO_CALL
+PSEUDO_KFUNC_CALL = uapi.BPF_PSEUDO_KFUNC_CALL
+PSEUDO_MAP_FD = uapi.BPF_PSEUDO_MAP_FD
+PSEUDO_MAP_VALUE = uapi.BPF_PSEUDO_MAP_VALUE
+PSEUDO_FUNC = uapi.BPF_PSEUDO_FUNC
 
 
 @dataclass(frozen=True, slots=True)

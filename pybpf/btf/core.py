@@ -27,6 +27,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from ..asm import opcodes as op
 from ..errors import ObjectFormatError, RelocationError
 from .decode import Btf, essential_name
 from .match import (
@@ -66,11 +67,7 @@ POISON_IMM = 195896080
 _INSN = struct.Struct("<BBhi")
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
-_SIZE_CODE = {8: 0x18, 4: 0x00, 2: 0x08, 1: 0x10}
-_SIZE_BYTES = {code: size for size, code in _SIZE_CODE.items()}
-_LD, _LDX, _ST, _STX, _ALU, _ALU64 = 0, 1, 2, 3, 4, 7
-_LDIMM64 = 0x18
-_JMP_CALL = 0x85
+_SIZE_CODE = {size: code for code, size in op.SIZE_BYTES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,9 +302,9 @@ def _resolve_relo(relo: CoreRelo, mine: Spec, candidates: _Candidates) -> tuple[
 
 def _poison(code: bytearray, at: int) -> None:
     # Both slots of a 64-bit load: "unknown opcode 00" would confuse.
-    slots = 2 if code[at] == _LDIMM64 and at + 16 <= len(code) else 1
+    slots = 2 if code[at] == op.LDIMM64 and at + 16 <= len(code) else 1
     for slot in range(slots):
-        _INSN.pack_into(code, at + 8 * slot, _JMP_CALL, 0, 0, POISON_IMM)
+        _INSN.pack_into(code, at + 8 * slot, op.JMP | op.CALL, 0, 0, POISON_IMM)
 
 
 def _s32(value: int) -> int:
@@ -322,14 +319,14 @@ def _patch(code: bytearray, at: int, decision: _Decision) -> str:
         _poison(code, at)
         return decision.poison
     opcode, regs, off, imm = _INSN.unpack_from(code, at)
-    cls = opcode & 7
+    cls = opcode & op.CLASS_MASK
     value = decision.value
-    if cls in (_ALU, _ALU64):
-        if opcode & 8:
+    if cls in (op.ALU, op.ALU64):
+        if opcode & op.X:
             raise CoreFailure("an ALU instruction without an immediate cannot be relocated")
         _check_old(old, imm)
         _INSN.pack_into(code, at, opcode, regs, off, _s32(value))
-    elif cls in (_LDX, _ST, _STX):
+    elif cls in (op.LDX, op.ST, op.STX):
         _check_old(old, off)
         if value > 0x7FFF:
             raise CoreFailure(f"offset {value} does not fit into a load or store")
@@ -340,16 +337,16 @@ def _patch(code: bytearray, at: int, decision: _Decision) -> str:
                 "and is not a pointer or unsigned integer on both sides"
             )
         if decision.new_size != old.size:
-            have = _SIZE_BYTES[opcode & 0x18]
+            have = op.SIZE_BYTES[opcode & op.SIZE_MASK]
             if have != old.size:
                 raise CoreFailure(
                     f"the instruction accesses {have} bytes, the field has {old.size}"
                 )
             if decision.new_size not in _SIZE_CODE:
                 raise CoreFailure(f"no load or store of {decision.new_size} bytes exists")
-            opcode = opcode & 0xE0 | _SIZE_CODE[decision.new_size] | cls
+            opcode = opcode & op.MODE_MASK | _SIZE_CODE[decision.new_size] | cls
         _INSN.pack_into(code, at, opcode, regs, value, imm)
-    elif opcode == _LDIMM64 and at + 16 <= len(code):
+    elif opcode == op.LDIMM64 and at + 16 <= len(code):
         second = _INSN.unpack_from(code, at + 8)
         if regs >> 4 or off or second[:3] != (0, 0, 0):
             raise CoreFailure("a 64-bit load has an unexpected form")

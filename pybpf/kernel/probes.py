@@ -26,7 +26,7 @@ from .._sys import link as sys_link
 from .._sys import prog as sys_prog
 from .._sys.fd import Fd
 from .._uapi import structs
-from .._uapi.defines import BPF_F_SLEEPABLE, BPF_PSEUDO_KFUNC_CALL
+from .._uapi.defines import BPF_F_SLEEPABLE, BPF_PSEUDO_KFUNC_CALL, ENOTSUPP
 from .._uapi.enums import AttachType, Cmd, MapFlag, MapType, ProgType
 from .._uapi.helpers import Helper
 from ..asm import insn as asm
@@ -34,6 +34,7 @@ from ..asm import opcodes as op
 from ..btf import Btf, BtfKind
 from ..btf import types as bt
 from ..btf.encode import BtfBuilder
+from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from ..features import Answer, Feature, FeatureSet, Support
 from .lockdown import Lockdown, Policy
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ProbeCache"]
 
-_ENOTSUPP = 524
 # What a kernel answers to a command, type, flag or attribute it does not have.
 _NO = frozenset(
     {
@@ -64,7 +64,7 @@ _NO = frozenset(
         errno.ENOENT,
         errno.ESRCH,
         errno.ENODEV,
-        _ENOTSUPP,
+        ENOTSUPP,
     }
 )
 _POLICY = frozenset({errno.EPERM, errno.EACCES})
@@ -205,9 +205,7 @@ class ProbeCache:
 
 def _reason(error: BpfError) -> str:
     number = error.errno or 0
-    # errorcode calls 95 by its POSIX name; the kernel says EOPNOTSUPP, and 524 is its own.
-    names = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP", _ENOTSUPP: "ENOTSUPP"}
-    name = names.get(number, str(number))
+    name = name_of(number) or str(number)
     text = f"{error.doing}: {name}" if error.doing else name
     return f"{text} ({error.hint})" if error.hint else text
 
@@ -410,7 +408,7 @@ def _expect(number: int, cmd: Cmd, request: ctypes.Structure) -> str:
         result = sys_bpf.bpf(cmd, request)
     except BpfError as error:
         if error.errno == number:
-            return f"{cmd.name}: {errno.errorcode[number]}, as it should be"
+            return f"{cmd.name}: {name_of(number)}, as it should be"
         raise
     Fd(result, "probe").close()
     return ""

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .._sys.element import Element, last_errno
+from .._uapi.defines import ENOTSUPP
 from ..errors import BpfError
 from .fields import Field
 from .kinds import FULL_ARRAYS
 
-__all__ = ["ENOTSUPP", "MISSING", "NO_SUCH_COMMAND", "Calls"]
+__all__ = ["MISSING", "NO_SUCH_COMMAND", "Calls"]
 
-ENOTSUPP = 524
 #: What a kernel answers that lacks a command, for this type of map or at all.
 NO_SUCH_COMMAND = frozenset({ENOTSUPP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 MISSING: Any = object()

@@ -31,8 +31,10 @@ from .. import links
 from .._sys import link as sys_link
 from .._sys.fd import make_room
 from .._sys.interrupts import held
+from .._uapi.defines import ENOTSUPP
 from .._uapi.enums import AttachType, ProgType
 from ..asm.edit import Code
+from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from . import rewrite
 from .cost import Mechanism
@@ -73,7 +75,6 @@ class Source(Protocol):
         """Load one image; map and BTF references filled in."""
 
 
-_ENOTSUPP = 524  # kernel-internal
 _SLOTS_WITHOUT_STACK = 6
 
 
@@ -365,12 +366,11 @@ def _descriptors(group: Group) -> int:
 
 def _no_place(error: BpfError) -> bool:
     # The trampoline is full or saves too few slots; E2BIG of the verifier is about the program.
-    return error.errno in (errno.E2BIG, _ENOTSUPP) and not isinstance(error, VerifierError)
+    return error.errno in (errno.E2BIG, ENOTSUPP) and not isinstance(error, VerifierError)
 
 
 def _said(target: Target, error: BpfError) -> Skipped:
-    code = errno.errorcode.get(error.errno or 0, "ENOTSUPP" if error.errno == _ENOTSUPP else "")
-    detail = code
+    detail = name_of(error.errno or 0) or ""
     if isinstance(error, VerifierError) and error.summary:
         detail += f": {error.summary.strip().splitlines()[-1].strip()}"
     reason = Reason.KERNEL_REFUSED
@@ -427,7 +427,7 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
             else t
             for t in full
         ]
-        fewer = any(engine.refused[target_key(t)][1].errno == _ENOTSUPP for t in full)
+        fewer = any(engine.refused[target_key(t)][1].errno == ENOTSUPP for t in full)
         slots = min(facts.max_slots, _SLOTS_WITHOUT_STACK) if fewer else facts.max_slots
         spill = make_plan(engine.template, again, replace(facts, max_slots=slots), options)
         for target in full:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .._sys import prog as sys_prog
+from .._uapi.defines import BPF_F_SLEEPABLE
 from .._uapi.enums import AttachType, ProgType
 from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiPrograms"]
 
-BPF_F_SLEEPABLE = 1 << 4
 SESSION = "bpf_session_"  # prefix of the session kfuncs
 
 _HOOKS = {

@@ -27,6 +27,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from .._uapi.helper_args import HELPER_ARGS
 from ..asm import insn as asm
 from ..asm import opcodes as op
 from ..asm.edit import Code, function_starts
@@ -111,14 +112,6 @@ _COMPARE: Mapping[int, Callable[[int, int, int], bool]] = {
 }
 # probe_read, probe_read_str and their _user and _kernel forms: source in r3
 _MEMORY_READERS = {4, 45, 112, 113, 114, 115}
-# Arguments of each helper, by its number; registers past them hold leftovers. Of trace_printk,
-# as the verifier sees it, only the format: the rest are numbers to it, pointers included.
-# Source: the prototypes in include/uapi/linux/bpf.h, 6.12; no helper has been added since.
-_HELPER_ARGS = (
-    "02423020055533002131442215435333231032322103231125434424352242243254544444434141024255132244"
-    "311111155433344421553333210445113053124322221111144434233541421242020315453413231111341454332"
-    "101144533231442255333220442"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +234,8 @@ class _State:
 
 
 def _helper_args(helper: int) -> int:
-    return int(_HELPER_ARGS[helper]) if 0 < helper < len(_HELPER_ARGS) else 5
+    # Registers past the arguments hold leftovers.
+    return HELPER_ARGS[helper] if 0 < helper < len(HELPER_ARGS) else 5
 
 
 def _helper_name(helper: int) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .._uapi.enums import MapType
+from .._uapi.enums import MapFlag, MapType
 from ..btf import Btf, Linkage, Struct, Var
 from ..elf import (
     SHF_EXECINSTR,
@@ -49,9 +49,10 @@ from .variables import DataSection, place
 __all__ = ["read_object"]
 
 # UAPI bpf.h, flags of BPF_MAP_CREATE
-BPF_F_RDONLY_PROG = 1 << 7
-BPF_F_MMAPABLE = 1 << 10
-BPF_F_LINK = 1 << 13
+# Plain numbers, as a map definition has them.
+BPF_F_RDONLY_PROG = int(MapFlag.BPF_F_RDONLY_PROG)
+BPF_F_MMAPABLE = int(MapFlag.BPF_F_MMAPABLE)
+BPF_F_LINK = int(MapFlag.BPF_F_LINK)
 
 _STRUCT_OPS = frozenset({".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link"})
 _ARRAY = int(MapType.BPF_MAP_TYPE_ARRAY)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from .._uapi.defines import BPF_PSEUDO_CALL
 from .._uapi.enums import MapType, ProgType
 from ..asm.opcodes import CALL, JMP, LDIMM64
 from ..btf import Btf, FuncProto, Ptr, Struct
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["FunctionIndex", "Places", "program_relocs", "slots", "struct_ops_funcs"]
 
 _CALL_CODE = JMP | CALL
-_PSEUDO_CALL = 1
 
 
 class FunctionIndex:
@@ -248,7 +248,7 @@ def program_relocs(
                 raise elf.error("relocation into an instruction", name, offset)
         elif opcode == _CALL_CODE:
             kind, what, at = places.call(symbol, name, offset)
-            if kind == R_CALL and code[offset + 1] >> 4 != _PSEUDO_CALL:
+            if kind == R_CALL and code[offset + 1] >> 4 != BPF_PSEUDO_CALL:
                 raise elf.error("relocation of a helper call", name, offset)
         else:
             raise elf.error(f"relocation of opcode {opcode:#04x}", name, offset)

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._uapi.defines import BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS
 from .._uapi.enums import AttachType as A
 from .._uapi.enums import ProgType as P
 
-__all__ = ["ATTACHABLE", "BPF_F_SLEEPABLE", "BPF_F_XDP_HAS_FRAGS", "SECTIONS", "SectionDef", "find"]
+__all__ = ["ATTACHABLE", "SECTIONS", "SectionDef", "find"]
 
 # bpf_attr.prog_flags, UAPI bpf.h
-BPF_F_SLEEPABLE = 1 << 4
-BPF_F_XDP_HAS_FRAGS = 1 << 5
 
 # Ways of attaching that pybpf implements; the others end in UnsupportedFeature.
 ATTACHABLE = frozenset(

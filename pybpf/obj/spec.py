@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from .._uapi.defines import BPF_OBJ_NAME_LEN
 from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False
@@ -39,7 +40,6 @@ __all__ = [
     "object_name",
 ]
 
-BPF_OBJ_NAME_LEN = 16  # with the NUL, UAPI bpf.h
 
 # What a relocated instruction refers to (Reloc.kind).
 R_MAP = 0  # ldimm64: map `number`

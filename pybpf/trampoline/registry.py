@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .._uapi.enums import LinkType, PerfEventType
+from .._uapi.enums import KprobeMultiFlag, LinkType, PerfEventType
 from ..errors import BpfError, ObjectFormatError
 from ..kernel import kallsyms, owners
 from ..kernel.btf import KernelBtf
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Probed", "Registry", "Tracing", "image_classes", "probed", "tracing"]
 
 _PAUSE = 0.1  # seconds between two readings that do not agree
-_KPROBE_MULTI_RETURN = 1  # BPF_F_KPROBE_MULTI_RETURN
 _KPROBES = {
     PerfEventType.BPF_PERF_EVENT_KPROBE: "kprobe",
     PerfEventType.BPF_PERF_EVENT_KRETPROBE: "kretprobe",
@@ -73,7 +72,11 @@ def probed(infos: Iterable[LinkInfo], symbols: Kallsyms) -> list[Probed]:
     out = []
     for info in infos:
         if info.type == LinkType.BPF_LINK_TYPE_KPROBE_MULTI:
-            kind = "kretprobe.multi" if info.flags & _KPROBE_MULTI_RETURN else "kprobe.multi"
+            kind = (
+                "kretprobe.multi"
+                if info.flags & KprobeMultiFlag.BPF_F_KPROBE_MULTI_RETURN
+                else "kprobe.multi"
+            )
             named = tuple(_functions(info.addrs, symbols))
             out.append(Probed(info.id, info.prog_id, kind, info.count, named))
         elif info.type == LinkType.BPF_LINK_TYPE_PERF_EVENT and info.perf_type in _KPROBES:

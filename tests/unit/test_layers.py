@@ -16,9 +16,10 @@ PACKAGE = ROOT / "pybpf"
 # Longest matching prefix gives a module's layer. A module may import modules of
 # its own layer and of layers below; `_uapi` numbers may be used anywhere.
 LAYERS = {
+    "pybpf._uapi": 0,
+    "pybpf.errnos": 0,
     "pybpf.errors": 0,
     "pybpf.features": 0,
-    "pybpf._uapi": 1,
     "pybpf.asm": 2,
     "pybpf.elf": 2,
     "pybpf.btf": 2,

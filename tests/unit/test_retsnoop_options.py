@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pybpf.errnos import NAMES, name_of, number_of
 from pybpf.tools.retsnoop import options, settings
-from pybpf.tools.retsnoop.errnos import NAMES, name_of, number_of
 from pybpf.tools.retsnoop.options import Mechanism, parse
 from pybpf.tools.retsnoop.usage import NotYet, UsageError
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pybpf._uapi.helper_args import HELPER_ARGS
 from pybpf._uapi.helpers import Helper
 from pybpf.asm import insn as asm
 from pybpf.asm import opcodes as op
@@ -13,7 +14,6 @@ from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
 from pybpf.multi.traits import (
-    _HELPER_ARGS,
     Access,
     CtxHelper,
     Hook,
@@ -270,7 +270,7 @@ def test_session_calls_are_known_by_name() -> None:
 
 def test_every_helper_has_its_number_of_arguments() -> None:
     """Those the other tests rely on, and that none is missing."""
-    assert len(_HELPER_ARGS) == max(Helper) + 1
+    assert len(HELPER_ARGS) == max(Helper) + 1
     H = Helper
     known = {
         H.BPF_FUNC_get_current_pid_tgid: 0,
@@ -282,7 +282,7 @@ def test_every_helper_has_its_number_of_arguments() -> None:
         H.BPF_FUNC_cgrp_storage_get: 4,
         H.BPF_FUNC_cgrp_storage_delete: 2,
     }
-    assert {helper: int(_HELPER_ARGS[helper]) for helper in known} == known
+    assert {helper: HELPER_ARGS[helper] for helper in known} == known
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ... import errnos
 from ...kernel.functions import label
 from ...trampoline.model import Model, Models, Return
-from . import errnos
 
 if TYPE_CHECKING:
     from ...btf import Btf

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import errnos
+from ... import errnos
 from .attach import Refused
 from .events import Call, Return
 from .functions import Flag, Function, format_result, value_of

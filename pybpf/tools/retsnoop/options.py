@@ -12,9 +12,10 @@ import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ... import errnos
 from ...errors import PlanError
 from ...kernel.globs import parse_pattern
-from . import errnos, settings
+from . import settings
 from .presets import PRESETS
 from .sessions import NULL, ErrorFilter
 from .usage import NotYet, UsageError

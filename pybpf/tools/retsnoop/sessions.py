@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import errnos
+from ... import errnos
 from .events import Call, End, Event, Return, Stack
 from .functions import Flag, Function, value_of
 
