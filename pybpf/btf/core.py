@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from ..asm import opcodes as op
 from ..errors import ObjectFormatError, RelocationError
-from .decode import Btf, essential_name
+from .decode import Btf
 from .match import (
     ENUM_KINDS,
     FIELD_KINDS,
@@ -44,6 +44,7 @@ from .match import (
     resolve,
     types_compatible,
 )
+from .names import essential_name
 from .types import INT_SIGNED, Array, Enum, Enum64, Int, Ptr, Struct, Type, Union
 
 TYPE_CHECKING = False

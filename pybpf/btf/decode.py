@@ -3,9 +3,7 @@
 A kernel's BTF has more than 100,000 types and a process needs a handful, so
 nothing is decoded in advance. `pybpf.btf.blob` knows where each record is. A type
 becomes a Python value when it is asked for, names are sliced out of the string
-section on demand, and a name index is only built once many names were
-looked up: until then a name is searched for in the strings, and its offset in
-a table of all types' name offsets.
+section on demand, and `pybpf.btf.names` finds types by name.
 
 Everything in a blob is untrusted. The walk proves that records lie inside the
 section, inflating a type proves its names and references, and chains of
@@ -18,12 +16,10 @@ Split BTF (kernel modules) continues the ids and string offsets of its base.
 
 from __future__ import annotations
 
-from array import array
-from functools import cached_property
-
 from ..errors import ObjectFormatError
 from .blob import Blob
 from .inflate import VOID, inflate
+from .names import TypeNames
 from .types import (
     Array,
     Const,
@@ -45,10 +41,10 @@ from .types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
-__all__ = ["Btf", "essential_name"]
+__all__ = ["Btf"]
 
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT = range(
     1, 12
@@ -71,22 +67,6 @@ _POINTER_SIZE = 8
 _MAX_CHAIN = 256
 # Deepest nesting of structs by value.
 _MAX_NESTING = 64
-# Names looked up by searching the blob before an index is built: each costs a fiftieth of it.
-_SCANS_BEFORE_INDEX = 24
-
-
-def essential_name(name: str) -> str:
-    """A type name without its CO-RE flavour: what is before the last ``X___Y``.
-
-    X and Y are not underscores (`bpf_core_essential_name_len` of libbpf).
-    """
-    at = name.rfind("___")
-    while at >= 0:
-        # A separator has exactly three underscores and something on each side.
-        if at > 0 and name[at - 1] != "_" and at + 3 < len(name) and name[at + 3] != "_":
-            return name[:at]
-        at = name.rfind("___", 0, at + 2)
-    return name
 
 
 class Btf:
@@ -110,8 +90,7 @@ class Btf:
         self._aligns: dict[int, int] = {}
         #: What `pybpf.btf.values` made of types, by id.
         self.codecs: dict[int, Any] = {}
-        self._scans = 0
-        self._index: dict[str, int | list[int]] | None = None
+        self._names = TypeNames(self.blob)
 
     def __repr__(self) -> str:
         return f"<Btf {self.label!r} {len(self.blob.data)} bytes>"
@@ -239,138 +218,28 @@ class Btf:
     # Names.
 
     def find(self, name: str, kind: int | None = None) -> int | None:
-        """Lowest id with a name (and kind), own types before the base's; None if none."""
-        found = self._find_own(name, kind, only_first=True)
-        if found:
-            return found[0]
+        """Find the lowest id with a name (and kind), own types before the base's.
+
+        :return: None if there is none
+        """
+        for type_id in self._names.first(name) if name else ():
+            if kind is None or self.kind(type_id) == kind:
+                return type_id
         return self.base.find(name, kind) if self.base else None
 
     def find_all(self, name: str, kind: int | None = None) -> list[int]:
-        """All ids with a name (and kind): own ones ascending, then the base's."""
-        found = self._find_own(name, kind, only_first=False)
+        """List all ids with a name (and kind): own ones ascending, then the base's."""
+        ids = self._names.find(name) if name else []
+        found = [x for x in ids if kind is None or self.kind(x) == kind]
         return found + self.base.find_all(name, kind) if self.base else found
 
-    def _find_own(self, name: str, kind: int | None, *, only_first: bool) -> list[int]:
-        if not name or "\0" in name:
-            return []
-        if self._indexed():
-            hits = self.names().get(name)
-            found: Iterable[int] = () if hits is None else [hits] if isinstance(hits, int) else hits
-        else:
-            text = name.encode("utf-8", "surrogatepass")
-            found = self._named_at(self._string_offsets(text), only_first=only_first)
-        ids = []
-        for type_id in found:
-            if kind is None or self.kind(type_id) == kind:
-                ids.append(type_id)
-                if only_first:
-                    break
-        return ids
-
-    def _indexed(self) -> bool:
-        # Whether to ask the index: many names were looked up, or it is there anyway.
-        self._scans += 1
-        return self._index is not None or self._scans > _SCANS_BEFORE_INDEX
-
-    def _string_offsets(self, text: bytes, *, end: bytes = b"\0") -> Iterator[int]:
-        # Where a text occurs (also as the tail of a longer string: a name may point there).
-        owner: Blob | None = self.blob
-        needle = text + end
-        while owner is not None:
-            at = owner.strings.find(needle)
-            while at >= 0:
-                yield at + owner.base_strings
-                at = owner.strings.find(needle, at + 1)
-            owner = owner.base
-
-    @cached_property
-    def _name_offsets(self) -> bytes:
-        # String offset of every own type's name, 4 bytes each.
-        words = self.blob.words
-        return array("I", [words[at] for at in self.blob.offsets]).tobytes()
-
-    def _named_at(self, offsets: Iterable[int], *, only_first: bool = False) -> Iterator[int]:
-        # Ids of the own types whose name is at one of the string offsets, ascending.
-        wanted = set(offsets)
-        if not wanted:
-            return
-        if only_first and self._scans == 1:
-            # Who asks for one type only needs no more than a walk to it.
-            words = self.blob.words
-            for type_id, at in enumerate(self.blob.offsets, self.start_id):
-                if words[at] in wanted:
-                    yield type_id
-            return
-        table, ids = self._name_offsets, []
-        for offset in wanted:
-            key = offset.to_bytes(4, "little")
-            at = table.find(key)
-            while at >= 0:
-                if not at % 4:
-                    ids.append(self.start_id + at // 4)
-                at = table.find(key, at + 1)
-        yield from sorted(ids)
-
-    def _build_index(self) -> dict[str, int | list[int]]:
-        # Usually one id per name; a list only where there are several.
-        index: dict[str, int | list[int]] = {}
-        words, text = self.blob.words, self.blob.text
-        plain = self.base is None and self.blob.is_ascii
-        end_of = text.index
-        size = len(text)
-        for type_id, at in enumerate(self.blob.offsets, self.start_id):
-            offset = words[at]
-            if not offset:
-                continue
-            if plain and offset < size:
-                name = text[offset : end_of("\0", offset)]
-            else:
-                name = self.blob.record_name(at, offset)
-            if name in index:
-                before = index[name]
-                if isinstance(before, int):
-                    index[name] = [before, type_id]
-                else:
-                    before.append(type_id)
-            else:
-                index[name] = type_id
-        return index
+    def find_essential(self, essential: str) -> list[int]:
+        """List the ids of the own types, ascending, whose name without flavour is `essential`."""
+        return self._names.find_essential(essential) if essential else []
 
     def names(self) -> Mapping[str, int | list[int]]:
         """Ids of the own types by name: an id, or the list where a name has several."""
-        if self._index is None:
-            self._index = self._build_index()
-        return self._index
-
-    @cached_property
-    def _flavours(self) -> dict[str, list[str]]:
-        # Names with a flavour by essential name.
-        found: dict[str, list[str]] = {}
-        for name in self.names():
-            if "___" in name:
-                essential = essential_name(name)
-                if essential != name:
-                    found.setdefault(essential, []).append(name)
-        return found
-
-    def find_essential(self, essential: str) -> list[int]:
-        """Ids of the own types, ascending, whose name without flavour is `essential`."""
-        if not essential or "\0" in essential:
-            return []
-        same = essential_name(essential) == essential
-        if not self._indexed():
-            text = essential.encode("utf-8", "surrogatepass")
-            offsets = set(self._string_offsets(text)) if same else set()
-            for offset in self._string_offsets(text, end=b"___"):
-                if essential_name(self.string(offset)) == essential:
-                    offsets.add(offset)
-            return list(self._named_at(offsets))
-        names = self.names()
-        found: list[int] = []
-        for name in (*([essential] if same else ()), *self._flavours.get(essential, ())):
-            ids = names.get(name, [])
-            found += [ids] if isinstance(ids, int) else ids
-        return sorted(found)
+        return self._names.index
 
     # Following references.
 

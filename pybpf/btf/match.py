@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .decode import Btf, essential_name
+from .decode import Btf
+from .names import essential_name
 from .types import (
     Array,
     BtfKind,

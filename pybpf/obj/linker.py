@@ -26,7 +26,7 @@ from .._uapi import defines as uapi
 from ..asm.opcodes import CALL, JMP, LDIMM64
 from ..btf import Btf, BtfKind, DeclTag, Func, FuncProto, Linkage, Var
 from ..btf.core import relocate, types_compatible
-from ..btf.decode import essential_name
+from ..btf.names import essential_name
 from ..errors import ObjectFormatError, RelocationError
 from . import externs as ext
 from .relocs import FunctionIndex

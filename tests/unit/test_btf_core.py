@@ -36,9 +36,9 @@ from pybpf.btf import (
     Union,
 )
 from pybpf.btf.core import POISON_IMM, CandidateCache, CoreKind, CoreResult, relocate
-from pybpf.btf.decode import essential_name
 from pybpf.btf.encode import BtfBuilder
 from pybpf.btf.ext import BtfExt, CoreRelo
+from pybpf.btf.names import essential_name
 from pybpf.elf import ElfFile
 from pybpf.errors import ObjectFormatError, RelocationError
 from tests.support.bpfvm import Vm, VmFault

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import string
 import struct
+import sys
 import time
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -367,9 +373,98 @@ def test_find_equals_a_full_scan(vmlinux: Btf) -> None:
     for name in ("vfs_read", "bpf_fentry_test1", "schedule", "dst_release", "msleep", "__kmalloc"):
         if name in by_list:
             assert fresh.find_all(name, BtfKind.FUNC) == by_list[name]
-    assert fresh._index is None
+    assert fresh._names._index is None
     for name in list(by_list)[::501]:
         assert vmlinux.find_all(name, BtfKind.FUNC) == by_list[name]
+
+
+@contextmanager
+def counted_searches(size: int) -> Iterator[list[int]]:
+    """Counts the searches of blobs of at least `size` bytes made inside (one number in a list)."""
+    count = [0]
+
+    def watch(_frame: FrameType, event: str, call: Any) -> None:
+        if event == "c_call" and call.__name__ == "find":
+            where = call.__self__
+            count[0] += isinstance(where, bytes) and len(where) >= size
+
+    sys.setprofile(watch)
+    try:
+        yield count
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("name", ["s", "t", "e", "d", "u", "id", "list", "key", "file", "path"])
+def test_a_name_that_ends_thousands_of_strings_costs_few_searches(vmlinux: Btf, name: str) -> None:
+    """Types called as many strings end: some searches of the blob each, or the index."""
+    assert vmlinux.raw.count(name.encode() + b"\0") > 100
+    fresh = Btf(vmlinux.raw)
+    names = vmlinux.names()
+    hits = names.get(name, [])
+    want = [hits] if isinstance(hits, int) else hits
+    with counted_searches(1 << 16) as count:
+        assert fresh.find_all(name) == want
+        assert fresh.find(name) == (want[0] if want else None)
+        found = fresh.find_essential(name)
+    assert set(want) <= set(found)
+    assert count[0] <= 3 * (40 + len(want))
+
+
+def test_many_names_cost_one_index(vmlinux: Btf) -> None:
+    """However many names are looked up, and however short: some searches, then an index."""
+    fresh = Btf(vmlinux.raw)
+    names = [x for t in string.ascii_lowercase for x in (t, f"{t}s", f"{t}id", f"re{t}")]
+    with counted_searches(1 << 16) as count:
+        for name in names:
+            fresh.find_essential(name)
+            fresh.find_all(name)
+    assert fresh._names._index is not None and count[0] <= 24 * 60
+
+
+def test_a_string_that_is_there_a_thousand_times() -> None:
+    """Equal strings, each named by a type, and inner names: the index, not a search for each."""
+    for one in (b"s\0", b"as\0"):
+        r = Raw()
+        r.strings += one * 3000
+        for number in range(3000):
+            at = 1 + number * len(one) + one.index(b"s")
+            r.types += struct.pack("<3I", at, 7 << 24, 0)
+        with counted_searches(1 << 10) as count:
+            assert Btf(r.blob()).find_all("s") == list(range(1, 3001))
+        assert count[0] <= 3100
+
+
+@given(
+    st.lists(st.text("ab_", max_size=8), min_size=1, max_size=8),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 7), st.integers(0, 8)), max_size=12),
+    st.lists(st.text("ab_", min_size=1, max_size=8), min_size=1, max_size=6),
+)
+def test_searches_equal_the_index(
+    strings: list[str], types: list[tuple[bool, int, int]], names: list[str]
+) -> None:
+    """On any strings, with names inside them, in a base and a split BTF, as the index says."""
+    base, split = Raw(), Raw()
+    places = [base.name(text) for text in strings]
+    split.strings, split.base = b"", len(base.strings)
+    own = [split.name(text) for text in reversed(strings)]
+    for in_base, which, skip in types:
+        which %= len(strings)
+        if in_base:
+            at = min(places[which] + skip, len(base.strings) - 1)
+            base.types += struct.pack("<3I", at, 7 << 24, 0)
+        else:
+            at = min(own[which] + skip, split.base + len(split.strings) - 1)
+            split.types += struct.pack("<3I", at, 7 << 24, 0)
+    for name in (*names, *strings):
+        searching, indexed = (Btf(split.blob(), base=Btf(base.blob())) for _ in range(2))
+        for btf in (indexed, indexed.base):
+            assert btf is not None
+            btf.names()
+        want = indexed.find_all(name)
+        assert searching.find(name) == (want[0] if want else None)
+        assert searching.find_all(name) == want
+        assert searching.find_essential(name) == indexed.find_essential(name)
 
 
 def everything(btf: Btf) -> None:

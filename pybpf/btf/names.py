@@ -1,0 +1,228 @@
+"""Finding the types of a BTF blob by name.
+
+A name index of a kernel takes 50 ms and 15 MB, and most processes ask for a few names. So a
+name is first searched for: where its string starts, and which types refer to that place (both
+C-speed searches of bytes, a millisecond together). The index is built once many names were
+asked for, or when a single name would need many searches, so no look-up costs more than the
+index does, however short or frequent the name is.
+"""
+
+from __future__ import annotations
+
+from array import array
+from functools import cached_property
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .blob import Blob
+
+__all__ = ["TypeNames", "essential_name"]
+
+# Names searched for before the index is built: each costs a fiftieth of it.
+_SEARCHES_BEFORE_INDEX = 24
+# Places of a name that one look-up searches the types for; each costs as much as a name.
+_PLACES_BEFORE_INDEX = 8
+
+
+def essential_name(name: str) -> str:
+    """A type name without its CO-RE flavour: what is before the last ``X___Y``.
+
+    X and Y are not underscores (`bpf_core_essential_name_len` of libbpf).
+    """
+    at = name.rfind("___")
+    while at >= 0:
+        # A separator has exactly three underscores and something on each side.
+        if at > 0 and name[at - 1] != "_" and at + 3 < len(name) and name[at + 3] != "_":
+            return name[:at]
+        at = name.rfind("___", 0, at + 2)
+    return name
+
+
+class TypeNames:
+    """The names of a blob's own types, its base's not included.
+
+    :param blob: where the types are
+    """
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob = blob
+        self._searches = 0
+        self._index: dict[str, int | list[int]] | None = None
+
+    def first(self, name: str) -> Iterable[int]:
+        """Iterate over the ids of the types called `name`, ascending.
+
+        Cheaper than `find` when it is the first question and the first few answers will do.
+
+        :param name: not empty
+        """
+        if self._searches or self._index is not None:
+            return self.find(name)
+        self._searches += 1
+        return self._walk(name)
+
+    def find(self, name: str) -> list[int]:
+        """List the ids of the types called `name`, ascending.
+
+        :param name: not empty
+        """
+        if "\0" in name:
+            return []
+        text = _bytes(name) + b"\0"
+        found = self._search(lambda: self._places(text))
+        return self._indexed(name) if found is None else found
+
+    def find_essential(self, essential: str) -> list[int]:
+        """List the ids of the types, ascending, whose name without flavour is `essential`.
+
+        :param essential: not empty
+        """
+        if "\0" in essential:
+            return []
+        same = essential_name(essential) == essential
+        text = _bytes(essential)
+
+        def places() -> set[int]:
+            wanted = self._places(text + b"\0") if same else set()
+            for place in self._places(text + b"___"):
+                if essential_name(self._blob.string(place)) == essential:
+                    wanted.add(place)
+            return wanted
+
+        found = self._search(places)
+        if found is None:
+            names = (*([essential] if same else ()), *self._flavours.get(essential, ()))
+            found = sorted([x for name in names for x in self._indexed(name)])
+        return found
+
+    @property
+    def index(self) -> dict[str, int | list[int]]:
+        """Ids by name: an id, or the list where a name has several."""
+        if self._index is None:
+            self._index = self._build_index()
+        return self._index
+
+    # By the index.
+
+    def _indexed(self, name: str) -> list[int]:
+        found = self.index.get(name, [])
+        return [found] if isinstance(found, int) else found
+
+    def _build_index(self) -> dict[str, int | list[int]]:
+        # Usually one id per name; a list only where there are several.
+        blob = self._blob
+        index: dict[str, int | list[int]] = {}
+        words, text = blob.words, blob.text
+        plain = blob.base is None and blob.is_ascii
+        end_of = text.index
+        size = len(text)
+        for type_id, at in enumerate(blob.offsets, blob.start_id):
+            offset = words[at]
+            if not offset:
+                continue
+            if plain and offset < size:
+                name = text[offset : end_of("\0", offset)]
+            else:
+                name = blob.record_name(at, offset)
+            if name in index:
+                before = index[name]
+                if isinstance(before, int):
+                    index[name] = [before, type_id]
+                else:
+                    before.append(type_id)
+            else:
+                index[name] = type_id
+        return index
+
+    @cached_property
+    def _flavours(self) -> dict[str, list[str]]:
+        # Names with a flavour by essential name.
+        found: dict[str, list[str]] = {}
+        for name in self.index:
+            if "___" in name:
+                essential = essential_name(name)
+                if essential != name:
+                    found.setdefault(essential, []).append(name)
+        return found
+
+    # By searching.
+
+    def _walk(self, name: str) -> Iterator[int]:
+        # Who asks for one type only needs no more than a walk to it.
+        text = _bytes(name) + b"\0"
+        wanted = set() if "\0" in name else set(self._occurrences(text))
+        if wanted:
+            words = self._blob.words
+            for type_id, at in enumerate(self._blob.offsets, self._blob.start_id):
+                if words[at] in wanted:
+                    yield type_id
+
+    def _search(self, places: Callable[[], set[int]]) -> list[int] | None:
+        # Ids of the types, ascending, whose name is at one of some string offsets. None if the
+        # index is the cheaper way: many names were looked up, or this one is at many places.
+        self._searches += 1
+        if self._index is not None or self._searches > _SEARCHES_BEFORE_INDEX:
+            return None
+        wanted = places() if len(self._inner) <= _PLACES_BEFORE_INDEX else None
+        if wanted is None or len(wanted) > _PLACES_BEFORE_INDEX:
+            return None
+        table, first, ids = self._table, self._blob.start_id, []
+        for place in wanted:
+            key = place.to_bytes(4, "little")
+            at = table.find(key)
+            while at >= 0:
+                if not at % 4:
+                    ids.append(first + at // 4)
+                at = table.find(key, at + 1)
+        return sorted(ids)
+
+    def _places(self, text: bytes) -> set[int]:
+        # Offsets of the strings, and of the names inside longer ones, that start with a text.
+        found = set(self._occurrences(text, whole=True))
+        found.update(x for x in self._inner if self._bytes_at(x, len(text)) == text)
+        return found
+
+    def _occurrences(self, text: bytes, *, whole: bool = False) -> Iterator[int]:
+        # Where a text occurs in the strings, own and the base's; `whole`: where a string starts so.
+        blob: Blob | None = self._blob
+        needle = b"\0" + text if whole else text
+        while blob is not None:
+            strings, first = blob.strings, blob.base_strings
+            if whole and strings.startswith(text):  # no NUL comes before a split BTF's strings
+                yield first
+            at = strings.find(needle)
+            while at >= 0:
+                yield first + at + whole
+                at = strings.find(needle, at + 1)
+            blob = blob.base
+
+    def _bytes_at(self, place: int, count: int) -> bytes:
+        blob = self._blob
+        while place < blob.base_strings and blob.base is not None:
+            blob = blob.base
+        place -= blob.base_strings
+        return blob.strings[max(place, 0) : place + count]
+
+    @cached_property
+    def _table(self) -> bytes:
+        # String offset of every type's name, 4 bytes each.
+        words = self._blob.words
+        return array("I", [words[at] for at in self._blob.offsets]).tobytes()
+
+    @cached_property
+    def _inner(self) -> list[int]:
+        # Offsets of names that start inside a longer string ("foo" in "xfoo"). The kernel's BTF
+        # has none, but the format allows them.
+        places = memoryview(self._table).cast("I")
+        strings = self._blob.strings
+        # The usual answer is found at C speed, which saves 10 ms.
+        known = self._blob.base is None and max(places, default=0) <= len(strings)
+        if known and not any(map((b"\0" + strings).__getitem__, places)):
+            return []
+        return [x for x in set(places) if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
