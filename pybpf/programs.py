@@ -345,7 +345,9 @@ class Program:
             in order, a mapping by name (0 for the others), or a function of the target
         :param progress: called with (programs attached, programs in all)
         :param planned: called with the plan before anything is attached
-        :raises PlanError: nothing matches, or the use of the context cannot be proved
+        :raises PlanError: nothing matches, every function was refused (``.skipped`` has them all,
+            with the reasons), or the use of the context cannot be proved
+        :raises VerifierError: the program itself is at fault, whichever function it is for
         :raises TypeError: something that was asked for is no name, glob, candidate or target
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
         :raises BpfError: EMFILE: one link a function is more than the process may have open, and

@@ -36,13 +36,14 @@ from .._uapi.enums import AttachType, ProgType
 from ..asm.edit import Code
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
+from ..kernel.sleepable import is_sleep_refusal
 from . import rewrite
 from .cost import Mechanism
 from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
 from .options import AttachOptions, Progress
 from .plan import Group, Image, Lowering, Part, Plan, PlanFacts, Side, Target, Template
 from .planner import make_plan
-from .reasons import Reason, Skipped
+from .reasons import NO_SLEEP, Reason, Skipped
 from .refusals import HOPELESS as _HOPELESS
 from .refusals import NO_ROOM as _NO_ROOM
 from .traits import Hook
@@ -278,6 +279,8 @@ class _Engine:
                 program = self._load_clone(image, target, attach_type)
             except VerifierError as error:
                 first = first or error
+                if is_sleep_refusal(error):
+                    break  # whatever is loaded
                 continue
             if image.scalars:
                 self._as_scalars.add(part.image.digest)
@@ -369,14 +372,19 @@ def _no_place(error: BpfError) -> bool:
     return error.errno in (errno.E2BIG, ENOTSUPP) and not isinstance(error, VerifierError)
 
 
-def _said(target: Target, error: BpfError) -> Skipped:
+def _said(target: Target, error: BpfError, template: Template) -> Skipped:
     detail = name_of(error.errno or 0) or ""
     if isinstance(error, VerifierError) and error.summary:
         detail += f": {error.summary.strip().splitlines()[-1].strip()}"
+    if is_sleep_refusal(error):
+        return Skipped(target.name, target.module, Reason.NOT_SLEEPABLE, *NO_SLEEP)
     reason = Reason.KERNEL_REFUSED
     if _no_place(error):
         reason = Reason.TRAMPOLINE_FULL if error.errno == errno.E2BIG else Reason.TOO_MANY_SLOTS
-    return Skipped(target.name, target.module, reason, detail)
+    # A link of many functions does not say what was wrong with one.
+    unsure = template.sleepable and target.may_sleep is None and error.errno == errno.EINVAL
+    hint = f"perhaps {NO_SLEEP[0]}" if unsure else ""
+    return Skipped(target.name, target.module, reason, detail, hint)
 
 
 def attach(
@@ -392,7 +400,8 @@ def attach(
     :param plan: made of `template` with `facts` and `options`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
     :raises PlanError: nothing could be attached; ``.skipped`` has the reasons
-    :raises VerifierError: the verifier refused a group's image, or every function's clone
+    :raises VerifierError: the program itself is at fault: the verifier refused a group's image,
+        or every function's clone
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
     :raises BpfError: EMFILE if the links would be more than the process may have open; a soft
         limit (RLIMIT_NOFILE) that is too low is raised first
@@ -436,15 +445,20 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
         link.spilled = engine.accepted(spill.targets)
         nowhere = spill.skipped
     errors = [error for _, error in engine.refused.values()]
-    if errors and not link and all(isinstance(e, VerifierError) for e in errors):
-        raise errors[0]  # the program's own fault: whoever asked needs the log
+    if errors and not link and all(map(_blames_program, errors)):
+        raise errors[0]  # whoever asked needs the log
     link.refused = (
         *nowhere,
-        *(_said(target, error) for target, error in engine.refused.values()),
+        *(_said(target, error, engine.template) for target, error in engine.refused.values()),
     )
     if not link:
-        raise _nothing(link)
+        raise _nothing(link) from next(filter(_blames_program, errors), None)
     return link
+
+
+def _blames_program(error: BpfError) -> bool:
+    # The verifier found a fault in the program, not in the function it is for.
+    return isinstance(error, VerifierError) and not is_sleep_refusal(error)
 
 
 def _nothing(link: MultiLink) -> PlanError:

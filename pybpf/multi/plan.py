@@ -66,11 +66,13 @@ class Target(KernelFunction):
     :param unique: no other function of this module has its name
     :param kprobe: not on the kprobe blacklist
     :param occupied: programs its trampoline holds already
+    :param may_sleep: the kernel lets sleepable programs run on it; None if that is not known
     """
 
     unique: bool = True
     kprobe: bool = True
     occupied: int = 0
+    may_sleep: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -296,12 +298,20 @@ class Plan:
         return tuple(t for group in self.groups for t in group.targets)
 
     @property
+    def unsure(self) -> tuple[Target, ...]:
+        """Functions of which only the kernel can say whether they take a sleepable program.
+
+        Attaching tries them; those it refuses are then in `MultiLink.refused`.
+        """
+        return tuple(t for t in self.targets if t.may_sleep is None) if self.sleepable else ()
+
+    @property
     def reasons(self) -> Counter[Reason]:
         """How many functions were skipped for each reason."""
         return Counter(s.reason for s in self.skipped)
 
     def to_json(self) -> str:
-        """JSON text: program, hook, groups with their targets, skipped, cost.
+        """JSON text: program, hook, groups with their targets, skipped, unsure, cost.
 
         A group's ``labels`` are its ``targets`` with their modules: kprobe groups have no
         ``module`` of their own.
@@ -333,6 +343,7 @@ class Plan:
                     }
                     for s in self.skipped
                 ],
+                "unsure": [t.label for t in self.unsure],
                 "cost": {
                     "attach_s": round(self.cost.attach_s, 3),
                     "detach_s": round(self.cost.detach_s, 3),
@@ -360,6 +371,9 @@ class Plan:
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
             f"{self.cost.insns_per_call} instructions per call"
         )
+        if unsure := len(self.unsure):
+            of = "this function" if unsure == 1 else f"{unsure} functions"
+            yield f"  not known of {of}: whether the kernel lets a sleepable program run there"
         if self.skipped:
             yield f"  skipped: {len(self.skipped)}"
             for reason, number in sorted(self.reasons.items(), key=lambda i: (-i[1], i[0].value)):

@@ -48,7 +48,7 @@ from .plan import (
     Template,
     group_key,
 )
-from .reasons import Reason, Skipped
+from .reasons import NO_SLEEP, Reason, Skipped
 from .traits import CtxHelper, Hook, Traits
 
 __all__ = ["answers", "make_plan"]
@@ -73,7 +73,7 @@ class _Fit(NamedTuple):
 # What becomes of a target.
 _Choice = _Fit | _No
 # All of a target that a mechanism's answer depends on, but its model.
-_Shape = tuple[str, bool, bool, bool, int, bool]
+_Shape = tuple[object, ...]
 _PLAIN: _Shape = ("", False, True, True, 0, False)
 
 _VOID, _WIDE = Return.VOID, Return.WIDE
@@ -94,6 +94,19 @@ def _by_shape(targets: Sequence[Target]) -> list[tuple[_Shape, list[int]]]:
         *((_PLAIN, some) for some in plain.values()),
         *((shape, some) for (_, shape), some in out.items()),
     ]
+
+
+def _by_sleep(
+    targets: Sequence[Target], shapes: Iterable[tuple[_Shape, Sequence[int]]]
+) -> list[tuple[_Shape, list[int]]]:
+    # The same, where it also matters whether a function takes sleepable programs.
+    out: list[tuple[_Shape, list[int]]] = []
+    for shape, some in shapes:
+        split: defaultdict[bool | None, list[int]] = defaultdict(list)
+        for i in some:
+            split[targets[i].may_sleep].append(i)
+        out += [((*shape, answer), at) for answer, at in split.items()]
+    return out
 
 
 def _kind(model: Model | None) -> object:
@@ -153,6 +166,8 @@ class _Planner:
             Mechanism.KPROBE_MULTI: Feature.KPROBE_MULTI,
             Mechanism.KPROBE: Feature.KPROBE,
         }[mechanism]
+        if self.template.sleepable and mechanism in (Mechanism.KPROBE_MULTI, Mechanism.KPROBE):
+            return (Reason.NOT_SLEEPABLE, f"{mechanism.value} programs cannot sleep", "")
         if not self.facts.features.supports(feature):
             since = f" ({feature.since} and newer)" if feature.since else ""
             return (Reason.NO_MECHANISM, f"it has no {feature.value}{since}", "")
@@ -200,6 +215,8 @@ class _Planner:
             return (Reason.TOO_MANY_SLOTS, detail, "")
         if self.exits() and model.returns is Return.WIDE:
             return (Reason.RETURNS_STRUCT, f"returns {model.ret_size} bytes", "")
+        if self.template.sleepable and target.may_sleep is False:
+            return (Reason.NOT_SLEEPABLE, *NO_SLEEP)
         need = 2 if self.template.hook is Hook.SESSION else 1
         if target.occupied + need > self.facts.max_programs:
             detail = f"{target.occupied} of {self.facts.max_programs}"
@@ -207,8 +224,6 @@ class _Planner:
         return None
 
     def kprobe_problem(self, mechanism: Mechanism, target: Target) -> _No | None:
-        if self.template.sleepable:
-            return (Reason.NOT_SLEEPABLE, f"{mechanism.value} programs cannot sleep", "")
         if mechanism is Mechanism.KPROBE and not target.kprobe:
             return (Reason.NOT_TRACEABLE, "on the kprobe blacklist", "")
         if not target.unique and not target.address:
@@ -427,6 +442,7 @@ def _rank(target: Target) -> tuple[object, ...]:
         target.unique,
         target.kprobe,
         target.occupied,
+        str(target.may_sleep),
         *shape,
     )
 
@@ -480,6 +496,8 @@ def make_plan(
         )
     _ = template.traits  # an unprovable program is one error, not a reason per target
     shapes = _by_shape(rest)
+    if template.sleepable:
+        shapes = _by_sleep(rest, shapes)
     tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, options.prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)

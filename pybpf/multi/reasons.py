@@ -7,7 +7,13 @@ from enum import Enum
 
 from ..kernel.functions import label
 
-__all__ = ["Reason", "Skipped"]
+__all__ = ["NO_SLEEP", "Reason", "Skipped"]
+
+#: Detail and hint for a function that takes no sleepable program.
+NO_SLEEP = (
+    "the kernel lets no sleepable program run on this function",
+    "a program whose section has no .s can be attached",
+)
 
 
 class Reason(Enum):
@@ -38,7 +44,7 @@ class Reason(Enum):
     BIG_STRUCT = "big-struct", "takes a struct of more than 16 bytes by value"
     NO_EXIT_ARGS = "no-exit-args", "its arguments are not available at exit this way"
     TRAMPOLINE_FULL = "trampoline-full", "its trampoline holds the most programs it can"
-    NOT_SLEEPABLE = "not-sleepable", "the program may sleep and this way it cannot"
+    NOT_SLEEPABLE = "not-sleepable", "the program may sleep, which is not possible here"
     NO_SESSION_COOKIE = "no-session-cookie", "the program needs a session cookie"
     NO_MECHANISM = "no-mechanism", "not to be had on this kernel"
     KERNEL_REFUSED = "kernel-refused", "the kernel refused it"

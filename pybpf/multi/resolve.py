@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from ..btf import Btf
 from ..errors import BpfError, ObjectFormatError, PlanError
 from ..features import Feature
+from ..kernel.btf import KernelBtf
+from ..kernel.sleepable import MOST, Question, may_sleep
 from ..trampoline.image import make_key
 from ..trampoline.model import Models
 from ..trampoline.verify import attachments
@@ -130,7 +132,31 @@ class Resolver:
         :raises TypeError: as `listed`
         """
         targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY)
+        if template.sleepable:
+            targets = self.with_sleep(targets)
         return make_plan(template, targets, facts, options, skipped)
+
+    def with_sleep(self, targets: Iterable[Target]) -> list[Target]:
+        """The targets, with what the running kernel says of sleepable programs on each.
+
+        What is known already stays. Saved facts do not have it, and of very many functions only
+        the first `sleepable.MOST` are asked about: the rest stays unknown.
+        """
+        out = list(targets)
+        btf = self._facts.btf
+        if not self._live or not isinstance(btf, KernelBtf):
+            return out
+        open_ = [t for t in out if t.may_sleep is None and t.btf_id is not None]
+        asked = [Question(t.module, t.btf_id or 0) for t in open_[:MOST]]
+        said = may_sleep(asked, btf)
+        known = {
+            (t.module, t.btf_id): said.get(question)
+            for t, question in zip(open_, asked, strict=False)
+        }
+        return [
+            t if t.may_sleep is not None else replace(t, may_sleep=known.get((t.module, t.btf_id)))
+            for t in out
+        ]
 
     def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[list[Target], list[Skipped]]:
         """Targets for what was asked, and what could not be found.

@@ -601,3 +601,57 @@ def test_what_takes_long_is_said_beforehand(
     asked = replace(options, planned=lambda made: None)
     engine.attach(kernel, template, slow, facts, asked).detach(progress=lambda done, total: None)
     assert caplog.messages == []
+
+
+NOT_SLEEPABLE = VerifierError(
+    errno.EINVAL, "p", "f is not sleepable\nprocessed 0 insns\n", "f is not sleepable"
+)
+SLEEPS = replace(ENTRY, sleepable=True)
+
+
+def test_functions_that_take_no_sleepable_program_are_skipped(kernel: Kernel) -> None:
+    """That is not the program's fault: one load a function, a reason each, and the rest runs."""
+    kernel.refuse = lambda what: NOT_SLEEPABLE if what in ("load 2", "load 4") else None
+    with attach(kernel, SLEEPS, TARGETS, K6_1) as link:
+        assert sorted(t.name for t in link.targets) == ["f0", "f2", "f4"]
+        assert {s.name: s.reason for s in link.skipped} == dict.fromkeys(
+            ("f1", "f3"), Reason.NOT_SLEEPABLE
+        )
+    assert len(kernel.events) == 5 + 3
+
+
+def test_nothing_left_that_takes_a_sleepable_program(kernel: Kernel) -> None:
+    """A PlanError with all the reasons, never the verifier's word of one function."""
+    kernel.refuse = lambda what: NOT_SLEEPABLE if what.startswith("load") else None
+    with pytest.raises(PlanError, match="lets no sleepable program run") as caught:
+        attach(kernel, SLEEPS, TARGETS, K6_1)
+    assert {s.reason for s in caught.value.skipped} == {Reason.NOT_SLEEPABLE}
+    assert len(caught.value.skipped) == 5
+    wrong = VerifierError(errno.EACCES, "p", "0: ...\nR1 bad\n", "R1 bad")
+
+    def both(what: str) -> OSError | None:
+        return NOT_SLEEPABLE if what == "load 1" else wrong if what.startswith("load") else None
+
+    kernel.refuse = both
+    with pytest.raises(PlanError, match="and 4 more") as caught:
+        attach(kernel, SLEEPS, TARGETS, K6_1)
+    assert caught.value.__cause__ is wrong
+    assert kernel.left() == [] and kernel.leaked == []
+
+
+def test_a_link_of_many_does_not_say_who_cannot_sleep(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EINVAL of one function that nobody was sure of: the hint says what it may be."""
+
+    def tracing_multi(fd: int, attach_type: int, ids: list[int], *, cookies: object) -> Fd:
+        if 2 in ids:
+            raise BpfError(errno.EINVAL, "BPF_LINK_CREATE")
+        return kernel.descriptor("tracing_multi")
+
+    monkeypatch.setattr(engine.sys_link, "link_create_tracing_multi", tracing_multi)
+    with attach(kernel, SLEEPS, TARGETS, K7_3) as link:
+        assert len(link.targets) == 4
+        (skipped,) = link.skipped
+        assert (skipped.name, skipped.reason) == ("f1", Reason.KERNEL_REFUSED)
+        assert "perhaps the kernel lets no sleepable program run" in skipped.hint

@@ -19,6 +19,7 @@ from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
 from pybpf.multi.cost import Mechanism
 from pybpf.multi.plan import Lowering, Plan, PlanFacts, Side, Target, Template
+from pybpf.multi.planner import answers
 from pybpf.multi.reasons import Reason
 from pybpf.multi.resolve import plan
 from pybpf.multi.traits import CtxHelper, Hook
@@ -441,3 +442,30 @@ def test_one_of_several_is_told_by_its_address(known: bool) -> None:
 def test_a_function_asked_for_twice_is_no_alias_of_itself() -> None:
     (skipped,) = plan(PROGRAMS[1], [T, replace(T)], K7_3).skipped
     assert "asked for twice" in skipped.detail
+
+
+@pytest.mark.parametrize("facts", [K6_12, K7_3])
+def test_whether_a_sleepable_program_may_run_is_a_question(facts: PlanFacts) -> None:
+    """Refused for certain: a reason. Unknown: tried, and the plan says so. Kprobes: never."""
+    sleeps = template(load(1), sleepable=True)
+    yes, no, unknown = (
+        Target(name, "", 0x1000 * n, n, model(), may_sleep=said)
+        for n, (name, said) in enumerate([("yes", True), ("no", False), ("unknown", None)], 1)
+    )
+    out = plan(sleeps, [yes, no, unknown], facts)
+    assert {t.name for t in out.targets} == {"yes", "unknown"}
+    assert {g.mechanism for g in out.groups} <= {Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE}
+    assert [t.name for t in out.unsure] == ["unknown"]
+    assert "not known of this function" in str(out)
+    assert json.loads(out.to_json())["unsure"] == ["unknown"]
+    (skipped,) = out.skipped
+    assert (skipped.name, skipped.reason) == ("no", Reason.NOT_SLEEPABLE)
+    assert "the kernel lets no sleepable program run on this function" in skipped.why
+    for mechanism, said in answers(sleeps, no, facts).items():
+        assert said is not None
+        if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+            assert said.reason in (Reason.NOT_SLEEPABLE, Reason.NO_MECHANISM)
+        else:
+            assert f"{mechanism.value} programs cannot sleep" in said.why
+    awake = plan(template(load(1)), [yes, no, unknown], facts)
+    assert len(awake.targets) == 3 and awake.unsure == () and awake.skipped == ()

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["show_why", "why", "why_arguments", "why_lines"]
 
+_YES = "yes"
+_UNSURE = "unknown: only the kernel can say whether a sleepable program may run on it"
+
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``why``."""
@@ -111,12 +114,16 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
             }
             for s in skipped
         ]
+        if any(template.sleepable for template in templates.values()):
+            targets = resolver.with_sleep(targets)
         for target in targets:
             hooks: dict[str, dict[str, str]] = {}
             for section, template in templates.items():
                 said = answers(template, target, kernel)
+                unsure = template.sleepable and target.may_sleep is None
+                able = _UNSURE if unsure else _YES
                 hooks[section] = {
-                    mechanism.value: "yes" if no is None else no.why
+                    mechanism.value: able if no is None else no.why
                     for mechanism, no in said.items()
                 }
             model = target.model
@@ -162,10 +169,12 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
         hooks = row["hooks"]
         assert isinstance(hooks, dict)
         for section, ways in hooks.items():
-            able = [mechanism for mechanism, said in ways.items() if said == "yes"]
+            able = [mechanism for mechanism, said in ways.items() if said in (_YES, _UNSURE)]
             text = f"  {section}: {', '.join(able) or 'not possible'}"
+            if _UNSURE in ways.values():
+                text += f" ({_UNSURE})"
             yield Line(text, "32" if able else "31", 4)
-            groups = Counter(said for said in ways.values() if said != "yes")
+            groups = Counter(said for said in ways.values() if said not in (_YES, _UNSURE))
             for said in groups:
                 which = ", ".join(m for m, s in ways.items() if s == said)
                 yield Line(f"    not {which}: {said}", "33", 6)
