@@ -25,7 +25,7 @@ from itertools import chain
 from .._uapi import defines as uapi
 from ..asm.opcodes import CALL, JMP, LDIMM64
 from ..btf import Btf, BtfKind, DeclTag, Func, FuncProto, Linkage, Var
-from ..btf.core import relocate, types_compatible
+from ..btf.core import CandidateCache, relocate, types_compatible
 from ..btf.names import essential_name
 from ..errors import ObjectFormatError, RelocationError
 from . import externs as ext
@@ -177,6 +177,13 @@ class Linker:
         self.skip_maps = skip_maps
         self._index = FunctionIndex(spec.functions)
         self._resolved: dict[int, Resolved | None] = {}
+        self._candidates: CandidateCache | None = None
+
+    def candidates(self, local: Btf) -> CandidateCache:
+        """Kernel types by the object's own, found once for all programs."""
+        if self._candidates is None:
+            self._candidates = CandidateCache(local, _Targets(self.kernel))
+        return self._candidates
 
     # Externs.
 
@@ -431,7 +438,14 @@ class _Image:
                     todo += [(relo.insn_off + shift, relo) for relo in relos[first:end]]
         if not todo or spec.btf is None:
             return []
-        return relocate(self.code, todo, spec.btf, _Targets(kernel), program=self.program)
+        return relocate(
+            self.code,
+            todo,
+            spec.btf,
+            _Targets(kernel),
+            program=self.program,
+            cache=self.linker.candidates(spec.btf),
+        )
 
     def apply_references(self) -> None:
         """References to maps, kernel variables and kfuncs."""

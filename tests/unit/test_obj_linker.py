@@ -457,3 +457,24 @@ def test_kconfig_values_are_map_values() -> None:
     offsets = {r.offset for r in program.map_refs if r.map == ".kconfig"}
     assert offsets <= {e.offset + i for e in spec.externs for i in range(e.size)}
     assert len(offsets) == 12
+
+
+def test_kernel_types_are_searched_once_for_all_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of an object that read one type share its candidates, as libbpf's do."""
+    asked: list[str] = []
+    find = Btf.find_essential
+
+    def counted(self: Btf, essential: str) -> list[int]:
+        asked.append(essential)
+        return find(self, essential)
+
+    monkeypatch.setattr(Btf, "find_essential", counted)
+    path = DATA / "core_lines.bpf.o"
+    spec = read_object(path.read_bytes(), path.name)
+    target = DATA / "core_target.bpf.o"
+    btf = read_object(target.read_bytes(), target.name).btf
+    linker = Linker(spec, LinkTarget(btf))
+    first = [linker.link(name) for name in spec.programs]
+    assert asked
+    asked.clear()
+    assert [linker.link(name) for name in spec.programs] == first and not asked
