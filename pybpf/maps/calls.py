@@ -15,8 +15,8 @@ from typing import Any
 from .._sys.element import Element, last_errno
 from .._uapi.defines import ENOTSUPP
 from ..errors import BpfError
+from ..obj.maptypes import FULL_ARRAYS
 from .fields import Field
-from .kinds import FULL_ARRAYS
 
 __all__ = ["MISSING", "NO_SUCH_COMMAND", "Calls"]
 

@@ -20,10 +20,12 @@ from .._sys import bpf
 from .._sys.fd import Fd
 from .._uapi.enums import MapFlag, MapType
 from ..errors import BpfError
+from ..obj.mapdefs import ring_size
+from ..obj.maptypes import NO_BTF, OUTER, RINGS
 from .entries import Entries
 from .fields import BytesField
 from .hints import explain
-from .kinds import NO_BTF, OUTER, RINGS, key_field, value_field
+from .kinds import key_field, value_field
 from .percpu import possible_cpus
 
 if TYPE_CHECKING:
@@ -33,23 +35,13 @@ if TYPE_CHECKING:
     from ..btf import Btf
     from ..obj.spec import MapSpec
 
-__all__ = ["Map", "round_ring_size"]
+__all__ = ["Map"]
 
 T = MapType
 
 _SETTABLE = frozenset(
     {"type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "map_extra"}
 )
-
-
-def round_ring_size(size: int) -> int:
-    """The next size a ring buffer can have: a power of two of whole pages, in bytes.
-
-    0 stays 0, which the kernel refuses: a forgotten size should not become a tiny ring.
-    """
-    if size <= 0:
-        return size
-    return max(mmap.PAGESIZE, 1 << (size - 1).bit_length())
 
 
 class Map(Entries):
@@ -202,7 +194,7 @@ class Map(Entries):
 
     def _create(self, name: str, btf_fd: int, inner: Map | None, struct_ops_type: int) -> Fd:
         if self.type in RINGS:
-            self.max_entries = round_ring_size(self.max_entries)
+            self.max_entries = ring_size(self.max_entries, mmap.PAGESIZE)
         elif self.type == T.BPF_MAP_TYPE_PERF_EVENT_ARRAY and not self.max_entries:
             self.max_entries = possible_cpus()
         typed = bool(btf_fd and (self.spec.key_type_id or self.spec.value_type_id))
@@ -418,7 +410,7 @@ class Map(Entries):
         info = bpf.map_info(fd if isinstance(fd, int) else fd.fileno())
         entries = self.max_entries
         if self.type in RINGS:
-            entries = round_ring_size(entries)
+            entries = ring_size(entries, mmap.PAGESIZE)
         elif self.type == T.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
             entries = entries or possible_cpus()
         wanted = {

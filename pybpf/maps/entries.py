@@ -18,9 +18,9 @@ from typing import Any
 from .._sys.element import Batch, last_errno
 from .._uapi.enums import ElemFlag, MapType
 from ..errors import BpfError
+from ..obj.maptypes import FULL_ARRAYS, KEYLESS
 from .calls import MISSING, NO_SUCH_COMMAND
 from .fields import Buffer
-from .kinds import FULL_ARRAYS, KEYLESS
 from .walk import BATCH_BYTES, Walk
 
 __all__ = ["Entries", "Items", "Keys", "Values"]

@@ -12,15 +12,14 @@ import errno
 import mmap
 
 from .._uapi.enums import MapFlag, MapType
+from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, KEYLESS, OUTER, PERCPU, RINGS
 
 __all__ = ["explain"]
 
 # The types by their names in enum bpf_map_type, without BPF_MAP_TYPE_.
-HASH = MapType.BPF_MAP_TYPE_HASH
 ARRAY = MapType.BPF_MAP_TYPE_ARRAY
 PROG_ARRAY = MapType.BPF_MAP_TYPE_PROG_ARRAY
 PERF_EVENT_ARRAY = MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY
-PERCPU_HASH = MapType.BPF_MAP_TYPE_PERCPU_HASH
 PERCPU_ARRAY = MapType.BPF_MAP_TYPE_PERCPU_ARRAY
 STACK_TRACE = MapType.BPF_MAP_TYPE_STACK_TRACE
 CGROUP_ARRAY = MapType.BPF_MAP_TYPE_CGROUP_ARRAY
@@ -28,22 +27,21 @@ LRU_HASH = MapType.BPF_MAP_TYPE_LRU_HASH
 LRU_PERCPU_HASH = MapType.BPF_MAP_TYPE_LRU_PERCPU_HASH
 LPM_TRIE = MapType.BPF_MAP_TYPE_LPM_TRIE
 ARRAY_OF_MAPS = MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS
-HASH_OF_MAPS = MapType.BPF_MAP_TYPE_HASH_OF_MAPS
 CGROUP_STORAGE = MapType.BPF_MAP_TYPE_CGROUP_STORAGE
 PERCPU_CGROUP_STORAGE = MapType.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE
 QUEUE = MapType.BPF_MAP_TYPE_QUEUE
 STACK = MapType.BPF_MAP_TYPE_STACK
-SK_STORAGE = MapType.BPF_MAP_TYPE_SK_STORAGE
 RINGBUF = MapType.BPF_MAP_TYPE_RINGBUF
-INODE_STORAGE = MapType.BPF_MAP_TYPE_INODE_STORAGE
-TASK_STORAGE = MapType.BPF_MAP_TYPE_TASK_STORAGE
 BLOOM_FILTER = MapType.BPF_MAP_TYPE_BLOOM_FILTER
 USER_RINGBUF = MapType.BPF_MAP_TYPE_USER_RINGBUF
-CGRP_STORAGE = MapType.BPF_MAP_TYPE_CGRP_STORAGE
 
-_NO_KEY: dict[int, str] = {QUEUE: "queue", STACK: "stack", BLOOM_FILTER: "bloom filter"}
-_RINGS: dict[int, str] = {RINGBUF: "ring buffer", USER_RINGBUF: "user ring buffer"}
-_INDEXED: dict[int, str] = {
+# What a type is called in a message.
+_NAMES: dict[int, str] = {
+    QUEUE: "queue",
+    STACK: "stack",
+    BLOOM_FILTER: "bloom filter",
+    RINGBUF: "ring buffer",
+    USER_RINGBUF: "user ring buffer",
     ARRAY: "an array",
     PROG_ARRAY: "a program array",
     PERF_EVENT_ARRAY: "a perf event array",
@@ -52,9 +50,6 @@ _INDEXED: dict[int, str] = {
     CGROUP_ARRAY: "a cgroup array",
     ARRAY_OF_MAPS: "an array of maps",
 }
-_FD_VALUE = {PROG_ARRAY, PERF_EVENT_ARRAY, CGROUP_ARRAY, ARRAY_OF_MAPS, HASH_OF_MAPS}
-_LOCAL_STORAGE = {SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE}
-_PERCPU = {PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, PERCPU_CGROUP_STORAGE}
 
 
 def explain(
@@ -86,8 +81,8 @@ def _checks(
     kind: int, key: int, value: int, entries: int, flags: int, inner: bool
 ) -> list[tuple[bool, str]]:
     page = mmap.PAGESIZE
-    if kind in _RINGS:
-        name = _RINGS[kind]
+    if kind in RINGS:
+        name = _NAMES[kind]
         return [
             (entries == 0, f"max_entries of a {name} is its size in bytes and is 0"),
             (bool(key or value), f"a {name} has no keys and values: their sizes must be 0"),
@@ -96,7 +91,7 @@ def _checks(
                 f"max_entries {entries} of a {name} is not a power of two times {page} bytes",
             ),
         ]
-    if kind in _LOCAL_STORAGE:
+    if kind in FD_KEYS:
         return [
             (entries != 0, "max_entries of a local storage map must be 0"),
             (not flags & MapFlag.BPF_F_NO_PREALLOC, "a local storage map needs BPF_F_NO_PREALLOC"),
@@ -109,10 +104,10 @@ def _checks(
         checks.append((entries != 0, "max_entries of a cgroup storage map must be 0"))
     else:
         checks.append((entries == 0, "max_entries is 0"))
-    if kind in _NO_KEY:
-        checks.append((key != 0, f"a {_NO_KEY[kind]} has no keys: key_size must be 0"))
-    elif kind in _INDEXED:
-        checks.append((key != 4, f"the key of {_INDEXED[kind]} is 4 bytes, not {key}"))
+    if kind in KEYLESS:
+        checks.append((key != 0, f"a {_NAMES[kind]} has no keys: key_size must be 0"))
+    elif kind in INDEXED:
+        checks.append((key != 4, f"the key of {_NAMES[kind]} is 4 bytes, not {key}"))
     elif kind == LPM_TRIE:
         checks += [
             (not 5 <= key <= 260, f"the key of an LPM trie takes 5 to 260 bytes, not {key}"),
@@ -121,13 +116,13 @@ def _checks(
     else:
         checks.append((key == 0, "key_size is 0"))
     checks.append((value == 0, "value_size is 0"))
-    if kind in _FD_VALUE:
+    if kind in FD_VALUES:
         checks.append((value != 4, f"the value is a 4-byte fd, not {value} bytes"))
     if kind == STACK_TRACE:
         entry = 32 if flags & MapFlag.BPF_F_STACK_BUILD_ID else 8
         checks.append((value % entry != 0, f"value_size {value} is not a multiple of {entry}"))
         checks.append((value // entry > 127, f"{value // entry} frames: see perf_event_max_stack"))
-    if kind in _PERCPU:
+    if kind in PERCPU:
         checks.append(
             (value > 32768, f"a per-CPU value of {value} bytes is over the limit of 32768")
         )
@@ -137,7 +132,7 @@ def _checks(
         )
     elif flags & MapFlag.BPF_F_NO_COMMON_LRU:
         checks.append((True, "BPF_F_NO_COMMON_LRU is for LRU maps"))
-    if kind in (ARRAY_OF_MAPS, HASH_OF_MAPS):
+    if kind in OUTER:
         checks.append((not inner, "a map of maps needs an inner map as a pattern"))
     if kind != ARRAY and flags & MapFlag.BPF_F_INNER_MAP:
         checks.append((True, "BPF_F_INNER_MAP is for arrays"))

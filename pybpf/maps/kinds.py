@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._uapi.enums import MapFlag, MapType
+from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, PERCPU
 from .fields import (
     BytesField,
     CodecField,
@@ -21,83 +22,11 @@ if TYPE_CHECKING:
     from ..btf import Btf
 
 __all__ = [
-    "FD_KEYS",
-    "FD_VALUES",
-    "FULL_ARRAYS",
-    "INDEXED",
-    "KEYLESS",
-    "NO_BTF",
-    "OUTER",
-    "PERCPU",
-    "RINGS",
     "key_field",
     "value_field",
 ]
 
 T = MapType
-
-INDEXED = frozenset(
-    {
-        T.BPF_MAP_TYPE_ARRAY,
-        T.BPF_MAP_TYPE_PERCPU_ARRAY,
-        T.BPF_MAP_TYPE_PROG_ARRAY,
-        T.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-        T.BPF_MAP_TYPE_CGROUP_ARRAY,
-        T.BPF_MAP_TYPE_ARRAY_OF_MAPS,
-        T.BPF_MAP_TYPE_STACK_TRACE,
-    }
-)
-PERCPU = frozenset(
-    {
-        T.BPF_MAP_TYPE_PERCPU_HASH,
-        T.BPF_MAP_TYPE_PERCPU_ARRAY,
-        T.BPF_MAP_TYPE_LRU_PERCPU_HASH,
-        T.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE,
-    }
-)
-FD_VALUES = frozenset(
-    {
-        T.BPF_MAP_TYPE_PROG_ARRAY,
-        T.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-        T.BPF_MAP_TYPE_CGROUP_ARRAY,
-        T.BPF_MAP_TYPE_ARRAY_OF_MAPS,
-        T.BPF_MAP_TYPE_HASH_OF_MAPS,
-    }
-)
-FD_KEYS = frozenset(
-    {
-        T.BPF_MAP_TYPE_SK_STORAGE,
-        T.BPF_MAP_TYPE_INODE_STORAGE,
-        T.BPF_MAP_TYPE_TASK_STORAGE,
-        T.BPF_MAP_TYPE_CGRP_STORAGE,
-    }
-)
-RINGS = frozenset({T.BPF_MAP_TYPE_RINGBUF, T.BPF_MAP_TYPE_USER_RINGBUF})
-OUTER = frozenset({T.BPF_MAP_TYPE_ARRAY_OF_MAPS, T.BPF_MAP_TYPE_HASH_OF_MAPS})
-# The kernel has no BTF check for these and refuses type ids.
-NO_BTF = frozenset(
-    {
-        T.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-        T.BPF_MAP_TYPE_CGROUP_ARRAY,
-        T.BPF_MAP_TYPE_STACK_TRACE,
-        T.BPF_MAP_TYPE_ARRAY_OF_MAPS,
-        T.BPF_MAP_TYPE_HASH_OF_MAPS,
-        T.BPF_MAP_TYPE_DEVMAP,
-        T.BPF_MAP_TYPE_DEVMAP_HASH,
-        T.BPF_MAP_TYPE_CPUMAP,
-        T.BPF_MAP_TYPE_XSKMAP,
-        T.BPF_MAP_TYPE_SOCKMAP,
-        T.BPF_MAP_TYPE_SOCKHASH,
-        T.BPF_MAP_TYPE_QUEUE,
-        T.BPF_MAP_TYPE_STACK,
-        T.BPF_MAP_TYPE_RINGBUF,
-        T.BPF_MAP_TYPE_USER_RINGBUF,
-    }
-)
-#: Every index exists from the start and none can be deleted.
-FULL_ARRAYS = frozenset({T.BPF_MAP_TYPE_ARRAY, T.BPF_MAP_TYPE_PERCPU_ARRAY})
-#: No keys: push, pop, peek.
-KEYLESS = frozenset({T.BPF_MAP_TYPE_QUEUE, T.BPF_MAP_TYPE_STACK, T.BPF_MAP_TYPE_BLOOM_FILTER})
 
 
 def key_field(kind: int, size: int, btf: Btf | None, type_id: int) -> Field:

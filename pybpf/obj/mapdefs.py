@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from .._uapi.enums import MapType
 from ..btf import Array, Btf, Enum, Enum64, FuncProto, Ptr, Struct
+from .maptypes import OUTER, RINGS
 from .spec import MapSpec
 
 TYPE_CHECKING = False
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from ..btf import Member
     from ..errors import ObjectFormatError
 
-__all__ = ["MAPS_OF_MAPS", "parse", "ring_size"]
+__all__ = ["parse", "ring_size"]
 
-MAPS_OF_MAPS = frozenset({MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS, MapType.BPF_MAP_TYPE_HASH_OF_MAPS})
-_RINGS = frozenset({MapType.BPF_MAP_TYPE_RINGBUF, MapType.BPF_MAP_TYPE_USER_RINGBUF})
 _NUMBERS = frozenset(
     {"type", "max_entries", "map_flags", "numa_node", "key_size", "value_size", "pinning"}
 )
@@ -32,11 +31,14 @@ _PAGE = 4096  # the reader knows no machine; the loader rounds again on larger p
 
 
 def ring_size(size: int, page: int = _PAGE) -> int:
-    """Bytes of a ring buffer: the next power of two of pages that holds `size`.
+    """Round the size of a ring buffer up to what it can be: a power of two of whole pages.
 
     0 stays 0, so that the kernel refuses a ring without a size.
+
+    :param size: bytes
+    :param page: bytes of a page
     """
-    if not size or (size % page == 0 and (size // page).bit_count() == 1):
+    if size <= 0 or (size % page == 0 and (size // page).bit_count() == 1):
         return size
     rounded = page << (size // page).bit_length()
     return rounded if rounded <= 0xFFFFFFFF else size
@@ -105,7 +107,7 @@ def parse(
         numbers["type"],
         numbers.get("key_size", 0),
         numbers.get("value_size", 0),
-        ring_size(max_entries) if numbers["type"] in _RINGS else max_entries,
+        ring_size(max_entries) if numbers["type"] in RINGS else max_entries,
         map_flags=numbers.get("map_flags", 0),
         numa_node=numbers.get("numa_node", 0),
         map_extra=map_extra,
@@ -152,7 +154,7 @@ def _values(
 ) -> MapSpec | None:
     # The inner map's definition; None for a program array.
     is_prog_array = map_type == MapType.BPF_MAP_TYPE_PROG_ARRAY
-    if map_type not in MAPS_OF_MAPS and not is_prog_array:
+    if map_type not in OUTER and not is_prog_array:
         raise error("member 'values' in a map that holds neither maps nor programs")
     array = btf.type(member.type)
     if not isinstance(array, Array) or array.nelems:

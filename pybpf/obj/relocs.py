@@ -26,7 +26,7 @@ from ..elf import (
     Symbol,
 )
 from .externs import is_extern
-from .mapdefs import MAPS_OF_MAPS
+from .maptypes import OUTER
 from .spec import (
     R_CALL,
     R_DATA,
@@ -282,7 +282,7 @@ def slots(
         if holder is None:
             raise error("lies in no map")
         start, _, definition_id, spec = holder
-        if spec.type in MAPS_OF_MAPS:
+        if spec.type in OUTER:
             if symbol.shndx != maps_section or symbol.name not in names:
                 raise error(f"{symbol.name!r} is no map of section .maps")
             if spec.type == MapType.BPF_MAP_TYPE_HASH_OF_MAPS and spec.key_size != 4:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybpf._uapi.enums import MapType
 from pybpf.maps import hints
 from pybpf.maps.fields import (
     BytesField,
@@ -194,28 +195,28 @@ def test_bad_cpu_lists(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((hints.HASH, 4, 8, 0, 0), "max_entries is 0"),
-        ((hints.HASH, 0, 8, 1, 0), "key_size is 0"),
-        ((hints.HASH, 4, 0, 1, 0), "value_size is 0"),
-        ((hints.ARRAY, 8, 8, 1, 0), "key of an array is 4 bytes"),
-        ((hints.RINGBUF, 0, 0, 0, 0), "size in bytes and is 0"),
-        ((hints.RINGBUF, 0, 0, 5000, 0), "power of two"),
-        ((hints.RINGBUF, 4, 0, 4096, 0), "sizes must be 0"),
-        ((hints.QUEUE, 4, 8, 1, 0), "queue has no keys"),
-        ((hints.PROG_ARRAY, 4, 8, 1, 0), "4-byte fd"),
-        ((hints.LPM_TRIE, 8, 8, 1, 0), "BPF_F_NO_PREALLOC"),
-        ((hints.LPM_TRIE, 4, 8, 1, 1), "5 to 260"),
-        ((hints.LRU_HASH, 4, 8, 1, 1), "LRU"),
-        ((hints.HASH, 4, 8, 1, 2), "BPF_F_NO_COMMON_LRU"),
-        ((hints.STACK_TRACE, 4, 12, 1, 0), "not a multiple of 8"),
-        ((hints.STACK_TRACE, 4, 8 * 128, 1, 0), "perf_event_max_stack"),
-        ((hints.PERCPU_HASH, 4, 32769, 1, 0), "limit of 32768"),
-        ((hints.HASH_OF_MAPS, 4, 4, 1, 0), "inner map"),
-        ((hints.HASH, 4, 8, 1, 1 << 10), "MMAPABLE"),
-        ((hints.HASH, 513, 8, 1, 0), "longer than the BPF stack"),
-        ((hints.TASK_STORAGE, 4, 8, 0, 1), "BTF types"),
-        ((hints.TASK_STORAGE, 4, 8, 1, 1), "must be 0"),
-        ((hints.CGROUP_STORAGE, 16, 8, 1, 0), "must be 0"),
+        ((MapType.BPF_MAP_TYPE_HASH, 4, 8, 0, 0), "max_entries is 0"),
+        ((MapType.BPF_MAP_TYPE_HASH, 0, 8, 1, 0), "key_size is 0"),
+        ((MapType.BPF_MAP_TYPE_HASH, 4, 0, 1, 0), "value_size is 0"),
+        ((MapType.BPF_MAP_TYPE_ARRAY, 8, 8, 1, 0), "key of an array is 4 bytes"),
+        ((MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 0, 0), "size in bytes and is 0"),
+        ((MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 5000, 0), "power of two"),
+        ((MapType.BPF_MAP_TYPE_RINGBUF, 4, 0, 4096, 0), "sizes must be 0"),
+        ((MapType.BPF_MAP_TYPE_QUEUE, 4, 8, 1, 0), "queue has no keys"),
+        ((MapType.BPF_MAP_TYPE_PROG_ARRAY, 4, 8, 1, 0), "4-byte fd"),
+        ((MapType.BPF_MAP_TYPE_LPM_TRIE, 8, 8, 1, 0), "BPF_F_NO_PREALLOC"),
+        ((MapType.BPF_MAP_TYPE_LPM_TRIE, 4, 8, 1, 1), "5 to 260"),
+        ((MapType.BPF_MAP_TYPE_LRU_HASH, 4, 8, 1, 1), "LRU"),
+        ((MapType.BPF_MAP_TYPE_HASH, 4, 8, 1, 2), "BPF_F_NO_COMMON_LRU"),
+        ((MapType.BPF_MAP_TYPE_STACK_TRACE, 4, 12, 1, 0), "not a multiple of 8"),
+        ((MapType.BPF_MAP_TYPE_STACK_TRACE, 4, 8 * 128, 1, 0), "perf_event_max_stack"),
+        ((MapType.BPF_MAP_TYPE_PERCPU_HASH, 4, 32769, 1, 0), "limit of 32768"),
+        ((MapType.BPF_MAP_TYPE_HASH_OF_MAPS, 4, 4, 1, 0), "inner map"),
+        ((MapType.BPF_MAP_TYPE_HASH, 4, 8, 1, 1 << 10), "MMAPABLE"),
+        ((MapType.BPF_MAP_TYPE_HASH, 513, 8, 1, 0), "longer than the BPF stack"),
+        ((MapType.BPF_MAP_TYPE_TASK_STORAGE, 4, 8, 0, 1), "BTF types"),
+        ((MapType.BPF_MAP_TYPE_TASK_STORAGE, 4, 8, 1, 1), "must be 0"),
+        ((MapType.BPF_MAP_TYPE_CGROUP_STORAGE, 16, 8, 1, 0), "must be 0"),
     ],
 )
 def test_hint_names_the_culprit(arguments: tuple[int, int, int, int, int], words: str) -> None:
@@ -224,6 +225,6 @@ def test_hint_names_the_culprit(arguments: tuple[int, int, int, int, int], words
 
 def test_no_hint_for_what_looks_right() -> None:
     """Good arguments and other errors get no invented explanation."""
-    assert hints.explain(errno.EINVAL, hints.HASH, 4, 8, 10, 0) == ""
-    assert hints.explain(errno.EMFILE, hints.HASH, 0, 0, 0, 0) == ""
-    assert "do not fit" in hints.explain(errno.ENOMEM, hints.HASH, 4, 8, 10, 0)
+    assert hints.explain(errno.EINVAL, MapType.BPF_MAP_TYPE_HASH, 4, 8, 10, 0) == ""
+    assert hints.explain(errno.EMFILE, MapType.BPF_MAP_TYPE_HASH, 0, 0, 0, 0) == ""
+    assert "do not fit" in hints.explain(errno.ENOMEM, MapType.BPF_MAP_TYPE_HASH, 4, 8, 10, 0)
