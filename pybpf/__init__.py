@@ -9,6 +9,8 @@ costs next to nothing.
 
 from __future__ import annotations
 
+from ._lazy import lazy
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors, trampoline
@@ -31,30 +33,6 @@ if TYPE_CHECKING:
     from .ringbuf.perf import PerfBuffer
 
 __version__ = "0.1.0"
-
-# public name -> (module, name there; "" for the module itself)
-_HOMES = {
-    "BpfError": (".errors", "BpfError"),
-    "DeniedByPolicy": (".errors", "DeniedByPolicy"),
-    "Facts": (".kernel.host", "Facts"),
-    "Link": (".links", "Link"),
-    "LinkSet": (".links", "LinkSet"),
-    "Map": (".maps", "Map"),
-    "Object": (".loader", "Object"),
-    "ObjectFormatError": (".errors", "ObjectFormatError"),
-    "PerCpu": (".maps", "PerCpu"),
-    "PerfBuffer": (".ringbuf.perf", "PerfBuffer"),
-    "PlanError": (".errors", "PlanError"),
-    "Program": (".programs", "Program"),
-    "RelocationError": (".errors", "RelocationError"),
-    "RingBuffer": (".ringbuf", "RingBuffer"),
-    "RingBuffers": (".ringbuf", "RingBuffers"),
-    "UnsupportedFeature": (".errors", "UnsupportedFeature"),
-    "VerifierError": (".errors", "VerifierError"),
-    "errors": (".errors", ""),
-    "open": (".loader", "open_object"),
-    "trampoline": (".trampoline", ""),
-}
 
 __all__ = [
     "BpfError",
@@ -80,19 +58,28 @@ __all__ = [
     "trampoline",
 ]
 
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'pybpf' has no attribute {name!r}")
-    from importlib import import_module
-
-    module = import_module(home[0], __name__)
-    found = getattr(module, home[1]) if home[1] else module
-    # Not globals(): pybpf.globals, once imported, hides it here.
-    setattr(import_module(__name__), name, found)
-    return found
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "BpfError": ".errors",
+        "DeniedByPolicy": ".errors",
+        "Facts": ".kernel.host",
+        "Link": ".links",
+        "LinkSet": ".links",
+        "Map": ".maps",
+        "Object": ".loader",
+        "ObjectFormatError": ".errors",
+        "PerCpu": ".maps",
+        "PerfBuffer": ".ringbuf.perf",
+        "PlanError": ".errors",
+        "Program": ".programs",
+        "RelocationError": ".errors",
+        "RingBuffer": ".ringbuf",
+        "RingBuffers": ".ringbuf",
+        "UnsupportedFeature": ".errors",
+        "VerifierError": ".errors",
+        "errors": ".errors:",
+        "open": ".loader:open_object",
+        "trampoline": ".trampoline:",
+    },
+)

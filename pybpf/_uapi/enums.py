@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .helpers import Helper
-
 __all__ = [
     "AttachType",
     "CgroupIterOrder",
@@ -19,7 +15,6 @@ __all__ = [
     "CoreReloKind",
     "ElemFlag",
     "FdType",
-    "Helper",
     "KprobeMultiFlag",
     "LinkType",
     "MapFlag",
@@ -389,11 +384,3 @@ class RingbufFlag(IntFlag):
 
     BPF_RB_NO_WAKEUP = 0x1
     BPF_RB_FORCE_WAKEUP = 0x2
-
-
-def __getattr__(name: str) -> object:
-    if name == "Helper":  # long, and seldom needed
-        from .helpers import Helper
-
-        return Helper
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ is first used.
 
 from __future__ import annotations
 
+from .._lazy import lazy
 from .decode import Btf
 from .types import (
     Array,
@@ -40,8 +41,6 @@ from .types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from .cdump import dump
     from .core import CoreKind, CoreResult, relocate
     from .encode import BtfBuilder, fixup_for_load, sanitize
@@ -94,33 +93,22 @@ __all__ = [
     "sanitize",
 ]
 
-_ELSEWHERE = {
-    "BtfBuilder": "encode",
-    "BtfExt": "ext",
-    "CharArray": "values",
-    "Codec": "values",
-    "CoreKind": "core",
-    "CoreRelo": "ext",
-    "CoreResult": "core",
-    "Record": "values",
-    "UnionValue": "values",
-    "codec": "values",
-    "dump": "cdump",
-    "fixup_for_load": "encode",
-    "relocate": "core",
-    "sanitize": "encode",
-}
-
-
-def __getattr__(name: str) -> Any:
-    module = _ELSEWHERE.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "BtfBuilder": ".encode",
+        "BtfExt": ".ext",
+        "CharArray": ".values",
+        "Codec": ".values",
+        "CoreKind": ".core",
+        "CoreRelo": ".ext",
+        "CoreResult": ".core",
+        "Record": ".values",
+        "UnionValue": ".values",
+        "codec": ".values",
+        "dump": ".cdump",
+        "fixup_for_load": ".encode",
+        "relocate": ".core",
+        "sanitize": ".encode",
+    },
+)

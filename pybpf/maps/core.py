@@ -305,7 +305,7 @@ class Map(Entries):
         """
         if self._raw is None:
             self.fileno()
-            self._raw = _Raw(self)
+            self._raw = _Raw(self, self._key.size, self._value.size)
         return self._raw
 
     # -- life ----------------------------------------------------------------
@@ -457,14 +457,14 @@ class Map(Entries):
 class _Raw(Entries):
     # The bytes side of a map; shares its fd.
 
-    def __init__(self, owner: Map) -> None:
+    def __init__(self, owner: Map, key_size: int, value_size: int) -> None:
         self._owner = owner
         super().__init__(
             owner.name,
             owner.type,
             owner.max_entries,
-            BytesField(owner._key.size),
-            BytesField(owner._value.size),
+            BytesField(key_size),
+            BytesField(value_size),
         )
 
     def fileno(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import (
+    Callable,
     ItemsView,
     Iterable,
     Iterator,
@@ -203,14 +204,14 @@ class Entries(Walk, MutableMapping[Any, Any]):
 
         :param batch: entries per system call; None picks a size
         """
-        return Values(self, batch)
+        return Values(self, lambda: self._decoded_values(batch))
 
     def items(self, batch: int | None = None) -> Items:
         """Keys and values, as a view.
 
         :param batch: entries per system call; None picks a size
         """
-        return Items(self, batch)
+        return Items(self, lambda: self._pairs(batch))
 
     def to_dict(self, batch: int | None = None) -> dict[Any, Any]:
         """All entries, read with as few system calls as possible.
@@ -345,29 +346,28 @@ class Keys(KeysView[Any]):
 
 
 class Items(ItemsView[Any, Any]):
-    """Keys and values of a map, read in batches."""
+    """Keys and values of a map, read in batches.
 
-    _mapping: Entries
+    :param walk: starts a walk over the pairs
+    """
 
-    def __init__(self, entries: Entries, batch: int | None = None) -> None:
+    def __init__(self, entries: Entries, walk: Callable[[], Iterator[tuple[Any, Any]]]) -> None:
         super().__init__(entries)
-        self._batch = batch
+        self._walk = walk
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return self._mapping._pairs(self._batch)
+        return self._walk()
 
 
 class Values(ValuesView[Any]):
-    """Values of a map, read in batches."""
+    """Values of a map, read in batches.
 
-    _mapping: Entries
+    :param walk: starts a walk over the values
+    """
 
-    def __init__(self, entries: Entries, batch: int | None = None) -> None:
+    def __init__(self, entries: Entries, walk: Callable[[], Iterator[Any]]) -> None:
         super().__init__(entries)
-        self._batch = batch
+        self._walk = walk
 
     def __iter__(self) -> Iterator[Any]:
-        entries = self._mapping
-        return chain.from_iterable(
-            list(entries._value.decode_all(values)) for _, values, _ in entries.batches(self._batch)
-        )
+        return self._walk()

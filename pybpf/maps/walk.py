@@ -142,3 +142,7 @@ class Walk(Calls):
             zip(decode_keys(keys), decode_values(values), strict=True)
             for keys, values, _ in self.batches(batch, delete=delete)
         )
+
+    def _decoded_values(self, batch: int | None) -> Iterator[Any]:
+        decode = self._value.decode_all
+        return chain.from_iterable(list(decode(values)) for _, values, _ in self.batches(batch))

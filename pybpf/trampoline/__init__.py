@@ -6,8 +6,9 @@ no disassembler and touches no file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from .._lazy import lazy
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..multi.plan import Plan, Target
     from ..multi.resolve import plan
@@ -26,27 +27,17 @@ __all__ = [
     "plan",
 ]
 
-_HOME = {
-    "Attachment": ".classes",
-    "Classes": ".classes",
-    "Plan": "..multi.plan",
-    "Target": "..multi.plan",
-    "TrampolineImage": ".image",
-    "classify": ".classes",
-    "image_of": ".image",
-    "images": ".image",
-    "plan": "..multi.resolve",
-}
-
-
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(home, __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Attachment": ".classes",
+        "Classes": ".classes",
+        "Plan": "..multi.plan",
+        "Target": "..multi.plan",
+        "TrampolineImage": ".image",
+        "classify": ".classes",
+        "image_of": ".image",
+        "images": ".image",
+        "plan": "..multi.resolve",
+    },
+)

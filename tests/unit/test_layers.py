@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pybpf"
 # Longest matching prefix gives a module's layer. A module may import modules of
 # its own layer and of layers below; `_uapi` numbers may be used anywhere.
 LAYERS = {
+    "pybpf._lazy": 0,
     "pybpf._uapi": 0,
     "pybpf.errnos": 0,
     "pybpf.errors": 0,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pybpf._uapi import defines, enums, perf, structs
+from pybpf._uapi import defines, enums, helpers, perf, structs
 from pybpf.btf import Array, Btf, Enum, Enum64, Int, Member, Struct, Union
 from tools.dev import gen_uapi
 
@@ -192,7 +192,7 @@ def test_numbers_that_others_depend_on() -> None:
     assert enums.AttachType.BPF_TRACE_FEXIT_MULTI == 60
     assert enums.AttachType.BPF_TRACE_FSESSION_MULTI == 61
     assert enums.LinkType.BPF_LINK_TYPE_TRACING_MULTI == 15
-    assert enums.Helper.BPF_FUNC_get_func_arg == 183  # type: ignore[attr-defined]
+    assert helpers.Helper.BPF_FUNC_get_func_arg == 183
 
 
 @pytest.mark.parametrize("name", ["MapCreate", "ProgLoad", "LinkCreateTracingMulti", "MapInfo"])

@@ -398,9 +398,8 @@ def _file(
     enums: dict[str, tuple[str, str, bool]],
     attrs: dict[str, tuple[str, str]],
     structs: dict[str, str],
-    late: str = "",
 ) -> str:
-    """The text of one generated file. `late` is code to append."""
+    """The text of one generated file."""
     classes = [_enum(btf, name, *what).rstrip() for name, what in enums.items()]
     writer = _Writer(btf)
     for name, (path, commands) in attrs.items():
@@ -420,24 +419,10 @@ def _file(
             key=lambda w: (not w[0].isupper(), re.sub(r"\d+", lambda n: n[0].zfill(3), w)),
         )
         imports += f"from {module} import {', '.join(used)}\n" if used else ""
-    if late:
-        imports += "\nTYPE_CHECKING = False\nif TYPE_CHECKING:\n"
-        imports += "    from .helpers import Helper\n"
-    exported = sorted([*enums, *writer.names, *(["Helper"] if late else [])])
+    exported = sorted([*enums, *writer.names])
     names = "".join(f'    "{n}",\n' for n in exported)
     names = f"__all__ = [\n{names}]" if len(exported) > 1 else f'__all__ = ["{exported[0]}"]'
-    return f"{header}{imports}\n{names}\n\n\n{body}\n{late}"
-
-
-_LATE = """
-
-def __getattr__(name: str) -> object:
-    if name == "Helper":  # long, and seldom needed
-        from .helpers import Helper
-
-        return Helper
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-"""
+    return f"{header}{imports}\n{names}\n\n\n{body}\n"
 
 
 def _helper_args(btf: Btf, header: str) -> str:
@@ -472,7 +457,7 @@ def generate(btf: Btf, source: str) -> dict[str, str]:
         return HEADER.format(what=what, kernel=kernel, source=source)
 
     return {
-        "enums.py": _file(btf, header("Enumerations"), ENUMS, {}, {}, _LATE),
+        "enums.py": _file(btf, header("Enumerations"), ENUMS, {}, {}),
         "helper_args.py": _helper_args(btf, header("Numbers of arguments of the helper functions")),
         "helpers.py": _file(btf, header("Helper function numbers"), HELPER_ENUMS, {}, {}),
         "perf.py": _file(

@@ -1,0 +1,46 @@
+"""Names of a package that are imported when they are first used.
+
+``import pybpf`` then costs next to nothing, and who reads BTF on a machine without bpf(2) loads
+nothing that calls it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+__all__ = ["lazy"]
+
+
+def lazy(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make ``__getattr__`` and ``__dir__`` of a package.
+
+    :param package: its ``__name__``
+    :param homes: public name -> module that has it, relative to the package: ``.loader``, or
+        ``.loader:open_object`` where it is called otherwise there, or ``.errors:`` for the
+        module itself
+    """
+
+    def __getattr__(name: str) -> Any:
+        home = homes.get(name)
+        if home is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        where, colon, other = home.partition(":")
+        module = import_module(where, package)
+        found = module if colon and not other else getattr(module, other or name)
+        # A submodule of the same name (pybpf.globals) does not hide it from now on.
+        setattr(sys.modules[package], name, found)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return __getattr__, __dir__

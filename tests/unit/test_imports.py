@@ -1,0 +1,200 @@
+"""How modules of pybpf import each other: no circles, no private names of others, one style."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "pybpf"
+
+
+def _name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def _run_time(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below, but those of ``if TYPE_CHECKING`` blocks."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield other
+                yield from _run_time(other)
+        else:
+            yield child
+            yield from _run_time(child)
+
+
+def _base(module: str, path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    parts = package[: len(package) - node.level + 1]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+@cache
+def _imported(module: str) -> frozenset[str]:
+    """Modules of pybpf that a module imports when it runs, at its head or in a function.
+
+    A package that is imported on the way to a submodule does not count: what it imports itself
+    does.
+    """
+    path = MODULES[module]
+    found: set[str] = set()
+    for node in _run_time(_tree(path)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(module, path, node)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in MODULES else base)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy":
+            homes = ast.literal_eval(node.args[1])
+            found.update(_resolved(module, home.partition(":")[0]) for home in homes.values())
+    return frozenset(found & MODULES.keys())
+
+
+def _resolved(package: str, relative: str) -> str:
+    dots = len(relative) - len(relative.lstrip("."))
+    parts = package.split(".")
+    return ".".join([*parts[: len(parts) - dots + 1], relative.lstrip(".")])
+
+
+def _circles() -> list[list[str]]:
+    """Groups of modules that reach each other (Tarjan's strongly connected components)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    out: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for other in _imported(module):
+            if other not in order:
+                visit(other)
+            if other in stack:
+                low[module] = min(low[module], low[other])
+        if low[module] == order[module]:
+            at = stack.index(module)
+            group = stack[at:]
+            del stack[at:]
+            if len(group) > 1 or module in _imported(module):
+                out.append(sorted(group))
+
+    for module in MODULES:
+        if module not in order:
+            visit(module)
+    return out
+
+
+def test_no_import_circle() -> None:
+    """No module reaches itself, whether it imports at its head or in a function."""
+    assert _circles() == []
+
+
+def test_the_graph_is_not_empty() -> None:
+    """The circle test sees imports of every form that pybpf uses."""
+    assert "pybpf.loader" in _imported("pybpf")  # a table of lazy names
+    assert "pybpf.obj.linker" in _imported("pybpf.loader")
+    assert "pybpf._sys.door" in _imported("pybpf._sys.bpf")
+    assert sum(len(_imported(module)) for module in MODULES) > 400
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+def _aliases(module: str, path: Path, tree: ast.Module) -> dict[str, str]:
+    """Local name -> module it stands for, of imported modules of pybpf and tools."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = _base(module, path, node)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                if inner in MODULES:
+                    found[alias.asname or alias.name] = inner
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname and alias.name in MODULES:
+                    found[alias.asname] = alias.name
+    return found
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Private names a module defines: functions, classes, variables, attributes, slots."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)  # __slots__, and names given to setattr
+    return found
+
+
+# Private by name, but documented as public API of the standard library.
+ALLOWED = {"_fields", "_replace", "_asdict", "_make", "_value2member_map_", "_value_", "_exit"}
+CHECKED = [*MODULES.values(), *sorted((ROOT / "tools").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_private_names_of_others(path: Path) -> None:
+    """No module imports or touches a name with an underscore that another module defines.
+
+    Of ``self`` and ``cls`` it may: a class uses its bases.
+    """
+    tree = _tree(path)
+    module = _name(path)
+    own = _defined(tree)
+    aliases = _aliases(module, path, tree)
+    bad = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and _base(module, path, node).startswith("pybpf"):
+            bad += [
+                f"{node.lineno}: import {alias.name}"
+                for alias in node.names
+                if _private(alias.name)
+                and f"{_base(module, path, node)}.{alias.name}" not in MODULES
+                and alias.name not in {"_sys", "_uapi"}
+            ]
+        elif isinstance(node, ast.Attribute) and _private(node.attr) and node.attr not in ALLOWED:
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            if owner in aliases or (node.attr not in own and owner not in ("self", "cls")):
+                bad.append(f"{node.lineno}: {ast.unparse(node)}")
+    assert not bad
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_are_relative(module: str) -> None:
+    """Inside pybpf modules are named relatively; tools use the facade as users do."""
+    bad = []
+    for node in ast.walk(_tree(MODULES[module])):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            bad += [ast.unparse(node)] if _is_ours(node.module or "") else []
+        elif isinstance(node, ast.Import) and not module.startswith("pybpf.tools"):
+            bad += [ast.unparse(node)] if any(_is_ours(a.name) for a in node.names) else []
+    assert not bad
+
+
+def _is_ours(name: str) -> bool:
+    return name == "pybpf" or name.startswith("pybpf.")
