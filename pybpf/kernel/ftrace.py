@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
+from .nameindex import index_names
 
 __all__ = [
     "BlacklistEntry",
     "FtraceFunctions",
     "KprobeBlacklist",
+    "Place",
     "find_tracefs",
+    "is_site_of",
     "parse_blacklist",
     "parse_functions",
     "read_blacklist",
@@ -34,22 +40,65 @@ _INVALID = "__ftrace_invalid_address__"
 # The call site lies this many bytes past the function's address at most: 4 for
 # endbr64. (With call padding the site is still at the symbol.)
 _SITE_SLACK = 4
+_ADDRESS = 16  # hex digits of an address
+# So many searches of the text cost about as much as splitting it and indexing its names.
+_SEARCHES_BEFORE_INDEX = 24
+
+
+class Place(NamedTuple):
+    """One line of the list: a place where a function can be traced.
+
+    :ivar name: of the function
+    :ivar module: kernel module, "" for the kernel itself
+    :ivar site: address of the call site, None if the kernel does not tell it
+    """
+
+    name: str
+    module: str
+    site: int | None
 
 
 class FtraceFunctions:
     """The traceable functions; immutable.
 
+    The list has tens of thousands of lines. It is split when all lines are needed; one name is
+    found by a search of the text before that.
+
     :param lines: ``NAME`` or ``NAME [MODULE]``, file order, places that are
         gone already dropped
     :param sites: address of each line's call site, or None if not known
+    :raises ObjectFormatError: from any method of a list made by `parse_functions`, if a line that
+        is needed does not start with an address when one is due
     """
 
-    def __init__(self, lines: tuple[str, ...], sites: tuple[int, ...] | None = None) -> None:
+    def __init__(self, lines: Sequence[str], sites: Sequence[int] | None = None) -> None:
         if sites is not None and len(sites) != len(lines):
             raise ValueError("one call site per line is wanted")
-        self.lines = lines
-        self.sites = sites
-        self._index: dict[str, tuple[int, ...]] | None = None
+        self._columns: _Columns | None = _Columns(
+            tuple(lines), None if sites is None else array("Q", sites)
+        )
+        self._text = ""
+        self._with_addresses = sites is not None
+        self._index: dict[str, int | list[int]] | None = None
+        self._searches = 0
+
+    @classmethod
+    def _of_text(cls, text: str, *, with_addresses: bool) -> FtraceFunctions:
+        functions = cls(())
+        functions._columns = None
+        functions._text = text
+        functions._with_addresses = with_addresses
+        return functions
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """``NAME`` or ``NAME [MODULE]``, file order, without places that are gone."""
+        return self._split().lines
+
+    @property
+    def sites(self) -> Sequence[int] | None:
+        """Address of each line's call site, None if the kernel does not tell."""
+        return self._split().sites
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -60,7 +109,7 @@ class FtraceFunctions:
 
     def __contains__(self, name: object) -> bool:
         """True if a function of that name is traceable, in whatever module."""
-        return name in self._names()
+        return isinstance(name, str) and bool(self.places(name))
 
     @staticmethod
     def split(line: str) -> tuple[str, str]:
@@ -68,9 +117,32 @@ class FtraceFunctions:
         name, bracket, rest = line.partition(" [")
         return name, rest.rstrip("]") if bracket else ""
 
+    def expect(self, names: int) -> None:
+        """Tell how many names will be looked up: for many the index is built at once."""
+        self._searches += names
+
+    def places(self, name: str) -> list[Place]:
+        """Find the lines that name `name`, in whatever module.
+
+        A search of the text (half a millisecond) until many names were asked for.
+        """
+        if not name or " " in name or "\n" in name:
+            return []
+        self._searches += 1
+        if self._columns is not None or self._searches > _SEARCHES_BEFORE_INDEX:
+            lines, sites = self.lines, self.sites
+            return [
+                Place(*self.split(lines[i]), sites[i] if sites else None)
+                for i in self.positions(name)
+            ]
+        if name.startswith(_INVALID):
+            return []
+        return [self._place(line) for line in self._lines_with(name)]
+
     def positions(self, name: str) -> tuple[int, ...]:
-        """Positions of the lines that name `name`, in whatever module."""
-        return self._names().get(name, ())
+        """Positions of the lines that name `name`, in whatever module; splits the list."""
+        found = self._names().get(name, ())
+        return (found,) if isinstance(found, int) else tuple(found)
 
     def modules(self) -> list[str]:
         """Modules that have traceable functions, sorted."""
@@ -87,7 +159,7 @@ class FtraceFunctions:
         """
         if self.sites is None:
             return None
-        return 0 <= self.sites[position] - addr <= _SITE_SLACK
+        return is_site_of(self.sites[position], addr)
 
     def to_text(self) -> str:
         """The kernel's text of this list, with addresses if they are known."""
@@ -96,35 +168,108 @@ class FtraceFunctions:
             lines = (f"{a:016x} {x}" for a, x in zip(self.sites, self.lines, strict=True))
         return "".join([f"{line}\n" for line in lines])
 
-    def _names(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def has_addresses(self) -> bool:
+        """Whether call sites are known; looks at the first lines only."""
+        if self._columns is not None:
+            return self._columns.sites is not None
+        # kptr_restrict makes them all zero.
+        return self._with_addresses and bool(self._text[:_ADDRESS].strip("0 "))
+
+    # -- machinery
+
+    def _split(self) -> _Columns:
+        if self._columns is None:
+            split = _columns_with_addresses if self._with_addresses else _columns
+            self._columns = split(self._text)
+            self._text = ""
+        return self._columns
+
+    def _names(self) -> dict[str, int | list[int]]:
         if self._index is None:
             names = [line.partition(" ")[0] if " " in line else line for line in self.lines]
-            index: dict[str, tuple[int, ...]] = {}
-            for i, name in enumerate(names):
-                index[name] = (*index[name], i) if name in index else (i,)
-            self._index = index
+            self._index = index_names(names)
         return self._index
 
+    def _lines_with(self, name: str) -> list[str]:
+        # Whole lines, in file order: the name starts a line or follows the address, and ends at
+        # the line's end or before a module.
+        text = self._text
+        before = " " if self._with_addresses else "\n"
+        lines: dict[int, str] = {}
+        for needle in (f"{before}{name}\n", f"{before}{name} ["):
+            at = text.find(needle)
+            while at >= 0:
+                start = text.rfind("\n", 0, at) + 1 if self._with_addresses else at + 1
+                end = text.index("\n", at + 1)
+                # With addresses: exactly one field comes before the name.
+                if " " not in text[start:at]:
+                    lines[start] = text[start:end]
+                at = text.find(needle, at + 1)
+            if not self._with_addresses and text.startswith(needle[1:]):
+                lines[0] = text[: text.index("\n")]
+        return [lines[start] for start in sorted(lines)]
 
-def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunctions:
-    """The lines of ``available_filter_functions`` or ``..._addrs``.
+    def _place(self, line: str) -> Place:
+        columns = (_columns_with_addresses if self._with_addresses else _columns)(line)
+        site = columns.sites[0] if columns.sites else None
+        return Place(*self.split(columns.lines[0]), site)
 
-    :param data: text of the file
-    :param with_addresses: True for the ``_addrs`` file
-    :raises ObjectFormatError: if a line does not start with an address when one is due
-    """
-    lines = data.decode("utf-8", "surrogateescape").split("\n")
-    if not with_addresses:
-        return FtraceFunctions(tuple([x for x in lines if x and not x.startswith(_INVALID)]))
+
+class _Columns(NamedTuple):
+    """The list, split."""
+
+    lines: tuple[str, ...]
+    sites: array[int] | None
+
+
+def _columns(text: str) -> _Columns:
+    return _Columns(tuple([x for x in text.split("\n") if x and not x.startswith(_INVALID)]), None)
+
+
+def _columns_with_addresses(text: str) -> _Columns:
+    lines = text.removesuffix("\n").split("\n")
+    sites = _addresses(lines)
+    if sites is None:
+        return _columns_line_by_line(lines)
+    names = [line[_ADDRESS + 1 :] for line in lines]
+    if _INVALID in text:
+        kept = [i for i, name in enumerate(names) if not name.startswith(_INVALID)]
+        names = [names[i] for i in kept]
+        sites = array("Q", [sites[i] for i in kept])
+    return _Columns(tuple(names), sites if any(sites) else None)
+
+
+def _addresses(lines: list[str]) -> array[int] | None:
+    # The addresses of lines that have nothing but one, a blank and a name; None if one differs.
+    # All hexadecimal at once takes half the time of line by line.
+    heads = "".join([line[: _ADDRESS + 1] for line in lines])
+    if len(heads) != (_ADDRESS + 1) * len(lines) or heads[_ADDRESS :: _ADDRESS + 1].strip(" "):
+        return None
+    if "" in [line[_ADDRESS + 1 : _ADDRESS + 2] for line in lines]:
+        return None
+    try:
+        raw = bytes.fromhex(heads)
+    except ValueError:
+        return None
+    if len(raw) != 8 * len(lines):  # fromhex passes over blanks
+        return None
+    table = array("Q", raw)
+    if sys.byteorder == "little":
+        table.byteswap()
+    return table
+
+
+def _columns_line_by_line(lines: list[str]) -> _Columns:
     kept: list[str] = []
-    sites: list[int] = []
+    sites = array("Q")
     offset = 0
     for line in lines:
         addr, _, rest = line.partition(" ")
         if rest and not rest.startswith(_INVALID):
             try:
                 sites.append(int(addr, 16))
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise ObjectFormatError(
                     f"not an address: {addr[:40]!r}",
                     file="available_filter_functions_addrs",
@@ -132,8 +277,24 @@ def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunct
                 ) from None
             kept.append(rest)
         offset += len(line) + 1
-    # kptr_restrict makes them all zero: then they are not known.
-    return FtraceFunctions(tuple(kept), tuple(sites) if any(sites) else None)
+    return _Columns(tuple(kept), sites if any(sites) else None)
+
+
+def is_site_of(site: int, address: int) -> bool:
+    """Whether `site` is the call site of the function at `address`."""
+    return 0 <= site - address <= _SITE_SLACK
+
+
+def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunctions:
+    """The lines of ``available_filter_functions`` or ``..._addrs``.
+
+    :param data: text of the file
+    :param with_addresses: True for the ``_addrs`` file
+    """
+    text = data.decode("utf-8", "surrogateescape")
+    if text and not text.endswith("\n"):
+        text += "\n"
+    return FtraceFunctions._of_text(text, with_addresses=with_addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +435,7 @@ def read_functions(directory: str | None = None) -> FtraceFunctions:
         addrs = parse_functions(
             _read(f"{where}/available_filter_functions_addrs"), with_addresses=True
         )
-        if addrs.sites is not None:
+        if addrs.has_addresses:
             return addrs
     except (FileNotFoundError, PermissionError):
         pass  # before 6.5, or hidden

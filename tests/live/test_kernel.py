@@ -81,7 +81,7 @@ def test_one_name_needs_no_index() -> None:
     """A fresh table answers for one name without splitting its lines."""
     table = kallsyms.read()
     assert [s.is_function for s in table.by_name("bpf_fentry_test1")] == [True]
-    assert all(stretch._lines is None for stretch in table._stretches)
+    assert all(stretch._columns is None for stretch in table._stretches)
 
 
 def test_hidden_addresses(facts: Facts) -> None:

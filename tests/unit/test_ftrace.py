@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from pybpf.errors import ObjectFormatError
 from pybpf.kernel.ftrace import (
     FtraceFunctions,
+    Place,
     find_tracefs,
     parse_blacklist,
     parse_functions,
 )
+from pybpf.kernel.functions import label
 
 PLAIN = b"""\
 __traceiter_initcall_level
@@ -84,7 +86,7 @@ def test_hidden_addresses_count_as_unknown() -> None:
 
 def test_a_line_without_address_is_an_error() -> None:
     with pytest.raises(ObjectFormatError) as caught:
-        parse_functions(b"ffffffff81000004 a\nxyz b\n", with_addresses=True)
+        len(parse_functions(b"ffffffff81000004 a\nxyz b\n", with_addresses=True))
     assert caught.value.offset == 19
 
 
@@ -96,12 +98,70 @@ def test_one_site_per_line_is_demanded() -> None:
 @given(st.binary(max_size=100), st.booleans())
 def test_garbage_lists(data: bytes, with_addresses: bool) -> None:
     """Any bytes give a list or the one documented error."""
+    functions = parse_functions(data, with_addresses=with_addresses)
     try:
-        functions = parse_functions(data, with_addresses=with_addresses)
+        functions.places("a")
+        assert all(isinstance(name, str) for name, _ in functions)
     except ObjectFormatError:
         return
-    assert all(isinstance(name, str) for name, _ in functions)
     functions.modules()
+
+
+NAMES = st.sampled_from(["a", "ab", "b", "a.isra.0", "__ftrace_invalid_address___4", "[a]", "m"])
+
+
+@given(
+    st.lists(st.tuples(NAMES, st.sampled_from(["", "m", "a"]), st.integers(1, 2**64 - 1))),
+    st.booleans(),
+)
+def test_a_search_finds_what_the_split_list_has(
+    lines: list[tuple[str, str, int]], with_addresses: bool
+) -> None:
+    """A name has the same places whether the text is searched or was split and indexed."""
+    texts = [label(name, module) for name, module, _ in lines]
+    if with_addresses:
+        texts = [f"{at:016x} {text}" for text, (_, _, at) in zip(texts, lines, strict=True)]
+    data = "".join([f"{text}\n" for text in texts]).encode()
+    split = parse_functions(data, with_addresses=with_addresses)
+    assert len(split) == sum(not name.startswith("__ftrace") for name, _, _ in lines)
+    for name in ("a", "ab", "b", "a.isra.0", "__ftrace_invalid_address___4", "m", "", "x"):
+        fresh = parse_functions(data, with_addresses=with_addresses)
+        want = [
+            Place(n, module, at if with_addresses else None)
+            for n, module, at in lines
+            if n == name and not n.startswith("__ftrace")
+        ]
+        assert fresh.places(name) == split.places(name) == want
+        assert (name in fresh) == (name in split) == bool(want)
+
+
+@given(st.lists(st.tuples(st.text("0123456789abcdefx ", max_size=18), NAMES), max_size=4))
+def test_addresses_in_bulk_are_those_of_each_line(lines: list[tuple[str, str]]) -> None:
+    """Lines that differ from the usual form give what each of them gives alone, or the error."""
+
+    def parsed(text: str) -> list[tuple[str, int]] | None:
+        functions = parse_functions(text.encode(), with_addresses=True)
+        try:
+            return list(zip(functions.lines, functions.sites or (), strict=False))
+        except ObjectFormatError:
+            return None
+
+    each = [parsed(f"{head} {name}\n") for head, name in lines]
+    whole = parsed("".join([f"{head} {name}\n" for head, name in lines]))
+    if None in each:
+        assert whole is None
+    elif all(each):
+        assert whole == [place for one in each for place in one or ()]
+
+
+def test_one_name_does_not_split_the_list() -> None:
+    """Names are searched for in the text until so many are asked for that an index pays."""
+    functions = parse_functions(ADDRS, with_addresses=True)
+    assert functions.places("kvm_init") == [Place("kvm_init", "kvm", 0xFFFFFFFFC0A00004)]
+    assert functions._columns is None
+    functions.expect(100)
+    assert functions.places("p_start") == [Place("p_start", "", 0xFFFFFFFF81002014)]
+    assert functions._columns is not None
 
 
 BLACKLIST = b"""\

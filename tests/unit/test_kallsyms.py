@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pybpf.errors import DeniedByPolicy, ObjectFormatError
@@ -155,6 +156,57 @@ def test_bpf_in_the_page_of_a_function_that_is_gone() -> None:
     assert name(0xFFFFFFFFC034607E) == ("bpf_trampoline_6442507451", 0x7E)
     assert name(0xFFFFFFFFC0347010) == ("third_init", 0x10)
     assert name(0xFFFFFFFFC0A00000) == ("kprobe_insn_page", 0)
+
+
+def large(steps: list[int]) -> str:
+    """The kernel's own symbols, in address order: more than are split for one question."""
+    addrs = list(itertools.accumulate((steps * 4000)[:4000], initial=0xFFFFFFFF81000000))
+    return "".join([f"{addr:016x} t function_{n}\n" for n, addr in enumerate(addrs)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.integers(0, 5000), min_size=1, max_size=9),
+    st.lists(st.integers(-5000, 30_000_000), max_size=20),
+)
+def test_bisected_text_and_sorted_table_agree(steps: list[int], asked: list[int]) -> None:
+    """An address leads to the same symbols whether the text is bisected or was sorted."""
+    text = large(steps) + "ffffffffc0a00000 t kvm_init\t[kvm]\n"
+    bisected, table = Kallsyms(text), Kallsyms(text)
+    table._stretches[0]._bisections = 0
+    for more in asked:
+        addr = 0xFFFFFFFF81000000 + more
+        assert bisected.lookup(addr) == table.lookup(addr)
+        assert bisected.at(addr) == table.at(addr)
+    assert bisected._stretches[0]._columns is None
+
+
+def test_text_that_is_not_in_order_is_sorted() -> None:
+    """Bisecting is not tried on a text whose sample is not in order."""
+    lines = large([16]).splitlines(keepends=True)
+    table = Kallsyms("".join(lines[2000:] + lines[:2000]))
+    assert table._stretches[0]._bisections == 0
+    found = table.lookup(0xFFFFFFFF81000000 + 16 * 7 + 3)
+    assert found is not None and (found[0].name, found[1]) == ("function_7", 3)
+
+
+def test_a_bad_line_met_by_bisecting_is_named() -> None:
+    lines = large([16]).splitlines(keepends=True)
+    lines[2000] = "not a symbol at all\n"
+    table = Kallsyms("".join(lines))
+    with pytest.raises(ObjectFormatError, match="not an address: 'not a symbol at '"):
+        for number in range(1900, 2100):
+            table.lookup(0xFFFFFFFF81000000 + 16 * number)
+
+
+def test_many_names_are_looked_up_in_an_index_at_once() -> None:
+    """Who says how many names will be asked gets the dictionary before the first search."""
+    few, many = Kallsyms(SAMPLE), Kallsyms(SAMPLE)
+    few.expect(3)
+    many.expect(1000)
+    assert few.by_name("jiffies") == many.by_name("jiffies")
+    assert few._stretches[0]._names is None
+    assert many._stretches[0]._names is not None
 
 
 def test_aliases(table: Kallsyms) -> None:
