@@ -336,13 +336,15 @@ class Program:
         One function that cannot be attached to never fails the rest: it is in ``.skipped``
         with its reason.
 
-        :param functions: a glob (``vfs_*``, ``module:glob``), or a sequence of names, globs,
-            candidates of `select` or targets; None takes the section's glob
+        :param functions: a glob (``vfs_*``, ``module:glob``), ``NAME@ADDRESS``, or a sequence of
+            these, candidates of `select` or targets; None takes the section's glob
         :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"
         :param prefer: "overhead" for the least cost per call, however long attaching takes
         :param lowering: "auto", or "direct" or "frame" to compare them
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per named function
-            in order, a mapping by name (0 for the others), or a function of the target
+            in order, a mapping by name or target (0 for the others), or a function of the target.
+            Functions that share a name share its cookie, and the logger ``pybpf`` warns: name
+            them as NAME@ADDRESS, or give targets
         :param progress: called with (programs attached, programs in all)
         :param planned: called with the plan before anything is attached
         :raises PlanError: nothing matches, every function was refused (``.skipped`` has them all,

@@ -18,8 +18,9 @@ from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..errors import PlanError, RelocationError
 from ..kernel.lookup import btf_target
 from ..obj.linker import Linker, Resolved
-from .cookies import cookie_function
+from .cookies import cookie_function, shared_cookies
 from .engine import attach as run
+from .link import warn
 from .resolve import Asked, Resolver, listed, plan_facts
 from .template import make_template, pack_info
 from .traits import Hook
@@ -158,4 +159,6 @@ class MultiPrograms:
         template = self.template(program)
         facts = plan_facts(self.object.facts)
         plan = self._resolver.plan(template, wanted, facts, options)
+        if shared := shared_cookies(cookie, plan.targets):
+            warn(f"program {program.name!r}: {shared}")
         return run(self, template, plan, facts, options, cookie)

@@ -26,7 +26,7 @@ from .options import AUTO, AttachOptions
 from .plan import Lowering, Plan, PlanFacts, Target, Template
 from .planner import make_plan
 from .reasons import Reason, Skipped
-from .select import Candidate, SelectFacts, select
+from .select import Candidate, SelectFacts, at_address, select, split_address
 from .traits import Hook
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class Resolver:
     def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[list[Target], list[Skipped]]:
         """Targets for what was asked, and what could not be found.
 
-        :param asked: a glob (``vfs_*``, ``module:glob``), or names, candidates and targets
+        :param asked: a glob (``vfs_*``, ``module:glob``), or names, candidates and targets;
+            ``NAME@ADDRESS`` means one of several functions of this name
         :param at_exit: a program will run at exit
         :raises PlanError: if a glob is malformed, or nothing at all matches
         :raises TypeError: as `listed`
@@ -174,7 +175,16 @@ class Resolver:
         targets = [self.target(w) for w in wanted if isinstance(w, Candidate)]
         placed, skipped = self._placed([w for w in wanted if isinstance(w, Target)])
         targets += placed
+        named = [split_address(text) for text in globs]
+        globs = [text for text, address in named if address is None]
+        if len(globs) < len(named):
+            exact = [(text, address) for text, address in named if address is not None]
+            ones, refused = at_address(self._facts, exact, at_exit=at_exit)
+            targets += [self.target(c) for c in ones]
+            skipped += refused
         if not globs:
+            if not targets and isinstance(asked, str):
+                raise _nothing(asked, skipped)
             return targets, skipped
         found = select(self._facts, globs, at_exit=at_exit)
         known = {(t.module, t.name, t.address) for t in targets}
@@ -188,8 +198,7 @@ class Resolver:
             if not lost.skipped
         ]
         if not targets and isinstance(asked, str):
-            said = "; ".join(str(s) for s in skipped[:3])
-            raise PlanError(f"{asked!r}: {said}", skipped=skipped)
+            raise _nothing(asked, skipped)
         return targets, skipped
 
     def _placed(self, targets: list[Target]) -> tuple[list[Target], list[Skipped]]:
@@ -207,7 +216,8 @@ class Resolver:
                     if s.is_function and s.module == target.module
                 }
                 if len(at) != 1:
-                    why = (Reason.AMBIGUOUS, f"{len(at)} addresses", "give the address")
+                    where = ", ".join(f"{address:#x}" for address in sorted(at))
+                    why = (Reason.AMBIGUOUS, f"{len(at)} addresses", f"give the address: {where}")
                     none = (Reason.NOT_FOUND, "kallsyms does not have it")
                     skipped.append(Skipped(target.name, target.module, *(why if at else none)))
                     continue
@@ -256,6 +266,10 @@ class Resolver:
         except (BpfError, AttributeError):
             return 0
         return self._held[make_key(object_id, btf_id)]
+
+
+def _nothing(asked: str, skipped: list[Skipped]) -> PlanError:
+    return PlanError(f"{asked!r}: {'; '.join(map(str, skipped[:3]))}", skipped=skipped)
 
 
 def _held() -> Counter[int]:

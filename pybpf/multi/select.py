@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..btf import BtfKind
+from ..errors import PlanError
 from ..kernel.functions import label
 from ..kernel.globs import VMLINUX, Matcher, Pattern, is_glob, parse_pattern
 from ..kernel.lookup import near_names
@@ -34,7 +35,9 @@ __all__ = [
     "SelectFacts",
     "Selection",
     "Unmatched",
+    "at_address",
     "select",
+    "split_address",
 ]
 
 # From this many functions on, one pass over all of BTF beats searches.
@@ -201,6 +204,69 @@ def select(
             if diagnosis is not None:
                 skipped.append(diagnosis)
     return Selection(tuple(candidates), tuple(skipped), tuple(excluded), tuple(unmatched))
+
+
+def split_address(text: str) -> tuple[str, int | None]:
+    """Split ``NAME@ADDRESS``, which means one of several functions of this name.
+
+    :param text: a pattern; ``MODULE:NAME@ADDRESS`` and ``NAME@ADDRESS [MODULE]`` do as well
+    :returns: the pattern without the address, and the address, None if there is none
+    :raises PlanError: if the address is not a number, or the name is a glob
+    """
+    before, at, rest = text.partition("@")
+    if not at:
+        return text, None
+    number, _, module = rest.partition("[")
+    try:
+        address = int(number.strip(), 16)
+    except ValueError:
+        raise PlanError(
+            f"{text!r}: an address is a hexadecimal number, as NAME@0xADDRESS"
+        ) from None
+    name = f"{before.strip()} [{module}" if module else before.strip()
+    if not parse_pattern(name).is_exact:
+        raise PlanError(f"{text!r}: a glob has no address; name the function")
+    return name, address
+
+
+def at_address(
+    facts: SelectFacts, asked: Sequence[tuple[str, int]], *, at_exit: bool = False
+) -> tuple[list[Candidate], list[Skipped]]:
+    """Find functions that were named with their addresses, as `split_address` gives them.
+
+    Of functions that share a name the address tells which is meant, also where ftrace's list does
+    not tell which of them it has.
+    """
+    found = select(facts, [name for name, _ in asked], at_exit=at_exit)
+    known = {(c.name, c.addr): c for c in found.candidates}
+    hints = {lost.pattern: lost.hint for lost in found.unmatched}
+    refused = {s.name: s for s in found.skipped if s.reason is not Reason.AMBIGUOUS}
+    candidates: dict[int, Candidate] = {}
+    skipped: dict[tuple[str, int], Skipped] = {}
+    for text, address in asked:
+        pattern = parse_pattern(text)
+        module = pattern.module if pattern.module != VMLINUX else ""
+        there = {
+            s.addr: s.module
+            for s in facts.kallsyms.by_name(pattern.name)
+            if s.is_function and module in (None, s.module)
+        }
+        if address in there:
+            candidate = known.get((pattern.name, address))
+            if candidate is None and (refusal := refused.get(pattern.name)) is not None:
+                skipped[text, address] = refusal
+                continue
+            candidates[address] = candidate or Candidate(
+                pattern.name, there[address], address, None, Reason.AMBIGUOUS, unique=False
+            )
+            continue
+        where = ", ".join(f"{at:#x}" for at in sorted(there))
+        detail = f"not at {address:#x}"
+        hint = f"it is at {where}" if where else hints.get(text, "")
+        skipped[text, address] = Skipped(
+            pattern.name, module or "", Reason.NOT_FOUND, detail, hint, address
+        )
+    return list(candidates.values()), list(skipped.values())
 
 
 # -- the join --------------------------------------------------------------

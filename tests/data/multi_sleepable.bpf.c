@@ -18,4 +18,11 @@ int on_exit(void *ctx)
 	return 0;
 }
 
+// What standard programs are refused on, multi programs are.
+SEC("?fentry.s/__x64_sys_getpgid")
+int standard(void *ctx)
+{
+	return 0;
+}
+
 char LICENSE[] SEC("license") = "GPL";

@@ -77,8 +77,9 @@ def test_images_are_the_same_before_and_after_the_maps_are_made(
 class Attached(Exception):
     """Stands for the engine's work: what it was given, cookies by function."""
 
-    def __init__(self, plan: Plan, cookies: dict[str, int | None]) -> None:
+    def __init__(self, plan: Plan, cookies: dict[str, int | None], cookie: Any = None) -> None:
         self.plan = plan
+        self.cookie = cookie
         self.cookies = cookies
 
 
@@ -89,7 +90,8 @@ def program(
     def run(
         source: object, template: object, plan: Plan, facts: object, options: object, cookie: Any
     ) -> None:
-        raise Attached(plan, {t.label: cookie(t) if cookie else None for t in plan.targets})
+        seen = {t.label: cookie(t) if cookie else None for t in plan.targets}
+        raise Attached(plan, seen, cookie)
 
     monkeypatch.setattr(multi, "run", run)
     monkeypatch.setattr(verify.sys_bpf, "ids", lambda kind: iter(()))
@@ -145,6 +147,63 @@ def test_cookies_of_functions_of_one_name(
     monkeypatch.setattr(multi, "run", run)
     given(program, STATIC, [3, 4])
     assert seen == [3, 4]
+
+
+def named(facts: Facts) -> list[int]:
+    return [s.addr for s in facts.kallsyms.by_name("version_show") if s.is_function]
+
+
+@pytest.fixture
+def counts(program: pybpf.Program, facts: Facts) -> Iterable[pybpf.Program]:
+    """A program that reads nothing of the function: it can run where BTF tells nothing."""
+    with pybpf.open(MULTI.with_name("multi_names.bpf.o"), facts=facts) as obj:
+        yield obj.programs["by_cookie"]
+
+
+def test_functions_of_one_name_share_a_cookie_and_people_are_told(
+    counts: pybpf.Program, facts: Facts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By name, in a sequence or a mapping: a warning with the functions and the way out."""
+    at = named(facts)
+    assert len(at) == 3
+    for cookies in ([3, 4], {"version_show": 3, "vfs_fsync": 4}):
+        caplog.clear()
+        with pytest.raises(Attached) as caught:
+            counts.attach_multi(["version_show", "vfs_fsync"], cookies=cookies)
+        assert [t.address for t in caught.value.plan.targets if t.name == "version_show"] == at
+        (said,) = caplog.messages
+        assert said == (
+            "program 'by_cookie': functions of one name share a cookie: 3 by "
+            + " and ".join(f"version_show at {address:#x}" for address in at)
+            + " (a Target or NAME@ADDRESS tells them apart)"
+        )
+
+
+def test_an_address_tells_functions_of_one_name_apart(
+    counts: pybpf.Program, facts: Facts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NAME@ADDRESS for the functions, for the cookies, or both; and targets."""
+    at = named(facts)
+    names = [f"version_show@{address:#x}" for address in at]
+    targets, _ = multi.Resolver(facts, live=False).resolve(names, at_exit=False)
+    asks: list[tuple[Any, Any]] = [
+        (names, [5, 6, 7]),
+        ("version_show", dict(zip(names, [5, 6, 7], strict=True))),
+        (["version_show"], dict(zip(targets, [5, 6, 7], strict=True))),
+        (targets, [5, 6, 7]),
+    ]
+    for asked, cookies in asks:
+        seen: dict[int, int] = {}
+        with pytest.raises(Attached) as caught:
+            counts.attach_multi(asked, cookies=cookies)
+        cookie = caught.value.cookie
+        seen = {t.address: cookie(t) for t in caught.value.plan.targets}
+        assert seen == dict(zip(at, [5, 6, 7], strict=True))
+    assert given(counts, names[1], 8) == {"version_show": 8}
+    assert given(counts, names[1:2], [8]) == {"version_show": 8}
+    assert caplog.messages == []
+    with pytest.raises(PlanError, match="not at 0x1234"):
+        counts.attach_multi("version_show@0x1234")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.lookup import near_names
 from pybpf.multi.denylist import DENY, NORETURN, denied, never_returns
 from pybpf.multi.reasons import Reason, Skipped
-from pybpf.multi.select import Selection, select
+from pybpf.multi.select import Selection, at_address, select, split_address
 
 FTRACE = b"""\
 vfs_read
@@ -492,3 +492,49 @@ def test_near_names_are_quick_and_few() -> None:
     assert near_names("tcp_v4_conect", table)[0] == "tcp_v4_connect"
     assert len(near_names("function_1", table)) <= 3
     assert near_names("ab", table) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("p_start", ("p_start", None)),
+        ("p_start@0xffffffff81000900", ("p_start", 0xFFFFFFFF81000900)),
+        ("p_start@ffffffff81000900", ("p_start", 0xFFFFFFFF81000900)),
+        ("kvm:p_start@0x10", ("kvm:p_start", 0x10)),
+        ("p_start@0x10 [kvm]", ("p_start [kvm]", 0x10)),
+    ],
+)
+def test_a_name_with_an_address(text: str, wanted: tuple[str, int | None]) -> None:
+    assert split_address(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["p_start@here", "p_start@", "p_*@0x10", "k*:p_start@0x10"])
+def test_not_a_name_with_an_address(text: str) -> None:
+    with pytest.raises(PlanError, match="address"):
+        split_address(text)
+
+
+def test_the_address_tells_functions_of_one_name_apart() -> None:
+    """Where ftrace knows which it has (p_start) and where it does not (q_start)."""
+    asked = [("p_start", 0xFFFFFFFF81000900), ("q_start", 0xFFFFFFFF81000B00)]
+    asked += [("kvm:p_start", 0xFFFFFFFFC0A00080), ("vfs_read", 0xFFFFFFFF81000100)]
+    found, skipped = at_address(Facts(), asked)
+    assert skipped == []
+    assert [(c.name, c.module, c.addr, c.unique) for c in found] == [
+        ("p_start", "", 0xFFFFFFFF81000900, False),
+        ("q_start", "", 0xFFFFFFFF81000B00, False),
+        ("p_start", "kvm", 0xFFFFFFFFC0A00080, True),
+        ("vfs_read", "", 0xFFFFFFFF81000100, True),
+    ]
+    assert [c.btf_id for c in found[:2]] == [None, None]
+
+
+def test_the_wrong_address_is_a_reason() -> None:
+    """Never another function; and ours to refuse stays refused."""
+    asked = [("p_start", 0x1000), ("__rcu_read_lock", 0xFFFFFFFF81000700), ("vfs_raed", 0x1)]
+    found, (lost, denied_, unknown) = at_address(Facts(), asked)
+    assert found == []
+    assert lost.reason is Reason.NOT_FOUND and lost.address == 0x1000
+    assert "0xffffffff81000800, 0xffffffff81000900" in lost.hint
+    assert denied_.reason is Reason.DENIED
+    assert (unknown.name, unknown.reason) == ("vfs_raed", Reason.NOT_FOUND)
