@@ -26,7 +26,7 @@ def set_tracer(
 ) -> Callable[[Fd, str], None] | None:
     """Have `tracer` called for each `Fd` when it takes and gives up a descriptor.
 
-    It gets the object and ``"open"``, ``"closed"``, ``"detached"`` or
+    It gets the object and ``"open"``, ``"closed"``, ``"released"`` or
     ``"leaked"`` (collected while open). Returns the former one. For tests.
     """
     global _tracer
@@ -58,13 +58,13 @@ class Fd:
 
     @property
     def closed(self) -> bool:
-        """True once closed or detached."""
+        """True once closed or released."""
         return self._fd < 0
 
     def fileno(self) -> int:
         """The descriptor.
 
-        :raises ValueError: it was closed or detached
+        :raises ValueError: it was closed or released
         """
         if self._fd < 0:
             raise ValueError(f"{self.what or 'file descriptor'} is closed")
@@ -78,12 +78,15 @@ class Fd:
                 _tracer(self, "closed")
             os.close(fd)
 
-    def detach(self) -> int:
-        """Give the descriptor up: the caller closes it from now on."""
+    def release(self) -> int:
+        """Give the descriptor up without closing it: the caller closes it from now on.
+
+        :raises ValueError: it was closed or released
+        """
         fd = self.fileno()
         self._fd = -1
         if _tracer is not None:
-            _tracer(self, "detached")
+            _tracer(self, "released")
         return fd
 
     def dup(self) -> Fd:

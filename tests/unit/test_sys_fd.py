@@ -51,10 +51,10 @@ def test_a_closed_fd_has_no_number() -> None:
         a.fileno()
 
 
-def test_detach_gives_up_ownership() -> None:
+def test_release_gives_up_ownership() -> None:
     """The number stays open and the object lets go without a warning."""
     a, b = _pipe()
-    number = a.detach()
+    number = a.release()
     assert a.closed and _is_open(number)
     a.close()
     assert _is_open(number)
@@ -109,7 +109,7 @@ def test_tracker_knows_who_opened() -> None:
     try:
         a, b = _pipe()
         c = a.dup()
-        number = c.detach()
+        number = c.release()
         a.close()
         assert len(tracker.open) == 1
         (text,) = tracker.open.values()
