@@ -1,7 +1,8 @@
 """ELF64 object files as clang's BPF target writes them: bytes in, records out.
 
 Only one kind of file is read: little-endian ET_REL for EM_BPF (any other
-little-endian one if the caller says so, for the BTF in a vmlinux). Opening checks
+little-endian one if the caller says so: for the BTF in a vmlinux, for the symbols of
+executables and libraries). Opening checks
 every header against the length of the file, so that what follows may slice
 without asking again; contents are handed out as views and never copied.
 Debug sections and their relocations are most of a typical object and are not
@@ -20,6 +21,7 @@ from .errors import ObjectFormatError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from mmap import mmap
     from typing import NamedTuple
 else:
     # typing is slow to import; collections.namedtuple is what it makes anyway.
@@ -39,6 +41,7 @@ __all__ = [
     "STB_LOCAL",
     "STB_WEAK",
     "STT_FUNC",
+    "STT_GNU_IFUNC",
     "STT_NOTYPE",
     "STT_OBJECT",
     "STT_SECTION",
@@ -55,6 +58,9 @@ _ET_REL = 1
 
 SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB = 0, 1, 2, 3
 SHT_NOBITS, SHT_REL = 8, 9
+SHT_DYNSYM = 11
+SHT_GNU_VERDEF, SHT_GNU_VERSYM = 0x6FFFFFFD, 0x6FFFFFFF
+PT_LOAD = 1
 SHF_EXECINSTR = 4
 
 SHN_UNDEF = 0
@@ -62,12 +68,16 @@ SHN_LORESERVE = 0xFF00  # from here on a symbol's section index is a special val
 
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION = 0, 1, 2, 3
+STT_GNU_IFUNC = 10  # a function that returns the address of the function to call
 STV_DEFAULT, STV_INTERNAL, STV_HIDDEN = 0, 1, 2
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SYM = struct.Struct("<IBBHQQ")
 _REL = struct.Struct("<QII")  # r_info is symbol << 32 | type
+_PHDR = struct.Struct("<IIQQQQQQ")
+_VERDEF = struct.Struct("<HHHHIII")  # version, flags, index, count, hash, aux, next
+_VERSYM_HIDDEN = 1 << 15  # not the version that a name without one means
 
 # Names of things that are not sections, for error messages.
 _HEADER = "ELF header"
@@ -129,13 +139,14 @@ class ElfFile:
 
     def __init__(
         self,
-        data: bytes | bytearray | memoryview,
+        data: bytes | bytearray | memoryview | mmap,
         name: str = "",
         *,
         any_machine: bool = False,
     ) -> None:
         self.name = name
-        self.data = data if isinstance(data, bytes) else bytes(data)
+        # A mapped file stays where it is: slices of it are bytes too.
+        self.data = bytes(data) if isinstance(data, (bytearray, memoryview)) else data
         self._view = memoryview(self.data)
         shoff, count, names_at = self._read_header(any_machine)
         self.sections = self._read_sections(shoff, count, names_at)
@@ -241,8 +252,79 @@ class ElfFile:
     def symbols(self) -> list[Symbol]:
         """All symbols, index 0 (the null symbol) included; relocations use these indexes."""
         table = self.symbol_section
+        return self._read_symbols(table) if table is not None else []
+
+    @cached_property
+    def dynamic_symbols(self) -> list[Symbol]:
+        """Symbols for the dynamic linker (.dynsym): what is left in a stripped library.
+
+        A symbol that has a version is called ``NAME@VERSION``, or ``NAME@@VERSION`` where
+        that is the version meant by the name alone.
+        """
+        table = next((s for s in self.sections if s.type == SHT_DYNSYM), None)
         if table is None:
             return []
+        symbols = self._read_symbols(table)
+        section = next((s for s in self.sections if s.type == SHT_GNU_VERSYM), None)
+        names = self._version_names()
+        if section is None or section.size != 2 * len(symbols) or not names:
+            return symbols
+        found = []
+        for symbol, (version,) in zip(
+            symbols, struct.iter_unpack("<H", self.contents(section)), strict=True
+        ):
+            name = names.get(version & ~_VERSYM_HIDDEN)
+            if name and symbol.shndx != SHN_UNDEF:
+                at = "@" if version & _VERSYM_HIDDEN else "@@"
+                symbol = symbol._replace(name=f"{symbol.name}{at}{name}")
+            found.append(symbol)
+        return found
+
+    def _version_names(self) -> dict[int, str]:
+        # Names of the versions that this library defines, by their index; 0 and 1 mean none.
+        section = next((s for s in self.sections if s.type == SHT_GNU_VERDEF), None)
+        if section is None or not 0 < section.link < len(self.sections):
+            return {}
+        strings = self.sections[section.link]
+        text, _ = _strings(self.data, strings.offset, strings.size)
+        data = self.contents(section)
+        names: dict[int, str] = {}
+        at = 0
+        for _ in range(section.info):
+            if at + _VERDEF.size > len(data):
+                raise self.error("a version definition is outside", section.name, at)
+            _, flags, index, _, _, aux, step = _VERDEF.unpack_from(data, at)
+            if at + aux + 8 > len(data):
+                raise self.error("the name of a version is outside", section.name, at + aux)
+            (name_at,) = struct.unpack_from("<I", data, at + aux)
+            if not flags & 1:  # VER_FLG_BASE: the library itself
+                names[index] = text[name_at:].partition("\0")[0]
+            if not step:
+                break
+            at += step
+        return names
+
+    def file_offset(self, address: int) -> int | None:
+        """Where in the file the byte is that is loaded at a virtual address; None if nowhere.
+
+        :param address: as symbols of executables and shared libraries give it
+        :raises ObjectFormatError: if the program headers are outside the file
+        """
+        for kind, _, offset, start, _, length, _, _ in self._program_headers:
+            if kind == PT_LOAD and start <= address < start + length:
+                return int(offset + address - start)
+        return None
+
+    @cached_property
+    def _program_headers(self) -> list[tuple[int, ...]]:
+        (_, _, _, _, _, phoff, _, _, _, phentsize, phnum, _, _, _) = _EHDR.unpack_from(self.data)
+        if phnum and (phentsize != _PHDR.size or phoff + phnum * _PHDR.size > len(self.data)):
+            raise self.error(
+                f"{phnum} program headers at {phoff:#x}, outside the file", _HEADER, 32
+            )
+        return list(_PHDR.iter_unpack(self.data[phoff : phoff + phnum * _PHDR.size]))
+
+    def _read_symbols(self, table: Section) -> list[Symbol]:
         if table.entsize != _SYM.size:
             raise self.error(f"symbols of {table.entsize} bytes each", table.name, 0)
         if table.size % _SYM.size:
@@ -284,7 +366,9 @@ class ElfFile:
         return list(_REL.iter_unpack(self.contents(section)))
 
 
-def _strings(data: bytes, start: int, length: int) -> tuple[str, Callable[[str], str] | None]:
+def _strings(
+    data: bytes | mmap, start: int, length: int
+) -> tuple[str, Callable[[str], str] | None]:
     """A string table as text with one character per byte; what makes names of it, if needed."""
     text = data[start : start + length].decode("latin-1")
     return text, None if text.isascii() else _utf8
