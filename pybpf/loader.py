@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
@@ -111,6 +110,13 @@ class _ModuleBtfs(Mapping[str, Btf]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _is_for_caller(program: Program, problem: BpfError) -> bool:
+    # Neither what the caller turned on or off, nor what libbpf attaches and pybpf does not yet.
+    if program.autoattach != program.spec.autoattach:
+        return False
+    return not (program.autoattach and isinstance(problem, UnsupportedFeature))
 
 
 class Object:
@@ -400,36 +406,6 @@ class Object:
             fd = self._module_fds[module] = self._fds.enter_context(kernel.fd(module))
         return fd.fileno()
 
-    def kprobe_addresses(self, glob: str) -> Sequence[int]:
-        """Entry addresses of the traceable functions a ``*``/``?`` glob names.
-
-        :raises BpfError: ENOENT if there is none
-        """
-        pattern = re.compile(
-            "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
-        )
-        ftrace = self.facts.ftrace
-        symbols = self.facts.kallsyms
-        out: list[int] = []
-        for position, (name, module) in enumerate(ftrace):
-            if not pattern.fullmatch(name):
-                continue
-            found = [s for s in symbols.by_name(name) if s.is_function and s.module == module]
-            if len(found) > 1:
-                found = [s for s in found if ftrace.is_site_of(position, s.addr)]
-            out += [s.addr for s in found]
-        if not out:
-            raise BpfError(errno.ENOENT, f"no traceable kernel function matches {glob!r}")
-        return sorted(set(out))
-
-    def syscall_symbol(self, name: str) -> str:
-        """The symbol of a system call's entry, e.g. ``__x64_sys_getpgid``."""
-        symbols = self.facts.kallsyms
-        for candidate in (f"__x64_sys_{name}", f"__se_sys_{name}", f"sys_{name}"):
-            if symbols.by_name(candidate):
-                return candidate
-        raise BpfError(errno.ENOENT, f"system call {name!r}")
-
     # -- multi programs (`pybpf.multi.programs`, imported when first used: it is much code)
 
     @cached_property
@@ -444,19 +420,32 @@ class Object:
     def attach(self) -> LinkSet:
         """Attach every program with ``autoattach`` set, as its section says: all or nothing.
 
+        Programs whose section does not say where to attach (``xdp``, a bare ``uprobe``) are left
+        to the caller; ``LinkSet.by_hand`` names each with the method to call.
+
         :returns: links by program name; a context manager that detaches them
-        :raises BpfError: naming the program that could not be attached
+        :raises BpfError: naming the program that could not be attached; EINVAL if the sections
+            of none say where, naming all of them
         """
         links = LinkSet()
         try:
             for program in self.programs.values():
-                if program.autoattach and program.autoload and program.type:
+                if not program.autoload or not program.type:
+                    continue
+                problem = program.attach_problem
+                if problem is not None and _is_for_caller(program, problem):
+                    links.by_hand[program.name] = problem.hint or str(problem)
+                elif program.autoattach:
                     links[program.name] = program.attach()
         except BaseException as error:
             links.close()
             if isinstance(error, BpfError) and self.spec.name:
                 error.add_context(self.spec.name)
             raise
+        if links.by_hand and not links:
+            each = "; ".join(f"{name}: {hint}" for name, hint in links.by_hand.items())
+            what = f"{self.spec.name or 'object'}: no section says where to attach"
+            raise BpfError(errno.EINVAL, what, each)
         return links
 
     # -- end

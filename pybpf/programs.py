@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,10 @@ from ._sys import link as sys_link
 from ._sys import prog as sys_prog
 from ._uapi.enums import AttachType, ProgType
 from .errors import BpfError, PlanError, UnsupportedFeature
+from .kernel import lookup
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
+from .links import table
+from .obj.sections import find_by_type
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -45,7 +47,6 @@ _MULTI = {
     AttachType.BPF_TRACE_FEXIT_MULTI,
     AttachType.BPF_TRACE_FSESSION_MULTI,
 }
-_PLACE = re.compile(r"^(?P<name>[\w.$]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?$")
 # BPF_PROG_TEST_RUN takes a context from these and refuses to give one back.
 _CTX_IN_ONLY = frozenset(
     {
@@ -103,10 +104,6 @@ class Host(Protocol):
     def facts(self) -> Facts: ...
 
     def module_fd(self, module: str) -> int: ...
-
-    def kprobe_addresses(self, glob: str) -> Sequence[int]: ...
-
-    def syscall_symbol(self, name: str) -> str: ...
 
     @property
     def multi(self) -> MultiHost: ...
@@ -373,64 +370,54 @@ class Program:
         )
         return self._host.multi.attach(self, asked, options)
 
+    @property
+    def attaches(self) -> str:
+        """How it is attached: a word of `pybpf.obj.sections`, "" if nothing tells.
+
+        The section's, unless `type` or `expected_attach_type` were changed to others.
+        """
+        known = self._spec.sec_def
+        types = (self.type, self.expected_attach_type)
+        if known is None or (known.type, known.attach_type) != types:
+            known = find_by_type(*types) or known
+        return known.how if known is not None else ""
+
+    @property
+    def attach_problem(self) -> BpfError | None:
+        """Why `attach` cannot work by the section alone, None if it can.
+
+        ``.hint`` of the error names the method to call instead.
+        """
+        return table.problem(self.attaches, self.section, self.attach_to)
+
     def attach(self, *, cookie: int = 0) -> links.Link | MultiLink:
-        """Attach as the section says.
+        """Attach as the section says, e.g. ``kprobe/vfs_read``, ``fexit.multi/vfs_*``.
 
         :param cookie: ``__u64`` for bpf_get_attach_cookie, where the kind has cookies
         :raises UnsupportedFeature: for sections that libbpf attaches and pybpf does not yet
-        :raises BpfError: if the kernel refuses, or the section names no target
+        :raises BpfError: EINVAL if the section does not say where, naming the method to call
+            instead; or what the kernel refuses
+        :raises PlanError: of a multi program, as `attach_multi`
         """
-        if self.is_multi:
-            return self.attach_multi(cookies=cookie or None)
+        known = self._spec.sec_def
+        request = links.Request(
+            program=self,
+            section=self.section,
+            target=self.attach_to,
+            attach_type=self.expected_attach_type,
+            retprobe=known is not None and known.retprobe,
+            cookie=cookie,
+            facts=self._host.facts,
+        )
         with self._named():
-            return self._attach_by_section(cookie)
-
-    def _attach_by_section(self, cookie: int) -> links.Link:
-        handler = self.handler
-        extra = self.section.lstrip("?").partition("/")[2] or self.attach_to
-        if self.type in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM):
-            if self.expected_attach_type == AttachType.BPF_TRACE_ITER:
-                return links.attach_iter(self, what=self.section)
-            return self.attach_tracing(cookie=cookie)
-        if not extra and handler not in ("xdp",):
-            raise BpfError(
-                errno.EINVAL,
-                "the section names no target",
-                f"use one of the attach_*() methods, or write {handler}/TARGET",
-            )
-        if handler in ("kprobe", "kretprobe"):
-            place = _PLACE.match(extra)
-            if place is None:
-                raise BpfError(errno.EINVAL, f"{extra!r} is not FUNCTION or FUNCTION+OFFSET")
-            return self.attach_kprobe(
-                place["name"],
-                offset=int(place["offset"] or "0", 0),
-                retprobe=handler == "kretprobe",
-                cookie=cookie,
-            )
-        if handler in ("ksyscall", "kretsyscall"):
-            return self.attach_kprobe(
-                self._host.syscall_symbol(extra),
-                retprobe=handler == "kretsyscall",
-                cookie=cookie,
-            )
-        if handler in ("kprobe.multi", "kretprobe.multi", "kprobe.session"):
-            addrs = self._host.kprobe_addresses(extra)
-            return self.attach_kprobe_multi(
-                addrs=addrs,
-                cookies=[cookie] * len(addrs) if cookie else None,
-                retprobe=handler == "kretprobe.multi",
-                session=handler == "kprobe.session",
-            )
-        if handler in ("tracepoint", "tp"):
-            category, _, name = extra.partition("/")
-            return self.attach_tracepoint(category, name, cookie=cookie)
-        if handler.startswith(("raw_tracepoint", "raw_tp")):
-            return self.attach_raw_tp(extra, cookie=cookie)
-        raise UnsupportedFeature(f"attaching by section {self.section!r}", by="pybpf yet")
+            return table.attach(self.attaches, request)
 
     def attach_tracing(self, *, cookie: int = 0) -> links.Link:
-        """fentry, fexit, fmod_ret, fsession, tp_btf, lsm: to the function it was loaded for."""
+        """Attach to what it was loaded for: fentry, fexit, fmod_ret, fsession, tp_btf, lsm.
+
+        :param cookie: ``__u64`` for bpf_get_attach_cookie
+        :raises BpfError: see `pybpf.links.attach_tracing`
+        """
         what = f"{self.handler}/{self.attach_to}"
         with self._named():
             return links.attach_tracing(self, self.expected_attach_type, cookie=cookie, what=what)
@@ -438,16 +425,32 @@ class Program:
     def attach_kprobe(
         self,
         function: str = "",
-        *,
         offset: int = 0,
-        address: int = 0,
         retprobe: bool = False,
+        *,
+        address: int = 0,
         cookie: int = 0,
     ) -> links.Link:
-        """One kprobe (or kretprobe) on a function; see `pybpf.links.attach_kprobe`."""
+        """Attach to one kernel function by a kprobe or kretprobe.
+
+        :param function: its name; or "" and `address`
+        :param offset: bytes from its start; must be 0 for a return probe
+        :param retprobe: when the function returns
+        :param address: absolute kernel address, an alternative to `function`
+        :param cookie: ``__u64`` for bpf_get_attach_cookie
+        :raises TypeError: if `function` is not a str
+        :raises BpfError: ENOENT for an unknown name, with near names; EINVAL for a place that
+            must not be probed; EADDRNOTAVAIL for a name that several functions share
+        """
         with self._named():
             return links.attach_kprobe(
-                self, function, offset=offset, address=address, retprobe=retprobe, cookie=cookie
+                self,
+                function,
+                offset=offset,
+                address=address,
+                retprobe=retprobe,
+                cookie=cookie,
+                names=lambda: lookup.function_names(self._host.facts),
             )
 
     def attach_kprobe_multi(
@@ -459,60 +462,111 @@ class Program:
         retprobe: bool = False,
         session: bool = False,
     ) -> links.Link:
-        """One link on many functions; see `pybpf.links.attach_kprobe_multi`."""
+        """Attach to many kernel functions by one link; see `pybpf.links.attach_kprobe_multi`."""
         with self._named():
             return links.attach_kprobe_multi(
                 self, syms=syms, addrs=addrs, cookies=cookies, retprobe=retprobe, session=session
             )
 
     def attach_tracepoint(self, category: str, name: str, *, cookie: int = 0) -> links.Link:
-        """A static tracepoint; see `pybpf.links.attach_tracepoint`."""
+        """Attach to a static tracepoint, e.g. ``("sched", "sched_switch")``.
+
+        :param cookie: ``__u64`` for bpf_get_attach_cookie
+        :raises TypeError: if a name is not a str
+        :raises BpfError: ENOENT if tracefs has no such event, with near names
+        """
         with self._named():
             return links.attach_tracepoint(self, category, name, cookie=cookie)
 
     def attach_raw_tp(self, name: str, *, cookie: int = 0) -> links.Link:
-        """A raw tracepoint; see `pybpf.links.attach_raw_tracepoint`."""
+        """Attach to a raw tracepoint, e.g. ``sched_switch``.
+
+        :param cookie: ``__u64``; needs Linux 6.10 or newer when not 0
+        :raises TypeError: if `name` is not a str
+        :raises BpfError: ENOENT if there is no such tracepoint, with near names
+        """
         with self._named():
-            return links.attach_raw_tracepoint(self, name, cookie=cookie)
+            return links.attach_raw_tracepoint(
+                self,
+                name,
+                cookie=cookie,
+                names=lambda: lookup.raw_tracepoint_names(self._host.facts),
+            )
 
     def attach_uprobe(
         self,
-        path: str,
-        offset: int,
-        *,
-        pid: int = -1,
+        binary: str,
+        symbol_or_offset: str | int,
+        pid: int | None = None,
         retprobe: bool = False,
+        *,
         ref_ctr_offset: int = 0,
         cookie: int = 0,
     ) -> links.Link:
-        """A uprobe at a file offset in bytes; see `pybpf.links.attach_uprobe`."""
+        """Attach to a function of an executable or library by a uprobe or uretprobe.
+
+        :param binary: path, or name: ``libc.so.6`` (LD_LIBRARY_PATH and the system's library
+            directories), ``bash`` (PATH)
+        :param symbol_or_offset: ``malloc``, ``malloc+0x10``, ``memcpy@GLIBC_2.14``, or bytes
+            from the start of the file
+        :param pid: only in that process; None for all
+        :param retprobe: when the function returns
+        :param ref_ctr_offset: file offset of a USDT semaphore (bytes), 0 for none
+        :param cookie: ``__u64`` for bpf_get_attach_cookie
+        :raises TypeError: if an argument is of another type
+        :raises ObjectFormatError: if the file is not an ELF64 one
+        :raises BpfError: ENOENT if there is no such file, library or function, with near names;
+            EINVAL if a name means several functions; ESRCH if there is no such process
+        """
         with self._named():
             return links.attach_uprobe(
                 self,
-                path,
-                offset,
+                binary,
+                symbol_or_offset,
                 pid=pid,
                 retprobe=retprobe,
                 ref_ctr_offset=ref_ctr_offset,
                 cookie=cookie,
             )
 
-    def attach_xdp(self, ifindex: int, *, flags: int = 0) -> links.Link:
-        """XDP on a network interface, by a link (BPF_LINK_CREATE with BPF_XDP).
+    def attach_xdp(self, interface: str | int, mode: str = "auto") -> links.Link:
+        """Attach an XDP program to a network interface.
 
-        :param ifindex: interface index, as `socket.if_nametoindex` gives
-        :param flags: XDP_FLAGS_* mode bits
+        :param interface: its name (``eth0``) or index
+        :param mode: "auto", "generic" (any driver), "native" (in the driver) or "offload"
+        :raises ValueError: for another mode
+        :raises TypeError: if `interface` is neither a str nor an int
+        :raises BpfError: ENODEV if there is no such interface, with near names; EBUSY if it has
+            an XDP program; EOPNOTSUPP if its driver does not have that mode
         """
         with self._named():
-            return links.attach_to_fd(
-                self, ifindex, AttachType.BPF_XDP, flags=flags, what=f"xdp on ifindex {ifindex}"
+            return links.attach_xdp(self, interface, mode=mode)
+
+    def attach_cgroup(self, cgroup: str | os.PathLike[str] | int | links.HasFd) -> links.Link:
+        """Attach to a cgroup, for it and those below it.
+
+        :param cgroup: path of its directory in a cgroup2 file system, or a descriptor of it
+        :raises TypeError: if it is none of these
+        :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is
+            not a cgroup of the v2 hierarchy
+        """
+        with self._named():
+            return links.attach_cgroup(
+                self, cgroup, self.expected_attach_type, what=f"{self.section} on {cgroup!r}"
             )
 
-    def attach_cgroup(self, cgroup: links.HasFd | int) -> links.Link:
-        """A cgroup, given as a descriptor of its directory; by this program's attach type."""
-        fd = cgroup if isinstance(cgroup, int) else cgroup.fileno()
+    def attach_netns(self, netns: str | os.PathLike[str] | int | links.HasFd) -> links.Link:
+        """Attach a flow_dissector or sk_lookup program to a network namespace.
+
+        :param netns: path (``/run/netns/NAME``, ``/proc/PID/ns/net``), or a descriptor of it
+        :raises TypeError: if it is none of these
+        :raises BpfError: ENOENT if there is no such file, with near names; EINVAL if it is not a
+            network namespace
+        """
         with self._named():
-            return links.attach_to_fd(self, fd, self.expected_attach_type, what=self.section)
+            return links.attach_netns(
+                self, netns, self.expected_attach_type, what=f"{self.section} on {netns!r}"
+            )
 
     def iter_read(self, link: links.Link, *, chunk: int = 65536) -> Iterator[bytes]:
         """Run an iterator program once and yield what it writes.

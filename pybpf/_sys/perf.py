@@ -39,7 +39,9 @@ __all__ = [
     "perf_event_open",
     "pmu",
     "set_bpf",
+    "tracepoint_categories",
     "tracepoint_id",
+    "tracepoint_names",
 ]
 
 _PMUS = "/sys/bus/event_source/devices"
@@ -157,6 +159,26 @@ def tracepoint_id(category: str, name: str) -> int:
     if not mounted:
         raise BpfError(ENOENT, doing, "tracefs is not mounted on /sys/kernel/tracing")
     raise BpfError(ENOENT, doing, "there is no such tracepoint")
+
+
+def tracepoint_categories() -> list[str]:
+    """Categories of tracepoints that tracefs shows; empty if it cannot be read."""
+    return _listed("")
+
+
+def tracepoint_names(category: str) -> list[str]:
+    """Tracepoints of one category that tracefs shows; empty if it cannot be read."""
+    return _listed(category)
+
+
+def _listed(category: str) -> list[str]:
+    for root in _TRACEFS:
+        try:
+            with os.scandir(f"{root}/events/{category}") as found:
+                return sorted(entry.name for entry in found if entry.is_dir())
+        except OSError:
+            continue
+    return []
 
 
 def open_tracepoint(category: str, name: str) -> Fd:

@@ -55,6 +55,9 @@ __all__ = [
     "PERF_FLAG_FD_CLOEXEC",
     "SYS_BPF",
     "SYS_PERF_EVENT_OPEN",
+    "XDP_FLAGS_DRV_MODE",
+    "XDP_FLAGS_HW_MODE",
+    "XDP_FLAGS_SKB_MODE",
 ]
 
 # asm/unistd_64.h. x86-64 only, as the rest of the library.
@@ -119,6 +122,11 @@ PERF_EVENT_IOC_ENABLE = 0x2400
 PERF_EVENT_IOC_DISABLE = 0x2401
 PERF_EVENT_IOC_SET_BPF = 0x40042408
 PERF_EVENT_IOC_QUERY_BPF = 0xC008240A
+
+# linux/if_link.h: flags of an XDP link
+XDP_FLAGS_SKB_MODE = 1 << 1
+XDP_FLAGS_DRV_MODE = 1 << 2
+XDP_FLAGS_HW_MODE = 1 << 3
 
 # linux/capability.h: bit numbers
 CAP_NET_ADMIN = 12

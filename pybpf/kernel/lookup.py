@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .._uapi.enums import AttachType
@@ -13,13 +14,24 @@ from ..errors import BpfError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .btf import KernelBtf
-    from .host import SavedBtf
+    from .host import Facts, SavedBtf
 
-__all__ = ["BTF_TARGETS", "BtfTarget", "btf_target", "near_names"]
+__all__ = [
+    "BTF_TARGETS",
+    "BtfTarget",
+    "btf_target",
+    "function_names",
+    "kprobe_addresses",
+    "near_names",
+    "raw_tracepoint_names",
+    "syscall_symbol",
+]
+
+_TRACEPOINT = "btf_trace_"  # in front of the name of each tracepoint's typedef
 
 #: ``enum bpf_attach_type`` -> (prefix of the BTF name, what the target is called in messages).
 BTF_TARGETS = {
-    AttachType.BPF_TRACE_RAW_TP: ("btf_trace_", "tracepoint"),
+    AttachType.BPF_TRACE_RAW_TP: (_TRACEPOINT, "tracepoint"),
     AttachType.BPF_LSM_MAC: ("bpf_lsm_", "LSM hook"),
     AttachType.BPF_LSM_CGROUP: ("bpf_lsm_", "LSM hook"),
     AttachType.BPF_TRACE_ITER: ("bpf_iter_", "iterator"),
@@ -49,7 +61,7 @@ def btf_target(kernel: KernelBtf | SavedBtf, name: str, module: str | None, what
     :param what: what it is called in messages
     :raises BpfError: ESRCH, as libbpf has it, with names that come near
     """
-    kind = BtfKind.TYPEDEF if name.startswith("btf_trace_") else BtfKind.FUNC
+    kind = BtfKind.TYPEDEF if name.startswith(_TRACEPOINT) else BtfKind.FUNC
     if module is None or module == "vmlinux":
         found = kernel.vmlinux().find(name, kind)
         if found is not None:
@@ -73,6 +85,60 @@ def _near_types(kernel: KernelBtf | SavedBtf, name: str, kind: int) -> str:
     near = near_names(name, (btf.name(i) for i in btf.ids(kind)))
     where = "the kernel's BTF has no such name: it may be inlined, renamed or in a module"
     return f"{where}; near: {', '.join(near)}" if near else where
+
+
+def kprobe_addresses(facts: Facts, glob: str) -> Sequence[int]:
+    """Entry addresses of the traceable functions that a ``*``/``?`` glob names, ascending.
+
+    :raises BpfError: ENOENT if there is none
+    """
+    pattern = re.compile(
+        "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
+    )
+    ftrace = facts.ftrace
+    symbols = facts.kallsyms
+    out: list[int] = []
+    for position, (name, module) in enumerate(ftrace):
+        if not pattern.fullmatch(name):
+            continue
+        found = [s for s in symbols.by_name(name) if s.is_function and s.module == module]
+        if len(found) > 1:
+            found = [s for s in found if ftrace.is_site_of(position, s.addr)]
+        out += [s.addr for s in found]
+    if not out:
+        raise BpfError(errno.ENOENT, f"no traceable kernel function matches {glob!r}")
+    return sorted(set(out))
+
+
+def syscall_symbol(facts: Facts, name: str) -> str:
+    """The symbol of a system call's entry, e.g. ``__x64_sys_getpgid``.
+
+    :raises BpfError: ENOENT if the kernel has no such system call, with near names
+    """
+    symbols = facts.kallsyms
+    for prefix in ("__x64_sys_", "__se_sys_", "sys_"):
+        if symbols.by_name(prefix + name):
+            return prefix + name
+    prefix = "__x64_sys_"
+    calls = (symbol.name.removeprefix(prefix) for symbol in symbols.find_prefix(prefix))
+    near = near_names(name, calls)
+    hint = f"near: {', '.join(near)}" if near else ""
+    raise BpfError(errno.ENOENT, f"system call {name!r}", hint)
+
+
+def function_names(facts: Facts) -> Iterator[str]:
+    """Names of the kernel's functions, those of modules included."""
+    return (symbol.name for symbol in facts.kallsyms if symbol.is_function)
+
+
+def raw_tracepoint_names(facts: Facts) -> Iterator[str]:
+    """Names of the kernel's own raw tracepoints, as its BTF lists them.
+
+    :raises UnsupportedFeature: if the kernel has no BTF
+    """
+    btf = facts.btf.vmlinux()
+    names = (btf.name(i) for i in btf.ids(BtfKind.TYPEDEF))
+    return (name.removeprefix(_TRACEPOINT) for name in names if name.startswith(_TRACEPOINT))
 
 
 def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:

@@ -3,19 +3,23 @@
 A `Link` owns its file descriptors; closing it detaches the program. Each
 `attach_*` function here takes a loaded program's descriptor and makes one kind
 of ``struct bpf_link`` (BPF_LINK_CREATE; UAPI ``enum bpf_link_type``), with a
-cookie where the kind has one. On any error nothing stays attached.
+cookie where the kind has one. On any error nothing stays attached. Which of them
+a section name asks for is in `pybpf.links.table`.
 """
 
 from __future__ import annotations
 
 from .._sys.fd import make_room
+from .cgroup import attach_cgroup
 from .iter import attach_iter
 from .kprobe import attach_kprobe, attach_kprobe_multi
-from .link import Closes, HasFd, Link, LinkSet, PerfLink, attach_to_fd
+from .link import Closes, HasFd, Link, LinkSet, PerfLink, Request, attach_to_fd
+from .netns import attach_netns
 from .perf_event import attach_perf_event
 from .tracepoint import attach_raw_tracepoint, attach_tracepoint
 from .tracing import attach_tracing
 from .uprobe import attach_uprobe
+from .xdp import attach_xdp
 
 __all__ = [
     "Closes",
@@ -23,14 +27,18 @@ __all__ = [
     "Link",
     "LinkSet",
     "PerfLink",
+    "Request",
+    "attach_cgroup",
     "attach_iter",
     "attach_kprobe",
     "attach_kprobe_multi",
+    "attach_netns",
     "attach_perf_event",
     "attach_raw_tracepoint",
     "attach_to_fd",
     "attach_tracepoint",
     "attach_tracing",
     "attach_uprobe",
+    "attach_xdp",
     "make_room",
 ]

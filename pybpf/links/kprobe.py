@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from .._sys import link as sys_link
 from .._sys import perf
-from .._uapi.enums import AttachType
+from .._uapi.enums import AttachType, KprobeMultiFlag
 from ..errors import BpfError, UnsupportedFeature
-from .link import HasFd, Link
+from ..kernel.lookup import function_names, kprobe_addresses, syscall_symbol
+from .link import HasFd, Link, Request, near, need
 from .perf_event import attach_perf_event
 
-__all__ = ["attach_kprobe", "attach_kprobe_multi"]
+__all__ = [
+    "attach_kprobe",
+    "attach_kprobe_multi",
+    "by_section",
+    "multi_by_section",
+    "syscall_by_section",
+]
+
+# What follows the slash of kprobe/...: "vfs_read", "vfs_read+0x10".
+_PLACE = re.compile(r"^(?P<name>[\w.$]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?$")
 
 
 def attach_kprobe(
@@ -23,24 +34,80 @@ def attach_kprobe(
     address: int = 0,
     retprobe: bool = False,
     cookie: int = 0,
+    names: Callable[[], Iterable[str]] = list,
 ) -> Link:
-    """One kprobe or kretprobe through the kprobe PMU (perf_event_open).
+    """Attach to one kernel function by a kprobe or kretprobe (perf_event_open).
 
     :param function: symbol name; or "" and `address`
     :param offset: bytes from its start; must be 0 for a return probe
     :param address: absolute kernel address, an alternative to `function`
-    :raises BpfError: ENOENT for an unknown name, EINVAL for a blacklisted address,
-        EADDRNOTAVAIL for a name that several functions share
+    :param cookie: ``__u64`` for bpf_get_attach_cookie
+    :param names: gives the names that exist, for the message if `function` does not
+    :raises TypeError: if `function` is not a str
+    :raises BpfError: ENOENT for an unknown name, with near names; EINVAL for a blacklisted
+        address; EADDRNOTAVAIL for a name that several functions share
     """
+    need(function, str, "name of a kernel function", "a number goes into address=")
+    need(offset, int, "offset into the function, in bytes")
     kind = "kretprobe" if retprobe else "kprobe"
     place = function or f"{address:#x}"
     what = f"{kind}/{place}" + (f"+{offset:#x}" if offset else "")
+    if not function and not address:
+        raise BpfError(errno.EINVAL, kind, "give the name of a function, or an address")
     try:
         event = perf.open_kprobe(function or None, offset or address, retprobe=retprobe)
     except BpfError as error:
+        if error.errno == errno.ENOENT and function:
+            error.hint = near(function, names()) or error.hint
         error.add_context(what)
         raise
     return attach_perf_event(program, event, cookie=cookie, what=what)
+
+
+def by_section(request: Request) -> Link:
+    """``kprobe/FUNCTION``, ``kprobe/FUNCTION+OFFSET`` or ``kretprobe/FUNCTION``.
+
+    :raises BpfError: EINVAL if the target is written otherwise
+    """
+    place = _PLACE.match(request.target)
+    if place is None:
+        raise BpfError(errno.EINVAL, f"{request.target!r} is not FUNCTION or FUNCTION+OFFSET")
+    return attach_kprobe(
+        request.program,
+        place["name"],
+        offset=int(place["offset"] or "0", 0),
+        retprobe=request.retprobe,
+        cookie=request.cookie,
+        names=lambda: function_names(request.facts),
+    )
+
+
+def syscall_by_section(request: Request) -> Link:
+    """``ksyscall/NAME`` or ``kretsyscall/NAME``: the entry of a system call.
+
+    :raises BpfError: ENOENT if the kernel has no such system call
+    """
+    return attach_kprobe(
+        request.program,
+        syscall_symbol(request.facts, request.target),
+        retprobe=request.retprobe,
+        cookie=request.cookie,
+    )
+
+
+def multi_by_section(request: Request) -> Link:
+    """``kprobe.multi/GLOB``, ``kretprobe.multi/GLOB`` or ``kprobe.session/GLOB``.
+
+    :raises BpfError: ENOENT if no traceable function matches
+    """
+    addrs = kprobe_addresses(request.facts, request.target)
+    return attach_kprobe_multi(
+        request.program,
+        addrs=addrs,
+        cookies=[request.cookie] * len(addrs) if request.cookie else None,
+        retprobe=request.retprobe,
+        session=request.attach_type == AttachType.BPF_TRACE_KPROBE_SESSION,
+    )
 
 
 def attach_kprobe_multi(
@@ -52,7 +119,7 @@ def attach_kprobe_multi(
     retprobe: bool = False,
     session: bool = False,
 ) -> Link:
-    """One kprobe.multi link on many functions (BPF_TRACE_KPROBE_MULTI, FPROBE kernels).
+    """Attach to many functions by one kprobe.multi link (kernels with CONFIG_FPROBE).
 
     :param syms: symbol names, or
     :param addrs: addresses of function entries; exactly one of the two
@@ -71,7 +138,7 @@ def attach_kprobe_multi(
     try:
         fd = sys_link.link_create_kprobe_multi(
             program.fileno(),
-            flags=1 if retprobe else 0,  # BPF_F_KPROBE_MULTI_RETURN
+            flags=KprobeMultiFlag.BPF_F_KPROBE_MULTI_RETURN if retprobe else 0,
             syms=syms,
             addrs=addrs,
             cookies=cookies,

@@ -1,23 +1,45 @@
 """Links: what keeps a program attached.
 
-A `Link` owns its file descriptors; closing it detaches the program. The ways to make one are
-in the other modules of this package, one for each kind.
+A `Link` owns its file descriptors; closing it detaches the program. The ways to make one
+are in the other modules of this package, one for each kind. A module of a kind that a
+section name can ask for has a function that takes a `Request`; `pybpf.links.table` lists them.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from .._sys import bpf as sys_bpf
 from .._sys import link as sys_link
+from ..errors import BpfError
+from ..kernel.lookup import near_names
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
     from .._sys.fd import Fd
+    from ..kernel.host import Facts
+    from ..multi.link import MultiLink
 
-__all__ = ["Closes", "HasFd", "Link", "LinkSet", "PerfLink", "attach_to_fd"]
+__all__ = [
+    "Attachable",
+    "Closes",
+    "HasFd",
+    "Link",
+    "LinkSet",
+    "PerfLink",
+    "Request",
+    "attach_to_fd",
+    "descriptor",
+    "near",
+    "need",
+]
 
 
 class HasFd(Protocol):
@@ -27,15 +49,46 @@ class HasFd(Protocol):
 
 
 class Link:
-    """A ``struct bpf_link``: one program attached until this is closed.
+    """A ``struct bpf_link``: one program attached until this is closed or detached.
 
     A link that is garbage collected without `close` warns (ResourceWarning)
     and is detached. `pin` keeps the attachment beyond this process.
+
+    :ivar what: what is attached where, for messages
     """
 
     def __init__(self, fd: Fd, what: str) -> None:
         self._fd = fd
+        self._pins: list[str] = []
         self.what = what
+
+    @classmethod
+    def from_id(cls, link_id: int) -> Link:
+        """Open a link by its kernel-wide id (BPF_LINK_GET_FD_BY_ID).
+
+        :raises DeniedByPolicy: without CAP_SYS_ADMIN
+        :raises BpfError: ENOENT if no link has that id
+        """
+        return cls(sys_bpf.get_fd_by_id("link", link_id), f"link {link_id}")
+
+    @classmethod
+    def from_pinned(cls, path: str | os.PathLike[str]) -> Link:
+        """Open a link that is pinned in a bpf file system (BPF_OBJ_GET).
+
+        :raises BpfError: ENOENT if nothing is pinned there, EINVAL if it is not a link
+        """
+        name = os.fspath(path)
+        fd = sys_bpf.obj_get(name)
+        try:
+            sys_bpf.link_info(fd)
+        except BpfError as error:
+            fd.close()
+            if error.errno != errno.EINVAL:
+                raise
+            raise BpfError(errno.EINVAL, f"opening {name!r}", "it is not a pinned link") from error
+        link = cls(fd, f"link pinned at {name}")
+        link._pins.append(name)
+        return link
 
     @property
     def fd(self) -> Fd:
@@ -43,11 +96,21 @@ class Link:
         return self._fd
 
     def fileno(self) -> int:
+        """The number of the link's descriptor.
+
+        :raises ValueError: if the link is closed
+        """
         return self._fd.fileno()
 
     @property
     def closed(self) -> bool:
+        """True after `close` or `detach`."""
         return self._fd.closed
+
+    @property
+    def attached(self) -> bool:
+        """True until `close` or `detach`."""
+        return not self.closed
 
     @property
     def id(self) -> int:
@@ -55,7 +118,7 @@ class Link:
         return self.info().id
 
     def info(self) -> sys_bpf.LinkInfo:
-        """BPF_OBJ_GET_INFO_BY_FD of the link.
+        """Ask the kernel about the link (BPF_OBJ_GET_INFO_BY_FD).
 
         :raises BpfError: if the kernel refuses
         """
@@ -66,25 +129,53 @@ class Link:
 
         :param program: loaded program to run from now on
         :param old: if given, only replace when this one is attached now
-        :raises BpfError: EOPNOTSUPP for link types that cannot (tracing, kprobe)
+        :raises BpfError: EINVAL or EOPNOTSUPP for kinds of links whose program cannot be
+            replaced (tracing, kprobe, uprobe, tracepoint)
         """
         sys_link.link_update(
             self.fileno(), program.fileno(), old_prog_fd=old.fileno() if old is not None else None
         )
 
     def detach(self) -> None:
-        """Force-detach (BPF_LINK_DETACH); the link object stays, defunct.
+        """Undo the attachment, whoever else holds the link, and release its descriptors.
 
-        :raises BpfError: EOPNOTSUPP for link types that cannot: close those instead
+        BPF_LINK_DETACH, where the kernel has it for this kind of link (xdp, cgroup, netns).
+        Any other kind lives as long as somebody holds it: there the pins that this object
+        made or was opened from are removed and its descriptors closed. May be called again.
+
+        :raises OSError: if a pin cannot be removed
         """
-        sys_link.link_detach(self.fileno())
+        if self.closed:
+            return
+        try:
+            sys_link.link_detach(self.fileno())
+        except BpfError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self.unpin()
+        self.close()
 
-    def pin(self, path: str) -> None:
-        """Pin to a bpffs path, so that the link outlives this process (BPF_OBJ_PIN)."""
-        sys_bpf.obj_pin(self.fileno(), path)
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Pin to a path of a bpf file system: the attachment outlives this process (BPF_OBJ_PIN).
+
+        :raises BpfError: EEXIST if the path exists, EPERM if it is not in a bpf file system
+        """
+        name = os.fspath(path)
+        sys_bpf.obj_pin(self.fileno(), name)
+        self._pins.append(name)
+
+    def unpin(self) -> None:
+        """Remove the pins that this object made or was opened from; those gone already are fine."""
+        while self._pins:
+            with suppress(FileNotFoundError):
+                os.unlink(self._pins[-1])
+            self._pins.pop()
 
     def close(self) -> None:
-        """Detach and release. May be called again."""
+        """Release the descriptors, which detaches unless the link is pinned. May be called again.
+
+        `detach` undoes the attachment of a pinned link too.
+        """
         self._fd.close()
 
     def __enter__(self) -> Self:
@@ -121,23 +212,43 @@ class PerfLink(Link):
 class Closes(Protocol):
     """What a `LinkSet` holds: a `Link`, or a `MultiLink` that owns several."""
 
+    @property
+    def attached(self) -> bool: ...
+
+    def detach(self) -> None: ...
+
     def close(self) -> None: ...
 
 
 class LinkSet(dict[str, Closes]):
-    """Links by program name; closing closes all, last attached first."""
+    """Links by program name; closing closes all, last attached first.
+
+    :ivar by_hand: programs that were left out because their section does not say where to
+        attach, and what to call instead: ``{"on_xdp": "call attach_xdp(interface)"}``
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_hand: dict[str, str] = {}
+
+    @property
+    def attached(self) -> bool:
+        """True while one of the links is attached."""
+        return any(link.attached for link in self.values())
+
+    def detach(self) -> None:
+        """Undo every attachment, last attached first; the links stay readable here.
+
+        The first error is raised after all were tried.
+        """
+        _all(link.detach for link in reversed(self.values()))
 
     def close(self) -> None:
-        """Detach everything; the first error is raised after all were tried."""
-        failure: BaseException | None = None
+        """Detach everything and forget it; the first error is raised after all were tried."""
+        links = []
         while self:
-            _, link = self.popitem()
-            try:
-                link.close()
-            except BaseException as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+            links.append(self.popitem()[1])
+        _all(link.close for link in links)
 
     def __enter__(self) -> Self:
         return self
@@ -151,12 +262,121 @@ class LinkSet(dict[str, Closes]):
         self.close()
 
 
+def _all(calls: Iterable[Callable[[], None]]) -> None:
+    failure: BaseException | None = None
+    for call in calls:
+        try:
+            call()
+        except BaseException as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+class Attachable(HasFd, Protocol):
+    """What a section's way of attaching asks of a program."""
+
+    @property
+    def is_multi(self) -> bool: ...
+
+    def attach_multi(self, *, cookies: int | None = None) -> MultiLink: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a section asks for: the input of the functions in `pybpf.links.table`.
+
+    :param program: the program, loaded unless it is a multi program
+    :param section: section name without a leading "?", for messages
+    :param target: what follows the section's first slash, or what ``attach_to`` was set to
+    :param attach_type: ``enum bpf_attach_type``
+    :param retprobe: at the function's return
+    :param cookie: ``__u64`` for bpf_get_attach_cookie
+    :param facts: what is known of the running kernel
+    """
+
+    program: Attachable
+    section: str
+    target: str
+    attach_type: int
+    retprobe: bool
+    cookie: int
+    facts: Facts
+
+    @property
+    def what(self) -> str:
+        """What is attached where, for messages: ``fentry/vfs_read``."""
+        return f"{self.section.partition('/')[0]}/{self.target}"
+
+
+def need(value: object, kind: type | tuple[type, ...], what: str, hint: str = "") -> None:
+    """Check the type of an argument that names something.
+
+    :param what: what the argument is, for the message
+    :raises TypeError: if `value` is not of that type
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(one.__name__ for one in kinds)
+        text = f"{what}: {names} expected, not {type(value).__name__}"
+        raise TypeError(f"{text} ({hint})" if hint else text)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A hint with the names that are perhaps meant, "" if there are none."""
+    found = near_names(name, names)
+    return f"near: {', '.join(found)}" if found else ""
+
+
+@contextmanager
+def descriptor(
+    target: str | os.PathLike[str] | int | HasFd, what: str, flags: int
+) -> Iterator[int]:
+    """Give the number of a descriptor of something that has a path.
+
+    :param target: path, which is opened for as long as this lasts; or a descriptor
+    :param what: what it is, for messages
+    :param flags: of open(2)
+    :raises TypeError: for any other type
+    :raises BpfError: if the path cannot be opened; ENOENT with near names
+    """
+    if isinstance(target, int):
+        yield target
+    elif isinstance(target, (str, os.PathLike)):
+        fd = _open(os.fspath(target), what, flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    elif hasattr(target, "fileno"):
+        yield target.fileno()
+    else:
+        kind = type(target).__name__
+        raise TypeError(f"{what}: a path or a descriptor expected, not {kind}")
+
+
+def _open(path: str, what: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        hint = ""
+        if number == errno.ENOENT:
+            with suppress(OSError):
+                hint = near(os.path.basename(path), os.listdir(os.path.dirname(path) or "."))
+        elif number == errno.ENOTDIR:
+            hint = "that is not a directory"
+        raise BpfError(number, f"{what} {path!r}", hint) from None
+
+
 def attach_to_fd(
     program: HasFd, target: int, attach_type: int, *, flags: int = 0, what: str = ""
 ) -> Link:
-    """cgroup, netns, xdp: the plain form of BPF_LINK_CREATE.
+    """Make a link by the plain form of BPF_LINK_CREATE (cgroup, netns, xdp).
 
     :param target: descriptor of the cgroup or namespace, or an interface index for xdp
+    :param attach_type: ``enum bpf_attach_type``
+    :raises BpfError: if the kernel refuses
     """
     fd = sys_link.link_create_generic(program.fileno(), target, attach_type, flags)
     return Link(fd, what or f"attach type {attach_type}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from .._sys import link as sys_link
-from .link import HasFd, Link
+from .link import HasFd, Link, Request
 
-__all__ = ["attach_tracing"]
+__all__ = ["attach_tracing", "by_section"]
 
 
 def attach_tracing(
     program: HasFd, attach_type: int, *, cookie: int = 0, what: str = "tracing"
 ) -> Link:
-    """fentry, fexit, fmod_ret, fsession, tp_btf, lsm: the target is fixed at load.
+    """Attach to what the program was loaded for: fentry, fexit, fmod_ret, fsession, tp_btf, lsm.
 
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)
     :param cookie: ``__u64`` for bpf_get_attach_cookie
@@ -21,3 +21,10 @@ def attach_tracing(
     """
     fd = sys_link.link_create_tracing(program.fileno(), attach_type, cookie=cookie)
     return Link(fd, what)
+
+
+def by_section(request: Request) -> Link:
+    """``fentry/FUNCTION`` and the like: the target was fixed when the program was loaded."""
+    return attach_tracing(
+        request.program, request.attach_type, cookie=request.cookie, what=request.what
+    )

@@ -93,6 +93,7 @@ class MultiLink:
         self.spilled: tuple[Target, ...] = ()
         #: The kernel's links in the order they were made. The engine's: read `links`, `groups`.
         self.pieces: list[Piece] = []
+        self._detached: list[Piece] = []  # last attached first
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -101,19 +102,28 @@ class MultiLink:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Functions it is attached to now, each once."""
-        seen = {target_key(t): t for piece in self.pieces for t in piece.targets}
+        """Functions it was attached to, each once; `detach` leaves them readable."""
+        seen = {target_key(t): t for piece in self._all_pieces() for t in piece.targets}
         return tuple(seen.values())
 
     @property
+    def attached(self) -> bool:
+        """True while it is attached to at least one function."""
+        return any(piece.targets for piece in self.pieces)
+
+    def _all_pieces(self) -> list[Piece]:
+        # In the order they were made, those that were detached since included.
+        return [*self.pieces, *reversed(self._detached)]
+
+    @property
     def groups(self) -> tuple[Group, ...]:
-        """What is attached now, in groups like those of a plan.
+        """What was attached, in groups like those of a plan; `detach` leaves them readable.
 
         Equal to ``plan.groups`` where everything went as planned. Where it did not, it says
         what is there instead: see `changed`.
         """
         ways: dict[tuple[str, str, int], tuple[Target, list[Piece]]] = {}
-        for piece in reversed(self.pieces):  # of a pair, the exit part was made first
+        for piece in reversed(self._all_pieces()):  # of a pair, the exit part was made first
             for target in piece.targets:
                 ways.setdefault(target_key(target), (target, []))[1].append(piece)
         return in_groups(
@@ -138,18 +148,27 @@ class MultiLink:
 
     @property
     def links(self) -> tuple[links.Link, ...]:
-        """The kernel's links, in the order they were made."""
+        """The kernel's links that are open, in the order they were made."""
         return tuple(piece.link for piece in self.pieces)
 
     def detach(self, progress: Progress | None = None) -> None:
-        """Detach from everything, last attached first.
+        """Undo every attachment, those pinned too, last attached first. May be called again.
 
-        On 6.x kernels a function that this was the only program of takes 130-160 ms: where
-        that comes to more than 5 s and nobody shows progress, the logger ``pybpf`` warns. An
-        interrupt leaves the rest attached; call again to go on.
+        `targets`, `groups`, `skipped` and `plan` still say what was done. On 6.x kernels a
+        function that this was the only program of takes 130-160 ms: where that comes to more
+        than 5 s and nobody shows progress, the logger ``pybpf`` warns. An interrupt leaves the
+        rest attached; call again to go on.
 
         :param progress: called with (functions detached, functions in all) after each link
+        :raises OSError: if a pin cannot be removed
         """
+        self._release(progress, unpin=True)
+
+    def close(self) -> None:
+        """Release the links, which detaches those that are not pinned. May be called again."""
+        self._release(None, unpin=False)
+
+    def _release(self, progress: Progress | None, *, unpin: bool) -> None:
         total = sum(len(piece.targets) for piece in self.pieces)
         done = 0
         if progress is None and total:
@@ -160,15 +179,13 @@ class MultiLink:
         while self.pieces:
             with held():
                 piece = self.pieces[-1]
+                if unpin:  # no kind of link here has BPF_LINK_DETACH
+                    piece.link.unpin()
                 piece.link.close()
-                self.pieces.pop()
+                self._detached.append(self.pieces.pop())
             done += len(piece.targets)
             if progress is not None:
                 progress(done, total)
-
-    def close(self) -> None:
-        """`detach` without progress. May be called again."""
-        self.detach()
 
     def __enter__(self) -> Self:
         return self
@@ -179,17 +196,18 @@ class MultiLink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.detach()
+        self.close()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __bool__(self) -> bool:
-        """It is attached to something."""
-        return any(piece.targets for piece in self.pieces)
+        """True while it is attached to at least one function."""
+        return self.attached
 
     def __repr__(self) -> str:
+        by = f"by {len(self.pieces)} links" if self.attached else "detached"
         return (
-            f"<MultiLink {self.plan.program}: {len(self.targets)} functions by "
-            f"{len(self.pieces)} links, {len(self.skipped)} skipped>"
+            f"<MultiLink {self.plan.program}: {len(self.targets)} functions {by}, "
+            f"{len(self.skipped)} skipped>"
         )

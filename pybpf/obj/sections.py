@@ -4,8 +4,8 @@ A section name is ``PREFIX`` or ``PREFIX/EXTRA``. The prefix decides program
 type, expected attach type, load flags and how the program is attached; the
 extra names the target. Whether a prefix may have an extra is part of its
 pattern (a trailing "+"), as libbpf writes it. All 116 patterns that libbpf
-1.8 knows are here; each names its way of attaching, and `Attach` knows which of
-those pybpf implements and why not.
+1.8 knows are here. Each says in one word how its programs are attached;
+`pybpf.links.table` maps that word to the function that does it.
 
 Numbers are UAPI values (``enum bpf_prog_type``, ``enum bpf_attach_type``).
 """
@@ -18,17 +18,7 @@ from .._uapi.defines import BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS
 from .._uapi.enums import AttachType as A
 from .._uapi.enums import ProgType as P
 
-__all__ = ["ATTACHABLE", "SECTIONS", "SectionDef", "find"]
-
-# bpf_attr.prog_flags, UAPI bpf.h
-
-# Ways of attaching that pybpf implements; the others end in UnsupportedFeature.
-ATTACHABLE = frozenset(
-    {
-        *("kprobe", "ksyscall", "kprobe_multi", "kprobe_session"),
-        *("tracepoint", "raw_tracepoint", "tracing", "tracing_multi", "iter", "lsm"),
-    }
-)
+__all__ = ["SECTIONS", "SectionDef", "find", "find_by_type"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,8 @@ class SectionDef:
     :param takes_extra: "/EXTRA" may follow
     :param type: ``enum bpf_prog_type``
     :param attach_type: ``enum bpf_attach_type``, the expected one; 0 where the type has none
-    :param how: way of attaching, a word of pybpf's own
+    :param how: how its programs are attached: a word of pybpf's own, a key of
+        `pybpf.links.table.WAYS`
     :param auto: can be attached by what the section name says alone
     :param sleepable: loads with BPF_F_SLEEPABLE
     :param frags: loads with BPF_F_XDP_HAS_FRAGS
@@ -67,11 +58,6 @@ class SectionDef:
     def prog_flags(self) -> int:
         """``bpf_attr.prog_flags`` the pattern asks for."""
         return BPF_F_SLEEPABLE * self.sleepable | BPF_F_XDP_HAS_FRAGS * self.frags
-
-    @property
-    def attachable(self) -> bool:
-        """pybpf can attach such a program."""
-        return self.how in ATTACHABLE
 
 
 def _rows() -> list[SectionDef]:
@@ -309,3 +295,13 @@ def find(section: str) -> SectionDef | None:
     prefix, slash, _ = section.partition("/")
     row = SECTIONS.get(prefix) if slash else None
     return row if row is not None and row.takes_extra else None
+
+
+def find_by_type(prog_type: int, attach_type: int) -> SectionDef | None:
+    """The first pattern with these types: what a program is whose section does not say it.
+
+    :param prog_type: ``enum bpf_prog_type``
+    :param attach_type: ``enum bpf_attach_type``
+    """
+    types = (prog_type, attach_type)
+    return next((row for row in SECTIONS.values() if (row.type, row.attach_type) == types), None)

@@ -35,6 +35,7 @@ from ..errors import (
     PlanError,
     RelocationError,
 )
+from ..links.table import problem as attach_problem
 from ..obj.linker import Linker, LinkTarget
 from ..obj.reader import read_object
 from ..obj.spec import ObjectSpec
@@ -154,8 +155,10 @@ def _print_inspect(spec: ObjectSpec) -> None:
             notes = [] if program.autoload else ["not loaded by default"]
             if program.sec_def is None:
                 notes.append("unknown section name")
-            elif not program.sec_def.attachable:
-                notes.append(f"attaching ({program.sec_def.how}) is not implemented")
+            else:
+                problem = attach_problem(program.sec_def.how, program.section, program.attach_to)
+                if problem is not None:
+                    notes.append(problem.hint or "pybpf cannot attach it yet")
             rows.append(
                 (
                     program.name,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Programs whose sections do not say where: attached to an interface, a cgroup, a place in a
-// file. Each counts its runs in a map.
+// Programs whose sections do not say where: attached to an interface, a cgroup, a network
+// namespace, a place in a file; and one whose section names a function of the C library. Each
+// counts its runs in a map.
 #include "pybpf.h"
 
-enum way { ON_XDP, ON_EGRESS, ON_UPROBE, ON_URETPROBE, WAYS };
+enum way { ON_XDP, ON_EGRESS, ON_UPROBE, ON_URETPROBE, ON_LOOKUP, ON_SYMBOL, WAYS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -18,6 +19,7 @@ struct xdp_md {
 };
 
 const volatile __u16 port; // of the packets to count, network byte order
+const volatile __u32 my_tgid;
 __u64 cookie;
 
 static __always_inline void count(__u32 way)
@@ -59,6 +61,21 @@ int on_uretprobe(void *ctx)
 {
 	count(ON_URETPROBE);
 	return 0;
+}
+
+SEC("uprobe/libc.so.6:getppid")
+int on_symbol(void *ctx)
+{
+	if (bpf_get_current_pid_tgid() >> 32 == my_tgid)
+		count(ON_SYMBOL);
+	return 0;
+}
+
+SEC("sk_lookup")
+int on_lookup(void *ctx)
+{
+	count(ON_LOOKUP);
+	return 1; // SK_PASS
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -1,13 +1,16 @@
-"""XDP, cgroup and uprobe programs, attached where their sections do not say: they really run."""
+"""XDP, cgroup, netns and uprobe programs, attached by hand and by name: they really run."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ import pybpf
 from pybpf.errors import BpfError
 
 OBJECT = Path(__file__).parents[1] / "data" / "attach_by_hand.bpf.o"
-ON_XDP, ON_EGRESS, ON_UPROBE, ON_URETPROBE = range(4)  # enum way
+ON_XDP, ON_EGRESS, ON_UPROBE, ON_URETPROBE, ON_LOOKUP, ON_SYMBOL = range(6)  # enum way
 PACKETS = 5
 
 # Joins the cgroup (a socket belongs to the one it was made in), sends to a port that may be closed.
@@ -43,6 +46,7 @@ def inbox() -> Iterator[socket.socket]:
 def obj(inbox: socket.socket) -> Iterator[pybpf.Object]:
     with pybpf.open(OBJECT) as one:
         one.globals.port = socket.htons(inbox.getsockname()[1])
+        one.globals.my_tgid = os.getpid()
         one.load()
         yield one
 
@@ -54,39 +58,158 @@ def send(inbox: socket.socket) -> None:
             inbox.recv(1)
 
 
-def test_xdp_on_loopback(obj: pybpf.Object, inbox: socket.socket) -> None:
-    """It sees each packet to our port while attached, and none afterwards."""
-    lo = socket.if_nametoindex("lo")
-    with obj.programs["on_xdp"].attach_xdp(lo) as link:
-        assert link.info().ifindex == lo
-        send(inbox)
-    send(inbox)
-    assert obj.maps["runs"][ON_XDP] == PACKETS
+class Network(threading.Thread):
+    """Runs a function in a network namespace of its own, whose loopback interface is up."""
+
+    def __init__(self, body: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self.body = body
+        self.error: BaseException | None = None
+        self.start()
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+    def run(self) -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.unshare(0x40000000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNET
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox:
+                up = struct.pack("16sH14x", b"lo", 1)  # struct ifreq, IFF_UP
+                fcntl.ioctl(inbox, 0x8914, up)  # SIOCSIFFLAGS
+                inbox.bind(("127.0.0.1", 0))
+                inbox.settimeout(60)
+                self.body(inbox)
+        except BaseException as error:
+            self.error = error
+
+
+@pytest.mark.parametrize("interface", ["lo", 1])
+def test_xdp_by_name_or_index(obj: pybpf.Object, interface: str | int) -> None:
+    """It sees each packet to our port while attached, and none after detach()."""
+
+    def body(inbox: socket.socket) -> None:
+        port = socket.htons(inbox.getsockname()[1])
+        with pybpf.open(OBJECT) as one:
+            one.globals.port = port
+            one.load()
+            with one.programs["on_xdp"].attach_xdp(interface, "generic") as link:
+                assert link.info().ifindex == 1 and link.attached
+                send(inbox)
+                link.detach()
+                assert not link.attached
+                send(inbox)
+                link.detach()
+            with one.programs["on_xdp"].attach_xdp(interface):
+                send(inbox)
+            send(inbox)
+            assert one.maps["runs"][ON_XDP] == 2 * PACKETS
+
+    Network(body)
 
 
 def test_one_xdp_program_per_interface(obj: pybpf.Object) -> None:
     """The second is refused by name, and the first stays."""
-    lo = socket.if_nametoindex("lo")
-    with obj.programs["on_xdp"].attach_xdp(lo) as link:
-        with pytest.raises(BpfError, match=r"program 'on_xdp' \(xdp\): .*EBUSY"):
-            obj.programs["on_xdp"].attach_xdp(lo).close()
-        assert link.info().ifindex == lo
+
+    def body(inbox: socket.socket) -> None:
+        with obj.programs["on_xdp"].attach_xdp("lo") as link:
+            with pytest.raises(BpfError, match=r"program 'on_xdp' \(xdp\): xdp on lo: .*EBUSY"):
+                obj.programs["on_xdp"].attach_xdp("lo").close()
+            assert link.info().ifindex == 1
+
+    Network(body)
 
 
-def test_egress_of_a_cgroup(obj: pybpf.Object, inbox: socket.socket, cgroup: Path) -> None:
+def test_an_interface_of_another_namespace_is_unknown(obj: pybpf.Object) -> None:
+    """Names are looked up where the caller is; what there is, is named."""
+
+    def body(inbox: socket.socket) -> None:
+        with pytest.raises(BpfError, match=r"'eth0': ENODEV.*there are: lo"):
+            obj.programs["on_xdp"].attach_xdp("eth0")
+
+    Network(body)
+
+
+def test_a_pinned_xdp_link(obj: pybpf.Object, bpffs: Path) -> None:
+    """Closing leaves it attached, it can be opened by path and id, and detach() ends it."""
+
+    def body(inbox: socket.socket) -> None:
+        program = obj.programs["on_xdp"]
+        with program.attach_xdp("lo") as link:
+            number = link.id
+            link.pin(bpffs / "xdp")
+        with pytest.raises(BpfError, match="EBUSY"):
+            program.attach_xdp("lo").close()
+        with pybpf.Link.from_id(number) as by_id, pybpf.Link.from_pinned(bpffs / "xdp") as by_pin:
+            assert by_id.id == by_pin.id == number and by_pin.info().ifindex == 1
+            by_pin.update(program, old=program)
+            by_pin.detach()
+        program.attach_xdp("lo").close()
+        (bpffs / "xdp").unlink()
+
+    Network(body)
+
+
+def test_from_pinned_refuses_a_map(obj: pybpf.Object, bpffs: Path) -> None:
+    """It is not a link."""
+    obj.maps["runs"].pin(str(bpffs / "map"))
+    with pytest.raises(BpfError, match="not a pinned link"):
+        pybpf.Link.from_pinned(bpffs / "map")
+    (bpffs / "map").unlink()
+
+
+def test_sk_lookup_of_a_network_namespace(obj: pybpf.Object) -> None:
+    """It runs for each packet whose socket is looked up there, and no longer after detach()."""
+
+    def body(inbox: socket.socket) -> None:
+        own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
+        link = obj.programs["on_lookup"].attach_netns(own)
+        send(inbox)
+        link.detach()
+        send(inbox)
+        with open(own, "rb") as file, obj.programs["on_lookup"].attach_netns(file):
+            send(inbox)
+        assert obj.maps["runs"][ON_LOOKUP] == 2 * PACKETS
+
+    Network(body)
+
+
+def test_a_file_that_is_no_network_namespace(obj: pybpf.Object) -> None:
+    """One error that says so."""
+    with pytest.raises(BpfError, match="that is not a network namespace"):
+        obj.programs["on_lookup"].attach_netns("/proc/self/ns/uts")
+
+
+@pytest.mark.parametrize("by", ["path", "str", "descriptor"])
+def test_egress_of_a_cgroup(obj: pybpf.Object, inbox: socket.socket, cgroup: Path, by: str) -> None:
     """It sees the packets of a process in the cgroup, and not those of this one."""
     port = str(inbox.getsockname()[1])
     command = [sys.executable, "-c", SENDER, str(cgroup), port, str(PACKETS)]
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        link = obj.programs["on_egress"].attach_cgroup(directory)
+        where: Path | str | int = {"path": cgroup, "str": str(cgroup), "descriptor": directory}[by]
+        link = obj.programs["on_egress"].attach_cgroup(where)
     finally:
         os.close(directory)
-    with link:
-        subprocess.run(command, check=True)
-        send(inbox)
+    subprocess.run(command, check=True)
+    send(inbox)
+    link.detach()
     subprocess.run(command, check=True)
     assert obj.maps["runs"][ON_EGRESS] == PACKETS
+
+
+def test_a_directory_that_is_no_cgroup(obj: pybpf.Object, tmp_path: Path) -> None:
+    """One error that says so; and one for a name that comes near."""
+    program = obj.programs["on_egress"]
+    with pytest.raises(BpfError, match=r"EBADF.*not a directory of a cgroup2 file system"):
+        program.attach_cgroup(tmp_path)
+
+
+def test_a_cgroup_that_is_not_there(obj: pybpf.Object, cgroup: Path) -> None:
+    """Its name may be misspelt."""
+    wrong = cgroup.with_name(cgroup.name.replace("pybpf", "pybfp"))
+    with pytest.raises(BpfError, match=rf"ENOENT.*near: .*{cgroup.name}"):
+        obj.programs["on_egress"].attach_cgroup(wrong)
 
 
 def place(address: int) -> tuple[str, int]:
@@ -114,3 +237,41 @@ def test_uprobe_in_libc(obj: pybpf.Object) -> None:
     runs = obj.maps["runs"]
     assert (runs[ON_UPROBE], runs[ON_URETPROBE]) == (6, 6)
     assert obj.globals.cookie == 0xC00C1E
+
+
+def test_uprobe_by_symbol(obj: pybpf.Object) -> None:
+    """A function of a library by their names; detach() ends it."""
+    function = ctypes.CDLL(None).getppid
+    link = obj.programs["on_uprobe"].attach_uprobe("libc.so.6", "getppid", os.getpid())
+    returns = obj.programs["on_uretprobe"].attach_uprobe(
+        "libc.so.6", "getppid", os.getpid(), retprobe=True
+    )
+    function()
+    link.detach()
+    returns.detach()
+    function()
+    runs = obj.maps["runs"]
+    assert (runs[ON_UPROBE], runs[ON_URETPROBE]) == (1, 1)
+
+
+def test_uprobe_by_section(obj: pybpf.Object) -> None:
+    """SEC("uprobe/libc.so.6:getppid")."""
+    function = ctypes.CDLL(None).getppid
+    with obj.programs["on_symbol"].attach():
+        function()
+    function()
+    assert obj.maps["runs"][ON_SYMBOL] == 1
+
+
+def test_an_object_attaches_what_it_can_and_names_the_rest(obj: pybpf.Object) -> None:
+    """Each program that needs a place is listed with the method that takes one."""
+    with obj.attach() as links:
+        assert list(links) == ["on_symbol"]
+        assert links.by_hand == {
+            "on_xdp": "call attach_xdp(interface)",
+            "on_egress": "call attach_cgroup(path_or_fd)",
+            "on_uprobe": "call attach_uprobe(binary, symbol_or_offset), or write uprobe/TARGET",
+            "on_uretprobe": "call attach_uprobe(binary, symbol_or_offset), "
+            "or write uretprobe/TARGET",
+            "on_lookup": "call attach_netns(path_or_fd)",
+        }

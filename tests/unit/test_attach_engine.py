@@ -162,7 +162,25 @@ def test_what_is_attached_is_what_was_planned(
         assert seen == [link.plan]
         assert link.groups == link.plan.groups and link.groups
         assert link.changed == () and link.skipped == ()
-    assert link.groups == ()
+    assert link.groups == link.plan.groups and link.changed == ()  # readable afterwards
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_attached_stays_readable(
+    kernel: Kernel, way: tuple[str, Template, PlanFacts]
+) -> None:
+    """A report printed after detach() says what there was; .attached tells that it is gone."""
+    link = run(kernel, way)
+    before = (link.targets, link.groups, link.skipped, len(link))
+    assert link.attached and link and link.links and before[3] == len(TARGETS)
+    assert f"{len(TARGETS)} functions by " in repr(link)
+    link.detach()
+    assert (link.targets, link.groups, link.skipped, len(link)) == before
+    assert not link.attached and not link and link.links == ()
+    assert f"{len(TARGETS)} functions detached" in repr(link)
+    link.detach()
+    link.close()
+    assert kernel.left() == [] and kernel.leaked == []
 
 
 def test_what_the_verifier_made_of_the_plan(kernel: Kernel) -> None:

@@ -57,7 +57,7 @@ def test_inspect_text() -> None:
     assert lines[1].split()[:3] == ["PROGRAM", "SECTION", "TYPE"]
     assert any(line.startswith("not_loaded") and "not loaded" in line for line in lines)
     assert any("unknown section name" in line for line in lines)
-    assert any("xdp) is not implemented" in line for line in lines)
+    assert any("call attach_xdp(interface)" in line for line in lines)
     assert lines == [line.rstrip() for line in lines]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pybpf.obj.sections import ATTACHABLE, SECTIONS, SectionDef, find
+from pybpf.obj.sections import SECTIONS, find, find_by_type
 
 DATA = Path(__file__).parents[1] / "data"
 ROWS = [
@@ -72,10 +72,12 @@ def test_retprobes() -> None:
     }  # fmt: skip
 
 
-def test_what_cannot_be_attached_says_so() -> None:
-    """Tracing programs are attachable; the ways that are not written yet are told apart."""
-    for name in ("fentry", "fexit", "fmod_ret", "tp_btf", "raw_tp", "tp", "kprobe", "fexit.multi"):
-        assert SECTIONS[name].attachable, name
-    ways = {row.how for row in SECTIONS.values()}
-    assert ways > ATTACHABLE
-    assert not SectionDef("x", False, 1, 0, "cgroup").attachable
+def test_find_by_type() -> None:
+    """The first pattern with both types; none for types that go together nowhere."""
+    for row in SECTIONS.values():
+        found = find_by_type(row.type, row.attach_type)
+        assert found is not None
+        assert (found.type, found.attach_type) == (row.type, row.attach_type)
+    by_fexit = find_by_type(SECTIONS["fexit"].type, SECTIONS["fexit"].attach_type)
+    assert by_fexit is not None and by_fexit.prefix == "fexit"
+    assert find_by_type(SECTIONS["xdp"].type, SECTIONS["fexit"].attach_type) is None

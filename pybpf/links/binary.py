@@ -1,0 +1,180 @@
+"""Executables and libraries: found by name, and places in them found by symbol."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..elf import SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, ElfFile, Symbol
+from ..errors import BpfError
+from .link import near
+
+__all__ = ["Place", "find_binary", "find_place"]
+
+# Where the dynamic linker and shells look besides LD_LIBRARY_PATH and PATH, as libbpf has it.
+_LIBRARY_DIRS = (
+    "/usr/lib64",
+    "/usr/lib",
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib64",
+)
+_PROGRAM_DIRS = ("/usr/bin", "/usr/sbin")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a file that code is loaded from.
+
+    :param path: of the executable or library
+    :param offset: bytes from the start of the file
+    :param inside: bytes from the start of the function, 0 if it was not given by symbol
+    """
+
+    path: str
+    offset: int
+    inside: int = 0
+
+
+def find_binary(name: str) -> str:
+    """Find an executable or library as people name it.
+
+    A name with a slash is a path. Any other is looked for as libbpf does: ``libc.so.6`` in
+    LD_LIBRARY_PATH and the system's library directories, ``bash`` in PATH, /usr/bin and /usr/sbin.
+
+    :raises BpfError: ENOENT if there is none, with near names
+    """
+    if "/" in name:
+        return name
+    library = name.endswith(".so") or ".so." in name
+    variable = os.environ.get("LD_LIBRARY_PATH" if library else "PATH", "")
+    places = [*variable.split(":"), *(_LIBRARY_DIRS if library else _PROGRAM_DIRS)]
+    folders = list(dict.fromkeys(filter(None, places)))
+    for folder in folders:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.R_OK if library else os.R_OK | os.X_OK):
+            return path
+    what = "library" if library else "program"
+    hint = near(name, _files(folders)) or f"looked in {', '.join(folders)}"
+    raise BpfError(errno.ENOENT, f"{what} {name!r}", hint)
+
+
+def _files(folders: Iterable[str]) -> list[str]:
+    names: dict[str, None] = {}
+    for folder in folders:
+        try:
+            names |= dict.fromkeys(os.listdir(folder))
+        except OSError:
+            continue
+    return list(names)
+
+
+def find_place(binary: str, symbol_or_offset: str | int) -> Place:
+    """Find a place in an executable or library.
+
+    :param binary: as `find_binary` takes it
+    :param symbol_or_offset: a function, ``malloc``, perhaps with a version, ``memcpy@GLIBC_2.14``,
+        or with bytes from its start, ``malloc+0x10``; or bytes from the start of the file.
+        Symbols are looked for in .symtab and then in .dynsym
+    :raises BpfError: ENOENT if there is no such file or function, with near names; EINVAL if
+        several functions have that name
+    :raises ObjectFormatError: if the file is not an ELF64 one
+    """
+    path = find_binary(binary)
+    data = _mapped(path)
+    if isinstance(symbol_or_offset, int):
+        if not 0 <= symbol_or_offset < len(data):
+            hint = f"the file has {len(data):#x} bytes"
+            raise BpfError(errno.EINVAL, f"offset {symbol_or_offset:#x} of {path!r}", hint)
+        return Place(path, symbol_or_offset)
+    name, inside = _split(symbol_or_offset)
+    elf = ElfFile(data, path, any_machine=True)
+    symbol = _function(elf, name, path)
+    offset = elf.file_offset(symbol.value)
+    if offset is None:
+        hint = "no segment of the file is loaded there"
+        raise BpfError(errno.ENOENT, f"function {name!r} of {path!r}", hint)
+    if inside and symbol.size and inside >= symbol.size:
+        hint = f"the function has {symbol.size:#x} bytes"
+        raise BpfError(errno.EINVAL, f"{name}+{inside:#x} of {path!r}", hint)
+    return Place(path, offset + inside, inside)
+
+
+def _mapped(path: str) -> mmap.mmap | bytes:
+    # Nobody closes it: it goes when the last view of it does.
+    what = f"opening {path!r}"
+    try:
+        with open(path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BpfError(errno.EINVAL, what, "it is not a regular file")
+            if not os.fstat(file.fileno()).st_size:
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except BpfError:
+        raise
+    except OSError as error:
+        hint = ""
+        if error.errno == errno.ENOENT:
+            hint = near(os.path.basename(path), _files([os.path.dirname(path) or "."]))
+        raise BpfError(error.errno or errno.EIO, what, hint) from None
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO would wait for its writer
+
+
+def _split(symbol: str) -> tuple[str, int]:
+    # "malloc+0x10" -> ("malloc", 16). Names may have a plus themselves ("operator+").
+    name, plus, inside = symbol.rpartition("+")
+    if plus and name:
+        try:
+            return name, int(inside, 0)
+        except ValueError:
+            pass
+    return symbol, 0
+
+
+def _function(elf: ElfFile, name: str, path: str) -> Symbol:
+    what = f"function {name!r} of {path!r}"
+    for symbols in (elf.symbols, elf.dynamic_symbols):
+        found = [s for s in symbols if _is_function(s) and _is_called(s.name, name)]
+        if found:
+            return _only(found, what)
+    known = [s.name for t in (elf.symbols, elf.dynamic_symbols) for s in t if _is_function(s)]
+    versions = [one for one in known if one.startswith(f"{name}@")]
+    plain = (one.partition("@")[0] for one in known)
+    hint = f"it has versions: {', '.join(versions)}" if versions else near(name, plain)
+    if not known:
+        hint = "the file has no symbols of functions: give an offset"
+    raise BpfError(errno.ENOENT, what, hint)
+
+
+def _is_function(symbol: Symbol) -> bool:
+    return symbol.type in (STT_FUNC, STT_GNU_IFUNC) and symbol.shndx != SHN_UNDEF
+
+
+def _is_called(name: str, wanted: str) -> bool:
+    # "f" means "f" or its default version, "f@V" that version, default or not.
+    base, at, version = name.partition("@")
+    default = version.startswith("@")
+    if "@" not in wanted:
+        return base == wanted and (not at or default)
+    return name == wanted or f"{base}@{version.lstrip('@')}" == wanted
+
+
+def _only(found: list[Symbol], what: str) -> Symbol:
+    # Static functions of several source files may share a name; one that is not static wins.
+    visible = [symbol for symbol in found if symbol.bind != STB_LOCAL] or found
+    places = {symbol.value: symbol for symbol in visible}
+    if len(places) > 1:
+        hint = f"{len(places)} functions are called so: give the offset in the file"
+        raise BpfError(errno.EINVAL, what, hint)
+    symbol = visible[0]
+    if symbol.type == STT_GNU_IFUNC:
+        hint = "the dynamic linker chooses its code among several (IFUNC): give the one you mean"
+        raise BpfError(errno.EINVAL, what, hint)
+    return symbol

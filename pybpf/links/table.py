@@ -1,0 +1,132 @@
+"""How a section attaches: one row for each word that `pybpf.obj.sections` gives.
+
+A row names the function that makes the link from a section name, and the method of
+`pybpf.Program` that does it from arguments. Nothing else reads section names to attach, and
+``pybpf obj inspect`` prints from this table too. To add a kind of attachment, write its
+family module and fill in its row.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import BpfError, UnsupportedFeature
+from . import iter as iterators
+from . import kprobe, tracepoint, tracing, uprobe
+
+if TYPE_CHECKING:
+    from ..multi.link import MultiLink
+    from .link import Link, Request
+
+__all__ = ["WAYS", "Way", "attach", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the programs of one word are attached. Without any of these: not yet.
+
+    :param attach: makes the link, from what the section says
+    :param call: the method that attaches such a program, with its arguments
+    :param instead: what to do where nothing attaches such a program
+    """
+
+    attach: Callable[[Request], Link | MultiLink] | None = None
+    call: str = ""
+    instead: str = ""
+
+    @property
+    def hint(self) -> str:
+        """What to do for a program whose section does not say where to attach it."""
+        return f"call {self.call}" if self.call else self.instead
+
+
+def _multi_by_section(request: Request) -> MultiLink:
+    return request.program.attach_multi(cookies=request.cookie or None)
+
+
+#: Every word of `pybpf.obj.sections.SectionDef.how`.
+WAYS: Mapping[str, Way] = {
+    # Kernel functions.
+    "tracing": Way(tracing.by_section, "attach_tracing() after setting .attach_to"),
+    "lsm": Way(tracing.by_section, "attach_tracing() after setting .attach_to"),
+    "tracing_multi": Way(_multi_by_section, "attach_multi(functions)"),
+    "kprobe": Way(kprobe.by_section, "attach_kprobe(function)"),
+    "ksyscall": Way(kprobe.syscall_by_section, "attach_kprobe(function)"),
+    "kprobe_multi": Way(kprobe.multi_by_section, "attach_kprobe_multi(syms=[...])"),
+    "kprobe_session": Way(kprobe.multi_by_section, "attach_kprobe_multi(syms=[...], session=True)"),
+    # Tracepoints and iterators.
+    "tracepoint": Way(tracepoint.by_section, "attach_tracepoint(category, name)"),
+    "raw_tracepoint": Way(tracepoint.raw_by_section, "attach_raw_tp(name)"),
+    "iter": Way(iterators.by_section),
+    # User space.
+    "uprobe": Way(uprobe.by_section, "attach_uprobe(binary, symbol_or_offset)"),
+    "uprobe_multi": Way(),
+    "usdt": Way(),
+    # What the caller names: a device, a cgroup, a namespace, a map.
+    "xdp": Way(call="attach_xdp(interface)"),
+    "cgroup": Way(call="attach_cgroup(path_or_fd)"),
+    "netns": Way(call="attach_netns(path_or_fd)"),
+    "socket": Way(
+        instead="give it to a socket: setsockopt(SOL_SOCKET, SO_ATTACH_BPF, program.fileno())"
+    ),
+    "reuseport": Way(
+        instead="give it to a socket: "
+        "setsockopt(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, program.fileno())"
+    ),
+    "map_entry": Way(instead="put program.fileno() into an entry of a devmap or cpumap"),
+    "run": Way(instead="it is run, not attached: call test_run()"),
+    "freplace": Way(),
+    "struct_ops": Way(),
+    "tc": Way(),
+    "tcx": Way(),
+    "netkit": Way(),
+    "netfilter": Way(),
+    "sockmap": Way(),
+    "perf_event": Way(),
+    "lwt": Way(),
+    "lirc": Way(),
+}
+
+
+def problem(how: str, section: str, target: str) -> BpfError | None:
+    """Tell why a program cannot be attached by its section; None if it can.
+
+    :param how: word of `pybpf.obj.sections`, "" for a section name that libbpf does not know
+    :param section: section name, for the message
+    :param target: what the section or ``attach_to`` names
+    :returns: an error to raise, whose ``.hint`` says what to call instead;
+        `UnsupportedFeature` if pybpf has nothing to call
+    """
+    if not how:
+        hint = "libbpf has no such section name; call the attach_*() method you need"
+        return BpfError(errno.EINVAL, f"section {section!r} does not say how to attach", hint)
+    way = WAYS.get(how, Way())
+    if way.attach is not None:
+        if target:
+            return None
+        prefix = section.partition("/")[0]
+        hint = f"{way.hint}, or write {prefix}/TARGET" if way.hint else f"write {prefix}/TARGET"
+        return BpfError(errno.EINVAL, f"section {section!r} names no target", hint)
+    if way.hint:
+        what = f"section {section!r} does not say where to attach"
+        return BpfError(errno.EINVAL, what, way.hint)
+    return UnsupportedFeature(f"attaching by section {section!r}", by="pybpf yet")
+
+
+def attach(how: str, request: Request) -> Link | MultiLink:
+    """Attach a program as its section says.
+
+    :param how: word of `pybpf.obj.sections`, "" for a section name that libbpf does not know
+    :raises UnsupportedFeature: if pybpf cannot attach such programs
+    :raises BpfError: EINVAL if the section does not say where, naming the method to call; or
+        what the kernel refuses
+    """
+    error = problem(how, request.section, request.target)
+    if error is not None:
+        raise error
+    make = WAYS[how].attach
+    assert make is not None  # or there would be a problem
+    return make(request)

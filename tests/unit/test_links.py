@@ -1,0 +1,135 @@
+"""Links without a kernel: closed, detached, pinned; one or many."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from pybpf._sys import bpf as sys_bpf
+from pybpf._sys import link as sys_link
+from pybpf._sys.fd import Fd
+from pybpf.errors import BpfError
+from pybpf.links import Link, LinkSet, PerfLink
+
+
+def null(what: str = "link") -> Fd:
+    return Fd(os.open(os.devnull, os.O_RDONLY), what)
+
+
+@pytest.fixture
+def detached(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """BPF_LINK_DETACH works; the descriptors it was called with."""
+    seen: list[int] = []
+    monkeypatch.setattr(sys_link, "link_detach", seen.append)
+    return seen
+
+
+@pytest.fixture
+def closing_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has no BPF_LINK_DETACH for these links (tracing, kprobe ...)."""
+
+    def refuse(fd: int) -> None:
+        raise BpfError(errno.EOPNOTSUPP, "BPF_LINK_DETACH")
+
+    monkeypatch.setattr(sys_link, "link_detach", refuse)
+
+
+@pytest.fixture
+def pinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pins are plain files."""
+    monkeypatch.setattr(sys_bpf, "obj_pin", lambda fd, path: Path(path).touch())
+
+
+def test_detach_uses_the_kernels(detached: list[int]) -> None:
+    """Once, and the descriptor is released as well."""
+    link = Link(null(), "xdp on v0")
+    number = link.fileno()
+    assert link.attached
+    link.detach()
+    assert detached == [number] and not link.attached and link.closed
+    link.detach()
+    link.close()
+    assert detached == [number]
+
+
+@pytest.mark.usefixtures("closing_only", "pinning")
+def test_detach_closes_where_the_kernel_has_none(tmp_path: Path) -> None:
+    """Never EOPNOTSUPP; pins would keep it attached, so they go too."""
+    link = PerfLink(null(), null("event"), "kprobe/x")
+    link.pin(tmp_path / "one")
+    link.pin(str(tmp_path / "two"))
+    (tmp_path / "one").unlink()  # somebody else did
+    link.detach()
+    assert link.closed and not list(tmp_path.iterdir())
+    link.detach()
+
+
+@pytest.mark.usefixtures("pinning")
+def test_detach_with_the_kernels_leaves_pins(detached: list[int], tmp_path: Path) -> None:
+    """They hold a link that is attached to nothing."""
+    link = Link(null(), "xdp on v0")
+    link.pin(tmp_path / "pin")
+    link.detach()
+    assert (tmp_path / "pin").exists()
+
+
+@pytest.mark.usefixtures("pinning")
+def test_close_leaves_pins(detached: list[int], tmp_path: Path) -> None:
+    """Closing is not detaching: what is pinned stays attached."""
+    link = Link(null(), "x")
+    link.pin(tmp_path / "pin")
+    link.close()
+    assert (tmp_path / "pin").exists() and detached == []
+
+
+def test_another_error_of_detach_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only EOPNOTSUPP means that there is no such thing for this kind."""
+
+    def refuse(fd: int) -> None:
+        raise BpfError(errno.EPERM, "BPF_LINK_DETACH")
+
+    monkeypatch.setattr(sys_link, "link_detach", refuse)
+    with Link(null(), "x") as link:
+        with pytest.raises(BpfError, match="EPERM"):
+            link.detach()
+        assert link.attached
+
+
+@pytest.mark.usefixtures("closing_only")
+def test_a_set_detaches_last_first_and_stays_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every link is tried; the first error is raised afterwards."""
+    order: list[str] = []
+    close = Link.close
+
+    def closing(self: Link) -> None:
+        order.append(self.what)
+        close(self)
+        if self.what == "b":
+            raise OSError("b fails")
+
+    monkeypatch.setattr(Link, "close", closing)
+    links = LinkSet()
+    for name in "abc":
+        links[name] = Link(null(), name)
+    assert links.attached
+    with pytest.raises(OSError, match="b fails"):
+        links.detach()
+    assert order == ["c", "b", "a"] and list(links) == ["a", "b", "c"] and not links.attached
+    with pytest.raises(OSError, match="b fails"):
+        links.close()
+    assert not links
+
+
+def test_from_pinned_wants_a_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pinned map or program is told apart, and its descriptor closed."""
+
+    def refuse(fd: Fd) -> None:
+        raise BpfError(errno.EINVAL, "BPF_OBJ_GET_INFO_BY_FD")
+
+    monkeypatch.setattr(sys_bpf, "obj_get", lambda path: null())
+    monkeypatch.setattr(sys_bpf, "link_info", refuse)
+    with pytest.raises(BpfError, match="not a pinned link"):
+        Link.from_pinned(tmp_path / "map")
