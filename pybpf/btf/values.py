@@ -1,10 +1,10 @@
 """Values of BTF types: from bytes to Python objects and back.
 
 Values are immutable and hashable, so that they can be keys: integers, bools,
-floats; pointers and enums as integers; arrays as tuples; arrays of ``char``
-and ``unsigned char`` as `CharArray`, a `bytes`; structs as `Record`, a tuple
-with attributes; unions as `UnionValue`, their bytes with attributes. Fields of
-anonymous members are attributes of the struct around them, as in C.
+floats; pointers and enums as integers; arrays as tuples; arrays of ``char`` as
+`CharArray`, a `str`; arrays of ``unsigned char`` as `bytes`; structs as `Record`,
+a tuple with attributes; unions as `UnionValue`, their bytes with attributes.
+Fields of anonymous members are attributes of the struct around them, as in C.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .nodes import (
     INT_CODES,
     ArrayNode,
     Bits,
+    BytesNode,
     CharArray,
     CharsNode,
     Node,
@@ -172,8 +173,9 @@ def _array_node(btf: Btf, t: Array, depth: int) -> Node:
         and not item.is_bool
         and (item.is_char or not item.signed)
     ):
-        # int8_t is a number; char and uint8_t are as good as bytes.
-        return CharsNode(_checked(btf, t, t.nelems))
+        # char is text, uint8_t as good as bytes, int8_t a number.
+        size = _checked(btf, t, t.nelems)
+        return CharsNode(size) if item.is_char else BytesNode(size)
     node = _node(btf, t.type, depth + 1)
     _checked(btf, t, t.nelems)
     _checked(btf, t, node.size * t.nelems)

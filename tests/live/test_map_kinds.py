@@ -51,7 +51,7 @@ def test_each_kind_round_trips_through_bpf(kinds: pybpf.Object) -> None:
 
         assert one[1] == 22 and two[1] == 32
     first = maps["hash"][(7, 80, 0)]
-    assert (first.packets, first.delta, first.name.text()) == (5_000_000_001, -3, "eth0")
+    assert (first.packets, first.delta, first.name) == (5_000_000_001, -3, "eth0")
     assert maps["hash"].to_dict() == {
         (7, 80, 0): first,
         (8, 443, 0): (1, -1, b"from bpf\0\0\0\0"),

@@ -42,7 +42,7 @@ def test_typed_records_in_order(perf: pybpf.Object, one_cpu: int) -> None:
     with PerfBuffer(perf.maps["events"], "struct event") as buffer:
         perf.programs["offer"].test_run()
         (record,) = buffer.read(5)
-        assert (record.seq, record.cpu, record.text.text()) == (1, one_cpu, "perf")
+        assert (record.seq, record.cpu, record.text) == (1, one_cpu, "perf")
         offer(perf, 1000)
         assert [r.seq for r in buffer.read(5)] == list(range(2, 1002))
         assert buffer.read(0.05) == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import gzip
+import json
+import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -136,7 +138,7 @@ def test_records() -> None:
     one = event()
     raw = struct.pack("<I?3xQ16s3i4xii8x", 7, True, 9, b"bash", 1, 2, 3, -4, 5)
     got = one.decode(raw)
-    assert (got.pid, got.ok, got.ts, got.comm.text(), got.args) == (7, True, 9, "bash", (1, 2, 3))
+    assert (got.pid, got.ok, got.ts, got.comm, got.args) == (7, True, 9, "bash", (1, 2, 3))
     assert (got.where.x, got.where.y) == (-4, 5) and isinstance(got, Record)
     assert got == one.decode(raw) and hash(got) == hash(one.decode(raw))
     assert got._fields == one.fields == ("pid", "ok", "ts", "comm", "args", "where")
@@ -148,6 +150,119 @@ def test_records() -> None:
         got._replace(nope=1)
     with pytest.raises(AttributeError):
         got.pid = 1
+
+
+def test_char_arrays_are_text() -> None:
+    """Up to the first NUL: printed, formatted, compared, put into JSON and looked up as text."""
+    raw = b"bash\0rest of it\0\0"[:16]
+    text = event().decode(struct.pack("<I?3xQ16s3i4xii8x", 7, True, 9, raw, 1, 2, 3, -4, 5)).comm
+    assert isinstance(text, str) and type(str(text)) is str
+    assert str(text) == f"{text}" == text == "bash" and f"{text:>6}" == "  bash"
+    assert text == b"bash" and text == b"bash" and text == raw and text.raw == bytes(text) == raw
+    assert text != "bas" and text != b"bas" and text != "bash2" and text != 5 and text
+    assert json.dumps(text) == '"bash"' and repr(text) == "'bash'"
+    assert {"bash": 1}[text] == {text: 1}["bash"] == 1 and text in {"bash"}
+    assert text.decode() == text.decode("utf-8", "strict") == "bash"
+    assert copy.deepcopy(text).raw == pickle.loads(pickle.dumps(text)).raw == raw
+
+
+def test_char_arrays_that_differ_behind_the_nul_are_not_equal() -> None:
+    """As keys of a map they are two, so they are two keys of a dict."""
+    one, two = CharArray(b"ab\0\0"), CharArray(b"ab\0x")
+    assert one == "ab" == two and one != two and hash(one) == hash(two)
+    assert len({one: 1, two: 2}) == 2 and CharArray(b"ab\0\0") == one
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (bytes(16), ""),
+        (b"\xff\xfe".ljust(16, b"\0"), "\ufffd\ufffd"),
+        ("Grüße".encode().ljust(16, b"\0"), "Grüße"),
+        (b"x" * 15 + "ü".encode()[:1], "x" * 15 + "\ufffd"),  # cut in the middle
+        (b"no NUL in sight!", "no NUL in sight!"),
+    ],
+)
+@pytest.mark.parametrize("size", [16, 64])
+def test_any_bytes_are_text(raw: bytes, text: str, size: int) -> None:
+    """Short arrays (whose texts are kept) and long ones; bytes and value survive encoding."""
+    one = make(Array(1, 5, size))
+    raw = raw.ljust(size, b"\0")
+    for _ in range(2):
+        got = one.decode(raw)
+        assert got == text and got.raw == raw and one.encode(got) == raw
+    assert json.loads(json.dumps(got)) == text
+    assert list(one.iter_unpack(raw * 3)) == [text] * 3
+
+
+def test_kept_texts_are_few() -> None:
+    """However many different names go through one field."""
+    one = make(Array(1, 5, 16))
+    names = [b"task %d" % number for number in range(5000)]
+    assert [one.decode(name.ljust(16, b"\0")) == name for name in names] == [True] * 5000
+
+
+def test_unsigned_char_arrays_are_bytes() -> None:
+    """An address or a hash is not text."""
+    one = make(Array(2, 5, 6))
+    got = one.decode(b"\0\x16\x3e\0\0\1")
+    assert type(got) is bytes and got == b"\0\x16\x3e\0\0\1" and one.encode(got) == got
+    assert one.encode("ab") == b"ab\0\0\0\0" and one.encode(b"ab") == b"ab\0\0\0\0"
+
+
+def test_to_dict_goes_into_json() -> None:
+    """Nested structs, arrays of them, enums, pointers, text, bytes, bit-fields and unions."""
+    one = make(
+        POINT,
+        Int("unsigned char", 1, 8),
+        Array(19, 4, 6),
+        Array(18, 4, 2),
+        Union("both", 4, (Member("i", 4, 0), Member("u", 5, 0))),
+        Union("", 4, (Member("j", 4, 0), Member("v", 5, 0))),
+        Struct(
+            "all",
+            96,
+            (
+                Member("comm", 14, 0),
+                Member("mac", 20, 128),
+                Member("points", 21, 192),
+                Member("both", 22, 320),
+                Member("", 23, 352),
+                Member("colour", 12, 384),
+                Member("next", 11, 448),
+                Member("numbers", 15, 512),
+                Member("ok", 8, 608),
+                Member("low", 5, 616, 3),
+                Member("big", 9, 640),
+            ),
+        ),
+    )
+    raw = b"bash\0junk".ljust(16, b"\0") + b"\1\2\3\4\5\6\0\0"
+    raw += struct.pack("<4i", 1, 2, 3, 4) + b"\xff" * 4 + b"\xfe\xff\xff\xff"
+    raw += struct.pack("<I4xQ3i?B2x", 5, 0xFFFF888000000000, 7, 8, 9, True, 0b101) + b"\xff" * 16
+    value = one.decode(raw).to_dict()
+    assert value == {
+        "comm": "bash",
+        "mac": [1, 2, 3, 4, 5, 6],
+        "points": [{"x": 1, "y": 2}, {"x": 3, "y": 4}],
+        "both": {"i": -1, "u": 2**32 - 1},
+        "j": -2,
+        "v": 2**32 - 2,
+        "colour": 5,
+        "next": 0xFFFF888000000000,
+        "numbers": [7, 8, 9],
+        "ok": True,
+        "low": 5,
+        "big": -1,
+    }
+    assert json.loads(json.dumps(value)) == value and type(value["comm"]) is str
+    assert one.decode(raw).both.to_dict() == {"i": -1, "u": 2**32 - 1}
+
+
+def test_a_field_called_to_dict_does_not_hide_the_method() -> None:
+    """It is in the dict."""
+    one = make(Struct("odd", 4, (Member("to_dict", 4, 0),)))
+    assert one.decode(b"\5\0\0\0").to_dict() == {"to_dict": 5}
 
 
 def test_encoding_takes_many_forms() -> None:
@@ -323,7 +438,7 @@ def test_arrays_of_everything() -> None:
     assert grid.decode(struct.pack("<6i", *range(6))) == ((0, 1, 2), (3, 4, 5))
     assert grid.encode([[0, 1, 2], (3, 4, 5)]) == struct.pack("<6i", *range(6))
     names = make(Array(14, 5, 2))
-    assert [n.text() for n in names.decode(b"ab".ljust(16, b"\0") + b"cd".ljust(16, b"\0"))] == [
+    assert [str(n) for n in names.decode(b"ab".ljust(16, b"\0") + b"cd".ljust(16, b"\0"))] == [
         "ab",
         "cd",
     ]

@@ -31,7 +31,7 @@ def test_initial_values_are_typed(names: Globals) -> None:
     assert names.enabled is True
     assert (names.step, names.tiny, names.only, names.seq) == (-1, 3, 0, 0)
     assert (names.limits.low, names.limits.high) == (0, 0xFFFFFFFF)
-    assert names.label.text() == "pybpf"
+    assert names.label == "pybpf"
     assert names.table == (0, 0, 0, 0)
 
 
