@@ -14,6 +14,7 @@ from ._lazy import lazy
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import errors, trampoline
+    from .btf.values import CharArray, Record
     from .errors import (
         BpfError,
         DeniedByPolicy,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .loader import Object
     from .loader import open_object as open
     from .maps import Map, PerCpu
+    from .multi.link import MultiLink
     from .programs import Program
     from .ringbuf import RingBuffer, RingBuffers
     from .ringbuf.perf import PerfBuffer
@@ -36,17 +38,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BpfError",
+    "CharArray",
     "DeniedByPolicy",
     "Facts",
     "Link",
     "LinkSet",
     "Map",
+    "MultiLink",
     "Object",
     "ObjectFormatError",
     "PerCpu",
     "PerfBuffer",
     "PlanError",
     "Program",
+    "Record",
     "RelocationError",
     "RingBuffer",
     "RingBuffers",
@@ -62,17 +67,20 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "BpfError": ".errors",
+        "CharArray": ".btf.values",
         "DeniedByPolicy": ".errors",
         "Facts": ".kernel.host",
         "Link": ".links",
         "LinkSet": ".links",
         "Map": ".maps",
+        "MultiLink": ".multi.link",
         "Object": ".loader",
         "ObjectFormatError": ".errors",
         "PerCpu": ".maps",
         "PerfBuffer": ".ringbuf.perf",
         "PlanError": ".errors",
         "Program": ".programs",
+        "Record": ".btf.values",
         "RelocationError": ".errors",
         "RingBuffer": ".ringbuf",
         "RingBuffers": ".ringbuf",

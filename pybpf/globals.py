@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BpfError
+from .names import unknown
 
 if TYPE_CHECKING:
     from .btf import Btf
@@ -198,11 +199,7 @@ def _find(names: _Names, name: str) -> Variable:
     variables: Mapping[str, list[Variable]] = object.__getattribute__(names, "_Names__variables")
     found = variables.get(name)
     if found is None:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, variables, 3)
-        hint = f"; is it {' or '.join(map(repr, near))}?" if near else ""
-        raise AttributeError(f"no global variable {name!r}{hint}")
+        raise AttributeError(unknown("global variable", name, variables))
     if len(found) > 1:
         places = ", ".join(f"{one.section}+{one.offset:#x}" for one in found)
         raise AttributeError(
@@ -260,7 +257,7 @@ class Globals(_Names):
         if name.startswith("."):
             section = self.__sections.get(name)
             if section is None:
-                raise KeyError(name)
+                raise KeyError(unknown("section with variables", name, self.__sections))
             return section
         return getattr(self, name)
 

@@ -27,6 +27,7 @@ from .kernel.config import kernel_config, version_code
 from .kernel.host import Facts, SavedBtf
 from .links import LinkSet
 from .maps import Map
+from .names import ByName
 from .obj.externs import kconfig_values
 from .obj.linker import LinkedProgram, Linker, LinkTarget
 from .obj.reader import read_object
@@ -122,7 +123,13 @@ def _is_for_caller(program: Program, problem: BpfError) -> bool:
 class Object:
     """An opened object file and, after `load`, its maps and programs.
 
-    :ivar programs: mapping name -> `Program`, in the file's order
+    `open` makes one. Change `globals` and maps' sizes, `load`, then `attach`, which gives a
+    `LinkSet`; a ``*.multi`` program that is attached is a `MultiLink`, with the functions it is
+    on and those it left out. Read maps as mappings (`Map`) and events with `RingBuffer`: structs
+    come as `Record`. Closing it closes maps and programs, and leaves links alone.
+
+    :ivar programs: mapping name -> `Program`, in the file's order; the KeyError of an unknown
+        name suggests near ones
     :ivar maps: mapping name -> `Map`; data sections by section name (".bss")
     :ivar globals: the C global variables, typed from BTF
     """
@@ -141,12 +148,12 @@ class Object:
         self._pinned_now: list[Map] = []  # by the running `load` or `prepare`
         #: Why the kernel refused the object's own BTF, None if it took it.
         self.btf_error: BpfError | None = None
-        self.programs: Mapping[str, Program] = {
-            name: Program(program, self) for name, program in spec.programs.items()
-        }
-        self.maps: Mapping[str, Map] = {
-            name: Map(map_spec, spec.btf) for name, map_spec in spec.maps.items()
-        }
+        self.programs: Mapping[str, Program] = ByName(
+            "program", {name: Program(program, self) for name, program in spec.programs.items()}
+        )
+        self.maps: Mapping[str, Map] = ByName(
+            "map", {name: Map(map_spec, spec.btf) for name, map_spec in spec.maps.items()}
+        )
         self.globals = Globals(spec, self.maps)
         #: Where maps that ask to be pinned by name go.
         self.pin_root = PIN_ROOT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,6 +140,86 @@ def test_attach_by_section_with_a_cookie(kinds: pybpf.Object, name: str, variabl
     os.getpgid(0)
     hits = getattr(kinds.globals, variable)
     assert (hits.count, hits.cookie) == (3, 0xC00C1E)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("on_tp", "on_raw_tp", "on_tp_btf", "on_kprobe", "on_kretprobe"),
+        pytest.param("on_multi", marks=pytest.mark.needs(Feature.KPROBE_MULTI)),
+    ],
+)
+def test_detach_works_on_every_kind(kinds: pybpf.Object, name: str) -> None:
+    """Also where the kernel has no BPF_LINK_DETACH, and on a link that is pinned."""
+    variable = name.removeprefix("on_") + "_hits"
+    program = kinds.programs[name]
+    program.load()
+    pin = Path(f"/sys/fs/bpf/pybpf-{os.getpid()}-{name}")
+    for pinned in (False, True):
+        link = program.attach()
+        if pinned:
+            link.pin(pin)
+        before = getattr(kinds.globals, variable).count
+        os.getpgid(0)
+        assert getattr(kinds.globals, variable).count > before
+        link.detach()
+        after = getattr(kinds.globals, variable).count
+        os.getpgid(0)
+        assert getattr(kinds.globals, variable).count == after
+        assert not link.attached and link.closed and not pin.exists()
+        link.detach()
+
+
+@pytest.mark.needs(Feature.FENTRY)
+def test_a_pinned_link_outlives_close_and_is_detached_by_path(args: pybpf.Object) -> None:
+    """close() leaves a fexit program attached that is pinned; from_pinned().detach() ends it."""
+    pin = Path(f"/sys/fs/bpf/pybpf-{os.getpid()}-exit2")
+    program = args.programs["exit2"]
+    with program.attach() as link:
+        link.pin(pin)
+    program.test_run()
+    assert args.maps["seen"][8 + 2].count == 1
+    pybpf.Link.from_pinned(pin).detach()
+    program.test_run()
+    assert args.maps["seen"][8 + 2].count == 1 and not pin.exists()
+
+
+@pytest.mark.needs(Feature.FENTRY)
+def test_what_a_multi_link_was_on_stays_readable() -> None:
+    """After detach(), for the report; .attached tells that it is over."""
+    with pybpf.open(DATA / "multi.bpf.o", facts=facts()) as obj:
+        obj.load()
+        link = obj.programs["on_exit"].attach_multi(["bpf_fentry_test1", "bpf_fentry_test2"])
+        names = [target.name for target in link.targets]
+        assert link.attached and len(link) == len(names) == 2
+        link.detach()
+        assert [target.name for target in link.targets] == names and len(link) == 2
+        assert not link.attached and not link.links and link.groups == link.plan.groups
+
+
+@pytest.mark.parametrize(
+    ("attach", "words"),
+    [
+        (lambda p: p.attach_kprobe("__x64_sys_getpgd"), "ENOENT.*near: .*__x64_sys_getpgid"),
+        (
+            lambda p: p.attach_tracepoint("syscalls", "sys_enter_getpgd"),
+            "near: .*sys_enter_getpgid",
+        ),
+        (lambda p: p.attach_tracepoint("syscals", "sys_enter_getpgid"), "near: syscalls"),
+        (lambda p: p.attach_raw_tp("sched_swich"), "near: sched_switch"),
+        (lambda p: p.attach_uprobe("libc.so.6", "getppidd"), "near: getppid"),
+    ],
+    ids=["kprobe", "event", "category", "raw_tp", "uprobe"],
+)
+def test_names_that_come_near(
+    kinds: pybpf.Object, attach: Callable[[pybpf.Program], pybpf.Link], words: str
+) -> None:
+    """A misspelt function or event is one error that says what was perhaps meant."""
+    program = kinds.programs["on_raw_tp"]
+    program.load()
+    with pytest.raises(pybpf.BpfError, match=words) as caught:
+        attach(program).close()
+    assert caught.value.errno == errno.ENOENT
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ try:
     say(attached=len(link.targets))
     link.detach(progress=lambda done, total: say(down=done, total=total))
 except KeyboardInterrupt:
-    left = len(link.targets) if link is not None else 0
+    left = len(link.links) if link is not None else 0
     say(interrupted=True, left=left, open=held())
     if link is not None:
         sys.stdin.readline()
         link.detach()
-        say(finished=True, left=len(link.targets), open=held())
+        say(finished=True, left=len(link.links), open=held())
 sys.stdin.read()
 """
 

@@ -54,6 +54,17 @@ def test_error_tree() -> None:
         assert issubclass(getattr(pybpf, name), ValueError)
 
 
+def test_help_leads_on() -> None:
+    """help(pybpf.Object) names what one meets next, and each of these has a page of its own."""
+    page = inspect.getdoc(pybpf.Object) or ""
+    for name in ("Map", "Program", "LinkSet", "MultiLink", "RingBuffer", "Record"):
+        assert f"`{name}`" in page and name in pybpf.__all__
+        assert inspect.getdoc(getattr(pybpf, name))
+    assert "to_dict" in dir(pybpf.Record) and "CharArray" in (inspect.getdoc(pybpf.Record) or "")
+    for method in ("attach_multi", "attach"):
+        assert "MultiLink" in str(inspect.signature(getattr(pybpf.Program, method)))
+
+
 def test_submodules_import() -> None:
     for name in ("asm", "btf", "errors", "kernel", "trampoline"):
         assert importlib.import_module(f"pybpf.{name}")

@@ -1,0 +1,40 @@
+"""What a wrong name is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf.names import ByName, unknown
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_unknown_maps_programs_and_sections_suggest_near_names() -> None:
+    """It stays a KeyError; in, get() and iteration are a dict's."""
+    with pybpf.open(DATA / "attach_kinds.bpf.o") as obj:
+        with pytest.raises(KeyError, match=r"no program 'on_kprob'; is it .*'on_kprobe'"):
+            obj.programs["on_kprob"]
+        with pytest.raises(KeyError, match=r"no section with variables '.bs'; is it '.bss'"):
+            obj.globals[".bs"]
+        with pytest.raises(AttributeError, match="'tp_hits'"):
+            _ = obj.globals.tp_hit
+        assert "on_kprob" not in obj.programs and obj.programs.get("on_kprob") is None
+        assert list(obj.programs) == [p.name for p in obj]
+    with pybpf.open(DATA / "attach_by_hand.bpf.o") as obj:
+        with pytest.raises(KeyError, match="no map 'rus'; is it 'runs'"):
+            obj.maps["rus"]
+        assert obj.maps.get("rus", 5) == 5
+
+
+def test_a_name_that_is_like_none_lists_what_there_is() -> None:
+    """All if they are few, the first if they are many; also for keys that are no text."""
+    some = ByName("map", {f"m{number}": number for number in range(10)})
+    assert unknown("map", "zzz", ["a", "b"]) == "no map 'zzz'; there are: a, b"
+    assert unknown("map", "zzz", []) == "no map 'zzz'; there is none at all"
+    with pytest.raises(KeyError, match=r"there are: m0, .*m7 and 2 more"):
+        some["zzz"]
+    with pytest.raises(KeyError, match="no map 3"):
+        some[3]  # type: ignore[index]
