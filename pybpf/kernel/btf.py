@@ -4,6 +4,10 @@ The types come from /sys/kernel/btf: ``vmlinux`` whole, each module as split
 BTF on top of it. Loading a program for a module's function needs the kernel's
 own BTF *object* instead: a file descriptor found by walking object ids and
 comparing names. An object id also is the upper half of a trampoline's key.
+
+A module that is loaded anew has another BTF object, with an id of its own, and its
+file in /sys/kernel/btf has another inode, which sysfs gives only once. That number
+says whether what was read before is still of the module that is loaded now.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import os
 from dataclasses import dataclass
 
 from .._sys import bpf as sys_bpf
+from .._sys.files import is_one_name
 from ..btf import Btf
 from ..errors import UnsupportedFeature
 
@@ -28,8 +33,8 @@ __all__ = ["BtfObject", "KernelBtf", "module", "modules", "objects", "vmlinux"]
 DIRECTORY = "/sys/kernel/btf"
 VMLINUX = "vmlinux"
 _NOT_LOADED = "not loaded, or built without BTF"
-# A module may be reloaded while its BTF object is looked up; nobody reloads it faster than that.
-_LOOKUPS = 3
+# So often a module may be loaded anew while its BTF object is looked up.
+_LOOKUPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +51,29 @@ class BtfObject:
     kernel: bool
 
 
-def _read(path: str) -> bytes:
+def _read(path: str) -> tuple[bytes, int]:
+    # The bytes and the inode of the file they are of.
     # sysfs gives at most a page per read(2) but tells the size beforehand, so
     # readall fills one buffer of the right size. (Mapping the file, possible
     # since 6.16, would save a millisecond and cost a descriptor for as long as
     # the types live.)
     with open(path, "rb", buffering=0) as stream:
-        return stream.readall()
+        return stream.readall(), os.fstat(stream.fileno()).st_ino
 
 
 def vmlinux(path: str = f"{DIRECTORY}/{VMLINUX}") -> Btf:
-    """BTF of the running kernel; parsed anew at each call, see `KernelBtf`.
+    """Read and parse the BTF of the running kernel, anew at each call; see `KernelBtf`.
 
-    :raises UnsupportedFeature: if the kernel has none (CONFIG_DEBUG_INFO_BTF)
+    :raises UnsupportedFeature: if the kernel has none (CONFIG_DEBUG_INFO_BTF), or sysfs, where
+        it is shown, is not mounted
     """
     try:
-        data = _read(path)
+        data, _ = _read(path)
     except FileNotFoundError:
-        raise UnsupportedFeature("vmlinux BTF", "5.4", "CONFIG_DEBUG_INFO_BTF is off") from None
+        hint = "CONFIG_DEBUG_INFO_BTF is off"
+        if path.startswith("/sys/") and not os.path.isdir("/sys/kernel"):
+            hint = "sysfs, where it is shown, is not mounted here; try: mount -t sysfs sysfs /sys"
+        raise UnsupportedFeature("vmlinux BTF", "5.4", hint) from None
     return Btf(data, name=VMLINUX)
 
 
@@ -82,16 +92,21 @@ def module(name: str, base: Btf | None = None, directory: str = DIRECTORY) -> Bt
     """
     if name == VMLINUX:
         return vmlinux(f"{directory}/{VMLINUX}") if base is None else base
+    return _module(name, base, directory)[0]
+
+
+def _module(name: str, base: Btf | None, directory: str) -> tuple[Btf, int]:
+    # With the number of its file.
     try:
-        if "/" in name:
+        if not is_one_name(name):
             raise FileNotFoundError(errno.ENOENT, name)
-        data = _read(f"{directory}/{name}")
+        data, number = _read(f"{directory}/{name}")
     except OSError as error:
         # ENODEV: the module went between open(2) and read(2).
         if error.errno not in (errno.ENOENT, errno.ENODEV):
             raise
         raise UnsupportedFeature(f"BTF of module {name!r}", "5.11", _NOT_LOADED) from None
-    return Btf(data, base=base or vmlinux(f"{directory}/{VMLINUX}"), name=name)
+    return Btf(data, base=base or vmlinux(f"{directory}/{VMLINUX}"), name=name), number
 
 
 def objects() -> Iterator[BtfObject]:
@@ -110,62 +125,86 @@ def objects() -> Iterator[BtfObject]:
 class KernelBtf:
     """The running kernel's BTF, each object read and parsed once.
 
-    "" and ``vmlinux`` mean the kernel itself. Modules that come and go after
-    the first question about them are not noticed.
+    "" and ``vmlinux`` mean the kernel itself. What is known of a module is looked up again
+    when it has been loaded anew (see `number`), and forgotten when it is gone.
     """
 
     def __init__(self, directory: str = DIRECTORY) -> None:
         self._directory = directory
-        self._parsed: dict[str, Btf | None] = {}
-        self._ids: dict[str, int] | None = None
+        self._vmlinux: Btf | None = None
+        self._parsed: dict[str, tuple[int, Btf]] = {}  # with the number of the file
+        self._ids: dict[str, tuple[int, int]] = {}  # (number of the file, object id)
 
     def vmlinux(self) -> Btf:
         """BTF of the kernel itself.
 
         :raises UnsupportedFeature: if it has none
         """
-        found = self._parsed.get("")
-        if found is None:
-            found = self._parsed[""] = vmlinux(f"{self._directory}/{VMLINUX}")
-        return found
+        if self._vmlinux is None:
+            self._vmlinux = vmlinux(f"{self._directory}/{VMLINUX}")
+        return self._vmlinux
+
+    def number(self, name: str) -> int:
+        """Number of the BTF of a module: another one each time the module is loaded.
+
+        :returns: 0 if it is not loaded or has no BTF; 1 for the kernel itself
+        """
+        if name in ("", VMLINUX):
+            return 1
+        if not is_one_name(name):
+            return 0
+        try:
+            return os.stat(f"{self._directory}/{name}").st_ino
+        except OSError:
+            return 0
 
     def modules(self) -> list[str]:
         """Loaded modules that have BTF, sorted."""
         return modules(self._directory)
 
     def module(self, name: str) -> Btf:
-        """BTF of a module.
+        """BTF of a module; the same `Btf` for as long as the module stays loaded.
 
-        :raises UnsupportedFeature: if it has none
+        :raises UnsupportedFeature: if it has none, or is not loaded
         """
         if name in ("", VMLINUX):
             return self.vmlinux()
-        found = self._parsed.get(name)
-        if found is None:
-            found = self._parsed[name] = module(name, self.vmlinux(), self._directory)
+        number, found = self._parsed.get(name, (0, None))
+        if found is None or number != self.number(name):
+            self._parsed.pop(name, None)
+            found, number = _module(name, self.vmlinux(), self._directory)
+            self._parsed[name] = (number, found)
         return found
 
     def get(self, name: str) -> Btf | None:
         """As `module`, None instead of the error."""
-        name = "" if name == VMLINUX else name
-        if name not in self._parsed:
-            try:
-                return self.module(name)
-            except UnsupportedFeature:
-                self._parsed[name] = None
-        return self._parsed[name]
+        try:
+            return self.module(name)
+        except UnsupportedFeature:
+            return None
 
     def object_id(self, name: str) -> int:
         """Kernel object id of a module's BTF, of vmlinux for "".
 
         :raises UnsupportedFeature: if the kernel holds no such object
         """
-        if self._ids is None:
-            self._ids = {o.name: o.id for o in objects() if o.kernel}
-        found = self._ids.get(name or VMLINUX)
-        if found is None:
-            raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", "5.11", _NOT_LOADED)
-        return found
+        name = name or VMLINUX
+        for _ in range(_LOOKUPS):
+            number = self.number(name)
+            known, found = self._ids.get(name, (0, 0))
+            if number and known == number:
+                return found
+            numbers = {n: self.number(n) for n in (VMLINUX, name, *self.modules())}
+            # An object lives on while somebody holds it: the module's own is the last one.
+            ids = {o.name: o.id for o in objects() if o.kernel}
+            # Without those that came or went meanwhile.
+            same = {n: m for n, m in numbers.items() if m and m == self.number(n)}
+            self._ids = {n: (m, ids[n]) for n, m in same.items() if n in ids}
+            if name in self._ids:
+                return self._ids[name][1]
+            if self.number(name) == number:
+                break
+        raise UnsupportedFeature(f"BTF object of {name!r}", "5.11", _NOT_LOADED)
 
     def fd(self, name: str) -> Fd:
         """Open a module's BTF object; the caller owns the descriptor.
@@ -173,8 +212,11 @@ class KernelBtf:
         :raises UnsupportedFeature: if the kernel holds no such object
         """
         for _ in range(_LOOKUPS):
+            number = self.number(name)
             fd = sys_bpf.open_by_id("btf", self.object_id(name))
-            if fd is not None:
+            if fd is not None and self.number(name) == number:
                 return fd
-            self._ids = None  # unloaded or reloaded meanwhile; then it has another id
+            if fd is not None:
+                fd.close()  # of a module that has been loaded anew meanwhile
+            self._ids.clear()
         raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", "5.11", _NOT_LOADED)

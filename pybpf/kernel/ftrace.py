@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .._sys.files import read as _read
+from .._sys.files import required
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from .nameindex import index_names
 
@@ -391,20 +393,16 @@ def find_tracefs(mounts: str) -> list[str]:
     return [*direct, *(where for where in below if where not in direct)]
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as stream:
-        return stream.readall()
-
-
 def tracefs() -> str:
-    """The directory where tracefs is mounted.
+    """Find the directory where tracefs is mounted.
 
     :raises UnsupportedFeature: if the kernel has no tracefs
     :raises DeniedByPolicy: if it is mounted and this process may not look into it
-    :raises BpfError: if it is not mounted; the hint says how to
+    :raises BpfError: if it is not mounted, or /proc is not; the hint says how to mount it
     """
     denied = ""
-    for where in find_tracefs(_read("/proc/self/mounts").decode("utf-8", "surrogateescape")):
+    mounts = required("/proc/self/mounts", "the place where tracefs is mounted")
+    for where in find_tracefs(mounts.decode("utf-8", "surrogateescape")):
         try:
             os.stat(f"{where}/available_filter_functions")
             return where
@@ -414,7 +412,7 @@ def tracefs() -> str:
             continue
     if denied:
         raise DeniedByPolicy(errno.EACCES, f"reading {denied}", "root only: tracefs is mode 700")
-    if b"tracefs" not in _read("/proc/filesystems"):
+    if b"tracefs" not in required("/proc/filesystems", "whether the kernel has tracefs"):
         raise UnsupportedFeature("tracefs", "4.1", "CONFIG_TRACING is off")
     raise BpfError(
         errno.ENOENT,

@@ -5,6 +5,12 @@ is as cheap as what is used of it. It never changes afterwards: a plan made
 from it can be made again. There is no global one; whoever needs facts is given
 some. They can be saved whole (`to_json`) and loaded elsewhere, to plan or to
 look into a bug report on a machine that has another kernel.
+
+Modules come and go, and with them symbols, traceable functions and BTF. So facts
+are of one moment, the one at which their list of modules was read. `Facts.hold`
+tells whether that moment is still the present, and `Facts.current` gives facts of
+the present: the same ones while they hold, else new ones that take over whatever
+belongs to the kernel itself, which never moves.
 """
 
 from __future__ import annotations
@@ -13,15 +19,18 @@ import errno
 import os
 from functools import cached_property
 
+from .._sys.files import required
 from ..btf import Btf
-from ..errors import BpfError, UnsupportedFeature
+from ..errors import BpfError, ObjectFormatError, UnsupportedFeature
 from ..features import FeatureSet
 from . import ftrace as _ftrace
 from . import kallsyms as _kallsyms
+from . import modules as _modules
 from .btf import KernelBtf
 from .ftrace import FtraceFunctions, KprobeBlacklist, parse_blacklist, parse_functions
 from .kallsyms import Kallsyms
 from .lockdown import Lockdown, Policy, read_policy
+from .modules import LoadedModule, ModuleList
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,9 +57,28 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     return tuple(cpus)
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as stream:
-        return stream.readall()
+def _cpus(which: str) -> tuple[int, ...]:
+    path = f"/sys/devices/system/cpu/{which}"
+    text = required(path, f"the list of {which} CPUs").decode("ascii", "replace")
+    try:
+        return parse_cpus(text)
+    except ValueError:
+        raise ObjectFormatError(f"not a list of CPUs: {text[:80]!r}", file=path) from None
+
+
+#: What one snapshot takes over from another of the same kernel.
+_OF_THE_KERNEL = (
+    "release",
+    "machine",
+    "version",
+    "policy",
+    "btf",
+    "probes",
+    "features",
+    "possible_cpus",
+    "rlimits",
+    "_newest",
+)
 
 
 class SavedBtf:
@@ -101,13 +129,15 @@ class Facts:
 
     def __init__(self) -> None:
         name = os.uname()
-        self._set(release=name.release, machine=name.machine, version=name.version)
+        self._set(release=name.release, machine=name.machine, version=name.version, _newest=[self])
 
     release: str  #: ``uname -r``; for people, never for decisions
     machine: str  #: ``uname -m``
     version: str  #: ``uname -v``
     #: Of saved facts: why they have no traceable functions, "" if they do.
     ftrace_error = ""
+    _newest: list[Facts]  #: one box for all snapshots of this kernel, with the newest in it
+    _old_kallsyms: Kallsyms | None = None  #: for what the kernel itself keeps in a newer one
 
     @classmethod
     def read(cls) -> Facts:
@@ -138,10 +168,52 @@ class Facts:
         """The lockdown level; UNKNOWN if securityfs is not mounted."""
         return self.policy.lockdown
 
+    # -- the moment
+
+    @cached_property
+    def loaded(self) -> ModuleList:
+        """The modules that are loaded at the moment these facts are of.
+
+        :raises BpfError: if /proc is not mounted
+        """
+        return _modules.read()
+
+    def hold(self) -> bool:
+        """Tell whether no module has come, gone or moved since these facts were read.
+
+        Saved facts are of a moment for good, and so hold for the kernel they are of.
+        """
+        return self.is_saved or "loaded" not in self.__dict__ or self.loaded == _modules.read()
+
+    def current(self) -> Facts:
+        """Facts of this moment: these or later ones if they still hold, else new ones.
+
+        New ones read again only what modules change, when it is asked for. Reading the list of
+        modules takes well below a millisecond.
+
+        :raises BpfError: if /proc is not mounted
+        """
+        if self.is_saved:
+            return self
+        newest = self._newest[0]
+        if newest.hold():
+            return newest
+        later = Facts.__new__(Facts)
+        later._set(**{n: v for n, v in newest.__dict__.items() if n in _OF_THE_KERNEL})
+        later._set(_old_kallsyms=newest.__dict__.get("kallsyms", newest._old_kallsyms))
+        self._newest[0] = later
+        return later
+
+    # -- symbols and functions
+
     @cached_property
     def kallsyms(self) -> Kallsyms:
-        """The symbol table."""
-        return _kallsyms.read()
+        """The symbol table.
+
+        :raises BpfError: if /proc is not mounted
+        """
+        _ = self.loaded  # the moment comes first
+        return _kallsyms.read(before=self._old_kallsyms)
 
     @cached_property
     def ftrace(self) -> FtraceFunctions:
@@ -152,11 +224,13 @@ class Facts:
         if self.ftrace_error:
             doing = "traceable functions are not among the saved facts"
             raise BpfError(errno.ENODATA, doing, f"when they were saved: {self.ftrace_error}")
+        _ = self.loaded
         return _ftrace.read_functions()
 
     @cached_property
     def kprobe_blacklist(self) -> KprobeBlacklist | None:
         """What kprobes refuse, None if the kernel does not tell."""
+        _ = self.loaded
         return _ftrace.read_blacklist()
 
     @cached_property
@@ -182,22 +256,27 @@ class Facts:
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
-        """Loaded modules, with or without BTF, sorted."""
-        try:
-            text = _read("/proc/modules").decode("utf-8", "replace")
-        except FileNotFoundError:
-            return ()  # CONFIG_MODULES is off
-        return tuple(sorted(line.split(" ")[0] for line in text.splitlines() if line))
+        """Loaded modules, with or without BTF, sorted.
+
+        :raises BpfError: if /proc is not mounted
+        """
+        return tuple(sorted(self.loaded))
 
     @cached_property
     def possible_cpus(self) -> tuple[int, ...]:
-        """CPUs that may ever exist: per-CPU map values have one slot for each."""
-        return parse_cpus(_read("/sys/devices/system/cpu/possible").decode())
+        """CPUs that may ever exist: per-CPU map values have one slot for each.
+
+        :raises BpfError: if sysfs is not mounted
+        """
+        return _cpus("possible")
 
     @cached_property
     def online_cpus(self) -> tuple[int, ...]:
-        """CPUs that run now."""
-        return parse_cpus(_read("/sys/devices/system/cpu/online").decode())
+        """CPUs that run now.
+
+        :raises BpfError: if sysfs is not mounted
+        """
+        return _cpus("online")
 
     @cached_property
     def rlimits(self) -> dict[str, tuple[int, int]]:
@@ -271,7 +350,7 @@ class Facts:
                 policy=policy,
                 features=features,
                 probes=ProbeCache(btf, policy, known=features, can_ask=False),
-                modules=tuple(str(name) for name in data["modules"]),
+                loaded=ModuleList(LoadedModule(str(name)) for name in data["modules"]),
                 possible_cpus=tuple(int(cpu) for cpu in data["possible_cpus"]),
                 online_cpus=tuple(int(cpu) for cpu in data["online_cpus"]),
                 rlimits={},

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .._sys.files import required
 from ..errors import DeniedByPolicy, ObjectFormatError
 from .nameindex import index_names
 
@@ -497,8 +498,6 @@ def read(path: str = _PATH, *, before: Kallsyms | None = None) -> Kallsyms:
     """The running kernel's symbol table.
 
     :param before: one read earlier, as for `Kallsyms`
-    :raises OSError: if the file cannot be read
+    :raises BpfError: if the file is not there or cannot be read; the hint says what to do
     """
-    # seq_file hands out a page per read(2) whatever the buffer: let C loop.
-    with open(path, "rb", buffering=0) as stream:
-        return Kallsyms(stream.readall(), before)
+    return Kallsyms(required(path, "the addresses of kernel functions"), before)

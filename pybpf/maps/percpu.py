@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
+from pybpf._sys.files import required
+from pybpf.errors import ObjectFormatError
+
 __all__ = ["PerCpu", "count_cpus", "possible_cpus"]
 
 _POSSIBLE = "/sys/devices/system/cpu/possible"
@@ -32,9 +35,16 @@ def count_cpus(text: str) -> int:
 
 
 def possible_cpus() -> int:
-    """Number of possible CPUs of this machine: the length of every `PerCpu` read here."""
-    with open(_POSSIBLE, encoding="ascii") as file:
-        return count_cpus(file.read())
+    """Count the possible CPUs of this machine: the length of every `PerCpu` read here.
+
+    :raises BpfError: if sysfs is not mounted
+    :raises ObjectFormatError: if the kernel's list has another form
+    """
+    text = required(_POSSIBLE, "the number of values of a per-CPU map").decode("ascii", "replace")
+    try:
+        return count_cpus(text)
+    except ValueError as error:
+        raise ObjectFormatError(str(error), file=_POSSIBLE) from None
 
 
 class PerCpu(Sequence[Any]):

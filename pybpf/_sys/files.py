@@ -1,0 +1,73 @@
+"""Files of the kernel that are taken for granted, read whole; one clear error if one is missing.
+
+What is read here is wanted by somebody: a list of CPUs, of mounts, of symbols. In a container, a
+chroot or an early boot the file system it lives on may be absent. The error then names the file,
+says what it was wanted for and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ..errors import BpfError, DeniedByPolicy
+
+__all__ = ["is_one_name", "read", "required"]
+
+# Longest prefix first: where the kernel shows files -> (a file that is always there, how to
+# mount it).
+_HOMES = (
+    ("/sys/kernel/tracing/", "README", "mount -t tracefs tracefs /sys/kernel/tracing"),
+    ("/sys/kernel/debug/", "kprobes", "mount -t debugfs debugfs /sys/kernel/debug"),
+    ("/sys/fs/bpf/", "", "mount -t bpf bpf /sys/fs/bpf"),
+    ("/sys/", "kernel", "mount -t sysfs sysfs /sys"),
+    ("/proc/", "self", "mount -t proc proc /proc"),
+)
+
+
+def is_one_name(name: str) -> bool:
+    """Tell whether a name from an object, a process or the kernel is one file name and no path.
+
+    :returns: False for an empty name, ``.``, ``..``, and names with a slash or a NUL
+    """
+    return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
+
+
+def read(path: str) -> bytes:
+    """Read a whole file.
+
+    :raises OSError: as the kernel says
+    """
+    # Files of /proc and /sys give a page per read(2): let C loop.
+    with open(path, "rb", buffering=0) as stream:
+        return stream.readall()
+
+
+def required(path: str, wanted_for: str) -> bytes:
+    """Read a whole file that a kernel normally shows.
+
+    :param path: an absolute path below /proc or /sys
+    :param wanted_for: what it is needed for, e.g. ``the symbols of the kernel``
+    :raises DeniedByPolicy: this process may not read it
+    :raises BpfError: it is not there, or reading fails; the hint says what to do
+    """
+    try:
+        return read(path)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        doing = f"reading {path} for {wanted_for}"
+        if number in (errno.EACCES, errno.EPERM):
+            hint = "this process may not read it; run as root, or see what hides it"
+            raise DeniedByPolicy(number, doing, hint) from None
+        raise BpfError(number, doing, _advice(path, number)) from None
+
+
+def _advice(path: str, number: int) -> str:
+    if number not in (errno.ENOENT, errno.ENOTDIR):
+        return "the kernel normally lets it be read; look at dmesg, or try again"
+    for home, sign, command in _HOMES:
+        if path.startswith(home):
+            if os.path.exists(home + sign):
+                return f"{home[:-1]} is mounted and this kernel does not show the file there"
+            return f"{home[:-1]} does not look mounted here; try: {command}"
+    return "there is no such file"

@@ -1,0 +1,137 @@
+"""The kernel modules of one moment, and whether they are still the same ones.
+
+A module that is unloaded and loaded again may get other addresses, and its old memory may hold
+another module's functions by then. sysfs tells the two apart: it gives the directory of each
+module a number (its inode) that it does not give again. While ``/sys/module/NAME`` has the same
+number, the module has not been away, and what was read of it (symbols, call sites, BTF) holds.
+So whoever finds the same number before and after making a link knows that the link is on the
+function whose address was read, on every kernel and by every mechanism.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .._sys.files import is_one_name, required
+from ..errors import BpfError, ObjectFormatError
+
+__all__ = ["LoadedModule", "ModuleList", "number", "parse", "read"]
+
+_LIST = "/proc/modules"
+_DIRECTORY = "/sys/module"
+_LIVE = "Live"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModule:
+    """One module that is loaded.
+
+    :param name: its name
+    :param size: bytes of kernel memory
+    :param state: ``Live``, ``Loading`` or ``Unloading``
+    :param address: where it was put, 0 if addresses are hidden
+    :param number: inode of its sysfs directory, 0 if sysfs does not tell
+    """
+
+    name: str
+    size: int = 0
+    state: str = _LIVE
+    address: int = 0
+    number: int = 0
+
+
+class ModuleList(Mapping[str, LoadedModule]):
+    """The loaded modules by name, as they were at one moment; immutable, comparable."""
+
+    __slots__ = ("_modules",)
+
+    def __init__(self, modules: Iterable[LoadedModule] = ()) -> None:
+        self._modules = {module.name: module for module in modules}
+
+    def __getitem__(self, name: str) -> LoadedModule:
+        return self._modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __repr__(self) -> str:
+        return f"<ModuleList of {len(self)}: {' '.join(sorted(self))}>"
+
+    def lost(
+        self, names: Iterable[str], *, directory: str = _DIRECTORY, listing: str = _LIST
+    ) -> set[str]:
+        """Find the modules of which what was read at this moment no longer holds.
+
+        A module counts as lost if it was not loaded then, was not ready (``Loading`` and
+        ``Unloading`` modules give memory back), is gone now, or was loaded anew.
+
+        :param names: modules to look at; "" is the kernel itself, which never moves
+        """
+        out: set[str] = set()
+        now: ModuleList | None = None
+        for name in names:
+            if not name:
+                continue
+            known = self._modules.get(name)
+            if known is None or known.state != _LIVE:
+                out.add(name)
+            elif known.number:
+                if number(name, directory) != known.number:
+                    out.add(name)
+            else:  # no sysfs: the list itself is all there is
+                now = read(listing, directory) if now is None else now
+                if now.get(name) != known:
+                    out.add(name)
+        return out
+
+
+def number(name: str, directory: str = _DIRECTORY) -> int:
+    """Number of a loaded module's sysfs directory, 0 if there is none."""
+    if not is_one_name(name):
+        return 0
+    try:
+        return os.stat(f"{directory}/{name}").st_ino
+    except OSError:
+        return 0
+
+
+def parse(text: str) -> tuple[LoadedModule, ...]:
+    """Modules of the text of ``/proc/modules``: NAME SIZE REFS USERS STATE ADDRESS.
+
+    :raises ObjectFormatError: if a line has another form
+    """
+    out = []
+    offset = 0
+    for line in text.splitlines(keepends=True):
+        words = line.split()
+        try:
+            name, size, _, _, state, address, *_ = words
+            out.append(LoadedModule(name, int(size), state, int(address, 16)))
+        except ValueError:
+            if words:
+                what = f"not a module: {line[:80].rstrip()!r}"
+                raise ObjectFormatError(what, file=_LIST, offset=offset) from None
+        offset += len(line)
+    return tuple(out)
+
+
+def read(listing: str = _LIST, directory: str = _DIRECTORY) -> ModuleList:
+    """The modules that are loaded now; none where the kernel was built without modules.
+
+    :raises BpfError: if /proc is not there
+    """
+    try:
+        text = required(listing, "the list of loaded modules").decode("utf-8", "surrogateescape")
+    except BpfError:
+        if os.path.exists(os.path.join(os.path.dirname(listing), "self")):
+            return ModuleList()  # CONFIG_MODULES is off
+        raise
+    return ModuleList(
+        LoadedModule(m.name, m.size, m.state, m.address, number(m.name, directory))
+        for m in parse(text)
+    )
