@@ -96,7 +96,7 @@ class _ModuleBtfs(Mapping[str, Btf]):
     def __init__(self, kernel: KernelBtf | SavedBtf) -> None:
         self._kernel = kernel
 
-    @cached_property
+    @property
     def _names(self) -> list[str]:
         return [name for name in self._kernel.modules() if name != "vmlinux"]
 
@@ -140,7 +140,7 @@ class Object:
         self._kernel_btf = kernel_btf
         self._fds = ExitStack()
         self._btf_fd: Fd | None = None
-        self._module_fds: dict[str, Fd] = {}
+        self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
         self._linked: dict[str, LinkedProgram] = {}
         self._loaded = False
         self._prepared = False
@@ -376,7 +376,11 @@ class Object:
         return symbols[0].addr if symbols else None
 
     def prepare_program(self, spec: ProgramSpec) -> Prepared:
-        """Relocated program with descriptors filled in, as BPF_PROG_LOAD takes it."""
+        """Relocated program with descriptors filled in, as BPF_PROG_LOAD takes it.
+
+        :raises UnsupportedFeature: the object's facts are saved ones, of another kernel or boot
+        """
+        self.require_running()
         self.prepare()
         linked = self.linked(spec.name)
         info = self._btf_fd is not None
@@ -403,14 +407,31 @@ class Object:
             out[at : at + 4] = self.module_fd(module).to_bytes(4, "little")
         return bytes(out)
 
+    def require_running(self) -> None:
+        """Check that what is known of the kernel is of the one that runs here.
+
+        :raises UnsupportedFeature: the object's facts are saved ones
+        """
+        if self.facts.is_saved:
+            raise UnsupportedFeature("loading", by="facts saved on another machine")
+
     def module_fd(self, module: str) -> int:
-        """Descriptor of a kernel module's BTF, kept open as long as this object."""
-        fd = self._module_fds.get(module)
-        if fd is None:
-            kernel = self.facts.btf
-            if isinstance(kernel, SavedBtf):
-                raise UnsupportedFeature("loading", by="facts saved on another machine")
-            fd = self._module_fds[module] = self._fds.enter_context(kernel.fd(module))
+        """Descriptor of a kernel module's BTF, kept open as long as this object.
+
+        When the module has been loaded anew, it is that of the new one.
+
+        :raises UnsupportedFeature: if the module is not loaded, or has no BTF
+        """
+        kernel = self.facts.btf
+        if isinstance(kernel, SavedBtf):
+            raise UnsupportedFeature("loading", by="facts saved on another machine")
+        number, fd = self._module_fds.get(module, (0, None))
+        if fd is None or number != kernel.number(module):
+            if fd is not None:
+                fd.close()
+            number = kernel.number(module)
+            fd = self._fds.enter_context(kernel.fd(module))
+            self._module_fds[module] = (number, fd)
         return fd.fileno()
 
     # -- multi programs (`pybpf.multi.programs`, imported when first used: it is much code)

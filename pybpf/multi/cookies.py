@@ -8,7 +8,7 @@ modules. A cookie for such a name goes to all of them, and people are told; a ta
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,10 @@ class _Named:
         for item, cookie in pairs:
             if self.known.setdefault(_who(item), cookie) != cookie:
                 raise PlanError(f"{item!r} is named twice, with different cookies")
+        # A function named with its address may be elsewhere by now: its module was loaded anew.
+        exact = [who for who in self.known if who[2] is not None]
+        places = Counter((module, name) for module, name, _ in exact)
+        self._only = {who[:2]: who for who in exact if places[who[:2]] == 1}
 
     def who(self, target: Target) -> _Who | None:
         module, name = target.module, target.name
@@ -43,7 +47,7 @@ class _Named:
             for who in ((module, name, address), (None, name, address)):
                 if who in self.known:
                     return who
-        return None
+        return self._only.get((module, name))
 
     def __call__(self, target: Target) -> int:
         who = self.who(target)
@@ -68,6 +72,7 @@ def cookie_function(
     if isinstance(asked, str) or len(asked) != len(cookies):
         raise PlanError("a sequence of cookies goes with as many functions, named one by one")
     return _Named(zip(asked, cookies, strict=True))
+
 
 
 def shared_cookies(cookies: Callable[[Target], int] | None, targets: Iterable[Target]) -> str:

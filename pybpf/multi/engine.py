@@ -6,7 +6,9 @@ a link per function where it does not (clones; single kprobes share a program).
 A many-function link is all or nothing in the kernel and does not say who was
 to blame, so a refused batch is split in halves until the guilty are alone;
 they are reported as refused and the rest stays attached. A function whose
-trampoline turns out to be full is planned again without trampolines. Exit
+trampoline turns out to be full is planned again without trampolines. A function
+whose module went or was loaded anew while attaching is never left to a link made
+from what was read before (`ground`): it is looked up and planned again. Exit
 programs are attached before entry programs and detached after them, so that no
 entry is seen without its exit. A function refused at one side of such a pair
 keeps nothing at the other.
@@ -39,6 +41,7 @@ from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from ..kernel.sleepable import is_sleep_refusal
 from . import rewrite
 from .cost import Mechanism
+from .ground import ROUNDS, Stale, Stands
 from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
 from .options import AttachOptions, Progress
 from .plan import Group, Image, Lowering, Part, Plan, PlanFacts, Side, Target, Template
@@ -79,6 +82,14 @@ class Source(Protocol):
 _SLOTS_WITHOUT_STACK = 6
 
 
+# A call site lies this many bytes past the function's address at most: endbr64.
+_ENDBR = 4
+
+
+class _ById(links.Link):
+    """A tracing_multi link: made from BTF ids."""
+
+
 class _Engine:
     def __init__(
         self,
@@ -87,12 +98,14 @@ class _Engine:
         link: MultiLink,
         cookies: Callable[[Target], int] | None,
         progress: Progress | None,
+        ground: Stands | None = None,
     ) -> None:
         self.source = source
         self.template = template
         self.link = link
         self.cookies = cookies
         self.progress = progress
+        self.ground = ground
         self.refused: dict[tuple[str, str, int], tuple[Target, BpfError]] = {}
         self.done = 0
         self.total = 0
@@ -107,8 +120,80 @@ class _Engine:
             raise error
         self.refused.setdefault(target_key(target), (target, error))
 
-    def keep(self, link: links.Link, group: Group, part: Part, targets: tuple[Target, ...]) -> None:
-        self.link.pieces.append(Piece(link, group.mechanism, group.module, part, targets))
+    def keep(
+        self, link: links.Link, group: Group, part: Part, targets: tuple[Target, ...]
+    ) -> Sequence[Target]:
+        """Keep a new link if it is where its targets are, else close it.
+
+        To be called with interrupts held back.
+
+        :returns: the targets; fewer if the link was closed, and the others are refused
+        """
+        try:
+            left = self.reached(link, self.standing(targets))
+            if len(left) == len(targets):
+                self.link.pieces.append(Piece(link, group.mechanism, group.module, part, targets))
+                return targets
+        except BaseException:
+            link.close()
+            raise
+        link.close()
+        return left
+
+    def standing(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Those whose module is the one they were found in; the others are refused as stale."""
+        if self.ground is None:
+            return targets
+        modules = {t.module for t in targets}
+        modules.discard("")  # the kernel itself never moves
+        lost = self.ground.lost(modules) if modules else set()
+        if not lost:
+            return targets
+        return self.without(
+            [t for t in targets if t.module in lost],
+            lambda target: Stale(target, Reason.MOVED, again=True),
+            targets,
+        )
+
+    def reached(self, link: links.Link, targets: Sequence[Target]) -> Sequence[Target]:
+        """Those that a tracing_multi link is on, where the kernel tells (7.3).
+
+        It takes BTF ids and looks the names up itself: what it found is compared.
+        """
+        if not isinstance(link, _ById):
+            return targets
+        try:
+            info = link.info()
+        except BpfError:
+            return targets  # not told is not wrong; the looks before and after it hold
+        where = dict(zip(info.ids, info.addrs, strict=False))
+        wrong = [
+            t
+            for t in targets
+            if t.address
+            and (at := where.get(t.btf_id or 0))  # 0: addresses are hidden
+            and not 0 <= at - t.address <= _ENDBR
+        ]
+
+        def said(target: Target) -> Stale:
+            at = where[target.btf_id or 0]
+            detail = f"the kernel took the one at {at:#x}, it is at {target.address:#x}"
+            return Stale(target, Reason.MOVED, detail, again=False)
+
+        return self.without(wrong, said, targets) if wrong else targets
+
+    def without(
+        self,
+        lost: Sequence[Target],
+        why: Callable[[Target], Stale],
+        targets: Sequence[Target],
+    ) -> Sequence[Target]:
+        # The others; those that are lost are refused.
+        for target in lost:
+            self.refuse(target, why(target))
+        self.step(len(lost))
+        keys = set(map(target_key, lost))
+        return [t for t in targets if target_key(t) not in keys]
 
     def step(self, count: int) -> None:
         self.done += count
@@ -167,6 +252,7 @@ class _Engine:
     # -- tracing_multi and kprobe.multi: one program, one link, split when refused
 
     def batch(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
+        targets = self.standing(targets)
         if not targets:
             return
         if group.mechanism is Mechanism.TRACING_MULTI:
@@ -179,15 +265,28 @@ class _Engine:
                 if session
                 else AttachType.BPF_TRACE_KPROBE_MULTI
             )
-        program = self.load(part, prog_type=prog_type, attach_type=attach_type, module=group.module)
+        try:
+            program = self.load(
+                part, prog_type=prog_type, attach_type=attach_type, module=group.module
+            )
+        except BpfError:
+            if not self.standing(targets):
+                return  # the module went
+            raise
         pending = [targets]
         while pending:
-            some = pending.pop()
+            some = self.standing(pending.pop())
+            if not some:
+                continue
             try:
                 with held():
                     link = self.many(group, part, program, attach_type, some)
-                    self.keep(link, group, part, tuple(some))
+                    left = self.keep(link, group, part, tuple(some))
             except BpfError as error:
+                left = self.standing(some)
+                if len(left) < len(some):
+                    pending.append(left)
+                    continue
                 if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS | _NO_ROOM:
                     raise
                 if len(some) == 1:
@@ -197,7 +296,10 @@ class _Engine:
                 middle = len(some) // 2
                 pending += [some[middle:], some[:middle]]
             else:
-                self.step(len(some))
+                if len(left) < len(some):
+                    pending.append(left)
+                else:
+                    self.step(len(some))
         self.unload()
 
     def load(self, part: Part, *, prog_type: int, attach_type: int, module: str) -> Fd:
@@ -235,7 +337,7 @@ class _Engine:
             fd = sys_link.link_create_tracing_multi(
                 program.fileno(), attach_type, ids, cookies=cookies
             )
-            return links.Link(fd, f"tracing_multi {what}")
+            return _ById(fd, f"tracing_multi {what}")
         # In any order: the kernel sorts them, and cookies along.
         return links.attach_kprobe_multi(
             program,
@@ -250,14 +352,29 @@ class _Engine:
     def clones(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
         attach_type = _TRACING[part.side][0]
         for target in targets:
-            try:
-                with held():
-                    self.keep(*self.clone(group, part, target, attach_type))
-            except DeniedByPolicy:
-                raise
-            except BpfError as error:
-                self.refuse(target, error)
-            self.step(1)
+            self.alone(target, lambda t: self.clone(group, part, t, attach_type))
+
+    def alone(
+        self,
+        target: Target,
+        make: Callable[[Target], tuple[links.Link, Group, Part, tuple[Target, ...]]],
+    ) -> None:
+        """Make one function's own link, or note why it has none."""
+        if not self.standing([target]):
+            return
+        try:
+            with held():
+                kept = self.keep(*make(target))
+        except DeniedByPolicy:
+            raise
+        except BpfError as error:
+            if not self.standing([target]):
+                return  # whatever was said: its module went
+            self.refuse(target, error)
+        else:
+            if not kept:
+                return
+        self.step(1)
 
     def clone(
         self, group: Group, part: Part, target: Target, attach_type: int
@@ -338,22 +455,20 @@ class _Engine:
         kprobe = ProgType.BPF_PROG_TYPE_KPROBE
         program = self.load(part, prog_type=kprobe, attach_type=0, module="")
         for target in targets:
-            try:
-                with held():
-                    link = links.attach_kprobe(
-                        program,
-                        "" if target.address else target.name,
-                        address=target.address,
-                        retprobe=part.side is Side.EXIT,
-                        cookie=self.cookie(target),
-                    )
-                    self.keep(link, group, part, (target,))
-            except DeniedByPolicy:
-                raise
-            except BpfError as error:
-                self.refuse(target, error)
-            self.step(1)
+            self.alone(target, lambda t: self.kprobe(group, part, t, program))
         self.unload()
+
+    def kprobe(
+        self, group: Group, part: Part, target: Target, program: Fd
+    ) -> tuple[links.Link, Group, Part, tuple[Target]]:
+        link = links.attach_kprobe(
+            program,
+            "" if target.address else target.name,
+            address=target.address,
+            retprobe=part.side is Side.EXIT,
+            cookie=self.cookie(target),
+        )
+        return link, group, part, (target,)
 
     def undo(self) -> None:
         with held():  # until everything is undone; then the interrupt, if another came
@@ -373,6 +488,8 @@ def _no_place(error: BpfError) -> bool:
 
 
 def _said(target: Target, error: BpfError, template: Template) -> Skipped:
+    if isinstance(error, Stale):
+        return Skipped(target.name, target.module, error.reason, error.detail)
     detail = name_of(error.errno or 0) or ""
     if isinstance(error, VerifierError) and error.summary:
         detail += f": {error.summary.strip().splitlines()[-1].strip()}"
@@ -394,11 +511,13 @@ def attach(
     facts: PlanFacts,
     options: AttachOptions,
     cookies: Callable[[Target], int] | None = None,
+    ground: Stands | None = None,
 ) -> MultiLink:
     """Do what a plan says; what the kernel refuses one by one is skipped, not fatal.
 
     :param plan: made of `template` with `facts` and `options`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
+    :param ground: tells whether the modules of targets are still the same; None: they are
     :raises PlanError: nothing could be attached; ``.skipped`` has the reasons
     :raises VerifierError: the program itself is at fault: the verifier refused a group's image,
         or every function's clone
@@ -410,7 +529,7 @@ def attach(
         options.planned(plan)
     elif plan.cost.attach_s > SLOW_S:
         warn(f"{plan.program}: attaching to {say_takes(plan.targets, plan.cost.attach_s)}")
-    engine = _Engine(source, template, MultiLink(plan), cookies, options.progress)
+    engine = _Engine(source, template, MultiLink(plan), cookies, options.progress, ground)
     try:
         try:
             return _run(engine, facts, options)
@@ -422,10 +541,29 @@ def attach(
         raise
 
 
+def look_again(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> tuple[Skipped, ...]:
+    """Attach to functions whose module went or was loaded anew, as they are now.
+
+    :returns: those that are gone, or cannot be attached to any more
+    """
+    nowhere: tuple[Skipped, ...] = ()
+    for _ in range(ROUNDS):
+        stale = [t for t, e in engine.refused.values() if isinstance(e, Stale) and e.again]
+        if not stale or engine.ground is None:
+            break
+        found, gone = engine.ground.again(stale)
+        made = make_plan(engine.template, found, facts, options, gone)
+        for target in stale:
+            del engine.refused[target_key(target)]
+        nowhere += made.skipped
+        engine.run(made.groups)
+    return nowhere
+
+
 def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink:
     link = engine.link
     engine.run(link.plan.groups)
-    nowhere: tuple[Skipped, ...] = ()
+    nowhere = look_again(engine, facts, options)
     # Full trampolines (E2BIG) and kernels without stack arguments (ENOTSUPP) are known
     # only now: plan those functions again.
     full = [t for t, e in engine.refused.values() if _no_place(e)]
@@ -443,7 +581,7 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
             del engine.refused[target_key(target)]
         engine.run(spill.groups)
         link.spilled = engine.accepted(spill.targets)
-        nowhere = spill.skipped
+        nowhere += (*spill.skipped, *look_again(engine, facts, options))
     errors = [error for _, error in engine.refused.values()]
     if errors and not link and all(map(_blames_program, errors)):
         raise errors[0]  # whoever asked needs the log

@@ -139,11 +139,17 @@ class MultiLink:
         may be full; then the next way is taken.
         """
         planned = {target_key(t): group for group in self.plan.groups for t in group.targets}
-        return tuple(
-            Changed(target, planned[target_key(target)], group)
+        # A function that moved before it was attached to has another address than planned.
+        moved = {(module, name): group for (module, name, _), group in planned.items()}
+        found = (
+            (target, planned.get(target_key(target)) or moved[target.module, target.name], group)
             for group in self.groups
             for target in group.targets
-            if not group.same_way(planned[target_key(target)])
+        )
+        return tuple(
+            Changed(target, before, group)
+            for target, before, group in found
+            if not group.same_way(before)
         )
 
     @property

@@ -20,6 +20,7 @@ from ..kernel.lookup import btf_target
 from ..obj.linker import Linker, Resolved
 from .cookies import cookie_function, shared_cookies
 from .engine import attach as run
+from .ground import ROUNDS, Ground
 from .link import warn
 from .resolve import Asked, Resolver, listed, plan_facts
 from .template import make_template, pack_info
@@ -84,7 +85,7 @@ class MultiPrograms:
 
     @cached_property
     def _resolver(self) -> Resolver:
-        return Resolver(self.object.facts)
+        return Resolver(self.object.facts, live=not self.object.facts.is_saved)
 
     @cached_property
     def _linker(self) -> Linker:
@@ -106,6 +107,7 @@ class MultiPrograms:
         :param btf_id: function to load for, 0 for none
         :param module: whose BTF it is in, "" for vmlinux
         """
+        self.object.require_running()
         self.object.prepare()
         tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
         insns, func_info, line_info = self._packed(template, code)
@@ -157,8 +159,13 @@ class MultiPrograms:
         cookie = cookie_function(options.cookies, wanted)
         self.object.prepare()
         template = self.template(program)
-        facts = plan_facts(self.object.facts)
-        plan = self._resolver.plan(template, wanted, facts, options)
+        for _ in range(ROUNDS):
+            now = self.object.facts = self.object.facts.current()
+            facts = plan_facts(now)
+            plan = self._resolver.at(now).plan(template, wanted, facts, options)
+            if now.hold():
+                break  # else modules came or went while their symbols were read
         if shared := shared_cookies(cookie, plan.targets):
             warn(f"program {program.name!r}: {shared}")
-        return run(self, template, plan, facts, options, cookie)
+        ground = None if now.is_saved else Ground(self._resolver, now, template)
+        return run(self, template, plan, facts, options, cookie, ground)

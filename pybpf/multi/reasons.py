@@ -47,6 +47,8 @@ class Reason(Enum):
     NOT_SLEEPABLE = "not-sleepable", "the program may sleep, which is not possible here"
     NO_SESSION_COOKIE = "no-session-cookie", "the program needs a session cookie"
     NO_MECHANISM = "no-mechanism", "not to be had on this kernel"
+    MODULE_GONE = "module-gone", "its module is no longer loaded"
+    MOVED = "moved", "it is no longer where it was found"
     KERNEL_REFUSED = "kernel-refused", "the kernel refused it"
 
 

@@ -14,9 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..btf import Btf
+from ..btf.types import Func
 from ..errors import BpfError, ObjectFormatError, PlanError
 from ..features import Feature
 from ..kernel.btf import KernelBtf
+from ..kernel.globs import VMLINUX
 from ..kernel.sleepable import MOST, Question, may_sleep
 from ..trampoline.image import make_key
 from ..trampoline.model import Models
@@ -30,6 +32,9 @@ from .select import Candidate, SelectFacts, at_address, select, split_address
 from .traits import Hook
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
     from ..kernel.host import Facts
 
 __all__ = ["Asked", "Item", "Resolver", "listed", "plan", "plan_facts"]
@@ -39,6 +44,8 @@ Item = str | Candidate | Target
 Asked = str | Iterable[Item]
 
 _KINDS = {str, Candidate, Target}
+# So many names are searched for one by one in the symbol table.
+_FEW = 24
 
 _PLANNED_FOR = (
     Feature.FENTRY,
@@ -109,18 +116,31 @@ def plan(
             raise PlanError("names are looked up in Facts; with PlanFacts give Target values")
         return make_plan(template, given, facts, options)
     asked: Asked = targets if isinstance(targets, str) else wanted
+    facts = facts.current()
     resolver = Resolver(facts, live=not facts.is_saved)
     return resolver.plan(template, asked, plan_facts(facts), options)
 
 
 class Resolver:
-    """Targets of one kernel; models are looked up once, occupancy for each request."""
+    """Targets of one kernel; models are looked up once, occupancy for each request.
+
+    :param facts: what is known of it
+    :param live: it is the kernel that runs here, so that its links can be asked for, and
+        addresses that a caller gives are checked
+    """
 
     def __init__(self, facts: Facts | SelectFacts, *, live: bool = True) -> None:
         self._facts = facts
         self._live = live
-        self._models: dict[str, Models | None] = {}
+        self._models: dict[str, tuple[Btf | None, Models | None]] = {}
         self._held: Counter[int] | None = None
+
+    def at(self, facts: Facts) -> Self:
+        """Look in these facts from now on: newer ones of the same kernel."""
+        if facts is not self._facts:
+            self._facts = facts
+            self._models = {m: known for m, known in self._models.items() if not m}
+        return self
 
     def plan(
         self, template: Template, asked: Asked, facts: PlanFacts, options: AttachOptions = AUTO
@@ -172,9 +192,10 @@ class Resolver:
         if set(map(type, wanted)) == {Target}:
             return self._placed(wanted)  # type: ignore[arg-type]
         globs = [w for w in wanted if isinstance(w, str)]
-        targets = [self.target(w) for w in wanted if isinstance(w, Candidate)]
-        placed, skipped = self._placed([w for w in wanted if isinstance(w, Target)])
-        targets += placed
+        targets, skipped = self._placed(
+            [self.target(w) for w in wanted if isinstance(w, Candidate)]
+            + [w for w in wanted if isinstance(w, Target)]
+        )
         named = [split_address(text) for text in globs]
         globs = [text for text, address in named if address is None]
         if len(globs) < len(named):
@@ -201,13 +222,53 @@ class Resolver:
             raise _nothing(asked, skipped)
         return targets, skipped
 
+    def again(
+        self, targets: Sequence[Target], *, at_exit: bool
+    ) -> tuple[list[Target], list[Skipped]]:
+        """Look functions up anew whose modules went or moved.
+
+        :returns: what each is now, and those that are not there any more
+        """
+        self._held = None
+        out: list[Target] = []
+        skipped: list[Skipped] = []
+        found: dict[tuple[str, str], list[Candidate]] = {}
+        loaded = getattr(self._facts, "loaded", ())
+        there = [t for t in targets if not t.module or t.module in loaded]
+        names = dict.fromkeys(f"{t.module or VMLINUX}:{t.name}" for t in there)
+        selection = select(self._facts, names, at_exit=at_exit)
+        for candidate in selection.candidates:
+            found.setdefault((candidate.module, candidate.name), []).append(candidate)
+        lost = {(s.module, s.name): s for s in selection.skipped}
+        for target in targets:
+            key = (target.module, target.name)
+            now = found.get(key, [])
+            if len(now) == 1:
+                out.append(self.target(now[0]))
+            elif target.module and target.module not in loaded:
+                skipped.append(Skipped(target.name, target.module, Reason.MODULE_GONE))
+            elif now:
+                detail = f"{len(now)} functions have its name now"
+                skipped.append(Skipped(target.name, target.module, Reason.MOVED, detail))
+            else:
+                skipped.append(
+                    lost.get(key) or Skipped(target.name, target.module, Reason.NOT_FOUND)
+                )
+        return out, skipped
+
     def _placed(self, targets: list[Target]) -> tuple[list[Target], list[Skipped]]:
         # Targets of a caller's own making, each with its address: by that alone two names of one
         # function are told from two functions, and one link must not hold a function twice.
-        if 0 not in [t.address for t in targets]:
-            return targets, []
+        # An address that a caller gives may be of another moment, or of another boot.
         out: list[Target] = []
         skipped: list[Skipped] = []
+        if self._live and not self._facts.kallsyms.hidden:
+            moved = self._moved(targets)
+            if moved:
+                out, skipped = self.again([targets[i] for i in moved], at_exit=False)
+                targets = [t for i, t in enumerate(targets) if i not in moved]
+        if 0 not in [t.address for t in targets]:
+            return out + targets, skipped
         for target in targets:
             if not target.address:
                 at = {
@@ -225,6 +286,32 @@ class Resolver:
             out.append(target)
         return out, skipped
 
+    def _moved(self, targets: list[Target]) -> dict[int, None]:
+        # Positions of the targets whose name, address and BTF id do not agree (any more).
+        kallsyms = self._facts.kallsyms
+        moved: dict[int, None] = {}
+        index = kallsyms.functions() if len(targets) > _FEW else {}
+        for i, target in enumerate(targets):
+            if not target.address:
+                continue
+            at = index.get(target.name) if not target.module else None
+            if isinstance(at, int) and kallsyms.address(at) == target.address:
+                continue
+            symbols = kallsyms.by_name(target.name)
+            here = any(s.addr == target.address and s.module == target.module for s in symbols)
+            if not here or (target.module and not self._describes(target)):
+                moved[i] = None
+        return moved
+
+    def _describes(self, target: Target) -> bool:
+        # Whether the BTF id of a module's function is the function's.
+        if target.btf_id is None:
+            return True
+        btf = self._facts.btf.get(target.module)
+        if btf is None or not btf.start_id <= target.btf_id < btf.start_id + btf.nr_types:
+            return False
+        return isinstance(btf.type(target.btf_id), Func) and btf.name(target.btf_id) == target.name
+
     def target(self, candidate: Candidate) -> Target:
         """A candidate with its model and occupancy."""
         model = None
@@ -232,10 +319,9 @@ class Resolver:
         if candidate.btf_id is not None:
             models = self._models_of(candidate.module)
             if models is not None:
-                try:
+                # A candidate that a caller kept may be of a module that was built anew.
+                with suppress(ObjectFormatError, AssertionError):
                     model = models.of_func(candidate.btf_id)
-                except ObjectFormatError:
-                    model = None
             occupied = self._occupied(candidate.module, candidate.btf_id)
         return Target(
             candidate.name,
@@ -249,10 +335,11 @@ class Resolver:
         )
 
     def _models_of(self, module: str) -> Models | None:
-        if module not in self._models:
-            btf: Btf | None = self._facts.btf.get(module)
-            self._models[module] = Models(btf) if btf is not None else None
-        return self._models[module]
+        btf: Btf | None = self._facts.btf.get(module)
+        known = self._models.get(module)
+        if known is None or known[0] is not btf:  # not asked for yet, or loaded anew
+            known = self._models[module] = (btf, Models(btf) if btf is not None else None)
+        return known[1]
 
     def _occupied(self, module: str, btf_id: int) -> int:
         if not self._live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import struct
@@ -274,9 +275,11 @@ def test_a_module_that_goes_while_its_btf_is_read(
     assert KernelBtf().get("dummy") is None
 
 
-def test_a_module_that_is_reloaded_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_is_reloaded_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its BTF object has another id then: looked up again, but not for ever."""
-    numbers = iter(range(10, 20))
+    numbers = itertools.count(10)
     opened: list[int] = []
     lasts = 12
 
@@ -289,8 +292,9 @@ def test_a_module_that_is_reloaded_while_it_is_opened(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(kernel_btf, "objects", objects)
     monkeypatch.setattr(kernel_btf.sys_bpf, "open_by_id", open_by_id)
-    KernelBtf().fd("dummy").close()
+    (tmp_path / "dummy").touch()
+    KernelBtf(str(tmp_path)).fd("dummy").close()
     assert opened == [10, 11, 12]
     lasts = 0
     with pytest.raises(UnsupportedFeature, match="dummy"):
-        KernelBtf().fd("dummy")
+        KernelBtf(str(tmp_path)).fd("dummy")

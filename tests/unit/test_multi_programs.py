@@ -88,8 +88,10 @@ def program(
     facts: Facts, blobs: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Iterable[pybpf.Program]:
     def run(
-        source: object, template: object, plan: Plan, facts: object, options: object, cookie: Any
+        source: object, template: object, plan: Plan, facts: object, options: object, *rest: Any
     ) -> None:
+        cookie, ground = rest
+        assert ground is None, "saved facts are of no moment"
         seen = {t.label: cookie(t) if cookie else None for t in plan.targets}
         raise Attached(plan, seen, cookie)
 
@@ -139,8 +141,10 @@ def test_cookies_of_functions_of_one_name(
     seen: list[int] = []
 
     def run(
-        source: object, template: object, plan: Plan, facts: object, options: object, cookie: Any
+        source: object, template: object, plan: Plan, facts: object, options: object, *rest: Any
     ) -> None:
+        cookie, ground = rest
+        assert ground is None, "saved facts are of no moment"
         seen.extend(cookie(t) for t in plan.targets)
         raise Attached(plan, {})
 
