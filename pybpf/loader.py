@@ -18,10 +18,17 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from ._sys import bpf as sys_bpf
+from ._sys.files import is_one_name
 from ._uapi.enums import MapType
 from .btf import Btf
 from .btf.encode import BTF_FEATURES, sanitize
-from .errors import BpfError, DeniedByPolicy, RelocationError, UnsupportedFeature
+from .errors import (
+    BpfError,
+    DeniedByPolicy,
+    ObjectFormatError,
+    RelocationError,
+    UnsupportedFeature,
+)
 from .globals import Globals
 from .kernel.config import kernel_config, version_code
 from .kernel.host import Facts, SavedBtf
@@ -285,8 +292,30 @@ class Object:
                 return
         # libbpf goes on without too: only some map types cannot do without.
 
+    def _pin_path(self, bpf_map: Map) -> str:
+        # Where a map that asks to be pinned by its name goes. A name comes from the object, so
+        # it may be anything; what is pinned stays right below `pin_root`.
+        if bpf_map.pin_path:
+            return bpf_map.pin_path
+        name = bpf_map.name
+        why = ""
+        if not is_one_name(name):
+            why = "it is a path, not the name of a file"
+        elif "." in name:
+            why = "a bpf file system takes no name with a dot in it"
+        if why:
+            raise ObjectFormatError(
+                f"map {name!r} asks to be pinned by its name: {why}; "
+                "rename it, or set the map's pin_path before loading",
+                file=self.spec.name,
+            )
+        return f"{self.pin_root}/{name}"
+
     def _create_maps(self) -> None:
         btf_fd = self.btf_fd
+        for bpf_map in self.maps.values():
+            if bpf_map.spec.pinning == _PIN_BY_NAME and bpf_map.spec.autocreate:
+                self._pin_path(bpf_map)  # before anything is made
         for bpf_map in self.maps.values():
             if not bpf_map.spec.autocreate or bpf_map.created:
                 continue
@@ -300,7 +329,7 @@ class Object:
     def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
         path = ""
         if bpf_map.spec.pinning == _PIN_BY_NAME:
-            path = bpf_map.pin_path or f"{self.pin_root}/{bpf_map.name}"
+            path = self._pin_path(bpf_map)
             try:
                 pinned = sys_bpf.obj_get(path)
             except BpfError as error:

@@ -16,6 +16,7 @@ from .._uapi.defines import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, 
 from .._uapi.enums import Cmd
 from .._uapi.enums import ProgType as T
 from ..errors import BpfError, DeniedByPolicy
+from .files import parse_mounts
 
 __all__ = [
     "PERF_EVENT_OPEN",
@@ -185,14 +186,10 @@ def _file_system(path: str) -> str:
     # Type of the file system that holds `path`, "" if not known.
     path = os.path.realpath(os.path.dirname(path) or ".")
     best, kind = "", ""
-    for line in _read("/proc/self/mounts").splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        where = fields[1].replace("\\040", " ")
-        inside = path == where or path.startswith(where.rstrip("/") + "/")
-        if inside and len(where) >= len(best):
-            best, kind = where, fields[2]
+    for mount in parse_mounts(_read("/proc/self/mounts")):
+        inside = path == mount.path or path.startswith(mount.path.rstrip("/") + "/")
+        if inside and len(mount.path) >= len(best):
+            best, kind = mount.path, mount.kind
     return kind
 
 
@@ -208,6 +205,9 @@ def path_error(errno: int, cmd: Cmd, path: str) -> BpfError:
         kind = _file_system(path)
         if kind and kind != "bpf":
             return BpfError(errno, doing, f"the path is on {kind}, not on a bpf file system")
+        if errno == EPERM and kind == "bpf" and "." in os.path.basename(path):
+            # bpf_lookup(), kernel/bpf/inode.c: "reserved for future use"
+            return BpfError(errno, doing, "a bpf file system takes no name with a dot in it")
     if errno == EACCES:
         return DeniedByPolicy(errno, doing, "the permissions of the path refuse it")
     if errno == EPERM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from errno import EMFILE
 
 from ..errors import BpfError
@@ -118,6 +119,19 @@ class Fd:
         os.close(fd)
 
 
+def _open_now(limit: int) -> int:
+    # How many descriptors this process has open.
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:  # /proc is not mounted: try them
+        found = 0
+        for number in range(min(limit, 1 << 16) if limit > 0 else 1 << 16):
+            with suppress(OSError):
+                os.fstat(number)
+                found += 1
+        return found
+
+
 def make_room(count: int, doing: str = "") -> None:
     """See to it that `count` more descriptors may be opened.
 
@@ -128,8 +142,8 @@ def make_room(count: int, doing: str = "") -> None:
     """
     import resource
 
-    needed = len(os.listdir("/proc/self/fd")) + count + _SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _open_now(soft) + count + _SPARE
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:

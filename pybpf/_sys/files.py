@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from dataclasses import dataclass
 
 from ..errors import BpfError, DeniedByPolicy
 
-__all__ = ["is_one_name", "read", "required"]
+__all__ = ["Mount", "is_one_name", "parse_mounts", "read", "required", "shown"]
 
 # Longest prefix first: where the kernel shows files -> (a file that is always there, how to
 # mount it).
 _HOMES = (
     ("/sys/kernel/tracing/", "README", "mount -t tracefs tracefs /sys/kernel/tracing"),
     ("/sys/kernel/debug/", "kprobes", "mount -t debugfs debugfs /sys/kernel/debug"),
-    ("/sys/fs/bpf/", "", "mount -t bpf bpf /sys/fs/bpf"),
     ("/sys/", "kernel", "mount -t sysfs sysfs /sys"),
     ("/proc/", "self", "mount -t proc proc /proc"),
 )
@@ -31,6 +32,41 @@ def is_one_name(name: str) -> bool:
     :returns: False for an empty name, ``.``, ``..``, and names with a slash or a NUL
     """
     return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
+
+
+def shown(text: str) -> str:
+    """Make a name from a process, the kernel or a file system fit for a line of text.
+
+    :returns: the same text with ``\\xNN`` and the like for what does not print (control
+        characters, escape sequences, line ends)
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mounted file system.
+
+    :param path: where it is mounted
+    :param kind: type of the file system: ``tracefs``, ``bpf``, ...
+    """
+
+    path: str
+    kind: str
+
+
+def parse_mounts(text: str) -> list[Mount]:
+    """Read the lines of ``/proc/self/mounts``: DEVICE PATH KIND ..."""
+    out = []
+    for line in text.split("\n"):
+        fields = line.split(" ")
+        if len(fields) >= 3:
+            # The kernel writes blanks, tabs, line ends and backslashes of a path as \\ooo.
+            path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])
+            out.append(Mount(path, fields[2]))
+    return out
 
 
 def read(path: str) -> bytes:

@@ -25,6 +25,7 @@ from ..errors import BpfError, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
 from .fd import Fd
+from .files import is_one_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def tracepoint_id(category: str, name: str) -> int:
         may not be read
     """
     doing = f"tracepoint {category}:{name}"
-    if "/" in category or "/" in name or not category or not name:
+    if not is_one_name(category) or not is_one_name(name):
         raise BpfError(ENOENT, doing, "it is not a name of the form CATEGORY and EVENT")
     mounted = False
     for root in _TRACEFS:
@@ -157,7 +158,8 @@ def tracepoint_id(category: str, name: str) -> int:
         except PermissionError as refusal:
             raise denied(refusal.errno or EACCES, doing, PERF_EVENT_OPEN) from None
     if not mounted:
-        raise BpfError(ENOENT, doing, "tracefs is not mounted on /sys/kernel/tracing")
+        hint = "tracefs is not mounted; try: mount -t tracefs tracefs /sys/kernel/tracing"
+        raise BpfError(ENOENT, doing, hint)
     raise BpfError(ENOENT, doing, "there is no such tracepoint")
 
 

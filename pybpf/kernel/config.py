@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from .._sys.files import is_one_name
+
 __all__ = ["kernel_config", "version_code"]
 
 
@@ -22,7 +24,9 @@ def kernel_config() -> list[str]:
     """Read the lines ``CONFIG_NAME=VALUE`` of the running kernel; empty if it shows none."""
     import gzip
 
-    for path in (f"/boot/config-{os.uname().release}", "/proc/config.gz"):
+    release = os.uname().release
+    shown = [f"/boot/config-{release}"] if is_one_name(release) else []
+    for path in (*shown, "/proc/config.gz"):
         try:
             with open(path, "rb") as file:
                 data = file.read()

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .._sys.files import parse_mounts, required
 from .._sys.files import read as _read
-from .._sys.files import required
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from .nameindex import index_names
 
@@ -377,18 +377,9 @@ def find_tracefs(mounts: str) -> list[str]:
 
     tracefs itself, then the automount below debugfs (deprecated in 6.x).
     """
-    direct: list[str] = []
-    below: list[str] = []
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        # The kernel writes blanks and backslashes of a path as \ooo.
-        where = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-        if fields[2] == "tracefs":
-            direct.append(where)
-        elif fields[2] == "debugfs":
-            below.append(f"{where}/tracing")
+    known = parse_mounts(mounts)
+    direct = [mount.path for mount in known if mount.kind == "tracefs"]
+    below = [f"{mount.path}/tracing" for mount in known if mount.kind == "debugfs"]
     direct.sort(key=lambda where: (where != "/sys/kernel/tracing", where))
     return [*direct, *(where for where in below if where not in direct)]
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .._sys import bpf as sys_bpf
+from .._sys.files import parse_mounts, required, shown
 from ..errors import BpfError
 
 __all__ = ["Held", "Owner", "Owners", "Process", "collect", "parse_fdinfo", "read"]
@@ -39,7 +40,7 @@ class Owner:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name}({self.pid})"
+        return f"{shown(self.name)}({self.pid})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Held:
         return bool(self.owners or self.pins)
 
     def __str__(self) -> str:
-        said = [*map(str, self.owners), *(f"pinned {path}" for path in self.pins)]
+        said = [*map(str, self.owners), *(f"pinned {shown(path)}" for path in self.pins)]
         return " ".join(said) or ("no process" if self.certain else "not known")
 
     def to_dict(self) -> dict[str, object]:
@@ -171,18 +172,17 @@ def _processes() -> Iterator[Process]:
 
 
 def _pins() -> Iterator[tuple[str, int]]:
-    import psutil
-
     seen: set[int] = set()  # a bpffs may be mounted at several places
-    for mount in psutil.disk_partitions(all=True):
-        if mount.fstype != "bpf":
+    mounts = required("/proc/self/mounts", "where links may be pinned")
+    for mount in parse_mounts(os.fsdecode(mounts)):
+        if mount.kind != "bpf":
             continue
         with suppress(OSError):
-            device = os.stat(mount.mountpoint).st_dev
+            device = os.stat(mount.path).st_dev
             if device in seen:
                 continue
             seen.add(device)
-        for folder, _, names in os.walk(mount.mountpoint):
+        for folder, _, names in os.walk(mount.path):
             for name in names:
                 path = f"{folder}/{name}"
                 link = _pinned(path)
