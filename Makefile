@@ -10,7 +10,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= all
 export PATH := $(PATH):/usr/sbin:/sbin
 PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
-LINTED := pybpf tools tests vagrant $(addprefix vagrant/,vm e2e build-box kvm)
+LINTED := pybpf tools tests vagrant setup.py $(addprefix vagrant/,vm e2e build-box kvm)
 
 .PHONY: help setup setup-vm setup-clang setup-bench setup-vagrant lint unit live e2e test vagrant-test
 .PHONY: demo bench clean distclean

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a BPF C program of this project needs, in one header and without any
- * other: fixed-width types, section and map-definition macros, helper
- * functions by number, context accessors and CO-RE reads.
+ * What a BPF C program needs, in one header and without any other: fixed-width
+ * types, section and map-definition macros, helper functions by number,
+ * context accessors and CO-RE reads.
  *
- * Compile with `python3 tools/dev/build_bpf.py FILE.bpf.c` (clang-19, -mcpu=v3).
- * Kernel types to relocate against are in kernel.h next to this file; a test
- * that needs another one declares just the fields it reads, with __core.
+ * Compile with `pybpf build FILE.bpf.c`. Types of the kernel come from
+ * vmlinux.h, included before this file; or from kernel.h next to it, which has
+ * a few; or a program declares just the fields that it reads, with __core.
  *
  * The conventions (map definition by pointer types, section names, ctx of
  * tracing programs as an array of 8-byte slots) are the ones that the loaders
@@ -17,6 +17,7 @@
 
 /* ---- types ------------------------------------------------------------- */
 
+#ifndef __VMLINUX_H__ /* which has these types, and the enums and structs below */
 typedef unsigned char __u8;
 typedef signed char __s8;
 typedef unsigned short __u16;
@@ -43,6 +44,7 @@ typedef _Bool bool;
 
 #define true 1
 #define false 0
+#endif
 #ifndef NULL
 #define NULL ((void *)0)
 #endif
@@ -91,6 +93,7 @@ typedef _Bool bool;
 #define __ulong(name, number) \
 	enum { PYBPF_JOIN(pybpf_ulong_, __COUNTER__) = (number) } name
 
+#ifndef __VMLINUX_H__
 enum bpf_map_type {
 	BPF_MAP_TYPE_UNSPEC = 0,
 	BPF_MAP_TYPE_HASH = 1,
@@ -149,7 +152,7 @@ enum { /* stack helpers; the low byte is the number of frames to skip */
 	BPF_F_USER_BUILD_ID = 1U << 11,
 };
 
-#define BPF_F_CURRENT_CPU 0xffffffffULL
+#define BPF_F_CURRENT_CPU 0xffffffffULL /* an enumerator in vmlinux.h */
 
 enum { /* ring buffer output flags, and what bpf_ringbuf_query asks */
 	BPF_RB_NO_WAKEUP = 1U << 0,
@@ -181,6 +184,7 @@ struct bpf_spin_lock {
 struct bpf_timer {
 	__u64 opaque[2];
 } __aligned(8);
+#endif
 
 #define PYBPF_HELPER(number, ret, name, ...) \
 	static ret (*const name)(__VA_ARGS__) __unused = (void *)(number)
@@ -341,12 +345,14 @@ PYBPF_HELPER(209, long, bpf_user_ringbuf_drain, void *map, void *callback, void 
 
 /* ---- kprobe programs: the context is the CPU's registers ---------------- */
 
+#ifndef __VMLINUX_H__
 /* x86-64 `struct pt_regs` as BPF programs see it; fixed layout, no CO-RE. */
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx;
 	unsigned long r11, r10, r9, r8, ax, cx, dx, si, di;
 	unsigned long orig_ax, ip, cs, flags, sp, ss;
 };
+#endif
 
 /* Function arguments; PT_REGS_PARM4_SYSCALL replaces rcx, which SYSCALL clobbers. */
 #define PT_REGS_PARM1(regs) ((regs)->di)

@@ -1,18 +1,4 @@
-"""Look into a BPF object file: its programs and maps, its final code, whether it loads.
-
-`inspect` lists programs and maps with the numbers the kernel will get.
-`relocate` prints the code of every program as it would be loaded on the kernel
-whose BTF is given, without asking any kernel: map references are numbers of maps in
-the order of `inspect`, fds of module BTF are 0 or 1, and addresses of kernel
-symbols, which change with every boot, are 0.
-`load` loads each program by itself on the running kernel (root) and says what it
-answered. What a tool sets before it loads its object gets a stand-in: 1024
-entries for maps without a size (4096 bytes for ring buffers, an entry per CPU
-for CPU maps), 127 frames for stack traces.
-
-Exit status: 0 the report was made (what failed is in it), 1 a file cannot be
-read, 2 usage.
-"""
+"""`pybpf obj`: what is in a BPF object file, its final code, whether it loads."""
 
 from __future__ import annotations
 
@@ -39,10 +25,51 @@ from ..links.table import problem as attach_problem
 from ..obj.linker import Linker, LinkTarget
 from ..obj.reader import read_object
 from ..obj.spec import ObjectSpec
-from .entry import explain
+from .entry import explain, plain
 from .inputs import read_btf
+from .pages import Page, page_of
+from .parsers import About, Example, Parser
+from .progress import Waiting
+from .screen import many
 
-__all__ = ["inspect", "load", "main", "relocate"]
+__all__ = ["inspect", "load", "main", "page", "relocate"]
+
+_STATUSES = (
+    (0, "the report was made, and names what failed"),
+    (1, "a file that cannot be read"),
+    (2, "wrong arguments"),
+)
+_ABOUT = About(
+    "BPF object files: contents, final code, whether they load",
+    examples=(
+        Example("inspect trace.bpf.o", "programs and maps of an object"),
+        Example("load trace.bpf.o", "what the running kernel says to each program (needs root)"),
+    ),
+    statuses=_STATUSES,
+)
+_INSPECT = About(
+    "programs and maps, with the numbers that the kernel gets",
+    examples=(Example("trace.bpf.o", "a table of programs and one of maps"),),
+    statuses=_STATUSES,
+)
+_RELOCATE = About(
+    "final code of each program, for the kernel whose BTF is given",
+    """\
+Asks no kernel and needs no privileges. Map references are positions in the order of
+`inspect`, descriptors of module BTF are 0 or 1, and addresses of kernel symbols, which
+change with every boot, are 0.""",
+    (Example("trace.bpf.o --btf /sys/kernel/btf/vmlinux", "code for the running kernel"),),
+    _STATUSES,
+)
+_LOAD = About(
+    "the running kernel's answer to each program, loaded by itself",
+    """\
+Needs root. What a tool would set before it loads its object gets a stand-in: 1024 entries
+for a map without a size (4096 bytes for a ring buffer, an entry per CPU for a CPU map), and
+127 frames for a map of stack traces.""",
+    (Example("trace.bpf.o", "ok, or the reason, for each program"),),
+    _STATUSES,
+)
 
 # enum bpf_map_type
 PERF_EVENT_ARRAY, STACK_TRACE, CPUMAP, STRUCT_OPS, RINGBUF, USER_RINGBUF = 4, 7, 16, 26, 27, 31
@@ -140,7 +167,7 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
     """Columns under the first row's headings, numbers to the right."""
     columns = []
     for cells in zip(*rows, strict=True):
-        texts = [str(cell) for cell in cells]
+        texts = [plain(str(cell)) for cell in cells]
         width = max(map(len, texts))
         to_the_right = isinstance(cells[-1], int)
         columns.append([t.rjust(width) if to_the_right else t.ljust(width) for t in texts])
@@ -148,7 +175,7 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _print_inspect(spec: ObjectSpec) -> None:
-    print(f"{spec.name}: license {spec.license!r}")
+    print(plain(f"{spec.name}: license {spec.license!r}"))
     if spec.programs:
         rows: list[Sequence[object]] = [("PROGRAM", "SECTION", "TYPE", "ATTACH", "INSNS", "NOTES")]
         for program in spec.programs.values():
@@ -190,64 +217,82 @@ def _print_inspect(spec: ObjectSpec) -> None:
 def _print_relocate(report: dict[str, dict[str, dict[str, str | None]]]) -> None:
     for name, program in report["programs"].items():
         if program["error"] is not None:
-            print(f"{name}: {program['error']}")
+            print(plain(f"{name}: {program['error']}", lines=True))
             continue
         insns = decode(bytes.fromhex(program["insns"] or ""))
-        print(f"{name}: {len(insns)} instructions")
+        print(f"{plain(name)}: {many(len(insns), 'instruction')}")
         print("".join(f"    {row}\n" for row in asm_text.listing(insns)), end="")
 
 
 def _print_load(report: dict[str, dict[str, dict[str, Any]]]) -> None:
     for name, program in report["programs"].items():
-        print(f"{name}: {'ok' if program['ok'] else program['reason']}")
+        print(plain(f"{name}: {'ok' if program['ok'] else program['reason']}", lines=True))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0],
-        epilog=(__doc__ or "").partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, what in (
-        ("inspect", "list programs and maps"),
-        ("relocate", "print final code"),
-        ("load", "load each program by itself"),
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, about=_ABOUT)
+    for name, about, run in (
+        ("inspect", _INSPECT, _run_inspect),
+        ("relocate", _RELOCATE, _run_relocate),
+        ("load", _LOAD, _run_load),
     ):
-        command = commands.add_parser(name, help=what, description=what)
+        command = parser.add_command(name, about, run)
         command.add_argument("file", metavar="FILE", help="BPF object file")
-        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--json", action="store_true", help="JSON instead of text")
         if name == "relocate":
             command.add_argument(
                 "--btf",
                 required=True,
                 metavar="BTF",
-                help="the kernel's BTF: raw, .gz, or an ELF file with section .BTF",
+                help="the kernel's BTF: raw, also .gz, or an ELF file with BTF",
             )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def page(prog: str) -> Page:
+    """What the command line is."""
+    return page_of(_parser(prog))
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "bpfobj.py") -> int:
+    """Run the tool; returns its exit status."""
+    args = _parser(prog).parse_args(argv)
     try:
-        return _run(args)
+        status: int = args.run(args)
+        return status
     except (OSError, ObjectFormatError) as error:
-        print(f"bpfobj.py: {explain(error, args.file)}", file=sys.stderr)
+        print(f"{prog}: {explain(error, args.file)}", file=sys.stderr)
         return 1
 
 
-def _run(args: argparse.Namespace) -> int:
-    spec = read_object(Path(args.file).read_bytes(), args.file)
-    report: dict[str, Any]
-    if args.command == "inspect":
-        report = inspect(spec)
-        if not args.json:
-            _print_inspect(spec)
-    elif args.command == "relocate":
-        report = relocate(spec, read_btf(Path(args.btf)))
-        if not args.json:
-            _print_relocate(report)
+def _read(args: argparse.Namespace) -> ObjectSpec:
+    return read_object(Path(args.file).read_bytes(), args.file)
+
+
+def _run_inspect(args: argparse.Namespace) -> int:
+    spec = _read(args)
+    if args.json:
+        print(json.dumps(inspect(spec)))
     else:
-        report = load(args.file)
-        if not args.json:
-            _print_load(report)
+        _print_inspect(spec)
+    return 0
+
+
+def _run_relocate(args: argparse.Namespace) -> int:
+    report = relocate(_read(args), read_btf(Path(args.btf)))
     if args.json:
         print(json.dumps(report))
+    else:
+        _print_relocate(report)
+    return 0
+
+
+def _run_load(args: argparse.Namespace) -> int:
+    _read(args)  # so that a file that is no object is told as one
+    with Waiting("loading programs", sys.stderr):
+        report = load(args.file)
+    if args.json:
+        print(json.dumps(report))
+    else:
+        _print_load(report)
     return 0

@@ -1,16 +1,4 @@
-"""Print BTF type information: as C, record by record, or the types of one name.
-
-`dump` writes all types: `--format raw` (the default) one record after the other, as
-`bpftool btf dump` does, so that the two can be compared with diff; `--format c`
-as C declarations (a vmlinux.h). `find` prints the types of one name; NAME may be a
-glob such as 'vfs_*'.
-
-FILE is BTF as it is (also .gz), or an ELF file with a .BTF section; a module's file
-under /sys/kernel/btf continues the kernel's, others may name a `--base`.
-By default it is the running kernel's, /sys/kernel/btf/vmlinux.
-
-Exit status: 0 ok, 1 no such type or a bad file, 2 usage.
-"""
+"""`pybpf btf`: BTF type information as C, record by record, or the types of one name."""
 
 from __future__ import annotations
 
@@ -23,10 +11,42 @@ from pathlib import Path
 from ..btf import Btf, BtfKind
 from ..btf.rawdump import as_dict, raw_lines, type_lines
 from ..errors import ObjectFormatError
-from .entry import explain
+from .entry import explain, plain
 from .inputs import KERNEL, read_btf
+from .pages import Page, page_of
+from .parsers import About, Example, Parser
+from .progress import Waiting
 
-__all__ = ["main"]
+__all__ = ["main", "page"]
+
+_STATUSES = ((0, "ok"), (1, "no such type, or a file that cannot be read"), (2, "wrong arguments"))
+_FILE_TEXT = """\
+FILE is raw BTF (also .gz), or an ELF file with a section .BTF. The file of a module under
+/sys/kernel/btf builds on the kernel's; for others --base names the file they build on."""
+_ABOUT = About(
+    "BTF type information: as C, as records, or by name",
+    _FILE_TEXT,
+    (
+        Example("dump --format c > vmlinux.h", "C declarations of all types of this kernel"),
+        Example("find task_struct", "one type of this kernel"),
+        Example("find 'vfs_*' --kind func", "the functions whose names match"),
+    ),
+    _STATUSES,
+)
+_DUMP = About(
+    "all types, as C declarations or record by record",
+    "The records are those of `bpftool btf dump`, so diff can compare the two.",
+    (Example("--format c > vmlinux.h", "C declarations of all types of this kernel"),),
+    _STATUSES,
+)
+_FIND = About(
+    "the types of one name",
+    examples=(
+        Example("task_struct", "one type of this kernel"),
+        Example("'vfs_*' --kind func", "the functions whose names match"),
+    ),
+    statuses=_STATUSES,
+)
 
 
 def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
@@ -46,13 +66,20 @@ def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
         layer = layer.base
 
 
+def _shown(line: str) -> str:
+    # The tab in front of a member is ours, whatever is in its name is not.
+    return f"\t{plain(line[1:])}\n" if line[:1] == "\t" else f"{plain(line)}\n"
+
+
 def _dump(args: argparse.Namespace) -> int:
     btf = read_btf(args.file, args.base)
     btf.validate()
     if args.format == "c":
         from ..btf.cdump import dump
 
-        sys.stdout.write(dump(btf))
+        with Waiting("writing declarations", sys.stderr):
+            text = dump(btf)
+        sys.stdout.write(text)
     elif args.json:
         separator = '{"types":[\n'
         for type_id, t in btf.types():
@@ -60,7 +87,7 @@ def _dump(args: argparse.Namespace) -> int:
             separator = ",\n"
         sys.stdout.write(("" if separator[0] == "," else separator) + "\n]}\n")
     else:
-        sys.stdout.writelines(line + "\n" for line in raw_lines(btf))
+        sys.stdout.writelines(map(_shown, raw_lines(btf)))
     return 0
 
 
@@ -73,44 +100,61 @@ def _show(args: argparse.Namespace) -> int:
         if wanted is None or t.kind == wanted:
             found.append(as_dict(type_id, t))
             if not args.json:
-                sys.stdout.writelines(line + "\n" for line in type_lines(owner, type_id, t))
+                sys.stdout.writelines(map(_shown, type_lines(owner, type_id, t)))
     if args.json:
         print(json.dumps({"types": found}))
     if not found:
-        print(f"no type {args.name!r} in {args.file}", file=sys.stderr)
+        print(f"{args.prog}: no type {args.name!r} in {args.file}", file=sys.stderr)
     return 0 if found else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="btf.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    dump = commands.add_parser("dump", help="all types")
-    dump.add_argument("file", nargs="?", type=Path, default=KERNEL, metavar="FILE")
-    dump.add_argument("--format", choices=("c", "raw"), default="raw")
-    dump.set_defaults(run=_dump)
-    find = commands.add_parser("find", help="the types of one name")
-    find.add_argument("name", metavar="NAME")
-    find.add_argument("file", nargs="?", type=Path, default=KERNEL, metavar="FILE")
-    kinds = [kind.name.lower() for kind in BtfKind if kind]
-    find.add_argument("--kind", choices=kinds, metavar="KIND", help="one of " + ", ".join(kinds))
-    find.set_defaults(run=_show)
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, about=_ABOUT)
+    dump = parser.add_command("dump", _DUMP, _dump)
+    find = parser.add_command("find", _FIND, _show)
+    find.add_argument("name", metavar="NAME", help="name of a type, or a glob such as 'vfs_*'")
     for command in (dump, find):
-        command.add_argument("--base", type=Path, metavar="FILE", help="what a split BTF continues")
+        command.add_argument(
+            "file",
+            nargs="?",
+            type=Path,
+            default=KERNEL,
+            metavar="FILE",
+            help="raw BTF, also .gz, or an ELF file with BTF (default: the running kernel's)",
+        )
+    dump.add_argument(
+        "--format", choices=("c", "raw"), default="raw", help="form of the output (default: raw)"
+    )
+    kinds = [kind.name.lower() for kind in BtfKind if kind]
+    find.add_argument(
+        "--kind",
+        choices=kinds,
+        metavar="KIND",
+        help=f"the only kind of type to print: {', '.join(kinds)} (default: any)",
+    )
+    for command in (dump, find):
+        command.add_argument(
+            "--base", type=Path, metavar="FILE", help="the BTF that split BTF in FILE builds on"
+        )
         command.add_argument("--json", action="store_true", help="records as JSON")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def page(prog: str) -> Page:
+    """What the command line is."""
+    return page_of(_parser(prog))
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "btf.py") -> int:
     """Run the tool; returns its exit status."""
-    parser = _parser()
+    parser = _parser(prog)
     args = parser.parse_args(argv)
+    args.prog = prog
     if args.json and getattr(args, "format", "raw") == "c":
-        parser.error("--json goes with --format raw")
+        parser.error("--json is for --format raw only")
     try:
         status: int = args.run(args)
         return status
     except (OSError, ObjectFormatError) as error:
-        print(f"btf.py: {explain(error, args.file)}", file=sys.stderr)
+        print(f"{prog}: {explain(error, args.file)}", file=sys.stderr)
         return 1

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, NoReturn
 from ..errors import BpfError
 
 if TYPE_CHECKING:
+    import re
+
     from _typeshed import ReadableBuffer
 
-__all__ = ["explain", "run"]
+__all__ = ["explain", "plain", "run"]
 
 _STDOUT, _STDERR = 1, 2
 
@@ -80,15 +82,40 @@ def _to_null(number: int, mode: int) -> None:
         os.close(null)
 
 
+def plain(text: str, *, lines: bool = False) -> str:
+    """Text that a terminal only shows: what is not printable becomes an escape such as ``\\x1b``.
+
+    :param lines: keep line ends and tabs
+    """
+    if text.isprintable():
+        return text
+    import re  # 5 ms that most runs need not spend
+
+    return re.sub(r"[^\n\t -~]" if lines else r"[^ -~]", _escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
 def explain(error: Exception, file: object = "") -> str:
-    """An error in one line, with the name of the file it is about.
+    """Put an error into words, with the name of the file it is about.
+
+    Names in it cannot steer the terminal (`plain`).
 
     :param file: what was being read, for errors that do not know
     """
     if isinstance(error, OSError) and not isinstance(error, BpfError):
         name = error.filename or file
-        return f"{name}: {error.strerror or error}" if name else str(error.strerror or error)
-    return str(error)
+        text = f"{name}: {error.strerror or error}" if name else str(error.strerror or error)
+    else:
+        text = str(error)
+    return plain(text, lines=True)
 
 
 def run(name: str, main: Callable[[], int]) -> NoReturn:

@@ -1,13 +1,4 @@
-"""Show what the running kernel can do for BPF tracing: each feature asked for, not looked up.
-
-    features.py                  a table: feature, answer, first release, evidence
-    features.py --json           the same as JSON
-    features.py --calibrate      also measure what attaching costs here (some seconds)
-    features.py --save FILE      write everything planning needs; load it elsewhere with --facts
-    features.py --facts FILE     show saved facts instead of the running kernel's
-
-Exit status: 0 ok, 1 failed, 2 usage.
-"""
+"""`pybpf features`: what a kernel can do for BPF tracing, each feature asked for, not looked up."""
 
 from __future__ import annotations
 
@@ -20,12 +11,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .entry import explain
+from .entry import explain, plain
+from .pages import Page, page_of
+from .parsers import STATUSES, About, Example, Parser
+from .progress import Waiting
+from .screen import many
 
 if TYPE_CHECKING:
     from ..kernel.host import Facts
 
-__all__ = ["describe", "feature_rows", "main"]
+__all__ = ["describe", "feature_rows", "main", "page"]
+
+_ABOUT = About(
+    "what the running kernel can do for BPF tracing",
+    """\
+Each feature is tried, not looked up by version: supported, unsupported, or denied by a
+policy, with the reason. Most answers need root.""",
+    (
+        Example("", "a table: feature, answer, first release that has it, reason"),
+        Example("--save here.facts", "all that planning needs, for use on another machine"),
+        Example("--facts here.facts", "the table of a saved kernel"),
+        Example("--calibrate", "what attaching costs here, measured (some seconds)"),
+    ),
+    STATUSES,
+)
 
 _COLUMNS = ("FEATURE", "ANSWER", "SINCE", "WHY")
 
@@ -81,9 +90,11 @@ def _about_lines(about: dict[str, Any]) -> list[str]:
     traceable = about["traceable"]
     if isinstance(traceable, int):
         sites = "with" if about["call_sites"] else "without"
-        traceable = f"{traceable} functions, {sites} addresses"
+        traceable = f"{many(traceable, 'function')}, {sites} addresses"
     types = about["btf_types"]
-    btf = "none" if types is None else f"{types} types, {len(about['btf_modules'])} modules"
+    btf = "none"
+    if types is not None:
+        btf = f"{many(types, 'type')}, {many(len(about['btf_modules']), 'module')}"
     sysctls = " ".join(f"{name}={value}" for name, value in about["sysctls"].items())
     limits = " ".join(
         f"{name}={_limit(soft)}/{_limit(hard)}" for name, (soft, hard) in about["rlimits"].items()
@@ -130,9 +141,11 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
     return [*_table([_COSTS, *rows]), note]
 
 
-def _save(facts: Facts, path: Path) -> None:
+def _save(facts: Facts, path: Path) -> str:
+    # Returns what a reader should know of the file, "" for nothing.
     saved = facts.to_json()
-    # Beside it first: what was saved before is lost only to something whole.
+    # Beside it first: what was saved before is lost only to something whole. Made for the
+    # owner alone (0600), because it holds the addresses of kernel functions.
     named, path = path, Path(os.path.realpath(path))
     try:
         if path.exists() and not path.is_file():
@@ -144,7 +157,6 @@ def _save(facts: Facts, path: Path) -> None:
                 try:
                     file.write(json.dumps(saved))
                     file.close()
-                    os.chmod(file.name, 0o666 & ~_umask())
                     os.replace(file.name, path)
                 except BaseException:
                     os.unlink(file.name)
@@ -152,54 +164,69 @@ def _save(facts: Facts, path: Path) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(named)) from None
     if why := saved.get("ftrace_error"):
-        text = f"{path}: without the traceable functions, so of no use to plan and why: {why}"
-        print(f"features.py: {text}", file=sys.stderr)
+        return f"{path}: without the traceable functions, so of no use to plan and why: {why}"
+    return ""
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    head, _, tail = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=head, epilog=tail, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="write JSON")
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, about=_ABOUT)
+    parser.add_argument("--json", action="store_true", help="JSON instead of text")
     parser.add_argument(
-        "--calibrate", action="store_true", help="measure attach and detach per mechanism"
+        "--calibrate",
+        action="store_true",
+        help="times to attach and detach by each mechanism, measured, in milliseconds",
     )
-    parser.add_argument("--save", metavar="FILE", type=Path, help="write all facts to FILE")
-    parser.add_argument("--facts", metavar="FILE", help="show the facts saved in FILE")
+    parser.add_argument(
+        "--save",
+        metavar="FILE",
+        type=Path,
+        help="file to write all facts to; only its owner may read it (mode 0600)",
+    )
+    parser.add_argument(
+        "--facts", metavar="FILE", help="saved facts to show (default: the running kernel's)"
+    )
+    return parser
+
+
+def _arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    parser = _parser(prog)
     arguments = parser.parse_args(argv)
     if str(arguments.save) == "-":
-        parser.error("--save wants the name of a file")
+        parser.error("--save needs the name of a file")
     if arguments.facts and (arguments.calibrate or arguments.save):
         parser.error("--facts is about another kernel: nothing to measure or save")
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def page(prog: str) -> Page:
+    """What the command line is."""
+    return page_of(_parser(prog))
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "features.py") -> int:
     """Run the tool; returns its exit status."""
-    arguments = _arguments(argv)
+    arguments = _arguments(argv, prog)
     from .inputs import read_facts
 
+    warning = ""
     try:
         facts = read_facts(arguments.facts)
-        about, rows = describe(facts), feature_rows(facts)
-        if arguments.save:
-            _save(facts, arguments.save)
+        with Waiting("asking the kernel", sys.stderr):
+            about, rows = describe(facts), feature_rows(facts)
+            if arguments.save:
+                warning = _save(facts, arguments.save)
     except (OSError, ValueError) as error:
-        print(f"features.py: {explain(error)}", file=sys.stderr)
+        print(f"{prog}: {explain(error)}", file=sys.stderr)
         return 1
+    if warning:
+        print(f"{prog}: {plain(warning, lines=True)}", file=sys.stderr)
     costs, failure = None, ""
     if arguments.calibrate:
         try:
-            costs = _calibrate(facts)
+            with Waiting("measuring", sys.stderr):
+                costs = _calibrate(facts)
         except OSError as error:
-            failure = f"features.py: cannot measure: {error}"
+            failure = f"{prog}: cannot measure: {explain(error)}"
     if arguments.json:
         report: dict[str, Any] = {
             "kernel": about,
@@ -212,9 +239,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             report["costs"] = costs
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join([*_about_lines(about), "", *_table([_COLUMNS, *rows])]))
+        lines = [*_about_lines(about), "", *_table([_COLUMNS, *rows])]
         if costs is not None:
-            print("\n".join(["", *_cost_lines(costs)]))
+            lines += ["", *_cost_lines(costs)]
+        print("\n".join(map(plain, lines)))
     if failure:
         print(failure, file=sys.stderr)
     return 1 if failure else 0

@@ -55,5 +55,5 @@ def read_facts(path: str | None) -> Facts:
     try:
         return Facts.from_json(json.loads(data))
     except (ValueError, RecursionError) as error:
-        text = f"{path}: not facts that features.py --save wrote: {error}"
+        text = f"{path}: not facts that features --save wrote: {error}"
         raise ValueError(text) from None

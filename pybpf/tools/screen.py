@@ -1,4 +1,8 @@
-"""Text for people: colours and tables that fit on a terminal, plain whole text on a pipe."""
+"""Text for people: colours and tables that fit on a terminal, plain whole text on a pipe.
+
+Names of processes, functions, programs and maps are other people's text. Whatever prints
+them takes them through `entry.plain`, so that none of them can steer the terminal.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,23 @@ import os
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
-__all__ = ["Column", "Line", "Screen", "cut", "fit"]
+from .entry import plain
+
+__all__ = ["Column", "Line", "Screen", "cut", "fit", "many"]
 
 _GAP = 2  # blanks between columns
 _LEAST = 4  # what every column that may be cut keeps, however narrow the terminal
+
+
+def many(count: int, one: str, more: str = "") -> str:
+    """A count with its noun, e.g. ``1 function`` or ``3 functions``.
+
+    :param more: the plural, if an s does not make it
+    """
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def cut(text: str, width: int) -> str:
@@ -106,13 +120,14 @@ class Screen:
         return f"\x1b[{style}m{text}\x1b[0m" if self.colour and text and style else text
 
     def line(self, text: str = "") -> None:
-        """A line as it is."""
+        """Print a line as it is: names in it have been through `plain`."""
         print(text, file=self.out)
 
     def show(self, *lines: Line | str) -> None:
-        """Lines, cut or wrapped to fit."""
+        """Print lines, cut or wrapped to fit."""
         for one in lines:
             line = Line(one) if isinstance(one, str) else one
+            line = replace(line, text=plain(line.text))
             for text in self._fitted(line):
                 self.line(self.paint(text, line.style))
 
@@ -130,8 +145,8 @@ class Screen:
         )
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-        """Headings and rows, cells cut to fit."""
-        body = list(rows)
+        """Print headings and rows, cells cut to fit."""
+        body = [[plain(cell) for cell in row] for row in rows]
         widths = fit(columns, body, self.width)
         for number, row in enumerate([[c.name for c in columns], *body]):
             cells = []
@@ -144,5 +159,5 @@ class Screen:
             self.line((" " * _GAP).join(self.paint(*cell) for cell in cells).rstrip())
 
     def json(self, value: object) -> None:
-        """A value as JSON, the same on a terminal and a pipe."""
+        """Print a value as JSON, the same on a terminal and a pipe."""
         self.line(json.dumps(value, indent=2))

@@ -144,7 +144,7 @@ def test_help() -> None:
     """--help names the commands and the exit status."""
     done = run("--help")
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("inspect", "relocate", "load", "Exit status"))
+    assert all(word in done.stdout for word in ("inspect", "relocate", "load", "exit status"))
 
 
 def test_missing_file() -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pybpf.errors import ObjectFormatError
+from pybpf.tools.entry import explain, plain
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/data"
 BTF = str(DATA / "core_target.bpf.o")
@@ -25,10 +28,22 @@ TOOLS = [
     ("trampolines.py", "--help"),
     ("retsnoop", "--help"),
     ("retsnoop", "--version"),
+    ("build.py", "--help"),
     ("dev/demo.py", "--help"),
     ("dev/build_bpf.py", "--help"),
     ("dev/gen_uapi.py", "--help"),
 ]
+
+
+def test_text_cannot_steer_a_terminal() -> None:
+    """Control characters, line ends, bytes that are not UTF-8 and direction marks are escaped."""
+    assert plain("vfs_read → ok") == "vfs_read → ok"
+    assert plain("a\x1b[2Jb\nc\x9bd\x7f") == r"a\x1b[2Jb\nc\x9bd\x7f"
+    assert plain(b"\xff\xe2\x80\xae".decode(errors="surrogateescape")) == r"\xff\u202e"
+    assert plain("two\n\tlines\r\x1b", lines=True) == "two\n\tlines" + r"\r\x1b"
+    assert explain(ObjectFormatError("bad \x1b]0;title\x07")) == r"bad \x1b]0;title\x07"
+    error = OSError(2, "No such file or directory", "a\x1b[31m")
+    assert explain(error) == r"a\x1b[31m: No such file or directory"
 
 
 UNBUFFERED = """

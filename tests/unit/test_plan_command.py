@@ -63,7 +63,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*args: str, out: io.StringIO | None = None) -> tuple[int, str]:
     out = out or io.StringIO()
-    return tool.main(args, out), out.getvalue()
+    return tool.main(args, out=out), out.getvalue()
 
 
 def both(facts: str, *args: str) -> tuple[str, str]:
@@ -79,7 +79,7 @@ def test_plan_on_a_pipe_is_the_plan_itself(facts: str) -> None:
     """Uncut, uncoloured: `str` of the plan, then what to do about the skipped."""
     status, text = run("plan", "fexit.multi/*", "--facts", facts)
     assert status == 0
-    args = tool._parser().parse_args(["plan", "fexit.multi/*", "--facts", facts])
+    args = tool._parser("trampolines.py").parse_args(["plan", "fexit.multi/*", "--facts", facts])
     assert text.startswith(f"{plan_command.run_plan(args)}\n")
     assert "\x1b" not in text
     assert "-v names them" in text.splitlines()[-1]
@@ -146,14 +146,19 @@ def test_no_color_still_fits(facts: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_verbose_accounts_for_everything(facts: str) -> None:
-    """Each group with image, instructions and functions; each skipped one with its reason."""
+    """The plan first, each skipped function with its reason, each group; code at the end."""
     _, text = run("plan", "fexit.multi/*", "-v", "--facts", facts)
     value = json.loads(run("plan", "fexit.multi/*", "--json", "--facts", facts)[1])
     for number, group in enumerate(value["groups"]):
         assert f"group {number}: {group['mechanism']}, {group['lowering']}, exit" in text
         assert f"  image {group['images']['exit']} (exit)" in text
         assert "  functions: " + " ".join(sorted(group["labels"])) in text
-    assert len(value["skipped"]) == len(text.split("\nskipped:\n")[1].splitlines())
+    plan_text = run("plan", "fexit.multi/*", "--facts", facts)[1]
+    assert text.startswith(plan_text.partition("  -v names them")[0])
+    answer, listings = text.split("\ncode of group 0: ", 1)
+    assert " r0 = " not in answer and "functions: " not in listings
+    skipped = answer.split("\nskipped:\n")[1].partition("\n\n")[0]
+    assert len(value["skipped"]) == len(skipped.splitlines())
     assert "do_exit: never returns" in text
     listed = re.findall(r"^ +\d+: ", text, re.M)
     assert len(listed) == sum(g["insns"]["exit"] for g in value["groups"])
@@ -223,7 +228,11 @@ def test_a_section_that_is_not_the_programs(
         (["plan", "--object", MULTI], 2, "give --program; there are on_entry"),
         (["plan", "--object", MULTI, "--program", "nobody"], 2, "no program 'nobody'; there are"),
         (["plan", "--object", COST, "--program", "entry_0"], 2, "'fentry.multi' names no func"),
-        (["plan", "--object", COST, "--program", "kprobe_0", "vfs_*"], 2, "no multi program; th"),
+        (
+            ["plan", "--object", COST, "--program", "kprobe_0", "vfs_*"],
+            2,
+            "not a multi program",
+        ),
         (["why", "--object", MULTI, "--program", "nobody", "vfs_read"], 2, "no program 'nobody'"),
         (["why", "--program", "on_exit", "vfs_read"], 2, "of --object FILE"),
         (["plan", "--object", PLAIN], 1, "no multi program"),
@@ -231,7 +240,7 @@ def test_a_section_that_is_not_the_programs(
         (["plan", "--object", WRONG, "--program", "moves_ctx"], 1, "instruction 5"),
         (["plan", "fexit.multi/vfs_*", "--mechanism", "tracing_multi"], 1, ""),
         (["plan", "--program", "p"], 2, "--object"),
-        (["plan", "raw_tp/x"], 2, "no multi section"),
+        (["plan", "raw_tp/x"], 2, "not a multi section"),
         (["why", "nobody_at_all"], 1, ""),
     ],
 )
@@ -324,6 +333,31 @@ def test_why_names_who_is_attached(monkeypatch: pytest.MonkeyPatch) -> None:
         "certain": True,
     }
     assert json.loads(json.dumps(there)) == there
+
+
+def test_why_says_one_reason_once() -> None:
+    """A reason that holds for several sections and mechanisms is one line that names them."""
+    row = {
+        "function": "f",
+        "found": True,
+        "slots": 1,
+        "returns": "int",
+        "occupied": 0,
+        "max_programs": 38,
+        "attached": [],
+        "hooks": {
+            "fentry.multi": {"tracing_multi": "long", "trampoline": "yes", "kprobe": "other"},
+            "fexit.multi": {"tracing_multi": "long", "trampoline": "long", "kprobe": "other"},
+        },
+    }
+    lines = [line.text for line in why_command.why_lines([row])]
+    assert lines == [
+        "f: 1 slot, returns int, 0 of 38 programs",
+        "  fentry.multi: trampoline",
+        "  fexit.multi: not possible",
+        "    not tracing_multi or trampoline (fexit.multi): long",
+        "    not kprobe: other",
+    ]
 
 
 def test_saved_facts_know_nobody(facts: str) -> None:

@@ -72,7 +72,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
 
 def run(*args: str, out: io.StringIO | None = None) -> tuple[int, str]:
     out = out or io.StringIO()
-    status = tool.main(args, out)
+    status = tool.main(args, out=out)
     return status, out.getvalue()
 
 
@@ -120,8 +120,8 @@ def test_list_of_names_that_are_not_traced(kernel: list[TrampolineImage]) -> Non
     assert status == 0
     assert "no function is traced" not in text
     assert text.splitlines()[2:4] == [
-        "nobody*: not among the 1 function traced through a trampoline, nor on a kprobe link",
-        "ghost: not among the 1 function traced through a trampoline, nor on a kprobe link",
+        "nobody*: not among the 1 function traced by trampoline, nor on a kprobe link",
+        "ghost: not among the 1 function traced by trampoline, nor on a kprobe link",
     ]
     kernel.append(replace(image(), function="twin", key=KEY + 1))
     assert run("list", "nobody")[1].startswith("nobody: not among the 2 functions traced")
@@ -245,7 +245,7 @@ def test_dump_of_what_is_not_there(
 def test_verify(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 0 and a summary when all agrees; 1 and the findings when not."""
     status, text = run("verify")
-    assert (status, text) == (0, "verified: 1 images with 7 program calls, 6 attachments\n")
+    assert (status, text) == (0, "verified: 1 image with 7 program calls, 6 attachments\n")
     monkeypatch.setattr(verify_module, "attachments", lambda _: links()[:-1])
     status, text = run("verify", "--timeout", "0")
     assert status == 1
@@ -326,4 +326,4 @@ def test_an_environment_of_somebody_else_is_none(
         start.use_venv(tmp_path)
     monkeypatch.setattr(image_module, "images", missing)
     assert run("list")[0] == 1
-    assert "capstone is missing; run: make setup" in capsys.readouterr().err
+    assert "capstone is missing: pip install capstone" in capsys.readouterr().err

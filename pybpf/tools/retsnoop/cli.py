@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ..entry import plain
+from ..pages import Page
 from . import options, settings
 from .usage import UsageError
 
-__all__ = ["main"]
+__all__ = ["main", "page"]
 
 USAGE = 2
 
@@ -37,21 +39,27 @@ def _version(verbose: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def page(prog: str) -> Page:
+    """What the command line is."""
+    return options.page(prog)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "retsnoop") -> int:
     """Run with `arguments`, by default those of the process.
 
-    :returns: 0 ok, 1 failed, 2 usage, or the status of the command behind ``--``
+    :returns: 0 ok, 1 failed, 2 wrong arguments, or the status of the command after ``--``
     """
     try:
         wanted = options.parse(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
-        sys.stderr.write(f"retsnoop: {error}\n{options.usage_text()}")
+        text = f"retsnoop: {plain(str(error))}\n{options.usage_text(prog)}"
+        sys.stderr.write(f"{text}See: {prog} --help\n")
         return USAGE
     if wanted.help:
         sys.stdout.write(
             {
-                "help": options.help_text,
-                "usage": options.usage_text,
+                "help": lambda: options.help_text(prog),
+                "usage": lambda: options.usage_text(prog),
                 "config": settings.help_text,
             }[wanted.help]()
         )

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from ... import errnos
 from ...errors import PlanError
 from ...kernel.globs import parse_pattern
+from ..pages import Argument, Page
+from ..parsers import STATUSES, About, Example
 from . import settings
 from .presets import PRESETS
 from .sessions import NULL, ErrorFilter
@@ -24,11 +26,24 @@ __all__ = [
     "Mechanism",
     "Options",
     "help_text",
+    "page",
     "parse",
     "usage_text",
 ]
 
-TASK_COMM_LEN = 16
+_USAGE = "-e GLOB [OPTION...] [-- COMMAND [ARGUMENT...]]"
+_ABOUT = About(
+    "the kernel function that failed, and its stack",
+    """\
+With a command, the whole system is traced while it runs (-n NAME narrows that), and its exit
+status is returned. Without one, tracing goes on until Ctrl-C. Needs root.""",
+    (
+        Example("-e do_sys_openat2 -- cat /no/such/file", "where opening a file fails"),
+        Example("-c bpf -n bpftool", "what refuses the bpf() calls of one command"),
+        Example("-T -e vfs_read -a 'ext4_*' -n cat", "which functions reading goes through"),
+    ),
+    (*STATUSES, (127, "no such command; else COMMAND's own")),
+)
 
 
 class Mechanism(enum.Enum):
@@ -167,7 +182,7 @@ def _error(value: str) -> int:
         return NULL
     number = errnos.number_of(value)
     if number is None:
-        raise UsageError(f"no error {value!r}: wanted a name such as EINVAL, NULL, or any")
+        raise UsageError(f"no error {value!r}: give a name such as EINVAL, or NULL, or any")
     return number
 
 
@@ -188,13 +203,13 @@ def _deny_error(state: _State, value: str) -> None:
 
 def _longer(state: _State, value: str) -> None:
     if not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise UsageError(f"-L wants a whole number of milliseconds above 0, not {value!r}")
+        raise UsageError(f"-L needs a whole number of milliseconds above 0, not {value!r}")
     state.options.min_duration = int(value) * 1_000_000
 
 
 def _success(state: _State, value: str) -> None:
     if value not in ("", "y", "n"):
-        raise UsageError(f"-S takes y or n, glued to it, not {value!r}")
+        raise UsageError(f"-S takes y or n without a space, e.g. -Sn, not {value!r}")
     state.success = value != "n"
     state.success_text = f"-S{value}"
 
@@ -256,63 +271,122 @@ _N, _R, _G = _Arg.NONE, _Arg.REQUIRED, _Arg.GLUED
 
 _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
     (
-        "Targets (GLOB is NAME, 'NAME [MODULE]' with * and ?, or @FILE with several)",
+        "Functions (GLOB is NAME or 'NAME [MODULE]' with * and ?, or @FILE with several)",
         (
-            _Option(
-                "e", "entry", _R, "GLOB", "entry functions: they open a session", _globs("entry")
-            ),
+            _Option("e", "entry", _R, "GLOB", "functions that open a session", _globs("entry")),
             _Option(
                 "a", "allow", _R, "GLOB", "functions to show inside a session", _globs("allow")
             ),
-            _Option("d", "deny", _R, "GLOB", "functions to leave out; always wins", _globs("deny")),
-            _Option("c", "case", _R, "NAME", f"preset: {', '.join(sorted(PRESETS))}", _preset),
+            _Option("d", "deny", _R, "GLOB", "functions to leave out, in any case", _globs("deny")),
+            _Option(
+                "c",
+                "case",
+                _R,
+                "NAME",
+                f"ready-made set of functions: {', '.join(sorted(PRESETS))}",
+                _preset,
+            ),
         ),
     ),
     (
-        "Mode",
+        "What to show",
         (
-            _Option("E", "call-stack", _N, "", "stack of what failed (default)", _call_stack),
-            _Option("T", "trace", _N, "", "function calls; -TE for both", _set("trace", True)),
+            _Option("E", "call-stack", _N, "", "stack of each failure (default)", _call_stack),
+            _Option(
+                "T", "trace", _N, "", "trace of function calls; -TE for both", _set("trace", True)
+            ),
             _Option("A", "capture-args", _N, "", "", _not_yet("-A: capturing arguments")),
             _Option("J", "inject-probe", _R, "PROBE", "", _not_yet("-J: injecting probes")),
             _Option("B", "lbr", _G, "SPEC", "", _not_yet("-B: last branch records")),
-            _Option("", "dry-run", _N, "", "everything but load and attach", _set("dry_run", True)),
+            _Option("", "json", _N, "", "JSON Lines on standard output", _set("json", True)),
+        ),
+    ),
+    (
+        "How to attach (default: the cheapest way that this kernel has)",
+        (
             _Option(
                 "M",
                 "kprobes-multi",
                 _N,
                 "",
-                "attach by kprobe.multi, else by single kprobes",
+                "one kprobe.multi link, or single kprobes where the kernel lacks it",
                 _mechanism("M", Mechanism.MULTI),
             ),
             _Option(
-                "K", "kprobes", _N, "", "one kprobe per function", _mechanism("K", Mechanism.SINGLE)
+                "K",
+                "kprobes",
+                _N,
+                "",
+                "single kprobes, one for each function",
+                _mechanism("K", Mechanism.SINGLE),
             ),
             _Option(
                 "F",
                 "fentries",
                 _N,
                 "",
-                "fentry and fexit, a program per function",
+                "fentry and fexit, a program for each function",
                 _mechanism("F", Mechanism.TRAMPOLINE),
             ),
-            _Option("", "json", _N, "", "JSON Lines on stdout", _set("json", True)),
+            _Option(
+                "",
+                "dry-run",
+                _N,
+                "",
+                "no loading and no attaching, only what would be done",
+                _set("dry_run", True),
+            ),
         ),
     ),
     (
-        "Filters",
+        "Filters (default: every process, every error)",
         (
-            _Option("p", "pid", _R, "PID", "only this process", _pids("allow_pids")),
-            _Option("P", "no-pid", _R, "PID", "not this process", _pids("deny_pids")),
-            _Option("n", "comm", _R, "NAME", "only this command (or @FILE)", _comms("allow_comms")),
-            _Option("N", "no-comm", _R, "NAME", "not this command", _comms("deny_comms")),
-            _Option("L", "longer", _R, "MS", "only sessions of at least MS ms", _longer),
-            _Option("S", "success-stacks", _G, "y|n", "sessions that succeed too", _success),
+            _Option("p", "pid", _R, "PID", "process to show, by id", _pids("allow_pids")),
+            _Option("P", "no-pid", _R, "PID", "process to leave out, by id", _pids("deny_pids")),
+            _Option(
+                "n",
+                "comm",
+                _R,
+                "NAME",
+                "command to show, by name, or @FILE with names",
+                _comms("allow_comms"),
+            ),
+            _Option(
+                "N",
+                "no-comm",
+                _R,
+                "NAME",
+                "command to leave out, by name, or @FILE with names",
+                _comms("deny_comms"),
+            ),
+            _Option(
+                "L",
+                "longer",
+                _R,
+                "MS",
+                "shortest session to show, in milliseconds (default: 0)",
+                _longer,
+            ),
+            _Option(
+                "S",
+                "success-stacks",
+                _G,
+                "y|n",
+                "sessions that succeed too (default: y with -T alone, else n)",
+                _success,
+            ),
             _Option("I", "interim-stacks", _N, "", "", _not_yet("-I: interim stacks")),
             _Option(
-                "x", "allow-errors", _R, "ERR", "only with this error, NULL, any", _allow_error
+                "x",
+                "allow-errors",
+                _R,
+                "ERR",
+                "error to show, e.g. EINVAL, NULL, any (default: any)",
+                _allow_error,
             ),
-            _Option("X", "deny-errors", _R, "ERR", "not with this error; wins", _deny_error),
+            _Option(
+                "X", "deny-errors", _R, "ERR", "error to leave out, whatever -x says", _deny_error
+            ),
         ),
     ),
     (
@@ -325,7 +399,7 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "config",
                 _R,
                 "KEY=VALUE",
-                "a setting; see --config-help",
+                "one of the settings that --config-help lists",
                 _config,
             ),
             _Option("", "debug", _R, "FEATURE", "", _debug),
@@ -334,11 +408,13 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
     (
         "Help",
         (
-            _Option("v", "verbose", _G, "v", "say what is decided; -vv more", _verbose),
-            _Option("V", "version", _N, "", "version; -Vv with features", _set("version", True)),
+            _Option("v", "verbose", _G, "v", "reasons for what is decided; -vv for more", _verbose),
+            _Option(
+                "V", "version", _N, "", "version; -Vv with kernel features", _set("version", True)
+            ),
             _Option("h", "help", _N, "", "this text", _show("help")),
-            _Option("", "usage", _N, "", "short form of it", _show("usage")),
-            _Option("", "config-help", _N, "", "the settings of -C", _show("config")),
+            _Option("", "usage", _N, "", "one line of usage", _show("usage")),
+            _Option("", "config-help", _N, "", "settings of -C, with defaults", _show("config")),
         ),
     ),
 )
@@ -366,14 +442,14 @@ def _words(arguments: Sequence[str]) -> Iterator[tuple[_Option, str, str]]:
                 raise UsageError(f"{what} option --{name}")
             option = matches[0]
             if equals and option.arg is _N:
-                raise UsageError(f"--{option.long} takes no argument")
+                raise UsageError(f"--{option.long} takes no value")
             if option.arg is _R and not equals:
                 value = _next(rest, f"--{option.long}")
             yield option, value, f"--{option.long}"
         elif word.startswith("-") and word != "-":
             yield from _cluster(word[1:], rest)
         else:
-            raise UsageError(f"{word!r}: no arguments are wanted; a command goes behind --")
+            raise UsageError(f"unexpected argument {word!r}; a command to trace goes after --")
 
 
 def _cluster(letters: str, rest: list[str]) -> Iterator[tuple[_Option, str, str]]:
@@ -393,7 +469,7 @@ def _cluster(letters: str, rest: list[str]) -> Iterator[tuple[_Option, str, str]
 
 def _next(rest: list[str], name: str) -> str:
     if not rest:
-        raise UsageError(f"{name} wants an argument")
+        raise UsageError(f"{name} needs a value")
     return rest.pop(0)
 
 
@@ -412,7 +488,7 @@ def parse(arguments: Sequence[str], read_file: Callable[[str], str] = _read_file
         at = own.index("--")
         own, command = own[:at], own[at + 1 :]
         if not command:
-            raise UsageError("no command behind --")
+            raise UsageError("no command after --")
     state = _State(read_file)
     for option, value, _ in _words(own):
         option.handle(state, value)
@@ -444,26 +520,38 @@ def _settle(state: _State) -> None:
     options.errors = ErrorFilter(allow, frozenset(state.deny_errors))
 
 
-def usage_text() -> str:
+def usage_text(prog: str = "retsnoop") -> str:
     """One line of usage."""
-    return "Usage: retsnoop -e GLOB [OPTION...] [-- COMMAND [ARGUMENT...]]\n"
+    return f"Usage: {prog} {_USAGE}\n"
 
 
-def help_text() -> str:
+def help_text(prog: str = "retsnoop") -> str:
     """What ``--help`` prints."""
-    lines = [
-        usage_text().rstrip(),
-        "Show which kernel function failed, with the kernel stack that led to it.",
-        "",
-        "With a command, trace the whole system while it runs (-n NAME narrows it) and return its",
-        "status; else until Ctrl-C. Exit status: 0 ok, 1 failed, 2 usage.",
-    ]
+    lines = [usage_text(prog).rstrip(), _ABOUT.summary, "", *_ABOUT.text.splitlines()]
     for title, options in _GROUPS:
         lines += ["", f"{title}:"]
         for option in options:
             if option.help:
                 lines.append(f"  {_spelling(option):<30} {option.help}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _ABOUT.epilog(prog)]) + "\n"
+
+
+def page(prog: str) -> Page:
+    """What the command line is."""
+    arguments = [
+        Argument(
+            tuple(filter(None, (f"-{o.short}" if o.short else "", f"--{o.long}"))),
+            o.metavar,
+            o.help,
+            tuple(sorted(PRESETS)) if o.long == "case" else (),
+            o.arg is _G,
+            title,
+        )
+        for title, options in _GROUPS
+        for o in options
+        if o.help
+    ]
+    return Page(prog, _ABOUT, _USAGE, tuple(arguments))
 
 
 def _spelling(option: _Option) -> str:

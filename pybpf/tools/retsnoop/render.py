@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..entry import plain
+from ..screen import many
 from .events import Call, Return
 from .functions import Function, format_result
 from .sessions import Session
@@ -49,7 +51,7 @@ def header(session: Session, epoch: int) -> str:
     """
     end = session.end
     span = f"{_clock(end.start + epoch)} -> {_clock(end.end + epoch)}"
-    return f"{span} TID/PID {end.tid}/{end.tgid} ({end.comm}/{end.leader_comm}):"
+    return plain(f"{span} TID/PID {end.tid}/{end.tgid} ({end.comm}/{end.leader_comm}):")
 
 
 def _columns(cells: Iterable[str], least: int = 0) -> int:
@@ -70,7 +72,7 @@ def _symbol(row: Row, style: Style) -> str:
         else:
             name = f"{place.addr:#x}"
     module = place.module if place else row.function.module if row.function else ""
-    text = f"{name}{offset}" + (f" [{module}]" if module else "")
+    text = plain(f"{name}{offset}" + (f" [{module}]" if module else ""))
     if not style.addresses:
         return text
     if place is None:
@@ -117,17 +119,18 @@ def _trace_rows(
         following = trace[at + 1] if at + 1 < len(trace) else None
         pad = " " * (INDENT * min(event.depth, MAX_LEVELS))
         function = functions[event.func]
+        label = plain(function.label)
         if isinstance(event, Return):
-            yield _returned(event, f"{pad}{RETURN} {function.label}", function)
+            yield _returned(event, f"{pad}{RETURN} {label}", function)
         elif (
             isinstance(following, Return)
             and following.seq == event.seq + 1
             and (following.func, following.depth) == (event.func, event.depth)
         ):
-            yield _returned(following, f"{pad}{LEAF} {function.label}", function)
+            yield _returned(following, f"{pad}{LEAF} {label}", function)
             at += 1
         else:
-            yield f"{pad}{CALL} {function.label}", "", ""
+            yield f"{pad}{CALL} {label}", "", ""
         expected = trace[at].seq + 1
         at += 1
     if total > expected:
@@ -141,8 +144,7 @@ def _returned(event: Return, name: str, function: Function) -> tuple[str, str, s
 
 def _gap(missing: int, depth: int) -> tuple[str, str, str]:
     pad = " " * (INDENT * min(depth, MAX_LEVELS))
-    records = "record" if missing == 1 else "records"
-    return f"{pad}{GAP} missing {missing} {records} {GAP}", UNFINISHED, UNFINISHED
+    return f"{pad}{GAP} missing {many(missing, 'record')} {GAP}", UNFINISHED, UNFINISHED
 
 
 def trace_lines(
@@ -164,9 +166,8 @@ def trace_lines(
 
 def warning(dropped: int) -> str:
     """What is said below a session that lost records."""
-    records = "record" if dropped == 1 else "records"
     return (
-        f"WARNING! Sample data incomplete! {dropped} {records} dropped. "
+        f"WARNING! Sample data incomplete! {many(dropped, 'record')} dropped. "
         "Consider increasing -C bpf.ringbuf-size."
     )
 

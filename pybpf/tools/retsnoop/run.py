@@ -25,6 +25,9 @@ from ...errors import ObjectFormatError, PlanError, RelocationError
 from ...kernel import kallsyms
 from ...links import make_room
 from ...multi.select import Selection, select
+from ..entry import plain
+from ..progress import Waiting
+from ..screen import many
 from . import attach, jsonlines, render, stacks
 from .attach import Attacher, Plan, Progress
 from .command import NOT_FOUND, Command, find
@@ -100,11 +103,11 @@ class _Run:
 
     def say(self, text: str, level: int = 0) -> None:
         if self.options.verbose >= level:
-            print(text, file=self.info)
+            print(plain(text, lines=True), file=self.info)
 
     def warn(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+            print(plain(text, lines=True), file=sys.stderr, flush=True)
 
     # -- selection
 
@@ -143,13 +146,13 @@ class _Run:
             raise _Failed(f"no entry function is left: '{why.function.label}': {why.why}")
         self.functions = functions
         skipped = len(selection.skipped) + len(plan.refused)
-        self.say(f"Found {plan.functions} attachable functions in total.", 1)
-        self.say(f"Skipped {skipped} functions in total.", 1)
+        self.say(f"Found {many(plan.functions, 'attachable function')} in total.", 1)
+        self.say(f"Skipped {many(skipped, 'function')} in total.", 1)
         for function in functions:
             if function.flags & Flag.ENTRY and function.id not in left:
                 self.say(f"Function '{function.label}' is marked as an entry point.", 1)
         if skipped and not self.options.verbose:
-            self.warn(f"Skipped {skipped} functions that cannot be traced; -v tells why.")
+            self.warn(f"Skipped {many(skipped, 'function')} that cannot be traced; -v tells why.")
         self._warn_no_fail(functions)
         return plan
 
@@ -164,9 +167,10 @@ class _Run:
         ]
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            which = "entry function" if len(names) == 1 else "entry functions"
             self.warn(
-                f"WARNING: entry functions that cannot fail: {', '.join(names[:_SHOWN])}{more}: "
-                "they show up with -S only."
+                f"WARNING: {which} that cannot fail, shown with -S only: "
+                f"{', '.join(names[:_SHOWN])}{more}"
             )
 
     def list_functions(self, functions: Sequence[Function], *, dry_run: bool) -> None:
@@ -217,7 +221,7 @@ class _Run:
         cost = attach.estimate(plan, self.facts)
         if cost.attach_s + cost.detach_s > _SLOW:
             self.warn(
-                f"Attaching to {plan.functions} functions by {plan.text} may take about "
+                f"Attaching to {many(plan.functions, 'function')} by {plan.text} may take about "
                 f"{cost.attach_s:.0f} s, detaching {cost.detach_s:.0f} s."
             )
         started = time.monotonic()
@@ -233,7 +237,8 @@ class _Run:
             self.say(f"Function '{refused.function.label}' is skipped: {refused.why}", 1)
         if attacher.refused and not self.options.verbose:
             self.warn(
-                f"The kernel refused {len(attacher.refused)} of {plan.functions} functions; "
+                f"The kernel refused {len(attacher.refused)} of "
+                f"{many(plan.functions, 'function')}; "
                 "-v tells why."
             )
         if not any(f.flags & Flag.ENTRY for f in attached):
@@ -241,7 +246,7 @@ class _Run:
             text = f": '{why.function.label}': {why.why}" if why else ""
             raise _Failed(f"no entry function could be attached to{text}")
         self.list_functions(attached, dry_run=False)
-        self.say(f"Successfully attached to {len(attached)} functions in {took} ms.", 1)
+        self.say(f"Successfully attached to {many(len(attached), 'function')} in {took} ms.", 1)
         if self.options.json:
             refused_all = [*plan.refused, *attacher.refused]
             self.emit_json(jsonlines.attached(plan.text, attached, refused_all, dry_run=False))
@@ -294,7 +299,7 @@ class _Run:
                         self.show(session)
                 now = obj.globals.dropped_sessions
                 if now != dropped:
-                    self.warn(f"WARNING: {now - dropped} samples dropped.")
+                    self.warn(f"WARNING: {many(now - dropped, 'sample')} dropped.")
                     dropped = now
                 if over and (self.stop or not events):
                     return
@@ -368,21 +373,22 @@ class _Run:
                 return NOT_FOUND
             path = found
         self.selecting = True
-        plan = self.plan(self.select())
+        with Waiting("selecting functions", sys.stderr):
+            selection = self.select()
+        plan = self.plan(selection)
         self.go_on()  # it may have come where exceptions are swallowed
         self.selecting = False
         if options.dry_run:
             functions = [f for _, group in plan.groups for f in group]
             self.list_functions(functions, dry_run=True)
-            self.say(f"Dry run: {plan.functions} functions would be attached to by {plan.text}.")
+            self.say(f"Dry run: would attach to {many(plan.functions, 'function')} by {plan.text}.")
             if options.json:
                 self.emit_json(jsonlines.attached(plan.text, functions, plan.refused, dry_run=True))
             return 0
         if any(mechanism is Mechanism.TRAMPOLINE for mechanism, _ in plan.groups):
             # The images made by attaching are not in the table read for selecting.
             self.symbols = KernelSymbols(lambda: kallsyms.read(before=self.facts.kallsyms))
-        many = "function" if plan.functions == 1 else "functions"
-        make_room(attach.descriptors(plan), f"attach to {plan.functions} {many}")
+        make_room(attach.descriptors(plan), f"attach to {many(plan.functions, 'function')}")
         return self._traced(plan, path)
 
     def _traced(self, plan: Plan, path: str) -> int:

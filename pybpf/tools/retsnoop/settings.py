@@ -31,7 +31,7 @@ class Settings:
 def _size(least: int, most: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-            raise UsageError(f"a whole number from {least} to {most} is wanted, not {text!r}")
+            raise UsageError(f"give a whole number from {least} to {most}, not {text!r}")
         return int(text)
 
     return convert
@@ -42,7 +42,7 @@ def _bool(text: str) -> bool:
         return True
     if text.lower() in ("false", "n", "0"):
         return False
-    raise UsageError(f"true/y/1 or false/n/0 is wanted, not {text!r}")
+    raise UsageError(f"give true, y, 1, false, n or 0, not {text!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,20 @@ _SETTINGS = (
         "ringbuf_size",
         _size(1, 1 << 30),
         "8388608",
-        "ring buffer in bytes, rounded up to a power of 2 pages",
+        "size of the ring buffer in bytes, rounded up to a power of 2 pages",
     ),
-    _Setting("bpf.sessions-size", "sessions_size", _size(1, 1 << 20), "4096", "sessions at a time"),
     _Setting(
-        "stacks.unfiltered", "unfiltered", _bool, "false", "keep trampolines and BPF programs"
+        "bpf.sessions-size",
+        "sessions_size",
+        _size(1, 1 << 20),
+        "4096",
+        "largest number of sessions at a time",
     ),
-    _Setting("stacks.emit-addrs", "emit_addrs", _bool, "false", "address before each symbol"),
-    _Setting("stacks.dec-offs", "dec_offs", _bool, "false", "+123 instead of +0x7b"),
+    _Setting(
+        "stacks.unfiltered", "unfiltered", _bool, "false", "frames of BPF trampolines and programs"
+    ),
+    _Setting("stacks.emit-addrs", "emit_addrs", _bool, "false", "an address before each symbol"),
+    _Setting("stacks.dec-offs", "dec_offs", _bool, "false", "decimal offsets, +123 and not +0x7b"),
 )
 _BY_KEY = {setting.key: setting for setting in _SETTINGS}
 _LATER = frozenset(
@@ -91,7 +97,7 @@ def apply(settings: Settings, text: str) -> None:
     """
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
-        raise UsageError(f"-C wants GROUP.KEY=VALUE, not {text!r}")
+        raise UsageError(f"-C needs GROUP.KEY=VALUE, not {text!r}")
     if key in _LATER:
         raise NotYet(f"-C {key} is not available yet")
     setting = _BY_KEY.get(key)

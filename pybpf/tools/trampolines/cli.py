@@ -1,142 +1,243 @@
-"""Show the BPF trampolines of the running kernel, decode one, or check them all.
-
-    trampolines.py list [FUNC...]   traced functions, their programs, who put them there
-    trampolines.py dump FUNC        the image instruction by instruction, each with its purpose
-    trampolines.py verify           do the images agree with the kernel's links?
-    trampolines.py plan SECTION     what attaching a multi program there would do, and what not
-    trampolines.py why FUNC...      what can be attached to a function, how, or why not
-
-FUNC is a function name, ``MODULE:NAME``, or an image's symbol. Needs root and a
-readable /proc/kallsyms, except plan and why with --facts. Exit status: 0 ok,
-1 failed or not verified, 2 usage.
-"""
+"""`pybpf trampolines`: the trampolines the kernel has, and what attaching would make of them."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TextIO
 
 from ...errors import DeniedByPolicy
+from ...multi.cost import Mechanism
 from ..entry import explain
+from ..pages import Page, page_of
+from ..parsers import STATUSES, About, Example, Parser, UsageError
 from ..screen import Screen
-from .dump import dump_arguments, dump_json, dump_text, find_image
-from .list import list_arguments, list_images
-from .verify import verify_arguments, verify_images
 
-__all__ = ["Command", "main"]
+__all__ = ["main", "page"]
 
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A subcommand: how its arguments are declared and what it does.
-
-    :param run: takes the parsed arguments and the screen, gives the exit status
-    """
-
-    name: str
-    help: str
-    arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Screen], int]
-
-
-def _dump(args: argparse.Namespace, screen: Screen) -> int:
-    image = find_image(args.function)
-    if image is None:
-        return _fail(f"{args.function} has no trampoline; see: trampolines.py list")
-    if args.json:
-        screen.json(dump_json(image))
-    else:
-        dump_text(image, screen)
-    return 0
-
-
-# The planner is much to import for those who only look at images.
-
-
-def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    from .plan import plan_arguments
-
-    plan_arguments(parser)
-
-
-def _plan(args: argparse.Namespace, screen: Screen) -> int:
-    from .plan import UsageError, show_plan
-
-    try:
-        return show_plan(args, screen)
-    except UsageError as error:
-        return _fail(str(error), 2)
-
-
-def _why_arguments(parser: argparse.ArgumentParser) -> None:
-    from .why import why_arguments
-
-    why_arguments(parser)
-
-
-def _why(args: argparse.Namespace, screen: Screen) -> int:
-    from .plan import UsageError
-    from .why import show_why
-
-    try:
-        return show_why(args, screen)
-    except UsageError as error:
-        return _fail(str(error), 2)
-
-
-COMMANDS = (
-    Command(
-        "list",
-        "traced functions, their images, and who attached",
-        list_arguments,
-        list_images,
+_OBJECT = Example("vfs_read --object trace.bpf.o", "the same for a program of yours")
+_ABOUT = About(
+    "BPF trampolines: those there are, and those to come",
+    """\
+FUNC is the name of a kernel function, MODULE:NAME, or a glob such as 'vfs_*'. Needs root and
+a readable /proc/kallsyms; plan and why do not with --facts FILE, which asks a kernel whose
+facts were saved (features --save FILE).""",
+    (
+        Example("list", "functions traced through trampolines, and who traces them"),
+        Example("plan 'fexit.multi/vfs_*'", "what attaching there would do, and what it costs"),
+        Example("why do_exit", "what can be attached to a function, and why something cannot"),
     ),
-    Command("dump", "one image, instruction by instruction", dump_arguments, _dump),
-    Command(
-        "verify",
-        "compare the images with the kernel's links",
-        verify_arguments,
-        verify_images,
+    STATUSES,
+)
+_LIST = About(
+    "traced functions, their programs, and who attached them",
+    examples=(
+        Example("", "all of them"),
+        Example("'vfs_*' --classes", "some, and how few trampolines would do"),
     ),
-    Command("plan", "groups, images, cost and skipped functions", _plan_arguments, _plan),
-    Command("why", "what can be attached to a function, or why not", _why_arguments, _why),
+    statuses=STATUSES,
+)
+_DUMP = About(
+    "one trampoline, instruction by instruction, each with its purpose",
+    examples=(Example("vfs_read", "the trampoline of a function that is traced now"),),
+    statuses=((0, "ok"), (1, "failed, or the function has no trampoline"), (2, "wrong arguments")),
+)
+_VERIFY = About(
+    "comparison of the trampolines with the kernel's links",
+    examples=(Example("", "one line if all agree, else each finding"),),
+    statuses=((0, "all agree"), (1, "findings, or failed"), (2, "wrong arguments")),
+)
+_PLAN = About(
+    "what attaching a multi program would do: mechanisms, cost, skipped functions",
+    """\
+SECTION is KIND.multi[.s]/GLOB with KIND fentry, fexit or fsession. Without --object the plan
+is for a program that reads every argument and, after entry, the return value. Nothing is
+attached.""",
+    (
+        Example("'fexit.multi/vfs_*'", "for all functions that match"),
+        Example("-v 'fentry.multi/mod:*'", "a whole module; names, reasons and listings"),
+        Example("--object trace.bpf.o --program on_exit", "for a program of yours"),
+    ),
+    ((0, "ok"), (1, "no function can be attached to, or failed"), (2, "wrong arguments")),
+)
+_WHY = About(
+    "what can be attached to a function, by which mechanism, and who is there",
+    """\
+Without --object the answer is for programs that read every argument and, after entry, the
+return value.""",
+    (Example("do_exit vfs_read", "two functions of the running kernel"), _OBJECT),
+    ((0, "ok"), (1, "a function was not found, or failed"), (2, "wrong arguments")),
 )
 
 
-def _fail(text: str, status: int = 1) -> int:
-    print(f"trampolines.py: {text}", file=sys.stderr)
-    return status
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="trampolines.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _list_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "functions", nargs="*", metavar="FUNC", help="functions to list (default: all)"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        sub = commands.add_parser(command.name, help=command.help, description=command.help)
-        command.arguments(sub)
-        sub.add_argument("--json", action="store_true", help="JSON instead of text")
-        sub.set_defaults(run=command.run)
+    parser.add_argument(
+        "--stale", action="store_true", help="also trampolines that a newer one has replaced"
+    )
+    parser.add_argument(
+        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
+    )
+
+
+def _dump_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "function", metavar="FUNC", help="a traced function, or a symbol bpf_trampoline_KEY"
+    )
+
+
+def _verify_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds that a disagreement must last to count as one (default: %(default)g)",
+    )
+
+
+def _program_arguments(parser: Parser) -> None:
+    parser.add_argument("--object", metavar="FILE", help="BPF object with the program to attach")
+    parser.add_argument(
+        "--program",
+        metavar="NAME",
+        help="program of the object (default: its only multi program)",
+    )
+    parser.add_argument(
+        "--facts", metavar="FILE", help="saved facts of a kernel (default: the running one)"
+    )
+
+
+def _plan_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "section",
+        nargs="?",
+        metavar="SECTION",
+        help="kind and functions, e.g. 'fexit.multi/vfs_*'; with --object a glob alone will do",
+    )
+    _program_arguments(parser)
+    parser.add_argument(
+        "--mechanism",
+        default="auto",
+        choices=["auto", *(m.value for m in Mechanism)],
+        metavar="NAME",
+        help="the only mechanism to use: "
+        + ", ".join(m.value for m in Mechanism)
+        + " (default: auto, the best for each function)",
+    )
+    parser.add_argument(
+        "--prefer",
+        choices=["overhead"],
+        help="what to keep low: overhead is the cost of each call (default: the cost to attach)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="also names, reasons and listings"
+    )
+    parser.add_argument(
+        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
+    )
+
+
+def _why_arguments(parser: Parser) -> None:
+    parser.add_argument("functions", nargs="+", metavar="FUNC", help="functions to explain")
+    _program_arguments(parser)
+
+
+# What runs a command is imported only then: the planner is much for those who look at images.
+
+
+def _list(args: argparse.Namespace, screen: Screen) -> int:
+    from .list import list_images
+
+    return list_images(args, screen)
+
+
+def _dump(args: argparse.Namespace, screen: Screen) -> int:
+    from .dump import dump
+
+    return dump(args, screen)
+
+
+def _verify(args: argparse.Namespace, screen: Screen) -> int:
+    from .verify import verify_images
+
+    return verify_images(args, screen)
+
+
+def _plan(args: argparse.Namespace, screen: Screen) -> int:
+    from .plan import show_plan
+
+    return show_plan(args, screen)
+
+
+def _why(args: argparse.Namespace, screen: Screen) -> int:
+    from .why import show_why
+
+    return show_why(args, screen)
+
+
+_COMMANDS: tuple[
+    tuple[str, About, Callable[[Parser], None], Callable[[argparse.Namespace, Screen], int]],
+    ...,
+] = (
+    ("list", _LIST, _list_arguments, _list),
+    ("dump", _DUMP, _dump_arguments, _dump),
+    ("verify", _VERIFY, _verify_arguments, _verify),
+    ("plan", _PLAN, _plan_arguments, _plan),
+    ("why", _WHY, _why_arguments, _why),
+)
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, about=_ABOUT)
+    for name, about, arguments, run in _COMMANDS:
+        command = parser.add_command(name, about, run)
+        arguments(command)
+        command.add_argument("--json", action="store_true", help="JSON instead of text")
     return parser
 
 
-def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
+def page(prog: str) -> Page:
+    """What the command line is."""
+    return page_of(_parser(prog))
+
+
+def main(
+    argv: Sequence[str] | None = None, prog: str = "trampolines.py", out: TextIO | None = None
+) -> int:
     """Run one command; the exit status."""
-    args = _parser().parse_args(argv)
+    args = _parser(prog).parse_args(argv)
+    args.prog = prog
     try:
         status: int = args.run(args, Screen.of(out or sys.stdout))
         return status
     except ModuleNotFoundError as error:
-        return _fail(f"the Python module {error.name} is missing; run: make setup")
+        missing = f"the Python module {error.name} is missing"
+        return _fail(prog, f"{missing}: pip install {error.name}, or make setup in a checkout")
     except DeniedByPolicy as error:
-        elsewhere = "vagrant/vm --kernel 6.12 -- python3 tools/trampolines.py ..."
+        other = "vagrant/vm --kernel 6.12 -- python3 tools/trampolines.py ..."
         also = " (plan and why: or --facts FILE)" if args.command in ("plan", "why") else ""
-        return _fail(f"{explain(error)}; on another kernel: {elsewhere}{also}")
+        return _fail(prog, f"{explain(error)}; on another kernel, from a checkout: {other}{also}")
+    except UsageError as error:
+        return _fail(prog, explain(error), 2)
     except (OSError, ValueError) as error:
-        return _fail(explain(error))
+        return _fail(prog, explain(error))
+
+
+def _fail(prog: str, text: str, status: int = 1) -> int:
+    print(f"{prog}: {text}", file=sys.stderr)
+    return status

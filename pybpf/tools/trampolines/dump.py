@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..screen import Line, Screen, cut
+from ..entry import plain
+from ..screen import Line, Screen, cut, many
 
 if TYPE_CHECKING:
     from ...trampoline import TrampolineImage
     from ...trampoline.roles import Instruction
 
-__all__ = ["dump_arguments", "dump_json", "dump_text", "find_image"]
+__all__ = ["dump", "dump_json", "dump_text", "find_image"]
 
 # Columns of a listing: offset, bytes, instruction, and what its comment is to have.
 _OFFSET, _BYTES, _TEXT, _COMMENT = 6, 23, 45, 26
 
 
-def dump_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``dump``."""
-    parser.add_argument("function", metavar="FUNC", help="NAME, MODULE:NAME or bpf_trampoline_KEY")
+def dump(args: argparse.Namespace, screen: Screen) -> int:
+    """Run ``dump``: 1 if the function has no trampoline."""
+    image = find_image(args.function)
+    if image is None:
+        text = f"{args.function} has no trampoline; see: {args.prog} list"
+        print(f"{args.prog}: {plain(text)}", file=sys.stderr)
+        return 1
+    if args.json:
+        screen.json(dump_json(image))
+    else:
+        dump_text(image, screen)
+    return 0
 
 
 def find_image(asked: str) -> TrampolineImage | None:
-    """The image of a function, or the one with that symbol."""
-    from ...trampoline import image_of, images
+    """Find the image of a function, or the one with that symbol."""
+    from ...trampoline.image import image_of, images
 
     module, _, name = asked.rpartition(":")
     if name.startswith("bpf_trampoline_"):
@@ -46,7 +57,7 @@ def _listing(code: Sequence[Instruction], screen: Screen, comments: bool) -> Non
             screen.line(f"{start}{text if room is None else cut(text, room)}".rstrip())
             continue
         style = "31" if insn.role.name == "UNKNOWN" else "32"
-        comment = f"; {insn.comment}"
+        comment = plain(f"; {insn.comment}")
         if screen.width is not None:
             text = cut(text, _TEXT - 1)
             used = _OFFSET + (0 if narrow else _BYTES) + _TEXT
@@ -55,15 +66,16 @@ def _listing(code: Sequence[Instruction], screen: Screen, comments: bool) -> Non
 
 
 def dump_text(image: TrampolineImage, screen: Screen) -> None:
-    """The text of ``dump``: facts, the function's entry, the image."""
+    """Print facts, the function's entry, and the image."""
     code = image.code
     kinds = ", ".join(f"{n} {kind}" for kind, n in image.kinds.items()) or "no programs"
+    size = many(image.size, "byte")
     lines = [
         Line(f"{image.function or image.symbol} ({image.module}): {kinds}", "1", 2),
-        Line(f"image    {image.symbol} at {image.address:#x}, {image.size} bytes of code", "", 9),
+        Line(f"image    {image.symbol} at {image.address:#x}, {size} of code", "", 9),
         Line(f"flags    {', '.join(image.flags.names) or 'none'}", "", 9),
     ]
-    frame = [f"{image.slots} argument slots", f"{code.stack_size} bytes of frame"]
+    frame = [many(image.slots, "argument slot"), f"{many(code.stack_size, 'byte')} of frame"]
     for name, offset in (("ctx", code.ctx_offset), ("ret", code.ret_offset)):
         if offset is not None:
             frame.append(f"{name} at rbp{offset:+d}")
@@ -87,7 +99,7 @@ def dump_text(image: TrampolineImage, screen: Screen) -> None:
 
 
 def dump_json(image: TrampolineImage) -> dict[str, object]:
-    """Everything `dump_text` shows."""
+    """Return everything that `dump_text` shows."""
     value = image.to_dict()
     value["entry_code"] = _instructions(image.entry_code)
     value["instructions"] = _instructions(image.code.instructions)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ...kernel.functions import label
-from ..screen import Column, Line, Screen
+from ..progress import Waiting
+from ..screen import Column, Line, Screen, many
 
 if TYPE_CHECKING:
     from ...kernel.owners import Held
@@ -21,7 +23,6 @@ __all__ = [
     "PROBES",
     "class_lines",
     "classes_table",
-    "list_arguments",
     "list_images",
 ]
 
@@ -52,19 +53,6 @@ _CLASSES = (
 _NAMED = 8  # functions of a link or class that a table names
 
 
-def list_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``list``."""
-    parser.add_argument(
-        "functions", nargs="*", metavar="FUNC", help="only these (NAME, MODULE:NAME, globs)"
-    )
-    parser.add_argument(
-        "--stale", action="store_true", help="also images that a newer one has replaced"
-    )
-    parser.add_argument(
-        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
-    )
-
-
 def _wanted(patterns: Sequence[str], name: str, module: str) -> bool:
     module = module or "vmlinux"
     for pattern in patterns:
@@ -75,13 +63,14 @@ def _wanted(patterns: Sequence[str], name: str, module: str) -> bool:
 
 
 def list_images(args: argparse.Namespace, screen: Screen) -> int:
-    """``list``: every traced function with its programs and who put them there."""
+    """Run ``list``: every traced function with its programs and who attached them."""
     from ... import Facts
     from ...trampoline.registry import image_classes, tracing
 
     asked: list[str] = args.functions
     facts = Facts()
-    now = tracing(facts, stale=args.stale)
+    with Waiting("reading trampolines", sys.stderr):
+        now = tracing(facts, stale=args.stale)
     traced, known = now.images, now.registry
     found = [i for i in traced if _wanted(asked, i.function, i.module)]
     unsettled = sum(image.current and image.key in now.unsettled for image in found)
@@ -109,9 +98,9 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
     if found:
         screen.table(IMAGES, [_image_row(image, known) for image in found])
     lost = _not_traced(asked, found, probes) if traced else []
-    many = _many(len({image.key for image in traced}), "function")
+    functions = many(len({image.key for image in traced}), "function")
     for name in lost:
-        text = f"{name}: not among the {many} traced through a trampoline, nor on a kprobe link"
+        text = f"{name}: not among the {functions} traced by trampoline, nor on a kprobe link"
         screen.show(Line(text, "33", 2))
     if probes:
         if found or lost or not traced:
@@ -122,10 +111,10 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
         screen.show("")
         classes_table(classes, screen)
     if unsettled:
-        text = f"{_many(unsettled, 'function')} did not agree with the links: still changing?"
+        text = f"{many(unsettled, 'function')} did not agree with the links: still changing?"
         screen.show("", Line(f"{text} (see: verify)", "33", 0))
     if known.owners.hidden:
-        who = _many(known.owners.hidden, "process", "processes")
+        who = many(known.owners.hidden, "process", "processes")
         text = f"{who} could not be looked into: owners may be missing"
         screen.show("", Line(text, "31", 0))
     return 0
@@ -137,10 +126,6 @@ def _not_traced(
     names = {(image.function, image.module) for image in found}
     names |= {(name, module) for one in probes for name, module, _ in one.functions}
     return [p for p in asked if not any(_wanted([p], *name) for name in names)]
-
-
-def _many(count: int, one: str, more: str = "") -> str:
-    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def _called(image: TrampolineImage) -> Iterator[ImageProgram]:

@@ -1,6 +1,6 @@
-"""The `plan` command of trampolines.py, and what `why` uses of it.
+"""`trampolines plan`: what attaching a multi program would do, and what `why` uses of it.
 
-It works on the running kernel, or on facts that ``features.py --save`` wrote on
+It works on the running kernel, or on facts that ``features --save`` wrote on
 another one; then it needs no privileges. Nothing is attached either way.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -18,13 +19,14 @@ from ...asm.edit import Code
 from ...asm.text import listing
 from ...errors import PlanError
 from ...multi.classes import planned
-from ...multi.cost import Mechanism
 from ...multi.link import SLOW_S
 from ...multi.plan import Plan, Template
 from ...multi.resolve import plan
 from ...multi.traits import Hook
 from ...trampoline.classes import classify
 from ..inputs import read_facts
+from ..parsers import UsageError
+from ..progress import Waiting
 from ..screen import Line, Screen
 from .list import classes_table
 
@@ -33,10 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOOKS",
-    "UsageError",
     "chosen_program",
     "default_program",
-    "plan_arguments",
     "plan_json",
     "plan_lines",
     "run_plan",
@@ -46,54 +46,22 @@ __all__ = [
 HOOKS = {f"{hook.value}.multi": hook for hook in Hook}
 
 
-class UsageError(PlanError):
-    """The arguments themselves are wrong, whatever the kernel has."""
-
-
 def default_program(section: str) -> tuple[Template, str]:
     """A program that reads every slot (and, past entry, the return value), and the glob.
 
     :param section: e.g. ``fexit.multi/vfs_*``
-    :raises UsageError: if it is no multi section
+    :raises UsageError: if it is not a multi section
     """
     kind, _, glob = section.lstrip("?").partition("/")
     hook = HOOKS.get(kind.removesuffix(".s"))
     if hook is None:
         raise UsageError(
-            f"{section!r} is no multi section; one of {', '.join(HOOKS)}, each [.s]/GLOB"
+            f"{section!r} is not a multi section: give {' or '.join(HOOKS)}, then [.s]/GLOB"
         )
     slots = range(6 if hook is Hook.ENTRY else 7)
     insns = [asm.load(op.DW, op.R0, op.R1, 8 * slot) for slot in slots]
     code = Code((*insns, asm.mov(op.R0, 0), asm.exit_()))
     return Template("reads_everything", code, hook, sleepable=kind.endswith(".s")), glob
-
-
-# ---- plan ---------------------------------------------------------------------
-
-
-def plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``plan``."""
-    parser.add_argument(
-        "section",
-        nargs="?",
-        metavar="SECTION",
-        help="e.g. 'fexit.multi/vfs_*', 'fentry.multi/mod:*'; with --object a glob does",
-    )
-    parser.add_argument("--object", metavar="FILE", help="plan a program of this object")
-    parser.add_argument(
-        "--program", metavar="NAME", help="which; without an object one that reads everything"
-    )
-    parser.add_argument(
-        "--mechanism", default="auto", choices=["auto", *(m.value for m in Mechanism)]
-    )
-    parser.add_argument("--prefer", choices=["overhead"], help="least cost per call first")
-    parser.add_argument(
-        "--facts", metavar="FILE", help="plan for the kernel that these facts are of"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="functions, images, reasons")
-    parser.add_argument(
-        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
-    )
 
 
 def plan_json(made: Plan, *, classes: bool) -> dict[str, object]:
@@ -107,8 +75,11 @@ def plan_json(made: Plan, *, classes: bool) -> dict[str, object]:
     return shown
 
 
-def plan_lines(made: Plan, *, verbose: bool) -> Iterator[Line]:
-    """The plan as text: `str` of it, and with `verbose` images, functions and skipped ones."""
+def plan_lines(made: Plan, *, verbose: bool, prog: str) -> Iterator[Line]:
+    """Put a plan into text: the answer first, with `verbose` also names, reasons and listings.
+
+    :param prog: how the tool was called, for the hint at the end
+    """
     head, *rest = str(made).splitlines()
     yield Line(head, "1", 2)
     for number, text in enumerate(rest):
@@ -119,34 +90,40 @@ def plan_lines(made: Plan, *, verbose: bool) -> Iterator[Line]:
         yield Line(f"  this will take about {total:.0f} s on such a machine", "31", 4)
     if not verbose:
         if made.skipped:
-            yield Line(
-                "  -v names them, with hints; `trampolines.py why FUNC` explains one", "2", 4
-            )
+            yield Line(f"  -v names them, with hints; `{prog} why FUNC` explains one", "2", 4)
         return
-    for number, group in enumerate(made.groups):
-        yield Line()
-        how = f"{group.mechanism.value}, {group.lowering.value}, {group.kind}"
-        yield Line(f"group {number}: {how}", "1")
-        for part in group.parts:
-            yield Line(f"  image {part.image.digest} ({part.side.value})", "36")
-            yield from (Line(f"    {text}") for text in listing(part.image.code.insns))
-        yield Line("  functions: " + " ".join(sorted(t.label for t in group.targets)), "", 4)
     if made.skipped:
         yield Line()
         yield Line("skipped:", "1")
         yield from (Line(f"  {s}", "33", 4) for s in made.skipped)
+    titles = [
+        f"group {number}: {group.mechanism.value}, {group.lowering.value}, {group.kind}"
+        for number, group in enumerate(made.groups)
+    ]
+    for title, group in zip(titles, made.groups, strict=True):
+        yield Line()
+        yield Line(title, "1")
+        yield Line("  functions: " + " ".join(sorted(t.label for t in group.targets)), "", 4)
+    # Listings are long, so they come last.
+    for title, group in zip(titles, made.groups, strict=True):
+        yield Line()
+        yield Line(f"code of {title}", "1")
+        for part in group.parts:
+            yield Line(f"  image {part.image.digest} ({part.side.value})", "36")
+            yield from (Line(f"    {text}") for text in listing(part.image.code.insns))
 
 
 def show_plan(args: argparse.Namespace, screen: Screen) -> int:
-    """``plan``: 1 if not one function can be attached to.
+    """Run ``plan``: 1 if no function can be attached to.
 
     :raises UsageError: as `run_plan`
     """
-    made = run_plan(args)
+    with Waiting("planning", sys.stderr):
+        made = run_plan(args)
     if args.json:
         screen.json(plan_json(made, classes=args.classes))
     else:
-        screen.show(*plan_lines(made, verbose=args.verbose))
+        screen.show(*plan_lines(made, verbose=args.verbose, prog=args.prog))
         if args.classes:
             screen.show("")
             classes_table(classify(planned(made)), screen)
@@ -154,7 +131,7 @@ def show_plan(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def run_plan(args: argparse.Namespace) -> Plan:
-    """What ``plan`` was asked.
+    """Make the plan that the arguments ask for.
 
     :raises UsageError: neither a multi section nor an object, a program that the object does not
         have, a section that is not the program's, or no functions
@@ -179,7 +156,7 @@ def run_plan(args: argparse.Namespace) -> Plan:
             raise UsageError(
                 f"section {one.section!r} names no functions: give a glob as well, e.g. 'vfs_*'"
                 if args.object
-                else "no functions: write them behind the slash, e.g. fexit.multi/vfs_*"
+                else "no functions: write them after the slash, e.g. fexit.multi/vfs_*"
             )
         return plan(program, glob, facts, args.mechanism, prefer=args.prefer)
 
@@ -192,7 +169,7 @@ def chosen_program(obj: Object, file: str, name: str | None) -> Program:
     """
     multis = {p.name: p for p in obj.programs.values() if p.is_multi}
     if not multis:
-        raise PlanError(f"{file}: no multi program")
+        raise PlanError(f"{file} has no multi program")
     if name is None and len(multis) == 1:
         (name,) = multis
     if name not in multis:
@@ -201,7 +178,7 @@ def chosen_program(obj: Object, file: str, name: str | None) -> Program:
             one = obj.programs.get(name)
             what = f"no program {name!r}"
             if one is not None:
-                what = f"program {name!r} is in section {one.section!r}, no multi program"
+                what = f"program {name!r} in section {one.section!r} is not a multi program"
         raise UsageError(f"{file}: {what}; there are {', '.join(multis)}")
     return multis[name]
 

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import math
+import sys
 
-from ..screen import Line, Screen
+from ..progress import Waiting
+from ..screen import Line, Screen, many
 
-__all__ = ["verify_arguments", "verify_images"]
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
-
-
-def verify_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``verify``."""
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=10.0,
-        metavar="S",
-        help="how long a disagreement must last, in seconds (default: %(default)s)",
-    )
+__all__ = ["verify_images"]
 
 
 def verify_images(args: argparse.Namespace, screen: Screen) -> int:
     """``verify``: do the images agree with the links? 1 if they do not."""
     from ...trampoline.verify import survey
 
-    found = survey(timeout=args.timeout)
+    with Waiting("comparing images with links", sys.stderr):
+        found = survey(timeout=args.timeout)
     calls = sum(len(image.programs) for image in found.images)
     if args.json:
         screen.json(
@@ -52,11 +33,11 @@ def verify_images(args: argparse.Namespace, screen: Screen) -> int:
         screen.show(*(Line(str(finding), "31", 2) for finding in found.findings))
         changed = ""
         if found.changed:
-            many = "function" if len(found.changed) == 1 else "functions"
-            changed = f", {len(found.changed)} {many} changed while reading"
-        word = "verified" if not found.findings else f"{len(found.findings)} findings"
+            changed = f", {many(len(found.changed), 'function')} changed while reading"
+        word = "verified" if not found.findings else many(len(found.findings), "finding")
         screen.line(
-            f"{screen.paint(word, '31' if found.findings else '32')}: {len(found.images)} images "
-            f"with {calls} program calls, {len(found.attached)} attachments{changed}"
+            f"{screen.paint(word, '31' if found.findings else '32')}: "
+            f"{many(len(found.images), 'image')} with {many(calls, 'program call')}, "
+            f"{many(len(found.attached), 'attachment')}{changed}"
         )
     return 1 if found.findings else 0

@@ -1,4 +1,4 @@
-"""The `why` command of trampolines.py: what can be attached to a function, and who is there.
+"""`trampolines why`: what can be attached to a function, and who is there.
 
 Like `plan` it works on the running kernel or on saved facts; who is attached only
 the running kernel knows.
@@ -7,7 +7,7 @@ the running kernel knows.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -17,29 +17,19 @@ from ...multi.plan import Target, Template
 from ...multi.planner import answers
 from ...multi.resolve import Resolver, plan_facts
 from ..inputs import read_facts
-from ..screen import Line, Screen
-from .plan import HOOKS, UsageError, chosen_program, default_program
+from ..parsers import UsageError
+from ..progress import Waiting
+from ..screen import Line, Screen, many
+from .plan import HOOKS, chosen_program, default_program
 
 if TYPE_CHECKING:
     from ...kernel.host import Facts
     from ...trampoline.registry import Registry
 
-__all__ = ["show_why", "why", "why_arguments", "why_lines"]
+__all__ = ["show_why", "why", "why_lines"]
 
 _YES = "yes"
 _UNSURE = "unknown: only the kernel can say whether a sleepable program may run on it"
-
-
-def why_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``why``."""
-    parser.add_argument("functions", nargs="+", metavar="FUNC", help="NAME, MODULE:NAME or a glob")
-    parser.add_argument("--object", metavar="FILE", help="for a program of this object")
-    parser.add_argument(
-        "--program",
-        metavar="NAME",
-        help="which; without an object one that reads every argument and the return value",
-    )
-    parser.add_argument("--facts", metavar="FILE", help="ask the kernel that these facts are of")
 
 
 def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[dict[str, object]]:
@@ -83,7 +73,7 @@ def _templates(args: argparse.Namespace, facts: Facts) -> dict[str, Template]:
 
 
 def why(args: argparse.Namespace) -> list[dict[str, object]]:
-    """For each function: each hook and mechanism, possible or the reason; who is there.
+    """Ask for each function: each hook and mechanism, possible or the reason; who is there.
 
     :raises UsageError: the object has no such multi program
     """
@@ -146,15 +136,14 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
-    """What `why` found, as text."""
+    """Put what `why` found into text."""
     for row in rows:
         if not row["found"]:
             yield Line(str(row.get("text") or f"{row['function']}: {row['reason']}"), "31", 2)
             continue
         slots = "no BTF"
         if row["slots"] is not None:
-            many = "" if row["slots"] == 1 else "s"
-            slots = f"{row['slots']} slot{many}, returns {row['returns']}"
+            slots = f"{many(int(str(row['slots'])), 'slot')}, returns {row['returns']}"
         programs = f"{row['occupied']} of {row['max_programs']} programs"
         # One of several of this name is told by its address.
         where = "" if row.get("unique", True) else f" at {row['address']:#x}"
@@ -162,9 +151,9 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
         attached = row["attached"]
         assert isinstance(attached, list)
         for one in attached:
-            many = f" on {one['functions']} functions" if one["functions"] > 1 else ""
+            shared = f" on {one['functions']} functions" if one["functions"] > 1 else ""
             who = f"program {one['program']} {one['name'] or '?'} by link {one['link']}"
-            how = f"({'/'.join(one['kinds'])}{many})"
+            how = f"({'/'.join(one['kinds'])}{shared})"
             yield Line(f"  attached: {who} {how}, {one['owner_text']}", "36", 4)
         hooks = row["hooks"]
         assert isinstance(hooks, dict)
@@ -174,15 +163,31 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
             if _UNSURE in ways.values():
                 text += f" ({_UNSURE})"
             yield Line(text, "32" if able else "31", 4)
-            groups = Counter(said for said in ways.values() if said not in (_YES, _UNSURE))
-            for said in groups:
-                which = ", ".join(m for m, s in ways.items() if s == said)
-                yield Line(f"    not {which}: {said}", "33", 6)
+        yield from (Line(f"    {text}", "33", 6) for text in _refusals(hooks))
+
+
+def _refusals(hooks: dict[str, dict[str, str]]) -> Iterator[str]:
+    # Each reason once, however many mechanisms and sections it is the reason for.
+    reasons: dict[str, dict[str, list[str]]] = {}  # reason -> mechanism -> sections
+    for section, ways in hooks.items():
+        for mechanism, said in ways.items():
+            if said not in (_YES, _UNSURE):
+                reasons.setdefault(said, {}).setdefault(mechanism, []).append(section)
+    for reason, mechanisms in reasons.items():
+        alike: dict[tuple[str, ...], list[str]] = {}  # sections -> mechanisms
+        for mechanism, sections in mechanisms.items():
+            alike.setdefault(tuple(sections), []).append(mechanism)
+        which = [
+            ", ".join(names) + (f" ({', '.join(at)})" if len(at) < len(hooks) else "")
+            for at, names in alike.items()
+        ]
+        yield f"not {' or '.join(which)}: {reason}"
 
 
 def show_why(args: argparse.Namespace, screen: Screen) -> int:
-    """``why``: 1 if a function was not found."""
-    rows = why(args)
+    """Run ``why``: 1 if a function was not found."""
+    with Waiting("asking the kernel", sys.stderr):
+        rows = why(args)
     if args.json:
         screen.json({"functions": rows})
     else:

@@ -1,0 +1,110 @@
+"""What every tool says of itself: summary, examples, exit statuses, and its parser.
+
+A parser keeps what it was given, so that ``--help``, the man page and shell completion
+(`pages`) are made from the same data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["STATUSES", "About", "Example", "Parser", "UsageError"]
+
+#: What the exit statuses of most tools mean.
+STATUSES = ((0, "ok"), (1, "failed"), (2, "wrong arguments"))
+
+
+class UsageError(ValueError):
+    """The arguments make no sense together, whatever the kernel has; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One way to call a tool.
+
+    :param arguments: what follows the tool's name, as typed into a shell
+    :param what: what that does
+    """
+
+    arguments: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A tool or command in words.
+
+    :param summary: one line, a noun phrase
+    :param text: paragraphs that follow it
+    :param statuses: exit statuses and what each means
+    """
+
+    summary: str
+    text: str = ""
+    examples: tuple[Example, ...] = ()
+    statuses: tuple[tuple[int, str], ...] = ()
+
+    def epilog(self, prog: str) -> str:
+        """Examples and exit statuses as ``--help`` shows them."""
+        parts = []
+        if self.examples:
+            calls = [f"  {prog} {one.arguments}" for one in self.examples]
+            lines = [
+                f"{call}\n      {one.what}" for call, one in zip(calls, self.examples, strict=True)
+            ]
+            parts.append("\n".join(["examples:", *lines]))
+        if self.statuses:
+            parts.append(f"exit status: {self.status_line}")
+        return "\n\n".join(parts)
+
+    @property
+    def status_line(self) -> str:
+        """The exit statuses in one line."""
+        return ", ".join(f"{number} {what}" for number, what in self.statuses)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that can be asked what it was given.
+
+    :ivar about: what ``--help`` says around the options
+    :ivar arguments: options and positionals, in the order they were added
+    :ivar commands: subcommands by name
+    """
+
+    def __init__(self, *, about: About, prog: str, **options: Any) -> None:
+        self.about = about
+        self.arguments: list[argparse.Action] = []
+        self.commands: dict[str, Parser] = {}
+        self._adder: Any = None
+        super().__init__(
+            prog=prog,
+            description="\n\n".join(filter(None, (about.summary, about.text))),
+            epilog=about.epilog(prog),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+            **options,
+        )
+        self.add_argument("-h", "--help", action="help", help="this text")
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add an argument, as `argparse.ArgumentParser` does, and remember it."""
+        action = super().add_argument(*names, **options)
+        self.arguments.append(action)
+        return action
+
+    def add_command(self, name: str, about: About, run: Callable[..., int]) -> Parser:
+        """Add a subcommand.
+
+        :param run: stored as ``args.run``; ``args.command`` is the name
+        """
+        if self._adder is None:
+            self._adder = self.add_subparsers(
+                dest="command", required=True, metavar="COMMAND", title="commands"
+            )
+        command: Parser = self._adder.add_parser(name, about=about, help=about.summary)
+        command.set_defaults(run=run)
+        self.commands[name] = command
+        return command

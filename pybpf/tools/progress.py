@@ -1,0 +1,68 @@
+"""Signs of life on a terminal while something takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from threading import Event, Thread
+
+__all__ = ["Waiting"]
+
+_AFTER = 1.0  # seconds of silence that nobody wonders about
+
+
+class Waiting:
+    """Says what is being waited for, and for how long, once it has taken more than a second.
+
+    Says nothing where `out` is not a terminal, and takes its line away at the end.
+
+    :param what: e.g. ``planning``
+    :param out: usually standard error
+    :param after: seconds before it says anything, and between two updates
+    """
+
+    def __init__(self, what: str, out: TextIO, *, after: float = _AFTER) -> None:
+        self._what = what
+        self._out = out
+        self._after = after
+        self._thread: Thread | None = None
+        self._end: Event | None = None
+        self._shown = 0  # columns to take away
+
+    def __enter__(self) -> Self:
+        if self._out.isatty():
+            import threading  # some milliseconds that a pipe need not spend
+
+            self._end = threading.Event()
+            self._thread = threading.Thread(target=self._tell, args=(self._end,), daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._thread is None or self._end is None:
+            return
+        self._end.set()
+        self._thread.join()
+        if self._shown:
+            self._write(f"\r{' ' * self._shown}\r")
+
+    def _tell(self, end: Event) -> None:
+        start = time.monotonic()
+        while not end.wait(self._after):
+            text = f"{self._what}, {time.monotonic() - start:.0f} s"
+            self._shown = max(self._shown, len(text))
+            self._write(f"\r{text}")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody watches: the work goes on
+            self._out.write(text)
+            self._out.flush()

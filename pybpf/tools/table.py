@@ -1,0 +1,65 @@
+"""The tools that the command `pybpf` has. Adding one is adding a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .pages import Page
+
+__all__ = ["TOOLS", "Tool", "all_pages", "find"]
+
+
+class Tool(NamedTuple):  # a dataclass would make `pybpf --help` some 8 ms slower
+    """A tool, whose module is imported when it is run.
+
+    The module has ``main(argv, prog)``, which gives the exit status, and ``page(prog)``.
+
+    :param name: what follows ``pybpf``
+    :param module: within ``pybpf.tools``
+    :param summary: one line, as in the tool's own ``--help``
+    """
+
+    name: str
+    module: str
+    summary: str
+
+    def load_main(self) -> Callable[[Sequence[str], str], int]:
+        """Import the module; gives its ``main``."""
+        main: Callable[[Sequence[str], str], int] = self._module().main
+        return main
+
+    def load_page(self) -> Page:
+        """Import the module; gives what its command line is."""
+        page: Page = self._module().page(f"pybpf {self.name}")
+        return page
+
+    def _module(self) -> ModuleType:
+        return import_module(f".{self.module}", __package__)
+
+
+TOOLS = (
+    Tool("retsnoop", "retsnoop.cli", "the kernel function that failed, and its stack"),
+    Tool("trampolines", "trampolines.cli", "BPF trampolines: those there are, and those to come"),
+    Tool("obj", "bpfobj", "BPF object files: contents, final code, whether they load"),
+    Tool("btf", "btf", "BTF type information: as C, as records, or by name"),
+    Tool("features", "features", "what the running kernel can do for BPF tracing"),
+    Tool("build", "build", "BPF objects from C, with clang and a vmlinux.h made here"),
+    Tool("completion", "completion", "shell completion for pybpf and its tools"),
+    Tool("man", "manpages", "manual pages of pybpf and its tools, as roff"),
+)
+
+
+def find(name: str) -> Tool | None:
+    """The tool of this name."""
+    return next((tool for tool in TOOLS if tool.name == name), None)
+
+
+def all_pages() -> Page:
+    """The page of `pybpf` itself, whose commands are the pages of the tools. Imports them all."""
+    from .main import page
+
+    return page("pybpf", tuple(tool.load_page() for tool in TOOLS))

@@ -1,0 +1,155 @@
+"""`pybpf build`: compiles a user's program anywhere, and says what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pybpf.obj.reader import read_object
+from pybpf.tools import build
+
+ROOT = Path(__file__).resolve().parents[2]
+CLANG = "clang-19"
+PROGRAM = """
+char LICENSE[] SEC("license") = "GPL";
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} counts SEC(".maps");
+
+SEC("fentry/do_unlinkat")
+int BPF_PROG(on_unlink, int dfd)
+{
+	__u32 key = dfd;
+	__u64 one = VALUE;
+
+	bpf_map_update_elem(&counts, &key, &one, BPF_ANY);
+	return 0;
+}
+"""
+
+
+def has_clang() -> bool:
+    try:
+        build.find_clang(CLANG)
+    except build.BuildError:
+        return False
+    return True
+
+
+needs_clang = pytest.mark.skipif(not has_clang(), reason="clang-19 is not installed")
+
+
+def write(path: Path, *headers: str) -> Path:
+    path.write_text("".join(f"#include {name}\n" for name in headers) + PROGRAM)
+    return path
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools/build.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@needs_clang
+def test_a_program_anywhere(tmp_path: Path) -> None:
+    """With our headers, from another directory; the object is beside the source, and loads."""
+    write(tmp_path / "a.bpf.c", '"pybpf.h"')
+    done = run("a.bpf.c", "-DVALUE=1", "--clang", CLANG, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a.bpf.o: 1 program, 1 map\n", "")
+    spec = read_object((tmp_path / "a.bpf.o").read_bytes())
+    assert list(spec.programs) == ["on_unlink"] and "counts" in spec.maps
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bpf.c", "a.bpf.o"]
+
+
+@needs_clang
+def test_vmlinux_h_is_made(tmp_path: Path) -> None:
+    """From the BTF that is named, for a program that includes it; its types are usable."""
+    source = write(tmp_path / "a.bpf.c", '"vmlinux.h"', '"extra.h"')
+    target = tmp_path / "out.o"
+    btf = ROOT / "tests/data/vmlinux-6.12.107-cloud-amd64.btf.gz"
+    (tmp_path / "extra.h").write_text(
+        '#include "pybpf.h"\n#define VALUE sizeof(struct task_struct)\n'
+    )
+    done = run(source, "-o", target, "--btf", btf, "--clang", CLANG, cwd=Path("/"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "on_unlink" in read_object(target.read_bytes()).programs
+    assert not list(tmp_path.glob("*vmlinux*"))
+
+
+@needs_clang
+def test_a_vmlinux_h_of_the_user_is_used(tmp_path: Path) -> None:
+    """One beside the source is taken as it is."""
+    write(tmp_path / "a.bpf.c", '"vmlinux.h"', '"pybpf.h"')
+    (tmp_path / "vmlinux.h").write_text("#define VALUE 7\n")
+    done = run("a.bpf.c", "--btf", "/no/such/btf", "--clang", CLANG, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_clang
+def test_what_clang_refuses(tmp_path: Path) -> None:
+    """Clang's own words, one line of ours, status 1, and the old object is still there."""
+    source = write(tmp_path / "a.bpf.c", '"pybpf.h"')  # VALUE is not defined
+    (tmp_path / "a.bpf.o").write_bytes(b"old")
+    done = run(source, "--clang", CLANG, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "undeclared identifier 'VALUE'" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"build.py: {source}: clang refuses it, see above"
+    assert (tmp_path / "a.bpf.o").read_bytes() == b"old"
+
+
+@needs_clang
+def test_headers_of_libbpf_that_are_missing(tmp_path: Path) -> None:
+    """The error says which header of ours has the same."""
+    source = write(tmp_path / "a.bpf.c", "<bpf/no_such_helpers.h>")
+    done = run(source, "--clang", CLANG, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "pybpf.h has what <bpf/...> has" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("/no/such.bpf.c", "--clang", "CLANG"), 1, "/no/such.bpf.c: No such file or directory"),
+        (("a.bpf.c", "--clang", "/no/clang"), 1, "/no/clang: no such program"),
+        (("a.bpf.o",), 2, "a.bpf.o is an object"),
+        (("a.bpf.c", "b.bpf.c", "-o", "x"), 2, "-o names one object"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: tuple[str, ...], status: int, says: str, tmp_path: Path
+) -> None:
+    if "CLANG" in arguments:
+        if not has_clang():
+            pytest.skip("clang-19 is not installed")
+        arguments = tuple(CLANG if word == "CLANG" else word for word in arguments)
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == status
+    assert says in done.stderr
+
+
+def fake(folder: Path, name: str, targets: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '  Registered Targets:'\necho '    {targets}'\n")
+    path.chmod(0o755)
+
+
+def test_which_clang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`clang`, else the newest clang-N; none, or one without a bpf target, is one clear error."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/no/such/folder")
+    with pytest.raises(build.BuildError, match="no clang on PATH; install it"):
+        build.find_clang()
+    for version in (9, 18, 17):
+        fake(tmp_path, f"clang-{version}", "bpf         - BPF (host endian)")
+    (tmp_path / "llvm-strip-18").write_text("#!/bin/sh\n")
+    (tmp_path / "llvm-strip-18").chmod(0o755)
+    found = build.find_clang()
+    assert found == build.Compiler(str(tmp_path / "clang-18"), str(tmp_path / "llvm-strip-18"))
+    fake(tmp_path, "clang", "x86-64      - 64-bit X86")
+    with pytest.raises(build.BuildError, match="clang has no bpf target"):
+        build.find_clang()
