@@ -13,46 +13,28 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
-from functools import cached_property
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-from ._sys import bpf as sys_bpf
-from ._sys.files import is_one_name
 from ._uapi.enums import MapType
+from .binding import Binding
 from .btf import Btf
-from .btf.encode import BTF_FEATURES, sanitize
-from .errors import (
-    BpfError,
-    DeniedByPolicy,
-    ObjectFormatError,
-    RelocationError,
-    UnsupportedFeature,
-)
+from .errors import BpfError, RelocationError, UnsupportedFeature
 from .globals import Globals
-from .kernel.config import kernel_config, version_code
-from .kernel.host import Facts, SavedBtf
+from .kernel.host import Facts
 from .links import LinkSet
 from .maps import Map
 from .names import ByName
-from .obj.externs import kconfig_values
-from .obj.linker import LinkedProgram, Linker, LinkTarget
 from .obj.reader import read_object
-from .programs import Prepared, Program
+from .programs import Program
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ._sys.fd import Fd
-    from .kernel.btf import KernelBtf
-    from .multi.programs import MultiPrograms
-    from .obj.spec import ObjectSpec, ProgramSpec
+    from .obj.spec import ObjectSpec
 
 __all__ = ["Object", "open_object"]
-
-PIN_ROOT = "/sys/fs/bpf"
-_PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
 
 
 def _read(
@@ -98,28 +80,6 @@ def open_object(
     return Object(spec, btf, facts)
 
 
-class _ModuleBtfs(Mapping[str, Btf]):
-    # Modules' BTF, read when somebody looks.
-    def __init__(self, kernel: KernelBtf | SavedBtf) -> None:
-        self._kernel = kernel
-
-    @property
-    def _names(self) -> list[str]:
-        return [name for name in self._kernel.modules() if name != "vmlinux"]
-
-    def __getitem__(self, name: str) -> Btf:
-        found = self._kernel.get(name)
-        if found is None:
-            raise KeyError(name)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def _is_for_caller(program: Program, problem: BpfError) -> bool:
     # Neither what the caller turned on or off, nor what libbpf attaches and pybpf does not yet.
     if program.autoattach != program.spec.autoattach:
@@ -143,27 +103,39 @@ class Object:
 
     def __init__(self, spec: ObjectSpec, kernel_btf: Btf | None, facts: Facts | None) -> None:
         self.spec = spec
-        self.facts = facts if facts is not None else Facts()
-        self._kernel_btf = kernel_btf
-        self._fds = ExitStack()
-        self._btf_fd: Fd | None = None
-        self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
-        self._linked: dict[str, LinkedProgram] = {}
-        self._loaded = False
-        self._prepared = False
-        self._closed = False
-        self._pinned_now: list[Map] = []  # by the running `load` or `prepare`
-        #: Why the kernel refused the object's own BTF, None if it took it.
-        self.btf_error: BpfError | None = None
-        self.programs: Mapping[str, Program] = ByName(
-            "program", {name: Program(program, self) for name, program in spec.programs.items()}
+        #: The object's side in the kernel: BTF, maps and relocated code.
+        self.binding = Binding(
+            spec,
+            facts if facts is not None else Facts(),
+            kernel_btf=kernel_btf,
+            has_multi=lambda: any(program.is_multi for program in self.programs.values()),
         )
-        self.maps: Mapping[str, Map] = ByName(
-            "map", {name: Map(map_spec, spec.btf) for name, map_spec in spec.maps.items()}
+        self.maps: Mapping[str, Map] = self.binding.maps
+        self.programs: Mapping[str, Program] = ByName(
+            "program",
+            {name: Program(program, self.binding) for name, program in spec.programs.items()},
         )
         self.globals = Globals(spec, self.maps)
-        #: Where maps that ask to be pinned by name go.
-        self.pin_root = PIN_ROOT
+        self._loaded = False
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the kernel it is for."""
+        return self.binding.facts
+
+    @property
+    def pin_root(self) -> str:
+        """Directory where maps that ask to be pinned by name go; may be assigned before `load`."""
+        return self.binding.pin_root
+
+    @pin_root.setter
+    def pin_root(self, path: str) -> None:
+        self.binding.pin_root = path
+
+    @property
+    def btf_error(self) -> BpfError | None:
+        """Why the kernel refused the object's own BTF, None if it took it."""
+        return self.binding.btf_error
 
     @property
     def name(self) -> str:
@@ -173,11 +145,6 @@ class Object:
     @property
     def loaded(self) -> bool:
         return self._loaded
-
-    @property
-    def btf_fd(self) -> int:
-        """Descriptor of the object's own BTF in the kernel, 0 if it has none there."""
-        return self._btf_fd.fileno() if self._btf_fd is not None else 0
 
     # -- loading
 
@@ -193,7 +160,7 @@ class Object:
         """
         if self._loaded:
             raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
-        self._pinned_now.clear()
+        self.binding.keep_pins()
         try:
             for bpf_map in self.maps.values():
                 if bpf_map.spec.struct_ops is not None and bpf_map.spec.autocreate:
@@ -205,7 +172,8 @@ class Object:
                     program.load()
             self._fill_program_arrays()
         except BaseException as error:
-            self._undo()
+            self._close_programs()
+            self.binding.undo()
             if isinstance(error, BpfError) and self.spec.name:
                 error.add_context(self.spec.name)
             if isinstance(error, RelocationError):
@@ -222,135 +190,7 @@ class Object:
 
         :raises BpfError: EBADF: it has been closed
         """
-        if self._closed:
-            raise BpfError(errno.EBADF, "using the object", "it is closed; open it again")
-        if self._prepared:
-            return
-        self._pinned_now.clear()
-        try:
-            self._fill_kconfig()
-            self._load_btf()
-            self._create_maps()
-        except BaseException:
-            self._undo()
-            raise
-        self._prepared = True
-
-    def _undo(self) -> None:
-        while self._pinned_now:
-            with suppress(OSError):  # somebody may have removed it
-                self._pinned_now.pop().unpin()
-        self.close()
-
-    def _fill_kconfig(self) -> None:
-        for bpf_map in self.maps.values():
-            if bpf_map.spec.data == "kconfig" and self.spec.btf is not None:
-                target = self.link_target
-                bpf_map.initial = bytearray(
-                    kconfig_values(
-                        self.spec.externs,
-                        self.spec.btf,
-                        virtual=target.virtual_kconfig,
-                        config=target.config,
-                    )
-                )
-
-    @cached_property
-    def _btf_and_twins(self) -> tuple[bytes | None, Mapping[int, int]]:
-        # What BPF_BTF_LOAD takes. A plan has the twins' ids in it, perhaps before the blob is
-        # loaded, so both come from here; `sanitize` keeps ids.
-        blob = self.spec.btf_for_load()
-        if blob is None or not any(program.is_multi for program in self.programs.values()):
-            return blob, {}
-        from .btf.twins import add_static_twins
-
-        return add_static_twins(blob)
-
-    @property
-    def static_twins(self) -> Mapping[int, int]:
-        """BTF id of each FUNC -> id of its twin with static linkage (multi programs only)."""
-        return self._btf_and_twins[1]
-
-    def _load_btf(self) -> None:
-        blob, _ = self._btf_and_twins
-        if blob is None:
-            return
-        # An older kernel may not know what a newer clang writes: take it away, newest first.
-        features = list(BTF_FEATURES)
-        for known in range(len(features), -1, -1):
-            older = sanitize(blob, features[:known])
-            if older == blob and known < len(features):
-                continue
-            try:
-                self._btf_fd = self._fds.enter_context(sys_bpf.btf_load(older))
-            except DeniedByPolicy:
-                raise
-            except BpfError as error:
-                self.btf_error = self.btf_error or error
-            else:
-                self.btf_error = None
-                return
-        # libbpf goes on without too: only some map types cannot do without.
-
-    def _pin_path(self, bpf_map: Map) -> str:
-        # Where a map that asks to be pinned by its name goes. A name comes from the object, so
-        # it may be anything; what is pinned stays right below `pin_root`.
-        if bpf_map.pin_path:
-            return bpf_map.pin_path
-        name = bpf_map.name
-        why = ""
-        if not is_one_name(name):
-            why = "it is a path, not the name of a file"
-        elif "." in name:
-            why = "a bpf file system takes no name with a dot in it"
-        if why:
-            raise ObjectFormatError(
-                f"map {name!r} asks to be pinned by its name: {why}; "
-                "rename it, or set the map's pin_path before loading",
-                file=self.spec.name,
-            )
-        return f"{self.pin_root}/{name}"
-
-    def _create_maps(self) -> None:
-        btf_fd = self.btf_fd
-        for bpf_map in self.maps.values():
-            if bpf_map.spec.pinning == _PIN_BY_NAME and bpf_map.spec.autocreate:
-                self._pin_path(bpf_map)  # before anything is made
-        for bpf_map in self.maps.values():
-            if not bpf_map.spec.autocreate or bpf_map.created:
-                continue
-            if bpf_map.spec.struct_ops is None:  # `load` refuses those; programs may do without
-                self._create_map(bpf_map, btf_fd)
-        for bpf_map in self.maps.values():
-            if bpf_map.type != MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
-                for index, name in bpf_map.spec.slots:
-                    bpf_map[index] = self.maps[name]
-
-    def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
-        path = ""
-        if bpf_map.spec.pinning == _PIN_BY_NAME:
-            path = self._pin_path(bpf_map)
-            try:
-                pinned = sys_bpf.obj_get(path)
-            except BpfError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-            else:
-                with pinned:
-                    wrong = bpf_map.differences(pinned)
-                    if wrong:
-                        raise BpfError(
-                            errno.EINVAL,
-                            f"map {bpf_map.name!r} pinned at {path}",
-                            f"it differs from the object's: {', '.join(wrong)}",
-                        )
-                    bpf_map.reuse_fd(pinned)
-                return
-        kernel_name = bpf_map.spec.kernel_name(self.spec.object_name)
-        bpf_map.create(name=kernel_name, btf_fd=btf_fd)
-        if path:
-            bpf_map.pin(path)
-            self._pinned_now.append(bpf_map)
+        self.binding.prepare()
 
     def _fill_program_arrays(self) -> None:
         for bpf_map in self.maps.values():
@@ -359,118 +199,6 @@ class Object:
                     program = self.programs.get(name)
                     if program is not None and program.loaded:
                         bpf_map[index] = program
-
-    # -- what programs ask (`pybpf.programs.Host`)
-
-    def linked(self, name: str) -> LinkedProgram:
-        """A program's relocated instructions, map references as indexes.
-
-        :raises RelocationError: it refers to something this kernel lacks
-        """
-        done = self._linked.get(name)
-        if done is None:
-            done = self._linked[name] = self._linker.link(name)
-        return done
-
-    @cached_property
-    def _linker(self) -> Linker:
-        skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
-        return Linker(self.spec, self.link_target, skip_maps=skip)
-
-    @cached_property
-    def link_target(self) -> LinkTarget:
-        """What linking needs to know of the kernel."""
-        facts = self.facts
-        needs_btf = self.spec.btf is not None
-        modules: Mapping[str, Btf] = {}
-        if self._kernel_btf is not None:
-            btf: Btf | None = self._kernel_btf
-        else:
-            btf = facts.btf.vmlinux() if needs_btf else None
-            modules = _ModuleBtfs(facts.btf)
-        virtual = any(e.section == ".kconfig" for e in self.spec.externs)
-        return LinkTarget(
-            btf,
-            modules,
-            ksym_addr=self._ksym_address,
-            kernel_version=version_code(os.uname().release) if virtual else 0,
-            config=kernel_config() if virtual else (),
-            has_syscall_wrapper=bool(virtual and facts.kallsyms.by_name("__x64_sys_bpf")),
-        )
-
-    def _ksym_address(self, name: str) -> int | None:
-        symbols = self.facts.kallsyms.by_name(name)
-        if len({s.addr for s in symbols}) > 1:
-            raise RelocationError(f"extern {name!r}: {len(symbols)} kernel symbols have that name")
-        return symbols[0].addr if symbols else None
-
-    def prepare_program(self, spec: ProgramSpec) -> Prepared:
-        """Relocated program with descriptors filled in, as BPF_PROG_LOAD takes it.
-
-        :raises UnsupportedFeature: the object's facts are saved ones, of another kernel or boot
-        """
-        self.require_running()
-        self.prepare()
-        linked = self.linked(spec.name)
-        info = self._btf_fd is not None
-        return Prepared(
-            self._with_fds(linked),
-            self.spec.license,
-            self.btf_fd,
-            linked.func_info if info else b"",
-            linked.func_info_rec_size if info and linked.func_info else 0,
-            linked.line_info if info else b"",
-            linked.line_info_rec_size if info and linked.line_info else 0,
-            (0, *(self.module_fd(m) for m in linked.kfunc_modules)) if linked.kfunc_modules else (),
-            self.spec.version,
-        )
-
-    def _with_fds(self, linked: LinkedProgram) -> bytes:
-        # The imm field of a slot is its last four bytes.
-        out = bytearray(linked.insns)
-        for ref in linked.map_refs:
-            at = 8 * ref.insn + 4
-            out[at : at + 4] = self.maps[ref.map].fileno().to_bytes(4, "little")
-        for insn, module in linked.btf_fd_refs:
-            at = 8 * (insn + 1) + 4  # the second slot of the ldimm64
-            out[at : at + 4] = self.module_fd(module).to_bytes(4, "little")
-        return bytes(out)
-
-    def require_running(self) -> None:
-        """Check that what is known of the kernel is of the one that runs here.
-
-        :raises UnsupportedFeature: the object's facts are saved ones
-        """
-        if self.facts.is_saved:
-            raise UnsupportedFeature("loading", by="facts saved on another machine")
-
-    def module_fd(self, module: str) -> int:
-        """Descriptor of a kernel module's BTF, kept open as long as this object.
-
-        When the module has been loaded anew, it is that of the new one.
-
-        :raises UnsupportedFeature: if the module is not loaded, or has no BTF
-        """
-        kernel = self.facts.btf
-        if isinstance(kernel, SavedBtf):
-            raise UnsupportedFeature("loading", by="facts saved on another machine")
-        number, fd = self._module_fds.get(module, (0, None))
-        if fd is None or number != kernel.number(module):
-            if fd is not None:
-                fd.close()
-            number = kernel.number(module)
-            fd = self._fds.enter_context(kernel.fd(module))
-            self._module_fds[module] = (number, fd)
-        return fd.fileno()
-
-    # -- multi programs (`pybpf.multi.programs`, imported when first used: it is much code)
-
-    @cached_property
-    def multi(self) -> MultiPrograms:
-        """What plans, loads and attaches this object's ``*.multi`` programs."""
-        from .multi.programs import MultiPrograms
-
-        return MultiPrograms(self)
 
     # -- attaching
 
@@ -512,15 +240,13 @@ class Object:
 
         Links are not touched: they keep what they use.
         """
+        self._close_programs()
+        self.binding.close()
+
+    def _close_programs(self) -> None:
         for program in self.programs.values():
             program.close()
-        for bpf_map in self.maps.values():
-            bpf_map.close()
-        self._fds.close()
-        self._module_fds.clear()
-        self._btf_fd = None
-        self._loaded = self._prepared = False
-        self._closed = True
+        self._loaded = False
 
     def __enter__(self) -> Self:
         return self
@@ -537,7 +263,7 @@ class Object:
         return iter(self.programs.values())
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "loaded" if self._loaded else "open"
+        state = "closed" if self.binding.closed else "loaded" if self._loaded else "open"
         return (
             f"<Object {self.spec.name or 'bytes'}: {len(self.programs)} programs, "
             f"{len(self.maps)} maps, {state}>"

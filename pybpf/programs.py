@@ -1,9 +1,7 @@
 """Programs: one function of an object file, loaded, run, inspected and attached.
 
 A `Program` knows its section and what may still be changed before loading; the
-object that owns it (`Host`) relocates it and finds kernel functions by name.
-Loading passes one relocated stream to BPF_PROG_LOAD, quietly first: the
-verifier's log is asked for only when the kernel refuses.
+`Binding` of its object relocates and loads it.
 """
 
 from __future__ import annotations
@@ -12,8 +10,8 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import links
 from ._sys import bpf as sys_bpf
@@ -31,16 +29,17 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ._sys.fd import Fd
-    from .kernel.host import Facts
+    from .binding import Binding
     from .multi.cookies import Cookies
     from .multi.cost import Mechanism
     from .multi.link import MultiLink
-    from .multi.options import AttachOptions, Progress
+    from .multi.options import Progress
     from .multi.plan import Lowering, Plan, Template
+    from .multi.programs import MultiPrograms
     from .multi.resolve import Asked
     from .obj.spec import ProgramSpec
 
-__all__ = ["Host", "MultiHost", "Prepared", "Program", "RunResult"]
+__all__ = ["Program", "RunResult"]
 
 _MULTI = {
     AttachType.BPF_TRACE_FENTRY_MULTI,
@@ -58,28 +57,6 @@ _CTX_IN_ONLY = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What BPF_PROG_LOAD takes of a relocated program.
-
-    :param insns: instruction stream, 8 bytes a slot, map and BTF descriptors filled in
-    :param btf_fd: descriptor of the object's own BTF in the kernel, 0 for none
-    :param func_info: packed ``struct bpf_func_info`` records
-    :param line_info: packed ``struct bpf_line_info`` records
-    :param fd_array: BTF descriptors of modules whose kfuncs are called, index 0 unused
-    """
-
-    insns: bytes
-    license: str
-    btf_fd: int = 0
-    func_info: bytes = b""
-    func_info_rec_size: int = 0
-    line_info: bytes = b""
-    line_info_rec_size: int = 0
-    fd_array: tuple[int, ...] = ()
-    kern_version: int = 0
-
-
 class RunResult(NamedTuple):
     """What BPF_PROG_TEST_RUN gave back.
 
@@ -95,28 +72,6 @@ class RunResult(NamedTuple):
     ctx_out: bytes
 
 
-class Host(Protocol):
-    """What a program asks of the object that owns it."""
-
-    def prepare_program(self, spec: ProgramSpec) -> Prepared: ...
-
-    @property
-    def facts(self) -> Facts: ...
-
-    def module_fd(self, module: str) -> int: ...
-
-    @property
-    def multi(self) -> MultiHost: ...
-
-
-class MultiHost(Protocol):
-    """What plans and attaches multi programs (`pybpf.multi.MultiPrograms`)."""
-
-    def template(self, program: Program) -> Template: ...
-
-    def attach(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink: ...
-
-
 class Program:
     """One BPF program of an object.
 
@@ -124,9 +79,9 @@ class Program:
     `flags` and `attach_to` may be assigned.
     """
 
-    def __init__(self, spec: ProgramSpec, host: Host) -> None:
+    def __init__(self, spec: ProgramSpec, binding: Binding) -> None:
         self._spec = spec
-        self._host = host
+        self._binding = binding
         self._fd: Fd | None = None
         self.autoload: bool = spec.autoload
         self.autoattach: bool = spec.autoattach
@@ -206,25 +161,15 @@ class Program:
         self._fd = self._load_for(self._target(self.attach_to))
 
     def _load_for(self, target: BtfTarget) -> Fd:
-        prepared = self._host.prepare_program(self._spec)
-        return sys_prog.prog_load(
-            self.type,
-            prepared.insns,
-            license=prepared.license,
-            name=self.name,
-            expected_attach_type=self.expected_attach_type,
-            prog_flags=self.flags,
-            kern_version=prepared.kern_version,
-            attach_btf_id=target.btf_id,
-            attach_btf_obj_fd=self._host.module_fd(target.module) if target.module else 0,
-            prog_btf_fd=prepared.btf_fd,
-            func_info=prepared.func_info,
-            func_info_rec_size=prepared.func_info_rec_size,
-            line_info=prepared.line_info,
-            line_info_rec_size=prepared.line_info_rec_size,
-            fd_array=prepared.fd_array,
+        program = replace(
+            self._binding.relocated(self.name),
+            type=self.type,
+            attach_type=self.expected_attach_type,
+            flags=self.flags,
+            target=target,
             log_level=self.log_level,
         )
+        return self._binding.load(program)
 
     def _target(self, attach_to: str) -> BtfTarget:
         # Which kernel function (or tracepoint typedef, LSM hook, iterator) to load for.
@@ -241,7 +186,7 @@ class Program:
                 f"program {self.name!r} ({self.section}): no {what} named",
                 f"set .attach_to, or write it in the section: {self.handler}/NAME",
             )
-        return btf_target(self._host.facts.btf, prefix + name, module or None, what)
+        return btf_target(self._binding.facts.btf, prefix + name, module or None, what)
 
     def clone(self, attach_to: str | None = None, *, target: BtfTarget | None = None) -> Program:
         """A second, loaded copy of this program for another kernel function.
@@ -252,7 +197,7 @@ class Program:
         :param target: the function's BTF id, if the caller knows it
         :raises VerifierError: as `load`
         """
-        copy = Program(self._spec, self._host)
+        copy = Program(self._spec, self._binding)
         copy.type, copy.flags = self.type, self.flags
         copy.expected_attach_type = self.expected_attach_type
         copy.attach_to = attach_to if attach_to is not None else self.attach_to
@@ -310,12 +255,19 @@ class Program:
 
     # -- attaching
 
+    @property
+    def _multi(self) -> MultiPrograms:
+        # What plans, loads and attaches this object's multi programs.
+        from .multi.programs import MultiPrograms  # with all that plans, 30 ms
+
+        return self._binding.share(MultiPrograms)
+
     def template(self) -> Template:
         """The multi program before it is fitted to functions, for `pybpf.trampoline.plan`.
 
         :raises PlanError: for a program that is no ``*.multi`` one
         """
-        return self._host.multi.template(self)
+        return self._multi.template(self)
 
     def attach_multi(
         self,
@@ -368,7 +320,7 @@ class Program:
             progress=progress,
             planned=planned,
         )
-        return self._host.multi.attach(self, asked, options)
+        return self._multi.attach(self, asked, options)
 
     @property
     def attaches(self) -> str:
@@ -407,7 +359,7 @@ class Program:
             attach_type=self.expected_attach_type,
             retprobe=known is not None and known.retprobe,
             cookie=cookie,
-            facts=self._host.facts,
+            facts=self._binding.facts,
         )
         with self._named():
             return table.attach(self.attaches, request)
@@ -450,7 +402,7 @@ class Program:
                 address=address,
                 retprobe=retprobe,
                 cookie=cookie,
-                names=lambda: lookup.function_names(self._host.facts),
+                names=lambda: lookup.function_names(self._binding.facts),
             )
 
     def attach_kprobe_multi(
@@ -490,7 +442,7 @@ class Program:
                 self,
                 name,
                 cookie=cookie,
-                names=lambda: lookup.raw_tracepoint_names(self._host.facts),
+                names=lambda: lookup.raw_tracepoint_names(self._binding.facts),
             )
 
     def attach_uprobe(

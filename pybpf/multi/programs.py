@@ -1,8 +1,8 @@
 """Multi programs of an object: template, plan, images and links.
 
-The door between an `Object` and `pybpf.trampoline`: it links a multi program
+It links a multi program
 into a `Template`, finds targets, lets the engine run the plan, and loads each
-image the engine asks for with the object's maps and BTF.
+image the engine asks for through the object's `Binding`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .._sys import prog as sys_prog
 from .._uapi.defines import BPF_F_SLEEPABLE
 from .._uapi.enums import AttachType, ProgType
 from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
+from ..binding import ProgLoad
 from ..errors import PlanError, RelocationError
-from ..kernel.lookup import btf_target
+from ..kernel.lookup import BtfTarget, btf_target
 from ..obj.linker import Linker, Resolved
 from .cookies import cookie_function, shared_cookies
 from .engine import attach as run
@@ -29,7 +29,7 @@ from .traits import Hook
 if TYPE_CHECKING:
     from .._sys.fd import Fd
     from ..asm.edit import Code
-    from ..loader import Object
+    from ..binding import Binding
     from ..programs import Program
     from .link import MultiLink
     from .options import AttachOptions
@@ -59,8 +59,8 @@ class _MultiLinker(Linker):
 class MultiPrograms:
     """Plans, loads and attaches the multi programs of one object."""
 
-    def __init__(self, obj: Object) -> None:
-        self.object = obj
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
         self._templates: dict[tuple[str, int, int], Template] = {}
         self._last: tuple[Template, Code, tuple[bytes, bytes, bytes]] | None = None
 
@@ -76,21 +76,21 @@ class MultiPrograms:
         if key not in self._templates:
             self._templates[key] = make_template(
                 self._linker.link(program.name),
-                self.object.spec.btf,
+                self.binding.spec.btf,
                 hook=_HOOKS[AttachType(program.expected_attach_type)],
                 sleepable=bool(program.flags & BPF_F_SLEEPABLE),
-                static=lambda type_id: self.object.static_twins.get(type_id, type_id),
+                static=lambda type_id: self.binding.static_twins.get(type_id, type_id),
             )
         return self._templates[key]
 
     @cached_property
     def _resolver(self) -> Resolver:
-        return Resolver(self.object.facts, live=not self.object.facts.is_saved)
+        return Resolver(self.binding.facts, live=not self.binding.facts.is_saved)
 
     @cached_property
     def _linker(self) -> Linker:
-        skip = [m.name for m in self.object.maps.values() if not m.spec.autocreate]
-        return _MultiLinker(self.object.spec, self.object.link_target, skip_maps=skip)
+        skip = [m.name for m in self.binding.maps.values() if not m.spec.autocreate]
+        return _MultiLinker(self.binding.spec, self.binding.link_target, skip_maps=skip)
 
     def load_image(
         self,
@@ -107,46 +107,41 @@ class MultiPrograms:
         :param btf_id: function to load for, 0 for none
         :param module: whose BTF it is in, "" for vmlinux
         """
-        self.object.require_running()
-        self.object.prepare()
+        self.binding.require_running()
+        self.binding.prepare()
         tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
         insns, func_info, line_info = self._packed(template, code)
-        return sys_prog.prog_load(
-            prog_type,
-            insns,
-            license=self.object.spec.license,
-            name=template.name,
-            expected_attach_type=attach_type,
-            prog_flags=BPF_F_SLEEPABLE if template.sleepable and tracing else 0,
-            kern_version=self.object.spec.version,
-            attach_btf_id=btf_id,
-            attach_btf_obj_fd=self.object.module_fd(module) if module and tracing else 0,
-            prog_btf_fd=self.object.btf_fd,
-            func_info=func_info,
-            func_info_rec_size=8 if func_info else 0,
-            line_info=line_info,
-            line_info_rec_size=16 if line_info else 0,
+        return self.binding.load(
+            ProgLoad(
+                template.name,
+                insns,
+                prog_type,
+                attach_type,
+                flags=BPF_F_SLEEPABLE if template.sleepable and tracing else 0,
+                target=BtfTarget(btf_id, module if tracing else ""),
+                func_info=func_info,
+                line_info=line_info,
+            )
         )
 
     def _packed(self, template: Template, code: Code) -> tuple[bytes, bytes, bytes]:
         # The last image is kept: clones load the same one for function after function.
         if self._last is None or self._last[0] is not template or self._last[1] is not code:
-            info = pack_info(code) if self.object.btf_fd else (b"", b"")
+            info = pack_info(code) if self.binding.btf_fd else (b"", b"")
             self._last = (template, code, (self._image_bytes(template, code), *info))
         return self._last[2]
 
     def _image_bytes(self, template: Template, code: Code) -> bytes:
         # Map numbers become descriptors, session calls the kernel's kfuncs.
         out = bytearray(encode(code.insns))
-        names = self.object.spec.map_names
         for slot, insn in enumerate(code.insns):
             at = 8 * slot
             if insn.is_ld_imm64 and insn.src in (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE):
-                fd = self.object.maps[names[insn.imm]].fileno()
+                fd = self.binding.map_fd(insn.imm)
                 out[at + 4 : at + 8] = fd.to_bytes(4, "little")
             elif insn.is_call and insn.src == 0 and insn.imm in template.session_calls:
                 name = template.session_calls[insn.imm]
-                target = btf_target(self.object.facts.btf, name, "vmlinux", "kfunc")
+                target = btf_target(self.binding.facts.btf, name, "vmlinux", "kfunc")
                 call = Insn(insn.code, 0, PSEUDO_KFUNC_CALL, 0, target.btf_id)
                 out[at : at + 8] = encode([call])
         return bytes(out)
@@ -157,10 +152,10 @@ class MultiPrograms:
         if not wanted:
             raise PlanError(f"program {program.name!r}: no function was named")
         cookie = cookie_function(options.cookies, wanted)
-        self.object.prepare()
+        self.binding.prepare()
         template = self.template(program)
         for _ in range(ROUNDS):
-            now = self.object.facts = self.object.facts.current()
+            now = self.binding.facts = self.binding.facts.current()
             facts = plan_facts(now)
             plan = self._resolver.at(now).plan(template, wanted, facts, options)
             if now.hold():

@@ -188,7 +188,7 @@ class Bench:
         template = program.template()
         pool = self.targets(count + count // 2)
         made = plan(template, pool, plan_facts(self.facts), Mechanism.TRAMPOLINE)
-        images = MultiPrograms(self.obj)
+        images = MultiPrograms(self.obj.binding)
         good = set()
         for group in made.groups:
             for target in group.targets:
@@ -248,7 +248,7 @@ class Bench:
             input=job,
             stdout=subprocess.PIPE,
             check=True,
-            pass_fds=[int(self.obj.btf_fd)],
+            pass_fds=[int(self.obj.binding.btf_fd)],
         )
         first, second = struct.unpack("<QQ", done.stdout)
         return first, second
@@ -272,7 +272,9 @@ class Bench:
             Mechanism.KPROBE: (ProgType.BPF_PROG_TYPE_KPROBE, 0),
         }
         perf = pmu("kprobe")[0] if how == _KPROBES else 0
-        out += _JOB.pack(how, *kinds[mechanism], int(self.obj.btf_fd), perf, len(plan.groups))
+        out += _JOB.pack(
+            how, *kinds[mechanism], int(self.obj.binding.btf_fd), perf, len(plan.groups)
+        )
         for group in plan.groups:
             out += self._group(group)
         return bytes(out)

@@ -34,9 +34,9 @@ def test_object_btf_loads(path: Path) -> None:
     As the loader hands it over: what an older kernel does not know is taken away.
     """
     with Object(spec(path), None, None) as obj:
-        obj._load_btf()
+        obj.binding._load_btf()
         assert obj.btf_error is None
-        assert obj.btf_fd > 0
+        assert obj.binding.btf_fd > 0
 
 
 def test_as_compiled_it_would_not_load() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pybpf
-from pybpf import loader
+from pybpf import binding
 from pybpf._sys.fd import Fd
 from pybpf._uapi import structs
 from pybpf._uapi.enums import Cmd
@@ -44,8 +44,8 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         given.append(blob)
         return Fd(os.open(os.devnull, os.O_RDONLY), "BTF")
 
-    monkeypatch.setattr(loader.sys_bpf, "btf_load", btf_load)
-    monkeypatch.setattr(loader.Object, "_create_maps", lambda self: None)
+    monkeypatch.setattr(binding.sys_bpf, "btf_load", btf_load)
+    monkeypatch.setattr(binding.Binding, "_create_maps", lambda self: None)
     return given
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pybpf
-from pybpf import loader
+from pybpf import binding
 from pybpf._sys import denied, fd, files, perf
 from pybpf._sys.files import Mount, is_one_name, parse_mounts, shown
 from pybpf._uapi.enums import Cmd
@@ -57,8 +57,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return note
 
-    monkeypatch.setattr(loader.sys_bpf, "btf_load", ask("btf"))
-    monkeypatch.setattr(loader.sys_bpf, "obj_get", ask("get"))
+    monkeypatch.setattr(binding.sys_bpf, "btf_load", ask("btf"))
+    monkeypatch.setattr(binding.sys_bpf, "obj_get", ask("get"))
     monkeypatch.setattr(pybpf.Map, "create", ask("create"))
     return asked
 

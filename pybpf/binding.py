@@ -1,0 +1,454 @@
+"""An object bound to a kernel: its BTF and maps there, and its code with their descriptors.
+
+`Object` owns one `Binding`; its programs, multi programs included, are loaded through it. What
+differs from load to load is a `ProgLoad`; what all programs of an object share (licence, BTF,
+descriptors of maps and of modules' BTF) is filled in here, once for both ways of loading.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from ._sys import bpf as sys_bpf
+from ._sys import prog as sys_prog
+from ._sys.files import is_one_name
+from ._uapi.enums import MapType
+from .btf import Btf
+from .btf.encode import BTF_FEATURES, sanitize
+from .errors import (
+    BpfError,
+    DeniedByPolicy,
+    ObjectFormatError,
+    RelocationError,
+    UnsupportedFeature,
+)
+from .kernel.config import kernel_config, version_code
+from .kernel.host import Facts, SavedBtf
+from .kernel.lookup import BtfTarget
+from .maps import Map
+from .names import ByName
+from .obj.externs import kconfig_values
+from .obj.linker import FUNC_INFO_SIZE, LINE_INFO_SIZE, LinkedProgram, Linker, LinkTarget
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._sys.fd import Fd
+    from .kernel.btf import KernelBtf
+    from .obj.spec import ObjectSpec
+
+__all__ = ["Binding", "ProgLoad"]
+
+PIN_ROOT = "/sys/fs/bpf"
+_PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
+
+_NO_TARGET = BtfTarget(0)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgLoad:
+    """What BPF_PROG_LOAD takes of one program; the rest is the object's.
+
+    :param name: cut to 15 bytes
+    :param insns: instruction stream, 8 bytes a slot, descriptors filled in
+    :param type: ``enum bpf_prog_type``
+    :param attach_type: ``enum bpf_attach_type``
+    :param flags: ``prog_flags``
+    :param target: function or type it is loaded for
+    :param func_info: packed ``struct bpf_func_info`` of `func_info_rec_size` bytes each
+    :param line_info: packed ``struct bpf_line_info`` likewise
+    :param fd_array: descriptors of modules' BTF whose kfuncs are called, index 0 unused
+    :param log_level: ``BPF_LOG_*``
+    """
+
+    name: str
+    insns: bytes
+    type: int = 0
+    attach_type: int = 0
+    flags: int = 0
+    target: BtfTarget = _NO_TARGET
+    func_info: bytes = b""
+    func_info_rec_size: int = FUNC_INFO_SIZE
+    line_info: bytes = b""
+    line_info_rec_size: int = LINE_INFO_SIZE
+    fd_array: tuple[int, ...] = ()
+    log_level: int = 0
+
+
+class _ModuleBtfs(Mapping[str, Btf]):
+    # Modules' BTF, read when somebody looks.
+    def __init__(self, kernel: KernelBtf | SavedBtf) -> None:
+        self._kernel = kernel
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name in self._kernel.modules() if name != "vmlinux"]
+
+    def __getitem__(self, name: str) -> Btf:
+        found = self._kernel.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Binding:
+    """What an object has in one kernel, its programs and links apart.
+
+    :param kernel_btf: BTF to relocate against instead of the running kernel's
+    :param has_multi: tells whether a program of the object is a multi program
+    :ivar facts: what is known of the kernel; newer facts may take their place
+    :ivar maps: mapping name -> `Map`, in the file's order
+    :ivar pin_root: where maps that ask to be pinned by name go
+    :ivar btf_error: why the kernel refused the object's own BTF, None if it took it
+    """
+
+    def __init__(
+        self,
+        spec: ObjectSpec,
+        facts: Facts,
+        *,
+        kernel_btf: Btf | None = None,
+        has_multi: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.spec = spec
+        self.facts = facts
+        self.maps: Mapping[str, Map] = ByName(
+            "map", {name: Map(map_spec, spec.btf) for name, map_spec in spec.maps.items()}
+        )
+        self.pin_root = PIN_ROOT
+        self.btf_error: BpfError | None = None
+        self._kernel_btf = kernel_btf
+        self._has_multi = has_multi
+        self._fds = ExitStack()
+        self._btf_fd: Fd | None = None
+        self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
+        self._linked: dict[str, LinkedProgram] = {}
+        self._shared: dict[Any, Any] = {}
+        self._pinned_now: list[Map] = []  # since `keep_pins`
+        self._prepared = False
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`: it cannot be used any more."""
+        return self._closed
+
+    @property
+    def btf_fd(self) -> int:
+        """Descriptor of the object's own BTF in the kernel, 0 if it has none there."""
+        return self._btf_fd.fileno() if self._btf_fd is not None else 0
+
+    def share(self, make: Callable[[Binding], T]) -> T:
+        """Return what ``make(self)`` gave first: for what all programs of an object share."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        found: T = self._shared[make]
+        return found
+
+    def keep(self, fd: Fd) -> Fd:
+        """Own a descriptor: it is closed with this binding."""
+        return self._fds.enter_context(fd)
+
+    # -- BTF and maps
+
+    def prepare(self) -> None:
+        """Load the object's BTF and create the maps, once.
+
+        :raises BpfError: EBADF: it has been closed; or what the kernel refused
+        """
+        if self._closed:
+            raise BpfError(errno.EBADF, "using the object", "it is closed; open it again")
+        if self._prepared:
+            return
+        self.keep_pins()
+        try:
+            self._fill_kconfig()
+            self._load_btf()
+            self._create_maps()
+        except BaseException:
+            self.undo()
+            raise
+        self._prepared = True
+
+    def keep_pins(self) -> None:
+        """Have `undo` leave alone what is pinned by now."""
+        self._pinned_now.clear()
+
+    def undo(self) -> None:
+        """Remove the pins made since `keep_pins`, and close."""
+        while self._pinned_now:
+            with suppress(OSError):  # somebody may have removed it
+                self._pinned_now.pop().unpin()
+        self.close()
+
+    def close(self) -> None:
+        """Close maps and BTF, for good."""
+        for bpf_map in self.maps.values():
+            bpf_map.close()
+        self._fds.close()
+        self._module_fds.clear()
+        self._btf_fd = None
+        self._prepared = False
+        self._closed = True
+
+    def _fill_kconfig(self) -> None:
+        for bpf_map in self.maps.values():
+            if bpf_map.spec.data == "kconfig" and self.spec.btf is not None:
+                target = self.link_target
+                bpf_map.initial = bytearray(
+                    kconfig_values(
+                        self.spec.externs,
+                        self.spec.btf,
+                        virtual=target.virtual_kconfig,
+                        config=target.config,
+                    )
+                )
+
+    @cached_property
+    def _btf_and_twins(self) -> tuple[bytes | None, Mapping[int, int]]:
+        # What BPF_BTF_LOAD takes. A plan has the twins' ids in it, perhaps before the blob is
+        # loaded, so both come from here; `sanitize` keeps ids.
+        blob = self.spec.btf_for_load()
+        if blob is None or not self._has_multi():
+            return blob, {}
+        from .btf.twins import add_static_twins
+
+        return add_static_twins(blob)
+
+    @property
+    def static_twins(self) -> Mapping[int, int]:
+        """BTF id of each FUNC -> id of its twin with static linkage (multi programs only)."""
+        return self._btf_and_twins[1]
+
+    def _load_btf(self) -> None:
+        blob, _ = self._btf_and_twins
+        if blob is None:
+            return
+        # An older kernel may not know what a newer clang writes: take it away, newest first.
+        features = list(BTF_FEATURES)
+        for known in range(len(features), -1, -1):
+            older = sanitize(blob, features[:known])
+            if older == blob and known < len(features):
+                continue
+            try:
+                self._btf_fd = self._fds.enter_context(sys_bpf.btf_load(older))
+            except DeniedByPolicy:
+                raise
+            except BpfError as error:
+                self.btf_error = self.btf_error or error
+            else:
+                self.btf_error = None
+                return
+        # libbpf goes on without too: only some map types cannot do without.
+
+    def _pin_path(self, bpf_map: Map) -> str:
+        # Where a map that asks to be pinned by its name goes. A name comes from the object, so
+        # it may be anything; what is pinned stays right below `pin_root`.
+        if bpf_map.pin_path:
+            return bpf_map.pin_path
+        name = bpf_map.name
+        why = ""
+        if not is_one_name(name):
+            why = "it is a path, not the name of a file"
+        elif "." in name:
+            why = "a bpf file system takes no name with a dot in it"
+        if why:
+            raise ObjectFormatError(
+                f"map {name!r} asks to be pinned by its name: {why}; "
+                "rename it, or set the map's pin_path before loading",
+                file=self.spec.name,
+            )
+        return f"{self.pin_root}/{name}"
+
+    def _create_maps(self) -> None:
+        btf_fd = self.btf_fd
+        for bpf_map in self.maps.values():
+            if bpf_map.spec.pinning == _PIN_BY_NAME and bpf_map.spec.autocreate:
+                self._pin_path(bpf_map)  # before anything is made
+        for bpf_map in self.maps.values():
+            if not bpf_map.spec.autocreate or bpf_map.created:
+                continue
+            if bpf_map.spec.struct_ops is None:  # `load` refuses those; programs may do without
+                self._create_map(bpf_map, btf_fd)
+        for bpf_map in self.maps.values():
+            if bpf_map.type != MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
+                for index, name in bpf_map.spec.slots:
+                    bpf_map[index] = self.maps[name]
+
+    def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
+        path = ""
+        if bpf_map.spec.pinning == _PIN_BY_NAME:
+            path = self._pin_path(bpf_map)
+            try:
+                pinned = sys_bpf.obj_get(path)
+            except BpfError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+            else:
+                with pinned:
+                    wrong = bpf_map.differences(pinned)
+                    if wrong:
+                        raise BpfError(
+                            errno.EINVAL,
+                            f"map {bpf_map.name!r} pinned at {path}",
+                            f"it differs from the object's: {', '.join(wrong)}",
+                        )
+                    bpf_map.reuse_fd(pinned)
+                return
+        kernel_name = bpf_map.spec.kernel_name(self.spec.object_name)
+        bpf_map.create(name=kernel_name, btf_fd=btf_fd)
+        if path:
+            bpf_map.pin(path)
+            self._pinned_now.append(bpf_map)
+
+    # -- code
+
+    def linked(self, name: str) -> LinkedProgram:
+        """A program's relocated instructions, map references as indexes.
+
+        :raises RelocationError: it refers to something this kernel lacks
+        """
+        done = self._linked.get(name)
+        if done is None:
+            done = self._linked[name] = self._linker.link(name)
+        return done
+
+    @cached_property
+    def _linker(self) -> Linker:
+        skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
+        return Linker(self.spec, self.link_target, skip_maps=skip)
+
+    @cached_property
+    def link_target(self) -> LinkTarget:
+        """What linking needs to know of the kernel."""
+        facts = self.facts
+        needs_btf = self.spec.btf is not None
+        modules: Mapping[str, Btf] = {}
+        if self._kernel_btf is not None:
+            btf: Btf | None = self._kernel_btf
+        else:
+            btf = facts.btf.vmlinux() if needs_btf else None
+            modules = _ModuleBtfs(facts.btf)
+        virtual = any(e.section == ".kconfig" for e in self.spec.externs)
+        return LinkTarget(
+            btf,
+            modules,
+            ksym_addr=self._ksym_address,
+            kernel_version=version_code(os.uname().release) if virtual else 0,
+            config=kernel_config() if virtual else (),
+            has_syscall_wrapper=bool(virtual and facts.kallsyms.by_name("__x64_sys_bpf")),
+        )
+
+    def _ksym_address(self, name: str) -> int | None:
+        symbols = self.facts.kallsyms.by_name(name)
+        if len({s.addr for s in symbols}) > 1:
+            raise RelocationError(f"extern {name!r}: {len(symbols)} kernel symbols have that name")
+        return symbols[0].addr if symbols else None
+
+    def relocated(self, name: str) -> ProgLoad:
+        """A program's code for this kernel, with the descriptors of its maps and BTF.
+
+        Loads the object's BTF and creates the maps, if that has not been done.
+
+        :returns: a load without type, target and flags
+        :raises RelocationError: it refers to something this kernel lacks
+        :raises UnsupportedFeature: the facts are saved ones, of another kernel or boot
+        """
+        self.require_running()
+        self.prepare()
+        linked = self.linked(name)
+        modules = tuple(self.module_fd(module) for module in linked.kfunc_modules)
+        return ProgLoad(
+            name,
+            self._with_fds(linked),
+            func_info=linked.func_info,
+            func_info_rec_size=linked.func_info_rec_size,
+            line_info=linked.line_info,
+            line_info_rec_size=linked.line_info_rec_size,
+            fd_array=(0, *modules) if modules else (),
+        )
+
+    def load(self, program: ProgLoad) -> Fd:
+        """Load a program (BPF_PROG_LOAD).
+
+        :raises VerifierError: the verifier refused it
+        :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+        :raises BpfError: any other refusal
+        """
+        has_btf = self._btf_fd is not None
+        func_info = program.func_info if has_btf else b""
+        line_info = program.line_info if has_btf else b""
+        module = program.target.module
+        return sys_prog.prog_load(
+            program.type,
+            program.insns,
+            license=self.spec.license,
+            name=program.name,
+            expected_attach_type=program.attach_type,
+            prog_flags=program.flags,
+            kern_version=self.spec.version,
+            attach_btf_id=program.target.btf_id,
+            attach_btf_obj_fd=self.module_fd(module) if module else 0,
+            prog_btf_fd=self.btf_fd,
+            func_info=func_info,
+            func_info_rec_size=program.func_info_rec_size if func_info else 0,
+            line_info=line_info,
+            line_info_rec_size=program.line_info_rec_size if line_info else 0,
+            fd_array=program.fd_array,
+            log_level=program.log_level,
+        )
+
+    def map_fd(self, number: int) -> int:
+        """Descriptor of a map by its number in the object, as relocated code has it."""
+        return self.maps[self.spec.map_names[number]].fileno()
+
+    def _with_fds(self, linked: LinkedProgram) -> bytes:
+        # The imm field of a slot is its last four bytes.
+        out = bytearray(linked.insns)
+        for ref in linked.map_refs:
+            at = 8 * ref.insn + 4
+            out[at : at + 4] = self.maps[ref.map].fileno().to_bytes(4, "little")
+        for insn, module in linked.btf_fd_refs:
+            at = 8 * (insn + 1) + 4  # the second slot of the ldimm64
+            out[at : at + 4] = self.module_fd(module).to_bytes(4, "little")
+        return bytes(out)
+
+    def require_running(self) -> None:
+        """Check that what is known of the kernel is of the one that runs here.
+
+        :raises UnsupportedFeature: the object's facts are saved ones
+        """
+        if self.facts.is_saved:
+            raise UnsupportedFeature("loading", by="facts saved on another machine")
+
+    def module_fd(self, module: str) -> int:
+        """Descriptor of a kernel module's BTF, kept open as long as this object.
+
+        When the module has been loaded anew, it is that of the new one.
+
+        :raises UnsupportedFeature: if the module is not loaded, or has no BTF
+        """
+        kernel = self.facts.btf
+        if isinstance(kernel, SavedBtf):
+            raise UnsupportedFeature("loading", by="facts saved on another machine")
+        number, fd = self._module_fds.get(module, (0, None))
+        if fd is None or number != kernel.number(module):
+            if fd is not None:
+                fd.close()
+            number = kernel.number(module)
+            fd = self._fds.enter_context(kernel.fd(module))
+            self._module_fds[module] = (number, fd)
+        return fd.fileno()
