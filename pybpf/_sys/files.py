@@ -14,7 +14,16 @@ from dataclasses import dataclass
 
 from ..errors import BpfError, DeniedByPolicy
 
-__all__ = ["Mount", "is_one_name", "parse_mounts", "read", "required", "shown"]
+__all__ = [
+    "Mount",
+    "find_tracefs",
+    "is_one_name",
+    "parse_mounts",
+    "read",
+    "required",
+    "shown",
+    "tracefs_directories",
+]
 
 # Longest prefix first: where the kernel shows files -> (a file that is always there, how to
 # mount it).
@@ -69,6 +78,20 @@ def parse_mounts(text: str) -> list[Mount]:
     return out
 
 
+def find_tracefs(mounts: str) -> list[str]:
+    """List the directories that should be tracefs, best first.
+
+    tracefs itself, then the automount below debugfs (deprecated in 6.x).
+
+    :param mounts: text of ``/proc/self/mounts``
+    """
+    known = parse_mounts(mounts)
+    direct = [mount.path for mount in known if mount.kind == "tracefs"]
+    below = [f"{mount.path}/tracing" for mount in known if mount.kind == "debugfs"]
+    direct.sort(key=lambda where: (where != "/sys/kernel/tracing", where))
+    return [*direct, *(where for where in below if where not in direct)]
+
+
 def read(path: str) -> bytes:
     """Read a whole file.
 
@@ -107,3 +130,12 @@ def _advice(path: str, number: int) -> str:
                 return f"{home[:-1]} is mounted and this kernel does not show the file there"
             return f"{home[:-1]} does not look mounted here; try: {command}"
     return "there is no such file"
+
+
+def tracefs_directories() -> list[str]:
+    """List the directories where tracefs should be mounted here, best first.
+
+    :raises BpfError: if /proc is not mounted
+    """
+    mounts = required("/proc/self/mounts", "the place where tracefs is mounted")
+    return find_tracefs(mounts.decode("utf-8", "surrogateescape"))

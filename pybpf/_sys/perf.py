@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+from contextlib import suppress
 from errno import EACCES, ENODEV, ENOENT, EPERM
 from functools import cache
 
@@ -25,7 +26,7 @@ from ..errors import BpfError, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
 from .fd import Fd
-from .files import is_one_name
+from .files import is_one_name, tracefs_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ __all__ = [
 ]
 
 _PMUS = "/sys/bus/event_source/devices"
-_TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 # Upper half of config of a uprobe: PERF_UPROBE_REF_CTR_OFFSET_SHIFT, kernel/events/core.c.
 _REF_CTR_SHIFT = 32
 
@@ -150,7 +150,7 @@ def tracepoint_id(category: str, name: str) -> int:
     if not is_one_name(category) or not is_one_name(name):
         raise BpfError(ENOENT, doing, "it is not a name of the form CATEGORY and EVENT")
     mounted = False
-    for root in _TRACEFS:
+    for root in tracefs_directories():
         try:
             return int(_read(f"{root}/events/{category}/{name}/id"))
         except FileNotFoundError:
@@ -174,12 +174,10 @@ def tracepoint_names(category: str) -> list[str]:
 
 
 def _listed(category: str) -> list[str]:
-    for root in _TRACEFS:
-        try:
-            with os.scandir(f"{root}/events/{category}") as found:
+    with suppress(OSError):
+        for root in tracefs_directories():
+            with suppress(OSError), os.scandir(f"{root}/events/{category}") as found:
                 return sorted(entry.name for entry in found if entry.is_dir())
-        except OSError:
-            continue
     return []
 
 

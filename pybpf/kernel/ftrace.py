@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .._sys.files import parse_mounts, required
 from .._sys.files import read as _read
+from .._sys.files import required, tracefs_directories
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from .nameindex import index_names
 
@@ -28,7 +28,6 @@ __all__ = [
     "FtraceFunctions",
     "KprobeBlacklist",
     "Place",
-    "find_tracefs",
     "is_site_of",
     "parse_blacklist",
     "parse_functions",
@@ -372,18 +371,6 @@ def parse_blacklist(data: bytes) -> KprobeBlacklist:
 # -- where the files are ---------------------------------------------------
 
 
-def find_tracefs(mounts: str) -> list[str]:
-    """Directories that should be tracefs, best first, from the text of /proc/self/mounts.
-
-    tracefs itself, then the automount below debugfs (deprecated in 6.x).
-    """
-    known = parse_mounts(mounts)
-    direct = [mount.path for mount in known if mount.kind == "tracefs"]
-    below = [f"{mount.path}/tracing" for mount in known if mount.kind == "debugfs"]
-    direct.sort(key=lambda where: (where != "/sys/kernel/tracing", where))
-    return [*direct, *(where for where in below if where not in direct)]
-
-
 def tracefs() -> str:
     """Find the directory where tracefs is mounted.
 
@@ -392,8 +379,7 @@ def tracefs() -> str:
     :raises BpfError: if it is not mounted, or /proc is not; the hint says how to mount it
     """
     denied = ""
-    mounts = required("/proc/self/mounts", "the place where tracefs is mounted")
-    for where in find_tracefs(mounts.decode("utf-8", "surrogateescape")):
+    for where in tracefs_directories():
         try:
             os.stat(f"{where}/available_filter_functions")
             return where

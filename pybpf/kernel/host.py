@@ -19,9 +19,9 @@ import errno
 import os
 from functools import cached_property
 
-from .._sys.files import required
+from .._sys.cpus import cpus
 from ..btf import Btf
-from ..errors import BpfError, ObjectFormatError, UnsupportedFeature
+from ..errors import BpfError, UnsupportedFeature
 from ..features import FeatureSet
 from . import ftrace as _ftrace
 from . import kallsyms as _kallsyms
@@ -39,32 +39,9 @@ if TYPE_CHECKING:
     from ..features import Feature
     from .probes import ProbeCache
 
-__all__ = ["Facts", "SavedBtf", "parse_cpus"]
+__all__ = ["Facts", "SavedBtf"]
 
 _FORMAT = 1
-
-
-def parse_cpus(text: str) -> tuple[int, ...]:
-    """CPU numbers of a kernel list such as ``0-3,8``.
-
-    :raises ValueError: if it is none
-    """
-    cpus: list[int] = []
-    for part in text.strip().split(","):
-        if part:
-            low, dash, high = part.partition("-")
-            cpus.extend(range(int(low), int(high if dash else low) + 1))
-    return tuple(cpus)
-
-
-def _cpus(which: str) -> tuple[int, ...]:
-    path = f"/sys/devices/system/cpu/{which}"
-    text = required(path, f"the list of {which} CPUs").decode("ascii", "replace")
-    try:
-        return parse_cpus(text)
-    except ValueError:
-        raise ObjectFormatError(f"not a list of CPUs: {text[:80]!r}", file=path) from None
-
 
 #: What one snapshot takes over from another of the same kernel.
 _OF_THE_KERNEL = (
@@ -268,7 +245,7 @@ class Facts:
 
         :raises BpfError: if sysfs is not mounted
         """
-        return _cpus("possible")
+        return cpus("possible")
 
     @cached_property
     def online_cpus(self) -> tuple[int, ...]:
@@ -276,7 +253,7 @@ class Facts:
 
         :raises BpfError: if sysfs is not mounted
         """
-        return _cpus("online")
+        return cpus("online")
 
     @cached_property
     def rlimits(self) -> dict[str, tuple[int, int]]:

@@ -5,46 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
-from pybpf._sys.files import required
-from pybpf.errors import ObjectFormatError
+from .._sys.cpus import cpus
 
-__all__ = ["PerCpu", "count_cpus", "possible_cpus"]
-
-_POSSIBLE = "/sys/devices/system/cpu/possible"
-
-
-def count_cpus(text: str) -> int:
-    """Number of CPUs the kernel keeps per-CPU values for, from a CPU list.
-
-    :param text: contents of ``/sys/devices/system/cpu/possible``, e.g. "0-3,8-11\\n"
-    :raises ValueError: if it is not a CPU list
-
-    The kernel copies ``num_possible_cpus()`` values in the order of the set bits,
-    so holes do not count.
-    """
-    count = 0
-    for part in text.strip().split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"not a CPU list: {text!r}")
-        low, high = int(first), int(last) if dash else int(first)
-        if high < low:
-            raise ValueError(f"not a CPU list: {text!r}")
-        count += high - low + 1
-    return count
+__all__ = ["PerCpu", "possible_cpus"]
 
 
 def possible_cpus() -> int:
     """Count the possible CPUs of this machine: the length of every `PerCpu` read here.
 
+    The kernel copies ``num_possible_cpus()`` values in the order of the set bits, so holes in
+    their numbers do not count.
+
     :raises BpfError: if sysfs is not mounted
     :raises ObjectFormatError: if the kernel's list has another form
     """
-    text = required(_POSSIBLE, "the number of values of a per-CPU map").decode("ascii", "replace")
-    try:
-        return count_cpus(text)
-    except ValueError as error:
-        raise ObjectFormatError(str(error), file=_POSSIBLE) from None
+    return len(cpus("possible"))
 
 
 class PerCpu(Sequence[Any]):

@@ -21,6 +21,7 @@ from pybpf._sys import link as sys_link
 from pybpf._sys import prog as sys_prog
 from pybpf._sys.element import Batch, Element, last_errno
 from pybpf._sys.fd import Fd
+from pybpf._sys.files import tracefs_directories
 from pybpf._uapi.enums import AttachType, ElemFlag, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
 from pybpf._uapi.perf import PerfEventAttr, PerfSw, PerfType
@@ -331,7 +332,7 @@ def test_no_such_kprobe() -> None:
 
 def test_tracepoint_link() -> None:
     """A tracepoint by the number tracefs gives."""
-    if not any(Path(root, "events").is_dir() for root in perf._TRACEFS):
+    if not any(Path(root, "events").is_dir() for root in tracefs_directories()):
         pytest.skip("tracefs is not mounted")
     got = _attach_perf(
         lambda: perf.open_tracepoint("syscalls", "sys_enter_getpgid"),

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybpf._sys.files import find_tracefs
 from pybpf.errors import ObjectFormatError
 from pybpf.kernel.ftrace import (
     FtraceFunctions,
     Place,
-    find_tracefs,
     parse_blacklist,
     parse_functions,
 )

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybpf._sys.cpus import parse_cpus
 from pybpf._sys.fd import Fd
 from pybpf.btf import BtfKind, Int
 from pybpf.btf.encode import BtfBuilder
@@ -22,7 +23,7 @@ from pybpf.errors import BpfError, ObjectFormatError, UnsupportedFeature
 from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel import btf as kernel_btf
 from pybpf.kernel.btf import BtfObject, KernelBtf
-from pybpf.kernel.host import Facts, SavedBtf, _pack, parse_cpus
+from pybpf.kernel.host import Facts, SavedBtf, _pack
 from pybpf.kernel.kcore import parse_segments
 from pybpf.kernel.lockdown import Lockdown, Policy, parse_lockdown
 from pybpf.multi.select import select
@@ -35,12 +36,13 @@ from pybpf.multi.select import select
     [("0\n", (0,)), ("0-3\n", (0, 1, 2, 3)), ("0-1,4,6-7\n", (0, 1, 4, 6, 7)), ("\n", ())],
 )
 def test_cpu_lists(text: str, cpus: tuple[int, ...]) -> None:
+    """The format of Documentation/admin-guide/cputopology.rst, holes included."""
     assert parse_cpus(text) == cpus
 
 
-@pytest.mark.parametrize("text", ["a", "0-", "1-x"])
+@pytest.mark.parametrize("text", ["a", "0-", "1-x", "-1", "3-1", "0,,1", "0-1-2"])
 def test_bad_cpu_lists(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not a CPU list"):
         parse_cpus(text)
 
 

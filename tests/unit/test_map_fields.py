@@ -23,7 +23,7 @@ from pybpf.maps.fields import (
     PerCpuField,
     StackField,
 )
-from pybpf.maps.percpu import PerCpu, count_cpus
+from pybpf.maps.percpu import PerCpu
 
 
 class PairCodec:
@@ -176,20 +176,6 @@ def test_percpu_sums_records_and_arrays() -> None:
     assert PerCpu([(1, 2), (3, 4)]).sum() == (4, 6)
     with pytest.raises(TypeError, match="cannot be added"):
         PerCpu([b"a", b"b"]).sum()
-
-
-@pytest.mark.parametrize(
-    ("text", "cpus"), [("0\n", 1), ("0-1\n", 2), ("0-3,8-11\n", 8), ("0,2,4-5", 4)]
-)
-def test_cpu_lists(text: str, cpus: int) -> None:
-    """The format of Documentation/admin-guide/cputopology.rst; holes do not count."""
-    assert count_cpus(text) == cpus
-
-
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "0,,1", "0-1-2"])
-def test_bad_cpu_lists(text: str) -> None:
-    with pytest.raises(ValueError, match="not a CPU list"):
-        count_cpus(text)
 
 
 @pytest.mark.parametrize(
