@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from functools import cached_property
+from typing import NamedTuple
 
 from .errors import ObjectFormatError
 
@@ -22,10 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from mmap import mmap
-    from typing import NamedTuple
-else:
-    # typing is slow to import; collections.namedtuple is what it makes anyway.
-    from collections import namedtuple
 
 __all__ = [
     "EM_BPF",
@@ -87,43 +84,38 @@ _TABLE = "ELF section headers"
 _MAX_NAME = 2048
 
 
-if TYPE_CHECKING:
+class Section(NamedTuple):
+    """``Elf64_Shdr``. ``offset`` and ``size`` in bytes of the file."""
 
-    class Section(NamedTuple):
-        """``Elf64_Shdr``. ``offset`` and ``size`` in bytes of the file."""
+    idx: int
+    name: str
+    type: int
+    flags: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    entsize: int
 
-        idx: int
-        name: str
-        type: int
-        flags: int
-        offset: int
-        size: int
-        link: int
-        info: int
-        entsize: int
 
-    class Symbol(NamedTuple):
-        """``Elf64_Sym``. ``value`` and ``size`` in bytes of the section ``shndx``."""
+class Symbol(NamedTuple):
+    """``Elf64_Sym``. ``value`` and ``size`` in bytes of the section ``shndx``."""
 
-        name: str
-        value: int
-        size: int
-        bind: int
-        type: int
-        visibility: int
-        shndx: int
+    name: str
+    value: int
+    size: int
+    bind: int
+    type: int
+    visibility: int
+    shndx: int
 
-    class Rel(NamedTuple):
-        """``Elf64_Rel``: at byte ``offset`` of the section, relocation ``type`` to a symbol."""
 
-        offset: int
-        type: int
-        symbol: int
+class Rel(NamedTuple):
+    """``Elf64_Rel``: at byte ``offset`` of the section, relocation ``type`` to a symbol."""
 
-else:
-    Section = namedtuple("Section", "idx name type flags offset size link info entsize")
-    Symbol = namedtuple("Symbol", "name value size bind type visibility shndx")
-    Rel = namedtuple("Rel", "offset type symbol")
+    offset: int
+    type: int
+    symbol: int
 
 
 class ElfFile:

@@ -74,7 +74,6 @@ def cookie_function(
     return _Named(zip(asked, cookies, strict=True))
 
 
-
 def shared_cookies(cookies: Callable[[Target], int] | None, targets: Iterable[Target]) -> str:
     """Say which functions share a cookie because they share the name it was given for.
 

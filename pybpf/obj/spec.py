@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from .._uapi.defines import BPF_OBJ_NAME_LEN
 from ..errors import ObjectFormatError
@@ -18,15 +19,12 @@ from ..errors import ObjectFormatError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import NamedTuple
 
     from ..btf import Btf
     from ..btf.ext import BtfExt
     from ..elf import ElfFile
     from .sections import SectionDef
     from .variables import DataSection
-else:
-    from collections import namedtuple
 
 __all__ = [
     "Extern",
@@ -61,19 +59,13 @@ def _cut(text: str, size: int) -> str:
     return text.encode("utf-8", "surrogateescape")[:size].decode("utf-8", "ignore")
 
 
-if TYPE_CHECKING:
+class Reloc(NamedTuple):  # a tuple, because an object may have thousands
+    """A relocated instruction: its slot in the function, what it refers to (R_*), and where."""
 
-    class Reloc(NamedTuple):
-        """A relocated instruction: its slot in the function, what it refers to (R_*), and where."""
-
-        insn: int
-        kind: int
-        number: int = 0
-        offset: int = 0
-
-else:
-    # A tuple, because an object may have thousands.
-    Reloc = namedtuple("Reloc", "insn kind number offset", defaults=(0, 0))
+    insn: int
+    kind: int
+    number: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,35 +9,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 from ..btf import Btf, BtfKind, Datasec, Linkage, Var
 from ..elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple
-
     from ..elf import Symbol
-else:
-    from collections import namedtuple
 
 __all__ = ["DataSection", "Placed", "place"]
 
 EXTERN_SECTIONS = frozenset({".kconfig", ".ksyms"})
 
 
-if TYPE_CHECKING:
+class Placed(NamedTuple):
+    """A variable of a DATASEC: ``offset`` and ``size`` in bytes."""
 
-    class Placed(NamedTuple):
-        """A variable of a DATASEC: ``offset`` and ``size`` in bytes."""
-
-        offset: int
-        size: int
-        var: Var
-        static: bool
-
-else:
-    Placed = namedtuple("Placed", "offset size var static")
+    offset: int
+    size: int
+    var: Var
+    static: bool
 
 
 @dataclass(frozen=True, slots=True)
