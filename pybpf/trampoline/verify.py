@@ -42,6 +42,7 @@ __all__ = [
     "Survey",
     "attachments",
     "check",
+    "leaving",
     "link_infos",
     "read_links",
     "survey",
@@ -132,8 +133,9 @@ class Attached:
 class Survey:
     """Images, links, and where they disagree. Empty `findings`: verified.
 
-    :param changed: functions that changed while they were read, sorted; what their last
-        reading disagreed about is not known to be wrong, so it is not among the findings
+    :param changed: functions that changed while they were read, sorted, or whose image waits to
+        be freed; what their last reading disagreed about is not known to be wrong, so it is not
+        among the findings
     """
 
     images: tuple[TrampolineImage, ...]
@@ -182,6 +184,8 @@ def _check_image(
     shims = any(p.call.enter == _SHIM for p in image.programs)
     known = any(p.id in anywhere for p in running)
     if not links and not shims and not known:
+        if leaving(image):
+            return []
         say(Problem.ORPHAN, f"{image.symbol} at {image.address:#x}")
     else:
         for program in strangers:
@@ -207,6 +211,22 @@ def _check_image(
         target = "nowhere" if entry.target is None else f"{entry.target:#x} {image.entry_symbol}"
         say(Problem.NOT_PATCHED, f"{entry.how} to {target.rstrip()}, image at {image.address:#x}")
     return findings
+
+
+def leaving(image: TrampolineImage) -> bool:
+    """Whether nothing leads to the image any more: the kernel frees it when tasks have left it.
+
+    The same is true of an image that is just being made. Where other tracers share the function,
+    its entry leads to ftrace and does not tell; then an image is leaving if none of its programs
+    is loaded any more.
+
+    :param image: one that no link names
+    """
+    if image.entry is None:
+        return False
+    if image.entry_symbol.startswith(_FTRACE):
+        return all(one.id is None or one.call.detached for one in image.programs)
+    return image.entry.target is None
 
 
 def _check_link(one: Attached, calls: Sequence[ProgramCall]) -> Iterator[tuple[Problem, str]]:
@@ -440,6 +460,8 @@ def survey(
     for key in wrong - lasting:
         images = [*history.best(key, images), *(one for one in images if one.key != key)]
     changed = history.changed | (wrong - lasting)
+    linked = {key for one in links for key in one.keys}
+    changed |= {one.key for one in images if one.key not in linked and leaving(one)}
     return Survey(
         tuple(images),
         tuple(links),

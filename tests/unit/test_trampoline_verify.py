@@ -140,6 +140,23 @@ def test_entry_shared_with_ftrace() -> None:
     assert check([shared], links()) == []
 
 
+def test_an_image_that_nothing_leads_to_is_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No link and no way in: being made, or being freed. With a way in it is a fault."""
+    nop = replace(image(), entry=Entry("nop", 4, None, 9))
+    assert check([nop], []) == []
+    assert problems([image()], []) == [Problem.ORPHAN]
+    assert problems([replace(image(), entry=None)], []) == [Problem.ORPHAN]  # not known
+    # With links, the way in must be there.
+    assert problems([nop], links()) == [Problem.NOT_PATCHED]
+    # ftrace is in between: it may lead there, unless the programs are gone.
+    shared = replace(image(), entry=Entry("call", 4, 1, 9), entry_symbol="ftrace_regs_caller")
+    assert problems([shared], []) == [Problem.ORPHAN]
+    gone = replace(shared, programs=tuple(replace(one, id=None) for one in shared.programs))
+    assert check([gone], []) == []
+    Kernel(monkeypatch, [nop])
+    assert survey(timeout=10).changed == ("traced",)
+
+
 def test_cgroup_lsm_shim_needs_no_link() -> None:
     """The kernel's own shim for cgroup LSM programs is in no tracing link."""
     shim = replace(PROGS[0], enter=SHIM)
