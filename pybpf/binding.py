@@ -289,30 +289,44 @@ class Binding:
                     bpf_map[index] = self.maps[name]
 
     def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
-        path = ""
-        if bpf_map.spec.pinning == _PIN_BY_NAME:
-            path = self._pin_path(bpf_map)
-            try:
-                pinned = sys_bpf.obj_get(path)
-            except BpfError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-            else:
-                with pinned:
-                    wrong = bpf_map.differences(pinned)
-                    if wrong:
-                        raise BpfError(
-                            errno.EINVAL,
-                            f"map {bpf_map.name!r} pinned at {path}",
-                            f"it differs from the object's: {', '.join(wrong)}",
-                        )
-                    bpf_map.reuse_fd(pinned)
-                return
         kernel_name = bpf_map.spec.kernel_name(self.spec.object_name)
-        bpf_map.create(name=kernel_name, btf_fd=btf_fd)
-        if path:
-            bpf_map.pin(path)
-            self._pinned_now.append(bpf_map)
+        if bpf_map.spec.pinning != _PIN_BY_NAME:
+            bpf_map.create(name=kernel_name, btf_fd=btf_fd)
+            return
+        path = self._pin_path(bpf_map)
+        for last in (False, False, True):
+            if self._take_pinned(bpf_map, path):
+                return
+            bpf_map.create(name=kernel_name, btf_fd=btf_fd)
+            try:
+                bpf_map.pin(path)
+            except BpfError as error:
+                # Another process that loads the same object pinned its map meanwhile: take that.
+                if last or error.errno != errno.EEXIST:
+                    raise
+                bpf_map.close()
+            else:
+                self._pinned_now.append(bpf_map)
+                return
+
+    def _take_pinned(self, bpf_map: Map, path: str) -> bool:
+        """Reuse the map that is pinned at `path`; False if there is none."""
+        try:
+            pinned = sys_bpf.obj_get(path)
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return False
+        with pinned:
+            wrong = bpf_map.differences(pinned)
+            if wrong:
+                raise BpfError(
+                    errno.EINVAL,
+                    f"map {bpf_map.name!r} pinned at {path}",
+                    f"it differs from the object's: {', '.join(wrong)}",
+                )
+            bpf_map.reuse_fd(pinned)
+        return True
 
     # -- code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,41 @@ def test_a_failed_load_leaves_what_was_prepared_before(obj: pybpf.Object, bpffs:
     with pytest.raises(BpfError, match="missing program type"):
         obj.load()
     assert (bpffs / "by_type").exists()
+
+
+def test_two_loads_at_once_share_the_map(
+    obj: pybpf.Object, bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process pins its map between our look and our pin: both use that one."""
+    pin = pybpf.Map.pin
+    with opened(bpffs) as other:
+
+        def late(self: pybpf.Map, path: str) -> None:
+            monkeypatch.setattr(pybpf.Map, "pin", pin)
+            other.load()
+            self.pin(path)
+
+        monkeypatch.setattr(pybpf.Map, "pin", late)
+        obj.load()
+        assert obj.maps["by_type"].info().id == other.maps["by_type"].info().id
+        assert not obj.maps["by_type"].closed
+
+
+def test_a_pin_that_never_is_a_map_ends(
+    obj: pybpf.Object, bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody pins and unpins all the time: an error after a few attempts, and nothing left."""
+    asked = []
+
+    def refuse(self: pybpf.Map, path: str) -> None:
+        asked.append(path)
+        raise BpfError(errno.EEXIST, "BPF_OBJ_PIN")
+
+    monkeypatch.setattr(pybpf.Map, "pin", refuse)
+    with pytest.raises(BpfError, match="EEXIST"):
+        obj.load()
+    assert 1 < len(asked) < 10
+    assert not (bpffs / "by_type").exists()
 
 
 def test_maps_that_cannot_be_made_leave_no_pin(obj: pybpf.Object, bpffs: Path) -> None:
