@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from errno import EOPNOTSUPP
-from typing import TYPE_CHECKING
 
 from ._uapi.defines import ENOTSUPP
 from .errnos import name_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .multi.reasons import Skipped
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from .errors import BpfError
 from .names import unknown
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .btf import Btf
     from .maps import Map

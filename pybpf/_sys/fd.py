@@ -12,7 +12,6 @@ from ..errors import BpfError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 __all__ = ["Fd", "make_room", "set_tracer"]
 
@@ -97,12 +96,7 @@ class Fd:
     def __enter__(self) -> Fd:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -18,7 +18,6 @@ from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFea
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["BpfMemory", "Kcore", "KernelMemory", "open_memory", "parse_segments"]
@@ -51,12 +50,7 @@ class KernelMemory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .._sys import link as sys_link
 from .link import HasFd, Link, PerfLink
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._sys.fd import Fd
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import BpfError, UnsupportedFeature
 from . import iter as iterators
 from . import kprobe, tracepoint, tracing, uprobe
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..multi.link import MultiLink
     from .link import Link, Request

@@ -14,7 +14,7 @@ import contextlib
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._sys import bpf
 from .._sys.fd import Fd
@@ -28,10 +28,8 @@ from .hints import explain
 from .kinds import key_field, value_field
 from .percpu import possible_cpus
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import builtins
-    from types import TracebackType
-
     from ..btf import Btf
     from ..obj.spec import MapSpec
 
@@ -359,12 +357,7 @@ class Map(Entries):
     def __enter__(self) -> Map:
         return self
 
-    def __exit__(
-        self,
-        kind: builtins.type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

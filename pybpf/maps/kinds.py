@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .._uapi.enums import MapFlag, MapType
 from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, PERCPU
 from .fields import (
@@ -18,6 +16,7 @@ from .fields import (
 )
 from .percpu import possible_cpus
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import PlanError
 from ..kernel.globs import VMLINUX, parse_pattern
 from .plan import Target
 from .select import Candidate, split_address
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .resolve import Item
 

@@ -27,7 +27,7 @@ import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .. import links
 from .._sys import link as sys_link
@@ -51,6 +51,7 @@ from .refusals import HOPELESS as _HOPELESS
 from .refusals import NO_ROOM as _NO_ROOM
 from .traits import Hook
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._sys.fd import Fd
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..errors import BpfError
 from .plan import Target, Template
 from .reasons import Reason, Skipped
 from .traits import Hook
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..kernel.host import Facts
     from .resolve import Resolver

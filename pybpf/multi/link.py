@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .. import links
 from .._sys.interrupts import held
@@ -17,8 +16,8 @@ from .options import Progress
 from .plan import Group, Part, Plan, Target, in_groups
 from .reasons import Skipped
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["SLOW_S", "Changed", "MultiLink", "Piece", "say_takes", "target_key", "warn"]
@@ -196,12 +195,7 @@ class MultiLink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __len__(self) -> int:

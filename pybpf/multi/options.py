@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import PlanError
 from .cost import Mechanism
 from .plan import Lowering
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .cookies import Cookies
     from .plan import Plan

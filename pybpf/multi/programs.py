@@ -8,7 +8,6 @@ image the engine asks for through the object's `Binding`.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from .._uapi.defines import BPF_F_SLEEPABLE
 from .._uapi.enums import AttachType, ProgType
@@ -26,6 +25,7 @@ from .resolve import Asked, Resolver, listed, plan_facts
 from .template import make_template, pack_info
 from .traits import Hook
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._sys.fd import Fd
     from ..asm.edit import Code

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..btf import Btf
 from ..btf.types import Func
@@ -31,6 +30,7 @@ from .reasons import Reason, Skipped
 from .select import Candidate, SelectFacts, at_address, select, split_address
 from .traits import Hook
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..btf import BtfKind
 from ..errors import PlanError
@@ -25,6 +25,7 @@ from ..kernel.lookup import near_names
 from .denylist import denied, never_returns
 from .reasons import Reason, Skipped
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
     from ..kernel.ftrace import FtraceFunctions, KprobeBlacklist

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from sys import byteorder
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .._sys import perf
 from .._uapi.enums import MapType
@@ -35,9 +35,8 @@ from ..errors import BpfError
 from .kinds import record_decoder
 from .records import Run, skip_records
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .._sys.fd import Fd
     from ..maps import Map
 
@@ -200,12 +199,7 @@ class PerfBuffer:
     def __enter__(self) -> PerfBuffer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

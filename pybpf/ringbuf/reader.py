@@ -49,7 +49,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from .._sys.fd import Fd
 from .._uapi.enums import MapFlag, MapType
@@ -64,9 +64,6 @@ from .records import (
     struct_decoder,
 )
 from .waiting import NAP_MAX, NAP_MIN, Batches
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["Chunk", "RingBuffer"]
 
@@ -224,23 +221,13 @@ class RingBuffer:
     def __enter__(self) -> RingBuffer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     async def __aenter__(self) -> RingBuffer:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self.close()
 
     def fileno(self) -> int:

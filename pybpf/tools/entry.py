@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from ..errors import BpfError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
 

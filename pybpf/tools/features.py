@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .entry import explain, plain
 from .pages import Page, page_of
@@ -17,6 +17,7 @@ from .parsers import STATUSES, About, Example, Parser
 from .progress import Waiting
 from .screen import many
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..kernel.host import Facts
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from .. import __version__
 from . import entry
 from .table import TOOLS, find
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .pages import Page
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import Self, TextIO
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import Event, Thread
 
@@ -42,12 +42,7 @@ class Waiting:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._thread is None or self._end is None:
             return
         self._end.set()

@@ -21,7 +21,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .._sys import bpf as sys_bpf
 from ..errors import BpfError
@@ -30,6 +29,7 @@ from ..kernel.btf import KernelBtf, objects
 from .decode import decode, disassemble
 from .roles import DecodedImage, Entry, Instruction, ProgramCall, TrampFlag, decode_entry
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
     from ..kernel.host import Facts

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from .._uapi.enums import KprobeMultiFlag, LinkType, PerfEventType
 from ..errors import BpfError, ObjectFormatError
@@ -27,6 +26,7 @@ from .image import ImageProgram, TrampolineImage, loaded_programs, split_key
 from .model import Models
 from .verify import Attached, attachments, check, read_links
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._sys.bpf import LinkInfo
     from ..btf import Btf

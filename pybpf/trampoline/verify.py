@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING
 
 from .._sys import bpf as sys_bpf
 from .._sys.bpf import LinkInfo
@@ -31,6 +30,7 @@ from ..errors import BpfError, DeniedByPolicy
 from .image import ImageReader, TrampolineImage, make_key
 from .roles import ProgramCall, TrampFlag
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..kernel.host import Facts
 

@@ -198,3 +198,16 @@ def test_imports_are_relative(module: str) -> None:
 
 def _is_ours(name: str) -> bool:
     return name == "pybpf" or name.startswith("pybpf.")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_way_to_import_for_types_only(module: str) -> None:
+    """``TYPE_CHECKING = False``: type checkers know it, and typing need not be imported."""
+    bad = [
+        node.lineno
+        for node in ast.walk(_tree(MODULES[module]))
+        if isinstance(node, ast.ImportFrom)
+        and node.module == "typing"
+        and any(alias.name == "TYPE_CHECKING" for alias in node.names)
+    ]
+    assert not bad

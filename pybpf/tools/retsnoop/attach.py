@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ...errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from ...features import Feature
@@ -21,6 +21,7 @@ from ...multi.refusals import HOPELESS, NO_ROOM
 from .functions import Function
 from .options import Mechanism
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ... import Link, Object
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ... import errnos
 from ...kernel.functions import label
 from ...trampoline.model import Model, Models, Return
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...btf import Btf
     from ...multi.select import BtfFacts, Candidate

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import pybpf
 
@@ -37,6 +37,7 @@ from .options import Mechanism, Options
 from .sessions import Collector, Session, errors_of
 from .symbols import KernelSymbols
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ... import Object
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..entry import plain
 from ..screen import Line, Screen, cut, many
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...trampoline import TrampolineImage
     from ...trampoline.roles import Instruction

@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from ...kernel.functions import label
 from ..progress import Waiting
 from ..screen import Column, Line, Screen, many
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...kernel.owners import Held
     from ...trampoline import Classes, TrampolineImage

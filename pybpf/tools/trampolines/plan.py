@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from ...asm import insn as asm
 from ...asm import opcodes as op
@@ -30,6 +29,7 @@ from ..progress import Waiting
 from ..screen import Line, Screen
 from .list import classes_table
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ... import Object, Program
 

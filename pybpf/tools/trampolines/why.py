@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from ...errors import PlanError, UnsupportedFeature
 from ...multi.plan import Target, Template
@@ -22,6 +21,7 @@ from ..progress import Waiting
 from ..screen import Line, Screen, many
 from .plan import HOOKS, chosen_program, default_program
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...kernel.host import Facts
     from ...trampoline.registry import Registry
