@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from .multi.cost import Mechanism
     from .multi.link import MultiLink
     from .multi.options import Progress
-    from .multi.plan import Lowering, Plan, Template
+    from .multi.plan import Plan
     from .multi.programs import MultiPrograms
     from .multi.resolve import Asked
+    from .multi.template import Template
+    from .multi.variant import Lowering
     from .obj.spec import ProgramSpec
 
 __all__ = ["Program", "RunResult"]

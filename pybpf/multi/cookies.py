@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import PlanError
 from ..kernel.globs import VMLINUX, parse_pattern
-from .plan import Target
 from .select import Candidate, split_address
+from .target import Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Running a plan: load the images, make the links, undo everything on failure.
+"""Running a plan: load the variants, make the links, undo everything on failure.
 
 Theory of operation. A group becomes one loaded program and one link where the
 mechanism takes many functions (tracing_multi, kprobe.multi), and a program and
@@ -44,12 +44,13 @@ from .cost import Mechanism
 from .ground import ROUNDS, Stale, Stands
 from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
 from .options import AttachOptions, Progress
-from .plan import Group, Image, Lowering, Part, Plan, PlanFacts, Side, Target, Template
+from .plan import Group, Part, Plan, PlanFacts, Side
 from .planner import make_plan
-from .reasons import NO_SLEEP, Reason, Skipped
-from .refusals import HOPELESS as _HOPELESS
-from .refusals import NO_ROOM as _NO_ROOM
+from .reasons import HOPELESS, NO_ROOM, NO_SLEEP, Reason, Skipped
+from .target import Target
+from .template import Template
 from .traits import Hook
+from .variant import Lowering, Variant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ _TRACING = {
 class Source(Protocol):
     """What the engine asks of the object that owns the program."""
 
-    def load_image(
+    def load_variant(
         self,
         template: Template,
         code: Code,
@@ -77,7 +78,7 @@ class Source(Protocol):
         btf_id: int,
         module: str,
     ) -> Fd:
-        """Load one image; map and BTF references filled in."""
+        """Load one variant; map and BTF references filled in."""
 
 
 _SLOTS_WITHOUT_STACK = 6
@@ -111,13 +112,13 @@ class _Engine:
         self.done = 0
         self.total = 0
         self._program: Fd | None = None
-        self._as_scalars: set[str] = set()  # digests of images only loadable that way
+        self._as_scalars: set[str] = set()  # digests of variants only loadable that way
 
     def cookie(self, target: Target) -> int:
         return self.cookies(target) if self.cookies is not None else 0
 
     def refuse(self, target: Target, error: BpfError) -> None:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise error
         self.refused.setdefault(target_key(target), (target, error))
 
@@ -288,7 +289,7 @@ class _Engine:
                 if len(left) < len(some):
                     pending.append(left)
                     continue
-                if isinstance(error, DeniedByPolicy) or error.errno in _HOPELESS | _NO_ROOM:
+                if isinstance(error, DeniedByPolicy) or error.errno in HOPELESS | NO_ROOM:
                     raise
                 if len(some) == 1:
                     self.refuse(some[0], error)
@@ -307,9 +308,9 @@ class _Engine:
         # A program that several functions share. Not in a `with`: an interrupt between its
         # body and its end would pass the end over.
         with held():
-            self._program = self.source.load_image(
+            self._program = self.source.load_variant(
                 self.template,
-                part.image.code,
+                part.variant.code,
                 prog_type=prog_type,
                 attach_type=attach_type,
                 btf_id=0,
@@ -380,7 +381,7 @@ class _Engine:
     def clone(
         self, group: Group, part: Part, target: Target, attach_type: int
     ) -> tuple[links.Link, Group, Part, tuple[Target]]:
-        image, program = self.loaded(part, target, attach_type)
+        variant, program = self.loaded(part, target, attach_type)
         with program:
             link = links.attach_tracing(
                 program,
@@ -388,37 +389,37 @@ class _Engine:
                 cookie=self.cookie(target),
                 what=f"{part.side.value} of {target.label}",
             )
-        return link, group, replace(part, image=image), (target,)
+        return link, group, replace(part, variant=variant), (target,)
 
-    def loaded(self, part: Part, target: Target, attach_type: int) -> tuple[Image, Fd]:
+    def loaded(self, part: Part, target: Target, attach_type: int) -> tuple[Variant, Fd]:
         first: VerifierError | None = None
-        for image in self._images(part, target):
+        for variant in self._variants(part, target):
             try:
-                program = self._load_clone(image, target, attach_type)
+                program = self._load_clone(variant, target, attach_type)
             except VerifierError as error:
                 first = first or error
                 if is_sleep_refusal(error):
                     break  # whatever is loaded
                 continue
-            if image.scalars:
-                self._as_scalars.add(part.image.digest)
-            return image, program
+            if variant.scalars:
+                self._as_scalars.add(part.variant.digest)
+            return variant, program
         assert first is not None
         raise first
 
-    def _images(self, part: Part, target: Target) -> Iterator[Image]:
+    def _variants(self, part: Part, target: Target) -> Iterator[Variant]:
         # What to load, and what to load instead if the verifier refuses it.
-        image, model = part.image, target.model
-        direct = image.lowering is Lowering.DIRECT
-        if not (direct and image.digest in self._as_scalars):
-            yield image
+        variant, model = part.variant, target.model
+        direct = variant.lowering is Lowering.DIRECT
+        if not (direct and variant.digest in self._as_scalars):
+            yield variant
         if not direct or model is None:
             return
         # The program calculates with an argument that is a pointer for this function.
         template = self._template_of(part)
         code, traits, slots = template.code, template.traits, model.slots
         returns = part.side is not Side.ENTRY and not model.is_void
-        yield template.image(
+        yield template.variant(
             Lowering.DIRECT,
             lambda: rewrite.direct(code, traits, slots=slots, returns=returns, scalars=True),
             slots,
@@ -427,7 +428,7 @@ class _Engine:
         )
         # No load of an argument that points to a pointer, an enum or a function is allowed on
         # 6.x ("is not a struct"), but the helper gives it.
-        yield template.image(
+        yield template.variant(
             Lowering.FRAME,
             lambda: rewrite.frame(code, traits, returns=returns, static=template.static),
             returns,
@@ -438,10 +439,10 @@ class _Engine:
             return self.template.half(part.side is Side.EXIT)
         return self.template
 
-    def _load_clone(self, image: Image, target: Target, attach_type: int) -> Fd:
-        return self.source.load_image(
+    def _load_clone(self, variant: Variant, target: Target, attach_type: int) -> Fd:
+        return self.source.load_variant(
             self.template,
-            image.code,
+            variant.code,
             prog_type=ProgType.BPF_PROG_TYPE_TRACING,
             attach_type=attach_type,
             btf_id=target.btf_id or 0,
@@ -520,7 +521,7 @@ def attach(
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
     :param ground: tells whether the modules of targets are still the same; None: they are
     :raises PlanError: nothing could be attached; ``.skipped`` has the reasons
-    :raises VerifierError: the program itself is at fault: the verifier refused a group's image,
+    :raises VerifierError: the program itself is at fault: the verifier refused a group's variant,
         or every function's clone
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
     :raises BpfError: EMFILE if the links would be more than the process may have open; a soft

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ..errors import BpfError
-from .plan import Target, Template
 from .reasons import Reason, Skipped
+from .target import Target
+from .template import Template
 from .traits import Hook
 
 TYPE_CHECKING = False

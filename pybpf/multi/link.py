@@ -13,8 +13,9 @@ from .. import links
 from .._sys.interrupts import held
 from .cost import Mechanism
 from .options import Progress
-from .plan import Group, Part, Plan, Target, in_groups
+from .plan import Group, Part, Plan, in_groups
 from .reasons import Skipped
+from .target import Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def target_key(target: Target) -> tuple[str, str, int]:
 class Piece:
     """One of the kernel's links, and what it does.
 
-    :param part: the program: where it runs, and the image that was loaded
+    :param part: the program: where it runs, and the variant that was loaded
     """
 
     link: links.Link
@@ -74,7 +75,7 @@ class Changed:
 
 
 def _way(group: Group) -> str:
-    scalars = " with scalars" if any(part.image.scalars for part in group.parts) else ""
+    scalars = " with scalars" if any(part.variant.scalars for part in group.parts) else ""
     return f"{group.mechanism.value} {group.lowering.value}{scalars}"
 
 
@@ -134,7 +135,7 @@ class MultiLink:
     def changed(self) -> tuple[Changed, ...]:
         """Functions attached in another way than planned.
 
-        The kernel's verifier may refuse the planned image of one function, or its trampoline
+        The kernel's verifier may refuse the planned variant of one function, or its trampoline
         may be full; then the next way is taken.
         """
         planned = {target_key(t): group for group in self.plan.groups for t in group.targets}

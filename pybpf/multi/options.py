@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import PlanError
 from .cost import Mechanism
-from .plan import Lowering
+from .variant import Lowering
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,54 +1,37 @@
 """What the planner is asked and what it answers, as values.
 
-A `Template` is a program before it is fitted to functions, a `Target` one of them, `PlanFacts`
-what the kernel offers. A `Plan` is groups of targets that share images, those skipped, and the
-predicted cost. All of it is plain data: comparable, printable, made without a kernel.
+`PlanFacts` is what the kernel offers; a `Template` and `Target` values complete the question.
+A `Plan` is groups of targets that share variants, those skipped, and the predicted cost. All of
+it is plain data: comparable, printable, made without a kernel.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
 
-from ..asm import encode
-from ..asm.edit import Code
 from ..features import Feature, FeatureSet
-from ..kernel.functions import KernelFunction
-from . import rewrite
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
 from .reasons import Reason, Skipped
-from .traits import CtxHelper, Hook, Traits, analyse
+from .target import Target
+from .traits import Hook
+from .variant import Lowering, Variant
 
 __all__ = [
     "Group",
     "GroupKey",
-    "Image",
-    "Lowering",
     "Part",
     "Plan",
     "PlanFacts",
     "Side",
-    "Target",
-    "Template",
     "group_key",
     "in_groups",
 ]
 
 _MAX_PROGRAMS = 38  # BPF_MAX_TRAMP_LINKS on x86-64, 6.x; 36 where fsession exists
-
-
-class Lowering(Enum):
-    """How context accesses became what the mechanism offers; see `rewrite`."""
-
-    NATIVE = "native"
-    DIRECT = "direct"
-    FRAME = "frame"
-    REGS = "regs"
 
 
 class Side(Enum):
@@ -57,113 +40,6 @@ class Side(Enum):
     ENTRY = "entry"
     EXIT = "exit"
     SESSION = "session"
-
-
-@dataclass(frozen=True, slots=True)
-class Target(KernelFunction):
-    """One kernel function, and what attaching to it needs to know besides.
-
-    :param unique: no other function of this module has its name
-    :param kprobe: not on the kprobe blacklist
-    :param occupied: programs its trampoline holds already
-    :param may_sleep: the kernel lets sleepable programs run on it; None if that is not known
-    """
-
-    unique: bool = True
-    kprobe: bool = True
-    occupied: int = 0
-    may_sleep: bool | None = None
-
-
-@dataclass(frozen=True)
-class Template:
-    """A multi program before it is fitted to functions.
-
-    :param code: linked instructions with func_info and line_info
-    :param kfuncs: slot of a kfunc call -> kfunc name
-    :param source: slot -> ``file:line: text`` for messages
-    :param static: BTF id of a FUNC -> id of its twin with static linkage
-    """
-
-    name: str
-    code: Code
-    hook: Hook
-    sleepable: bool = False
-    kfuncs: Mapping[int, str] = field(default_factory=dict)
-    source: Mapping[int, str] = field(default_factory=dict)
-    static: Callable[[int], int] = field(default=lambda type_id: type_id, compare=False)
-    #: Call number that stands for a session kfunc in `code` -> its name.
-    session_calls: Mapping[int, str] = field(default_factory=dict)
-    #: Slot of any kfunc's call -> arguments it takes.
-    kfunc_args: Mapping[int, int] = field(default_factory=dict)
-
-    # Images made of it so far, by what they were made for.
-    _images: dict[tuple[object, ...], Image] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    _halves: dict[bool, Template] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
-    def image(
-        self, lowering: Lowering, make: Callable[[], Code], *key: object, scalars: bool = False
-    ) -> Image:
-        """The image of a lowering, made once.
-
-        :param make: rewrites the code
-        :param key: what the rewritten code depends on
-        """
-        full = (lowering.value, scalars, *key)
-        image = self._images.get(full)
-        if image is None:
-            image = self._images[full] = Image.of(lowering, make(), scalars=scalars)
-        return image
-
-    def half(self, is_return: bool) -> Template:
-        """The entry or exit half of a session program, made once.
-
-        bpf_session_is_return is folded, and at entry bpf_get_func_ret gives 0, as it does in a
-        fsession program.
-        """
-        if is_return not in self._halves:
-            self._halves[is_return] = self._half(is_return)
-        return self._halves[is_return]
-
-    def _half(self, is_return: bool) -> Template:
-        folded = self._folded(is_return)
-        if is_return or CtxHelper.get_func_ret not in folded.traits.helpers:
-            return folded
-        code, places = rewrite.without_return(folded.code, folded.traits)
-        return replace(
-            folded,
-            code=code,
-            kfuncs={places[slot]: name for slot, name in folded.kfuncs.items()},
-            source={places[slot]: text for slot, text in folded.source.items()},
-            kfunc_args={places[slot]: count for slot, count in folded.kfunc_args.items()},
-        )
-
-    @cached_property
-    def reads_ret_at_entry(self) -> bool:
-        """The entry side of a session looks at the return value, which is 0 there."""
-        return self._folded(False).traits.needs_ret
-
-    def _folded(self, is_return: bool) -> Template:
-        code, kfuncs = rewrite.fold_session(self.code, self.kfuncs, is_return=is_return)
-        args = {s: n for s, n in self.kfunc_args.items() if s not in self.kfuncs or s in kfuncs}
-        return replace(self, code=code, hook=Hook.SESSION, kfuncs=kfuncs, kfunc_args=args)
-
-    @cached_property
-    def traits(self) -> Traits:
-        """:raises PlanError: if the use of the context cannot be proved"""
-        return analyse(
-            self.code,
-            self.hook,
-            program=self.name,
-            sleepable=self.sleepable,
-            source=self.source,
-            kfuncs=self.kfuncs,
-            kfunc_args=self.kfunc_args,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,34 +72,18 @@ class PlanFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """One rewritten instruction stream; equal bytes are equal images."""
-
-    lowering: Lowering
-    code: Code = field(repr=False)
-    digest: str
-    #: Direct accesses whose values the verifier takes for numbers, never for pointers.
-    scalars: bool = False
-
-    @classmethod
-    def of(cls, lowering: Lowering, code: Code, *, scalars: bool = False) -> Image:
-        digest = hashlib.sha256(encode(code.insns)).hexdigest()[:16]
-        return cls(lowering, code, digest, scalars)
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
-    """One program of a group: where it runs and its image."""
+    """One program of a group: where it runs and its variant."""
 
     side: Side
-    image: Image
+    variant: Variant
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Targets that share mechanism, BTF object and images.
+    """Targets that share mechanism, BTF object and variants.
 
-    No other group has all of these: two pairs may have one image in common, not both.
+    No other group has all of these: two pairs may have one variant in common, not both.
 
     :param targets: by address
     :param parts: one, or an entry and an exit part where a session is made of a pair
@@ -236,7 +96,7 @@ class Group:
 
     @property
     def lowering(self) -> Lowering:
-        return self.parts[0].image.lowering
+        return self.parts[0].variant.lowering
 
     @property
     def kind(self) -> str:
@@ -249,19 +109,19 @@ class Group:
         return group_key(self.mechanism, self.module, self.parts)
 
     def same_way(self, other: Group) -> bool:
-        """True if both run the same images by the same mechanism, whatever the targets."""
+        """True if both run the same variants by the same mechanism, whatever the targets."""
         return self.key == other.key
 
 
-#: Rank of the mechanism, BTF object, sides and images.
+#: Rank of the mechanism, BTF object, sides and variants.
 GroupKey = tuple[int, str, tuple[tuple[str, str], ...]]
 _RANKS = {mechanism: rank for rank, mechanism in enumerate(Mechanism)}
 
 
 def group_key(mechanism: Mechanism, module: str, parts: Iterable[Part]) -> GroupKey:
     """See `Group.key`."""
-    images = tuple([(part.side.value, part.image.digest) for part in parts])
-    return (_RANKS[mechanism], module, images)
+    variants = tuple([(part.side.value, part.variant.digest) for part in parts])
+    return (_RANKS[mechanism], module, variants)
 
 
 def in_groups(
@@ -326,8 +186,8 @@ class Plan:
                         "lowering": group.lowering.value,
                         "kind": group.kind,
                         "module": group.module,
-                        "images": {p.side.value: p.image.digest for p in group.parts},
-                        "insns": {p.side.value: len(p.image.code.insns) for p in group.parts},
+                        "images": {p.side.value: p.variant.digest for p in group.parts},
+                        "insns": {p.side.value: len(p.variant.code.insns) for p in group.parts},
                         "targets": [t.name for t in group.targets],
                         "labels": [t.label for t in group.targets],
                     }
@@ -365,7 +225,7 @@ class Plan:
             yield (
                 f"  {group.mechanism.value:<14} {group.lowering.value:<7} {group.kind:<11}"
                 f"{len(group.targets):>6}{where}  image "
-                + "+".join(part.image.digest for part in group.parts)
+                + "+".join(part.variant.digest for part in group.parts)
             )
         yield (
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "

@@ -1,12 +1,12 @@
-"""The planner: which mechanism, which image, for which function, and why not for the rest.
+"""The planner: which mechanism, which variant, for which function, and why not for the rest.
 
 Theory of operation. A request is one multi program (a `Template`: its code and
 what `traits.analyse` proved of it) and a set of targets. For every target and
 every mechanism the planner asks one question, "can this mechanism carry this
 program on this function, and if not, for what reason", from rules that are
 plain data: the function's model, the kernel's features, our deny lists. A
-mechanism that can gets its image, the rewritten instruction stream, whose
-bytes are the group key: targets that share mechanism, BTF object and image
+mechanism that can gets its variant, the rewritten instruction stream, whose
+bytes are the group key: targets that share mechanism, BTF object and variant
 share a group, so the number of argument slots splits groups exactly where it
 changes an instruction and nowhere else.
 
@@ -35,21 +35,12 @@ from . import rewrite
 from .cost import Cost, Mechanism
 from .denylist import denied, never_returns, risky
 from .options import AUTO, LOWERINGS, AttachOptions
-from .plan import (
-    Group,
-    GroupKey,
-    Image,
-    Lowering,
-    Part,
-    Plan,
-    PlanFacts,
-    Side,
-    Target,
-    Template,
-    group_key,
-)
+from .plan import Group, GroupKey, Part, Plan, PlanFacts, Side, group_key
 from .reasons import NO_SLEEP, Reason, Skipped
+from .target import Target
+from .template import Template
 from .traits import CtxHelper, Hook, Traits
+from .variant import Lowering, Variant
 
 __all__ = ["answers", "make_plan"]
 
@@ -196,7 +187,7 @@ class _Planner:
                 no = self.regs_problem(side, traits, target)
                 if no is not None:
                     return no
-            parts.append(Part(side, self.image(mechanism, side, template, target)))
+            parts.append(Part(side, self.variant(mechanism, side, template, target)))
         return tuple(parts)
 
     def exits(self) -> bool:
@@ -267,9 +258,11 @@ class _Planner:
             for call in traits.calls
         )
 
-    # -- images
+    # -- variants
 
-    def image(self, mechanism: Mechanism, side: Side, template: Template, target: Target) -> Image:
+    def variant(
+        self, mechanism: Mechanism, side: Side, template: Template, target: Target
+    ) -> Variant:
         traits = template.traits
         model = target.model
         # The entry half of a session has no return value to read yet.
@@ -277,21 +270,21 @@ class _Planner:
         slots = model.slots if model is not None else 0
         if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
             if not traits.accesses:
-                return template.image(Lowering.NATIVE, lambda: template.code)
+                return template.variant(Lowering.NATIVE, lambda: template.code)
             if mechanism is Mechanism.TRAMPOLINE and self.lowering is not Lowering.FRAME:
-                return template.image(
+                return template.variant(
                     Lowering.DIRECT,
                     lambda: rewrite.direct(template.code, traits, slots=slots, returns=returns),
                     slots,
                     returns,
                 )
             shown = returns or not traits.reads_ret
-            return template.image(
+            return template.variant(
                 Lowering.FRAME,
                 lambda: rewrite.frame(template.code, traits, returns=shown, static=template.static),
                 shown,
             )
-        return template.image(
+        return template.variant(
             Lowering.REGS,
             lambda: rewrite.regs(template.code, traits, slots=slots, returns=returns),
             slots,
@@ -454,7 +447,7 @@ def make_plan(
     options: AttachOptions = AUTO,
     skipped: Iterable[Skipped] = (),
 ) -> Plan:
-    """Group targets by mechanism and image. Pure.
+    """Group targets by mechanism and variant. Pure.
 
     :param targets: functions; order does not matter
     :param facts: what the kernel offers

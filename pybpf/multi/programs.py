@@ -1,8 +1,8 @@
-"""Multi programs of an object: template, plan, images and links.
+"""Multi programs of an object: template, plan, variants and links.
 
 It links a multi program
 into a `Template`, finds targets, lets the engine run the plan, and loads each
-image the engine asks for through the object's `Binding`.
+variant the engine asks for through the object's `Binding`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..programs import Program
     from .link import MultiLink
     from .options import AttachOptions
-    from .plan import Template
+    from .template import Template
 
 __all__ = ["MultiPrograms"]
 
@@ -92,7 +92,7 @@ class MultiPrograms:
         skip = [m.name for m in self.binding.maps.values() if not m.spec.autocreate]
         return _MultiLinker(self.binding.spec, self.binding.link_target, skip_maps=skip)
 
-    def load_image(
+    def load_variant(
         self,
         template: Template,
         code: Code,
@@ -102,7 +102,7 @@ class MultiPrograms:
         btf_id: int,
         module: str,
     ) -> Fd:
-        """Load one image of a multi program (BPF_PROG_LOAD).
+        """Load one variant of a multi program (BPF_PROG_LOAD).
 
         :param btf_id: function to load for, 0 for none
         :param module: whose BTF it is in, "" for vmlinux
@@ -125,13 +125,13 @@ class MultiPrograms:
         )
 
     def _packed(self, template: Template, code: Code) -> tuple[bytes, bytes, bytes]:
-        # The last image is kept: clones load the same one for function after function.
+        # The last variant is kept: clones load the same one for function after function.
         if self._last is None or self._last[0] is not template or self._last[1] is not code:
             info = pack_info(code) if self.binding.btf_fd else (b"", b"")
-            self._last = (template, code, (self._image_bytes(template, code), *info))
+            self._last = (template, code, (self._variant_bytes(template, code), *info))
         return self._last[2]
 
-    def _image_bytes(self, template: Template, code: Code) -> bytes:
+    def _variant_bytes(self, template: Template, code: Code) -> bytes:
         # Map numbers become descriptors, session calls the kernel's kfuncs.
         out = bytearray(encode(code.insns))
         for slot, insn in enumerate(code.insns):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import Enum
 
 from ..kernel.functions import label
 
-__all__ = ["NO_SLEEP", "Reason", "Skipped"]
+__all__ = ["HOPELESS", "NO_ROOM", "NO_SLEEP", "Reason", "Skipped"]
+
+#: Errors of an attach that do not depend on the function, so every other would fail the same
+#: way: a batch is not split for these.
+HOPELESS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINTR}
+)
+#: Errors of an attach that no function caused: nothing more can be opened.
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE})
 
 #: Detail and hint for a function that takes no sleepable program.
 NO_SLEEP = (

@@ -19,16 +19,18 @@ from ..features import Feature
 from ..kernel.btf import KernelBtf
 from ..kernel.globs import VMLINUX
 from ..kernel.sleepable import MOST, Question, may_sleep
-from ..trampoline.image import make_key
+from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
-from ..trampoline.verify import attachments
 from .cost import Mechanism
 from .options import AUTO, AttachOptions
-from .plan import Lowering, Plan, PlanFacts, Target, Template
+from .plan import Plan, PlanFacts
 from .planner import make_plan
 from .reasons import Reason, Skipped
 from .select import Candidate, SelectFacts, at_address, select, split_address
+from .target import Target
+from .template import Template
 from .traits import Hook
+from .variant import Lowering
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

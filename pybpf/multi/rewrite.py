@@ -12,7 +12,7 @@ the return value behind the last slot. fexit.multi on a function of two slots::
     r2 = *(u64 *)(r6 + 0x10)  ctx[2]    r2 = 0x0
     r0 = *(u64 *)(r6 + 0x30)  ctx[6]    r0 = *(u64 *)(r6 + 0x10)
 
-`frame` works on any function with one image. A new main function builds
+`frame` works on any function with one variant. A new main function builds
 ``[ret][arg0][arg1]...`` on its stack, return value first, so that no argument
 moves when a function has more of them; the body runs as a static subprogram
 with r1 = frame, and the real context lies 8 bytes below for the helpers that

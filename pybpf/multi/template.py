@@ -1,24 +1,118 @@
-"""From a linked program to a `Template` and back to the records the kernel takes."""
+"""`Template`: a multi program before it is fitted to functions, made of a linked program."""
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ..asm import decode
 from ..asm.edit import Code
 from ..btf import Btf
 from ..errors import PlanError
 from ..obj.linker import LinkedProgram
-from .plan import Template
-from .traits import Hook
+from . import rewrite
+from .traits import CtxHelper, Hook, Traits, analyse
+from .variant import Lowering, Variant
 
-__all__ = ["make_template", "pack_info"]
+__all__ = ["Template", "make_template", "pack_info"]
 
 _KFUNC = re.compile(r"kfunc '(bpf_session_\w+)'").fullmatch
 _FUNC = struct.Struct("<II")  # struct bpf_func_info: insn_off (slots), type_id
 _LINE = struct.Struct("<IIII")  # struct bpf_line_info: insn_off, file_name_off, line_off, line_col
+
+
+@dataclass(frozen=True)
+class Template:
+    """A multi program before it is fitted to functions.
+
+    :param code: linked instructions with func_info and line_info
+    :param kfuncs: slot of a kfunc call -> kfunc name
+    :param source: slot -> ``file:line: text`` for messages
+    :param static: BTF id of a FUNC -> id of its twin with static linkage
+    """
+
+    name: str
+    code: Code
+    hook: Hook
+    sleepable: bool = False
+    kfuncs: Mapping[int, str] = field(default_factory=dict)
+    source: Mapping[int, str] = field(default_factory=dict)
+    static: Callable[[int], int] = field(default=lambda type_id: type_id, compare=False)
+    #: Call number that stands for a session kfunc in `code` -> its name.
+    session_calls: Mapping[int, str] = field(default_factory=dict)
+    #: Slot of any kfunc's call -> arguments it takes.
+    kfunc_args: Mapping[int, int] = field(default_factory=dict)
+
+    # Variants made of it so far, by what they were made for.
+    _variants: dict[tuple[object, ...], Variant] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _halves: dict[bool, Template] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def variant(
+        self, lowering: Lowering, make: Callable[[], Code], *key: object, scalars: bool = False
+    ) -> Variant:
+        """The variant of a lowering, made once.
+
+        :param make: rewrites the code
+        :param key: what the rewritten code depends on
+        """
+        full = (lowering.value, scalars, *key)
+        variant = self._variants.get(full)
+        if variant is None:
+            variant = self._variants[full] = Variant.of(lowering, make(), scalars=scalars)
+        return variant
+
+    def half(self, is_return: bool) -> Template:
+        """The entry or exit half of a session program, made once.
+
+        bpf_session_is_return is folded, and at entry bpf_get_func_ret gives 0, as it does in a
+        fsession program.
+        """
+        if is_return not in self._halves:
+            self._halves[is_return] = self._half(is_return)
+        return self._halves[is_return]
+
+    def _half(self, is_return: bool) -> Template:
+        folded = self._folded(is_return)
+        if is_return or CtxHelper.get_func_ret not in folded.traits.helpers:
+            return folded
+        code, places = rewrite.without_return(folded.code, folded.traits)
+        return replace(
+            folded,
+            code=code,
+            kfuncs={places[slot]: name for slot, name in folded.kfuncs.items()},
+            source={places[slot]: text for slot, text in folded.source.items()},
+            kfunc_args={places[slot]: count for slot, count in folded.kfunc_args.items()},
+        )
+
+    @cached_property
+    def reads_ret_at_entry(self) -> bool:
+        """The entry side of a session looks at the return value, which is 0 there."""
+        return self._folded(False).traits.needs_ret
+
+    def _folded(self, is_return: bool) -> Template:
+        code, kfuncs = rewrite.fold_session(self.code, self.kfuncs, is_return=is_return)
+        args = {s: n for s, n in self.kfunc_args.items() if s not in self.kfuncs or s in kfuncs}
+        return replace(self, code=code, hook=Hook.SESSION, kfuncs=kfuncs, kfunc_args=args)
+
+    @cached_property
+    def traits(self) -> Traits:
+        """:raises PlanError: if the use of the context cannot be proved"""
+        return analyse(
+            self.code,
+            self.hook,
+            program=self.name,
+            sleepable=self.sleepable,
+            source=self.source,
+            kfuncs=self.kfuncs,
+            kfunc_args=self.kfunc_args,
+        )
 
 
 def make_template(
@@ -33,7 +127,7 @@ def make_template(
 
     :param btf: the object's BTF, for source lines in messages
     :param static: BTF id of a FUNC -> id of its twin with static linkage
-    :raises PlanError: if it refers to modules, which images cannot carry along
+    :raises PlanError: if it refers to modules, which variants cannot carry along
     """
     if linked.btf_fd_refs or linked.kfunc_modules:
         raise PlanError(

@@ -10,8 +10,9 @@ from .._lazy import lazy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..multi.plan import Plan, Target
+    from ..multi.plan import Plan
     from ..multi.resolve import plan
+    from ..multi.target import Target
     from .classes import Attachment, Classes, classify
     from .image import TrampolineImage, image_of, images
 
@@ -33,7 +34,7 @@ __getattr__, __dir__ = lazy(
         "Attachment": ".classes",
         "Classes": ".classes",
         "Plan": "..multi.plan",
-        "Target": "..multi.plan",
+        "Target": "..multi.target",
         "TrampolineImage": ".image",
         "classify": ".classes",
         "image_of": ".image",

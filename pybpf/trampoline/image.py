@@ -27,6 +27,7 @@ from ..errors import BpfError
 from ..kernel import kallsyms, kcore
 from ..kernel.btf import KernelBtf, objects
 from .decode import decode, disassemble
+from .links import split_key
 from .roles import DecodedImage, Entry, Instruction, ProgramCall, TrampFlag, decode_entry
 
 TYPE_CHECKING = False
@@ -43,11 +44,8 @@ __all__ = [
     "image_of",
     "images",
     "loaded_programs",
-    "make_key",
-    "split_key",
 ]
 
-_KERNEL_BIT = 0x8000_0000
 _PAGE = 4096  # also the most an image may take: the JIT refuses more (E2BIG)
 _ENTRY_BYTES = 16
 # How often one function's image is read while it is being replaced, and seconds between.
@@ -59,20 +57,6 @@ Read = Callable[[int, int], bytes]
 """(address, bytes) -> kernel memory; `BpfError` if it is not mapped."""
 Names = Callable[[int], "tuple[str, str]"]
 """Trampoline key -> (function, module); "" for what is not known."""
-
-
-def make_key(btf_obj_id: int, btf_id: int, *, program: bool = False) -> int:
-    """Key of a trampoline.
-
-    :param btf_obj_id: id of the BTF object, or of the traced program if `program`
-    :param btf_id: id of the FUNC in it
-    """
-    return btf_obj_id << 32 | btf_id | (0 if program else _KERNEL_BIT)
-
-
-def split_key(key: int) -> tuple[int, int, bool]:
-    """A key's parts: (BTF object or program id, BTF id, whether it traces a program)."""
-    return key >> 32, key & (_KERNEL_BIT - 1), not key & _KERNEL_BIT
 
 
 @dataclass(frozen=True, slots=True)

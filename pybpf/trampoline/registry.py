@@ -1,7 +1,7 @@
 """Who is attached to kernel functions now: by trampoline, by kprobe, and which process did it.
 
 Trampolines show themselves (`image.images`) and their links name them
-(`verify.attachments`). kprobe.multi and kprobe links have no image; their link
+(`links.attachments`). kprobe.multi and kprobe links have no image; their link
 info tells addresses from 6.6 on, which kallsyms turns into functions. Owners come
 from `pybpf.kernel.owners`. `Registry.read` asks for each once, so that a table
 of ten thousand functions costs one walk over the links and one over processes.
@@ -22,9 +22,10 @@ from ..kernel.btf import KernelBtf
 from ..kernel.functions import KernelFunction
 from . import image as _image
 from .classes import CallModel, Classes, Kind, Run, Traced, of_traced
-from .image import ImageProgram, TrampolineImage, loaded_programs, split_key
+from .image import ImageProgram, TrampolineImage, loaded_programs
+from .links import Attached, attachments, read_links, split_key
 from .model import Models
-from .verify import Attached, attachments, check, read_links
+from .verify import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

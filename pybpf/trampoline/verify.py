@@ -23,11 +23,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 
-from .._sys import bpf as sys_bpf
-from .._sys.bpf import LinkInfo
-from .._uapi.enums import AttachType, LinkType
-from ..errors import BpfError, DeniedByPolicy
-from .image import ImageReader, TrampolineImage, make_key
+from .image import ImageReader, TrampolineImage
+from .links import Attached, LinkReading, attachments, read_links
 from .roles import ProgramCall, TrampFlag
 
 TYPE_CHECKING = False
@@ -35,32 +32,15 @@ if TYPE_CHECKING:
     from ..kernel.host import Facts
 
 __all__ = [
-    "Attached",
     "Finding",
-    "LinkReading",
     "Problem",
     "Survey",
-    "attachments",
     "check",
     "leaving",
-    "link_infos",
-    "read_links",
     "survey",
     "verify",
 ]
 
-# What a program of an attach type is in an image. An LSM program sits where its
-# hook can use it: void hooks take no return value, so it runs at their exit.
-_KINDS: dict[int, tuple[str, ...]] = {
-    AttachType.BPF_TRACE_FENTRY: ("fentry",),
-    AttachType.BPF_TRACE_FEXIT: ("fexit",),
-    AttachType.BPF_MODIFY_RETURN: ("fmod_ret",),
-    AttachType.BPF_LSM_MAC: ("fmod_ret", "fexit"),
-    AttachType.BPF_TRACE_FSESSION: ("fsession",),
-    AttachType.BPF_TRACE_FENTRY_MULTI: ("fentry",),
-    AttachType.BPF_TRACE_FEXIT_MULTI: ("fexit",),
-    AttachType.BPF_TRACE_FSESSION_MULTI: ("fsession",),
-}
 _ORDER = {("fentry", "entry"): 0, ("fsession", "entry"): 0, ("fmod_ret", "entry"): 1}
 # cgroup LSM programs run through a shim the kernel adds itself, which no link names.
 _SHIM = "__bpf_prog_enter_lsm_cgroup"
@@ -108,25 +88,6 @@ class Finding:
             "link": self.link,
             "program": self.program,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """One program on one function, as a link says.
-
-    :param link: link id
-    :param program: program id
-    :param keys: trampoline keys it may mean (a link does not say whether its object id is
-        a program's or a BTF object's); empty if the kernel does not tell the function
-    :param kinds: what it may be in an image: ``fentry``, ``fexit``, ``fmod_ret``, ``fsession``
-    :param cookie: ``__u64``, or None if the kernel does not tell
-    """
-
-    link: int
-    program: int
-    keys: tuple[int, ...]
-    kinds: tuple[str, ...]
-    cookie: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,84 +208,6 @@ def _check_link(one: Attached, calls: Sequence[ProgramCall]) -> Iterator[tuple[P
 
 
 # ---- the running kernel -------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LinkReading:
-    """The kernel's links at one moment.
-
-    :param infos: what the kernel says of each, by id
-    :param pending: ids of links that were still being made, or had just gone: the kernel says
-        nothing about them, but their programs may be in images already
-    """
-
-    infos: tuple[LinkInfo, ...]
-    pending: frozenset[int] = frozenset()
-
-
-def read_links() -> LinkReading:
-    """Read what the kernel says of each of its links.
-
-    :raises DeniedByPolicy: without CAP_SYS_ADMIN
-    """
-    infos: list[LinkInfo] = []
-    pending: set[int] = set()
-    for number, fd in sys_bpf.walk("link"):
-        if fd is None:
-            pending.add(number)
-            continue
-        try:
-            infos.append(sys_bpf.link_info(fd))
-        except DeniedByPolicy:
-            raise
-        except BpfError:
-            # One link whose details cannot be read (the path of a uprobe that is too long)
-            # does not hide the others.
-            infos.append(sys_bpf.link_info(fd, details=False))
-    return LinkReading(tuple(infos), frozenset(pending))
-
-
-def link_infos() -> Iterator[LinkInfo]:
-    """Give what the kernel says of each of its links, by id; see `read_links`.
-
-    :raises DeniedByPolicy: without CAP_SYS_ADMIN
-    """
-    return iter(read_links().infos)
-
-
-def attachments(infos: Iterable[LinkInfo] | None = None) -> list[Attached]:
-    """List what every tracing and tracing_multi link of the kernel says, by link id.
-
-    A tracing_multi link of a kernel that does not tell its functions (7.2) gives one entry
-    without keys. Extension programs (freplace) have no image and are left out.
-
-    :param infos: `link_infos` that were read already
-    :raises DeniedByPolicy: without CAP_SYS_ADMIN
-    """
-    given = link_infos() if infos is None else infos
-    return [one for info in given for one in _attached(info)]
-
-
-def _attached(info: LinkInfo) -> Iterator[Attached]:
-    multi = info.type == LinkType.BPF_LINK_TYPE_TRACING_MULTI
-    if not multi and info.type != LinkType.BPF_LINK_TYPE_TRACING:
-        return
-    if multi and not info.ids:
-        yield Attached(info.id, info.prog_id, (), ("fentry", "fexit", "fsession"))
-        return
-    kinds = _KINDS.get(info.attach_type)
-    if kinds is None:
-        return
-    if multi:
-        cookies = info.cookies or [0] * len(info.ids)
-        for btf_id, cookie in zip(info.ids, cookies, strict=True):
-            keys: tuple[int, ...] = (make_key(info.btf_obj_id, btf_id),)
-            yield Attached(info.id, info.prog_id, keys, kinds, cookie)
-        return
-    obj, btf_id = info.target_obj_id, info.target_btf_id
-    keys = (make_key(obj, btf_id), make_key(obj, btf_id, program=True))
-    # Kernels before 7.0 leave the cookie 0, so a 0 says nothing.
-    yield Attached(info.id, info.prog_id, keys, kinds, info.cookie or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,10 @@ from pybpf.features import Feature
 from pybpf.multi.cost import Mechanism
 from pybpf.multi.denylist import denied, never_returns
 from pybpf.multi.link import MultiLink
-from pybpf.multi.plan import Group, Plan, Target
+from pybpf.multi.plan import Group, Plan
 from pybpf.multi.programs import MultiPrograms
 from pybpf.multi.resolve import Resolver, plan, plan_facts
+from pybpf.multi.target import Target
 from pybpf.multi.template import pack_info
 
 __all__ = ["main"]
@@ -193,9 +194,9 @@ class Bench:
         for group in made.groups:
             for target in group.targets:
                 with contextlib.suppress(VerifierError):
-                    images.load_image(
+                    images.load_variant(
                         template,
-                        group.parts[0].image.code,
+                        group.parts[0].variant.code,
                         prog_type=ProgType.BPF_PROG_TYPE_TRACING,
                         attach_type=AttachType.BPF_TRACE_FENTRY,
                         btf_id=target.btf_id or 0,
@@ -282,7 +283,7 @@ class Bench:
     @staticmethod
     def _group(group: Group) -> bytes:
         (part,) = group.parts
-        code = part.image.code
+        code = part.variant.code
         funcs, lines = pack_info(code)
         targets = group.targets
         count = len(targets)

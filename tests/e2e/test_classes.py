@@ -20,8 +20,8 @@ from pybpf.asm import insn as a
 from pybpf.features import Feature
 from pybpf.kernel.host import Facts
 from pybpf.multi.classes import planned
-from pybpf.multi.plan import Target
 from pybpf.multi.resolve import Resolver
+from pybpf.multi.target import Target
 from pybpf.trampoline.classes import Attachment, Classes, Kind, classify
 from pybpf.trampoline.registry import image_classes
 from tests.support.require import facts

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 import pytest
 
 from pybpf.features import Feature
-from pybpf.multi.plan import Lowering
 from pybpf.multi.reasons import Reason
+from pybpf.multi.variant import Lowering
 from pybpf.trampoline.model import Return
 from tests.support.trampolines import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness

@@ -20,7 +20,7 @@ from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.kernel.lookup import BtfTarget
 from pybpf.multi.reasons import Reason
-from pybpf.trampoline.verify import attachments
+from pybpf.trampoline.links import attachments
 from tests.support.require import probes
 from tests.support.trampolines import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness

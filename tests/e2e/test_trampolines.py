@@ -27,8 +27,9 @@ from pybpf.asm import opcodes as op
 from pybpf.btf import Btf, BtfKind, FuncProto
 from pybpf.kernel.btf import KernelBtf
 from pybpf.trampoline.image import TrampolineImage
+from pybpf.trampoline.links import attachments
 from pybpf.trampoline.roles import Role, TrampFlag
-from pybpf.trampoline.verify import Problem, attachments
+from pybpf.trampoline.verify import Problem
 from tests.support.trampolines import image_of, images, survey, verify
 
 FENTRY, FEXIT = AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FEXIT

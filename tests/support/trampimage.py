@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pybpf.kernel.kallsyms import Kallsyms
-from pybpf.trampoline.image import LoadedProgram, TrampolineImage, collect, make_key
-from pybpf.trampoline.verify import Attached
+from pybpf.trampoline.image import LoadedProgram, TrampolineImage, collect
+from pybpf.trampoline.links import Attached, make_key
 from tests.support.trampwriter import ENTER, EXIT, TRAMP_ENTER, TRAMP_EXIT, Prog, Shape, write
 
 __all__ = ["FUNCTION", "IMAGE", "KEY", "KINDS", "LOADED", "PROGS", "SHIM", "image", "links"]

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import pybpf
 from pybpf.btf import BtfKind, types
 from pybpf.features import Feature
-from pybpf.multi.plan import Target
 from pybpf.multi.resolve import Resolver
+from pybpf.multi.target import Target
 
 __all__ = ["PROGRAMS", "SESSION", "Function", "Program", "Witness"]
 

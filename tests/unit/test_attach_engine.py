@@ -24,9 +24,12 @@ from pybpf.multi import link as multi_link
 from pybpf.multi.cost import Cost
 from pybpf.multi.link import MultiLink
 from pybpf.multi.options import AttachOptions
-from pybpf.multi.plan import Lowering, PlanFacts, Target, Template
+from pybpf.multi.plan import PlanFacts
 from pybpf.multi.planner import make_plan
 from pybpf.multi.reasons import Reason
+from pybpf.multi.target import Target
+from pybpf.multi.template import Template
+from pybpf.multi.variant import Lowering
 from tests.unit.test_planner import BASE, K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
 
 TARGETS = [Target(f"f{n}", "", 0x1000 * (n + 1), n + 1, model(n % 3)) for n in range(5)]
@@ -66,7 +69,7 @@ class Kernel:
 
     # -- what the engine asks for
 
-    def load_image(self, template: Template, code: object, **about: Any) -> Fd:
+    def load_variant(self, template: Template, code: object, **about: Any) -> Fd:
         self.happen(f"load {about['btf_id']}")
         return self.descriptor("program")
 
@@ -200,7 +203,7 @@ def test_what_the_verifier_made_of_the_plan(kernel: Kernel) -> None:
 
     kernel.refuse = refuse
     with run(kernel, WAYS[0]) as link:
-        ways = {t.name: g.parts[0].image for g in link.groups for t in g.targets}
+        ways = {t.name: g.parts[0].variant for g in link.groups for t in g.targets}
         assert [(n, ways[n].lowering, ways[n].scalars) for n in ("f0", "f1", "f2")] == [
             ("f0", Lowering.DIRECT, False),
             ("f1", Lowering.DIRECT, True),

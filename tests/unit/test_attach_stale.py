@@ -16,9 +16,11 @@ from pybpf.multi import engine
 from pybpf.multi.ground import ROUNDS
 from pybpf.multi.link import MultiLink
 from pybpf.multi.options import AttachOptions
-from pybpf.multi.plan import PlanFacts, Target, Template
+from pybpf.multi.plan import PlanFacts
 from pybpf.multi.planner import make_plan
 from pybpf.multi.reasons import Reason, Skipped
+from pybpf.multi.target import Target
+from pybpf.multi.template import Template
 from tests.unit import test_attach_engine
 from tests.unit.test_attach_engine import ENTRY, K6_6, Kernel
 from tests.unit.test_planner import K6_1, K6_12, K7_3, PROGRAMS, SESSION, model

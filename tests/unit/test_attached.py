@@ -12,9 +12,9 @@ from pybpf._uapi.enums import LinkType, PerfEventType
 from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.owners import Held, Owner, Owners
 from pybpf.trampoline import registry as module
-from pybpf.trampoline.image import TrampolineImage, make_key
+from pybpf.trampoline.image import TrampolineImage
+from pybpf.trampoline.links import Attached, attachments, make_key
 from pybpf.trampoline.registry import Probed, Registry, image_classes, probed, tracing
-from pybpf.trampoline.verify import Attached, attachments
 from tests.support.trampimage import KEY, image, links
 
 SYMBOLS = Kallsyms(

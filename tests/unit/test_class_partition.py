@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import pybpf
 from pybpf.multi.classes import planned
-from pybpf.multi.plan import Target
 from pybpf.multi.resolve import plan
+from pybpf.multi.target import Target
 from pybpf.trampoline.classes import (
     Attachment,
     CallModel,

@@ -16,10 +16,10 @@ from pybpf.kernel.btf import BtfObject, KernelBtf
 from pybpf.kernel.ftrace import parse_functions
 from pybpf.kernel.host import Facts
 from pybpf.kernel.modules import LoadedModule, ModuleList
-from pybpf.multi.plan import Target
 from pybpf.multi.reasons import Reason
 from pybpf.multi.resolve import Resolver
 from pybpf.multi.select import select
+from pybpf.multi.target import Target
 
 TEXT = """\
 veth 40960 0 - Live 0xffffffffc02e6000

@@ -20,9 +20,10 @@ from pybpf.btf.types import Func, Linkage
 from pybpf.errors import BpfError, DeniedByPolicy, PlanError
 from pybpf.kernel.host import Facts
 from pybpf.multi import programs as multi
-from pybpf.multi.plan import Plan, Target
+from pybpf.multi.plan import Plan
 from pybpf.multi.reasons import Reason
-from pybpf.trampoline import verify
+from pybpf.multi.target import Target
+from pybpf.trampoline import links as trampoline_links
 from pybpf.trampoline.model import Model, Return
 from tests.support.fakes import FakeKernel
 from tests.support.savedfacts import saved_facts
@@ -67,7 +68,7 @@ def test_images_are_the_same_before_and_after_the_maps_are_made(
     assert blobs[0] == blobs[1]
     loaded = Btf(blobs[0])
     for group in before.groups:
-        code = group.parts[0].image.code
+        code = group.parts[0].variant.code
         main, body = (loaded.type(type_id) for _, type_id in code.func_info)
         assert isinstance(main, Func) and isinstance(body, Func)
         assert main.name == body.name == "on_exit"
@@ -96,7 +97,7 @@ def program(
         raise Attached(plan, seen, cookie)
 
     monkeypatch.setattr(multi, "run", run)
-    monkeypatch.setattr(verify.sys_bpf, "ids", lambda kind: iter(()))
+    monkeypatch.setattr(trampoline_links.sys_bpf, "ids", lambda kind: iter(()))
     with pybpf.open(MULTI, facts=facts) as obj:
         yield obj.programs["on_entry"]
 
@@ -297,7 +298,7 @@ def test_who_is_attached_already_may_be_secret(
     def ids(kind: str) -> None:
         raise DeniedByPolicy(errno.EPERM, f"ids of {kind}s")
 
-    monkeypatch.setattr(verify.sys_bpf, "ids", ids)
+    monkeypatch.setattr(trampoline_links.sys_bpf, "ids", ids)
     assert given(program, "vfs_fsync", None) == {"vfs_fsync": None}
 
 
@@ -309,7 +310,7 @@ def test_counting_what_is_attached_is_only_a_hint(
     fake = FakeKernel(monkeypatch)
     fake.attrs[Cmd.BPF_LINK_GET_FD_BY_ID] = structs.GetId
     fake.on[Cmd.BPF_LINK_GET_FD_BY_ID] = lambda attr: -number
-    monkeypatch.setattr(verify.sys_bpf, "ids", lambda kind: iter((3, 4)))
+    monkeypatch.setattr(trampoline_links.sys_bpf, "ids", lambda kind: iter((3, 4)))
     assert given(program, "vfs_fsync", None) == {"vfs_fsync": None}
 
 

@@ -14,13 +14,12 @@ import pytest
 
 from pybpf.kernel.host import Facts
 from pybpf.kernel.owners import Held, Owner, Owners
-from pybpf.multi.plan import Target
+from pybpf.multi.target import Target
 from pybpf.tools.trampolines import cli as tool
 from pybpf.tools.trampolines import plan as plan_command
 from pybpf.tools.trampolines import why as why_command
-from pybpf.trampoline.image import make_key
+from pybpf.trampoline.links import Attached, make_key
 from pybpf.trampoline.registry import Probed, Registry
-from pybpf.trampoline.verify import Attached
 from tests.support.savedfacts import saved_facts
 
 # As the tool itself finds them.

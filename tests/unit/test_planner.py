@@ -18,11 +18,14 @@ from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
 from pybpf.multi.cost import Mechanism
-from pybpf.multi.plan import Lowering, Plan, PlanFacts, Side, Target, Template
+from pybpf.multi.plan import Plan, PlanFacts, Side
 from pybpf.multi.planner import answers
 from pybpf.multi.reasons import Reason
 from pybpf.multi.resolve import plan
+from pybpf.multi.target import Target
+from pybpf.multi.template import Template
 from pybpf.multi.traits import CtxHelper, Hook
+from pybpf.multi.variant import Lowering
 from pybpf.trampoline.model import Model, Return
 
 F = Feature
@@ -124,7 +127,7 @@ def test_law_2_groups_are_homogeneous(request: tuple) -> None:  # type: ignore[t
     """One module per trampoline group; no two groups of a mechanism and BTF share images."""
     out = made(request)
     keys = [
-        (g.mechanism, g.module, tuple((p.side, p.image.digest) for p in g.parts))
+        (g.mechanism, g.module, tuple((p.side, p.variant.digest) for p in g.parts))
         for g in out.groups
     ]
     assert len(set(keys)) == len(keys)
@@ -287,7 +290,7 @@ def test_session_forms() -> None:
     ]
     pair = one(SESSION, T, K6_1, "trampoline").groups[0]
     assert [p.side for p in pair.parts] == [Side.ENTRY, Side.EXIT]
-    assert pair.parts[0].image != pair.parts[1].image
+    assert pair.parts[0].variant != pair.parts[1].variant
     assert one(COOKIE_SESSION, T, K6_12).groups[0].mechanism is Mechanism.KPROBE_MULTI
     assert one(COOKIE_SESSION, T, K6_1).skipped[0].reason is Reason.NO_SESSION_COOKIE
 
@@ -389,7 +392,7 @@ def test_no_session_shows_a_register_as_the_return_value_at_entry() -> None:
     """0 at entry on every mechanism: kprobe.session cannot, so it is a pair of links there."""
     (group,) = one(READS_RET_AT_ENTRY, T, K6_12, "kprobe_multi").groups
     assert [p.side for p in group.parts] == [Side.ENTRY, Side.EXIT]
-    entry, exit_ = (p.image.code.insns for p in group.parts)
+    entry, exit_ = (p.variant.code.insns for p in group.parts)
     assert entry[0] == asm.mov(0, 0)
     assert exit_[0] == asm.load(op.DW, 0, 1, 80)
     cookie = replace(READS_RET_AT_ENTRY, kfuncs={1: "bpf_session_cookie"})
@@ -412,7 +415,7 @@ def test_get_func_ret_at_the_entry_of_a_pair_gives_0() -> None:
     zero = (asm.store_imm(op.DW, 2, 0, 0), asm.mov(0, 0))
     for facts, mechanism in ((K6_1, "kprobe"), (K6_1, "trampoline"), (K6_12, "kprobe_multi")):
         (group,) = one(program, T, facts, mechanism).groups
-        entry, exit_ = (p.image.code.insns for p in group.parts)
+        entry, exit_ = (p.variant.code.insns for p in group.parts)
         assert entry[2:4] == zero, mechanism
         assert entry[4] == asm.mov(0, 0) and exit_[-2] == asm.mov(0, 1)
         assert zero[0] not in exit_

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pybpf.btf import Btf, BtfKind
 from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from pybpf.features import Feature
-from pybpf.multi import refusals
+from pybpf.multi import reasons
 from pybpf.multi.select import Candidate
 from pybpf.obj.reader import read_object
 from pybpf.tools.retsnoop import attach, events
@@ -297,7 +297,7 @@ def test_bisect_finds_the_guilty(count: int, bad: set[int]) -> None:
     [
         (DeniedByPolicy(errno.EPERM), 1),
         (UnsupportedFeature("kprobe.multi"), 1),
-        *((BpfError(number), 1) for number in sorted(refusals.HOPELESS | refusals.NO_ROOM)),
+        *((BpfError(number), 1) for number in sorted(reasons.HOPELESS | reasons.NO_ROOM)),
         (VerifierError(errno.EACCES, "clone", "log"), 0),
         (VerifierError(errno.EPERM, "clone", "log"), 0),
         (BpfError(errno.ENOMEM), 0),

@@ -15,8 +15,8 @@ from pybpf.kernel import sleepable
 from pybpf.kernel.btf import KernelBtf
 from pybpf.kernel.host import Facts
 from pybpf.kernel.sleepable import Question, may_sleep
-from pybpf.multi.plan import Target
 from pybpf.multi.resolve import Resolver
+from pybpf.multi.target import Target
 from tests.support.savedfacts import saved_facts
 from tests.unit.test_planner import model
 

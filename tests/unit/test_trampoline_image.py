@@ -9,15 +9,8 @@ import pytest
 from pybpf.errors import BpfError
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
 from pybpf.trampoline import image as module
-from pybpf.trampoline.image import (
-    ImageReader,
-    LoadedProgram,
-    TrampolineImage,
-    collect,
-    image_of,
-    make_key,
-    split_key,
-)
+from pybpf.trampoline.image import ImageReader, LoadedProgram, TrampolineImage, collect, image_of
+from pybpf.trampoline.links import make_key, split_key
 from pybpf.trampoline.roles import TrampFlag
 from tests.support import trampwriter as tw
 from tests.support.trampwriter import Prog, Shape, write

@@ -17,8 +17,8 @@ from pybpf.trampoline import image as image_module
 from pybpf.trampoline import registry as attached_module
 from pybpf.trampoline import verify as verify_module
 from pybpf.trampoline.image import TrampolineImage
+from pybpf.trampoline.links import LinkReading
 from pybpf.trampoline.registry import Probed, Registry
-from pybpf.trampoline.verify import LinkReading
 from tests.support.trampimage import KEY, PROGS, image, links
 from tools.dev import start
 

@@ -11,10 +11,12 @@ import pytest
 
 from pybpf._uapi import structs
 from pybpf._uapi.enums import Cmd, LinkType
+from pybpf.trampoline import links as link_module
 from pybpf.trampoline import verify as module
-from pybpf.trampoline.image import TrampolineImage, make_key
+from pybpf.trampoline.image import TrampolineImage
+from pybpf.trampoline.links import Attached, LinkReading, make_key
 from pybpf.trampoline.roles import Entry
-from pybpf.trampoline.verify import Attached, LinkReading, Problem, check, survey, verify
+from pybpf.trampoline.verify import Problem, check, survey, verify
 from tests.support.fakes import FakeKernel
 from tests.support.trampimage import FUNCTION, IMAGE, KEY, PROGS, SHIM, image, links
 from tests.support.trampwriter import Shape
@@ -178,7 +180,7 @@ def test_attached_from_link_infos() -> None:
     fexit = AttachType.BPF_TRACE_FEXIT
 
     def of(*infos: LinkInfo) -> list[Attached]:
-        return [one for info in infos for one in module._attached(info)]
+        return [one for info in infos for one in link_module._attached(info)]
 
     def plain(cookie: int) -> LinkInfo:
         return LinkInfo(tracing, 7, 70, fexit, target_obj_id=1, target_btf_id=5, cookie=cookie)
@@ -368,7 +370,7 @@ def test_links_in_the_making_are_passed_over(monkeypatch: pytest.MonkeyPatch) ->
         Cmd.BPF_LINK_GET_FD_BY_ID: opened,
         Cmd.BPF_OBJ_GET_INFO_BY_FD: info,
     }
-    reading = module.read_links()
+    reading = link_module.read_links()
     assert [one.id for one in reading.infos] == [1, 4]
     assert reading.pending == {2, 3}
 
@@ -376,7 +378,7 @@ def test_links_in_the_making_are_passed_over(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_link_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its details fail (the path of a uprobe): type and program are kept, the walk goes on."""
     fake = FakeKernel(monkeypatch)
-    monkeypatch.setattr(module.sys_bpf, "ids", lambda kind: iter((1, 2)))
+    monkeypatch.setattr(link_module.sys_bpf, "ids", lambda kind: iter((1, 2)))
     fake.attrs[Cmd.BPF_LINK_GET_FD_BY_ID] = structs.GetId
     asked = []
 
@@ -393,6 +395,6 @@ def test_a_link_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPat
         Cmd.BPF_LINK_GET_FD_BY_ID: lambda attr: fake.fd(),
         Cmd.BPF_OBJ_GET_INFO_BY_FD: info,
     }
-    reading = module.read_links()
+    reading = link_module.read_links()
     assert [one.type for one in reading.infos] == [LinkType.BPF_LINK_TYPE_UPROBE_MULTI] * 2
     assert reading.pending == set()

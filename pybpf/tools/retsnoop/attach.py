@@ -17,7 +17,7 @@ from ...errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierErro
 from ...features import Feature
 from ...multi.cost import OWN_OPS, SHARED_OPS, Cost
 from ...multi.cost import Mechanism as Priced
-from ...multi.refusals import HOPELESS, NO_ROOM
+from ...multi.reasons import HOPELESS, NO_ROOM
 from .functions import Function
 from .options import Mechanism
 

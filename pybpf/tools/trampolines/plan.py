@@ -19,8 +19,9 @@ from ...asm.text import listing
 from ...errors import PlanError
 from ...multi.classes import planned
 from ...multi.link import SLOW_S
-from ...multi.plan import Plan, Template
+from ...multi.plan import Plan
 from ...multi.resolve import plan
+from ...multi.template import Template
 from ...multi.traits import Hook
 from ...trampoline.classes import classify
 from ..inputs import read_facts
@@ -109,8 +110,8 @@ def plan_lines(made: Plan, *, verbose: bool, prog: str) -> Iterator[Line]:
         yield Line()
         yield Line(f"code of {title}", "1")
         for part in group.parts:
-            yield Line(f"  image {part.image.digest} ({part.side.value})", "36")
-            yield from (Line(f"    {text}") for text in listing(part.image.code.insns))
+            yield Line(f"  image {part.variant.digest} ({part.side.value})", "36")
+            yield from (Line(f"    {text}") for text in listing(part.variant.code.insns))
 
 
 def show_plan(args: argparse.Namespace, screen: Screen) -> int:

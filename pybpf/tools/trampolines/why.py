@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from ...errors import PlanError, UnsupportedFeature
-from ...multi.plan import Target, Template
 from ...multi.planner import answers
 from ...multi.resolve import Resolver, plan_facts
+from ...multi.target import Target
+from ...multi.template import Template
 from ..inputs import read_facts
 from ..parsers import UsageError
 from ..progress import Waiting
@@ -33,7 +34,7 @@ _UNSURE = "unknown: only the kernel can say whether a sleepable program may run 
 
 
 def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[dict[str, object]]:
-    from ...trampoline.image import make_key
+    from ...trampoline.links import make_key
 
     if known is None:
         return []

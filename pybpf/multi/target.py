@@ -1,0 +1,25 @@
+"""`Target`: one kernel function, as the planner sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..kernel.functions import KernelFunction
+
+__all__ = ["Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target(KernelFunction):
+    """One kernel function, and what attaching to it needs to know besides.
+
+    :param unique: no other function of this module has its name
+    :param kprobe: not on the kprobe blacklist
+    :param occupied: programs its trampoline holds already
+    :param may_sleep: the kernel lets sleepable programs run on it; None if that is not known
+    """
+
+    unique: bool = True
+    kprobe: bool = True
+    occupied: int = 0
+    may_sleep: bool | None = None
