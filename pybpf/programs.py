@@ -48,6 +48,8 @@ _MULTI = {
     AttachType.BPF_TRACE_FEXIT_MULTI,
     AttachType.BPF_TRACE_FSESSION_MULTI,
 }
+# Ways of attaching, words of `pybpf.obj.sections`, of programs that are alike to the kernel.
+_PROBES = ("kprobe", "ksyscall", "uprobe", "usdt")
 # BPF_PROG_TEST_RUN takes a context from these and refuses to give one back.
 _CTX_IN_ONLY = frozenset(
     {
@@ -211,14 +213,19 @@ class Program:
         return sys_bpf.prog_info(self.fd)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        # Errors of what is done here say of which program.
+    def _named(self, *ways: str) -> Iterator[None]:
+        # Errors of what is done here say of which program; and, where the kernel's EINVAL may
+        # mean that it is of another kind than these `ways` of attaching need, what its own is.
         own = self.attach_to == self._spec.attach_to
         on = "" if own else f", on {self.attach_to}"
         who = f"program {self.name!r} ({self.section}{on})"
         try:
             yield
         except BpfError as error:
+            if ways and error.errno == errno.EINVAL and self.attaches not in ways:
+                way = table.WAYS.get(self.attaches, table.Way())
+                if way.hint and not error.hint:
+                    error.hint = f"a program of section {self.section!r}: {way.hint}"
             if who not in error.context:
                 error.add_context(who)
             raise
@@ -373,7 +380,7 @@ class Program:
         :raises BpfError: see `pybpf.links.attach_tracing`
         """
         what = f"{self.handler}/{self.attach_to}"
-        with self._named():
+        with self._named("tracing", "lsm"):
             return links.attach_tracing(self, self.expected_attach_type, cookie=cookie, what=what)
 
     def attach_kprobe(
@@ -396,7 +403,7 @@ class Program:
         :raises BpfError: ENOENT for an unknown name, with near names; EINVAL for a place that
             must not be probed; EADDRNOTAVAIL for a name that several functions share
         """
-        with self._named():
+        with self._named(*_PROBES):
             return links.attach_kprobe(
                 self,
                 function,
@@ -417,7 +424,7 @@ class Program:
         session: bool = False,
     ) -> links.Link:
         """Attach to many kernel functions by one link; see `pybpf.links.attach_kprobe_multi`."""
-        with self._named():
+        with self._named("kprobe_multi", "kprobe_session"):
             return links.attach_kprobe_multi(
                 self, syms=syms, addrs=addrs, cookies=cookies, retprobe=retprobe, session=session
             )
@@ -429,7 +436,7 @@ class Program:
         :raises TypeError: if a name is not a str
         :raises BpfError: ENOENT if tracefs has no such event, with near names
         """
-        with self._named():
+        with self._named("tracepoint"):
             return links.attach_tracepoint(self, category, name, cookie=cookie)
 
     def attach_raw_tp(self, name: str, *, cookie: int = 0) -> links.Link:
@@ -439,7 +446,7 @@ class Program:
         :raises TypeError: if `name` is not a str
         :raises BpfError: ENOENT if there is no such tracepoint, with near names
         """
-        with self._named():
+        with self._named("raw_tracepoint"):
             return links.attach_raw_tracepoint(
                 self,
                 name,
@@ -472,7 +479,7 @@ class Program:
         :raises BpfError: ENOENT if there is no such file, library or function, with near names;
             EINVAL if a name means several functions; ESRCH if there is no such process
         """
-        with self._named():
+        with self._named(*_PROBES):
             return links.attach_uprobe(
                 self,
                 binary,
@@ -493,7 +500,7 @@ class Program:
         :raises BpfError: ENODEV if there is no such interface, with near names; EBUSY if it has
             an XDP program; EOPNOTSUPP if its driver does not have that mode
         """
-        with self._named():
+        with self._named("xdp"):
             return links.attach_xdp(self, interface, mode=mode)
 
     def attach_cgroup(self, cgroup: str | os.PathLike[str] | int | links.HasFd) -> links.Link:
@@ -504,7 +511,7 @@ class Program:
         :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is
             not a cgroup of the v2 hierarchy
         """
-        with self._named():
+        with self._named("cgroup"):
             return links.attach_cgroup(
                 self, cgroup, self.expected_attach_type, what=f"{self.section} on {cgroup!r}"
             )
@@ -517,7 +524,7 @@ class Program:
         :raises BpfError: ENOENT if there is no such file, with near names; EINVAL if it is not a
             network namespace
         """
-        with self._named():
+        with self._named("netns"):
             return links.attach_netns(
                 self, netns, self.expected_attach_type, what=f"{self.section} on {netns!r}"
             )

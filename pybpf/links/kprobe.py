@@ -58,7 +58,7 @@ def attach_kprobe(
         event = perf.open_kprobe(function or None, offset or address, retprobe=retprobe)
     except BpfError as error:
         if error.errno == errno.ENOENT and function:
-            error.hint = near(function, names()) or error.hint
+            error.hint = near(function, names) or error.hint
         error.add_context(what)
         raise
     return attach_perf_event(program, event, cookie=cookie, what=what)

@@ -312,9 +312,15 @@ def need(value: object, kind: type | tuple[type, ...], what: str, hint: str = ""
         raise TypeError(f"{text} ({hint})" if hint else text)
 
 
-def near(name: str, names: Iterable[str]) -> str:
-    """A hint with the names that are perhaps meant, "" if there are none."""
-    found = near_names(name, names)
+def near(name: str, names: Iterable[str] | Callable[[], Iterable[str]]) -> str:
+    """Give a hint with the names that are perhaps meant, "" if there are none.
+
+    :param names: those that exist, or what reads them; if they cannot be read there is no hint
+    """
+    try:
+        found = near_names(name, names() if callable(names) else names)
+    except (OSError, ValueError):  # no right to see them, or no BTF
+        return ""
     return f"near: {', '.join(found)}" if found else ""
 
 

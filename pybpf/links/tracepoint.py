@@ -38,7 +38,7 @@ def attach_raw_tracepoint(
         if cookie and error.errno in (errno.EINVAL, errno.E2BIG):
             raise UnsupportedFeature("a cookie on a raw tracepoint", "6.10") from error
         if error.errno == errno.ENOENT:
-            error.hint = near(name, names()) or error.hint
+            error.hint = near(name, names) or error.hint
         error.add_context(f"raw tracepoint {name!r}")
         raise
     return Link(fd, f"raw_tp/{name}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pybpf._uapi.enums import MapType
-from pybpf.btf import Btf, Int, Member, Struct
+from pybpf.btf import Array, Btf, Int, Member, Struct
 from pybpf.btf.encode import BtfBuilder
 from pybpf.btf.values import Codec, codec
 from pybpf.maps import Map
@@ -31,6 +31,18 @@ def event_codec() -> Codec:
     u32 = types.add(Int("unsigned int", 4, 32))
     u64 = types.add(Int("unsigned long long", 8, 64))
     fields = [("seq", u64, 0), ("a", u32, 64), ("b", u32, 96), ("c", u64, 128), ("d", u64, 192)]
+    event = types.add(Struct("event", 32, tuple(Member(*field) for field in fields)))
+    return codec(Btf(types.build()), event)
+
+
+def named_codec() -> Codec:
+    """``struct event { u64 seq; u32 a, b; char comm[16]; }``, of the same size."""
+    types = BtfBuilder()
+    char = types.add(Int("char", 1, 8, 0, 1))
+    u32 = types.add(Int("unsigned int", 4, 32))
+    u64 = types.add(Int("unsigned long long", 8, 64))
+    comm = types.add(Array(char, u32, 16))
+    fields = [("seq", u64, 0), ("a", u32, 64), ("b", u32, 96), ("comm", comm, 128)]
     event = types.add(Struct("event", 32, tuple(Member(*field) for field in fields)))
     return codec(Btf(types.build()), event)
 
@@ -106,6 +118,7 @@ def main() -> list[str]:
                 "tuples": side(fields, by_batches),
                 "tuples, loop": side(fields, by_loop),
                 "typed": side(event_codec(), by_batches),
+                "named": side(named_codec(), by_batches),
                 "typed, loop": side(event_codec(), by_attribute),
                 "bytes": side(None, by_batches),
                 "one read": side(fields, lambda rb: len(rb.read(0))),
@@ -131,6 +144,7 @@ def main() -> list[str]:
         ("batches of tuples, unpacked in a loop", "tuples, loop", GOAL),
         ("batches of BTF records", "typed", GOAL),
         ("batches of BTF records, attribute in a loop", "typed, loop", None),
+        ("batches of BTF records with a char[16]", "named", None),
         ("batches of bytes", "bytes", GOAL),
         ("everything with one read(), tuples", "one read", None),
         ("views to a callback", "callback", 1.5e6),

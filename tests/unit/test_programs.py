@@ -19,6 +19,7 @@ from pybpf._sys import perf
 from pybpf._sys.fd import Fd
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.errors import BpfError
+from pybpf.kernel import lookup
 from pybpf.kernel.host import Facts
 from pybpf.obj.sections import find
 from tests.support.savedfacts import saved_facts
@@ -277,6 +278,42 @@ def test_a_wrong_name_or_type_is_one_clear_error(kinds: pybpf.Object, what: str)
     kind, words, way = WRONG[what]
     with pytest.raises(kind, match=words):
         way(kinds.programs["on_raw_tp"])
+
+
+def test_advice_that_cannot_be_had_hides_no_error(
+    kinds: pybpf.Object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without BTF or the right to read names the error is the kernel's, without near names."""
+
+    def unknown(*args: object, **how: object) -> Fd:
+        raise BpfError(errno.ENOENT, "BPF_SOMETHING")
+
+    def unreadable(*args: object) -> Iterator[str]:
+        raise pybpf.UnsupportedFeature("BTF")
+        yield ""
+
+    monkeypatch.setattr(sys_link, "raw_tracepoint_open", unknown)
+    monkeypatch.setattr(lookup, "raw_tracepoint_names", unreadable)
+    with pytest.raises(BpfError, match="ENOENT") as caught:
+        kinds.programs["on_raw_tp"].attach_raw_tp("sched_swich")
+    assert not caught.value.hint and "BPF_SOMETHING" in str(caught.value)
+
+
+def test_a_program_of_another_kind_is_told_how_it_is_attached(
+    kinds: pybpf.Object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel answers EINVAL; for a program of the right kind that means something else."""
+
+    def wrong(*args: object, **how: object) -> Fd:
+        raise BpfError(errno.EINVAL, "BPF_LINK_CREATE")
+
+    monkeypatch.setattr(sys_link, "link_create_generic", wrong)
+    program = kinds.programs["on_kprobe"]
+    with pytest.raises(BpfError, match=r"kprobe/__x64_sys_getpgid': call attach_kprobe\("):
+        program.attach_xdp("lo")
+    with pytest.raises(BpfError) as caught:
+        become(program, "xdp").attach_xdp("lo")
+    assert not caught.value.hint
 
 
 @pytest.mark.parametrize(
