@@ -10,9 +10,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
+from .main import all_pages
 from .pages import Argument, Page, page_of
 from .parsers import STATUSES, About, Example, Parser
-from .table import all_pages
 
 __all__ = ["bash", "main", "page"]
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .pages import Page
 
-__all__ = ["main", "page", "run"]
+__all__ = ["all_pages", "main", "page", "run"]
 
 _USAGE = "TOOL [ARGUMENT...]"
 _SUMMARY = "tools for BPF programs and kernel tracing"
@@ -59,6 +59,11 @@ def page(name: str, tools: tuple[Page, ...]) -> Page:
     )
     options = tuple(Argument((short, long), help=what) for short, long, what in _OPTIONS)
     return Page(name, about, _USAGE, options, tools)
+
+
+def all_pages() -> Page:
+    """Make the page of `pybpf` itself, with the pages of all tools; imports them."""
+    return page("pybpf", tuple(tool.load_page() for tool in TOOLS))
 
 
 def _unknown(name: str) -> str:

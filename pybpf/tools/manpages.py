@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from .. import __version__
+from .main import all_pages
 from .pages import Argument, Page, page_of
 from .parsers import STATUSES, About, Example, Parser
-from .table import all_pages, find
+from .table import find
 
 __all__ = ["files", "main", "page", "roff"]
 

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .pages import Page
 
-__all__ = ["TOOLS", "Tool", "all_pages", "find"]
+__all__ = ["TOOLS", "Tool", "find"]
 
 
 class Tool(NamedTuple):  # a dataclass would make `pybpf --help` some 8 ms slower
@@ -57,10 +57,3 @@ TOOLS = (
 def find(name: str) -> Tool | None:
     """The tool of this name."""
     return next((tool for tool in TOOLS if tool.name == name), None)
-
-
-def all_pages() -> Page:
-    """The page of `pybpf` itself, whose commands are the pages of the tools. Imports them all."""
-    from .main import page
-
-    return page("pybpf", tuple(tool.load_page() for tool in TOOLS))

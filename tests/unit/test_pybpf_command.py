@@ -15,9 +15,9 @@ import pytest
 
 import pybpf
 from pybpf.tools import completion, manpages
-from pybpf.tools.main import main
+from pybpf.tools.main import all_pages, main
 from pybpf.tools.pages import Page
-from pybpf.tools.table import TOOLS, all_pages, find
+from pybpf.tools.table import TOOLS, find
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
