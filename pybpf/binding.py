@@ -39,7 +39,6 @@ from .obj.linker import FUNC_INFO_SIZE, LINE_INFO_SIZE, LinkedProgram, Linker, L
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._sys.fd import Fd
-    from .kernel.btf import KernelBtf
     from .obj.spec import ObjectSpec
 
 __all__ = ["Binding", "ProgLoad"]
@@ -84,20 +83,28 @@ class ProgLoad:
 
 class _ModuleBtfs(Mapping[str, Btf]):
     # Modules' BTF, read when somebody looks.
-    def __init__(self, kernel: KernelBtf | SavedBtf) -> None:
-        self._kernel = kernel
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._kernel = facts.btf
+        self.asked = False  # somebody looked: what was made of modules does not outlive them
+
+    def _ask(self) -> None:
+        _ = self._facts.loaded  # the moment comes first
+        self.asked = True
 
     @property
     def _names(self) -> list[str]:
         return [name for name in self._kernel.modules() if name != "vmlinux"]
 
     def __getitem__(self, name: str) -> Btf:
+        self._ask()
         found = self._kernel.get(name)
         if found is None:
             raise KeyError(name)
         return found
 
     def __iter__(self) -> Iterator[str]:
+        self._ask()
         return iter(self._names)
 
     def __len__(self) -> int:
@@ -335,10 +342,32 @@ class Binding:
 
         :raises RelocationError: it refers to something this kernel lacks
         """
+        if self.is_stale(self._linker):
+            self._linked.clear()
+            del self.__dict__["_linker"]
         done = self._linked.get(name)
         if done is None:
             done = self._linked[name] = self._linker.link(name)
         return done
+
+    def is_stale(self, linker: Linker) -> bool:
+        """Tell whether a linker found something in modules that went or moved since.
+
+        Then newer facts are taken, and what it linked has to be linked again.
+        """
+        target = linker.kernel
+        modules = target.modules
+        used = linker.depends_on_modules or (isinstance(modules, _ModuleBtfs) and modules.asked)
+        if not used:
+            return False
+        if "link_target" in self.__dict__ and self.refresh() is not self._linked_with:
+            del self.__dict__["link_target"]
+        return target is not self.link_target
+
+    def refresh(self) -> Facts:
+        """Take facts of this moment, if those at hand no longer hold."""
+        self.facts = self.facts.current()
+        return self.facts
 
     @cached_property
     def _linker(self) -> Linker:
@@ -355,8 +384,9 @@ class Binding:
             btf: Btf | None = self._kernel_btf
         else:
             btf = facts.btf.vmlinux() if needs_btf else None
-            modules = _ModuleBtfs(facts.btf)
+            modules = _ModuleBtfs(facts)
         virtual = any(e.section == ".kconfig" for e in self.spec.externs)
+        self._linked_with = facts
         return LinkTarget(
             btf,
             modules,

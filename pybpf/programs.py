@@ -87,6 +87,7 @@ class Program:
         self._spec = spec
         self._binding = binding
         self._fd: Fd | None = None
+        self._loaded_for = BtfTarget(0)
         self.autoload: bool = spec.autoload
         self.autoattach: bool = spec.autoattach
         self.type: int = spec.type
@@ -165,6 +166,30 @@ class Program:
         self._fd = self._load_for(self._target(self.attach_to))
 
     def _load_for(self, target: BtfTarget) -> Fd:
+        if target.module and not target.number:
+            target = target._replace(number=self._binding.facts.btf.number(target.module))
+        self._loaded_for = target
+        fd = self._load(target)
+        try:
+            self._check_module()
+        except BaseException:
+            fd.close()
+            raise
+        return fd
+
+    def _check_module(self) -> None:
+        # On 6.1 a loaded program does not hold its function's module: that may go, and another
+        # function be where it was.
+        target = self._loaded_for
+        if target.module and self._binding.facts.btf.number(target.module) != target.number:
+            raise BpfError(
+                errno.ENOENT,
+                f"module {target.module!r}",
+                "it was unloaded or loaded anew since this program was loaded for a function "
+                "of it: open and load the object again",
+            )
+
+    def _load(self, target: BtfTarget) -> Fd:
         program = replace(
             self._binding.relocated(self.name),
             type=self.type,
@@ -377,11 +402,19 @@ class Program:
         """Attach to what it was loaded for: fentry, fexit, fmod_ret, fsession, tp_btf, lsm.
 
         :param cookie: ``__u64`` for bpf_get_attach_cookie
-        :raises BpfError: see `pybpf.links.attach_tracing`
+        :raises BpfError: see `pybpf.links.attach_tracing`; ENOENT if the function's module was
+            unloaded or loaded anew since
         """
         what = f"{self.handler}/{self.attach_to}"
         with self._named("tracing", "lsm"):
-            return links.attach_tracing(self, self.expected_attach_type, cookie=cookie, what=what)
+            self._check_module()
+            link = links.attach_tracing(self, self.expected_attach_type, cookie=cookie, what=what)
+            try:
+                self._check_module()
+            except BaseException:
+                link.close()
+                raise
+            return link
 
     def attach_kprobe(
         self,

@@ -86,6 +86,10 @@ class SavedBtf:
             raise UnsupportedFeature(f"BTF of {name or 'vmlinux'!r}", hint="not in the saved facts")
         return found
 
+    def number(self, name: str) -> int:
+        """1 for what was saved, 0 for other modules: saved BTF never changes."""
+        return int(("" if name == "vmlinux" else name) in self._raw)
+
     def get(self, name: str) -> Btf | None:
         """As `module`, None instead of the error."""
         name = "" if name == "vmlinux" else name

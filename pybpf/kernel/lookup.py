@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .._uapi.enums import AttachType
@@ -21,7 +22,7 @@ __all__ = [
     "BtfTarget",
     "btf_target",
     "function_names",
-    "kprobe_addresses",
+    "kprobe_places",
     "near_names",
     "raw_tracepoint_names",
     "syscall_symbol",
@@ -47,10 +48,12 @@ class BtfTarget(NamedTuple):
 
     :ivar btf_id: id in its BTF
     :ivar module: whose BTF that is, "" for the kernel itself
+    :ivar number: which time the module is loaded, as `KernelBtf.number` tells; 0 if nobody asked
     """
 
     btf_id: int
     module: str = ""
+    number: int = 0
 
 
 def btf_target(kernel: KernelBtf | SavedBtf, name: str, module: str | None, what: str) -> BtfTarget:
@@ -69,10 +72,11 @@ def btf_target(kernel: KernelBtf | SavedBtf, name: str, module: str | None, what
     for owner in [module] if module else kernel.modules():
         if owner == "vmlinux":
             continue
+        number = kernel.number(owner)
         btf = kernel.get(owner)
         found = btf.find(name, kind) if btf is not None else None
         if btf is not None and found is not None and found >= btf.start_id:
-            return BtfTarget(found, owner)
+            return BtfTarget(found, owner, number)
     raise BpfError(
         errno.ESRCH,
         f"{what} {name!r}" + (f" in module {module!r}" if module else ""),
@@ -87,8 +91,20 @@ def _near_types(kernel: KernelBtf | SavedBtf, name: str, kind: int) -> str:
     return f"{where}; near: {', '.join(near)}" if near else where
 
 
-def kprobe_addresses(facts: Facts, glob: str) -> Sequence[int]:
-    """Entry addresses of the traceable functions that a ``*``/``?`` glob names, ascending.
+@dataclass(frozen=True, slots=True)
+class KprobePlaces:
+    """Where kprobes go.
+
+    :param addresses: entries of functions, ascending
+    :param modules: whose functions they are; they hold as long as these stay loaded
+    """
+
+    addresses: tuple[int, ...]
+    modules: frozenset[str]
+
+
+def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
+    """Find the traceable functions that a ``*``/``?`` glob names.
 
     :raises BpfError: ENOENT if there is none
     """
@@ -97,17 +113,17 @@ def kprobe_addresses(facts: Facts, glob: str) -> Sequence[int]:
     )
     ftrace = facts.ftrace
     symbols = facts.kallsyms
-    out: list[int] = []
+    out: dict[int, str] = {}
     for position, (name, module) in enumerate(ftrace):
         if not pattern.fullmatch(name):
             continue
         found = [s for s in symbols.by_name(name) if s.is_function and s.module == module]
         if len(found) > 1:
             found = [s for s in found if ftrace.is_site_of(position, s.addr)]
-        out += [s.addr for s in found]
+        out |= {s.addr: module for s in found}
     if not out:
         raise BpfError(errno.ENOENT, f"no traceable kernel function matches {glob!r}")
-    return sorted(set(out))
+    return KprobePlaces(tuple(sorted(out)), frozenset(out.values()))
 
 
 def syscall_symbol(facts: Facts, name: str) -> str:

@@ -10,7 +10,7 @@ from .._sys import link as sys_link
 from .._sys import perf
 from .._uapi.enums import AttachType, KprobeMultiFlag
 from ..errors import BpfError, UnsupportedFeature
-from ..kernel.lookup import function_names, kprobe_addresses, syscall_symbol
+from ..kernel.lookup import function_names, kprobe_places, syscall_symbol
 from .link import HasFd, Link, Request, near, need
 from .perf_event import attach_perf_event
 
@@ -22,6 +22,8 @@ __all__ = [
     "syscall_by_section",
 ]
 
+# So often a glob is looked up anew while modules come and go.
+_TRIES = 4
 # What follows the slash of kprobe/...: "vfs_read", "vfs_read+0x10".
 _PLACE = re.compile(r"^(?P<name>[\w.$]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?$")
 
@@ -98,16 +100,33 @@ def syscall_by_section(request: Request) -> Link:
 def multi_by_section(request: Request) -> Link:
     """``kprobe.multi/GLOB``, ``kretprobe.multi/GLOB`` or ``kprobe.session/GLOB``.
 
+    Modules may come and go meanwhile. A link is kept only if those of its functions did not.
+
     :raises BpfError: ENOENT if no traceable function matches
     """
-    addrs = kprobe_addresses(request.facts, request.target)
-    return attach_kprobe_multi(
-        request.program,
-        addrs=addrs,
-        cookies=[request.cookie] * len(addrs) if request.cookie else None,
-        retprobe=request.retprobe,
-        session=request.attach_type == AttachType.BPF_TRACE_KPROBE_SESSION,
-    )
+    facts = request.facts
+    for _ in range(_TRIES):
+        facts = facts.current()
+        places = kprobe_places(facts, request.target)
+        addrs = places.addresses
+        try:
+            link = attach_kprobe_multi(
+                request.program,
+                addrs=addrs,
+                cookies=[request.cookie] * len(addrs) if request.cookie else None,
+                retprobe=request.retprobe,
+                session=request.attach_type == AttachType.BPF_TRACE_KPROBE_SESSION,
+            )
+        except BpfError:
+            if not facts.loaded.lost(places.modules):
+                raise
+            continue
+        if not facts.loaded.lost(places.modules):
+            return link
+        link.close()
+    names = ", ".join(sorted(places.modules - {""}))
+    hint = f"modules were unloaded or loaded anew each time ({names})"
+    raise BpfError(errno.ENOENT, request.what, hint)
 
 
 def attach_kprobe_multi(

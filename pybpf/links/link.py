@@ -271,6 +271,8 @@ class Attachable(HasFd, Protocol):
 
     def attach_multi(self, *, cookies: int | None = None) -> MultiLink: ...
 
+    def attach_tracing(self, *, cookie: int = 0) -> Link: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -25,6 +25,4 @@ def attach_tracing(
 
 def by_section(request: Request) -> Link:
     """``fentry/FUNCTION`` and the like: the target was fixed when the program was loaded."""
-    return attach_tracing(
-        request.program, request.attach_type, cookie=request.cookie, what=request.what
-    )
+    return request.program.attach_tracing(cookie=request.cookie)

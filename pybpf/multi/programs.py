@@ -72,6 +72,9 @@ class MultiPrograms:
         """
         if not program.is_multi:
             raise PlanError(f"program {program.name!r} ({program.section}) is no multi program")
+        if self.binding.is_stale(self._linker):
+            self._templates.clear()
+            del self.__dict__["_linker"]
         key = (program.name, program.expected_attach_type, program.flags)
         if key not in self._templates:
             self._templates[key] = make_template(
@@ -155,7 +158,7 @@ class MultiPrograms:
         self.binding.prepare()
         template = self.template(program)
         for _ in range(ROUNDS):
-            now = self.binding.facts = self.binding.facts.current()
+            now = self.binding.refresh()
             facts = plan_facts(now)
             plan = self._resolver.at(now).plan(template, wanted, facts, options)
             if now.hold():

@@ -197,6 +197,14 @@ class Linker:
             self._resolved[number] = self._resolve(self.spec.externs[number])
         return self._resolved[number]
 
+    @property
+    def depends_on_modules(self) -> bool:
+        """Whether what it found may change when modules come, go or move.
+
+        A name that was not there may be a module's later; an address may be a module's.
+        """
+        return any(r is None or r.module or r.address for r in self._resolved.values())
+
     def _resolve(self, extern: Extern) -> Resolved | None:
         if extern.type_id or extern.is_func:
             found = self._by_btf(extern)

@@ -39,7 +39,7 @@ class Pretended:
         patch.setattr(module._Run, "plan", lambda run, selection: self._plan(run))
         patch.setattr(module._Run, "load", lambda run, obj, plan: None)
         patch.setattr(module._Run, "attach", lambda run, obj, attacher, plan: self._attach())
-        patch.setattr(module, "Attacher", lambda obj, progress: self)
+        patch.setattr(module, "Attacher", lambda obj, progress, lost: self)
         ring = SimpleNamespace(RingBuffer=lambda *args: self, open=lambda *args, **more: self)
         patch.setattr(module, "pybpf", ring)
 

@@ -4,11 +4,14 @@ kprobe.multi takes all functions in one link, all or nothing and without saying
 which one was bad, so a refused batch is halved until the bad ones are alone.
 The other two make a link per function. Exit programs come first, so that no
 call is seen whose return is not; a function whose exit is refused gets no
-entry. One refused function is a line in a report, never the end of a run.
+entry. One refused function is a line in a report, never the end of a run. So is
+one whose module was unloaded or loaded anew since it was selected: a link that
+was made meanwhile is closed at once, as it may be on another function.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -193,16 +196,33 @@ def _is_hopeless(error: BpfError) -> bool:
     return typed or error.errno in HOPELESS | NO_ROOM
 
 
+class Gone(BpfError):
+    """The module of a function went, or was loaded anew, since the function was selected."""
+
+    def __init__(self, modules: Iterable[str]) -> None:
+        super().__init__(errno.ENOENT, f"module {' and '.join(sorted(modules))}")
+
+    def __str__(self) -> str:
+        return f"{self.doing} was unloaded, or loaded anew, since its functions were selected"
+
+
 class Attacher:
     """Attaches a plan; owns the links.
 
     :param obj: the loaded retsnoop.bpf.o
     :param progress: told (programs attached, programs in all)
+    :param lost: tells which modules are no longer the ones that functions were selected in
     :ivar refused: functions the kernel refused
     """
 
-    def __init__(self, obj: Object, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        obj: Object,
+        progress: Progress | None = None,
+        lost: Callable[[Iterable[str]], set[str]] = lambda modules: set(),
+    ) -> None:
         self._obj = obj
+        self._lost = lost
         self._progress = progress or (lambda done, total: None)
         self._links: list[Link] = []
         self._done = self._total = 0
@@ -239,17 +259,18 @@ class Attacher:
 
         def refuse(function: Function, error: BpfError) -> None:
             side = "exit" if at_exit else "entry"
-            self.refused.append(Refused(function, f"the kernel refused its {side}: {error}"))
+            said = "" if isinstance(error, Gone) else f"the kernel refused its {side}: "
+            self.refused.append(Refused(function, f"{said}{error}"))
             self._count(1)
 
         def one_link(batch: Sequence[Function]) -> None:
-            self._links.append(self._multi(batch, at_exit=at_exit))
+            self._links.append(self._right(batch, lambda: self._multi(batch, at_exit=at_exit)))
             accepted.extend(batch)
             self._count(len(batch))
 
         def links(batch: Sequence[Function]) -> None:
             make = self._single if mechanism is Mechanism.SINGLE else self._clone
-            self._links.append(make(batch[0], at_exit=at_exit))
+            self._links.append(self._right(batch, lambda: make(batch[0], at_exit=at_exit)))
             accepted.append(batch[0])
             self._count(1)
 
@@ -263,6 +284,30 @@ class Attacher:
     def _count(self, functions: int) -> None:
         self._done += functions
         self._progress(self._done, self._total)
+
+    def _right(self, functions: Sequence[Function], make: Callable[[], Link]) -> Link:
+        """Make a link that is on its functions and on no others.
+
+        :raises Gone: the module of one went or was loaded anew
+        """
+        modules = {f.module for f in functions} - {""}
+
+        def look() -> None:
+            if lost := self._lost(modules) if modules else set():
+                raise Gone(lost)
+
+        look()
+        try:
+            link = make()
+        except BpfError:
+            look()  # whatever was said of it
+            raise
+        try:
+            look()
+        except BaseException:
+            link.close()
+            raise
+        return link
 
     def _multi(self, batch: Sequence[Function], *, at_exit: bool) -> Link:
         program = self._obj.programs[_PROGRAMS[Mechanism.MULTI][at_exit]]

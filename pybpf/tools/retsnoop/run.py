@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -173,6 +173,10 @@ class _Run:
                 f"WARNING: {which} that cannot fail, shown with -S only: "
                 f"{', '.join(names[:_SHOWN])}{more}"
             )
+
+    def lost(self, modules: Iterable[str]) -> set[str]:
+        """Modules that are no longer the ones that functions were selected in."""
+        return self.facts.loaded.lost(modules)
 
     def list_functions(self, functions: Sequence[Function], *, dry_run: bool) -> None:
         how = "Attached (dry run)" if dry_run else "Attached"
@@ -400,7 +404,7 @@ class _Run:
             obj = stack.enter_context(pybpf.open(OBJECT, facts=self.facts))
             self.load(obj, plan)
             progress = _Progress("Attaching", sys.stderr)
-            attacher = Attacher(obj, self.attach_progress(progress))
+            attacher = Attacher(obj, self.attach_progress(progress), self.lost)
             stack.callback(self.close, obj, attacher)
             self.attach(obj, attacher, plan)
             progress.done()
