@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .ftrace import FtraceFunctions
 
-__all__ = ["VMLINUX", "Matcher", "Pattern", "is_glob", "parse_pattern"]
+__all__ = ["VMLINUX", "Matcher", "Pattern", "glob_regex", "is_glob", "parse_pattern"]
 
 #: How the kernel itself is called in a pattern's module part.
 VMLINUX = "vmlinux"
@@ -70,10 +70,18 @@ def is_glob(text: str) -> bool:
     return "*" in text or "?" in text
 
 
+def glob_regex(glob: str, any_character: str = ".") -> str:
+    """Translate a glob, in which ``*`` and ``?`` are special, to a regular expression.
+
+    :param any_character: what ``?`` stands for
+    """
+    special = {"*": f"{any_character}*", "?": any_character}
+    return "".join(special.get(c) or re.escape(c) for c in glob)
+
+
 def _translate(glob: str) -> str:
     # Neither stars nor question marks may run over the blank before a module.
-    parts = (r"[^ ]*" if c == "*" else "[^ ]" if c == "?" else re.escape(c) for c in glob)
-    return "".join(parts)
+    return glob_regex(glob, "[^ ]")
 
 
 def parse_pattern(text: str) -> Pattern:

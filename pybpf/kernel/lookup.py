@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from .._uapi.enums import AttachType
 from ..btf import BtfKind
 from ..errors import BpfError
+from .globs import Matcher, parse_pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,19 +104,18 @@ class KprobePlaces:
 
 
 def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
-    """Find the traceable functions that a ``*``/``?`` glob names.
+    """Find the traceable functions that a glob names.
 
+    :param glob: ``NAME``, ``NAME [MODULE]`` or ``MODULE:NAME`` with ``*`` and ``?``, as
+        `pybpf.kernel.globs` reads it
+    :raises PlanError: if the glob is malformed
     :raises BpfError: ENOENT if there is none
     """
-    pattern = re.compile(
-        "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
-    )
-    ftrace = facts.ftrace
-    symbols = facts.kallsyms
+    matcher = Matcher([parse_pattern(glob)])
+    ftrace, symbols = facts.ftrace, facts.kallsyms
     out: dict[int, str] = {}
-    for position, (name, module) in enumerate(ftrace):
-        if not pattern.fullmatch(name):
-            continue
+    for position in matcher.positions(ftrace):
+        name, module = ftrace.split(ftrace.lines[position])
         found = [s for s in symbols.by_name(name) if s.is_function and s.module == module]
         if len(found) > 1:
             found = [s for s in found if ftrace.is_site_of(position, s.addr)]

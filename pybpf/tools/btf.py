@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from ..btf import Btf, BtfKind
 from ..btf.rawdump import as_dict, raw_lines, type_lines
 from ..errors import ObjectFormatError
+from ..kernel.globs import glob_regex, is_glob
 from .entry import explain, plain
 from .inputs import KERNEL, read_btf
 from .pages import Page, page_of
@@ -51,16 +53,15 @@ _FIND = About(
 
 def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
     # (id, the Btf it is in), own types first.
-    if not any(c in pattern for c in "*?["):
+    if not is_glob(pattern):
         for type_id in btf.find_all(pattern):
             yield type_id, btf
         return
-    import fnmatch
-
+    match = re.compile(glob_regex(pattern), re.DOTALL).fullmatch
     layer: Btf | None = btf
     while layer is not None:
         for name, ids in layer.names().items():
-            if fnmatch.fnmatchcase(name, pattern):
+            if match(name):
                 for type_id in [ids] if isinstance(ids, int) else ids:
                     yield type_id, btf
         layer = layer.base

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 
 from ...kernel.functions import label
+from ...kernel.globs import Matcher, parse_pattern
 from ..progress import Waiting
 from ..screen import Column, Line, Screen, many
 
@@ -53,13 +53,14 @@ _CLASSES = (
 _NAMED = 8  # functions of a link or class that a table names
 
 
-def _wanted(patterns: Sequence[str], name: str, module: str) -> bool:
-    module = module or "vmlinux"
-    for pattern in patterns:
-        where, _, what = pattern.rpartition(":")
-        if fnmatchcase(name, what) and (not where or fnmatchcase(module, where)):
-            return True
-    return not patterns
+class _Asked:
+    """Which functions a command line asks for: all, if it names none."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._matcher = Matcher([parse_pattern(text) for text in patterns]) if patterns else None
+
+    def has(self, name: str, module: str) -> bool:
+        return self._matcher is None or self._matcher.matches(label(name, module))
 
 
 def list_images(args: argparse.Namespace, screen: Screen) -> int:
@@ -67,17 +68,17 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
     from ... import Facts
     from ...trampoline.registry import image_classes, tracing
 
-    asked: list[str] = args.functions
+    asked = _Asked(args.functions)
     facts = Facts()
     with Waiting("reading trampolines", sys.stderr):
         now = tracing(facts, stale=args.stale)
     traced, known = now.images, now.registry
-    found = [i for i in traced if _wanted(asked, i.function, i.module)]
+    found = [i for i in traced if asked.has(i.function, i.module)]
     unsettled = sum(image.current and image.key in now.unsettled for image in found)
     probes = [
         p
         for p in known.probes
-        if not asked or any(_wanted(asked, name, module) for name, module, _ in p.functions)
+        if not args.functions or any(asked.has(name, module) for name, module, _ in p.functions)
     ]
     classes = image_classes(found) if args.classes else None
     if args.json:
@@ -97,7 +98,7 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
         screen.show("no function is traced through a trampoline")
     if found:
         screen.table(IMAGES, [_image_row(image, known) for image in found])
-    lost = _not_traced(asked, found, probes) if traced else []
+    lost = _not_traced(args.functions, found, probes) if traced else []
     functions = many(len({image.key for image in traced}), "function")
     for name in lost:
         text = f"{name}: not among the {functions} traced by trampoline, nor on a kprobe link"
@@ -121,11 +122,12 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _not_traced(
-    asked: Sequence[str], found: Sequence[TrampolineImage], probes: Sequence[Probed]
+    patterns: Sequence[str], found: Sequence[TrampolineImage], probes: Sequence[Probed]
 ) -> list[str]:
     names = {(image.function, image.module) for image in found}
     names |= {(name, module) for one in probes for name, module, _ in one.functions}
-    return [p for p in asked if not any(_wanted([p], *name) for name in names)]
+    each = {pattern: _Asked([pattern]) for pattern in patterns}
+    return [p for p, asked in each.items() if not any(asked.has(*name) for name in names)]
 
 
 def _called(image: TrampolineImage) -> Iterator[ImageProgram]:
@@ -177,10 +179,8 @@ def _image_json(image: TrampolineImage, known: Registry) -> dict[str, object]:
     return value
 
 
-def _probe_row(one: Probed, known: Registry, asked: Sequence[str]) -> tuple[str, ...]:
-    names = [
-        label(name, module) for name, module, _ in one.functions if _wanted(asked, name, module)
-    ]
+def _probe_row(one: Probed, known: Registry, asked: _Asked) -> tuple[str, ...]:
+    names = [label(name, module) for name, module, _ in one.functions if asked.has(name, module)]
     return (
         str(one.link),
         one.kind,
