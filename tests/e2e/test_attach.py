@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -283,3 +284,19 @@ def test_all_or_nothing() -> None:
             obj.attach()  # exit6 is on its function already: EBUSY
         obj.programs["entry1"].test_run()
         assert obj.maps["seen"][1].count == 0
+
+
+@pytest.mark.needs(Feature.FENTRY)
+def test_an_iterator_is_read_in_whole_and_again() -> None:
+    """Program.iter_read runs the iterator anew each time; this process's threads are in it."""
+    with pybpf.open(DATA / "iter_task.bpf.o", facts=facts()) as obj:
+        obj.load()
+        program = obj.programs["tasks"]
+        own = {(int(tid), os.getpid()) for tid in os.listdir("/proc/self/task")}
+        with program.attach() as link:
+            for chunk in (65536, 4096):
+                parts = list(program.iter_read(link, chunk=chunk))
+                assert all(0 < len(part) <= chunk for part in parts)
+                data = b"".join(parts)
+                seen = set(struct.iter_unpack("<ii", data))
+                assert own <= seen and len(seen) > len(own)
