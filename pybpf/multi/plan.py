@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..features import Feature, FeatureSet
+from ..wording import many
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
 from .reasons import Reason, Skipped
 from .target import Target
@@ -219,7 +220,7 @@ class Plan:
         count = len(self.targets)
         what = f"{self.program} ({self.hook.value}.multi{'.s' if self.sleepable else ''})"
         groups = len(self.groups)
-        yield f"{what}: {_many(count, 'function')}, {_many(groups, 'group')}"
+        yield f"{what}: {many(count, 'function')}, {many(groups, 'group')}"
         for group in self.groups:
             where = f" in {group.module}" if group.module else ""
             yield (
@@ -238,7 +239,3 @@ class Plan:
             yield f"  skipped: {len(self.skipped)}"
             for reason, number in sorted(self.reasons.items(), key=lambda i: (-i[1], i[0].value)):
                 yield f"    {number:>6}  {reason.text}"
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

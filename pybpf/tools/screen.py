@@ -14,20 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TextIO
 
+from ..wording import many
 from .entry import plain
 
 __all__ = ["Column", "Line", "Screen", "cut", "fit", "many"]
 
 _GAP = 2  # blanks between columns
 _LEAST = 4  # what every column that may be cut keeps, however narrow the terminal
-
-
-def many(count: int, one: str, more: str = "") -> str:
-    """A count with its noun, e.g. ``1 function`` or ``3 functions``.
-
-    :param more: the plural, if an s does not make it
-    """
-    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def cut(text: str, width: int) -> str:

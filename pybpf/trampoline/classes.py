@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..kernel.functions import KernelFunction
+from ..wording import many
 from .model import Model, Return
 
 __all__ = [
@@ -188,8 +189,8 @@ class Classes:
     @property
     def summary(self) -> str:
         """One line: what would do, and what the kernel makes."""
-        would = f"{self.trampolines} trampoline{'s' if self.trampolines != 1 else ''} would do"
-        return f"{would} for {_functions(self.functions)}, the kernel makes {self.functions}"
+        would = f"{many(self.trampolines, 'trampoline')} would do"
+        return f"{would} for {many(self.functions, 'function')}, the kernel makes {self.functions}"
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -199,17 +200,13 @@ class Classes:
         for one in self.classes:
             model = "no BTF" if one.model is None else str(one.model)
             runs = " ".join(map(str, one.programs))
-            yield f"  {_functions(len(one.functions))}: {model}: {runs}"
+            yield f"  {many(len(one.functions), 'function')}: {model}: {runs}"
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def __iter__(self) -> Iterator[Class]:
         return iter(self.classes)
-
-
-def _functions(count: int) -> str:
-    return f"{count} function" if count == 1 else f"{count} functions"
 
 
 def _key(function: KernelFunction) -> tuple[object, ...]:

@@ -21,6 +21,7 @@ LAYERS = {
     "pybpf.errnos": 0,
     "pybpf.errors": 0,
     "pybpf.features": 0,
+    "pybpf.wording": 0,
     "pybpf.names": 0,
     "pybpf.asm": 2,
     "pybpf.elf": 2,
