@@ -2,9 +2,10 @@
 
 Never a version: distributions switch features off (Debian's 6.1 has the code of
 kprobe.multi and no CONFIG_FPROBE) and backport others. An experiment goes as
-far as the first step whose success proves the feature: some must link, because
+far as the first step whose success proves the feature: for some that is the link, because
 an old kernel loads a program whose attach type it does not know and only the
-link fails (kprobe.session on 6.1). What is attached is attached to
+link fails (kprobe.session on 6.1). Nothing is attached where a link that must fail tells as much:
+undoing an attachment waits for the whole machine. What has to be attached is attached to
 ``bpf_fentry_test1``, a function that only test runs call.
 
 Each experiment has three outcomes. EPERM, and EACCES without a verifier log,
@@ -19,7 +20,7 @@ from __future__ import annotations
 import ctypes
 import errno
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from .._sys import bpf as sys_bpf
 from .._sys import link as sys_link
@@ -73,6 +74,17 @@ _POLICY = frozenset({errno.EPERM, errno.EACCES})
 _TEST_FUNCTION = "bpf_fentry_test1"
 # A tracepoint that fires about never.
 _QUIET_TRACEPOINT = "sched_kthread_stop"
+
+# One that does not exist.
+_NO_TRACEPOINT = "pybpf_no_such_tracepoint"
+# An address that no process has memory at. A kernel that has an attach type checks the program and
+# the flags first and reads the list of functions then, so it answers EFAULT; one that has not
+# answers EINVAL or EOPNOTSUPP.
+_NOWHERE = 8
+# What makes ftrace's direct calls, in 6.1 and in 7.3.
+_DIRECT_CALLS = ("register_ftrace_direct", "update_ftrace_direct_add")
+# Structures that keep the cookie of a tracing link, in 6.1 and in 7.3.
+_COOKIE_OWNERS = ("bpf_tramp_link", "bpf_tramp_node")
 
 _RETURN_0 = (asm.mov(op.R0, 0), asm.exit_())
 
@@ -202,6 +214,15 @@ class ProbeCache:
         btf = self._btf.get("")
         return btf is not None and btf.find(name, kind) is not None
 
+    def has_member(self, struct: str, member: str) -> bool:
+        """Whether the kernel has a structure with a member of that name."""
+        btf = self._btf.get("")
+        found = None if btf is None else btf.find(struct, BtfKind.STRUCT)
+        if btf is None or found is None:
+            return False
+        kind = btf.type(found)
+        return isinstance(kind, bt.Struct) and any(one.name == member for one in kind.members)
+
 
 def _reason(error: BpfError) -> str:
     number = error.errno or 0
@@ -243,37 +264,57 @@ def _with_helper(helper: Helper, *before: Insn) -> tuple[Insn, ...]:
 
 
 def _fentry(probe: ProbeCache) -> str:
-    # A link is the proof: without ftrace's direct calls programs load and do
-    # not attach. The link carries a cookie if it can, so one attach (and on
-    # 6.x its detach, 150 ms) answers two questions.
+    # Without ftrace's direct calls programs load and do not attach. Where BTF lists the function
+    # that makes such calls they are there, and nothing has to be attached to find out: on 6.x
+    # detaching alone takes 150 ms.
     with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
+        direct = [name for name in _DIRECT_CALLS if probe.has_type(name)]
+        if not direct:
+            return _fentry_link(probe, program)
+        # The kernel refuses this link in any case, but a policy on links is asked before.
+        _must_fail(
+            {errno.EINVAL},
+            lambda: sys_link.link_create_tracing(
+                program, AttachType.BPF_TRACE_FENTRY, target_btf_id=1
+            ),
+        )
+    return f"loaded, and ftrace has {direct[0]}"
+
+
+def _fentry_link(probe: ProbeCache, program: Fd) -> str:
+    # The link carries a cookie if it can, so one attach answers two questions.
+    try:
+        link = sys_link.link_create_tracing(program, AttachType.BPF_TRACE_FENTRY, cookie=1)
+    except BpfError as error:
+        if error.errno not in (errno.EINVAL, errno.E2BIG):
+            raise
+        # Before 5.19 only this way, without a cookie.
         try:
-            link = sys_link.link_create_tracing(program, AttachType.BPF_TRACE_FENTRY, cookie=1)
-        except BpfError as error:
-            if error.errno not in (errno.EINVAL, errno.E2BIG):
+            with sys_link.raw_tracepoint_open(program, None):
+                pass
+        except BpfError as second:
+            if second.errno != errno.E2BIG:
                 raise
-            # Before 5.19 only this way, without a cookie.
-            try:
-                with sys_link.raw_tracepoint_open(program, None):
-                    pass
-            except BpfError as second:
-                if second.errno != errno.E2BIG:
-                    raise
-                # Somebody filled the test function's trampoline: it is there, then.
-                known = Answer(Support.SUPPORTED, "a full trampoline")
-                probe.set_known(Feature.TRACING_COOKIE, known)
-                return "a trampoline is full"
-            no = Answer(Support.UNSUPPORTED, _reason(error), error.errno or 0)
-            probe.set_known(Feature.TRACING_COOKIE, no)
-            return "attached by BPF_RAW_TRACEPOINT_OPEN"
-        link.close()
-        probe.set_known(Feature.TRACING_COOKIE, Answer(Support.SUPPORTED, "linked with a cookie"))
+            # Somebody filled the test function's trampoline: it is there, then.
+            known = Answer(Support.SUPPORTED, "a full trampoline")
+            probe.set_known(Feature.TRACING_COOKIE, known)
+            return "a trampoline is full"
+        no = Answer(Support.UNSUPPORTED, _reason(error), error.errno or 0)
+        probe.set_known(Feature.TRACING_COOKIE, no)
+        return "attached by BPF_RAW_TRACEPOINT_OPEN"
+    link.close()
+    probe.set_known(Feature.TRACING_COOKIE, Answer(Support.SUPPORTED, "linked with a cookie"))
     return "attached"
 
 
 def _tracing_cookie(probe: ProbeCache) -> str:
     probe.needs(Feature.FENTRY)
-    found = probe.answer(Feature.TRACING_COOKIE)  # _fentry has left its answer
+    for owner in _COOKIE_OWNERS:
+        if probe.has_member(owner, "cookie"):
+            return f"struct {owner} has a cookie"
+    with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
+        _fentry_link(probe, program)
+    found = probe.answer(Feature.TRACING_COOKIE)  # the link has left its answer
     if not found.ok:
         raise UnsupportedFeature(Feature.TRACING_COOKIE.value, hint=found.why)
     return found.why
@@ -337,25 +378,26 @@ def _multi_program() -> Fd:
     )
 
 
-def _multi_link(probe: ProbeCache, program: Fd) -> Fd:
-    ids = [probe.type_id(_TEST_FUNCTION)]
-    return sys_link.link_create_tracing_multi(program, AttachType.BPF_TRACE_FENTRY_MULTI, ids)
-
-
 def _tracing_multi(probe: ProbeCache) -> str:
     with _multi_program() as program:
-        try:
-            _multi_link(probe, program).close()
-        except BpfError as error:
-            # The program was accepted, so the link is known: others filled the trampoline.
-            if error.errno != errno.E2BIG:
-                raise
-            return "a trampoline is full"
-    return "attached"
+        attach = AttachType.BPF_TRACE_FENTRY_MULTI
+        request = structs.LinkCreateTracingMulti(prog_fd=program.fileno(), attach_type=attach)
+        request.tracing_multi.ids = _NOWHERE
+        request.tracing_multi.cnt = 1
+        return _expect(errno.EFAULT, Cmd.BPF_LINK_CREATE, request)
 
 
 def _tracing_multi_info(probe: ProbeCache) -> str:
-    with _multi_program() as program, _multi_link(probe, program) as link:
+    teller = "bpf_tracing_multi_link_fill_link_info"
+    if probe.has_type(teller):
+        probe.needs(Feature.TRACING_MULTI)
+        return f"the kernel has {teller}"
+    with (
+        _multi_program() as program,
+        sys_link.link_create_tracing_multi(
+            program, AttachType.BPF_TRACE_FENTRY_MULTI, [probe.type_id(_TEST_FUNCTION)]
+        ) as link,
+    ):
         # 7.2 leaves this part of the structure alone.
         info = structs.LinkInfo()
         ids = array("I", [0])
@@ -373,20 +415,20 @@ def _tracing_multi_info(probe: ProbeCache) -> str:
     return "the link info names the function"
 
 
-def _kprobe_multi_link(attach: AttachType) -> None:
-    with (
-        _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program,
-        sys_link.link_create_kprobe_multi(program, syms=[_TEST_FUNCTION], attach_type=attach),
-    ):
-        pass
+def _kprobe_multi_link(attach: AttachType) -> str:
+    with _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program:
+        request = structs.LinkCreateKprobeMulti(prog_fd=program.fileno(), attach_type=attach)
+        request.kprobe_multi.addrs = _NOWHERE
+        request.kprobe_multi.cnt = 1
+        return _expect(errno.EFAULT, Cmd.BPF_LINK_CREATE, request)
 
 
-def _kprobe_multi(probe: ProbeCache) -> None:
-    _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_MULTI)
+def _kprobe_multi(probe: ProbeCache) -> str:
+    return _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_MULTI)
 
 
-def _kprobe_session(probe: ProbeCache) -> None:
-    _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_SESSION)
+def _kprobe_session(probe: ProbeCache) -> str:
+    return _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_SESSION)
 
 
 def _uprobe_multi(probe: ProbeCache) -> str:
@@ -404,27 +446,34 @@ def _uprobe_multi(probe: ProbeCache) -> str:
 
 def _expect(number: int, cmd: Cmd, request: ctypes.Structure) -> str:
     """The command must fail, in the way only a kernel that has the feature does."""
+    text = _must_fail({number}, lambda: Fd(sys_bpf.bpf(cmd, request), "probe"))
+    return text and f"{cmd.name}: {text}"
+
+
+def _must_fail(numbers: Set[int], call: Callable[[], Fd]) -> str:
+    """The call must fail with one of these errors; others are raised.
+
+    :return: the error in words, "" if the call succeeded against expectation
+    """
     try:
-        result = sys_bpf.bpf(cmd, request)
+        call().close()
     except BpfError as error:
-        if error.errno == number:
-            return f"{cmd.name}: {name_of(number)}, as it should be"
-        raise
-    Fd(result, "probe").close()
+        if error.errno is None or error.errno not in numbers:
+            raise
+        return f"{errno.errorcode[error.errno]}, as it should be"
     return ""
 
 
 # -- other ways in ---------------------------------------------------------
 
 
-def _kprobe(probe: ProbeCache) -> None:
+def _kprobe(probe: ProbeCache) -> str:
+    # Whether a policy allows kprobes is decided before the kernel looks for a function at this
+    # address. An unknown name would be refused before either.
     from .._sys import perf as sys_perf
 
-    with (
-        _load(ProgType.BPF_PROG_TYPE_KPROBE) as program,
-        sys_perf.open_kprobe(_TEST_FUNCTION) as event,
-    ):
-        sys_perf.set_bpf(event, program)
+    _load(ProgType.BPF_PROG_TYPE_KPROBE).close()
+    return _must_fail({errno.ENOENT, errno.EINVAL}, lambda: sys_perf.open_kprobe(None, 1))
 
 
 def _perf_link_cookie(probe: ProbeCache) -> None:
@@ -443,20 +492,21 @@ def _perf_link_cookie(probe: ProbeCache) -> None:
         pass
 
 
-def _raw_tp(probe: ProbeCache) -> None:
-    with (
-        _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program,
-        sys_link.raw_tracepoint_open(program, _QUIET_TRACEPOINT),
-    ):
-        pass
+def _raw_tracepoint(cookie: int = 0) -> str:
+    # The kernel looks for the tracepoint after it has looked at everything else.
+    with _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
+        return _must_fail(
+            {errno.ENOENT},
+            lambda: sys_link.raw_tracepoint_open(program, _NO_TRACEPOINT, cookie=cookie),
+        )
 
 
-def _raw_tp_cookie(probe: ProbeCache) -> None:
-    with (
-        _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program,
-        sys_link.raw_tracepoint_open(program, _QUIET_TRACEPOINT, cookie=1),
-    ):
-        pass
+def _raw_tp(probe: ProbeCache) -> str:
+    return _raw_tracepoint()
+
+
+def _raw_tp_cookie(probe: ProbeCache) -> str:
+    return _raw_tracepoint(cookie=1)
 
 
 def _tp_btf(probe: ProbeCache) -> None:
