@@ -11,7 +11,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from ._sys.files import is_one_name
 from ._uapi.enums import MapType
 from .btf import Btf
 from .btf.encode import BTF_FEATURES, sanitize
+from .dataclass import dataclass
 from .errors import (
     BpfError,
     DeniedByPolicy,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno as _errno
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 
+from .dataclass import dataclass
 from .errors import DeniedByPolicy, UnsupportedFeature
 
 __all__ = ["Answer", "Feature", "FeatureSet", "Support"]

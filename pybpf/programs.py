@@ -10,7 +10,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
 from . import links
@@ -18,6 +17,7 @@ from ._sys import bpf as sys_bpf
 from ._sys import link as sys_link
 from ._sys import prog as sys_prog
 from ._uapi.enums import AttachType, ProgType
+from .dataclass import replace
 from .errors import BpfError, PlanError, UnsupportedFeature
 from .kernel import lookup
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target

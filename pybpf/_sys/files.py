@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
 
+from ..dataclass import dataclass
 from ..errors import BpfError, DeniedByPolicy
 
 __all__ = [

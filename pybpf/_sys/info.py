@@ -14,13 +14,13 @@ import ctypes
 import os
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from errno import E2BIG, EINVAL, ENOSPC
 from typing import Any, NamedTuple
 
 from .._uapi import structs as s
 from .._uapi.enums import Cmd, LinkType
 from .._uapi.enums import PerfEventType as P
+from ..dataclass import dataclass
 from ..errors import BpfError
 from .door import address, error, fileno, try_bpf
 

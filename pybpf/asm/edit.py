@@ -11,8 +11,8 @@ instruction lands on the first instruction of its replacement.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from ..dataclass import dataclass
 from . import insn as asm
 from .insn import Insn
 

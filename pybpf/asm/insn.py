@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from .._uapi import defines as uapi
+from ..dataclass import dataclass
 from . import opcodes as op
 
 __all__ = [

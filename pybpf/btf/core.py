@@ -25,9 +25,9 @@ the only thing written is the caller's code.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from ..asm import opcodes as op
+from ..dataclass import dataclass
 from ..errors import ObjectFormatError, RelocationError
 from .decode import Btf
 from .match import (

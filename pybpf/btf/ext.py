@@ -10,9 +10,9 @@ a loader without BTF support in the kernel needs only the relocations.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import cached_property
 
+from ..dataclass import dataclass
 from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False

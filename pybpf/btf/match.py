@@ -11,9 +11,9 @@ Every walk has a bound, as forged BTF may nest without end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
+from ..dataclass import dataclass
 from .decode import Btf
 from .names import essential_name
 from .types import (

@@ -7,8 +7,9 @@ that only means something together with the `Btf` it came from. Every class has
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from ..dataclass import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 
 from .._sys import bpf as sys_bpf
 from .._sys.files import is_one_name
 from ..btf import Btf
+from ..dataclass import dataclass
 from ..errors import UnsupportedFeature
 
 TYPE_CHECKING = False

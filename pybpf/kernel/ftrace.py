@@ -15,11 +15,11 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .._sys.files import read as _read
 from .._sys.files import required, tracefs_directories
+from ..dataclass import dataclass
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from .nameindex import index_names
 

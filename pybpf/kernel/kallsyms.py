@@ -22,10 +22,10 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .._sys.files import required
+from ..dataclass import dataclass
 from ..errors import DeniedByPolicy, ObjectFormatError
 from .nameindex import index_names
 

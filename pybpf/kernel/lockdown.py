@@ -6,8 +6,9 @@ These are facts for tables and saved snapshots; the sentence in a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from ..dataclass import dataclass
 
 __all__ = ["Lockdown", "Policy", "parse_lockdown", "read_policy"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .._uapi.enums import AttachType
 from ..btf import BtfKind
+from ..dataclass import dataclass
 from ..errors import BpfError
 from .globs import Matcher, parse_pattern
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from .._sys.files import is_one_name, required
+from ..dataclass import dataclass
 from ..errors import BpfError, ObjectFormatError
 
 __all__ = ["LoadedModule", "ModuleList", "number", "parse", "read"]

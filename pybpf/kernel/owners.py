@@ -16,10 +16,10 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from .._sys import bpf as sys_bpf
 from .._sys.files import parse_mounts, required, shown
+from ..dataclass import dataclass, field
 from ..errors import BpfError
 
 __all__ = ["Held", "Owner", "Owners", "Process", "collect", "parse_fdinfo", "read"]

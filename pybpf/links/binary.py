@@ -7,8 +7,8 @@ import mmap
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from ..dataclass import dataclass
 from ..elf import SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, ElfFile, Symbol
 from ..errors import BpfError
 from .link import near

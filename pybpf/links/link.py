@@ -11,11 +11,11 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from .._sys import bpf as sys_bpf
 from .._sys import link as sys_link
+from ..dataclass import dataclass
 from ..errors import BpfError
 from ..kernel.lookup import near_names
 

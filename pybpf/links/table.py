@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from ..dataclass import dataclass
 from ..errors import BpfError, UnsupportedFeature
 from . import iter as iterators
 from . import kprobe, tracepoint, tracing, uprobe

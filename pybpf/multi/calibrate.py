@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 
 from .._sys import link as sys_link
@@ -19,6 +18,7 @@ from .._sys import perf as sys_perf
 from .._sys import prog as sys_prog
 from .._uapi.enums import AttachType, ProgType
 from ..asm import insn as asm
+from ..dataclass import dataclass
 from ..errors import UnsupportedFeature
 from ..features import Feature
 from ..trampoline.model import Models

@@ -10,7 +10,8 @@ nothing on the running kernel costs nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from ..dataclass import dataclass
 
 __all__ = ["DENY", "NORETURN", "Denied", "denied", "never_returns", "risky"]
 

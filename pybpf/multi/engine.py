@@ -26,7 +26,6 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from .. import links
@@ -36,6 +35,7 @@ from .._sys.interrupts import held
 from .._uapi.defines import ENOTSUPP
 from .._uapi.enums import AttachType, ProgType
 from ..asm.edit import Code
+from ..dataclass import replace
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from ..kernel.sleepable import is_sleep_refusal

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 
+from ..dataclass import dataclass
 from ..features import Feature, FeatureSet
 from ..wording import many
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism

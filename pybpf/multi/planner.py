@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter, lt
 from typing import NamedTuple
 
+from ..dataclass import dataclass, replace
 from ..features import Feature
 from ..trampoline.model import REGISTER_SLOTS, Model, Return
 from . import rewrite

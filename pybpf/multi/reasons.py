@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from enum import Enum
 
+from ..dataclass import dataclass
 from ..kernel.functions import label
 
 __all__ = ["HOPELESS", "NO_ROOM", "NO_SLEEP", "Reason", "Skipped"]

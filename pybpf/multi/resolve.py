@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 
 from ..btf import Btf
 from ..btf.types import Func
+from ..dataclass import replace
 from ..errors import BpfError, ObjectFormatError, PlanError
 from ..features import Feature
 from ..kernel.btf import KernelBtf

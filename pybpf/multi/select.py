@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..btf import BtfKind
+from ..dataclass import dataclass
 from ..errors import PlanError
 from ..kernel.functions import label
 from ..kernel.globs import VMLINUX, Matcher, Pattern, is_glob, parse_pattern

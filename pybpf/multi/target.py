@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..dataclass import dataclass
 from ..kernel.functions import KernelFunction
 
 __all__ = ["Target"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..asm import decode
 from ..asm.edit import Code
 from ..btf import Btf
+from ..dataclass import dataclass, field, replace
 from ..errors import PlanError
 from ..obj.linker import LinkedProgram
 from . import rewrite

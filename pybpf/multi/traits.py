@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from .._uapi.helper_args import HELPER_ARGS
 from ..asm import insn as asm
@@ -33,6 +32,7 @@ from ..asm import opcodes as op
 from ..asm.edit import Code, function_starts
 from ..asm.insn import Insn
 from ..asm.text import line as insn_text
+from ..dataclass import dataclass, field
 from ..errors import PlanError
 
 __all__ = [

@@ -7,11 +7,11 @@ package makes of a program before it is loaded is a *variant*.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from enum import Enum
 
 from ..asm import encode
 from ..asm.edit import Code
+from ..dataclass import dataclass, field
 
 __all__ = ["Lowering", "Variant"]
 

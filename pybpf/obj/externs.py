@@ -8,9 +8,9 @@ there are and whether they are weak, BTF says of what type.
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 from ..btf import Array, Btf, BtfKind, Datasec, Enum, Enum64, Func, Int, Linkage, Var
+from ..dataclass import replace
 from ..elf import SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_NOTYPE, ElfFile
 from ..errors import RelocationError
 from .spec import Extern

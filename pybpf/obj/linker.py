@@ -18,7 +18,6 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
@@ -27,6 +26,7 @@ from ..asm.opcodes import CALL, JMP, LDIMM64
 from ..btf import Btf, BtfKind, DeclTag, Func, FuncProto, Linkage, Var
 from ..btf.core import CandidateCache, relocate, types_compatible
 from ..btf.names import essential_name
+from ..dataclass import dataclass, field
 from ..errors import ObjectFormatError, RelocationError
 from . import externs as ext
 from .relocs import FunctionIndex

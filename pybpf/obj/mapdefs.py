@@ -8,10 +8,9 @@ array of pointers to inner maps or programs whose relocations name them.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .._uapi.enums import MapType
 from ..btf import Array, Btf, Enum, Enum64, FuncProto, Ptr, Struct
+from ..dataclass import replace
 from .maptypes import OUTER, RINGS
 from .spec import MapSpec
 

@@ -13,10 +13,9 @@ numbers are libbpf's.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .._uapi.enums import MapFlag, MapType
 from ..btf import Btf, Linkage, Struct, Var
+from ..dataclass import replace
 from ..elf import (
     SHF_EXECINSTR,
     SHT_NOBITS,

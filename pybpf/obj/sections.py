@@ -12,11 +12,10 @@ Numbers are UAPI values (``enum bpf_prog_type``, ``enum bpf_attach_type``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .._uapi.defines import BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS
 from .._uapi.enums import AttachType as A
 from .._uapi.enums import ProgType as P
+from ..dataclass import dataclass
 
 __all__ = ["SECTIONS", "SectionDef", "find", "find_by_type"]
 

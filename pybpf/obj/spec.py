@@ -9,11 +9,11 @@ that order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from .._uapi.defines import BPF_OBJ_NAME_LEN
+from ..dataclass import dataclass, field
 from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False

@@ -7,11 +7,11 @@ which a section size other than zero tells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
 from ..btf import Btf, BtfKind, Datasec, Linkage, Var
+from ..dataclass import dataclass
 from ..elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
 
 TYPE_CHECKING = False

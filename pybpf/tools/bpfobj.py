@@ -8,13 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..asm import decode
 from ..asm import text as asm_text
 from ..btf import Btf
+from ..dataclass import replace
 from ..errors import (
     BpfError,
     ObjectFormatError,

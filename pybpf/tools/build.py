@@ -11,9 +11,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..dataclass import dataclass
 from ..errors import ObjectFormatError
 from ..obj.reader import read_object
 from .entry import explain, plain

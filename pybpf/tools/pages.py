@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from ..dataclass import dataclass
 from .parsers import About, Parser
 
 __all__ = ["Argument", "Page", "page_of"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from ..dataclass import dataclass
 
 __all__ = ["STATUSES", "About", "Example", "Parser", "UsageError"]
 

@@ -11,9 +11,9 @@ import os
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import TextIO
 
+from ..dataclass import dataclass, replace
 from ..wording import many
 from .entry import plain
 

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 
+from ..dataclass import dataclass
 from ..kernel.functions import KernelFunction
 from ..wording import many
 from .model import Model, Return

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
+from ..dataclass import dataclass, field, replace
 from .roles import NOP5, DecodedImage, Instruction, ProgramCall, Role, Symbolizer, TrampFlag
 
 __all__ = ["decode", "disassemble"]

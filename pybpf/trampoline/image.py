@@ -20,9 +20,9 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from .._sys import bpf as sys_bpf
+from ..dataclass import dataclass
 from ..errors import BpfError
 from ..kernel import kallsyms, kcore
 from ..kernel.btf import KernelBtf, objects

@@ -8,11 +8,11 @@ tracing_multi link (BPF_OBJ_GET_INFO_BY_FD).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from .._sys import bpf as sys_bpf
 from .._sys.bpf import LinkInfo
 from .._uapi.enums import AttachType, LinkType
+from ..dataclass import dataclass
 from ..errors import BpfError, DeniedByPolicy
 
 __all__ = [

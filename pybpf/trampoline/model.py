@@ -11,9 +11,9 @@ a struct of more than 16 bytes by value, or returning one.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from ..btf import Btf, types
+from ..dataclass import dataclass
 from ..multi.reasons import Reason
 
 __all__ = ["MAX_PARAMS", "MAX_SLOTS", "REGISTER_SLOTS", "Model", "Models", "Return"]

@@ -12,10 +12,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 
 from .._uapi.enums import KprobeMultiFlag, LinkType, PerfEventType
+from ..dataclass import dataclass, field
 from ..errors import BpfError, ObjectFormatError
 from ..kernel import kallsyms, owners
 from ..kernel.btf import KernelBtf

@@ -6,8 +6,9 @@ Pure: enums and frozen values that `pybpf.trampoline.decode` fills.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, Flag, auto
+
+from ..dataclass import dataclass
 
 __all__ = [
     "NOP5",

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 
+from ..dataclass import dataclass, field
 from .image import ImageReader, TrampolineImage
 from .links import Attached, LinkReading, attachments, read_links
 from .roles import ProgramCall, TrampFlag

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "pybpf"
 # its own layer and of layers below; `_uapi` numbers may be used anywhere.
 LAYERS = {
     "pybpf._lazy": 0,
+    "pybpf.dataclass": 0,
     "pybpf._uapi": 0,
     "pybpf.errnos": 0,
     "pybpf.errors": 0,

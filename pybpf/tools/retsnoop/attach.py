@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from ...dataclass import dataclass
 from ...errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from ...features import Feature
 from ...multi.cost import OWN_OPS, SHARED_OPS, Cost

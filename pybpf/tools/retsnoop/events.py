@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from ...dataclass import dataclass
 
 __all__ = [
     "DISCARD",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ... import errnos
+from ...dataclass import dataclass
 from ...kernel.functions import label
 from ...trampoline.model import Model, Models, Return
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from ... import errnos
+from ...dataclass import dataclass, field
 from ...errors import PlanError
 from ...kernel.globs import parse_pattern
 from ..pages import Argument, Page

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
+from ...dataclass import dataclass
 from ..entry import plain
 from ..screen import many
 from .events import Call, Return

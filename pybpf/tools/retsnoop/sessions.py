@@ -8,9 +8,9 @@ dropped when the same task's next session starts, so nothing grows for ever.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ... import errnos
+from ...dataclass import dataclass
 from .events import Call, End, Event, Return, Stack
 from .functions import Flag, Function, value_of
 

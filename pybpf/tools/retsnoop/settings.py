@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from ...dataclass import dataclass
 from .usage import NotYet, UsageError
 
 __all__ = ["Settings", "apply", "help_text"]
