@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """``python3 tools/features.py`` from a checkout; the tool itself is pybpf/tools/features.py."""
 
+import os
 import sys
-from pathlib import Path
 
-sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
+sys.path[:1] = [os.path.dirname(os.path.dirname(os.path.realpath(__file__)))]
 
 from tools.dev.start import start  # noqa: E402  (the path is set above)
 

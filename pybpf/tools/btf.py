@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from ..btf import Btf, BtfKind
-from ..btf.rawdump import as_dict, raw_lines, type_lines
 from ..errors import ObjectFormatError
-from ..kernel.globs import glob_regex, is_glob
 from .entry import explain, plain
-from .inputs import KERNEL, read_btf
 from .pages import Page, page_of
 from .parsers import About, Example, Parser
 from .progress import Waiting
+
+# What reads BTF is imported by the commands: --help takes 25 ms less.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..btf import Btf
 
 __all__ = ["main", "page"]
 
@@ -51,8 +50,21 @@ _FIND = About(
 )
 
 
+#: BTF of the running kernel.
+_KERNEL = "/sys/kernel/btf/vmlinux"
+#: Members of `pybpf.btf.BtfKind` in lower case, in their order.
+KINDS = (
+    *("int", "ptr", "array", "struct", "union", "enum", "fwd", "typedef", "volatile", "const"),
+    *("restrict", "func", "func_proto", "var", "datasec", "float", "decl_tag", "type_tag"),
+    "enum64",
+)
+
+
 def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
     # (id, the Btf it is in), own types first.
+
+    from ..kernel.globs import glob_regex, is_glob
+
     if not is_glob(pattern):
         for type_id in btf.find_all(pattern):
             yield type_id, btf
@@ -72,8 +84,18 @@ def _shown(line: str) -> str:
     return f"\t{plain(line[1:])}\n" if line[:1] == "\t" else f"{plain(line)}\n"
 
 
+def _read(args: argparse.Namespace) -> Btf:
+    from pathlib import Path
+
+    from .inputs import read_btf
+
+    return read_btf(Path(args.file), args.base and Path(args.base))
+
+
 def _dump(args: argparse.Namespace) -> int:
-    btf = read_btf(args.file, args.base)
+    from ..btf.rawdump import as_dict, raw_lines
+
+    btf = _read(args)
     btf.validate()
     if args.format == "c":
         from ..btf.cdump import dump
@@ -82,6 +104,8 @@ def _dump(args: argparse.Namespace) -> int:
             text = dump(btf)
         sys.stdout.write(text)
     elif args.json:
+        import json
+
         separator = '{"types":[\n'
         for type_id, t in btf.types():
             sys.stdout.write(separator + json.dumps(as_dict(type_id, t)))
@@ -93,7 +117,10 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    btf = read_btf(args.file, args.base)
+    from ..btf import BtfKind
+    from ..btf.rawdump import as_dict, type_lines
+
+    btf = _read(args)
     wanted = None if args.kind is None else BtfKind[args.kind.upper()]
     found = []
     for type_id, owner in _find(btf, args.name):
@@ -103,6 +130,8 @@ def _show(args: argparse.Namespace) -> int:
             if not args.json:
                 sys.stdout.writelines(map(_shown, type_lines(owner, type_id, t)))
     if args.json:
+        import json
+
         print(json.dumps({"types": found}))
     if not found:
         print(f"{args.prog}: no type {args.name!r} in {args.file}", file=sys.stderr)
@@ -118,24 +147,22 @@ def _parser(prog: str) -> Parser:
         command.add_argument(
             "file",
             nargs="?",
-            type=Path,
-            default=KERNEL,
+            default=_KERNEL,
             metavar="FILE",
             help="raw BTF, also .gz, or an ELF file with BTF (default: the running kernel's)",
         )
     dump.add_argument(
         "--format", choices=("c", "raw"), default="raw", help="form of the output (default: raw)"
     )
-    kinds = [kind.name.lower() for kind in BtfKind if kind]
     find.add_argument(
         "--kind",
-        choices=kinds,
+        choices=KINDS,
         metavar="KIND",
-        help=f"the only kind of type to print: {', '.join(kinds)} (default: any)",
+        help=f"the only kind of type to print: {', '.join(KINDS)} (default: any)",
     )
     for command in (dump, find):
         command.add_argument(
-            "--base", type=Path, metavar="FILE", help="the BTF that split BTF in FILE builds on"
+            "--base", metavar="FILE", help="the BTF that split BTF in FILE builds on"
         )
         command.add_argument("--json", action="store_true", help="records as JSON")
     return parser

@@ -6,18 +6,14 @@ import argparse
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
-from ..obj.reader import read_object
 from .entry import explain, plain
-from .inputs import KERNEL, read_btf
 from .pages import Page, page_of
 from .parsers import About, Example, Parser
 from .progress import Waiting
@@ -25,6 +21,7 @@ from .screen import many
 
 __all__ = ["HEADERS", "BuildError", "Compiler", "find_clang", "main", "page", "write_vmlinux"]
 
+_KERNEL = Path("/sys/kernel/btf/vmlinux")
 #: Where pybpf.h and kernel.h are.
 HEADERS = Path(__file__).resolve().parents[1] / "include"
 
@@ -71,6 +68,8 @@ def find_clang(name: str | None = None) -> Compiler:
     :param name: program to use; by default ``clang``, else the newest ``clang-N``
     :raises BuildError: there is none, or it cannot compile for BPF
     """
+    import shutil
+
     names = [name] if name else ["clang", *_versioned()]
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
@@ -107,6 +106,7 @@ def write_vmlinux(btf: Path, target: Path) -> None:
     :raises ObjectFormatError: the file holds no BTF
     """
     from ..btf.cdump import dump
+    from .inputs import read_btf
 
     guard = "#ifdef PYBPF_H\n#error include vmlinux.h before pybpf.h\n#endif\n"
     target.write_text(guard + dump(read_btf(btf)))
@@ -138,6 +138,10 @@ def build(source: Path, target: Path, compiler: Compiler, args: argparse.Namespa
     :raises BuildError: clang refuses it, or the object is not one that can be loaded
     :raises OSError: a file cannot be read or written
     """
+    import tempfile
+
+    from ..obj.reader import read_object
+
     with open(source, "rb"):
         pass  # the error that names the file
     flags = _include_flags(args)
@@ -212,7 +216,7 @@ def _parser(prog: str) -> Parser:
         "--btf",
         metavar="BTF",
         type=Path,
-        default=KERNEL,
+        default=_KERNEL,
         help="BTF that vmlinux.h is made from (default: the running kernel's)",
     )
     parser.add_argument(

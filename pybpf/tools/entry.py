@@ -12,13 +12,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 from ..errors import BpfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
+    from typing import NoReturn
 
     from _typeshed import ReadableBuffer
 

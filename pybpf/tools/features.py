@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from .entry import explain, plain
 from .pages import Page, page_of
@@ -19,6 +15,9 @@ from .screen import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
     from ..kernel.host import Facts
 
 __all__ = ["describe", "feature_rows", "main", "page"]
@@ -142,8 +141,12 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
     return [*_table([_COSTS, *rows]), note]
 
 
-def _save(facts: Facts, path: Path) -> str:
+def _save(facts: Facts, path: str | Path) -> str:
     # Returns what a reader should know of the file, "" for nothing.
+    import json
+    import tempfile
+    from pathlib import Path  # these two take 8 ms that --help need not spend
+
     saved = facts.to_json()
     # Beside it first: what was saved before is lost only to something whole. Made for the
     # owner alone (0600), because it holds the addresses of kernel functions.
@@ -180,7 +183,6 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--save",
         metavar="FILE",
-        type=Path,
         help="file to write all facts to; only its owner may read it (mode 0600)",
     )
     parser.add_argument(
@@ -192,7 +194,7 @@ def _parser(prog: str) -> Parser:
 def _arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = _parser(prog)
     arguments = parser.parse_args(argv)
-    if str(arguments.save) == "-":
+    if arguments.save == "-":
         parser.error("--save needs the name of a file")
     if arguments.facts and (arguments.calibrate or arguments.save):
         parser.error("--facts is about another kernel: nothing to measure or save")
@@ -238,6 +240,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "features.py") -> int:
         }
         if costs is not None:
             report["costs"] = costs
+        import json
+
         print(json.dumps(report, indent=1))
     else:
         lines = [*_about_lines(about), "", *_table([_COLUMNS, *rows])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from .. import __version__
 from . import entry
@@ -12,6 +11,8 @@ from .table import TOOLS, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from .pages import Page
 
 __all__ = ["all_pages", "main", "page", "run"]

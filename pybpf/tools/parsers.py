@@ -7,10 +7,14 @@ A parser keeps what it was given, so that ``--help``, the man page and shell com
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
-from typing import Any
 
 from ..dataclass import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["STATUSES", "About", "Example", "Parser", "UsageError"]
 
@@ -67,6 +71,26 @@ class About:
         return ", ".join(f"{number} {what}" for number, what in self.statuses)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    # argparse asks shutil for the width, whose import takes 4 ms.
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{"width": _columns() - 2, **options})
+
+
+def _columns() -> int:
+    # As shutil.get_terminal_size: COLUMNS, then the terminal, then 80.
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        columns = 0
+    if columns <= 0:
+        try:
+            columns = os.get_terminal_size(1).columns
+        except OSError:
+            columns = 0
+    return columns or 80
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that can be asked what it was given.
 
@@ -84,7 +108,7 @@ class Parser(argparse.ArgumentParser):
             prog=prog,
             description="\n\n".join(filter(None, (about.summary, about.text))),
             epilog=about.epilog(prog),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             add_help=False,
             **options,
         )

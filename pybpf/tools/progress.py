@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Self, TextIO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import Event, Thread
+    from typing import Self, TextIO
 
 __all__ = ["Waiting"]
 

@@ -6,16 +6,16 @@ them takes them through `entry.plain`, so that none of them can steer the termin
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TextIO
 
 from ..dataclass import dataclass, replace
 from ..wording import many
 from .entry import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 __all__ = ["Column", "Line", "Screen", "cut", "fit", "many"]
 
@@ -105,6 +105,8 @@ class Screen:
         """A terminal (unless NO_COLOR or TERM=dumb forbids colours) or a plain stream."""
         if not out.isatty():
             return cls(out)
+        import shutil
+
         colour = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         return cls(out, colour, shutil.get_terminal_size().columns)
 
@@ -129,6 +131,8 @@ class Screen:
             return [line.text]
         if line.wrap is None:
             return [cut(line.text, self.width)]
+        import textwrap
+
         return textwrap.wrap(
             line.text,
             max(self.width, line.wrap + _LEAST),
@@ -153,4 +157,6 @@ class Screen:
 
     def json(self, value: object) -> None:
         """Print a value as JSON, the same on a terminal and a pipe."""
+        import json
+
         self.line(json.dumps(value, indent=2))

@@ -320,7 +320,7 @@ def test_an_environment_of_somebody_else_is_none(
     def missing(**_: object) -> None:
         raise ModuleNotFoundError("No module named 'capstone'", name="capstone")
 
-    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", refuse)
         start.use_venv(tmp_path)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = ["start", "use_venv"]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 
-def use_venv(root: Path = ROOT) -> None:
+def use_venv(root: str = ROOT) -> None:
     """Start again with the Python of the checkout's .venv if this one lacks capstone.
 
     Does nothing where there is no .venv that this user may run: many commands need no capstone.
     """
-    venv = root / ".venv"
-    if importlib.util.find_spec("capstone") is not None or Path(sys.prefix) == venv:
+    venv = os.path.join(root, ".venv")
+    if sys.prefix == venv:
         return
-    python = venv / "bin" / "python"
-    if os.access(python, os.X_OK):
-        os.execv(python, [str(python), *sys.orig_argv[1:]])
+    from importlib.util import find_spec  # 2 ms
+
+    python = os.path.join(venv, "bin", "python")
+    if find_spec("capstone") is None and os.access(python, os.X_OK):
+        os.execv(python, [python, *sys.orig_argv[1:]])
 
 
 def start(name: str, module: str) -> NoReturn:

@@ -1,9 +1,9 @@
 """``python3 tools/retsnoop`` from a checkout."""
 
+import os
 import sys
-from pathlib import Path
 
-sys.path[:1] = [str(Path(__file__).resolve().parents[2])]
+sys.path[:1] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))]
 
 from tools.dev.start import start  # noqa: E402  (the path is set above)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import TypeAlias
 
 from ...dataclass import dataclass
 
@@ -134,7 +133,7 @@ class End:
     frames: tuple[Frame, ...]
 
 
-Event: TypeAlias = Call | Return | Stack | End
+Event = Call | Return | Stack | End
 
 
 def _text(raw: bytes) -> str:

@@ -6,7 +6,6 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import TextIO
 
 from ...errors import DeniedByPolicy
 from ...multi.cost import Mechanism
@@ -14,6 +13,10 @@ from ..entry import explain
 from ..pages import Page, page_of
 from ..parsers import STATUSES, About, Example, Parser, UsageError
 from ..screen import Screen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 __all__ = ["main", "page"]
 
