@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -41,6 +42,24 @@ def test_status_output_and_files_come_back(tmp_path: Path) -> None:
     assert hashlib.sha256(got).digest() == hashlib.sha256(want).digest()
 
 
+def test_files_go_in(tmp_path: Path) -> None:
+    """What is under --in is under $IN: files, modes, links, folders."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/run").write_text("#!/bin/sh\necho ran\n")
+    (tmp_path / "sub/run").chmod(0o755)
+    (tmp_path / "link").symlink_to("sub/run")
+    done = vm("--kernel", "latest", "--in", str(tmp_path), "--", "sh", "-c", "$IN/link; ls $IN")
+    assert (done.returncode, done.stdout) == (0, b"ran\nlink\nsub\n"), done.stderr.decode()
+
+
+def test_signals_have_their_default_meaning() -> None:
+    """CMD ignores and blocks nothing: Ctrl-C and Ctrl-\\ end what it starts."""
+    script = "grep -E 'Sig(Ign|Blk)' /proc/self/status; sleep 100 & kill -INT $$; echo alive"
+    done = vm("--kernel", "latest", "--", "sh", "-c", script)
+    assert done.stdout.split() == [b"SigBlk:", b"0" * 16, b"SigIgn:", b"0" * 16]
+    assert done.returncode == 128 + signal.SIGINT
+
+
 def test_time_limit_gives_124_and_what_there_is(tmp_path: Path) -> None:
     """A command that ignores SIGTERM is stopped too, and its files still come back."""
     script = "trap '' TERM; echo first; echo part >$OUT/part; while :; do sleep 1; done"
@@ -63,7 +82,13 @@ def test_a_guest_that_dies_gives_125_and_the_console() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--kernel", "5.4", "--", "true"], [], ["--timeout", "0", "--", "true"]]
+    "arguments",
+    [
+        ["--kernel", "5.4", "--", "true"],
+        [],
+        ["--timeout", "0", "--", "true"],
+        ["--in", "/no/such/folder", "--", "true"],
+    ],
 )
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
     """Usage errors say so before anything starts."""

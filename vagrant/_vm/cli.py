@@ -59,6 +59,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", help="where $OUT comes back (with `all`: DIR/ROW)"
     )
     parser.add_argument(
+        "--in",
+        dest="into",
+        type=Path,
+        metavar="DIR",
+        help="a directory whose contents the guest has under $IN",
+    )
+    parser.add_argument(
         "--timeout", type=float, default=900, metavar="S", help="seconds CMD may take (%(default)g)"
     )
     parser.add_argument(
@@ -80,6 +87,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.command and not (options.setup or options.update):
         parser.error("which command? vagrant/vm [options] -- CMD ARGS")
+    if options.into and not options.into.is_dir():
+        parser.error(f"--in {options.into}: not a directory")
     if not 0 < options.timeout < math.inf:
         parser.error("--timeout must be a number of seconds more than 0")
     return options
@@ -110,8 +119,12 @@ def write_initrd(
     command: Sequence[str],
     want_out: bool,
     kernel: kernels.Kernel,
+    into: Path | None = None,
 ) -> None:
-    """The run's own archive with checkout, modules and command, then the images."""
+    """Write the run's own archive with checkout, modules and command, then the images.
+
+    :param into: a directory for the guest's $IN
+    """
     with open(path, "wb") as out:
         writer = cpio.Writer(out)
         script = f"export PYBPF_VM_KERNEL={shlex.quote(kernel.row)}\nexec {shlex.join(command)}\n"
@@ -120,6 +133,8 @@ def write_initrd(
             writer.file("vm/want-out", b"")
         cpio.add_tree(writer, kernel.modules, f"usr/lib/modules/{kernel.release}")
         checkout.add(writer, image.SOURCE)
+        if into:
+            cpio.add_tree(writer, into, "in")
         writer.close()
         for image_file in images:
             out.write(b"\0" * (-out.tell() % 4))  # where the kernel looks for the next archive
@@ -172,7 +187,7 @@ def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: P
     accel = "kvm" if not options.icount and qemu.kvm_works(emulator, kernel) else "tcg"
     with tempfile.TemporaryDirectory(prefix="pybpf-vm-") as name:
         initrd = Path(name) / "initrd"
-        write_initrd(initrd, images, options.command, out is not None, kernel)
+        write_initrd(initrd, images, options.command, out is not None, kernel, options.into)
         for attempt in (1, 2):
             guest = qemu.Guest(emulator, kernel, initrd, accel=accel, icount=options.icount)
             result = guest.run(options.timeout, sink)
