@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from .._uapi.enums import AttachType
@@ -28,6 +29,9 @@ __all__ = [
     "syscall_symbol",
 ]
 
+_WORD = 4  # letters of a word that says something
+_COMMON = 100  # names with a word that says nothing any more
+_BESIDE = 20  # functions between two of one subject
 _TRACEPOINT = "btf_trace_"  # in front of the name of each tracepoint's typedef
 
 #: ``enum bpf_attach_type`` -> (prefix of the BTF name, what the target is called in messages).
@@ -157,20 +161,38 @@ def raw_tracepoint_names(facts: Facts) -> Iterator[str]:
 
 
 def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
-    """Names that are perhaps meant by `name`, best first.
+    """Find names that are perhaps meant by `name`, best first.
 
     Spelling is compared only with names that begin alike or hold `name`
-    inside, so 50,000 names cost some ten milliseconds.
+    inside, so 50,000 names cost some ten milliseconds. If none is near, the
+    name may have got another first word: ``do_rmdir`` became ``filename_rmdir``.
+
+    :param names: in the order of their addresses, if they are functions
     """
     if len(name) < 3:
         return []
     import difflib
 
+    names = list(names)
     plain = name.lstrip("_")
     near = list(_alike(name, plain, names))
     inside = sorted((n for n in near if plain in n), key=lambda n: (len(n), n))
     close = difflib.get_close_matches(name, near[:4000], limit, 0.75)
-    return list(dict.fromkeys([*close, *inside]))[:limit]
+    return list(dict.fromkeys([*close, *inside] or _of_one_word(plain, names)))[:limit]
+
+
+def _of_one_word(name: str, names: Sequence[str]) -> list[str]:
+    # Names that share the longest word. Functions of one source file lie side by side, so one
+    # with neighbours of this word is of the core, and not each file system's own.
+    for word in sorted(name.split("_"), key=len, reverse=True):
+        if len(word) < _WORD:
+            break
+        found = [at for at, other in enumerate(names) if word in other and word in other.split("_")]
+        if 0 < len(found) <= _COMMON:
+            beside = {at for two in pairwise(found) if two[1] - two[0] <= _BESIDE for at in two}
+            found.sort(key=lambda at: (at not in beside, len(names[at]), names[at]))
+            return [names[at] for at in found]
+    return []
 
 
 def _alike(name: str, plain: str, names: Iterable[str]) -> Iterator[str]:

@@ -125,6 +125,26 @@ def test_explains_a_missing_file(mechanism: str) -> None:
     assert link_ids() <= before
 
 
+def test_a_command_with_an_evil_name(snoop: Snoop) -> None:
+    """Its escape sequence and line end reach the terminal escaped."""
+    script = (
+        "import os; open('/proc/self/comm', 'wb').write(b'e\\x1b[2Jv\\nil')\n"
+        f"try: os.open('{MISSING}', os.O_RDONLY)\nexcept OSError: pass\n"
+    )
+    done = snoop(*OPEN, "-x", "ENOENT", command=[sys.executable, "-c", script])
+    assert r"(e\x1b[2Jv\nil/e\x1b[2Jv\nil):" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_a_renamed_function_is_suggested(kernel_row: str, snoop: Snoop) -> None:
+    """do_rmdir of older kernels is filename_rmdir: the error names it, where it is so."""
+    done = snoop("--dry-run", "-e", "do_rmdir")
+    if "do_rmdir" in facts().kallsyms.names():
+        assert done.returncode == 0
+    else:
+        assert done.returncode == 1 and "filename_rmdir" in done.stderr
+
+
 @pytest.mark.parametrize("mechanism", ["auto", "-F"])
 def test_explains_a_missing_directory(mechanism: str, snoop: Snoop) -> None:
     """rmdir below a directory that does not exist fails in the path walk, not in rmdir."""

@@ -487,6 +487,16 @@ def test_noreturn_list_covers_the_kernels() -> None:
     assert all(" " not in name for name in NORETURN)
 
 
+def test_a_function_that_was_renamed() -> None:
+    """The names that share its longest word; those with such neighbours first."""
+    table = [f"function_{number}" for number in range(1000)]
+    table[100], table[300], table[500] = "v9fs_rmdir", "fat_rmdir", "x_rmdirs"
+    table[700:704] = ["vfs_rmdir", "lookup_it", "filename_rmdir", "__x64_sys_rmdir"]
+    assert near_names("do_rmdir", table) == ["vfs_rmdir", "filename_rmdir", "__x64_sys_rmdir"]
+    assert near_names("do_rmdir", ["fat_rmdir", "other"]) == ["fat_rmdir"]
+    assert near_names("do_it_to_me", table) == []
+
+
 def test_near_names_are_quick_and_few() -> None:
     table = [f"function_{i}" for i in range(20000)] + ["tcp_v4_connect", "tcp_v6_connect"]
     assert near_names("tcp_v4_conect", table)[0] == "tcp_v4_connect"
