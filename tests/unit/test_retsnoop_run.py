@@ -85,6 +85,35 @@ def test_a_run_to_its_end(kernel: Pretended, capfd: pytest.CaptureFixture[str]) 
     assert (err, kernel.said) == ("", ["detached"])
 
 
+@pytest.mark.parametrize(
+    ("skipped", "says"),
+    [(1, "Skipped 1 function that cannot"), (2, "Skipped 2 functions that cannot")],
+)
+def test_one_is_singular(
+    skipped: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Counts and their nouns agree."""
+    plan = attach.Plan(((Mechanism.MULTI, (FUNCTION,)),))
+    monkeypatch.setattr(module, "make_functions", lambda candidates, btf: [FUNCTION])
+    monkeypatch.setattr(module.attach, "make_plan", lambda *args: plan)
+    selection = SimpleNamespace(candidates=(), skipped=[None] * skipped)
+    for options in ([], ["-v"]):
+        run = module._Run(parse(["-e", "f", *options]), SimpleNamespace(btf=None))  # type: ignore[arg-type]
+        run.plan(selection)  # type: ignore[arg-type]
+    out, err = capfd.readouterr()
+    assert says in err
+    assert "Found 1 attachable function in total.\n" in out
+    assert says.partition(" that")[0] + " in total.\n" in out
+
+
+def test_a_dry_run_of_one(kernel: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    assert go("--dry-run") == 0
+    assert capfd.readouterr().out == "Dry run: would attach to 1 function by kprobe.multi (1).\n"
+
+
 # -- output that nobody reads
 
 # Sessions come when the command has left its process id.

@@ -52,6 +52,22 @@ def end(*frames: Frame, **more: object) -> End:
     return End(**(fields | more))  # type: ignore[arg-type]
 
 
+def test_names_cannot_steer_the_terminal() -> None:
+    """Commands and symbols with escape sequences and line ends, in the stack and in the trace."""
+    evil = "a\x1b[2J\nb"
+    functions = [Function(0, evil, addr=0x1000, flags=Flag.ENTRY, ret_size=8)]
+    frame = Frame(0, True, 1000, -2)
+    trace = (Call(1, 812, 0, 0, 0, 1), Return(1, 812, 1, 0, 0, 1000, -2))
+    session = Session(end(frame, comm=evil, leader_comm=evil, records=2), trace=trace)
+    rows = list(stacks.merge([Place(0x1005, evil, start=0x1000)], (frame,), functions))
+    text = render.session_text(
+        session, functions, epoch=0, trace=True, rows=rows, style=render.Style()
+    )
+    assert "\x1b" not in text
+    assert text.count(r"a\x1b[2J\nb") == 4  # command, leader, call and return in one, frame
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 # -- results ----------------------------------------------------------------
 
 
