@@ -31,7 +31,7 @@ __all__ = [
 
 _WORD = 4  # letters of a word that says something
 _COMMON = 100  # names with a word that says nothing any more
-_BESIDE = 20  # functions between two of one subject
+_BESIDE = 100  # functions between two of one subject
 _TRACEPOINT = "btf_trace_"  # in front of the name of each tracepoint's typedef
 
 #: ``enum bpf_attach_type`` -> (prefix of the BTF name, what the target is called in messages).
@@ -182,16 +182,21 @@ def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def _of_one_word(name: str, names: Sequence[str]) -> list[str]:
-    # Names that share the longest word. Functions of one source file lie side by side, so one
-    # with neighbours of this word is of the core, and not each file system's own.
+    # Names that share the longest word. Functions of one source file lie side by side: where
+    # most of this word do is the core, the others are each file system's own.
     for word in sorted(name.split("_"), key=len, reverse=True):
         if len(word) < _WORD:
             break
         found = [at for at, other in enumerate(names) if word in other and word in other.split("_")]
-        if 0 < len(found) <= _COMMON:
-            beside = {at for two in pairwise(found) if two[1] - two[0] <= _BESIDE for at in two}
-            found.sort(key=lambda at: (at not in beside, len(names[at]), names[at]))
-            return [names[at] for at in found]
+        if not 0 < len(found) <= _COMMON:
+            continue
+        groups = [[found[0]]]
+        for before, at in pairwise(found):
+            if at - before > _BESIDE:
+                groups.append([])
+            groups[-1].append(at)
+        groups.sort(key=len, reverse=True)
+        return [n for group in groups for n in sorted((names[at] for at in group), key=len)]
     return []
 
 

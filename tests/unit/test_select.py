@@ -488,9 +488,9 @@ def test_noreturn_list_covers_the_kernels() -> None:
 
 
 def test_a_function_that_was_renamed() -> None:
-    """The names that share its longest word; those with such neighbours first."""
+    """The names that share its longest word; first those where most of them lie."""
     table = [f"function_{number}" for number in range(1000)]
-    table[100], table[300], table[500] = "v9fs_rmdir", "fat_rmdir", "x_rmdirs"
+    table[100], table[102], table[300], table[500] = "a_rmdir", "b_rmdir", "c_rmdir", "x_rmdirs"
     table[700:704] = ["vfs_rmdir", "lookup_it", "filename_rmdir", "__x64_sys_rmdir"]
     assert near_names("do_rmdir", table) == ["vfs_rmdir", "filename_rmdir", "__x64_sys_rmdir"]
     assert near_names("do_rmdir", ["fat_rmdir", "other"]) == ["fat_rmdir"]
