@@ -67,7 +67,7 @@ def test_wrong_arguments(words: list[str], says: str, capsys: pytest.CaptureFixt
 def test_help_imports_no_tool(option: str) -> None:
     """What makes them fast: no tool, no argument parser, nothing of the library but errors."""
     code = (
-        "import sys, pybpf.errors; errors = set(sys.modules); "
+        "import sys, pybpf.errors, pybpf.dataclass; errors = set(sys.modules); "
         f"from pybpf.tools.main import main; main([{option!r}]); names = set(sys.modules); "
         "print(sorted(n for n in names - errors if n.startswith('pybpf')), file=sys.stderr); "
         "print(sorted(names & {'argparse', 'dataclasses', 'json', 'subprocess'}), file=sys.stderr)"
