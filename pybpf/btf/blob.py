@@ -84,8 +84,6 @@ class Blob:
     :param label: for messages: file or module name
     :ivar words: the type section, as ``__u32``
     :ivar strings: the string section
-    :ivar text: the same as Latin-1, one character per byte, so that offsets work on it
-    :ivar is_ascii: whether the strings are ASCII
     :ivar base_strings: first string offset that is not the base's, in bytes
     :ivar types_at: where the type section starts, in bytes
     :raises ObjectFormatError: header or string section malformed. A malformed type record
@@ -142,9 +140,17 @@ class Blob:
                 self._strings_at,
             )
         self.strings = strings
-        self.text = strings.decode("latin-1")
-        self.is_ascii = strings.isascii()
         self.base_strings = base.strings_end if base else 0
+
+    @cached_property
+    def text(self) -> str:
+        """The strings as Latin-1, one character per byte, so that offsets work on it."""
+        return self.strings.decode("latin-1")
+
+    @cached_property
+    def is_ascii(self) -> bool:
+        """Whether the strings are ASCII."""
+        return self.strings.isascii()
 
     def error(self, what: str, offset: int | None) -> ObjectFormatError:
         """Make the exception for something malformed.

@@ -307,7 +307,6 @@ def _run_relocate(args: argparse.Namespace) -> int:
 def _run_load(args: argparse.Namespace) -> int:
     from .progress import Waiting
 
-    _read(args)  # so that a file that is no object is told as one
     with Waiting("loading programs", sys.stderr):
         report = load(args.file)
     if args.json:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +67,7 @@ def find_clang(name: str | None = None) -> Compiler:
     :raises BuildError: there is none, or it cannot compile for BPF
     """
     import shutil
+    import subprocess
 
     names = [name] if name else ["clang", *_versioned()]
     path = next(filter(None, map(shutil.which, names)), None)
@@ -116,7 +115,7 @@ def _include_flags(args: argparse.Namespace) -> list[str]:
     flags = [f"-I{path}" for path in args.include]
     flags += [f"-D{macro}" for macro in args.define]
     flags.append(f"-I{HEADERS}")
-    machine = platform.machine()
+    machine = os.uname().machine
     flags.append(f"-D__TARGET_ARCH_{_ARCHES.get(machine, machine)}")
     # With -target bpf clang does not look there, and <linux/types.h> needs it.
     own = Path(f"/usr/include/{machine}-linux-gnu")
@@ -124,6 +123,8 @@ def _include_flags(args: argparse.Namespace) -> list[str]:
 
 
 def _missing_headers(compiler: Compiler, source: Path, flags: Sequence[str]) -> set[str]:
+    import subprocess
+
     # -MG lists a header that was not found as it was written.
     command = [compiler.path, *_FLAGS, *flags, "-w", "-M", "-MG", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -138,6 +139,7 @@ def build(source: Path, target: Path, compiler: Compiler, args: argparse.Namespa
     :raises BuildError: clang refuses it, or the object is not one that can be loaded
     :raises OSError: a file cannot be read or written
     """
+    import subprocess
     import tempfile
 
     from ..obj.reader import read_object

@@ -17,9 +17,12 @@ from pybpf._sys import perf as sys_perf
 from pybpf._sys import prog as sys_prog
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import insn as asm
+from pybpf.btf import BtfKind
 from pybpf.errors import BpfError
 from pybpf.features import Feature, Support
+from pybpf.kernel.btffind import BtfFinder
 from pybpf.kernel.host import Facts
+from pybpf.kernel.lookup import BtfTarget
 from pybpf.multi.reasons import Reason
 from pybpf.multi.select import Candidate, Selection, select
 from pybpf.trampoline.model import Models
@@ -241,6 +244,18 @@ def test_module_functions_are_selected(with_modules: Facts) -> None:
             assert candidate.btf_id >= btf.start_id
             assert btf.name(candidate.btf_id) == candidate.name
     assert select(facts, ["vmlinux:nf_conntrack_in"]).skipped[0].reason is Reason.NOT_FOUND
+
+
+def test_the_kernel_finds_functions_of_modules(with_modules: Facts) -> None:
+    """The id and the module's name, without reading any BTF; the descriptor it gave is closed."""
+    btf = with_modules.btf.get("nf_conntrack")
+    assert btf is not None
+    with BtfFinder() as finder:
+        found = finder.find("nf_conntrack_in", BtfKind.FUNC)
+        assert found == BtfTarget(btf.find("nf_conntrack_in", BtfKind.FUNC) or 0, "nf_conntrack")
+        assert finder.find("vfs_read", BtfKind.FUNC) == BtfTarget(
+            with_modules.btf.vmlinux().find("vfs_read", BtfKind.FUNC) or 0
+        )
 
 
 def test_a_module_function_takes_a_program(with_modules: Facts) -> None:

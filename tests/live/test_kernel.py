@@ -20,8 +20,10 @@ from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel import btf as kernel_btf
 from pybpf.kernel import kallsyms, kcore, probes
+from pybpf.kernel.btffind import BtfFinder
 from pybpf.kernel.host import Facts
 from pybpf.kernel.kallsyms import Kallsyms
+from pybpf.kernel.lookup import BtfTarget
 from tests.support import rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,6 +147,21 @@ def test_vmlinux_btf_is_read_whole(facts: Facts) -> None:
     assert btf.find("bpf_fentry_test1", BtfKind.FUNC)
     assert facts.btf.vmlinux() is btf
     assert facts.btf.get("vmlinux") is btf
+
+
+def test_the_kernel_finds_what_its_btf_has(facts: Facts) -> None:
+    """Ids that the kernel gives for a name are those of a search in its BTF."""
+    btf = facts.btf.vmlinux()
+    names = [btf.name(i) for i in btf.ids(BtfKind.FUNC)[::9973]]
+    with BtfFinder() as finder:
+        for name in (*names, "vfs_read", "no_such_function", "task_struct", "x" * 127):
+            for kind in (BtfKind.FUNC, BtfKind.STRUCT):
+                found = finder.find(name, kind)
+                wanted = btf.find(name, kind)
+                assert found == (None if wanted is None else BtfTarget(wanted))
+        for wrong in ("", "a\0b", "x" * 128):
+            with pytest.raises(ValueError, match="127 bytes"):
+                finder.find(wrong, BtfKind.FUNC)
 
 
 def test_btf_objects_of_the_kernel(facts: Facts) -> None:
