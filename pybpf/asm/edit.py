@@ -16,7 +16,7 @@ from ..dataclass import dataclass
 from . import insn as asm
 from .insn import Insn
 
-__all__ = ["Code", "edit", "function_starts", "prepend"]
+__all__ = ["Code", "edit", "function_starts", "lead", "prepend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +114,27 @@ def prepend(code: Code, insns: Sequence[Insn], func_id: int | None) -> Code:
 
     :param func_id: BTF FUNC of the new function, None when there is no func_info
     """
+    out = _shifted(code, insns)
+    if func_id is not None and code.func_info:
+        return Code(out.insns, ((0, func_id), *out.func_info), out.line_info)
+    return out
+
+
+def lead(code: Code, insns: Sequence[Insn]) -> Code:
+    """Put instructions in front of the main function, which begins with them from now on.
+
+    Jumps back to its first instruction do not run them again.
+    """
+    out = _shifted(code, insns)
+    funcs = tuple((slot if slot > len(insns) else 0, type_id) for slot, type_id in out.func_info)
+    return Code(out.insns, funcs, out.line_info)
+
+
+def _shifted(code: Code, insns: Sequence[Insn]) -> Code:
+    # Instructions in front of all functions, under the first source line.
     shift = len(insns)
     funcs = tuple((slot + shift, type_id) for slot, type_id in code.func_info)
-    lines = tuple((slot + shift, *rest) for slot, *rest in code.line_info)
-    if func_id is not None and code.func_info:
-        funcs = ((0, func_id), *funcs)
+    lines = tuple((slot + shift, file, line, col) for slot, file, line, col in code.line_info)
     if code.line_info:
         lines = ((0, *code.line_info[0][1:]), *lines)
-    return Code((*insns, *code.insns), funcs, lines)  # type: ignore[arg-type]
+    return Code((*insns, *code.insns), funcs, lines)

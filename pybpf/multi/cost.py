@@ -73,6 +73,9 @@ class CostModel:
 
     name: str
     prices: Mapping[Mechanism, Price]
+    #: Instructions that the recursion guard adds to each run of a program, see `guard`: 21 on
+    #: 6.1, 19 on 6.12 and 7.3; 28 and 24 where the program leaves no register free.
+    guard_insns: int = 0
 
     def price(self, mechanism: Mechanism) -> Price:
         return self.prices[mechanism]
@@ -118,6 +121,7 @@ OWN_OPS = CostModel(
         Mechanism.KPROBE_MULTI: Price(0.20, 0.13, 70, 264, 539, _RUNS.format("6.12, N=2000")),
         Mechanism.KPROBE: Price(17, 50, 1, 360, 620, _RUNS.format("6.12"), _FILTER_US),
     },
+    guard_insns=21,
 )
 
 #: Kernels where trampolines share one ftrace_ops (7.2 and newer).
@@ -129,4 +133,5 @@ SHARED_OPS = CostModel(
         Mechanism.KPROBE_MULTI: Price(0.10, 0.11, 160, 254, 718, _RUNS.format("7.3, N=2000")),
         Mechanism.KPROBE: Price(17, 50, 1, 331, 620, _RUNS.format("7.3"), _FILTER_US),
     },
+    guard_insns=19,
 )

@@ -43,6 +43,7 @@ from . import rewrite
 from .cost import Mechanism
 from .ground import ROUNDS, Stale, Stands
 from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
+from .missed import Losses
 from .options import AttachOptions, Progress
 from .plan import Group, Part, Plan, PlanFacts, Side
 from .planner import make_plan
@@ -55,6 +56,7 @@ from .variant import Lowering, Variant
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._sys.fd import Fd
+    from .guard_maps import GuardMaps
 
 __all__ = ["Source", "attach"]
 
@@ -77,8 +79,12 @@ class Source(Protocol):
         attach_type: int,
         btf_id: int,
         module: str,
+        guard: GuardMaps | None,
     ) -> Fd:
         """Load one variant; map and BTF references filled in."""
+
+    def make_guard(self) -> GuardMaps:
+        """Make maps for the recursion guard of one more link."""
 
 
 _SLOTS_WITHOUT_STACK = 6
@@ -203,9 +209,12 @@ class _Engine:
             self.progress(min(self.done, self.total), self.total)
 
     def run(self, groups: Sequence[Group]) -> None:
-        if held := sum(_descriptors(group) for group in groups):
-            make_room(held, f"attach to {sum(len(g.targets) for g in groups)} functions")
+        if files := sum(_descriptors(group) for group in groups):
+            make_room(files, f"attach to {sum(len(g.targets) for g in groups)} functions")
         self.total += sum(len(g.targets) * len(g.parts) for g in groups)
+        if self.link.guard is None and any(p.variant.guarded for g in groups for p in g.parts):
+            with held():
+                self.link.guard = self.source.make_guard()
         for group in groups:
             first = len(self.link.pieces)
             targets = group.targets
@@ -247,7 +256,7 @@ class _Engine:
         shared = group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.KPROBE_MULTI)
         for one in reversed(pieces if shared else halves):
             with held():
-                one.link.close()
+                self.link.losses.close(one.link)
                 self.link.pieces.remove(one)
         return self.accepted(group.targets) if shared else ()
 
@@ -315,6 +324,7 @@ class _Engine:
                 attach_type=attach_type,
                 btf_id=0,
                 module=module,
+                guard=self.link.guard,
             )
             return self._program
 
@@ -417,21 +427,26 @@ class _Engine:
             return
         # The program calculates with an argument that is a pointer for this function.
         template = self._template_of(part)
+        whole = template.guarded if variant.guarded else lambda other: other
         code, traits, slots = template.code, template.traits, model.slots
         returns = part.side is not Side.ENTRY and not model.is_void
-        yield template.variant(
-            Lowering.DIRECT,
-            lambda: rewrite.direct(code, traits, slots=slots, returns=returns, scalars=True),
-            slots,
-            returns,
-            scalars=True,
+        yield whole(
+            template.variant(
+                Lowering.DIRECT,
+                lambda: rewrite.direct(code, traits, slots=slots, returns=returns, scalars=True),
+                slots,
+                returns,
+                scalars=True,
+            )
         )
         # No load of an argument that points to a pointer, an enum or a function is allowed on
         # 6.x ("is not a struct"), but the helper gives it.
-        yield template.variant(
-            Lowering.FRAME,
-            lambda: rewrite.frame(code, traits, returns=returns, static=template.static),
-            returns,
+        yield whole(
+            template.variant(
+                Lowering.FRAME,
+                lambda: rewrite.frame(code, traits, returns=returns, static=template.static),
+                returns,
+            )
         )
 
     def _template_of(self, part: Part) -> Template:
@@ -447,6 +462,7 @@ class _Engine:
             attach_type=attach_type,
             btf_id=target.btf_id or 0,
             module=target.module,
+            guard=self.link.guard,
         )
 
     # -- single kprobes: one program, one perf event per function
@@ -514,12 +530,14 @@ def attach(
     options: AttachOptions,
     cookies: Callable[[Target], int] | None = None,
     ground: Stands | None = None,
+    losses: Losses | None = None,
 ) -> MultiLink:
     """Do what a plan says; what the kernel refuses one by one is skipped, not fatal.
 
     :param plan: made of `template` with `facts` and `options`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
     :param ground: tells whether the modules of targets are still the same; None: they are
+    :param losses: counts what the links miss
     :raises PlanError: nothing could be attached; ``.skipped`` has the reasons
     :raises VerifierError: the program itself is at fault: the verifier refused a group's variant,
         or every function's clone
@@ -531,7 +549,7 @@ def attach(
         options.planned(plan)
     elif plan.cost.attach_s > SLOW_S:
         warn(f"{plan.program}: attaching to {say_takes(plan.targets, plan.cost.attach_s)}")
-    engine = _Engine(source, template, MultiLink(plan), cookies, options.progress, ground)
+    engine = _Engine(source, template, MultiLink(plan, losses), cookies, options.progress, ground)
     try:
         try:
             return _run(engine, facts, options)
@@ -554,7 +572,8 @@ def look_again(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> tup
         if not stale or engine.ground is None:
             break
         found, gone = engine.ground.again(stale)
-        made = make_plan(engine.template, found, facts, options, gone)
+        guarded = engine.link.guard is not None
+        made = make_plan(engine.template, found, facts, options, gone, guarded=guarded)
         for target in stale:
             del engine.refused[target_key(target)]
         nowhere += made.skipped
@@ -578,7 +597,8 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
         ]
         fewer = any(engine.refused[target_key(t)][1].errno == ENOTSUPP for t in full)
         slots = min(facts.max_slots, _SLOTS_WITHOUT_STACK) if fewer else facts.max_slots
-        spill = make_plan(engine.template, again, replace(facts, max_slots=slots), options)
+        known, guarded = replace(facts, max_slots=slots), link.guard is not None
+        spill = make_plan(engine.template, again, known, options, guarded=guarded)
         for target in full:
             del engine.refused[target_key(target)]
         engine.run(spill.groups)

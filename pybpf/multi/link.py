@@ -12,6 +12,7 @@ from .. import links
 from .._sys.interrupts import held
 from ..dataclass import dataclass
 from .cost import Mechanism
+from .missed import Losses, Missed
 from .options import Progress
 from .plan import Group, Part, Plan, in_groups
 from .reasons import Skipped
@@ -20,6 +21,9 @@ from .target import Target
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
+
+    from ..links import Link
+    from .guard_maps import GuardMaps
 
 __all__ = ["SLOW_S", "Changed", "MultiLink", "Piece", "say_takes", "target_key", "warn"]
 
@@ -87,13 +91,20 @@ class MultiLink:
     :ivar spilled: functions whose trampoline was full, attached by another mechanism
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, losses: Losses | None = None) -> None:
+        """Attach nothing yet.
+
+        :param losses: counts what the links miss; without it kprobes count as unknown
+        """
         self.plan = plan
         self.refused: tuple[Skipped, ...] = ()
         self.spilled: tuple[Target, ...] = ()
         #: The kernel's links in the order they were made. The engine's: read `links`, `groups`.
         self.pieces: list[Piece] = []
         self._detached: list[Piece] = []  # last attached first
+        #: Maps of the recursion guard of clones, if there is one. The engine's: read `missed`.
+        self.guard: GuardMaps | None = None
+        self.losses = losses or Losses(lambda: False)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -157,6 +168,27 @@ class MultiLink:
         """The kernel's links that are open, in the order they were made."""
         return tuple(piece.link for piece in self.pieces)
 
+    @property
+    def missed(self) -> Missed:
+        """Calls that the program missed, as the kernel and the recursion guard count them.
+
+        After `detach` the last values. What this kernel does not count is unknown, never 0.
+
+        :raises BpfError: if the kernel refuses
+        """
+        guard = self.guard.misses if self.guard is not None else 0
+        return self.losses.now(piece.link for piece in self.pieces) + Missed(guard=guard)
+
+    def missed_of(self, link: Link) -> Missed:
+        """Calls that the kernel counted as missed for one of `links`.
+
+        Links that share a program have its count in common. The recursion guard's count is of
+        all links together: see `missed`.
+
+        :raises BpfError: if the kernel refuses
+        """
+        return self.losses.of(link)
+
     def detach(self, progress: Progress | None = None) -> None:
         """Undo every attachment, those pinned too, last attached first. May be called again.
 
@@ -187,11 +219,14 @@ class MultiLink:
                 piece = self.pieces[-1]
                 if unpin:  # no kind of link here has BPF_LINK_DETACH
                     piece.link.unpin()
-                piece.link.close()
+                self.losses.close(piece.link)
                 self._detached.append(self.pieces.pop())
             done += len(piece.targets)
             if progress is not None:
                 progress(done, total)
+        if self.guard is not None:
+            with held():
+                self.guard.close()
 
     def __enter__(self) -> Self:
         return self

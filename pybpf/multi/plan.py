@@ -100,6 +100,12 @@ class Group:
         return self.parts[0].variant.lowering
 
     @property
+    def programs(self) -> int:
+        """Programs that are loaded for it: one a side, and for clones one a function too."""
+        each = len(self.targets) if self.mechanism is Mechanism.TRAMPOLINE else 1
+        return len(self.parts) * each
+
+    @property
     def kind(self) -> str:
         """``entry``, ``exit``, ``session`` or ``entry+exit``."""
         return "+".join(part.side.value for part in self.parts)
@@ -159,6 +165,11 @@ class Plan:
         return tuple(t for group in self.groups for t in group.targets)
 
     @property
+    def guarded(self) -> bool:
+        """Its programs share a recursion guard, so that they recurse no further than one would."""
+        return any(part.variant.guarded for group in self.groups for part in group.parts)
+
+    @property
     def unsure(self) -> tuple[Target, ...]:
         """Functions of which only the kernel can say whether they take a sleepable program.
 
@@ -174,13 +185,14 @@ class Plan:
     def to_json(self) -> str:
         """JSON text: program, hook, groups with their targets, skipped, unsure, cost.
 
-        A group's ``labels`` are its ``targets`` with their modules: kprobe groups have no
-        ``module`` of their own.
+        ``guarded``: the programs share a recursion guard. A group's ``labels`` are its
+        ``targets`` with their modules: kprobe groups have no ``module`` of their own.
         """
         return json.dumps(
             {
                 "program": self.program,
                 "hook": self.hook.value,
+                "guarded": self.guarded,
                 "groups": [
                     {
                         "mechanism": group.mechanism.value,
@@ -228,6 +240,9 @@ class Plan:
                 f"{len(group.targets):>6}{where}  image "
                 + "+".join(part.variant.digest for part in group.parts)
             )
+        if self.guarded:
+            programs = _many(sum(group.programs for group in self.groups), "program")
+            yield f"  guarded: {programs} with one recursion guard, for their calls may be traced"
         yield (
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
             f"{self.cost.insns_per_call} instructions per call"

@@ -31,7 +31,8 @@ from typing import NamedTuple
 from ..dataclass import dataclass, replace
 from ..features import Feature
 from ..trampoline.model import REGISTER_SLOTS, Model, Return
-from . import rewrite
+from . import guard, rewrite
+from .callees import THROW, calls_traceable, leaf_functions
 from .cost import Cost, Mechanism
 from .denylist import denied, never_returns, risky
 from .options import AUTO, LOWERINGS, AttachOptions
@@ -48,6 +49,7 @@ _SESSION_COOKIE = "bpf_session_cookie"
 _BY_ADDRESS = (
     "kprobe_multi or kprobe can trace it if the program reads neither arguments nor return value"
 )
+_FEWER = "attach to one function, or by a mechanism that loads it once"
 # What a mechanism answers for one target: its parts, or why not (reason, detail, hint).
 _No = tuple[Reason, str, str]
 _Answer = tuple[Part, ...] | _No
@@ -121,6 +123,7 @@ class _Planner:
     template: Template
     facts: PlanFacts
     lowering: Lowering | None = None  # None: the best of each mechanism
+    unguardable: str = ""  # why copies of the program cannot be many, if they cannot
 
     # -- which programs a mechanism loads for this hook
 
@@ -208,6 +211,8 @@ class _Planner:
             return (Reason.RETURNS_STRUCT, f"returns {model.ret_size} bytes", "")
         if self.template.sleepable and target.may_sleep is False:
             return (Reason.NOT_SLEEPABLE, *NO_SLEEP)
+        if mechanism is Mechanism.TRAMPOLINE and self.unguardable:
+            return (Reason.NO_GUARD, self.unguardable, _FEWER)
         need = 2 if self.template.hook is Hook.SESSION else 1
         if target.occupied + need > self.facts.max_programs:
             detail = f"{target.occupied} of {self.facts.max_programs}"
@@ -290,6 +295,26 @@ class _Planner:
             slots,
             returns,
         )
+
+    # -- the recursion guard
+
+    def recursive(self, names: Iterable[str]) -> bool:
+        """The program's calls may run one of these functions."""
+        traits = self.template.traits
+        return calls_traceable(traits) or not leaf_functions(traits).isdisjoint(names)
+
+    def guarded(self, groups: Iterable[Group]) -> tuple[Group, ...]:
+        """The groups, in the order of their new variants."""
+        out = [
+            replace(
+                group,
+                parts=tuple(
+                    Part(part.side, self.template.guarded(part.variant)) for part in group.parts
+                ),
+            )
+            for group in groups
+        ]
+        return tuple(sorted(out, key=lambda group: group.key))
 
     # -- all targets, one order of mechanisms
 
@@ -446,12 +471,15 @@ def make_plan(
     facts: PlanFacts,
     options: AttachOptions = AUTO,
     skipped: Iterable[Skipped] = (),
+    *,
+    guarded: bool = False,
 ) -> Plan:
     """Group targets by mechanism and variant. Pure.
 
     :param targets: functions; order does not matter
     :param facts: what the kernel offers
     :param skipped: functions that were asked for and left out before planning
+    :param guarded: it is for a link that has a recursion guard already
     :raises PlanError: if the program's use of the context cannot be proved
     """
     forced = options.only
@@ -487,16 +515,35 @@ def make_plan(
             Cost(),
             template.sleepable,
         )
-    _ = template.traits  # an unprovable program is one error, not a reason per target
+    # An unprovable program is one error, not a reason per target: this asks for its traits.
+    recursive = work.recursive(t.name for t in rest)
+    obstacle = guard.obstacle(template.code, template.kfunc_names.values(), THROW)
+    if recursive and len(rest) > 1:
+        work.unguardable = obstacle
     shapes = _by_shape(rest)
     if template.sleepable:
         shapes = _by_sleep(rest, shapes)
     tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, options.prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)
+    if recursive and not obstacle and (guarded or _copies(groups)):
+        groups = work.guarded(groups)
+        sides = 2 if template.hook is Hook.SESSION else 1
+        more = facts.costs.guard_insns * sides
+        cost = replace(cost, insns_per_call=cost.insns_per_call + more)
     return Plan(
         template.name, template.hook, groups, _sorted(skipped + left), cost, template.sleepable
     )
+
+
+def _copies(groups: Sequence[Group]) -> bool:
+    # The kernel has more than one flag against recursion for what is loaded: each tracing program
+    # has one, all kprobe programs have one together (``bpf_prog_active``). A single clone counts
+    # too: other links may be made of the program, and of others of its object.
+    kprobes = (Mechanism.KPROBE_MULTI, Mechanism.KPROBE)
+    tracing = [group for group in groups if group.mechanism not in kprobes]
+    flags = sum(g.programs for g in tracing) + (len(tracing) < len(groups))
+    return flags > 1 or any(g.mechanism is Mechanism.TRAMPOLINE for g in groups)
 
 
 def _ordered(targets: Iterable[Target]) -> tuple[list[Target], bool]:

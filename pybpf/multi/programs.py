@@ -7,20 +7,24 @@ variant the engine asks for through the object's `Binding`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 from .._uapi.defines import BPF_F_SLEEPABLE
-from .._uapi.enums import AttachType, ProgType
+from .._uapi.enums import AttachType, MapFlag, MapType, ProgType
 from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..binding import ProgLoad
-from ..errors import PlanError, RelocationError
+from ..errors import ObjectFormatError, PlanError, RelocationError, UnsupportedFeature
 from ..kernel.lookup import BtfTarget, btf_target
 from ..obj.linker import Linker, Resolved
 from .cookies import cookie_function, shared_cookies
 from .engine import attach as run
 from .ground import ROUNDS, Ground
+from .guard import filled
+from .guard_maps import GuardMaps, make_flags
 from .link import warn
+from .missed import Losses, counts_kprobes
 from .resolve import Asked, Resolver, listed, plan_facts
 from .template import make_template, pack_info
 from .traits import Hook
@@ -46,6 +50,18 @@ _HOOKS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    # What was loaded last: instructions, func_info and line_info of a code.
+    template: Template
+    code: Code
+    guard: GuardMaps | None
+    records: tuple[bytes, bytes, bytes]
+
+    def is_of(self, template: Template, code: Code, guard: GuardMaps | None) -> bool:
+        return self.template is template and self.code is code and self.guard is guard
+
+
 class _MultiLinker(Linker):
     # Session kfuncs are what a mechanism makes of them: left open here, never an error,
     # although kernels differ in their prototypes and 6.1 has none.
@@ -62,7 +78,8 @@ class MultiPrograms:
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
         self._templates: dict[tuple[str, int, int], Template] = {}
-        self._last: tuple[Template, Code, tuple[bytes, bytes, bytes]] | None = None
+        self._last: _Packed | None = None
+        self._flags: Fd | None = None  # of the recursion guard
 
     def template(self, program: Program) -> Template:
         """A multi program's code and what messages need, for planning.
@@ -83,8 +100,37 @@ class MultiPrograms:
                 hook=_HOOKS[AttachType(program.expected_attach_type)],
                 sleepable=bool(program.flags & BPF_F_SLEEPABLE),
                 static=lambda type_id: self.binding.static_twins.get(type_id, type_id),
+                arrays=self._arrays(),
             )
         return self._templates[key]
+
+    def _arrays(self) -> frozenset[int]:
+        # Numbers of the maps whose look-ups every kernel's verifier writes out.
+        maps = self.binding.maps
+        return frozenset(
+            number
+            for number, name in enumerate(self.binding.spec.map_names)
+            if name in maps
+            and maps[name].type == MapType.BPF_MAP_TYPE_ARRAY
+            and not maps[name].map_flags & MapFlag.BPF_F_INNER_MAP
+        )
+
+    def make_guard(self) -> GuardMaps:
+        """Make maps for one more link: flags that all links of the object share, own misses.
+
+        :raises BpfError: if the kernel refuses
+        """
+        cpus = self.binding.facts.possible_cpus
+        if self._flags is None:
+            self._flags = self.binding.keep(make_flags(cpus))
+        return GuardMaps(self._flags, cpus)
+
+    @cached_property
+    def _counts_kprobes(self) -> bool:
+        try:
+            return counts_kprobes(self.binding.facts.btf.vmlinux())
+        except (OSError, UnsupportedFeature, ObjectFormatError):
+            return False  # it has no BTF, or none that can be read
 
     @cached_property
     def _resolver(self) -> Resolver:
@@ -104,16 +150,18 @@ class MultiPrograms:
         attach_type: int,
         btf_id: int,
         module: str,
+        guard: GuardMaps | None = None,
     ) -> Fd:
         """Load one variant of a multi program (BPF_PROG_LOAD).
 
         :param btf_id: function to load for, 0 for none
         :param module: whose BTF it is in, "" for vmlinux
+        :param guard: maps of its recursion guard, if it has one
         """
         self.binding.require_running()
         self.binding.prepare()
         tracing = prog_type == ProgType.BPF_PROG_TYPE_TRACING
-        insns, func_info, line_info = self._packed(template, code)
+        insns, func_info, line_info = self._packed(template, code, guard)
         return self.binding.load(
             ProgLoad(
                 template.name,
@@ -127,19 +175,26 @@ class MultiPrograms:
             )
         )
 
-    def _packed(self, template: Template, code: Code) -> tuple[bytes, bytes, bytes]:
+    def _packed(
+        self, template: Template, code: Code, guard: GuardMaps | None
+    ) -> tuple[bytes, bytes, bytes]:
         # The last variant is kept: clones load the same one for function after function.
-        if self._last is None or self._last[0] is not template or self._last[1] is not code:
+        last = self._last
+        if last is None or not last.is_of(template, code, guard):
             info = pack_info(code) if self.binding.btf_fd else (b"", b"")
-            self._last = (template, code, (self._variant_bytes(template, code), *info))
-        return self._last[2]
+            insns = self._variant_bytes(template, code, guard)
+            last = self._last = _Packed(template, code, guard, (insns, *info))
+        return last.records
 
-    def _variant_bytes(self, template: Template, code: Code) -> bytes:
+    def _variant_bytes(self, template: Template, code: Code, guard: GuardMaps | None) -> bytes:
         # Map numbers become descriptors, session calls the kernel's kfuncs.
         out = bytearray(encode(code.insns))
+        guards = guard.maps if guard is not None else {}
         for slot, insn in enumerate(code.insns):
             at = 8 * slot
-            if insn.is_ld_imm64 and insn.src in (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE):
+            if guard is not None and (own := filled(insn, guards, guard.mask)) is not insn:
+                out[at : at + 8] = encode([own])
+            elif insn.is_ld_imm64 and insn.src in (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE):
                 fd = self.binding.map_fd(insn.imm)
                 out[at + 4 : at + 8] = fd.to_bytes(4, "little")
             elif insn.is_call and insn.src == 0 and insn.imm in template.session_calls:
@@ -166,4 +221,5 @@ class MultiPrograms:
         if shared := shared_cookies(cookie, plan.targets):
             warn(f"program {program.name!r}: {shared}")
         ground = None if now.is_saved else Ground(self._resolver, now, template)
-        return run(self, template, plan, facts, options, cookie, ground)
+        losses = Losses(lambda: self._counts_kprobes)
+        return run(self, template, plan, facts, options, cookie, ground, losses)

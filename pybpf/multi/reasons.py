@@ -55,6 +55,7 @@ class Reason(Enum):
     TRAMPOLINE_FULL = "trampoline-full", "its trampoline holds the most programs it can"
     NOT_SLEEPABLE = "not-sleepable", "the program may sleep, which is not possible here"
     NO_SESSION_COOKIE = "no-session-cookie", "the program needs a session cookie"
+    NO_GUARD = "no-guard", "copies of the program would run inside one another without end"
     NO_MECHANISM = "no-mechanism", "not available on this kernel"
     MODULE_GONE = "module-gone", "its module is no longer loaded"
     MOVED = "moved", "it is no longer where it was found"

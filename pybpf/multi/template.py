@@ -13,7 +13,7 @@ from ..btf import Btf
 from ..dataclass import dataclass, field, replace
 from ..errors import PlanError
 from ..obj.linker import LinkedProgram
-from . import rewrite
+from . import guard, rewrite
 from .traits import CtxHelper, Hook, Traits, analyse
 from .variant import Lowering, Variant
 
@@ -45,6 +45,10 @@ class Template:
     session_calls: Mapping[int, str] = field(default_factory=dict)
     #: Slot of any kfunc's call -> arguments it takes.
     kfunc_args: Mapping[int, int] = field(default_factory=dict)
+    #: Slot of any kfunc's call -> its name.
+    kfunc_names: Mapping[int, str] = field(default_factory=dict)
+    #: Numbers of the maps whose look-ups the verifier writes out.
+    arrays: frozenset[int] = frozenset()
 
     # Variants made of it so far, by what they were made for.
     _variants: dict[tuple[object, ...], Variant] = field(
@@ -68,6 +72,16 @@ class Template:
             variant = self._variants[full] = Variant.of(lowering, make(), scalars=scalars)
         return variant
 
+    def guarded(self, variant: Variant) -> Variant:
+        """A variant of this template with the recursion guard around it, made once."""
+        full = ("guarded", variant.lowering.value, variant.scalars, variant.digest)
+        found = self._variants.get(full)
+        if found is None:
+            code = guard.guarded(variant.code, self.static)
+            found = Variant.of(variant.lowering, code, scalars=variant.scalars, guarded=True)
+            self._variants[full] = found
+        return found
+
     def half(self, is_return: bool) -> Template:
         """The entry or exit half of a session program, made once.
 
@@ -89,6 +103,7 @@ class Template:
             kfuncs={places[slot]: name for slot, name in folded.kfuncs.items()},
             source={places[slot]: text for slot, text in folded.source.items()},
             kfunc_args={places[slot]: count for slot, count in folded.kfunc_args.items()},
+            kfunc_names={places[slot]: name for slot, name in folded.kfunc_names.items()},
         )
 
     @cached_property
@@ -112,6 +127,8 @@ class Template:
             source=self.source,
             kfuncs=self.kfuncs,
             kfunc_args=self.kfunc_args,
+            kfunc_names=self.kfunc_names,
+            arrays=self.arrays,
         )
 
 
@@ -122,11 +139,13 @@ def make_template(
     hook: Hook,
     sleepable: bool = False,
     static: Callable[[int], int] = lambda type_id: type_id,
+    arrays: frozenset[int] = frozenset(),
 ) -> Template:
     """A `Template` of a linked multi program.
 
     :param btf: the object's BTF, for source lines in messages
     :param static: BTF id of a FUNC -> id of its twin with static linkage
+    :param arrays: numbers of the maps whose look-ups the verifier writes out
     :raises PlanError: if it refers to modules, which variants cannot carry along
     """
     if linked.btf_fd_refs or linked.kfunc_modules:
@@ -157,6 +176,8 @@ def make_template(
         static,
         calls,
         linked.kfunc_args,
+        linked.kfunc_names,
+        arrays,
     )
 
 

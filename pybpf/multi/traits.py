@@ -24,7 +24,7 @@ anyway; being stricter than it is safe, being laxer is not.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from .._uapi.helper_args import HELPER_ARGS
 from ..asm import insn as asm
@@ -83,6 +83,7 @@ _CALLBACKS = {
     209: (2, 3),  # user_ringbuf_drain(map, cb, ctx, flags): cb(dynptr, ctx)
 }
 
+_LOOKUP = 1  # bpf_map_lookup_elem
 _M64 = (1 << 64) - 1
 _LOAD_ACQUIRE, _STORE_RELEASE = 0x100, 0x110  # imm of an atomic instruction, 6.15
 
@@ -158,6 +159,8 @@ class Traits:
     :param calls: every call that passes the context, by instruction
     :param helpers: ids of `calls`
     :param ctx_functions: first slots of the subprograms that receive the context
+    :param called: ids of all helpers it calls, look-ups in array maps left out
+    :param called_kfuncs: names of all kfuncs it calls, "" for one whose name is not known
     """
 
     hook: Hook
@@ -169,6 +172,8 @@ class Traits:
     helpers: frozenset[int]
     kfuncs: frozenset[str]
     ctx_functions: frozenset[int]
+    called: frozenset[int] = frozenset()
+    called_kfuncs: frozenset[str] = frozenset()
 
     @property
     def needs_args(self) -> bool:
@@ -217,7 +222,12 @@ class _Func:
     start: int
 
 
-_Value = _Ctx | _Lost | _Stack | _Func | int | None
+@dataclass(frozen=True, slots=True)
+class _Map:
+    number: int
+
+
+_Value = _Ctx | _Lost | _Stack | _Func | _Map | int | None
 _Frame = dict[int, _Value]  # 8-byte slot offset from its frame pointer -> value
 
 
@@ -290,6 +300,9 @@ class _Facts:
     ctx_functions: set[int] = field(default_factory=set)
     # instruction -> its base register was seen to be something else than the context
     other: set[int] = field(default_factory=set)
+    called: set[int] = field(default_factory=set)
+    called_kfuncs: set[str] = field(default_factory=set)
+    lookups: dict[int, int] = field(default_factory=dict)  # instruction -> number of the array
 
 
 class _Pass:
@@ -301,6 +314,8 @@ class _Pass:
         source: Mapping[int, str],
         kfuncs: Mapping[int, str],
         kfunc_args: Mapping[int, int],
+        kfunc_names: Mapping[int, str],
+        arrays: Collection[int],
     ) -> None:
         self.code = code
         self.insns = code.insns
@@ -309,6 +324,8 @@ class _Pass:
         self.source = source
         self.kfuncs = kfuncs
         self.kfunc_args = kfunc_args
+        self.kfunc_names = kfunc_names
+        self.arrays = arrays
         self.starts = function_starts(code.insns)
         self.facts = _Facts()
         self.done: dict[tuple[object, ...], _State | None] = {}
@@ -399,6 +416,8 @@ class _Pass:
     def immediate(self, slot: int, insn: Insn) -> _Value:
         if insn.src == asm.PSEUDO_FUNC:
             return _Func(slot + 1 + insn.imm)
+        if insn.src == asm.PSEUDO_MAP_FD:
+            return _Map(insn.imm)
         if insn.src:
             return None
         high = self.insns[slot + 1].imm if slot + 1 < len(self.insns) else 0
@@ -544,6 +563,8 @@ class _Pass:
 
     def helper(self, slot: int, helper: int, state: _State) -> None:
         regs = state.regs
+        if helper != _LOOKUP or not self.written_out(slot, regs[1]):
+            self.facts.called.add(helper)
         if helper in _CALLBACKS:
             reg, source = _CALLBACKS[helper]
             self.handed(slot, helper, state, 1, source - 1)
@@ -584,6 +605,12 @@ class _Pass:
                 arg = None
         self.facts.calls[slot] = CtxCall(slot, helper, arg)
 
+    def written_out(self, slot: int, value: _Value) -> bool:
+        # A look-up in one and the same array, whichever way it is come to.
+        if not isinstance(value, _Map) or value.number not in self.arrays:
+            return False
+        return self.facts.lookups.setdefault(slot, value.number) == value.number
+
     def handed(self, slot: int, callee: str | int, state: _State, first: int, last: int) -> None:
         # Arguments that must not be the context. The verifier says so of the real one; a frame
         # on the stack it would take for memory.
@@ -598,6 +625,7 @@ class _Pass:
     def kfunc(self, slot: int, state: _State) -> None:
         name = self.kfuncs.get(slot, "")
         count = self.kfunc_args.get(slot, 5)
+        self.facts.called_kfuncs.add(name or self.kfunc_names.get(slot, ""))
         if not name:
             self.handed(slot, "a kfunc", state, 1, count)
             return
@@ -639,6 +667,8 @@ def analyse(
     source: Mapping[int, str] | None = None,
     kfuncs: Mapping[int, str] | None = None,
     kfunc_args: Mapping[int, int] | None = None,
+    kfunc_names: Mapping[int, str] | None = None,
+    arrays: Collection[int] = (),
 ) -> Traits:
     """Prove what a multi program reads of its context.
 
@@ -646,10 +676,14 @@ def analyse(
     :param source: slot -> ``file:line: text`` for messages
     :param kfuncs: slot of a call of a session kfunc -> name
     :param kfunc_args: slot of any kfunc's call -> arguments it takes; 5 if not known
+    :param kfunc_names: slot of any kfunc's call -> name
+    :param arrays: numbers of the maps whose look-ups the verifier writes out
     :raises PlanError: naming instruction and source line, if the use of the context
         cannot be proved, or reads what a multi context does not have
     """
-    work = _Pass(code, hook, program, source or {}, kfuncs or {}, kfunc_args or {})
+    work = _Pass(
+        code, hook, program, source or {}, kfuncs or {}, kfunc_args or {}, kfunc_names or {}, arrays
+    )
     regs: list[_Value] = [None] * 11
     regs[1] = _CTX
     regs[10] = _Stack(0, 0)
@@ -670,4 +704,6 @@ def analyse(
         helpers=frozenset(c.helper for c in calls if c.helper >= 0),
         kfuncs=frozenset(c.kfunc for c in calls if c.kfunc),
         ctx_functions=frozenset(facts.ctx_functions),
+        called=frozenset(facts.called),
+        called_kfuncs=frozenset(facts.called_kfuncs),
     )

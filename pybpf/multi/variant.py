@@ -34,8 +34,12 @@ class Variant:
     digest: str
     #: Direct accesses whose values the verifier takes for numbers, never for pointers.
     scalars: bool = False
+    #: It takes the recursion guard that all programs of a link share.
+    guarded: bool = False
 
     @classmethod
-    def of(cls, lowering: Lowering, code: Code, *, scalars: bool = False) -> Variant:
+    def of(
+        cls, lowering: Lowering, code: Code, *, scalars: bool = False, guarded: bool = False
+    ) -> Variant:
         digest = hashlib.sha256(encode(code.insns)).hexdigest()[:16]
-        return cls(lowering, code, digest, scalars)
+        return cls(lowering, code, digest, scalars, guarded)

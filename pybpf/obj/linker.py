@@ -148,6 +148,7 @@ class LinkedProgram:
     :param core: one result per CO-RE relocation
     :param unresolved: weak externs and maps behind poisoned instructions: name by helper number
     :param kfunc_args: instruction of each kfunc call, resolved or not -> arguments it takes
+    :param kfunc_names: instruction of each kfunc call, resolved or not -> its name
     """
 
     name: str
@@ -164,6 +165,7 @@ class LinkedProgram:
     core: tuple[CoreResult, ...] = ()
     unresolved: Mapping[int, str] = field(default_factory=dict)
     kfunc_args: Mapping[int, int] = field(default_factory=dict)
+    kfunc_names: Mapping[int, str] = field(default_factory=dict)
 
 
 class Linker:
@@ -330,6 +332,7 @@ class Linker:
             core=tuple(core),
             unresolved=image.unresolved,
             kfunc_args=image.kfunc_args,
+            kfunc_names=image.kfunc_names,
         )
 
 
@@ -348,6 +351,7 @@ class _Image:
         self.calls_module = False
         self.unresolved: dict[int, str] = {}
         self.kfunc_args: dict[int, int] = {}
+        self.kfunc_names: dict[int, str] = {}
 
     def error(self, what: str, insn: int) -> RelocationError:
         return RelocationError(what, program=self.program, insn=insn)
@@ -512,6 +516,7 @@ class _Image:
 
     def _put_kfunc(self, insn: int, number: int) -> None:
         self.kfunc_args[insn] = self._arguments(number)
+        self.kfunc_names[insn] = essential_name(self.spec.externs[number].name)
         found = self._resolve(insn, number)
         if found is None:
             name = self.spec.externs[number].name

@@ -44,6 +44,7 @@ OBJECT = Path(__file__).resolve().parents[1] / "data" / "multi_cost.bpf.o"
 BATCHES, CALLS = 20, 1000
 #: System call number, and the function that it calls first: one slot, and six.
 GETPGID = (121, "__x64_sys_getpgid")
+OTHER = "__x64_sys_getsid"  # never called
 MMAP = (9, "ksys_mmap_pgoff")
 
 _JOB = struct.Struct("<6I")
@@ -120,6 +121,20 @@ class Bench:
                 yield f"{name} frame", place, multi(name, "trampoline", "frame")
                 if self.facts.supports(Feature.TRACING_MULTI):
                     yield f"{name} tracing_multi", place, multi(name, "tracing_multi")
+        for name in ("entry_calls", "entry_calls_full", "exit_calls"):
+            for lowering in ("direct", "frame"):
+                # Another function makes it two clones, which share a recursion guard.
+                for also, what in (([], "alone"), ([OTHER], "guarded")):
+                    program = self.obj.programs[name]
+                    yield (
+                        f"{name} {lowering} {what}",
+                        GETPGID,
+                        lambda f, program=program, also=also, lowering=lowering: (  # type: ignore[misc]
+                            program.attach_multi(
+                                [f, *also], mechanism="trampoline", lowering=lowering
+                            )
+                        ),
+                    )
         if self.facts.supports(Feature.KPROBE_MULTI):
             yield "kprobe.multi empty", GETPGID, lambda f: self._kprobes("kprobe_0", f, False)
             yield "kretprobe.multi empty", GETPGID, lambda f: self._kprobes("kretprobe_0", f, True)

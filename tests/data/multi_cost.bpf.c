@@ -67,6 +67,35 @@ int exit_ret(slots_t *ctx)
 	return 0;
 }
 
+/* ---- what the recursion guard adds: these call something that can be traced ---- */
+
+SEC("fentry.multi")
+int entry_calls(slots_t *ctx)
+{
+	ctx[0];
+	bpf_get_prandom_u32();
+	return 0;
+}
+
+SEC("fexit.multi")
+int exit_calls(slots_t *ctx)
+{
+	ctx[0];
+	ctx[6];
+	bpf_get_prandom_u32();
+	return 0;
+}
+
+// No callee-saved register is left for the guard.
+SEC("fentry.multi")
+int entry_calls_full(slots_t *ctx)
+{
+	ctx[0];
+	bpf_get_prandom_u32();
+	asm volatile("r6 = 0; r7 = 0; r8 = 0; r9 = 0" ::: "r6", "r7", "r8", "r9");
+	return 0;
+}
+
 /* ---- by hand, for functions of one slot and of six ------------------------ */
 
 SEC("?fentry")

@@ -1,8 +1,8 @@
 """A BPF interpreter: what a stream computes, with no kernel.
 
 It runs the instructions the lowerings emit and clang makes of tracing programs:
-64- and 32-bit arithmetic, jumps, loads and stores of every width, helper,
-subprogram and callback calls. Memory is a set of regions at made-up addresses;
+64- and 32-bit arithmetic, jumps, loads and stores of every width, atomic
+addition, helper, subprogram and callback calls. Memory is a set of regions at made-up addresses;
 an access outside every region is an error, as it would be for the verifier.
 """
 
@@ -109,9 +109,13 @@ class Vm:
                 value = signed(value, 8 * size) & M64
             regs[insn.dst] = value
         elif cls in (op.ST, op.STX):
-            if insn.code & op.MODE_MASK != op.MEM:
-                raise VmFault("atomics are not modelled")
             size = op.SIZE_BYTES[insn.code & op.SIZE_MASK]
+            if insn.code & op.MODE_MASK == op.ATOMIC and insn.imm == op.ADD:
+                where = regs[insn.dst] + insn.off
+                self.write(where, size, self.read(where, size) + regs[insn.src])
+                return slot + 1
+            if insn.code & op.MODE_MASK != op.MEM:
+                raise VmFault("of atomics only the addition is modelled")
             value = regs[insn.src] if cls == op.STX else insn.imm
             self.write(regs[insn.dst] + insn.off, size, value)
         elif insn.is_call:

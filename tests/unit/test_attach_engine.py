@@ -17,11 +17,15 @@ from pybpf import links
 from pybpf._sys import fd as fd_module
 from pybpf._sys.fd import Fd
 from pybpf._sys.interrupts import held
+from pybpf.asm import insn as asm
+from pybpf.asm import opcodes as op
+from pybpf.asm.edit import Code
 from pybpf.errors import BpfError, PlanError, VerifierError
 from pybpf.features import Feature, FeatureSet
 from pybpf.multi import engine
 from pybpf.multi import link as multi_link
 from pybpf.multi.cost import Cost
+from pybpf.multi.guard import guarded
 from pybpf.multi.link import MultiLink
 from pybpf.multi.options import AttachOptions
 from pybpf.multi.plan import PlanFacts
@@ -30,11 +34,24 @@ from pybpf.multi.reasons import Reason
 from pybpf.multi.target import Target
 from pybpf.multi.template import Template
 from pybpf.multi.variant import Lowering
-from tests.unit.test_planner import BASE, K6_1, K6_12, K7_3, PROGRAMS, SESSION, model
+from tests.unit.test_planner import BASE, K6_1, K6_12, K7_3, PROGRAMS, SESSION, model, template
 
 TARGETS = [Target(f"f{n}", "", 0x1000 * (n + 1), n + 1, model(n % 3)) for n in range(5)]
 NAMES = {t.address: t.name for t in TARGETS}
 ENTRY = PROGRAMS[1]
+# Reads a slot and calls what may be traced: its clones share a recursion guard.
+GUARDED = template(asm.load(op.DW, 2, 1, 0), asm.call(5), asm.mov(0, 0))
+
+
+class Guard:
+    """Stands for the maps of a recursion guard."""
+
+    def __init__(self, fd: Fd) -> None:
+        self.fd = fd
+        self.misses = 7
+
+    def close(self) -> None:
+        self.fd.close()
 
 
 class Kernel:
@@ -45,6 +62,7 @@ class Kernel:
         self.open: list[Fd] = []
         self.closed: list[str] = []
         self.leaked: list[str] = []
+        self.loaded: list[tuple[Code, Guard | None]] = []
         self.at: dict[int, Callable[[], None]] = {}  # number of an event -> what happens
         self.refuse: Callable[[str], OSError | None] = lambda what: None
 
@@ -69,9 +87,14 @@ class Kernel:
 
     # -- what the engine asks for
 
-    def load_variant(self, template: Template, code: object, **about: Any) -> Fd:
+    def load_variant(self, template: Template, code: Code, **about: Any) -> Fd:
         self.happen(f"load {about['btf_id']}")
+        self.loaded.append((code, about["guard"]))
         return self.descriptor("program")
+
+    def make_guard(self) -> Guard:
+        self.happen("guard")
+        return Guard(self.descriptor("guard"))
 
     def tracing(self, program: Fd, attach_type: int, *, cookie: int, what: str) -> links.Link:
         self.happen(f"link {what}")
@@ -107,7 +130,7 @@ class Kernel:
         return sorted(found)
 
     def links_closed(self) -> list[str]:
-        return [what for what in self.closed if what != "program"]
+        return [what for what in self.closed if what not in ("program", "guard")]
 
 
 @pytest.fixture
@@ -138,6 +161,7 @@ WAYS: list[tuple[str, Template, PlanFacts]] = [
     ("kprobe_multi", ENTRY, K6_12),
     ("kprobe", ENTRY, K6_1),
     ("kprobe_multi", SESSION, K6_6),
+    ("trampoline", GUARDED, K6_12),
 ]
 
 
@@ -401,7 +425,8 @@ def test_detaching_can_be_interrupted_and_continued(
         made = [one.fd.what for one in link.links]
         sent = interrupted_at_line(number, link.detach)
         open_now = [one.fd.what for one in link.links if not one.closed]
-        assert len(open_now) == len(link.links) == len(kernel.left())
+        linked = [what for what in kernel.left() if what != "guard"]
+        assert len(open_now) == len(link.links) == len(linked)
         link.detach()
         assert kernel.left() == [] and kernel.leaked == []
         assert kernel.links_closed() == made[::-1]
@@ -676,3 +701,67 @@ def test_a_link_of_many_does_not_say_who_cannot_sleep(
         (skipped,) = link.skipped
         assert (skipped.name, skipped.reason) == ("f1", Reason.KERNEL_REFUSED)
         assert "perhaps the kernel lets no sleepable program run" in skipped.hint
+
+
+def masks(code: Code) -> int:
+    """How many guards are around it."""
+    (mask,) = [i for i in guarded(Code((asm.exit_(),))).insns if i.off == -1 and i.dst == 0]
+    return code.insns.count(mask)
+
+
+def test_clones_get_one_guard(kernel: Kernel) -> None:
+    """Made once, before any program; every clone is loaded with it; gone with the last link."""
+    with run(kernel, ("trampoline", GUARDED, K6_12)) as link:
+        assert kernel.events[0] == "guard" and kernel.events.count("guard") == 1
+        assert len({id(guard) for _, guard in kernel.loaded}) == 1
+        assert all(masks(code) == 1 for code, _ in kernel.loaded)
+        assert link.missed.guard == 7
+    assert kernel.left() == []
+    assert link.missed.guard == 7  # the last value stays
+    kernel.loaded.clear()
+    with run(kernel, ("trampoline", ENTRY, K6_12)):
+        assert all(guard is None and masks(code) == 0 for code, guard in kernel.loaded)
+
+
+def test_other_forms_of_a_clone_are_guarded_too(kernel: Kernel) -> None:
+    """What is loaded when the verifier refuses the first form."""
+    tries: list[str] = []
+
+    def refuse(what: str) -> OSError | None:
+        if what == f"load {TARGETS[1].btf_id}":
+            tries.append(what)
+            if len(tries) < 3:
+                return VerifierError(errno.EACCES, "p", "no")
+        return None
+
+    seen: list[int] = []
+    real = kernel.load_variant
+
+    def load_variant(template: Template, code: Code, **about: Any) -> Fd:
+        seen.append(masks(code))
+        return real(template, code, **about)
+
+    kernel.refuse = refuse
+    kernel.load_variant = load_variant  # type: ignore[method-assign]
+    with run(kernel, ("trampoline", GUARDED, K6_12)) as link:
+        assert len(link.targets) == len(TARGETS)
+    assert len(seen) == len(TARGETS) + 2 and set(seen) == {1}
+
+
+def test_what_spills_shares_the_guard(kernel: Kernel) -> None:
+    """The one function that becomes a kprobe is loaded with the guard of the clones."""
+    kernel.refuse = lambda what: (
+        BpfError(errno.E2BIG, what) if what.startswith("link entry of f1") else None
+    )
+    with attach(kernel, GUARDED, TARGETS, K6_12, prefer="overhead") as link:
+        assert [t.name for t in link.spilled] == ["f1"]
+        assert kernel.events.count("guard") == 1
+        assert len({id(guard) for _, guard in kernel.loaded}) == 1
+        assert [masks(code) for code, _ in kernel.loaded] == [1] * (len(TARGETS) + 1)
+
+
+def test_a_failed_attach_gives_the_guard_up(kernel: Kernel) -> None:
+    kernel.refuse = lambda what: MemoryError() if what == "link entry of f3" else None  # type: ignore[assignment,return-value]
+    with pytest.raises(MemoryError):
+        run(kernel, ("trampoline", GUARDED, K6_12))
+    assert kernel.left() == [] and "guard" in kernel.closed

@@ -91,7 +91,7 @@ def program(
     def run(
         source: object, template: object, plan: Plan, facts: object, options: object, *rest: Any
     ) -> None:
-        cookie, ground = rest
+        cookie, ground, *_ = rest
         assert ground is None, "saved facts are of no moment"
         seen = {t.label: cookie(t) if cookie else None for t in plan.targets}
         raise Attached(plan, seen, cookie)
@@ -144,7 +144,7 @@ def test_cookies_of_functions_of_one_name(
     def run(
         source: object, template: object, plan: Plan, facts: object, options: object, *rest: Any
     ) -> None:
-        cookie, ground = rest
+        cookie, ground, *_ = rest
         assert ground is None, "saved facts are of no moment"
         seen.extend(cookie(t) for t in plan.targets)
         raise Attached(plan, {})

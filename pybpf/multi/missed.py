@@ -1,0 +1,175 @@
+"""Calls that an attached program missed, as the kernel and the recursion guard count them.
+
+Theory of operation. Three counters tell of calls on which a program did not run:
+
+- ``bpf_prog_info.recursion_misses``: the program (for kprobes: any kprobe
+  program) was running on that CPU already. Tracing programs have it since 5.12,
+  kprobe programs since 6.7; before that it stays 0, which says nothing.
+- ``bpf_link_info``'s ``missed`` of a kprobe or kprobe.multi link (6.7): the hit
+  did not get as far as the program.
+- the recursion guard of many copies of one program, see `guard`.
+
+What a kernel does not count is unknown here, never 0. `docs/losses.md` says what
+can be lost where. A program's counter is read through its id, which the kernel
+allows with CAP_SYS_ADMIN; without it that link's losses are unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from .._sys import bpf as sys_bpf
+from .._sys import info as sys_info
+from .._uapi.enums import LinkType
+from ..btf.types import BtfKind, Struct, Union
+from ..errors import BpfError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._sys.fd import Fd
+    from ..btf import Btf
+    from ..links import Link
+
+__all__ = ["Losses", "Missed", "counts_kprobes"]
+
+_KPROBES = frozenset({LinkType.BPF_LINK_TYPE_KPROBE_MULTI, LinkType.BPF_LINK_TYPE_PERF_EVENT})
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Calls on which a program was attached and did not run.
+
+    :param guard: found another copy of the program running on that CPU
+    :param programs: ``recursion_misses``: found the program itself running on that CPU
+    :param hits: of kprobes: did not get as far as the program
+    :param unknown_links: links of which this kernel does not tell, or not to this process;
+        their losses are in none of the counts
+    """
+
+    guard: int = 0
+    programs: int = 0
+    hits: int = 0
+    unknown_links: int = 0
+
+    @property
+    def count(self) -> int:
+        """All that are known."""
+        return self.guard + self.programs + self.hits
+
+    @property
+    def known(self) -> bool:
+        """`count` is of all links."""
+        return not self.unknown_links
+
+    def __add__(self, other: Missed) -> Missed:
+        return Missed(
+            self.guard + other.guard,
+            self.programs + other.programs,
+            self.hits + other.hits,
+            self.unknown_links + other.unknown_links,
+        )
+
+    def __str__(self) -> str:
+        if self.known:
+            return str(self.count)
+        links = "1 link" if self.unknown_links == 1 else f"{self.unknown_links} links"
+        what = f"at least {self.count}" if self.count else "unknown"
+        return f"{what} ({links} not counted by this kernel)"
+
+
+def counts_kprobes(btf: Btf | None) -> bool:
+    """The kernel counts what kprobe programs miss (6.7): its link info has a place for it.
+
+    Both counters came in one series; "bpf: Add missed value to kprobe_multi link info" is the
+    part that can be seen.
+
+    :param btf: the running kernel's; None if it is not known, which is no "yes"
+    """
+    found = btf.find("bpf_link_info", BtfKind.STRUCT) if btf is not None else None
+    return btf is not None and found is not None and _has_member(btf, found, "missed")
+
+
+def _has_member(btf: Btf, type_id: int, name: str) -> bool:
+    # Also in the structs and unions inside.
+    kind = btf.type(btf.skip_mods_and_typedefs(type_id))
+    if not isinstance(kind, (Struct, Union)):
+        return False
+    return any(m.name == name or _has_member(btf, m.type, name) for m in kind.members)
+
+
+@dataclass(slots=True)
+class _Reading:
+    # What one link's own info says; the program's counter is read through `program`.
+    program: int = 0
+    hits: int = 0
+    told: bool = False
+
+
+class Losses:
+    """What the links of one attachment missed, while they are there and afterwards.
+
+    :param kprobes: gives `counts_kprobes` of the running kernel; called when there are kprobes
+    """
+
+    def __init__(self, kprobes: Callable[[], bool]) -> None:
+        self._kprobes = kprobes
+        self._programs: dict[int, int] = {}  # of closed links: id -> misses
+        self._hits = 0
+        self._unknown = 0
+
+    def now(self, links: Iterable[Link]) -> Missed:
+        """Of these links, and of those that `close` has closed."""
+        live: dict[int, int | None] = {}  # several links may share a program
+        hits, unknown = self._hits, self._unknown
+        for link in links:
+            reading = self._read(link)
+            if reading.told and reading.program not in live:
+                live[reading.program] = _misses_of(reading.program)
+            unknown += not reading.told or live[reading.program] is None
+            hits += reading.hits
+        told = {program: misses for program, misses in live.items() if misses is not None}
+        programs = sum({**self._programs, **told}.values())
+        return Missed(programs=programs, hits=hits, unknown_links=unknown)
+
+    def of(self, link: Link) -> Missed:
+        """Of one link. Several links may share a program, whose misses are then those of all."""
+        return Losses(self._kprobes).now([link])
+
+    def close(self, link: Link) -> None:
+        """Close a link and keep what it missed."""
+        reading = self._read(link)
+        program = _open(reading.program) if reading.told else None
+        try:
+            link.close()
+            if program is None:
+                self._unknown += 1
+                return
+            self._programs[reading.program] = sys_info.prog_info(program).recursion_misses
+            self._hits += reading.hits
+        finally:
+            if program is not None:
+                program.close()
+
+    def _read(self, link: Link) -> _Reading:
+        try:
+            info = link.info()
+        except (BpfError, ValueError):  # not ours to see, or closed by somebody else
+            return _Reading()
+        told = info.type not in _KPROBES or self._kprobes()
+        return _Reading(info.prog_id, info.missed, told)
+
+
+def _open(program: int) -> Fd | None:
+    with suppress(BpfError):
+        return sys_bpf.get_fd_by_id("prog", program)
+    return None
+
+
+def _misses_of(program: int) -> int | None:
+    opened = _open(program)
+    if opened is None:
+        return None
+    with opened:
+        return sys_info.prog_info(opened).recursion_misses
