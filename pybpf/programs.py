@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ._sys.fd import Fd
     from .binding import Binding
     from .multi.cookies import Cookies
-    from .multi.cost import Mechanism
     from .multi.link import MultiLink
+    from .multi.mechanisms import Mechanism
     from .multi.options import Progress
     from .multi.plan import Plan
     from .multi.programs import MultiPrograms

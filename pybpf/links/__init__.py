@@ -17,7 +17,7 @@ from .link import Closes, HasFd, Link, LinkSet, PerfLink, Request, attach_to_fd
 from .netns import attach_netns
 from .perf_event import attach_perf_event
 from .tracepoint import attach_raw_tracepoint, attach_tracepoint
-from .tracing import attach_tracing
+from .tracing import attach_tracing, attach_tracing_multi
 from .uprobe import attach_uprobe
 from .xdp import attach_xdp
 
@@ -38,6 +38,7 @@ __all__ = [
     "attach_to_fd",
     "attach_tracepoint",
     "attach_tracing",
+    "attach_tracing_multi",
     "attach_uprobe",
     "attach_xdp",
     "make_room",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .._sys import link as sys_link
 from .link import HasFd, Link, Request
 
-__all__ = ["attach_tracing", "by_section"]
+__all__ = ["attach_tracing", "attach_tracing_multi", "by_section"]
 
 
 def attach_tracing(
@@ -20,6 +22,25 @@ def attach_tracing(
         more argument slots than the kernel's trampolines take
     """
     fd = sys_link.link_create_tracing(program.fileno(), attach_type, cookie=cookie)
+    return Link(fd, what)
+
+
+def attach_tracing_multi(
+    program: HasFd,
+    attach_type: int,
+    ids: Sequence[int],
+    *,
+    cookies: Sequence[int] | None = None,
+    what: str = "tracing_multi",
+) -> Link:
+    """Attach one program to many functions of one BTF object: all or none.
+
+    :param attach_type: the program's ``expected_attach_type`` (``BPF_TRACE_FENTRY_MULTI``...)
+    :param ids: BTF_KIND_FUNC of each function, in the BTF the program was loaded for
+    :param cookies: ``__u64`` for bpf_get_attach_cookie, one for each
+    :raises BpfError: the kernel refuses one of them, and does not say which
+    """
+    fd = sys_link.link_create_tracing_multi(program.fileno(), attach_type, ids, cookies=cookies)
     return Link(fd, what)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from ..trampoline.classes import Attachment, Kind
-from .cost import Mechanism
 from .plan import Plan, Side
 
 __all__ = ["planned"]
 
 _OF_SIDE = {Side.ENTRY: Kind.FENTRY, Side.EXIT: Kind.FEXIT, Side.SESSION: Kind.FSESSION}
-_WITH_TRAMPOLINES = (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
 
 
 def planned(plan: Plan, program: str = "") -> list[Attachment]:
@@ -21,7 +19,7 @@ def planned(plan: Plan, program: str = "") -> list[Attachment]:
     """
     out: list[Attachment] = []
     for group in plan.groups:
-        if group.mechanism in _WITH_TRAMPOLINES:
+        if group.mechanism.needs_btf:
             for part in reversed(group.parts):
                 name = program or plan.program
                 out.append(Attachment(name, _OF_SIDE[part.side], group.targets))

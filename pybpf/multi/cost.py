@@ -12,20 +12,25 @@ one before. A prediction never falls when a function is added.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from dataclasses import dataclass
 
-from ..dataclass import dataclass
-
-__all__ = ["OWN_OPS", "SHARED_OPS", "Cost", "CostModel", "Mechanism", "Price"]
+__all__ = ["OWN_OPS", "SHARED_OPS", "Cost", "CostModel", "Price"]
 
 
-class Mechanism(Enum):
-    """How the kernel is asked to run a program on a function."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A prediction: seconds to attach and detach, instructions per traced call."""
 
-    TRACING_MULTI = "tracing_multi"
-    TRAMPOLINE = "trampoline"
-    KPROBE_MULTI = "kprobe_multi"
-    KPROBE = "kprobe"
+    attach_s: float = 0.0
+    detach_s: float = 0.0
+    insns_per_call: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.attach_s + other.attach_s,
+            self.detach_s + other.detach_s,
+            max(self.insns_per_call, other.insns_per_call),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,61 +55,37 @@ class Price:
     source: str
     growth_us: float = 0.0
 
+    def per_target_ms(self, sides: int) -> float:
+        """Set-up and tear-down of one function more, in ms.
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """A prediction: seconds to attach and detach, instructions per traced call."""
+        :param sides: programs put on it: 1, or 2 for a pair at entry and exit
+        """
+        return sides * (self.setup_ms + self.teardown_ms)
 
-    attach_s: float = 0.0
-    detach_s: float = 0.0
-    insns_per_call: int = 0
+    def insns(self, *, entry: bool, exit_: bool) -> int:
+        """Instructions per traced call for a program at those sides."""
+        return (self.entry_insns if entry else 0) + (self.exit_insns if exit_ else 0)
 
-    def __add__(self, other: Cost) -> Cost:
+    def predict(self, count: int, *, sides: int, entry: bool, exit_: bool) -> Cost:
+        """Cost of one group of `count` functions."""
+        # Both sides of a function are one entry of the filter.
+        growth_ms = self.growth_us * count * (count - 1) / 2 / 1000
         return Cost(
-            self.attach_s + other.attach_s,
-            self.detach_s + other.detach_s,
-            max(self.insns_per_call, other.insns_per_call),
+            (self.fixed_ms + sides * count * self.setup_ms + growth_ms) / 1000,
+            sides * count * self.teardown_ms / 1000,
+            self.insns(entry=entry, exit_=exit_),
         )
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Prices of all mechanisms on one kind of kernel."""
+    """Prices of all mechanisms, by name, on one kind of kernel."""
 
     name: str
-    prices: Mapping[Mechanism, Price]
+    prices: Mapping[str, Price]
     #: Instructions that the recursion guard adds to each run of a program, see `guard`: 21 on
     #: 6.1, 19 on 6.12 and 7.3; 28 and 24 where the program leaves no register free.
     guard_insns: int = 0
-
-    def price(self, mechanism: Mechanism) -> Price:
-        return self.prices[mechanism]
-
-    def per_target_ms(self, mechanism: Mechanism, sides: int) -> float:
-        """Set-up and tear-down of one function more, in ms.
-
-        :param sides: programs put on it: 1, or 2 for a pair at entry and exit
-        """
-        price = self.prices[mechanism]
-        return sides * (price.setup_ms + price.teardown_ms)
-
-    def insns(self, mechanism: Mechanism, *, entry: bool, exit_: bool) -> int:
-        """Instructions per traced call for a program at those sides."""
-        price = self.prices[mechanism]
-        return (price.entry_insns if entry else 0) + (price.exit_insns if exit_ else 0)
-
-    def predict(
-        self, mechanism: Mechanism, count: int, *, sides: int, entry: bool, exit_: bool
-    ) -> Cost:
-        """Cost of one group of `count` functions."""
-        price = self.prices[mechanism]
-        # Both sides of a function are one entry of the filter.
-        growth_ms = price.growth_us * count * (count - 1) / 2 / 1000
-        return Cost(
-            (price.fixed_ms + sides * count * price.setup_ms + growth_ms) / 1000,
-            sides * count * price.teardown_ms / 1000,
-            self.insns(mechanism, entry=entry, exit_=exit_),
-        )
 
 
 _RUNS = "measured on Debian {}, QEMU TCG, N=200"
@@ -116,10 +97,10 @@ _FILTER_US = 6
 OWN_OPS = CostModel(
     "own-ops",
     {
-        Mechanism.TRACING_MULTI: Price(0.55, 0.35, 20, 129, 190, "not on these kernels"),
-        Mechanism.TRAMPOLINE: Price(17.8, 162, 1, 129, 190, _RUNS.format("6.12")),
-        Mechanism.KPROBE_MULTI: Price(0.20, 0.13, 70, 264, 539, _RUNS.format("6.12, N=2000")),
-        Mechanism.KPROBE: Price(17, 50, 1, 360, 620, _RUNS.format("6.12"), _FILTER_US),
+        "tracing_multi": Price(0.55, 0.35, 20, 129, 190, "not on these kernels"),
+        "trampoline": Price(17.8, 162, 1, 129, 190, _RUNS.format("6.12")),
+        "kprobe_multi": Price(0.20, 0.13, 70, 264, 539, _RUNS.format("6.12, N=2000")),
+        "kprobe": Price(17, 50, 1, 360, 620, _RUNS.format("6.12"), _FILTER_US),
     },
     guard_insns=21,
 )
@@ -128,10 +109,10 @@ OWN_OPS = CostModel(
 SHARED_OPS = CostModel(
     "shared-ops",
     {
-        Mechanism.TRACING_MULTI: Price(0.62, 0.40, 5, 112, 171, _RUNS.format("7.3, N=2000")),
-        Mechanism.TRAMPOLINE: Price(17.4, 12.6, 1, 112, 171, _RUNS.format("7.3")),
-        Mechanism.KPROBE_MULTI: Price(0.10, 0.11, 160, 254, 718, _RUNS.format("7.3, N=2000")),
-        Mechanism.KPROBE: Price(17, 50, 1, 331, 620, _RUNS.format("7.3"), _FILTER_US),
+        "tracing_multi": Price(0.62, 0.40, 5, 112, 171, _RUNS.format("7.3, N=2000")),
+        "trampoline": Price(17.4, 12.6, 1, 112, 171, _RUNS.format("7.3")),
+        "kprobe_multi": Price(0.10, 0.11, 160, 254, 718, _RUNS.format("7.3, N=2000")),
+        "kprobe": Price(17, 50, 1, 331, 620, _RUNS.format("7.3"), _FILTER_US),
     },
     guard_insns=19,
 )

@@ -24,34 +24,29 @@ and may be interrupted and called again.
 from __future__ import annotations
 
 import errno
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from .. import links
-from .._sys import link as sys_link
 from .._sys.fd import make_room
 from .._sys.interrupts import held
 from .._uapi.defines import ENOTSUPP
-from .._uapi.enums import AttachType, ProgType
 from ..asm.edit import Code
-from ..dataclass import replace
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from ..kernel.sleepable import is_sleep_refusal
-from . import rewrite
-from .cost import Mechanism
 from .ground import ROUNDS, Stale, Stands
 from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
+from .mechanisms import Job, Mechanism
 from .missed import Losses
 from .options import AttachOptions, Progress
-from .plan import Group, Part, Plan, PlanFacts, Side
+from .plan import Group, Part, Plan, PlanFacts
 from .planner import make_plan
 from .reasons import HOPELESS, NO_ROOM, NO_SLEEP, Reason, Skipped
 from .target import Target
 from .template import Template
-from .traits import Hook
-from .variant import Lowering, Variant
+from .variant import Variant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,12 +54,6 @@ if TYPE_CHECKING:
     from .guard_maps import GuardMaps
 
 __all__ = ["Source", "attach"]
-
-_TRACING = {
-    Side.ENTRY: (AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FENTRY_MULTI),
-    Side.EXIT: (AttachType.BPF_TRACE_FEXIT, AttachType.BPF_TRACE_FEXIT_MULTI),
-    Side.SESSION: (AttachType.BPF_TRACE_FSESSION, AttachType.BPF_TRACE_FSESSION_MULTI),
-}
 
 
 class Source(Protocol):
@@ -94,10 +83,6 @@ _SLOTS_WITHOUT_STACK = 6
 _ENDBR = 4
 
 
-class _ById(links.Link):
-    """A tracing_multi link: made from BTF ids."""
-
-
 class _Engine:
     def __init__(
         self,
@@ -118,7 +103,8 @@ class _Engine:
         self.done = 0
         self.total = 0
         self._program: Fd | None = None
-        self._as_scalars: set[str] = set()  # digests of variants only loadable that way
+        # Digests of variants that were only loadable as scalars: the next function is not tried.
+        self._hopeless: set[str] = set()
 
     def cookie(self, target: Target) -> int:
         return self.cookies(target) if self.cookies is not None else 0
@@ -138,7 +124,7 @@ class _Engine:
         :returns: the targets; fewer if the link was closed, and the others are refused
         """
         try:
-            left = self.reached(link, self.standing(targets))
+            left = self.reached(group.mechanism, link, self.standing(targets))
             if len(left) == len(targets):
                 self.link.pieces.append(Piece(link, group.mechanism, group.module, part, targets))
                 return targets
@@ -163,18 +149,13 @@ class _Engine:
             targets,
         )
 
-    def reached(self, link: links.Link, targets: Sequence[Target]) -> Sequence[Target]:
-        """Those that a tracing_multi link is on, where the kernel tells (7.3).
-
-        It takes BTF ids and looks the names up itself: what it found is compared.
-        """
-        if not isinstance(link, _ById):
+    def reached(
+        self, mechanism: Mechanism, link: links.Link, targets: Sequence[Target]
+    ) -> Sequence[Target]:
+        """Those that a link is on, where the kernel finds functions itself and tells which."""
+        where = mechanism.places(link)
+        if not where:
             return targets
-        try:
-            info = link.info()
-        except BpfError:
-            return targets  # not told is not wrong; the looks before and after it hold
-        where = dict(zip(info.ids, info.addrs, strict=False))
         wrong = [
             t
             for t in targets
@@ -209,7 +190,7 @@ class _Engine:
             self.progress(min(self.done, self.total), self.total)
 
     def run(self, groups: Sequence[Group]) -> None:
-        if files := sum(_descriptors(group) for group in groups):
+        if files := sum(_files(group) for group in groups):
             make_room(files, f"attach to {sum(len(g.targets) for g in groups)} functions")
         self.total += sum(len(g.targets) * len(g.parts) for g in groups)
         if self.link.guard is None and any(p.variant.guarded for g in groups for p in g.parts):
@@ -228,12 +209,16 @@ class _Engine:
             left = self.accepted(targets)
             if len(left) < len(targets):
                 self.step(len(targets) - len(left))
-            if group.mechanism is Mechanism.TRAMPOLINE:
-                self.clones(group, part, left)
-            elif group.mechanism is Mechanism.KPROBE:
-                self.kprobes(group, part, left)
-            else:
+            if group.mechanism.shared:
                 self.batch(group, part, left)
+            elif group.mechanism.per_function:
+                for target in left:
+                    self.alone(group, part, target)
+            elif left:
+                program = self.load(group, part)
+                for target in left:
+                    self.alone(group, part, target, program)
+                self.unload()
 
     def accepted(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
         if not self.refused:
@@ -253,33 +238,21 @@ class _Engine:
         halves = [one for one in pieces if len(self.accepted(one.targets)) < len(one.targets)]
         if not halves:
             return ()
-        shared = group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.KPROBE_MULTI)
+        shared = group.mechanism.shared
         for one in reversed(pieces if shared else halves):
             with held():
                 self.link.losses.close(one.link)
                 self.link.pieces.remove(one)
         return self.accepted(group.targets) if shared else ()
 
-    # -- tracing_multi and kprobe.multi: one program, one link, split when refused
+    # -- one program, one link, split when refused
 
     def batch(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
         targets = self.standing(targets)
         if not targets:
             return
-        if group.mechanism is Mechanism.TRACING_MULTI:
-            prog_type, attach_type = ProgType.BPF_PROG_TYPE_TRACING, _TRACING[part.side][1]
-        else:
-            prog_type = ProgType.BPF_PROG_TYPE_KPROBE
-            session = part.side is Side.SESSION
-            attach_type = (
-                AttachType.BPF_TRACE_KPROBE_SESSION
-                if session
-                else AttachType.BPF_TRACE_KPROBE_MULTI
-            )
         try:
-            program = self.load(
-                part, prog_type=prog_type, attach_type=attach_type, module=group.module
-            )
+            program = self.load(group, part)
         except BpfError:
             if not self.standing(targets):
                 return  # the module went
@@ -291,7 +264,7 @@ class _Engine:
                 continue
             try:
                 with held():
-                    link = self.many(group, part, program, attach_type, some)
+                    link = self.linked(group, part, program, some)
                     left = self.keep(link, group, part, tuple(some))
             except BpfError as error:
                 left = self.standing(some)
@@ -313,20 +286,23 @@ class _Engine:
                     self.step(len(some))
         self.unload()
 
-    def load(self, part: Part, *, prog_type: int, attach_type: int, module: str) -> Fd:
+    def load(self, group: Group, part: Part) -> Fd:
         # A program that several functions share. Not in a `with`: an interrupt between its
         # body and its end would pass the end over.
         with held():
-            self._program = self.source.load_variant(
-                self.template,
-                part.variant.code,
-                prog_type=prog_type,
-                attach_type=attach_type,
-                btf_id=0,
-                module=module,
-                guard=self.link.guard,
-            )
+            self._program = self._load(group, part, part.variant)
             return self._program
+
+    def _load(self, group: Group, part: Part, variant: Variant, target: Target | None = None) -> Fd:
+        return self.source.load_variant(
+            self.template,
+            variant.code,
+            prog_type=group.mechanism.prog_type,
+            attach_type=group.mechanism.attach_type(part.side),
+            btf_id=target.btf_id or 0 if target is not None else 0,
+            module=target.module if target is not None else group.module,
+            guard=self.link.guard,
+        )
 
     def unload(self) -> None:
         with held():
@@ -334,49 +310,28 @@ class _Engine:
             if program is not None:
                 program.close()  # the links hold it
 
-    def many(
-        self,
-        group: Group,
-        part: Part,
-        program: Fd,
-        attach_type: int,
-        targets: Sequence[Target],
+    def linked(
+        self, group: Group, part: Part, program: Fd, targets: Sequence[Target]
     ) -> links.Link:
-        what = f"{part.side.value} of {len(targets)} functions"
-        if group.mechanism is Mechanism.TRACING_MULTI:
-            ids = [t.btf_id or 0 for t in targets]
-            cookies = [self.cookie(t) for t in targets] if self.cookies is not None else None
-            fd = sys_link.link_create_tracing_multi(
-                program.fileno(), attach_type, ids, cookies=cookies
-            )
-            return _ById(fd, f"tracing_multi {what}")
-        # In any order: the kernel sorts them, and cookies along.
-        return links.attach_kprobe_multi(
-            program,
-            addrs=array("Q", [t.address for t in targets]),
-            cookies=[self.cookie(t) for t in targets] if self.cookies is not None else None,
-            retprobe=part.side is Side.EXIT,
-            session=part.side is Side.SESSION,
-        )
+        cookies = [self.cookie(t) for t in targets] if self.cookies is not None else None
+        return group.mechanism.link(links, Job(program, part.side, targets, cookies))
 
-    # -- clones: one program and one link per function
+    # -- a link for each function
 
-    def clones(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
-        attach_type = _TRACING[part.side][0]
-        for target in targets:
-            self.alone(target, lambda t: self.clone(group, part, t, attach_type))
+    def alone(self, group: Group, part: Part, target: Target, program: Fd | None = None) -> None:
+        """Make one function's own link, or note why it has none.
 
-    def alone(
-        self,
-        target: Target,
-        make: Callable[[Target], tuple[links.Link, Group, Part, tuple[Target, ...]]],
-    ) -> None:
-        """Make one function's own link, or note why it has none."""
+        :param program: the one that the functions share, None if each has its own
+        """
         if not self.standing([target]):
             return
         try:
             with held():
-                kept = self.keep(*make(target))
+                if program is not None:
+                    link = self.linked(group, part, program, [target])
+                else:
+                    part, link = self.clone(group, part, target)
+                kept = self.keep(link, group, part, (target,))
         except DeniedByPolicy:
             raise
         except BpfError as error:
@@ -388,105 +343,28 @@ class _Engine:
                 return
         self.step(1)
 
-    def clone(
-        self, group: Group, part: Part, target: Target, attach_type: int
-    ) -> tuple[links.Link, Group, Part, tuple[Target]]:
-        variant, program = self.loaded(part, target, attach_type)
+    def clone(self, group: Group, part: Part, target: Target) -> tuple[Part, links.Link]:
+        variant, program = self.loaded(group, part, target)
         with program:
-            link = links.attach_tracing(
-                program,
-                attach_type,
-                cookie=self.cookie(target),
-                what=f"{part.side.value} of {target.label}",
-            )
-        return link, group, replace(part, variant=variant), (target,)
+            return replace(part, variant=variant), self.linked(group, part, program, [target])
 
-    def loaded(self, part: Part, target: Target, attach_type: int) -> tuple[Variant, Fd]:
+    def loaded(self, group: Group, part: Part, target: Target) -> tuple[Variant, Fd]:
         first: VerifierError | None = None
-        for variant in self._variants(part, target):
+        for variant in group.mechanism.variants(self.template, part, target):
+            if variant is part.variant and variant.digest in self._hopeless:
+                continue
             try:
-                program = self._load_clone(variant, target, attach_type)
+                program = self._load(group, part, variant, target)
             except VerifierError as error:
                 first = first or error
                 if is_sleep_refusal(error):
                     break  # whatever is loaded
                 continue
             if variant.scalars:
-                self._as_scalars.add(part.variant.digest)
+                self._hopeless.add(part.variant.digest)
             return variant, program
         assert first is not None
         raise first
-
-    def _variants(self, part: Part, target: Target) -> Iterator[Variant]:
-        # What to load, and what to load instead if the verifier refuses it.
-        variant, model = part.variant, target.model
-        direct = variant.lowering is Lowering.DIRECT
-        if not (direct and variant.digest in self._as_scalars):
-            yield variant
-        if not direct or model is None:
-            return
-        # The program calculates with an argument that is a pointer for this function.
-        template = self._template_of(part)
-        whole = template.guarded if variant.guarded else lambda other: other
-        code, traits, slots = template.code, template.traits, model.slots
-        returns = part.side is not Side.ENTRY and not model.is_void
-        yield whole(
-            template.variant(
-                Lowering.DIRECT,
-                lambda: rewrite.direct(code, traits, slots=slots, returns=returns, scalars=True),
-                slots,
-                returns,
-                scalars=True,
-            )
-        )
-        # No load of an argument that points to a pointer, an enum or a function is allowed on
-        # 6.x ("is not a struct"), but the helper gives it.
-        yield whole(
-            template.variant(
-                Lowering.FRAME,
-                lambda: rewrite.frame(code, traits, returns=returns, static=template.static),
-                returns,
-            )
-        )
-
-    def _template_of(self, part: Part) -> Template:
-        if self.template.hook is Hook.SESSION and part.side is not Side.SESSION:
-            return self.template.half(part.side is Side.EXIT)
-        return self.template
-
-    def _load_clone(self, variant: Variant, target: Target, attach_type: int) -> Fd:
-        return self.source.load_variant(
-            self.template,
-            variant.code,
-            prog_type=ProgType.BPF_PROG_TYPE_TRACING,
-            attach_type=attach_type,
-            btf_id=target.btf_id or 0,
-            module=target.module,
-            guard=self.link.guard,
-        )
-
-    # -- single kprobes: one program, one perf event per function
-
-    def kprobes(self, group: Group, part: Part, targets: Sequence[Target]) -> None:
-        if not targets:
-            return
-        kprobe = ProgType.BPF_PROG_TYPE_KPROBE
-        program = self.load(part, prog_type=kprobe, attach_type=0, module="")
-        for target in targets:
-            self.alone(target, lambda t: self.kprobe(group, part, t, program))
-        self.unload()
-
-    def kprobe(
-        self, group: Group, part: Part, target: Target, program: Fd
-    ) -> tuple[links.Link, Group, Part, tuple[Target]]:
-        link = links.attach_kprobe(
-            program,
-            "" if target.address else target.name,
-            address=target.address,
-            retprobe=part.side is Side.EXIT,
-            cookie=self.cookie(target),
-        )
-        return link, group, part, (target,)
 
     def undo(self) -> None:
         with held():  # until everything is undone; then the interrupt, if another came
@@ -494,10 +372,10 @@ class _Engine:
             self.unload()
 
 
-def _descriptors(group: Group) -> int:
-    # Open files that its links hold: a single kprobe is a perf event and a link.
-    each = {Mechanism.TRAMPOLINE: 1, Mechanism.KPROBE: 2}.get(group.mechanism, 0)
-    return len(group.parts) * (each * len(group.targets) or 1)
+def _files(group: Group) -> int:
+    # Open files that its links hold.
+    links_ = 1 if group.mechanism.shared else len(group.targets)
+    return len(group.parts) * links_ * group.mechanism.files
 
 
 def _no_place(error: BpfError) -> bool:

@@ -7,11 +7,10 @@ them one by one, so after an interrupt the MultiLink still knows what is attache
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .. import links
 from .._sys.interrupts import held
-from ..dataclass import dataclass
-from .cost import Mechanism
 from .missed import Losses, Missed
 from .options import Progress
 from .plan import Group, Part, Plan, in_groups
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..links import Link
     from .guard_maps import GuardMaps
+    from .mechanisms import Mechanism
 
 __all__ = ["SLOW_S", "Changed", "MultiLink", "Piece", "say_takes", "target_key", "warn"]
 

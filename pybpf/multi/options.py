@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..dataclass import dataclass
 from ..errors import PlanError
-from .cost import Mechanism
+from .mechanisms import MECHANISMS, Mechanism
 from .variant import Lowering
 
 TYPE_CHECKING = False
@@ -14,17 +14,14 @@ if TYPE_CHECKING:
     from .cookies import Cookies
     from .plan import Plan
 
-__all__ = ["AUTO", "LOWERINGS", "AttachOptions", "Progress"]
+__all__ = ["AUTO", "AttachOptions", "Progress"]
 
 #: Called with (done, in all): programs on functions while attaching, where a session made of a
 #: pair counts twice; functions of links while detaching.
 Progress = Callable[[int, int], None]
 
-#: The lowerings that may be asked for, each with the mechanisms that have it.
-LOWERINGS = {
-    Lowering.DIRECT: (Mechanism.TRAMPOLINE,),
-    Lowering.FRAME: (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE),
-}
+# The lowerings that may be asked for.
+_LOWERINGS = (Lowering.DIRECT, Lowering.FRAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,28 +48,30 @@ class AttachOptions:
     def __post_init__(self) -> None:
         if self.prefer not in (None, "overhead"):
             raise PlanError(f"prefer={self.prefer!r}: only 'overhead' is known")
-        _ = self.only, self.shape
+        _ = self.mechanisms, self.shape
 
     @property
-    def only(self) -> Mechanism | None:
-        """The one mechanism to use, None for "auto"."""
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """The mechanisms to choose from: all for "auto"."""
         if self.mechanism == "auto":
-            return None
-        try:
-            return Mechanism(self.mechanism)
-        except ValueError:
-            names = ", ".join(m.value for m in Mechanism)
-            raise PlanError(f"mechanism {self.mechanism!r}: one of auto, {names}") from None
+            return MECHANISMS
+        if isinstance(self.mechanism, Mechanism):
+            return (self.mechanism,)
+        for one in MECHANISMS:
+            if one.value == self.mechanism:
+                return (one,)
+        names = ", ".join(one.value for one in MECHANISMS)
+        raise PlanError(f"mechanism {self.mechanism!r}: one of auto, {names}")
 
     @property
     def shape(self) -> Lowering | None:
         """The one lowering to use, None for "auto"."""
         if self.lowering == "auto":
             return None
-        for form in LOWERINGS:
+        for form in _LOWERINGS:
             if self.lowering in (form, form.value):
                 return form
-        names = ", ".join(form.value for form in LOWERINGS)
+        names = ", ".join(form.value for form in _LOWERINGS)
         raise PlanError(f"lowering {self.lowering!r}: one of auto, {names}")
 
 

@@ -15,11 +15,15 @@ from enum import Enum
 from ..dataclass import dataclass
 from ..features import Feature, FeatureSet
 from ..wording import many
-from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel, Mechanism
+from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel
 from .reasons import Reason, Skipped
 from .target import Target
 from .traits import Hook
 from .variant import Lowering, Variant
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .mechanisms import Mechanism
 
 __all__ = [
     "Group",
@@ -102,7 +106,7 @@ class Group:
     @property
     def programs(self) -> int:
         """Programs that are loaded for it: one a side, and for clones one a function too."""
-        each = len(self.targets) if self.mechanism is Mechanism.TRAMPOLINE else 1
+        each = len(self.targets) if self.mechanism.per_function else 1
         return len(self.parts) * each
 
     @property
@@ -120,15 +124,14 @@ class Group:
         return self.key == other.key
 
 
-#: Rank of the mechanism, BTF object, sides and variants.
-GroupKey = tuple[int, str, tuple[tuple[str, str], ...]]
-_RANKS = {mechanism: rank for rank, mechanism in enumerate(Mechanism)}
+#: Rank and name of the mechanism, BTF object, sides and variants.
+GroupKey = tuple[int, str, str, tuple[tuple[str, str], ...]]
 
 
 def group_key(mechanism: Mechanism, module: str, parts: Iterable[Part]) -> GroupKey:
     """See `Group.key`."""
     variants = tuple([(part.side.value, part.variant.digest) for part in parts])
-    return (_RANKS[mechanism], module, variants)
+    return (mechanism.rank, mechanism.value, module, variants)
 
 
 def in_groups(

@@ -25,34 +25,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter, lt
 from typing import NamedTuple
 
-from ..dataclass import dataclass, replace
-from ..features import Feature
-from ..trampoline.model import REGISTER_SLOTS, Model, Return
-from . import guard, rewrite
+from ..trampoline.model import Model, Return
+from . import guard
 from .callees import THROW, calls_traceable, leaf_functions
-from .cost import Cost, Mechanism
+from .cost import Cost
 from .denylist import denied, never_returns, risky
-from .options import AUTO, LOWERINGS, AttachOptions
+from .mechanisms import MECHANISMS, Mechanism, Refusal, Request
+from .options import AUTO, AttachOptions
 from .plan import Group, GroupKey, Part, Plan, PlanFacts, Side, group_key
-from .reasons import NO_SLEEP, Reason, Skipped
+from .reasons import Reason, Skipped
 from .target import Target
 from .template import Template
-from .traits import CtxHelper, Hook, Traits
-from .variant import Lowering, Variant
+from .traits import Hook
 
 __all__ = ["answers", "make_plan"]
-
-_SESSION_COOKIE = "bpf_session_cookie"
-_BY_ADDRESS = (
-    "kprobe_multi or kprobe can trace it if the program reads neither arguments nor return value"
-)
-_FEWER = "attach to one function, or by a mechanism that loads it once"
-# What a mechanism answers for one target: its parts, or why not (reason, detail, hint).
-_No = tuple[Reason, str, str]
-_Answer = tuple[Part, ...] | _No
 
 
 class _Fit(NamedTuple):
@@ -64,7 +54,7 @@ class _Fit(NamedTuple):
 
 
 # What becomes of a target.
-_Choice = _Fit | _No
+_Choice = _Fit | Refusal
 # All of a target that a mechanism's answer depends on, but its model.
 _Shape = tuple[object, ...]
 _PLAIN: _Shape = ("", False, True, True, 0, False)
@@ -118,189 +108,15 @@ def _kind(model: Model | None) -> object:
     )
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Planner:
-    template: Template
-    facts: PlanFacts
-    lowering: Lowering | None = None  # None: the best of each mechanism
-    unguardable: str = ""  # why copies of the program cannot be many, if they cannot
-
-    # -- which programs a mechanism loads for this hook
-
-    def sides(self, mechanism: Mechanism) -> tuple[tuple[Side, Template], ...] | _No:
-        hook = self.template.hook
-        if hook is Hook.ENTRY:
-            return ((Side.ENTRY, self.template),)
-        if hook is Hook.EXIT:
-            return ((Side.EXIT, self.template),)
-        native = {
-            Mechanism.TRACING_MULTI: Feature.TRACING_MULTI,
-            Mechanism.TRAMPOLINE: Feature.FSESSION,
-            Mechanism.KPROBE_MULTI: Feature.KPROBE_SESSION,
-        }.get(mechanism)
-        # A kprobe.session has what is in a register for a return value at entry, not the 0 of
-        # every other session.
-        kprobes = mechanism is Mechanism.KPROBE_MULTI
-        stray = kprobes and self.template.reads_ret_at_entry
-        if native is not None and self.facts.features.supports(native) and not stray:
-            return ((Side.SESSION, self.template),)
-        if _SESSION_COOKIE in self.template.traits.kfuncs:
-            why = ", for it reads the return value at entry too" if stray else ""
-            return (
-                Reason.NO_SESSION_COOKIE,
-                f"{mechanism.value} makes a session of two programs here{why}",
-                "session cookies need kprobe.session (6.10) or fsession (7.0)",
-            )
-        return ((Side.ENTRY, self.template.half(False)), (Side.EXIT, self.template.half(True)))
-
-    def supported(self, mechanism: Mechanism) -> _No | None:
-        feature = {
-            Mechanism.TRACING_MULTI: Feature.TRACING_MULTI,
-            Mechanism.TRAMPOLINE: Feature.FENTRY,
-            Mechanism.KPROBE_MULTI: Feature.KPROBE_MULTI,
-            Mechanism.KPROBE: Feature.KPROBE,
-        }[mechanism]
-        if self.template.sleepable and mechanism in (Mechanism.KPROBE_MULTI, Mechanism.KPROBE):
-            return (Reason.NOT_SLEEPABLE, f"{mechanism.value} programs cannot sleep", "")
-        if not self.facts.features.supports(feature):
-            since = f" ({feature.since} and newer)" if feature.since else ""
-            return (Reason.NO_MECHANISM, f"it has no {feature.value}{since}", "")
-        if self.lowering is not None and mechanism not in LOWERINGS[self.lowering]:
-            detail = f"{mechanism.value} has no {self.lowering.value} lowering"
-            return (Reason.NO_MECHANISM, detail, "")
-        return None
-
-    # -- one target, one mechanism
-
-    def answer(self, mechanism: Mechanism, target: Target) -> _Answer:
-        sides = self.sides(mechanism)
-        if isinstance(sides[0], Reason):
-            return sides
-        problem = (
-            self.trampoline_problem(mechanism, target)
-            if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
-            else self.kprobe_problem(mechanism, target)
-        )
-        if problem is not None:
-            return problem
-        parts = []
-        for side, template in sides:
-            traits = template.traits
-            if mechanism in (Mechanism.KPROBE_MULTI, Mechanism.KPROBE):
-                no = self.regs_problem(side, traits, target)
-                if no is not None:
-                    return no
-            parts.append(Part(side, self.variant(mechanism, side, template, target)))
-        return tuple(parts)
-
-    def exits(self) -> bool:
-        return self.template.hook is not Hook.ENTRY
-
-    def trampoline_problem(self, mechanism: Mechanism, target: Target) -> _No | None:
-        model = target.model
-        if not target.unique:
-            return (Reason.AMBIGUOUS, "the kernel would take the first", _BY_ADDRESS)
-        if target.btf_id is None or model is None:
-            return (Reason.NO_BTF, "", _BY_ADDRESS)
-        if model.obstacle is not None:
-            return (model.obstacle, f"{model.params} parameters, {model.slots} slots", "")
-        if model.slots > self.facts.max_slots:
-            detail = f"{model.slots} slots, this kernel's trampolines save {self.facts.max_slots}"
-            return (Reason.TOO_MANY_SLOTS, detail, "")
-        if self.exits() and model.returns is Return.WIDE:
-            return (Reason.RETURNS_STRUCT, f"returns {model.ret_size} bytes", "")
-        if self.template.sleepable and target.may_sleep is False:
-            return (Reason.NOT_SLEEPABLE, *NO_SLEEP)
-        if mechanism is Mechanism.TRAMPOLINE and self.unguardable:
-            return (Reason.NO_GUARD, self.unguardable, _FEWER)
-        need = 2 if self.template.hook is Hook.SESSION else 1
-        if target.occupied + need > self.facts.max_programs:
-            detail = f"{target.occupied} of {self.facts.max_programs}"
-            return (Reason.TRAMPOLINE_FULL, detail, "")
-        return None
-
-    def kprobe_problem(self, mechanism: Mechanism, target: Target) -> _No | None:
-        if mechanism is Mechanism.KPROBE and not target.kprobe:
-            return (Reason.NOT_TRACEABLE, "on the kprobe blacklist", "")
-        if not target.unique and not target.address:
-            return (Reason.AMBIGUOUS, "", "give the address")
-        cookie = Feature.ATTACH_COOKIE
-        helpers = self.template.traits.helpers
-        if CtxHelper.get_attach_cookie in helpers and not self.facts.features.supports(cookie):
-            return (Reason.NO_MECHANISM, "it has no cookies on kprobes", "")
-        return None
-
-    def regs_problem(self, side: Side, traits: Traits, target: Target) -> _No | None:
-        model = target.model
-        counts = traits.needs_args or CtxHelper.get_func_arg_cnt in traits.helpers
-        if model is None or not target.unique:
-            # Without a model nobody knows which slots are its own, or whether it is void.
-            if counts or traits.needs_ret:
-                reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
-                return (reason, "the program reads arguments or the return value", "")
-            return None
-        if self.reads_own_args(traits, model) and (
-            side is Side.EXIT
-            or (
-                side is Side.SESSION and self.reads_own_args(self.template.half(True).traits, model)
-            )
-        ):
-            hint = "fentry/fexit clones have them"
-            return (Reason.NO_EXIT_ARGS, "kprobes lose argument registers", hint)
-        if model.structs and traits.needs_args:
-            return (Reason.TOO_MANY_SLOTS, "a struct by value may be on the stack", "")
-        top = traits.max_arg
-        if model.slots > REGISTER_SLOTS and (top is None or top >= REGISTER_SLOTS):
-            return (Reason.TOO_MANY_SLOTS, "arguments on the stack are not in pt_regs", "")
-        return None
-
-    @staticmethod
-    def reads_own_args(traits: Traits, model: Model) -> bool:
-        if any(slot < model.slots for slot in traits.slots):
-            return True
-        return any(
-            call.helper == CtxHelper.get_func_arg and (call.arg is None or call.arg < model.slots)
-            for call in traits.calls
-        )
-
-    # -- variants
-
-    def variant(
-        self, mechanism: Mechanism, side: Side, template: Template, target: Target
-    ) -> Variant:
-        traits = template.traits
-        model = target.model
-        # The entry half of a session has no return value to read yet.
-        returns = side is not Side.ENTRY and (model is None or not model.is_void)
-        slots = model.slots if model is not None else 0
-        if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
-            if not traits.accesses:
-                return template.variant(Lowering.NATIVE, lambda: template.code)
-            if mechanism is Mechanism.TRAMPOLINE and self.lowering is not Lowering.FRAME:
-                return template.variant(
-                    Lowering.DIRECT,
-                    lambda: rewrite.direct(template.code, traits, slots=slots, returns=returns),
-                    slots,
-                    returns,
-                )
-            shown = returns or not traits.reads_ret
-            return template.variant(
-                Lowering.FRAME,
-                lambda: rewrite.frame(template.code, traits, returns=shown, static=template.static),
-                shown,
-            )
-        return template.variant(
-            Lowering.REGS,
-            lambda: rewrite.regs(template.code, traits, slots=slots, returns=returns),
-            slots,
-            returns,
-        )
+    request: Request
 
     # -- the recursion guard
 
     def recursive(self, names: Iterable[str]) -> bool:
         """The program's calls may run one of these functions."""
-        traits = self.template.traits
+        traits = self.request.template.traits
         return calls_traceable(traits) or not leaf_functions(traits).isdisjoint(names)
 
     def guarded(self, groups: Iterable[Group]) -> tuple[Group, ...]:
@@ -309,7 +125,8 @@ class _Planner:
             replace(
                 group,
                 parts=tuple(
-                    Part(part.side, self.template.guarded(part.variant)) for part in group.parts
+                    Part(part.side, self.request.template.guarded(part.variant))
+                    for part in group.parts
                 ),
             )
             for group in groups
@@ -320,17 +137,15 @@ class _Planner:
 
     def choose(self, shape: Target, order: Sequence[Mechanism]) -> _Choice:
         # What becomes of every target of a shape.
-        first: _No | None = None
+        first: Refusal | None = None
         for mechanism in order:
-            answer = self.answer(mechanism, shape)
-            if answer and isinstance(answer[0], Part):
-                parts: tuple[Part, ...] = answer
-                # kprobes are loaded for no BTF: modules share their group.
-                btf = mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
-                module = shape.module if btf else ""
-                return _Fit(mechanism, module, parts, group_key(mechanism, module, parts))
-            first = first or answer  # type: ignore[assignment]
-        return first or (Reason.NO_MECHANISM, "", "")
+            answer = mechanism.answer(self.request, shape)
+            if not isinstance(answer, Refusal):
+                # What is loaded for no BTF object is shared by the modules.
+                module = shape.module if mechanism.needs_btf else ""
+                return _Fit(mechanism, module, answer, group_key(mechanism, module, answer))
+            first = first or answer
+        return first or Refusal(Reason.NO_MECHANISM)
 
     def weigh(
         self,
@@ -359,8 +174,7 @@ class _Planner:
             counts[id(choice)] += len(some)
         cost = Cost()
         for _, fit in sorted(fits.items(), key=itemgetter(0)):
-            cost += self.facts.costs.predict(
-                fit.mechanism,
+            cost += fit.mechanism.price(self.request.facts.costs).predict(
                 counts[id(fit)],
                 sides=len(fit.parts),
                 entry=fit.parts[0].side is not Side.EXIT,
@@ -384,7 +198,7 @@ class _Planner:
                     group = found[id(choice)] = (choice, [])
                 group[1].extend(some)
             else:
-                skipped += [_skipped(targets[i], choice) for i in some]
+                skipped += [choice.of(targets[i]) for i in some]
         groups = tuple(
             Group(fit.mechanism, fit.module, fit.parts, tuple([targets[i] for i in sorted(at)]))
             for fit, at in sorted(found.values(), key=lambda group: group[0].key)
@@ -392,18 +206,17 @@ class _Planner:
         return groups, skipped
 
     def orders(self, usable: Sequence[Mechanism], prefer: str | None) -> list[list[Mechanism]]:
-        costs = self.facts.costs
-
-        def sides(mechanism: Mechanism) -> int:
-            found = self.sides(mechanism)
-            return 1 if isinstance(found[0], Reason) else len(found)
+        prices = {m: m.price(self.request.facts.costs) for m in usable}
+        hook = self.request.template.hook
 
         def setup(mechanism: Mechanism) -> float:
-            return costs.per_target_ms(mechanism, sides(mechanism))
+            sides = mechanism.sides(self.request)
+            count = 1 if isinstance(sides, Refusal) else len(sides)
+            return prices[mechanism].per_target_ms(count)
 
         def per_call(mechanism: Mechanism) -> int:
-            hook = self.template.hook
-            return costs.insns(mechanism, entry=hook is not Hook.EXIT, exit_=hook is not Hook.ENTRY)
+            entry, exit_ = hook is not Hook.EXIT, hook is not Hook.ENTRY
+            return prices[mechanism].insns(entry=entry, exit_=exit_)
 
         if prefer == "overhead":
             return [sorted(usable, key=lambda m: (per_call(m), setup(m)))]
@@ -414,7 +227,7 @@ class _Planner:
                 per_call(o) < per_call(m)
                 and setup(o) <= 1.2 * setup(m)
                 # with one function; the line above says the same of every further one
-                and costs.price(o).fixed_ms + setup(o) <= 1.2 * (costs.price(m).fixed_ms + setup(m))
+                and prices[o].fixed_ms + setup(o) <= 1.2 * (prices[m].fixed_ms + setup(m))
                 for o in usable
             )
         ]
@@ -428,13 +241,6 @@ def _refused(name: str, exits: bool) -> Skipped | None:
     if exits and never_returns(name):
         return Skipped(name, "", Reason.NORETURN, hint="fentry.multi can")
     return None
-
-
-def _skipped(target: Target, no: _No) -> Skipped:
-    reason, detail, hint = no
-    # One of several of this name is told by its address.
-    address = 0 if target.unique else target.address
-    return Skipped(target.name, target.module, reason, detail, hint, address)
 
 
 def _rank(target: Target) -> tuple[object, ...]:
@@ -482,9 +288,9 @@ def make_plan(
     :param guarded: it is for a link that has a recursion guard already
     :raises PlanError: if the program's use of the context cannot be proved
     """
-    forced = options.only
-    work = _Planner(template, facts, options.shape)
-    exits = work.exits()
+    request = Request(template, facts, options.shape)
+    work = _Planner(request)
+    exits = request.exits
     skipped = list(skipped)
     rest, distinct = _ordered(targets)
     no = {n: why for n in risky([t.name for t in rest]) if (why := _refused(n, exits)) is not None}
@@ -502,11 +308,11 @@ def make_plan(
                 skipped.append(Skipped(target.name, target.module, Reason.ALIAS, of))
         rest = list(seen.values())
 
-    candidates = [forced] if forced is not None else list(Mechanism)
-    usable = [m for m in candidates if work.supported(m) is None]
+    candidates = {m: m.unsupported(request) for m in options.mechanisms}
+    usable = [mechanism for mechanism, no in candidates.items() if no is None]
     if not usable:
-        no_way = work.supported(candidates[0]) or (Reason.NO_MECHANISM, "", "")
-        skipped += [Skipped(t.name, t.module, *no_way) for t in rest]
+        no_way = next(iter(candidates.values())) or Refusal(Reason.NO_MECHANISM)
+        skipped += [no_way.of(t) for t in rest]
         return Plan(
             template.name,
             template.hook,
@@ -519,7 +325,8 @@ def make_plan(
     recursive = work.recursive(t.name for t in rest)
     obstacle = guard.obstacle(template.code, template.kfunc_names.values(), THROW)
     if recursive and len(rest) > 1:
-        work.unguardable = obstacle
+        request = replace(request, unguardable=obstacle)
+        work = _Planner(request)
     shapes = _by_shape(rest)
     if template.sleepable:
         shapes = _by_sleep(rest, shapes)
@@ -540,10 +347,9 @@ def _copies(groups: Sequence[Group]) -> bool:
     # The kernel has more than one flag against recursion for what is loaded: each tracing program
     # has one, all kprobe programs have one together (``bpf_prog_active``). A single clone counts
     # too: other links may be made of the program, and of others of its object.
-    kprobes = (Mechanism.KPROBE_MULTI, Mechanism.KPROBE)
-    tracing = [group for group in groups if group.mechanism not in kprobes]
-    flags = sum(g.programs for g in tracing) + (len(tracing) < len(groups))
-    return flags > 1 or any(g.mechanism is Mechanism.TRAMPOLINE for g in groups)
+    own = sum(group.programs for group in groups if not group.mechanism.shares_flag)
+    flags = own + any(group.mechanism.shares_flag for group in groups)
+    return flags > 1 or any(group.mechanism.per_function for group in groups)
 
 
 def _ordered(targets: Iterable[Target]) -> tuple[list[Target], bool]:
@@ -564,21 +370,14 @@ def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechani
 
     :raises PlanError: if the program's use of the context cannot be proved
     """
-    work = _Planner(program, facts)
-    refused = _refused(target.name, work.exits())
+    request = Request(program, facts)
+    refused = _refused(target.name, request.exits)
     if refused is not None:
-        refused = replace(refused, module=target.module)
+        return dict.fromkeys(MECHANISMS, replace(refused, module=target.module))
     out: dict[Mechanism, Skipped | None] = {}
-    for mechanism in Mechanism:
-        answer: _Answer | _No | None = work.supported(mechanism)
-        if refused is not None:
-            out[mechanism] = refused
-            continue
-        answer = answer or work.answer(mechanism, target)
-        if answer and isinstance(answer[0], Part):
-            out[mechanism] = None
-        else:
-            out[mechanism] = _skipped(target, answer)  # type: ignore[arg-type]
+    for mechanism in MECHANISMS:
+        answer = mechanism.unsupported(request) or mechanism.answer(request, target)
+        out[mechanism] = answer.of(target) if isinstance(answer, Refusal) else None
     return out
 
 

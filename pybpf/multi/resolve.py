@@ -21,7 +21,7 @@ from ..kernel.globs import VMLINUX
 from ..kernel.sleepable import MOST, Question, may_sleep
 from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
-from .cost import Mechanism
+from .mechanisms import Mechanism
 from .options import AUTO, AttachOptions
 from .plan import Plan, PlanFacts
 from .planner import make_plan

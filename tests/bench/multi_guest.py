@@ -29,9 +29,9 @@ from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import encode
 from pybpf.errors import VerifierError
 from pybpf.features import Feature
-from pybpf.multi.cost import Mechanism
 from pybpf.multi.denylist import denied, never_returns
 from pybpf.multi.link import MultiLink
+from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI, TRACING_MULTI, TRAMPOLINE
 from pybpf.multi.plan import Group, Plan
 from pybpf.multi.programs import MultiPrograms
 from pybpf.multi.resolve import Resolver, plan, plan_facts
@@ -203,7 +203,7 @@ class Bench:
         program = self.obj.programs["entry_1"]
         template = program.template()
         pool = self.targets(count + count // 2)
-        made = plan(template, pool, plan_facts(self.facts), Mechanism.TRAMPOLINE)
+        made = plan(template, pool, plan_facts(self.facts), TRAMPOLINE)
         images = MultiPrograms(self.obj.binding)
         good = set()
         for group in made.groups:
@@ -274,18 +274,18 @@ class Bench:
         out = bytearray()
         mechanisms = {group.mechanism for group in plan.groups}
         (mechanism,) = mechanisms
-        how = {Mechanism.TRAMPOLINE: _CLONES, Mechanism.KPROBE: _KPROBES}.get(mechanism, _TOGETHER)
+        how = {TRAMPOLINE: _CLONES, KPROBE: _KPROBES}.get(mechanism, _TOGETHER)
         kinds = {
-            Mechanism.TRACING_MULTI: (
+            TRACING_MULTI: (
                 ProgType.BPF_PROG_TYPE_TRACING,
                 AttachType.BPF_TRACE_FENTRY_MULTI,
             ),
-            Mechanism.TRAMPOLINE: (ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_TRACE_FENTRY),
-            Mechanism.KPROBE_MULTI: (
+            TRAMPOLINE: (ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_TRACE_FENTRY),
+            KPROBE_MULTI: (
                 ProgType.BPF_PROG_TYPE_KPROBE,
                 AttachType.BPF_TRACE_KPROBE_MULTI,
             ),
-            Mechanism.KPROBE: (ProgType.BPF_PROG_TYPE_KPROBE, 0),
+            KPROBE: (ProgType.BPF_PROG_TYPE_KPROBE, 0),
         }
         perf = pmu("kprobe")[0] if how == _KPROBES else 0
         out += _JOB.pack(
@@ -316,7 +316,7 @@ class Bench:
 
     def times(self, mechanism: str, count: int, rounds: int, *, names: bool = False) -> None:
         """Both sides in turns; the best of each."""
-        clones = mechanism == Mechanism.TRAMPOLINE.value
+        clones = mechanism == TRAMPOLINE.value
         targets = self.clonable(count) if clones else self.targets(count)
         ours: list[tuple[int, int]] = []
         theirs: list[tuple[int, int]] = []

@@ -13,7 +13,7 @@ import pytest
 
 import pybpf
 from pybpf.features import Feature
-from pybpf.multi.cost import Mechanism
+from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI
 from pybpf.multi.reasons import Reason
 from pybpf.multi.resolve import Asked, Resolver
 from tests.support.require import facts
@@ -303,7 +303,7 @@ def test_full_trampoline_spills(obj: pybpf.Object, standard: pybpf.Object) -> No
         with obj.programs["on_entry"].attach_multi(
             "bpf_fentry_test1", mechanism="auto", cookies=1
         ) as link:
-            assert link.plan.groups[0].mechanism in (Mechanism.KPROBE_MULTI, Mechanism.KPROBE)
+            assert link.plan.groups[0].mechanism in (KPROBE_MULTI, KPROBE)
             standard.programs["entry1"].test_run()
         assert obj.maps["entry_slots"][1].args[0] == 1
         with pytest.raises(pybpf.PlanError, match="holds the most programs"):

@@ -690,12 +690,14 @@ def test_a_link_of_many_does_not_say_who_cannot_sleep(
 ) -> None:
     """EINVAL of one function that nobody was sure of: the hint says what it may be."""
 
-    def tracing_multi(fd: int, attach_type: int, ids: list[int], *, cookies: object) -> Fd:
+    def tracing_multi(
+        program: Fd, attach_type: int, ids: list[int], *, cookies: object, what: str
+    ) -> links.Link:
         if 2 in ids:
             raise BpfError(errno.EINVAL, "BPF_LINK_CREATE")
-        return kernel.descriptor("tracing_multi")
+        return links.Link(kernel.descriptor(what), what)
 
-    monkeypatch.setattr(engine.sys_link, "link_create_tracing_multi", tracing_multi)
+    monkeypatch.setattr(engine.links, "attach_tracing_multi", tracing_multi)
     with attach(kernel, SLEEPS, TARGETS, K7_3) as link:
         assert len(link.targets) == 4
         (skipped,) = link.skipped

@@ -266,9 +266,7 @@ class TestById:
             ids = sorted(asked[-1])
             return LinkInfo(15, 1, 1, ids=ids, addrs=[addresses[i] for i in ids])
 
-        for home in (engine, getattr(engine, "sys_bpf", engine), getattr(engine, "sys_link", None)):
-            if hasattr(home, "link_create_tracing_multi"):
-                monkeypatch.setattr(home, "link_create_tracing_multi", create)
+        monkeypatch.setattr(links.tracing.sys_link, "link_create_tracing_multi", create)
         monkeypatch.setattr(links.Link, "info", info)
         return addresses
 

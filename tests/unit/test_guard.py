@@ -15,8 +15,8 @@ from pybpf.asm.edit import Code, function_starts, lead
 from pybpf.asm.insn import Insn
 from pybpf.multi import guard, rewrite
 from pybpf.multi.callees import calls_traceable, leaf_functions
-from pybpf.multi.cost import Mechanism
 from pybpf.multi.guard import FLAGS, MISSES, SLOT_SIZE, filled, guarded, mask_of, obstacle
+from pybpf.multi.mechanisms import KPROBE_MULTI, MECHANISMS, TRACING_MULTI, TRAMPOLINE
 from pybpf.multi.options import AttachOptions
 from pybpf.multi.plan import Plan, PlanFacts
 from pybpf.multi.planner import make_plan
@@ -371,17 +371,15 @@ def test_the_guard_goes_around_the_whole_program(lowering: str) -> None:
 
 
 @pytest.mark.parametrize("facts", KERNELS)
-@pytest.mark.parametrize("mechanism", ["auto", *(m.value for m in Mechanism)])
+@pytest.mark.parametrize("mechanism", ["auto", *(m.value for m in MECHANISMS)])
 @pytest.mark.parametrize("program", [CALLS, SESSION])
 def test_whatever_the_kernel_tells_apart_is_guarded(
     facts: PlanFacts, mechanism: str, program: Template
 ) -> None:
     """Clones, and more than one tracing program. All kprobe programs have one flag together."""
     out = plan(program, TARGETS, facts, mechanism)
-    tracing = [
-        g for g in out.groups if g.mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE)
-    ]
-    clones_too = any(g.mechanism is Mechanism.TRAMPOLINE for g in tracing)
+    tracing = [g for g in out.groups if g.mechanism in (TRACING_MULTI, TRAMPOLINE)]
+    clones_too = any(g.mechanism is TRAMPOLINE for g in tracing)
     assert out.guarded is (clones_too or sum(g.programs for g in tracing) > 1)
 
 
@@ -411,7 +409,7 @@ def test_what_cannot_have_it_is_attached_once_or_told_why() -> None:
         assert not out.targets and {s.reason for s in out.skipped} == {Reason.NO_GUARD}
         assert word in out.skipped[0].detail
         elsewhere = plan(program, TARGETS, K6_12)
-        assert {g.mechanism for g in elsewhere.groups} == {Mechanism.KPROBE_MULTI}
+        assert {g.mechanism for g in elsewhere.groups} == {KPROBE_MULTI}
     assert plan(throws, TARGETS, K7_3, "tracing_multi").targets
 
 

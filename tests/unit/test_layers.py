@@ -33,6 +33,7 @@ LAYERS = {
     "pybpf.multi.cost": 3,
     "pybpf.multi.denylist": 3,
     "pybpf.multi.guard": 3,
+    "pybpf.multi.mechanisms": 3,
     "pybpf.multi.options": 3,
     "pybpf.multi.plan": 3,
     "pybpf.multi.planner": 3,

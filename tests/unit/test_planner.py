@@ -17,7 +17,7 @@ from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
-from pybpf.multi.cost import Mechanism
+from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI, MECHANISMS, TRACING_MULTI, TRAMPOLINE
 from pybpf.multi.plan import Plan, PlanFacts, Side
 from pybpf.multi.planner import answers
 from pybpf.multi.reasons import Reason
@@ -100,7 +100,7 @@ requests = st.tuples(
     st.sampled_from(PROGRAMS),
     st.lists(targets, max_size=25),
     st.sampled_from(KERNELS),
-    st.sampled_from(["auto", *(m.value for m in Mechanism)]),
+    st.sampled_from(["auto", *(m.value for m in MECHANISMS)]),
     st.sampled_from([None, "overhead"]),
 )
 
@@ -133,7 +133,7 @@ def test_law_2_groups_are_homogeneous(request: tuple) -> None:  # type: ignore[t
     assert len(set(keys)) == len(keys)
     for group in out.groups:
         assert group.targets
-        if group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+        if group.mechanism in (TRACING_MULTI, TRAMPOLINE):
             assert {t.module for t in group.targets} == {group.module}
 
 
@@ -172,7 +172,7 @@ def test_law_5_one_address_once(request: tuple) -> None:  # type: ignore[type-ar
     addresses = [t.address for t in out.targets if t.address]
     assert len(set(addresses)) == len(addresses)
     for group in out.groups:
-        if group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+        if group.mechanism in (TRACING_MULTI, TRAMPOLINE):
             assert all(t.unique for t in group.targets)
 
 
@@ -194,7 +194,7 @@ def test_law_7_full_trampolines_spill(request: tuple) -> None:  # type: ignore[t
     facts = request[2]
     need = 2 if request[0].hook is Hook.SESSION else 1
     for group in made(request).groups:
-        if group.mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+        if group.mechanism in (TRACING_MULTI, TRAMPOLINE):
             assert all(t.occupied + need <= facts.max_programs for t in group.targets)
 
 
@@ -223,7 +223,7 @@ def test_single_kprobes_grow_dearer() -> None:
 
     def last(count: int, sides: int) -> float:
         def cost(n: int) -> float:
-            price = K6_1.costs.predict(Mechanism.KPROBE, n, sides=sides, entry=True, exit_=False)
+            price = KPROBE.price(K6_1.costs).predict(n, sides=sides, entry=True, exit_=False)
             return 1000 * price.attach_s
 
         return cost(count) - cost(count - 1)
@@ -236,17 +236,17 @@ def test_cheapest_mechanism_wins() -> None:
     """2000 entry functions: kprobe.multi where there is one, clones on 6.1."""
     many = [replace(T, name=f"f{i}", address=0x1000 * (i + 1)) for i in range(2000)]
     program = PROGRAMS[1]
-    assert {g.mechanism for g in plan(program, many, K6_12).groups} == {Mechanism.KPROBE_MULTI}
-    assert {g.mechanism for g in plan(program, many[:50], K7_3).groups} == {Mechanism.TRACING_MULTI}
-    assert {g.mechanism for g in plan(program, many, K6_1).groups} == {Mechanism.KPROBE}
+    assert {g.mechanism for g in plan(program, many, K6_12).groups} == {KPROBE_MULTI}
+    assert {g.mechanism for g in plan(program, many[:50], K7_3).groups} == {TRACING_MULTI}
+    assert {g.mechanism for g in plan(program, many, K6_1).groups} == {KPROBE}
     fast = plan(program, many, K6_12, prefer="overhead")
-    assert {g.mechanism for g in fast.groups} == {Mechanism.TRAMPOLINE}
+    assert {g.mechanism for g in fast.groups} == {TRAMPOLINE}
 
 
 def test_arguments_at_exit_need_a_trampoline() -> None:
     """pt_regs at return has rax only: such functions fall to clones, or are told why."""
     program = PROGRAMS[5]
-    assert one(program, T, K6_12).groups[0].mechanism is Mechanism.TRAMPOLINE
+    assert one(program, T, K6_12).groups[0].mechanism is TRAMPOLINE
     skipped = one(program, T, K6_12, "kprobe_multi").skipped[0]
     assert skipped.reason is Reason.NO_EXIT_ARGS
     # A function of two slots has no ctx[2] to lose: 0 is right everywhere.
@@ -291,7 +291,7 @@ def test_session_forms() -> None:
     pair = one(SESSION, T, K6_1, "trampoline").groups[0]
     assert [p.side for p in pair.parts] == [Side.ENTRY, Side.EXIT]
     assert pair.parts[0].variant != pair.parts[1].variant
-    assert one(COOKIE_SESSION, T, K6_12).groups[0].mechanism is Mechanism.KPROBE_MULTI
+    assert one(COOKIE_SESSION, T, K6_12).groups[0].mechanism is KPROBE_MULTI
     assert one(COOKIE_SESSION, T, K6_1).skipped[0].reason is Reason.NO_SESSION_COOKIE
 
 
@@ -323,8 +323,8 @@ def test_reasons(target: Target, facts: PlanFacts, mechanism: str, reason: Reaso
 
 def test_full_trampoline_spills_in_auto() -> None:
     full = replace(T, occupied=38)
-    assert one(PROGRAMS[1], full, K6_12).groups[0].mechanism is Mechanism.KPROBE_MULTI
-    assert one(PROGRAMS[1], full, K6_1).groups[0].mechanism is Mechanism.KPROBE
+    assert one(PROGRAMS[1], full, K6_12).groups[0].mechanism is KPROBE_MULTI
+    assert one(PROGRAMS[1], full, K6_1).groups[0].mechanism is KPROBE
 
 
 def test_plan_is_a_value() -> None:
@@ -360,10 +360,10 @@ def test_lowering_on_demand() -> None:
         return plan(reads, one, K7_3, mechanism, lowering=lowering)
 
     (group,) = made("frame", "trampoline").groups
-    assert (group.mechanism, group.lowering) == (Mechanism.TRAMPOLINE, Lowering.FRAME)
+    assert (group.mechanism, group.lowering) == (TRAMPOLINE, Lowering.FRAME)
     assert made("auto", "trampoline").groups[0].lowering is Lowering.DIRECT
-    assert made("direct").groups[0].mechanism is Mechanism.TRAMPOLINE
-    assert made("frame").groups[0].mechanism is Mechanism.TRACING_MULTI
+    assert made("direct").groups[0].mechanism is TRAMPOLINE
+    assert made("frame").groups[0].mechanism is TRACING_MULTI
     assert made("frame", "kprobe").skipped[0].reason is Reason.NO_MECHANISM
     with pytest.raises(PlanError, match="auto, direct, frame"):
         made("regs")
@@ -457,7 +457,7 @@ def test_whether_a_sleepable_program_may_run_is_a_question(facts: PlanFacts) -> 
     )
     out = plan(sleeps, [yes, no, unknown], facts)
     assert {t.name for t in out.targets} == {"yes", "unknown"}
-    assert {g.mechanism for g in out.groups} <= {Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE}
+    assert {g.mechanism for g in out.groups} <= {TRACING_MULTI, TRAMPOLINE}
     assert [t.name for t in out.unsure] == ["unknown"]
     assert "not known of this function" in str(out)
     assert json.loads(out.to_json())["unsure"] == ["unknown"]
@@ -466,7 +466,7 @@ def test_whether_a_sleepable_program_may_run_is_a_question(facts: PlanFacts) -> 
     assert "the kernel lets no sleepable program run on this function" in skipped.why
     for mechanism, said in answers(sleeps, no, facts).items():
         assert said is not None
-        if mechanism in (Mechanism.TRACING_MULTI, Mechanism.TRAMPOLINE):
+        if mechanism in (TRACING_MULTI, TRAMPOLINE):
             assert said.reason in (Reason.NOT_SLEEPABLE, Reason.NO_MECHANISM)
         else:
             assert f"{mechanism.value} programs cannot sleep" in said.why

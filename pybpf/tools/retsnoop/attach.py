@@ -19,7 +19,6 @@ from ...dataclass import dataclass
 from ...errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from ...features import Feature
 from ...multi.cost import OWN_OPS, SHARED_OPS, Cost
-from ...multi.cost import Mechanism as Priced
 from ...multi.reasons import HOPELESS, NO_ROOM
 from .functions import Function
 from .options import Mechanism
@@ -50,9 +49,9 @@ _PROGRAMS = {
     Mechanism.TRAMPOLINE: ("clone_entry", "clone_exit"),
 }
 _PRICED = {
-    Mechanism.MULTI: Priced.KPROBE_MULTI,
-    Mechanism.SINGLE: Priced.KPROBE,
-    Mechanism.TRAMPOLINE: Priced.TRAMPOLINE,
+    Mechanism.MULTI: "kprobe_multi",
+    Mechanism.SINGLE: "kprobe",
+    Mechanism.TRAMPOLINE: "trampoline",
 }
 
 #: Called with (links or functions done, in all).
@@ -142,7 +141,9 @@ def estimate(plan: Plan, facts: Supports) -> Cost:
     model = SHARED_OPS if shared else OWN_OPS
     total = Cost()
     for mechanism, functions in plan.groups:
-        total += model.predict(_PRICED[mechanism], len(functions), sides=2, entry=True, exit_=True)
+        total += model.prices[_PRICED[mechanism]].predict(
+            len(functions), sides=2, entry=True, exit_=True
+        )
     return total
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ...errors import DeniedByPolicy
-from ...multi.cost import Mechanism
+from ...multi.mechanisms import MECHANISMS
 from ..entry import explain
 from ..pages import Page, page_of
 from ..parsers import STATUSES, About, Example, Parser, UsageError
@@ -136,10 +136,10 @@ def _plan_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--mechanism",
         default="auto",
-        choices=["auto", *(m.value for m in Mechanism)],
+        choices=["auto", *(m.value for m in MECHANISMS)],
         metavar="NAME",
         help="the only mechanism to use: "
-        + ", ".join(m.value for m in Mechanism)
+        + ", ".join(m.value for m in MECHANISMS)
         + " (default: auto, the best for each function)",
     )
     parser.add_argument(

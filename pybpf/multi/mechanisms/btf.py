@@ -1,0 +1,79 @@
+"""What tracing_multi and trampoline have in common: functions named by BTF id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..._uapi.enums import ProgType
+from ...trampoline.model import Return
+from .. import rewrite
+from ..plan import Side
+from ..reasons import NO_SLEEP, Reason
+from ..traits import Hook
+from ..variant import Lowering
+from .base import Mechanism, Refusal, Request, returns
+
+if TYPE_CHECKING:
+    from ..target import Target
+    from ..template import Template
+    from ..variant import Variant
+
+__all__ = ["ByTrampoline"]
+
+_BY_ADDRESS = (
+    "kprobe_multi or kprobe can trace it if the program reads neither arguments nor return value"
+)
+_FEWER = "attach to one function, or by a mechanism that loads it once"
+
+
+class ByTrampoline(Mechanism):
+    """A program that the function's trampoline calls."""
+
+    prog_type = ProgType.BPF_PROG_TYPE_TRACING
+    needs_btf = True
+    can_sleep = True
+
+    def problem(self, request: Request, target: Target) -> Refusal | None:
+        """The kernel's rules for trampolines, and what a trampoline can hold."""
+        model, facts = target.model, request.facts
+        if not target.unique:
+            return Refusal(Reason.AMBIGUOUS, "the kernel would take the first", _BY_ADDRESS)
+        if target.btf_id is None or model is None:
+            return Refusal(Reason.NO_BTF, "", _BY_ADDRESS)
+        if model.obstacle is not None:
+            return Refusal(model.obstacle, f"{model.params} parameters, {model.slots} slots")
+        if model.slots > facts.max_slots:
+            detail = f"{model.slots} slots, this kernel's trampolines save {facts.max_slots}"
+            return Refusal(Reason.TOO_MANY_SLOTS, detail)
+        if request.exits and model.returns is Return.WIDE:
+            return Refusal(Reason.RETURNS_STRUCT, f"returns {model.ret_size} bytes")
+        if request.template.sleepable and target.may_sleep is False:
+            return Refusal(Reason.NOT_SLEEPABLE, *NO_SLEEP)
+        if self.per_function and request.unguardable:
+            return Refusal(Reason.NO_GUARD, request.unguardable, _FEWER)
+        need = 2 if request.template.hook is Hook.SESSION else 1
+        if target.occupied + need > facts.max_programs:
+            detail = f"{target.occupied} of {facts.max_programs}"
+            return Refusal(Reason.TRAMPOLINE_FULL, detail)
+        return None
+
+    def variant(self, request: Request, side: Side, template: Template, target: Target) -> Variant:
+        """The program as it is if it reads no context slot, else with a frame."""
+        traits = template.traits
+        if not traits.accesses:
+            return template.variant(Lowering.NATIVE, lambda: template.code)
+        return self.frame(template, shown=returns(side, target) or not traits.reads_ret)
+
+    @staticmethod
+    def frame(template: Template, *, shown: bool) -> Variant:
+        """The program called with a frame of its own.
+
+        :param shown: the frame has the return value
+        """
+        return template.variant(
+            Lowering.FRAME,
+            lambda: rewrite.frame(
+                template.code, template.traits, returns=shown, static=template.static
+            ),
+            shown,
+        )

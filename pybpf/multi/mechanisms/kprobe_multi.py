@@ -1,0 +1,49 @@
+"""kprobe_multi: one program and one link for many functions, by address (needs FPROBE)."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from ..._uapi.enums import AttachType
+from ...features import Feature
+from ..plan import Side
+from .regs import ByRegisters
+
+if TYPE_CHECKING:
+    from ...links import Link
+    from ..template import Template
+    from .base import Doors, Job
+
+__all__ = ["KPROBE_MULTI"]
+
+
+class _KprobeMulti(ByRegisters):
+    value = "kprobe_multi"
+    rank = 2
+    feature = Feature.KPROBE_MULTI
+    session = Feature.KPROBE_SESSION
+    shared = True
+
+    def stray(self, template: Template) -> str:
+        # At entry it has what is in a register for a return value, every other session has 0.
+        return ", for it reads the return value at entry too" if template.reads_ret_at_entry else ""
+
+    def attach_type(self, side: Side) -> int:
+        if side is Side.SESSION:
+            return AttachType.BPF_TRACE_KPROBE_SESSION
+        return AttachType.BPF_TRACE_KPROBE_MULTI
+
+    def link(self, doors: Doors, job: Job) -> Link:
+        # In any order: the kernel sorts the addresses, and the cookies along.
+        made: Link = doors.attach_kprobe_multi(
+            job.program,
+            addrs=array("Q", [t.address for t in job.targets]),
+            cookies=job.cookies,
+            retprobe=job.side is Side.EXIT,
+            session=job.side is Side.SESSION,
+        )
+        return made
+
+
+KPROBE_MULTI = _KprobeMulti()

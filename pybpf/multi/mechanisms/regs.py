@@ -1,0 +1,85 @@
+"""What kprobe_multi and kprobe have in common: functions by address, arguments in registers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..._uapi.enums import ProgType
+from ...features import Feature
+from ...trampoline.model import REGISTER_SLOTS
+from .. import rewrite
+from ..plan import Side
+from ..reasons import Reason
+from ..traits import CtxHelper
+from ..variant import Lowering
+from .base import Mechanism, Refusal, Request, returns, slots
+
+if TYPE_CHECKING:
+    from ...trampoline.model import Model
+    from ..target import Target
+    from ..template import Template
+    from ..traits import Traits
+    from ..variant import Variant
+
+__all__ = ["ByRegisters"]
+
+
+class ByRegisters(Mechanism):
+    """A program that a kprobe calls, with ``struct pt_regs``."""
+
+    prog_type = ProgType.BPF_PROG_TYPE_KPROBE
+    shares_flag = True
+
+    def problem(self, request: Request, target: Target) -> Refusal | None:
+        """What no kprobe can do."""
+        if not target.unique and not target.address:
+            return Refusal(Reason.AMBIGUOUS, "", "give the address")
+        helpers = request.template.traits.helpers
+        cookies = request.facts.features.supports(Feature.ATTACH_COOKIE)
+        if CtxHelper.get_attach_cookie in helpers and not cookies:
+            return Refusal(Reason.NO_MECHANISM, "it has no cookies on kprobes")
+        return None
+
+    def side_problem(
+        self, request: Request, side: Side, template: Template, target: Target
+    ) -> Refusal | None:
+        """What registers do not have."""
+        model, traits = target.model, template.traits
+        counts = traits.needs_args or CtxHelper.get_func_arg_cnt in traits.helpers
+        if model is None or not target.unique:
+            # Without a model it is not known which slots are its own, or whether it is void.
+            if counts or traits.needs_ret:
+                reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
+                return Refusal(reason, "the program reads arguments or the return value")
+            return None
+        if _reads_own_args(traits, model) and (
+            side is Side.EXIT
+            or (side is Side.SESSION and _reads_own_args(request.template.half(True).traits, model))
+        ):
+            hint = "fentry/fexit clones have them"
+            return Refusal(Reason.NO_EXIT_ARGS, "kprobes lose argument registers", hint)
+        if model.structs and traits.needs_args:
+            return Refusal(Reason.TOO_MANY_SLOTS, "a struct by value may be on the stack")
+        top = traits.max_arg
+        if model.slots > REGISTER_SLOTS and (top is None or top >= REGISTER_SLOTS):
+            return Refusal(Reason.TOO_MANY_SLOTS, "arguments on the stack are not in pt_regs")
+        return None
+
+    def variant(self, request: Request, side: Side, template: Template, target: Target) -> Variant:
+        """Slots and helpers become loads from registers."""
+        count, shown = slots(target), returns(side, target)
+        return template.variant(
+            Lowering.REGS,
+            lambda: rewrite.regs(template.code, template.traits, slots=count, returns=shown),
+            count,
+            shown,
+        )
+
+
+def _reads_own_args(traits: Traits, model: Model) -> bool:
+    if any(slot < model.slots for slot in traits.slots):
+        return True
+    return any(
+        call.helper == CtxHelper.get_func_arg and (call.arg is None or call.arg < model.slots)
+        for call in traits.calls
+    )
