@@ -117,7 +117,8 @@ class _Planner:
     def recursive(self, names: Iterable[str]) -> bool:
         """The program's calls may run one of these functions."""
         traits = self.request.template.traits
-        return calls_traceable(traits) or not leaf_functions(traits).isdisjoint(names)
+        leaves = leaf_functions(traits)
+        return calls_traceable(traits) or (bool(leaves) and not leaves.isdisjoint(names))
 
     def guarded(self, groups: Iterable[Group]) -> tuple[Group, ...]:
         """The groups, in the order of their new variants."""
