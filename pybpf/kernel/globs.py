@@ -48,6 +48,11 @@ class Pattern:
         return self.is_literal and (self.module is None or not is_glob(self.module))
 
     @property
+    def owner(self) -> str | None:
+        """Module of an exact pattern: "" is the kernel itself, None is the kernel or any module."""
+        return "" if self.module == VMLINUX else self.module
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """Lines an exact pattern with a module matches."""
         inside = f"{self.name} [{self.module}]"

@@ -184,7 +184,7 @@ def _kprobe_multi(crowd: Sequence[Candidate]) -> Measured:
     with _load(kind, attach) as program:
 
         def link(targets: Sequence[Candidate]) -> Fd:
-            return sys_link.link_create_kprobe_multi(program, addrs=[c.addr for c in targets])
+            return sys_link.link_create_kprobe_multi(program, addrs=[c.address for c in targets])
 
         return _together("kprobe_multi", load, link, crowd)
 

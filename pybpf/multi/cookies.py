@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import PlanError
-from ..kernel.globs import VMLINUX, parse_pattern
+from ..kernel.globs import parse_pattern
 from .select import Candidate, split_address
 from .target import Target
 
@@ -103,7 +103,7 @@ def shared_cookies(cookies: Callable[[Target], int] | None, targets: Iterable[Ta
 
 def _who(item: Item) -> _Who:
     if isinstance(item, Candidate):
-        return (item.module, item.name, item.addr)
+        return (item.module, item.name, item.address)
     if isinstance(item, Target):
         return (item.module, item.name, item.address or None)
     text, address = split_address(item)
@@ -113,4 +113,4 @@ def _who(item: Item) -> _Who:
             f"a cookie for {item!r}: {item!r} is a glob, which may mean many functions; "
             "name them, or give one cookie for all or a function of the target"
         )
-    return ("" if pattern.module == VMLINUX else pattern.module, pattern.name, address)
+    return (pattern.owner, pattern.name, address)

@@ -212,7 +212,7 @@ class Resolver:
         found = select(self._facts, globs, at_exit=at_exit)
         known = {(t.module, t.name, t.address) for t in targets}
         targets += [
-            self.target(c) for c in found.candidates if (c.module, c.name, c.addr) not in known
+            self.target(c) for c in found.candidates if (c.module, c.name, c.address) not in known
         ]
         skipped += found.skipped
         skipped += [
@@ -328,7 +328,7 @@ class Resolver:
         return Target(
             candidate.name,
             candidate.module,
-            candidate.addr,
+            candidate.address,
             candidate.btf_id,
             model,
             candidate.unique,

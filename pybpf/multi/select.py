@@ -19,7 +19,7 @@ from typing import Protocol
 from ..btf import BtfKind
 from ..dataclass import dataclass
 from ..errors import PlanError
-from ..kernel.functions import label
+from ..kernel.functions import KernelFunction
 from ..kernel.globs import VMLINUX, Matcher, Pattern, is_glob, parse_pattern
 from ..kernel.lookup import near_names
 from .denylist import denied, never_returns
@@ -69,32 +69,22 @@ class SelectFacts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A function that can be attached to by its address.
+class Candidate(KernelFunction):
+    """A function that can be attached to by its address, as ftrace and kallsyms name it.
 
-    :param name: as ftrace and kallsyms have it, e.g. ``foo.isra.0``
-    :param module: owner, "" for the kernel itself
-    :param addr: start of the function, not of the call site
-    :param btf_id: id of its BTF_KIND_FUNC in the owner's BTF, or None
+    Its `name` may be a compiler's copy such as ``foo.isra.0``, its `address` is the start of the
+    function, not of the call site. Its `model` is not looked up yet.
+
     :param no_btf: why `btf_id` is None
     :param unique: its name leads to this address only, so asking by name is safe
     :param kprobe: perf kprobes are not refused on it (kprobe.multi does not care)
     :param entry: matched by an entry glob
     """
 
-    name: str
-    module: str
-    addr: int
-    btf_id: int | None = None
     no_btf: Reason | None = None
     unique: bool = True
     kprobe: bool = True
     entry: bool = False
-
-    @property
-    def label(self) -> str:
-        """``name`` or ``name [module]``."""
-        return label(self.name, self.module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +229,14 @@ def at_address(
     not tell which of them it has.
     """
     found = select(facts, [name for name, _ in asked], at_exit=at_exit)
-    known = {(c.name, c.addr): c for c in found.candidates}
+    known = {(c.name, c.address): c for c in found.candidates}
     hints = {lost.pattern: lost.hint for lost in found.unmatched}
     refused = {s.name: s for s in found.skipped if s.reason is not Reason.AMBIGUOUS}
     candidates: dict[int, Candidate] = {}
     skipped: dict[tuple[str, int], Skipped] = {}
     for text, address in asked:
         pattern = parse_pattern(text)
-        module = pattern.module if pattern.module != VMLINUX else ""
+        module = pattern.owner
         there = {
             s.addr: s.module
             for s in facts.kallsyms.by_name(pattern.name)
@@ -258,7 +248,11 @@ def at_address(
                 skipped[text, address] = refusal
                 continue
             candidates[address] = candidate or Candidate(
-                pattern.name, there[address], address, None, Reason.AMBIGUOUS, unique=False
+                pattern.name,
+                there[address],
+                address,
+                no_btf=Reason.AMBIGUOUS,
+                unique=False,
             )
             continue
         where = ", ".join(f"{at:#x}" for at in sorted(there))
@@ -323,7 +317,16 @@ def _candidates(facts: SelectFacts, found: list[_Found]) -> Iterator[Candidate]:
             # The kernel would look the name up and may find another function.
             btf_id, reason = None, Reason.AMBIGUOUS
         kprobe = not blacklist or not (name in blacklist or blacklist.covers(addr))
-        yield Candidate(name, module, addr, btf_id, reason, unique, kprobe, entry)
+        yield Candidate(
+            name,
+            module,
+            addr,
+            btf_id,
+            no_btf=reason,
+            unique=unique,
+            kprobe=kprobe,
+            entry=entry,
+        )
 
 
 class _Ids:

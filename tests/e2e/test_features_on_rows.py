@@ -106,7 +106,7 @@ def test_what_is_selected_can_be_attached_to(everything: Selection) -> None:
     """Ten thousand candidates from all over the kernel, by address, in one link: none refused."""
     candidates = everything.candidates
     assert len(candidates) > 35_000
-    addrs = [c.addr for c in candidates[:: len(candidates) // 10_000]]
+    addrs = [c.address for c in candidates[:: len(candidates) // 10_000]]
     with (
         _load(
             ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=AttachType.BPF_TRACE_KPROBE_MULTI
@@ -185,7 +185,7 @@ def test_selection_everywhere(facts: Facts, everything: Selection) -> None:
     """All functions at once: every line of ftrace is accounted for."""
     selection = everything
     assert len(selection.candidates) + len(selection.skipped) >= len(facts.ftrace.names())
-    assert len({c.addr for c in selection.candidates}) == len(selection.candidates)
+    assert len({c.address for c in selection.candidates}) == len(selection.candidates)
     reasons = {s.reason for s in selection.skipped}
     assert {Reason.DENIED, Reason.NORETURN} <= reasons
     assert (Reason.AMBIGUOUS in reasons) == (facts.ftrace.sites is None)

@@ -58,7 +58,7 @@ def test_every_traceable_line_is_accounted_for(excerpt: Excerpt) -> None:
     lines = set(excerpt.ftrace.lines)
     assert {c.label for c in selection.candidates} | {s.label for s in selection.skipped} == lines
     for candidate in selection.candidates:
-        assert candidate.name in {s.name for s in excerpt.kallsyms.at(candidate.addr)}
+        assert candidate.name in {s.name for s in excerpt.kallsyms.at(candidate.address)}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -99,7 +99,7 @@ def test_addresses_pick_the_traceable_static() -> None:
         assert not found.unique
         (at,) = excerpt.ftrace.positions("p_start")
         assert excerpt.ftrace.sites is not None
-        assert excerpt.ftrace.sites[at] - found.addr == 4  # endbr64
+        assert excerpt.ftrace.sites[at] - found.address == 4  # endbr64
 
 
 def test_call_sites_lie_at_most_four_bytes_in(excerpt: Excerpt) -> None:
@@ -115,7 +115,7 @@ def test_aliases_of_a_syscall(excerpt: Excerpt) -> None:
     skipped = excerpt.pick("__x64_sys_getegid16").skipped
     assert [(s.reason, s.hint) for s in skipped] == [(Reason.ALIAS, "use __do_sys_getegid16")]
     (listed,) = excerpt.pick("__do_sys_getegid16").candidates
-    names = {s.name for s in excerpt.kallsyms.at(listed.addr)}
+    names = {s.name for s in excerpt.kallsyms.at(listed.address)}
     assert {"__do_sys_getegid16", "__x64_sys_getegid16", "__ia32_sys_getegid16"} <= names
 
 

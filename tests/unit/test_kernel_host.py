@@ -184,7 +184,7 @@ def test_saved_answers_are_not_asked_again() -> None:
 
 def test_selection_works_on_saved_facts() -> None:
     found = select(Facts.from_json(saved_facts()), ["vfs_*"]).candidates
-    assert [(c.name, c.addr & 0xFFF, c.kprobe) for c in found] == [
+    assert [(c.name, c.address & 0xFFF, c.kprobe) for c in found] == [
         ("vfs_read", 0, True),
         ("vfs_write", 0x100, False),
     ]

@@ -26,7 +26,7 @@ def test_kprobe_multi_sections_match_what_multi_programs_match(facts: Facts, glo
     found = kprobe_places(facts, glob).addresses
     wanted = select(facts, [glob])
     assert found and list(found) == sorted(found)
-    assert {c.addr for c in wanted.candidates} <= set(found)
+    assert {c.address for c in wanted.candidates} <= set(found)
     denied = {s.name for s in wanted.skipped}
     assert len(found) <= len(wanted.candidates) + len(denied)
 

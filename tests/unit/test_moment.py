@@ -186,7 +186,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def addresses(facts: Facts, *globs: str) -> dict[str, int]:
-    return {c.label: c.addr for c in select(facts, globs).candidates}
+    return {c.label: c.address for c in select(facts, globs).candidates}
 
 
 def test_nothing_is_read_again_while_facts_hold(world: World) -> None:
@@ -312,7 +312,7 @@ def test_kept_targets_are_where_they_are_now(world: World) -> None:
     world.load("blue", 0xFFFFFFFFC0100000)
     facts = Facts()
     candidates = list(select(facts, ["*"]).candidates)
-    targets = [Target(c.name, c.module, c.addr) for c in candidates]
+    targets = [Target(c.name, c.module, c.address) for c in candidates]
     world.reload("red", 0xFFFFFFFFC0300000)
     world.unload("blue")
     resolver = Resolver(facts).at(facts.current())

@@ -226,7 +226,7 @@ def test_a_glob_takes_functions_with_address_and_btf_id() -> None:
     selection = pick("vfs_*")
     assert names(selection) == ["vfs_read", "vfs_write", "vfs_readlink"]
     first = selection.candidates[0]
-    assert (first.addr, first.btf_id, first.no_btf) == (0xFFFFFFFF81000100, 10, None)
+    assert (first.address, first.btf_id, first.no_btf) == (0xFFFFFFFF81000100, 10, None)
     assert first.unique
     assert not first.entry
     assert selection.skipped == selection.unmatched == selection.excluded == ()
@@ -264,7 +264,7 @@ def test_modules_are_matched_too_unless_told_otherwise() -> None:
     assert names(pick("kvm_*")) == ["kvm_init [kvm]"]
     assert names(pick("p_start [kvm]")) == ["p_start [kvm]"]
     assert names(pick("kvm:*")) == ["kvm_init [kvm]", "p_start [kvm]"]
-    assert [c.addr for c in pick("p_start").candidates] == [
+    assert [c.address for c in pick("p_start").candidates] == [
         0xFFFFFFFF81000800,
         0xFFFFFFFF81000900,
         0xFFFFFFFFC0A00080,
@@ -293,7 +293,7 @@ def test_call_sites_tell_which_one_is_traceable() -> None:
     """With ftrace's addresses (6.5) the traceable one of two is found."""
     sites = FtraceFunctions(("q_start",), (0xFFFFFFFF81000B04,))
     (found,) = pick("q_start", facts=Facts(ftrace=sites)).candidates
-    assert found.addr == 0xFFFFFFFF81000B00
+    assert found.address == 0xFFFFFFFF81000B00
     assert not found.unique
 
 
@@ -434,7 +434,7 @@ def test_everything_asked_for_is_accounted_for_once(
     excluded = set(selection.excluded)
     assert asked <= found | skipped | excluded
     assert not found & excluded
-    addrs = [c.addr for c in selection.candidates]
+    addrs = [c.address for c in selection.candidates]
     assert len(addrs) == len(set(addrs))
     again = select(
         facts, allow[::-1], entry=entry[::-1], deny=deny[::-1], at_exit=at_exit, need_btf=need_btf
@@ -530,7 +530,7 @@ def test_the_address_tells_functions_of_one_name_apart() -> None:
     asked += [("kvm:p_start", 0xFFFFFFFFC0A00080), ("vfs_read", 0xFFFFFFFF81000100)]
     found, skipped = at_address(Facts(), asked)
     assert skipped == []
-    assert [(c.name, c.module, c.addr, c.unique) for c in found] == [
+    assert [(c.name, c.module, c.address, c.unique) for c in found] == [
         ("p_start", "", 0xFFFFFFFF81000900, False),
         ("q_start", "", 0xFFFFFFFF81000B00, False),
         ("p_start", "kvm", 0xFFFFFFFFC0A00080, True),

@@ -116,7 +116,7 @@ def make_functions(candidates: Sequence[Candidate], btfs: BtfFacts) -> list[Func
                 number,
                 c.name,
                 c.module,
-                c.addr,
+                c.address,
                 flags_of(model) | (Flag.ENTRY if c.entry else Flag(0)),
                 model.ret_size if model else 0,
                 c.btf_id,
