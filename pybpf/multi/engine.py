@@ -26,13 +26,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from .. import links
 from .._sys.fd import make_room
 from .._sys.interrupts import held
 from .._uapi.defines import ENOTSUPP
-from ..asm.edit import Code
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from ..kernel.sleepable import is_sleep_refusal
@@ -51,29 +49,9 @@ from .variant import Variant
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._sys.fd import Fd
-    from .guard_maps import GuardMaps
+    from .programs import MultiPrograms
 
-__all__ = ["Source", "attach"]
-
-
-class Source(Protocol):
-    """What the engine asks of the object that owns the program."""
-
-    def load_variant(
-        self,
-        template: Template,
-        code: Code,
-        *,
-        prog_type: int,
-        attach_type: int,
-        btf_id: int,
-        module: str,
-        guard: GuardMaps | None,
-    ) -> Fd:
-        """Load one variant; map and BTF references filled in."""
-
-    def make_guard(self) -> GuardMaps:
-        """Make maps for the recursion guard of one more link."""
+__all__ = ["attach"]
 
 
 _SLOTS_WITHOUT_STACK = 6
@@ -86,7 +64,7 @@ _ENDBR = 4
 class _Engine:
     def __init__(
         self,
-        source: Source,
+        source: MultiPrograms,
         template: Template,
         link: MultiLink,
         cookies: Callable[[Target], int] | None,
@@ -401,7 +379,7 @@ def _said(target: Target, error: BpfError, template: Template) -> Skipped:
 
 
 def attach(
-    source: Source,
+    source: MultiPrograms,
     template: Template,
     plan: Plan,
     facts: PlanFacts,
@@ -412,6 +390,7 @@ def attach(
 ) -> MultiLink:
     """Do what a plan says; what the kernel refuses one by one is skipped, not fatal.
 
+    :param source: the programs of the object, which loads variants and makes guards
     :param plan: made of `template` with `facts` and `options`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
     :param ground: tells whether the modules of targets are still the same; None: they are

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ...features import Feature
 from ..plan import Part, Side
@@ -13,6 +13,7 @@ from ..reasons import Reason, Skipped
 from ..traits import Hook
 from ..variant import Lowering, Variant
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import HasFd, Link
     from ..cost import CostModel, Price

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..._uapi.enums import ProgType
 from ...trampoline.model import Return
 from .. import rewrite
@@ -13,6 +11,7 @@ from ..traits import Hook
 from ..variant import Lowering
 from .base import Mechanism, Refusal, Request, returns
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..target import Target
     from ..template import Template

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...features import Feature
 from ..plan import Side
 from ..reasons import Reason
 from .base import Refusal
 from .regs import ByRegisters
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import Link
     from ..target import Target

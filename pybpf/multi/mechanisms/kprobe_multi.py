@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
 
 from ..._uapi.enums import AttachType
 from ...features import Feature
 from ..plan import Side
 from .regs import ByRegisters
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import Link
     from ..template import Template

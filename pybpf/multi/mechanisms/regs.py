@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..._uapi.enums import ProgType
 from ...features import Feature
 from ...trampoline.model import REGISTER_SLOTS
@@ -14,6 +12,7 @@ from ..traits import CtxHelper
 from ..variant import Lowering
 from .base import Mechanism, Refusal, Request, returns, slots
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...trampoline.model import Model
     from ..target import Target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ..._uapi.enums import AttachType
 from ...errors import BpfError
@@ -12,6 +11,7 @@ from ..plan import Side
 from ..variant import Lowering
 from .btf import ByTrampoline
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import Link
     from .base import Doors, Job

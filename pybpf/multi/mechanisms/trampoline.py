@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..._uapi.enums import AttachType
 from ...features import Feature
@@ -14,6 +13,7 @@ from ..variant import Lowering
 from .base import returns, slots
 from .btf import ByTrampoline
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import Link
     from ..plan import Part
