@@ -244,7 +244,7 @@ class Plan:
                 + "+".join(part.variant.digest for part in group.parts)
             )
         if self.guarded:
-            programs = _many(sum(group.programs for group in self.groups), "program")
+            programs = many(sum(group.programs for group in self.groups), "program")
             yield f"  guarded: {programs} with one recursion guard, for their calls may be traced"
         yield (
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
