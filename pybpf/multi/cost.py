@@ -12,7 +12,8 @@ one before. A prediction never falls when a function is added.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from ..dataclass import dataclass
 
 __all__ = ["OWN_OPS", "SHARED_OPS", "Cost", "CostModel", "Price"]
 

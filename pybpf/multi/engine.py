@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from .. import links
 from .._sys.fd import make_room
 from .._sys.interrupts import held
 from .._uapi.defines import ENOTSUPP
+from ..dataclass import replace
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from ..kernel.sleepable import is_sleep_refusal

@@ -7,10 +7,10 @@ them one by one, so after an interrupt the MultiLink still knows what is attache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .. import links
 from .._sys.interrupts import held
+from ..dataclass import dataclass
 from .missed import Losses, Missed
 from .options import Progress
 from .plan import Group, Part, Plan, in_groups

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from .._sys import bpf as sys_bpf
 from .._sys import info as sys_info
 from .._uapi.enums import LinkType
 from ..btf.types import BtfKind, Struct, Union
+from ..dataclass import dataclass
 from ..errors import BpfError
 
 TYPE_CHECKING = False

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter, lt
 from typing import NamedTuple
 
+from ..dataclass import dataclass, replace
 from ..trampoline.model import Model, Return
 from . import guard
 from .callees import THROW, calls_traceable, leaf_functions

@@ -7,7 +7,6 @@ variant the engine asks for through the object's `Binding`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 from .._uapi.defines import BPF_F_SLEEPABLE
@@ -15,6 +14,7 @@ from .._uapi.enums import AttachType, MapFlag, MapType, ProgType
 from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..binding import ProgLoad
+from ..dataclass import dataclass
 from ..errors import ObjectFormatError, PlanError, RelocationError, UnsupportedFeature
 from ..kernel.lookup import BtfTarget, btf_target
 from ..obj.linker import Linker, Resolved

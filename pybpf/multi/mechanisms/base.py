@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ...dataclass import dataclass
 from ...features import Feature
 from ..plan import Part, Side
 from ..reasons import Reason, Skipped
