@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from pybpf.tools import completion, manpages  # noqa: E402  (the path is set above)
-from pybpf.tools.table import all_pages  # noqa: E402
+from pybpf.tools.main import all_pages  # noqa: E402
 
 os.chdir(ROOT)
 PAGES = Path("build/pages")

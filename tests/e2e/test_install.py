@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from pybpf.tools import completion, manpages
-from pybpf.tools.table import TOOLS, all_pages
+from pybpf.tools.main import all_pages
+from pybpf.tools.table import TOOLS
 from tests.support import rows
 
 pytestmark = pytest.mark.rows("host")  # it starts the guests, so it is not for inside them
