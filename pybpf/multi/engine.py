@@ -13,6 +13,12 @@ programs are attached before entry programs and detached after them, so that no
 entry is seen without its exit. A function refused at one side of such a pair
 keeps nothing at the other.
 
+Others may attach to the same functions, and detach from them, meanwhile. The
+kernel makes them wait for each other (a lock per trampoline, one for ftrace's
+hashes, and a loop where a live patch is changing the function:
+``bpf_trampoline_update()`` in kernel/bpf/trampoline.c). All they can do to us is
+to fill a trampoline, so nothing else is tried twice.
+
 Everything made is pushed on one stack; an error or an interrupt closes it in
 reverse order. An interrupt is held back from the moment a link is asked for
 until it is on the stack (`held`), and while an unfinished attach is undone, so

@@ -7,21 +7,15 @@ process's name, ours by a variable in a map: neither takes a call that is counte
 
 from __future__ import annotations
 
-import ctypes
-import json
-import os
-import signal
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from pybpf.features import Feature
+from tests.support.bpftrace import KINDS, Bpftrace, named
+from tests.support.knowncalls import CALLS, calls
 from tests.support.trampolines import verify
 from tests.support.witness import Witness
 
@@ -31,121 +25,14 @@ pytestmark = [
     pytest.mark.time_limit(1200),
 ]
 
-#: Function -> its calls in one `calls()`.
-CALLS = {
-    "chmod_common": 1,
-    "do_getpgid": 3,
-    "do_pipe2": 1,
-    "unix_stream_recvmsg": 1,
-    "unix_stream_sendmsg": 1,
-    "vfs_fallocate": 1,
-    "vfs_link": 1,
-    "vfs_mkdir": 2,
-    "vfs_open": 2,
-    "vfs_read": 3,
-    "vfs_readlink": 1,
-    "vfs_rename": 1,
-    "vfs_rmdir": 2,
-    "vfs_symlink": 1,
-    "vfs_unlink": 3,
-    "vfs_write": 2,
-}
 NAMES = list(CALLS)
 THEIRS, OURS = NAMES[:12], NAMES[4:]  # eight are traced by both
-KINDS = ("fentry", "fexit", "kprobe", "kretprobe")
 MECHANISMS = [
     pytest.param("tracing_multi", marks=pytest.mark.needs(Feature.TRACING_MULTI)),
     pytest.param("trampoline", marks=pytest.mark.needs(Feature.FENTRY)),
     pytest.param("kprobe_multi", marks=pytest.mark.needs(Feature.KPROBE_MULTI)),
     pytest.param("kprobe", marks=pytest.mark.needs(Feature.KPROBE)),
 ]
-PHASES = ("before", "during", "after", "alone", "joined", "left")  # names this process takes
-PR_SET_NAME = 15
-_prctl = ctypes.CDLL(None).prctl
-
-
-def calls() -> None:
-    """The calls that `CALLS` counts."""
-    for _ in range(3):
-        os.getpgid(0)
-    directory = tempfile.mkdtemp(dir="/tmp")
-    path = os.path.join(directory, "a")
-    os.mkdir(path + "d")
-    os.rmdir(path + "d")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    os.write(fd, b"x" * 100)
-    os.pread(fd, 10, 0)
-    os.posix_fallocate(fd, 0, 100)
-    os.fchmod(fd, 0o600)
-    os.close(fd)
-    os.link(path, path + "2")
-    os.symlink(path, path + "3")
-    os.readlink(path + "3")
-    os.rename(path + "2", path + "4")
-    for name in os.listdir(directory):
-        os.unlink(os.path.join(directory, name))
-    os.rmdir(directory)
-    r, w = os.pipe()
-    os.write(w, b"hello")
-    os.read(r, 5)
-    os.close(r)
-    os.close(w)
-    a, b = socket.socketpair()
-    with a, b:
-        a.send(b"x")
-        b.recv(1)
-    event = os.eventfd(1)
-    os.eventfd_read(event)
-    os.close(event)
-
-
-class Bpftrace:
-    """A bpftrace that counts calls of this process by its name, by kind of probe."""
-
-    def __init__(self, names: Sequence[str], directory: Path) -> None:
-        self.output = directory / "output"
-        script = directory / "count.bt"
-        lines = ['interval:s:1 { printf("ready\\n"); }']  # printed once all is attached
-        for kind in KINDS:
-            prefix = f"{kind}:vmlinux:" if kind.startswith("f") else f"{kind}:"
-            lines.append(",\n".join(prefix + name for name in names))
-            lines.append(f"/ pid == {os.getpid()} / {{ @{kind}[comm, func] = count(); }}")
-        script.write_text("\n".join(lines) + "\n")
-        with open(self.output, "wb") as output:
-            self.process = subprocess.Popen(
-                ["bpftrace", "-f", "json", "-B", "line", str(script)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        while b"ready" not in self.output.read_bytes():
-            assert self.process.poll() is None, self.output.read_text()
-            time.sleep(0.1)
-
-    def finish(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Stop it: phase -> kind of probe -> calls by function."""
-        self.process.send_signal(signal.SIGINT)
-        status = self.process.wait()
-        assert status == 0, self.output.read_text()
-        found: dict[str, dict[str, dict[str, int]]] = {}
-        for line in self.output.read_text().splitlines():
-            if not line.strip():
-                continue
-            said = json.loads(line)
-            assert said["type"] in ("attached_probes", "printf", "map"), line
-            if said["type"] != "map":
-                continue
-            ((name, counts),) = said["data"].items()
-            for key, count in counts.items():
-                phase, _, function = key.partition(",")
-                if phase in PHASES:
-                    found.setdefault(phase, {}).setdefault(name[1:], {})[function] = count
-        return found
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
@@ -191,14 +78,7 @@ class Ours:
 
 def phase(witness: Witness, name: str) -> None:
     """`calls` while both sides look: this process has the phase's name meanwhile."""
-    usual = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
-
-    def run() -> None:
-        _prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
-        calls()
-        _prctl(PR_SET_NAME, usual, 0, 0, 0)
-
-    witness.run(run, witness.functions)
+    witness.run(lambda: named(name, calls), witness.functions)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pybpf
 from pybpf.btf import BtfKind, types
 from pybpf.features import Feature
+from pybpf.kernel.host import Facts
 from pybpf.multi.resolve import Resolver
 from pybpf.multi.target import Target
 
@@ -136,9 +137,9 @@ class Seen:
 class Witness:
     """The opened object, the functions, and kprobes that see what is true."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], facts: Facts | None = None) -> None:
         self.stack = ExitStack()
-        self.obj = self.stack.enter_context(pybpf.open(DATA / "witness.bpf.o"))
+        self.obj = self.stack.enter_context(pybpf.open(DATA / "witness.bpf.o", facts=facts))
         self.obj.globals.my_tgid = os.getpid()
         facts = self.obj.facts
         self.batch = facts.supports(Feature.KPROBE_MULTI)
