@@ -42,7 +42,7 @@ status is returned. Without one, tracing goes on until Ctrl-C. Needs root.""",
         Example("-c bpf -n bpftool", "what refuses the bpf() calls of one command"),
         Example("-T -e vfs_read -a 'ext4_*' -n cat", "which functions reading goes through"),
     ),
-    (*STATUSES, (127, "no such command; else COMMAND's own")),
+    (*STATUSES, (127, "COMMAND not found")),
 )
 
 
