@@ -21,7 +21,7 @@ import itertools
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from .._sys.files import required
@@ -33,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-__all__ = ["FUNCTION_TYPES", "Kallsyms", "Symbol", "parse", "read"]
+__all__ = ["FUNCTION_TYPES", "Columns", "Kallsyms", "Symbol", "parse", "read"]
 
 #: Symbol types of functions: global, local, weak.
 FUNCTION_TYPES = frozenset("TtWw")
@@ -86,6 +86,20 @@ class _Columns(NamedTuple):
     addrs: array[int]
     types: str
     owners: list[str]
+
+
+class Columns(NamedTuple):
+    """Symbols as columns, one entry for each in file order.
+
+    :ivar addrs: addresses, ``unsigned long``
+    :ivar types: nm letters; functions are ``t T w W``
+    :ivar modules: owners, "" for the kernel itself
+    """
+
+    names: list[str]
+    addrs: array[int]
+    types: list[str]
+    modules: list[str]
 
 
 class _Stretch:
@@ -145,6 +159,23 @@ class _Stretch:
             self._names = index_names(self._split().names)
         return self._names
 
+    def add_named(self, wanted: Set[str], to: Columns) -> None:
+        for lines in self._parts():
+            if self._core:
+                heads = [line for line in lines if line[_NAME:] in wanted]
+                owners = [""] * len(heads)
+                names = [line[_NAME:] for line in heads]
+            else:
+                split = [(line, *line[_NAME:].partition("\t[")) for line in lines]
+                found = [one for one in split if one[1] in wanted]
+                heads = [one[0] for one in found]
+                names = [one[1] for one in found]
+                owners = [one[3].rstrip("]") for one in found]
+            to.addrs.extend(self._addresses(heads))
+            to.names.extend(names)
+            to.types.extend([line[17] for line in heads])
+            to.modules.extend(owners)
+
     # -- by position
 
     def symbol(self, position: int) -> Symbol:
@@ -184,20 +215,35 @@ class _Stretch:
     def _split(self) -> _Columns:
         if self._columns is None:
             columns = _Columns([], array("Q"), "", [])
-            types = []
-            start = 0
-            # In parts: all lines at once would be 12 MB more than what is kept.
-            while start < len(self.text):
-                end = self.text.find("\n", start + _PART) + 1 or len(self.text)
-                lines = self.text[start:end].split("\n")
-                lines.pop()
-                types.append(self._split_lines(lines, columns))
-                start = end
+            types = [self._split_lines(lines, columns) for lines in self._parts()]
             self._columns = columns._replace(types="".join(types))
         return self._columns
 
+    def _parts(self) -> Iterator[list[str]]:
+        # Lines, some thousand at a time: all at once would be 12 MB more than what is kept.
+        start = 0
+        while start < len(self.text):
+            end = self.text.find("\n", start + _PART) + 1 or len(self.text)
+            lines = self.text[start:end].split("\n")
+            lines.pop()
+            yield lines
+            start = end
+
     def _split_lines(self, lines: list[str], to: _Columns) -> str:
         # Appends to the columns, returns the type letters.
+        to.addrs.extend(self._addresses(lines))
+        if self._core:
+            to.names.extend([line[_NAME:] for line in lines])
+        else:
+            shared: dict[str, str] = {}
+            for line in lines:
+                name, _, owner = line[_NAME:].partition("\t[")
+                to.names.append(name)
+                to.owners.append(shared.setdefault(owner, owner.rstrip("]")))
+        return "".join([line[17] for line in lines])
+
+    def _addresses(self, lines: list[str]) -> array[int]:
+        # Of lines that are checked on the way.
         try:
             raw = bytes.fromhex("".join([line[:_ADDRESS] for line in lines]))
         except ValueError:
@@ -211,16 +257,7 @@ class _Stretch:
         table = array("Q", raw)
         if sys.byteorder == "little":
             table.byteswap()
-        to.addrs.extend(table)
-        if self._core:
-            to.names.extend([line[_NAME:] for line in lines])
-        else:
-            shared: dict[str, str] = {}
-            for line in lines:
-                name, _, owner = line[_NAME:].partition("\t[")
-                to.names.append(name)
-                to.owners.append(shared.setdefault(owner, owner.rstrip("]")))
-        return "".join([line[17] for line in lines])
+        return table
 
     def _by_address(self) -> array[int]:
         if self._sorted is None:
@@ -384,6 +421,20 @@ class Kallsyms:
         if not name or not name.isprintable() or " " in name:
             return []
         return [symbol for stretch in self._stretches for symbol in stretch.by_name(name)]
+
+    def named(self, names: Set[str]) -> Columns:
+        """Find every symbol that has one of these names, in file order.
+
+        One pass over the text: as fast for thousands of names as an index is made, and nothing
+        is kept (the index of a kernel's names takes 26 MB).
+
+        :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
+        """
+        self.require_addresses()
+        found = Columns([], array("Q"), [], [])
+        for stretch in self._stretches:
+            stretch.add_named(names, found)
+        return found
 
     def find_prefix(self, prefix: str) -> list[Symbol]:
         """Symbols whose name starts with `prefix`, in file order.

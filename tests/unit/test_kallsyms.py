@@ -209,6 +209,16 @@ def test_many_names_are_looked_up_in_an_index_at_once() -> None:
     assert many._stretches[0]._names is not None
 
 
+@given(st.sets(st.sampled_from([*{line.split()[2] for line in SAMPLE.decode().splitlines()}, "x"])))
+def test_columns_of_some_names_are_their_symbols(names: set[str]) -> None:
+    """A pass over the text gives what the look-up of each name gives, in file order."""
+    table = kallsyms.parse(SAMPLE)
+    columns = table.named(names)
+    assert all(stretch._columns is None for stretch in table._stretches)
+    rows = zip(columns.names, columns.addrs, columns.types, columns.modules, strict=True)
+    assert [Symbol(*row) for row in rows] == [s for s in table if s.name in names]
+
+
 def test_aliases(table: Kallsyms) -> None:
     names = [s.name for s in table.at(0xFFFFFFFF81003000)]
     assert names == ["__do_sys_getegid16", "__ia32_sys_getegid16", "__x64_sys_getegid16"]
@@ -236,6 +246,7 @@ def test_hidden_addresses_are_an_error_with_a_hint() -> None:
         lambda: hidden.by_name("jiffies"),
         lambda: hidden.lookup(0xFFFFFFFF81002000),
         lambda: hidden.find_prefix("bpf_"),
+        lambda: hidden.named({"jiffies"}),
         hidden.functions,
     ):
         with pytest.raises(DeniedByPolicy, match="kptr_restrict"):
