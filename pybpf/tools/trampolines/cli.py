@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ...errors import DeniedByPolicy
-from ...multi.mechanisms import MECHANISMS
+from ...multi.cost import OWN_OPS
 from ..entry import explain
 from ..pages import Page, page_of
 from ..parsers import STATUSES, About, Example, Parser, UsageError
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 __all__ = ["main", "page"]
+
+# Each mechanism has a price. Importing the mechanisms for --help would take 20 ms.
+_MECHANISMS = tuple(OWN_OPS.prices)
 
 _OBJECT = Example("vfs_read --object trace.bpf.o", "the same for a program of yours")
 _ABOUT = About(
@@ -136,10 +139,10 @@ def _plan_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--mechanism",
         default="auto",
-        choices=["auto", *(m.value for m in MECHANISMS)],
+        choices=["auto", *_MECHANISMS],
         metavar="NAME",
         help="the only mechanism to use: "
-        + ", ".join(m.value for m in MECHANISMS)
+        + ", ".join(_MECHANISMS)
         + " (default: auto, the best for each function)",
     )
     parser.add_argument(
