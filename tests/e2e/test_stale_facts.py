@@ -36,7 +36,8 @@ MODULES = ("dummy", "loop", "veth")
 BTF = kernel_btf.KernelBtf()
 #: A function of each that all rows have.
 FUNCTIONS = ("dummy:dummy_validate", "loop:lo_release", "veth:veth_get_strings")
-ROUNDS = 20
+#: How often modules are reordered: a few times in `make test`, 20 times in `make e2e`.
+ROUNDS = [3, pytest.param(20, marks=pytest.mark.long)]
 NEEDS = {
     "tracing_multi": Feature.TRACING_MULTI,
     "trampoline": Feature.FENTRY,
@@ -157,12 +158,13 @@ def attach(obj: pybpf.Object, asked: Any, way: str, **more: Any) -> MultiLink:
 
 
 @pytest.mark.time_limit(3600)
-def test_modules_are_reordered_between_attaches(obj: pybpf.Object) -> None:
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_modules_are_reordered_between_attaches(obj: pybpf.Object, rounds: int) -> None:
     """One object attaches and detaches again and again; modules move in between."""
     rng = seeded()
     where: dict[str, set[int]] = {}
     before = traced()
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for way in mechanisms():
             with attach(obj, rng.sample(FUNCTIONS, len(FUNCTIONS)), way) as link:
                 said = f"round {number}, {way}: {link} {link.skipped}"
@@ -172,7 +174,8 @@ def test_modules_are_reordered_between_attaches(obj: pybpf.Object) -> None:
                     where.setdefault(target.label, set()).add(target.address)
         assert traced() == before, said
         reorder(rng)
-    assert all(len(addresses) > 1 for addresses in where.values()), "no module moved at all"
+    moved = [len(addresses) > 1 for addresses in where.values()]
+    assert all(moved) if rounds >= 20 else any(moved), "no module moved at all"
 
 
 def mess(rng: random.Random, present: Sequence[str] = MODULES) -> Callable[[object], None]:
@@ -186,10 +189,11 @@ def mess(rng: random.Random, present: Sequence[str] = MODULES) -> Callable[[obje
 
 
 @pytest.mark.time_limit(3600)
-def test_modules_vanish_and_appear_between_plan_and_attach(obj: pybpf.Object) -> None:
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_modules_vanish_and_appear_between_plan_and_attach(obj: pybpf.Object, rounds: int) -> None:
     """What is still there is attached where it is now, the rest is a line with its reason."""
     rng = seeded()
-    for number in range(ROUNDS // 2):
+    for number in range(rounds // 2):
         for way in mechanisms():
             present = rng.sample(MODULES, rng.randint(1, len(MODULES)))
             there = [f for f in FUNCTIONS if f.partition(":")[0] in present]
