@@ -18,21 +18,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 
 from .._sys import bpf as sys_bpf
 from .._sys import info as sys_info
 from .._uapi.enums import LinkType
 from ..btf.types import BtfKind, Struct, Union
 from ..dataclass import dataclass
-from ..errors import BpfError
+from ..errors import BpfError, ObjectFormatError, UnsupportedFeature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._sys.fd import Fd
     from ..btf import Btf
+    from ..kernel.host import Facts
     from ..links import Link
 
-__all__ = ["Losses", "Missed", "counts_kprobes"]
+__all__ = ["Losses", "Missed", "counts_kprobes", "losses_on"]
 
 _KPROBES = frozenset({LinkType.BPF_LINK_TYPE_KPROBE_MULTI, LinkType.BPF_LINK_TYPE_PERF_EVENT})
 
@@ -91,6 +93,21 @@ def counts_kprobes(btf: Btf | None) -> bool:
     return btf is not None and found is not None and _has_member(btf, found, "missed")
 
 
+def losses_on(facts: Facts) -> Losses:
+    """Count what links on a kernel miss.
+
+    :param facts: of the kernel; its types are read when a kprobe is seen
+    """
+
+    def tells() -> bool:
+        try:
+            return counts_kprobes(facts.btf.vmlinux())
+        except (OSError, UnsupportedFeature, ObjectFormatError):
+            return False  # it has no BTF, or none that can be read
+
+    return Losses(tells)
+
+
 def _has_member(btf: Btf, type_id: int, name: str) -> bool:
     # Also in the structs and unions inside.
     kind = btf.type(btf.skip_mods_and_typedefs(type_id))
@@ -114,7 +131,7 @@ class Losses:
     """
 
     def __init__(self, kprobes: Callable[[], bool]) -> None:
-        self._kprobes = kprobes
+        self._kprobes = cache(kprobes)
         self._programs: dict[int, int] = {}  # of closed links: id -> misses
         self._hits = 0
         self._unknown = 0

@@ -15,7 +15,7 @@ from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..binding import ProgLoad
 from ..dataclass import dataclass
-from ..errors import ObjectFormatError, PlanError, RelocationError, UnsupportedFeature
+from ..errors import PlanError, RelocationError
 from ..kernel.lookup import BtfTarget, btf_target
 from ..obj.linker import Linker, Resolved
 from .cookies import cookie_function, shared_cookies
@@ -24,7 +24,7 @@ from .ground import ROUNDS, Ground
 from .guard import filled
 from .guard_maps import GuardMaps, make_flags
 from .link import warn
-from .missed import Losses, counts_kprobes
+from .missed import losses_on
 from .resolve import Asked, Resolver, listed, plan_facts
 from .template import make_template, pack_info
 from .traits import Hook
@@ -126,13 +126,6 @@ class MultiPrograms:
         return GuardMaps(self._flags, cpus)
 
     @cached_property
-    def _counts_kprobes(self) -> bool:
-        try:
-            return counts_kprobes(self.binding.facts.btf.vmlinux())
-        except (OSError, UnsupportedFeature, ObjectFormatError):
-            return False  # it has no BTF, or none that can be read
-
-    @cached_property
     def _resolver(self) -> Resolver:
         return Resolver(self.binding.facts, live=not self.binding.facts.is_saved)
 
@@ -221,5 +214,4 @@ class MultiPrograms:
         if shared := shared_cookies(cookie, plan.targets):
             warn(f"program {program.name!r}: {shared}")
         ground = None if now.is_saved else Ground(self._resolver, now, template)
-        losses = Losses(lambda: self._counts_kprobes)
-        return run(self, template, plan, facts, options, cookie, ground, losses)
+        return run(self, template, plan, facts, options, cookie, ground, losses_on(now))

@@ -9,6 +9,7 @@ dead. `limit` in the test program keeps a guest alive should that come back.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatch
@@ -42,6 +43,8 @@ BEHIND_MAPS = (
     "check_and_cancel_fields",
     "bpf_obj_free_fields",
 )
+#: A system call that the test makes and nobody else.
+TRACED = "__x64_sys_getpgid"
 #: Whole families behind the helpers of the test's programs.
 FAMILIES = {
     "maps": ("*htab_*", "*pcpu_freelist*"),
@@ -127,21 +130,22 @@ def test_links_made_one_by_one_share_the_guard(obj: pybpf.Object) -> None:
         assert sum(link.missed.guard for link in links) > 0
 
 
-def calls_of_everything(obj: pybpf.Object, rounds: int) -> None:
-    """System calls of all kinds, and maps and a ring buffer in use."""
+def calls_of_everything(obj: pybpf.Object) -> None:
+    """System calls of all kinds, the one that is traced, and a map in use."""
     written = obj.maps["written"]
-    for _ in range(rounds):
-        workload()
-        for key in range(64):
-            written[key] = key
-        for key in range(64):
-            del written[key]
+    workload()
+    for key in range(64):
+        written[key] = key
+        os.getpgid(0)
+    for key in range(64):
+        del written[key]
+        os.getpgid(0)
 
 
 def attached(
     obj: pybpf.Object, stack: ExitStack, programs: Sequence[str], globs: Sequence[str], how: str
 ) -> list[pybpf.MultiLink]:
-    functions = traceable(*globs)
+    functions = [TRACED, *traceable(*globs)]
     links = []
     for name in programs:
         link = obj.programs[name].attach_multi(functions, mechanism=how)
@@ -159,17 +163,20 @@ def attached(
     [pytest.param(name, marks=[] if name == "maps" else pytest.mark.long) for name in FAMILIES],
 )
 def test_families_behind_the_helpers(obj: pybpf.Object, family: str, mechanism: str) -> None:
-    """An entry and an exit program that call everything, on a whole family, under load."""
+    """An entry and an exit program that call everything, on a whole family, under load.
+
+    They are on a system call too, so that they run, and their helpers call the family.
+    """
     obj.globals.limit = 0  # no safety net: this is what users have
     with clean_kernel_log():
         with ExitStack() as stack:
             links = attached(obj, stack, ("entry_all", "exit_all"), FAMILIES[family], mechanism)
-            calls_of_everything(obj, 1)
+            calls_of_everything(obj)
             runs = obj.globals.runs
         missed = [link.missed for link in links]
         print(f"{runs} runs, missed", *missed)
-    assert all(link.skipped or link.plan.targets for link in links)
-    assert runs > 0
+    assert runs >= 2 * 128
     if mechanism in ("tracing_multi", "trampoline"):
         assert all(m.known for m in missed)
+    if family in ("maps", "ringbuf") and all(m.known for m in missed):
         assert sum(m.count for m in missed) > 0

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pybpf.errors import BpfError, ObjectFormatError, PlanError, RelocationError
+from pybpf.multi.missed import Missed
 from pybpf.tools.retsnoop import attach
 from pybpf.tools.retsnoop import run as module
 from pybpf.tools.retsnoop.functions import Flag, Function
@@ -39,7 +40,8 @@ class Pretended:
         patch.setattr(module._Run, "plan", lambda run, selection: self._plan(run))
         patch.setattr(module._Run, "load", lambda run, obj, plan: None)
         patch.setattr(module._Run, "attach", lambda run, obj, attacher, plan: self._attach())
-        patch.setattr(module, "Attacher", lambda obj, progress, lost: self)
+        self.missed = Missed()
+        patch.setattr(module, "Attacher", lambda obj, progress, lost, losses: self)
         ring = SimpleNamespace(RingBuffer=lambda *args: self, open=lambda *args, **more: self)
         patch.setattr(module, "pybpf", ring)
 

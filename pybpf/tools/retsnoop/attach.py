@@ -19,6 +19,7 @@ from ...dataclass import dataclass
 from ...errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from ...features import Feature
 from ...multi.cost import OWN_OPS, SHARED_OPS, Cost
+from ...multi.missed import Losses, Missed
 from ...multi.reasons import HOPELESS, NO_ROOM
 from .functions import Function
 from .options import Mechanism
@@ -213,6 +214,7 @@ class Attacher:
     :param obj: the loaded retsnoop.bpf.o
     :param progress: told (programs attached, programs in all)
     :param lost: tells which modules are no longer the ones that functions were selected in
+    :param losses: counts what the links miss
     :ivar refused: functions the kernel refused
     """
 
@@ -221,7 +223,9 @@ class Attacher:
         obj: Object,
         progress: Progress | None = None,
         lost: Callable[[Iterable[str]], set[str]] = lambda modules: set(),
+        losses: Losses | None = None,
     ) -> None:
+        self._losses = losses or Losses(lambda: False)
         self._obj = obj
         self._lost = lost
         self._progress = progress or (lambda done, total: None)
@@ -233,6 +237,15 @@ class Attacher:
     def links(self) -> int:
         """Number of links that are open."""
         return len(self._links)
+
+    @property
+    def missed(self) -> Missed:
+        """Calls that the programs missed; `close` leaves it readable.
+
+        A clone that ran inside others, deeper than is allowed, counts under ``guard``.
+        """
+        nested = int(self._obj.globals.missed_runs)
+        return self._losses.now(self._links) + Missed(guard=nested)
 
     def attach(self, plan: Plan) -> list[Function]:
         """Attach the exits, then the entries.
@@ -335,7 +348,7 @@ class Attacher:
         """Detach everything, last attached first; may be called again after an interrupt."""
         total = len(self._links)
         while self._links:
-            self._links[-1].close()
+            self._losses.close(self._links[-1])
             self._links.pop()
             if progress is not None:
                 progress(total - len(self._links), total)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ... import errnos
+from ...multi.missed import Missed
 from .attach import Refused
 from .events import Call, Return
 from .functions import Flag, Function, format_result, value_of
@@ -129,6 +130,17 @@ def attached(
     }
 
 
-def summary(*, sessions: int, dropped: int, incomplete: int) -> dict[str, Any]:
-    """The last line: what was shown and what was lost."""
-    return {"type": "end", "sessions": sessions, "dropped": dropped, "incomplete": incomplete}
+def summary(*, sessions: int, dropped: int, incomplete: int, missed: Missed) -> dict[str, Any]:
+    """The last line: what was shown and what was lost.
+
+    ``missed``: calls that the programs missed, and ``missed_unknown`` links of which the kernel
+    does not tell.
+    """
+    return {
+        "type": "end",
+        "sessions": sessions,
+        "dropped": dropped,
+        "incomplete": incomplete,
+        "missed": missed.count,
+        "missed_unknown": missed.unknown_links,
+    }

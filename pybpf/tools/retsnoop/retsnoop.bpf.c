@@ -132,6 +132,7 @@ __u32 last_session;     /* sessions are numbered from 1 */
 __u64 dropped_records;  /* the ring buffer was full */
 __u64 dropped_sessions; /* no room in `sessions`, or its end was lost */
 __u64 incomplete_sessions;
+__u64 missed_runs;       /* clones that nested too deep */
 __u32 nesting[MAX_CPUS];
 
 /* Never used: they put types into BTF, where the tests of the Python side read them. */
@@ -586,6 +587,7 @@ static __always_inline bool enter_cpu(__u32 cpu)
 	if (__sync_fetch_and_add(level, 1) < MAX_NESTING)
 		return true;
 	__sync_fetch_and_add(level, -1);
+	count(&missed_runs);
 	return false;
 }
 

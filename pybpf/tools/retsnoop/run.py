@@ -24,6 +24,7 @@ import pybpf
 from ...errors import ObjectFormatError, PlanError, RelocationError
 from ...kernel import kallsyms
 from ...links import make_room
+from ...multi.missed import losses_on
 from ...multi.select import Selection, select
 from ..entry import plain
 from ..progress import Waiting
@@ -321,6 +322,9 @@ class _Run:
         took = int((time.monotonic() - started) * 1000)
         lost, partial = obj.globals.dropped_sessions, obj.globals.incomplete_sessions
         self.say(f"DONE in {took} ms.")
+        missed = attacher.missed
+        if missed.count or not missed.known:
+            self.say(f"{'MISSED CALLS:':<20}{missed}")
         if lost or partial:
             self.warn("WARNING! Some samples are missing or incomplete:")
             self.warn(f"{'DROPPED SAMPLES:':<20}{lost}")
@@ -328,7 +332,9 @@ class _Run:
             self.warn("A larger -C bpf.ringbuf-size or -C bpf.sessions-size may help.")
         if self.options.json:
             self.emit_json(
-                jsonlines.summary(sessions=self.sessions, dropped=lost, incomplete=partial)
+                jsonlines.summary(
+                    sessions=self.sessions, dropped=lost, incomplete=partial, missed=missed
+                )
             )
 
     def close(self, obj: Object, attacher: Attacher) -> None:
@@ -404,7 +410,9 @@ class _Run:
             obj = stack.enter_context(pybpf.open(OBJECT, facts=self.facts))
             self.load(obj, plan)
             progress = _Progress("Attaching", sys.stderr)
-            attacher = Attacher(obj, self.attach_progress(progress), self.lost)
+            attacher = Attacher(
+                obj, self.attach_progress(progress), self.lost, losses_on(self.facts)
+            )
             stack.callback(self.close, obj, attacher)
             self.attach(obj, attacher, plan)
             progress.done()
