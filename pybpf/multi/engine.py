@@ -16,8 +16,9 @@ keeps nothing at the other.
 Others may attach to the same functions, and detach from them, meanwhile. The
 kernel makes them wait for each other (a lock per trampoline, one for ftrace's
 hashes, and a loop where a live patch is changing the function:
-``bpf_trampoline_update()`` in kernel/bpf/trampoline.c). All they can do to us is
-to fill a trampoline, so nothing else is tried twice.
+``bpf_trampoline_update()`` in kernel/bpf/trampoline.c). A trampoline that they
+filled meanwhile is met by planning the function again. Nothing else is tried
+twice: no other refusal is known to come from company alone.
 
 Everything made is pushed on one stack; an error or an interrupt closes it in
 reverse order. An interrupt is held back from the moment a link is asked for
