@@ -137,7 +137,7 @@ def test_ids_lead_to_the_selected_addresses(facts: Facts) -> None:
         info = sys_bpf.link_info(link)
     assert set(info.ids) == set(by_id)
     for btf_id, addr in zip(info.ids, info.addrs, strict=True):
-        assert addr - by_id[btf_id].addr in (0, 4), by_id[btf_id].name
+        assert addr - by_id[btf_id].address in (0, 4), by_id[btf_id].name
 
 
 def test_the_kprobe_mark_is_what_the_kernel_says(everything: Selection) -> None:
@@ -147,11 +147,11 @@ def test_the_kprobe_mark_is_what_the_kernel_says(everything: Selection) -> None:
     assert refused
     for candidate in refused[:: max(len(refused) // 8, 1)]:
         with pytest.raises(BpfError) as caught:
-            sys_perf.open_kprobe(None, candidate.addr).close()
+            sys_perf.open_kprobe(None, candidate.address).close()
         assert caught.value.errno == errno.EINVAL, candidate.name
     good = [c for c in candidates if c.kprobe]
     for candidate in good[:: len(good) // 8]:
-        sys_perf.open_kprobe(None, candidate.addr).close()
+        sys_perf.open_kprobe(None, candidate.address).close()
 
 
 def test_ambiguous_names_are_ambiguous_for_the_kernel(facts: Facts, everything: Selection) -> None:
@@ -166,7 +166,7 @@ def test_ambiguous_names_are_ambiguous_for_the_kernel(facts: Facts, everything: 
         with pytest.raises(BpfError) as caught:
             sys_perf.open_kprobe(candidate.name).close()
         assert caught.value.errno == errno.EADDRNOTAVAIL, candidate.name
-        sys_perf.open_kprobe(None, candidate.addr).close()
+        sys_perf.open_kprobe(None, candidate.address).close()
         tried += 1
     assert tried >= 3
 
@@ -178,7 +178,7 @@ def test_aliases_share_a_trampoline(facts: Facts) -> None:
     assert skipped.reason is Reason.ALIAS
     listed = skipped.hint.removeprefix("use ")
     (found,) = select(facts, [listed]).candidates
-    assert found.addr in {s.addr for s in facts.kallsyms.by_name("__x64_sys_getegid16")}
+    assert found.address in {s.addr for s in facts.kallsyms.by_name("__x64_sys_getegid16")}
 
 
 def test_selection_everywhere(facts: Facts, everything: Selection) -> None:
