@@ -96,6 +96,66 @@ class Program:
         self.attach_to: str = spec.attach_to
         self.log_level: int = 0
 
+    @classmethod
+    def from_id(cls, program_id: int) -> Program:
+        """Open a loaded program by its kernel-wide id (BPF_PROG_GET_FD_BY_ID).
+
+        Such a program can be run, attached, pinned and asked for its `info`. It has no section,
+        and the kernel does not tell its ``expected_attach_type``: assign it, where the method
+        that attaches it needs one.
+
+        :raises DeniedByPolicy: without CAP_SYS_ADMIN
+        :raises BpfError: ENOENT if no program has that id
+        """
+        return cls._standing(sys_bpf.get_fd_by_id("prog", program_id))
+
+    @classmethod
+    def from_pinned(cls, path: str | os.PathLike[str]) -> Program:
+        """Open a program that is pinned in a bpf file system (BPF_OBJ_GET); see `from_id`.
+
+        :raises BpfError: ENOENT if nothing is pinned there, EINVAL if it is not a program
+        """
+        name = os.fspath(path)
+        fd = sys_bpf.obj_get(name)
+        try:
+            return cls._standing(fd)
+        except BpfError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            what = f"opening {name!r}"
+            raise BpfError(errno.EINVAL, what, "it is not a pinned program") from error
+
+    @classmethod
+    def _standing(cls, fd: Fd) -> Program:
+        # For a program that was loaded by somebody else: there is no object file.
+        from .binding import Binding
+        from .kernel.host import Facts
+        from .obj.spec import Function, ObjectSpec, ProgramSpec
+
+        try:
+            info = sys_bpf.prog_info(fd)
+        except BaseException:
+            fd.close()
+            raise
+        nothing = Function(info.name, 0, "", 0, 0, False, False, memoryview(b""))
+        known = find_by_type(info.type, 0)
+        spec = ProgramSpec(
+            name=info.name or f"id {info.id}",
+            section=known.prefix if known is not None else "",
+            type=info.type,
+            expected_attach_type=0,
+            flags=0,
+            attach_to="",
+            autoload=False,
+            autoattach=False,
+            insn_cnt=info.xlated_prog_len // 8,
+            sec_def=known,
+            function=nothing,
+        )
+        program = cls(spec, Binding(ObjectSpec("", "", 0, {}, {}, {}, None), Facts()))
+        program._fd = fd
+        return program
+
     # -- facts of the object file
 
     @property
@@ -236,6 +296,14 @@ class Program:
     def info(self) -> sys_bpf.ProgInfo:
         """BPF_OBJ_GET_INFO_BY_FD: id, tag, sizes, run time in ns, map ids and so on."""
         return sys_bpf.prog_info(self.fd)
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Give it a path in a bpf file system, which keeps it loaded (BPF_OBJ_PIN).
+
+        :raises BpfError: EEXIST if the path exists, EPERM if it is not in a bpf file system
+        """
+        with self._named():
+            sys_bpf.obj_pin(self.fd, os.fspath(path))
 
     @contextmanager
     def _named(self, *ways: str) -> Iterator[None]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["many"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from enum import IntEnum
+
+__all__ = ["many", "uapi_word"]
 
 
 def many(count: int, one: str, more: str = "") -> str:
@@ -11,3 +15,16 @@ def many(count: int, one: str, more: str = "") -> str:
     :param more: the plural, if an s does not make it
     """
     return f"{count} {one if count == 1 else more or one + 's'}"
+
+
+def uapi_word(kind: type[IntEnum], prefix: str, number: int) -> str:
+    """Write a UAPI number as people do: ``kprobe`` for BPF_PROG_TYPE_KPROBE, as bpftool has it.
+
+    :param prefix: what the names of `kind` begin with
+    :returns: ``type 99`` for a number that this version does not know
+    """
+    try:
+        name = kind(number).name
+    except ValueError:
+        return f"type {number}"
+    return name.removeprefix(prefix).removesuffix("_DEPRECATED").lower()

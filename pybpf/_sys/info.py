@@ -137,6 +137,9 @@ class LinkInfo:
     :ivar offsets: uprobe_multi: bytes from the start of the file
     :ivar cookies: one for each function (6.9 for kprobe_multi)
     :ivar map_id: struct_ops, sockmap, and iterators over a map
+    :ivar pf: netfilter: ``NFPROTO_*``
+    :ivar hooknum: netfilter: ``NF_INET_*``
+    :ivar priority: netfilter: lower runs first
     """
 
     type: int
@@ -163,6 +166,9 @@ class LinkInfo:
     netns_ino: int = 0
     map_id: int = 0
     pid: int = 0
+    pf: int = 0
+    hooknum: int = 0
+    priority: int = 0
 
 
 def _get(fd: int, info: ctypes.Structure) -> int:
@@ -435,7 +441,9 @@ _DETAILS: dict[int, Callable[[int, s.LinkInfo], dict[str, Any]]] = {
     _T.BPF_LINK_TYPE_PERF_EVENT: _perf_event,
     _T.BPF_LINK_TYPE_KPROBE_MULTI: _kprobe_multi,
     _T.BPF_LINK_TYPE_STRUCT_OPS: lambda _, i: _plain(i.struct_ops, "map_id"),
-    _T.BPF_LINK_TYPE_NETFILTER: lambda _, i: _plain(i.netfilter, "flags"),
+    _T.BPF_LINK_TYPE_NETFILTER: lambda _, i: _plain(
+        i.netfilter, "pf", "hooknum", "priority", "flags"
+    ),
     _T.BPF_LINK_TYPE_TCX: lambda _, i: _plain(i.tcx, "ifindex", "attach_type"),
     _T.BPF_LINK_TYPE_UPROBE_MULTI: _uprobe_multi,
     _T.BPF_LINK_TYPE_NETKIT: lambda _, i: _plain(i.netkit, "ifindex", "attach_type"),

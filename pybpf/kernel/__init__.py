@@ -2,9 +2,27 @@
 
 Each module reads one source; `host.Facts` gathers them as one lazy, immutable
 snapshot that is passed along. Parsing is separate from opening files, so every
-parser runs on bytes from another machine too.
+parser runs on bytes from another machine too. `programs`, `maps`, `links` and `btfs` list what BPF
+objects the kernel holds.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from .._lazy import lazy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .objects import btfs, links, maps, programs, run_statistics
+
+__all__ = ["btfs", "links", "maps", "programs", "run_statistics"]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "btfs": ".objects",
+        "links": ".objects",
+        "maps": ".objects",
+        "programs": ".objects",
+        "run_statistics": ".objects",
+    },
+)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .._sys.fd import Fd
 
-__all__ = ["BtfObject", "KernelBtf", "module", "modules", "objects", "vmlinux"]
+__all__ = ["BtfObject", "KernelBtf", "from_id", "module", "modules", "objects", "vmlinux"]
 
 #: Where the kernel shows its BTF.
 DIRECTORY = "/sys/kernel/btf"
@@ -120,6 +120,21 @@ def objects() -> Iterator[BtfObject]:
         if fd is not None:
             info = sys_bpf.btf_info(fd)
             yield BtfObject(number, info.name, info.kernel_btf)
+
+
+def from_id(number: int, base: Btf | None = None) -> Btf:
+    """Read the types of a BTF object that the kernel holds, by its id.
+
+    :param base: the kernel's BTF, for an object that is a module's; read here if it is None
+    :raises DeniedByPolicy: without CAP_SYS_ADMIN
+    :raises BpfError: ENOENT if there is no such object
+    """
+    with sys_bpf.get_fd_by_id("btf", number) as fd:
+        info = sys_bpf.btf_info(fd, data=True)
+    name = info.name or f"BTF id {number}"
+    if not info.kernel_btf or info.name == VMLINUX:
+        return Btf(info.data, name=name)
+    return Btf(info.data, base=base or vmlinux(), name=name)
 
 
 class KernelBtf:

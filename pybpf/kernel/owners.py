@@ -1,10 +1,10 @@
-"""Which processes hold BPF links, and where they are pinned.
+"""Which processes hold BPF links, programs, maps and BTF objects, and where they are pinned.
 
 The kernel does not record who attached a program, but every descriptor of a
 link says in ``/proc/PID/fdinfo/FD`` which one it is (``link_id:``;
-``bpf_link_show_fdinfo()`` in kernel/bpf/syscall.c). So the processes are walked
-once, by psutil, and only descriptors whose target is such an anonymous inode
-are read. What no process holds may be pinned: the mounted
+``bpf_link_show_fdinfo()`` in kernel/bpf/syscall.c), and so do those of programs, maps and
+BTF objects. So the processes are walked once, by psutil, and only descriptors whose target
+is such an anonymous inode are read. What no process holds may be pinned: the mounted
 bpffs of this mount namespace are walked too. A process that may not be looked
 into (another user's, without CAP_SYS_PTRACE) is counted, not passed over in
 silence: while there are some, "nobody holds it" is not known.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from .._sys import bpf as sys_bpf
@@ -22,11 +22,23 @@ from .._sys.files import parse_mounts, required, shown
 from ..dataclass import dataclass, field
 from ..errors import BpfError
 
-__all__ = ["Held", "Owner", "Owners", "Process", "collect", "parse_fdinfo", "read"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._sys.fd import Fd
 
-# What /proc/PID/fd shows of a link: the first where it was made, the other where it was opened
-# again, from a pin or by its id.
-_INODES = ("anon_inode:bpf_link", "anon_inode:bpf-link")
+__all__ = ["KINDS", "Held", "Owner", "Owners", "Pin", "Process", "collect", "parse_fdinfo", "read"]
+
+#: Kinds of objects, by the words of `pybpf._sys.bpf.walk`.
+KINDS = ("link", "prog", "map", "btf")
+# What /proc/PID/fd shows of each. A link has two forms: the first where it was made, the other
+# where it was opened again, from a pin or by its id.
+_INODES = {
+    "anon_inode:bpf_link": "link",
+    "anon_inode:bpf-link": "link",
+    "anon_inode:bpf-prog": "prog",
+    "anon_inode:bpf-map": "map",
+    "anon_inode:btf": "btf",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,7 +57,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Who holds one link.
+    """Who holds one object.
 
     :param pins: paths in bpffs
     :param certain: every process could be looked into, so empty means nobody
@@ -73,18 +85,29 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """Holders of every link, at one moment.
+    """Holders of every link, and of other objects if they were asked for, at one moment.
 
     :param links: link id -> processes and pins
     :param hidden: processes that could not be looked into
+    :param others: the same for other kinds (`KINDS`), by kind and id
     """
 
     links: Mapping[int, Held] = field(default_factory=dict)
     hidden: int = 0
+    others: Mapping[str, Mapping[int, Held]] = field(default_factory=dict)
 
     def of_link(self, link: int) -> Held:
-        """Who keeps a link: its descriptors, its pins."""
-        return self.links.get(link) or Held(certain=not self.hidden)
+        """Tell who keeps a link: its descriptors, its pins."""
+        return self.of("link", link)
+
+    def of(self, kind: str, number: int) -> Held:
+        """Tell who keeps an object.
+
+        :param kind: one of `KINDS` that was asked for
+        :param number: its id
+        """
+        known = self.links if kind == "link" else self.others.get(kind, {})
+        return known.get(number) or Held(certain=not self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,46 +124,66 @@ class Process:
     fdinfo: Callable[[str], str]
 
 
-def parse_fdinfo(text: str) -> int | None:
-    """The link id in a descriptor's fdinfo, None if it has none."""
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A path in bpffs.
+
+    :param number: id of the object that is pinned there
+    :param kind: one of `KINDS`
+    """
+
+    path: str
+    number: int
+    kind: str = "link"
+
+
+def parse_fdinfo(text: str, kind: str = "link") -> int | None:
+    """Find the id of an object in its descriptor's fdinfo; None if it has none.
+
+    :param kind: one of `KINDS`; a link's fdinfo has its program's id too
+    """
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name == "link_id" and value.strip().isdigit():
+        if name == f"{kind}_id" and value.strip().isdigit():
             return int(value)
     return None
 
 
-def collect(processes: Iterable[Process], pins: Iterable[tuple[str, int]] = ()) -> Owners:
-    """Holders from given sources; touches nothing itself.
+def collect(
+    processes: Iterable[Process],
+    pins: Iterable[Pin] = (),
+    kinds: Collection[str] = ("link",),
+) -> Owners:
+    """Gather holders from given sources; touches nothing itself.
 
-    :param pins: (path, link id)
+    :param kinds: which objects to look for
     """
-    held: dict[int, set[Owner]] = defaultdict(set)
-    pinned: dict[int, list[str]] = defaultdict(list)
+    held: dict[tuple[str, int], set[Owner]] = defaultdict(set)
+    pinned: dict[tuple[str, int], list[str]] = defaultdict(list)
     hidden = 0
     for process in processes:
         owner = Owner(process.pid, process.name)
         try:
             for number, target in process.fds():
-                if target not in _INODES:
+                kind = _INODES.get(target)
+                if kind is None or kind not in kinds:
                     continue
                 with suppress(FileNotFoundError):  # closed meanwhile
-                    link = parse_fdinfo(process.fdinfo(number))
-                    if link is not None:
-                        held[link].add(owner)
+                    found = parse_fdinfo(process.fdinfo(number), kind)
+                    if found is not None:
+                        held[kind, found].add(owner)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except OSError:  # EPERM, or what is not known to mean "ended"
             hidden += 1
-    for path, link in pins:
-        pinned[link].append(path)
-    links = {
-        link: Held(
-            tuple(sorted(held.get(link, ()))), tuple(sorted(pinned.get(link, ()))), not hidden
+    for pin in pins:
+        pinned[pin.kind, pin.number].append(pin.path)
+    by_kind: dict[str, dict[int, Held]] = {kind: {} for kind in kinds}
+    for key in sorted({*held, *pinned}):
+        by_kind.setdefault(key[0], {})[key[1]] = Held(
+            tuple(sorted(held.get(key, ()))), tuple(sorted(pinned.get(key, ()))), not hidden
         )
-        for link in sorted({*held, *pinned})
-    }
-    return Owners(links, hidden)
+    return Owners(by_kind.pop("link", {}), hidden, by_kind)
 
 
 # ---- the running kernel -------------------------------------------------------
@@ -171,7 +214,7 @@ def _processes() -> Iterator[Process]:
         )
 
 
-def _pins() -> Iterator[tuple[str, int]]:
+def _pins(kinds: Collection[str]) -> Iterator[Pin]:
     seen: set[int] = set()  # a bpffs may be mounted at several places
     mounts = required("/proc/self/mounts", "where links may be pinned")
     for mount in parse_mounts(os.fsdecode(mounts)):
@@ -185,24 +228,35 @@ def _pins() -> Iterator[tuple[str, int]]:
         for folder, _, names in os.walk(mount.path):
             for name in names:
                 path = f"{folder}/{name}"
-                link = _pinned(path)
-                if link is not None:
-                    yield path, link
+                found = _pinned(path, kinds)
+                if found is not None:
+                    yield found
 
 
-def _pinned(path: str) -> int | None:
+def _pinned(path: str, kinds: Collection[str]) -> Pin | None:
     try:
         with sys_bpf.obj_get(path) as fd:
-            if os.readlink(f"/proc/self/fd/{fd.fileno()}") in _INODES:
-                return sys_bpf.link_info(fd, details=False).id
+            kind = _INODES.get(os.readlink(f"/proc/self/fd/{fd.fileno()}"))
+            if kind is not None and kind in kinds:
+                return Pin(path, _ID[kind](fd), kind)
     except (BpfError, OSError):
         pass  # a plain file, gone meanwhile, or not ours to open
     return None
 
 
-def read() -> Owners:
-    """Who holds which link now: one walk over all processes and bpffs.
+_ID: Mapping[str, Callable[[Fd], int]] = {
+    "link": lambda fd: sys_bpf.link_info(fd, details=False).id,
+    "prog": lambda fd: sys_bpf.prog_info(fd).id,
+    "map": lambda fd: sys_bpf.map_info(fd).id,
+    "btf": lambda fd: sys_bpf.btf_info(fd).id,  # cannot be pinned today
+}
+
+
+def read(kinds: Collection[str] = ("link",)) -> Owners:
+    """Tell who holds what now, by one walk over all processes and bpffs.
 
     Needs root to see other users' processes; see `Owners.hidden`.
+
+    :param kinds: which objects to look for, of `KINDS`
     """
-    return collect(_processes(), _pins())
+    return collect(_processes(), _pins(kinds), kinds)

@@ -15,12 +15,15 @@ def attach_tracing(
 ) -> Link:
     """Attach to what the program was loaded for: fentry, fexit, fmod_ret, fsession, tp_btf, lsm.
 
-    :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)
+    :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``); 0 if it
+        is not known, and then there is no cookie
     :param cookie: ``__u64`` for bpf_get_attach_cookie
     :raises BpfError: E2BIG if the trampoline is full, EBUSY if the function cannot be
         patched (notrace) or the same program is on it already, ENOTSUPP (524) if it has
         more argument slots than the kernel's trampolines take
     """
+    if not attach_type and not cookie:  # BPF_RAW_TRACEPOINT_OPEN does not ask for it
+        return Link(sys_link.raw_tracepoint_open(program.fileno(), None), what)
     fd = sys_link.link_create_tracing(program.fileno(), attach_type, cookie=cookie)
     return Link(fd, what)
 

@@ -22,6 +22,7 @@ from .._uapi.enums import MapFlag, MapType
 from ..errors import BpfError
 from ..obj.mapdefs import ring_size
 from ..obj.maptypes import NO_BTF, OUTER, RINGS
+from ..wording import uapi_word
 from .entries import Entries
 from .fields import BytesField
 from .hints import explain
@@ -129,22 +130,53 @@ class Map(Entries):
 
     @classmethod
     def from_fd(cls, fd: int | Fd, *, btf: Btf | None = None) -> Map:
-        """A map that exists; `fd` is duplicated and stays the caller's."""
+        """Stand for a map that exists; `fd` is duplicated and stays the caller's.
+
+        :param btf: where the types of keys and values are; None asks the kernel for the BTF
+            that the map was made with. Without either, keys and values are `bytes`
+        """
         from ..obj.spec import MapSpec
 
-        made = cls(MapSpec("", 0, 0, 0, 0), btf)
+        number = fd if isinstance(fd, int) else fd.fileno()
+        info = bpf.map_info(number)
+        if btf is None:
+            btf = _types_of(info)
+        typed = btf is not None
+        spec = MapSpec(
+            info.name,
+            info.type,
+            info.key_size,
+            info.value_size,
+            info.max_entries,
+            map_flags=info.map_flags,
+            map_extra=info.map_extra,
+            key_type_id=info.btf_key_type_id if typed else 0,
+            value_type_id=(info.btf_value_type_id or info.btf_vmlinux_value_type_id)
+            if typed
+            else 0,
+        )
+        made = cls(spec, btf)
         made.reuse_fd(fd)
         return made
 
     @classmethod
     def from_id(cls, map_id: int, *, btf: Btf | None = None) -> Map:
-        """The map with this kernel-wide id."""
+        """Open a map by its kernel-wide id (BPF_MAP_GET_FD_BY_ID).
+
+        :param btf: as in `from_fd`
+        :raises DeniedByPolicy: without CAP_SYS_ADMIN
+        :raises BpfError: ENOENT if no map has that id
+        """
         with bpf.get_fd_by_id("map", map_id) as fd:
             return cls.from_fd(fd, btf=btf)
 
     @classmethod
     def from_pinned(cls, path: str | os.PathLike[str], *, btf: Btf | None = None) -> Map:
-        """The map pinned at `path` in a bpf file system."""
+        """Open a map that is pinned in a bpf file system (BPF_OBJ_GET).
+
+        :param btf: as in `from_fd`
+        :raises BpfError: ENOENT if nothing is pinned there, EINVAL if it is not a map
+        """
         with bpf.obj_get(os.fspath(path)) as fd:
             made = cls.from_fd(fd, btf=btf)
         made.pin_path = os.fspath(path)
@@ -306,6 +338,11 @@ class Map(Entries):
             self._raw = _Raw(self, self._key.size, self._value.size)
         return self._raw
 
+    @property
+    def type_name(self) -> str:
+        """Its type in a word: ``hash``, ``ringbuf``..."""
+        return uapi_word(MapType, "BPF_MAP_TYPE_", self.type)
+
     # -- life ----------------------------------------------------------------
 
     @property
@@ -361,13 +398,9 @@ class Map(Entries):
         self.close()
 
     def __repr__(self) -> str:
-        try:
-            kind = MapType(self.type).name.removeprefix("BPF_MAP_TYPE_").lower()
-        except ValueError:
-            kind = f"type {self.type}"
         state = f"fd {self._fd.fileno()}" if self._fd is not None else "not created"
         sizes = f"{self.key_size}+{self.value_size} bytes, {self.max_entries} entries"
-        return f"<Map {self.name!r}: {kind}, {sizes}, {state}>"
+        return f"<Map {self.name!r}: {self.type_name}, {sizes}, {state}>"
 
     # -- the map as a whole --------------------------------------------------
 
@@ -465,6 +498,18 @@ class _Raw(Entries):
 
     def __repr__(self) -> str:
         return f"<raw view of {self._owner!r}>"
+
+
+def _types_of(info: bpf.MapInfo) -> Btf | None:
+    # The BTF that a map was made with; None if it has none, or if it may not be read.
+    from ..kernel import btf as kernel_btf
+
+    try:
+        if info.btf_vmlinux_value_type_id:
+            return kernel_btf.vmlinux()
+        return kernel_btf.from_id(info.btf_id) if info.btf_id else None
+    except BpfError:
+        return None
 
 
 def _dup(number: int) -> Fd:

@@ -1,4 +1,7 @@
-"""`pybpf obj`: what is in a BPF object file, its final code, whether it loads."""
+"""`pybpf obj`: what is in a BPF object file, its final code, whether it loads.
+
+What the kernel holds (``list``, ``dump-map``) is in `kernelobj`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from ..errors import (
     PlanError,
     RelocationError,
 )
+from . import kernelobj
 from .entry import explain, plain
 from .pages import Page, page_of
 from .parsers import About, Example, Parser
@@ -34,10 +38,11 @@ _STATUSES = (
     (2, "wrong arguments"),
 )
 _ABOUT = About(
-    "BPF object files: contents, final code, whether they load",
+    "BPF object files, and the objects that the kernel holds",
     examples=(
         Example("inspect trace.bpf.o", "programs and maps of an object"),
         Example("load trace.bpf.o", "what the running kernel says to each program (needs root)"),
+        Example("list links", "every link, what it is attached to and who holds it (needs root)"),
     ),
     statuses=_STATUSES,
 )
@@ -250,6 +255,12 @@ def _parser(prog: str) -> Parser:
                 metavar="BTF",
                 help="the kernel's BTF: raw, also .gz, or an ELF file with BTF",
             )
+    command = parser.add_command("list", kernelobj.LIST, kernelobj.run_list)
+    command.add_argument("kind", choices=kernelobj.KINDS, help="programs, maps, links or btf")
+    command.add_argument("--json", action="store_true", help="JSON instead of text")
+    command = parser.add_command("dump-map", kernelobj.DUMP, kernelobj.run_dump)
+    command.add_argument("map", metavar="ID_OR_PATH", help="id of a map, or path of its pin")
+    command.add_argument("--json", action="store_true", help="JSON instead of text")
     return parser
 
 
@@ -265,7 +276,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "bpfobj.py") -> int:
         status: int = args.run(args)
         return status
     except (OSError, ObjectFormatError) as error:
-        print(f"{prog}: {explain(error, args.file)}", file=sys.stderr)
+        print(f"{prog}: {explain(error, getattr(args, 'file', ''))}", file=sys.stderr)
         return 1
 
 

@@ -48,7 +48,7 @@ class Tool:
 TOOLS = (
     Tool("retsnoop", "retsnoop.cli", "the kernel function that failed, and its stack"),
     Tool("trampolines", "trampolines.cli", "BPF trampolines: those there are, and those to come"),
-    Tool("obj", "bpfobj", "BPF object files: contents, final code, whether they load"),
+    Tool("obj", "bpfobj", "BPF object files, and the objects that the kernel holds"),
     Tool("btf", "btf", "BTF type information: as C, as records, or by name"),
     Tool("features", "features", "what the running kernel can do for BPF tracing"),
     Tool("build", "build", "BPF objects from C, with clang and a vmlinux.h made here"),

@@ -51,6 +51,8 @@ LAYERS = {
     "pybpf.kernel": 5,
     "pybpf.kernel.functions": 3,
     "pybpf.kernel.globs": 3,
+    # Its infos open programs, maps and links.
+    "pybpf.kernel.objects": 8,
     "pybpf.maps": 6,
     "pybpf.binding": 6,
     "pybpf.globals": 6,

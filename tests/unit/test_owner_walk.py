@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from pybpf.kernel.owners import Held, Owner, Owners, Process, collect, parse_fdinfo
+from pybpf.kernel.owners import KINDS, Held, Owner, Owners, Pin, Process, collect, parse_fdinfo
 
 LINK_INFO = """pos:\t0
 flags:\t02000000
@@ -57,13 +57,30 @@ def test_holders() -> None:
             process(30, [("9", "anon_inode:bpf-prog")], AssertionError("not to be read")),
             process(40, [("9", "socket:[1]")], AssertionError("not to be read")),
         ],
-        [("/sys/fs/bpf/mine", 7), ("/sys/fs/bpf/alone", 8)],
+        [Pin("/sys/fs/bpf/mine", 7), Pin("/sys/fs/bpf/alone", 8)],
     )
     assert found.of_link(7) == Held((Owner(10, "p10"), Owner(20, "p20")), ("/sys/fs/bpf/mine",))
     assert str(found.of_link(7)) == "p10(10) p20(20) pinned /sys/fs/bpf/mine"
     assert str(found.of_link(8)) == "pinned /sys/fs/bpf/alone"
     assert not found.of_link(99)
     assert str(found.of_link(99)) == "no process"
+
+
+def test_holders_of_other_kinds() -> None:
+    """Programs, maps and BTF objects too, if they are asked for; a link's fdinfo names its
+    program, which does not make its holder one of the program's."""
+    sources = [
+        process(10, [("3", "anon_inode:bpf-prog")], PROG_INFO),
+        process(20, [("4", "anon_inode:bpf-map")], "pos:\t0\nmap_id:\t42\nfrozen:\t0\n"),
+        process(30, [("5", "anon_inode:btf")], "pos:\t0\nbtf_id:\t42\n"),
+        process(40, [("6", "anon_inode:bpf_link")]),
+    ]
+    found = collect(sources, [Pin("/sys/fs/bpf/m", 42, "map")], KINDS)
+    assert found.of("prog", 42).owners == (Owner(10, "p10"),)
+    assert found.of("map", 42) == Held((Owner(20, "p20"),), ("/sys/fs/bpf/m",))
+    assert found.of("btf", 42).owners == (Owner(30, "p30"),)
+    assert found.of_link(7).owners == (Owner(40, "p40"),)
+    assert not collect(sources).of("prog", 42)
 
 
 def test_what_cannot_be_seen_is_said() -> None:

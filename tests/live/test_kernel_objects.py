@@ -1,0 +1,162 @@
+"""What the kernel holds: infos with names and owners that open, and the commands that list them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pybpf
+from pybpf import kernel
+from pybpf._uapi.enums import MapType, ProgType
+from pybpf.btf import Btf
+from pybpf.errors import BpfError
+from pybpf.kernel import owners
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+ME = os.getpid()
+
+
+@pytest.fixture
+def obj() -> Iterator[pybpf.Object]:
+    with pybpf.open(DATA / "attach_by_hand.bpf.o") as one:
+        one.globals.my_tgid = ME
+        one.load()
+        yield one
+
+
+def tool(*args: str, status: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "tools/bpfobj.py", *args], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    return done.stdout if not status else done.stderr
+
+
+def holders(held: owners.Held) -> set[int]:
+    return {owner.pid for owner in held.owners}
+
+
+def test_programs(obj: pybpf.Object) -> None:
+    """Each loaded program once, with names for numbers; opened, it is the same program."""
+    mine = {info.name: info for info in kernel.programs() if ME in holders(info.owners)}
+    info = mine["on_xdp"]
+    assert set(mine) >= set(obj.programs)
+    assert (info.type, info.uid) == ("xdp", os.getuid())
+    assert set(info.maps) == {obj.maps["runs"].info().id, obj.maps[".rodata"].info().id}
+    with info.open() as program:
+        assert program.info().id == info.id == obj.programs["on_xdp"].info().id
+        assert program.type == ProgType.BPF_PROG_TYPE_XDP
+        assert program.test_run(bytes(64)).retval == 2  # XDP_PASS
+
+
+def test_maps(obj: pybpf.Object) -> None:
+    """A map that is opened by its info is typed from the BTF it was made with."""
+    obj.maps["runs"][1] = 77
+    number = obj.maps["runs"].info().id
+    (info,) = [one for one in kernel.maps() if one.id == number]
+    assert (info.type, info.name, info.max_entries) == ("array", "runs", 6)
+    assert not info.frozen and info.memory > 0
+    with info.open() as one:
+        assert one[1] == 77
+    (data,) = [one for one in kernel.maps() if one.id == obj.maps[".rodata"].info().id]
+    assert data.frozen
+
+
+def test_links(obj: pybpf.Object) -> None:
+    """A link says what it is attached to; its owners include the path of its pin."""
+    with obj.programs["on_symbol"].attach() as link:
+        (info,) = [one for one in kernel.links() if one.id == link.id]
+        assert info.type == "perf_event" and info.program == obj.programs["on_symbol"].info().id
+        assert info.target == "perf event" or "libc.so.6+0x" in info.target
+        assert ME in holders(info.owners)
+        with info.open() as again:
+            assert again.id == link.id
+    assert info.id not in {one.id for one in kernel.links()}
+
+
+def test_btfs(obj: pybpf.Object) -> None:
+    """The kernel's and the object's own, both with their types."""
+    found = {info.id: info for info in kernel.btfs()}
+    own = found[obj.programs["on_xdp"].info().btf_id]
+    assert (own.type, own.name, own.kernel) == ("user", "", False)
+    types = own.open()
+    assert isinstance(types, Btf) and types.find("on_xdp") is not None
+    (vmlinux,) = [info for info in found.values() if info.type == "kernel"]
+    assert vmlinux.name == "vmlinux" and vmlinux.kernel
+    assert vmlinux.open().find("task_struct") is not None
+
+
+def test_run_statistics(obj: pybpf.Object) -> None:
+    """The kernel counts runs while they are on."""
+    program = obj.programs["on_xdp"]
+    with kernel.run_statistics():
+        program.test_run(bytes(64), repeat=5)
+    counted = program.info().run_cnt
+    program.test_run(bytes(64), repeat=5)
+    assert program.info().run_cnt == counted
+
+
+def test_pinned_program(obj: pybpf.Object, bpffs: Path) -> None:
+    """It is opened by its path, which its owners name; a map there is refused."""
+    obj.programs["on_xdp"].pin(bpffs / "prog")
+    obj.maps["runs"].pin(bpffs / "map")
+    with pybpf.Program.from_pinned(bpffs / "prog") as program:
+        assert program.info().id == obj.programs["on_xdp"].info().id
+    with pytest.raises(BpfError, match="not a pinned program"):
+        pybpf.Program.from_pinned(bpffs / "map")
+    (info,) = [one for one in kernel.programs() if one.id == obj.programs["on_xdp"].info().id]
+    assert str(bpffs / "prog") in info.owners.pins
+    for name in ("prog", "map"):
+        (bpffs / name).unlink()
+
+
+@pytest.mark.parametrize("kind", ["programs", "maps", "links", "btf"])
+def test_list(obj: pybpf.Object, kind: str) -> None:
+    """JSON and text show the same objects, owners included."""
+    with obj.programs["on_symbol"].attach() as link:
+        found: list[dict[str, Any]] = json.loads(tool("list", kind, "--json"))
+        lines = tool("list", kind).splitlines()
+        ids = {
+            "programs": obj.programs["on_xdp"].info().id,
+            "maps": obj.maps["runs"].info().id,
+            "links": link.id,
+            "btf": obj.programs["on_xdp"].info().btf_id,
+        }
+    (mine,) = [one for one in found if one["id"] == ids[kind]]
+    assert ME in {one["pid"] for one in mine["owners"]["processes"]}
+    (line,) = [line for line in lines if line.split()[0] == str(ids[kind])]
+    assert mine["type"] in line and f"({ME})" in line
+
+
+def test_dump_map(obj: pybpf.Object, bpffs: Path) -> None:
+    """By id and by path; typed where the map has BTF, hexadecimal text where it has none."""
+    obj.maps["runs"][2] = 9
+    expected = [{"key": key, "value": 9 if key == 2 else 0} for key in range(6)]
+    number = str(obj.maps["runs"].info().id)
+    assert json.loads(tool("dump-map", number, "--json")) == expected
+    obj.maps["runs"].pin(bpffs / "runs")
+    assert json.loads(tool("dump-map", str(bpffs / "runs"), "--json")) == expected
+    assert "2: 9" in tool("dump-map", number).splitlines()
+    (bpffs / "runs").unlink()
+    with pybpf.Map.create_new(MapType.BPF_MAP_TYPE_HASH, 3, 2, 4) as plain:
+        plain[b"abc"] = b"\x01\xff"
+        text = tool("dump-map", str(plain.info().id), "--json")
+    assert json.loads(text) == [{"key": "61 62 63", "value": "01 ff"}]
+
+
+def test_dump_map_of_what_it_cannot_read() -> None:
+    """One line that names the map and says why."""
+    with pybpf.Map.create_new(MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, name="ring") as ring:
+        text = tool("dump-map", str(ring.info().id), status=1)
+    assert "map 'ring' (ringbuf)" in text and len(text.splitlines()) == 1
+    assert "give an id" in tool("dump-map", "ring", status=1)
+    assert "ENOENT" in tool("dump-map", str(0x7FFFFFF0), status=1)
