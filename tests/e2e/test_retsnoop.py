@@ -121,7 +121,9 @@ def test_explains_a_missing_file(mechanism: str) -> None:
         stack,
     )
     assert "bpf_" not in stack
-    assert re.search(r"\nDetaching\.\.\.\nDONE in \d+ ms\.\n$", text)
+    # 6.1 counts no misses of single kprobes: that is said, too.
+    ends = r"\nDetaching\.\.\.\nDONE in \d+ ms\.\n(MISSED CALLS: +unknown \(.*\)\n)?$"
+    assert re.search(ends, text)
     assert link_ids() <= before
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pybpf"
 
@@ -29,7 +27,7 @@ def _tree(path: Path) -> ast.Module:
 def _run_time(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes below, but those of ``if TYPE_CHECKING`` blocks."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             for other in child.orelse:
                 yield other
                 yield from _run_time(other)
@@ -63,7 +61,7 @@ def _imported(module: str) -> frozenset[str]:
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
                 found.add(inner if inner in MODULES else base)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy":
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "lazy":
             homes = ast.literal_eval(node.args[1])
             found.update(_resolved(module, home.partition(":")[0]) for home in homes.values())
     return frozenset(found & MODULES.keys())
@@ -157,12 +155,7 @@ ALLOWED = {"_fields", "_replace", "_asdict", "_make", "_value2member_map_", "_va
 CHECKED = [*MODULES.values(), *sorted((ROOT / "tools").rglob("*.py"))]
 
 
-@pytest.mark.parametrize("path", CHECKED, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_private_names_of_others(path: Path) -> None:
-    """No module imports or touches a name with an underscore that another module defines.
-
-    Of ``self`` and ``cls`` it may: a class uses its bases.
-    """
+def _uses_of_others(path: Path) -> list[str]:
     tree = _tree(path)
     module = _name(path)
     own = _defined(tree)
@@ -171,7 +164,7 @@ def test_no_private_names_of_others(path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and _base(module, path, node).startswith("pybpf"):
             bad += [
-                f"{node.lineno}: import {alias.name}"
+                f"import {alias.name}"
                 for alias in node.names
                 if _private(alias.name)
                 and f"{_base(module, path, node)}.{alias.name}" not in MODULES
@@ -181,33 +174,49 @@ def test_no_private_names_of_others(path: Path) -> None:
             owner = node.value.id if isinstance(node.value, ast.Name) else ""
             if owner in aliases or (node.attr not in own and owner not in ("self", "cls")):
                 bad.append(f"{node.lineno}: {ast.unparse(node)}")
-    assert not bad
+    return [f"{path.relative_to(ROOT)}: {use}" for use in bad]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_are_relative(module: str) -> None:
-    """Inside pybpf modules are named relatively; tools use the facade as users do."""
-    bad = []
-    for node in ast.walk(_tree(MODULES[module])):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            bad += [ast.unparse(node)] if _is_ours(node.module or "") else []
-        elif isinstance(node, ast.Import) and not module.startswith("pybpf.tools"):
-            bad += [ast.unparse(node)] if any(_is_ours(a.name) for a in node.names) else []
-    assert not bad
+def test_no_private_names_of_others() -> None:
+    """No module imports or touches a name with an underscore that another module defines.
+
+    Of ``self`` and ``cls`` it may: a class uses its bases.
+    """
+    assert [use for path in CHECKED for use in _uses_of_others(path)] == []
+
+
+def _imports() -> Iterator[tuple[str, ast.Import | ast.ImportFrom]]:
+    """Every import statement of pybpf, with the module it is in."""
+    for module, path in MODULES.items():
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                yield module, node
 
 
 def _is_ours(name: str) -> bool:
     return name == "pybpf" or name.startswith("pybpf.")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_one_way_to_import_for_types_only(module: str) -> None:
+def test_imports_are_relative() -> None:
+    """Inside pybpf modules are named relatively; tools use the facade as users do."""
+    bad = []
+    for module, node in _imports():
+        if isinstance(node, ast.ImportFrom):
+            absolute = not node.level and _is_ours(node.module or "")
+        else:
+            ours = any(_is_ours(alias.name) for alias in node.names)
+            absolute = ours and not module.startswith("pybpf.tools")
+        bad += [f"{module}: {ast.unparse(node)}"] if absolute else []
+    assert bad == []
+
+
+def test_one_way_to_import_for_types_only() -> None:
     """``TYPE_CHECKING = False``: type checkers know it, and typing need not be imported."""
     bad = [
-        node.lineno
-        for node in ast.walk(_tree(MODULES[module]))
+        f"{module}:{node.lineno}"
+        for module, node in _imports()
         if isinstance(node, ast.ImportFrom)
         and node.module == "typing"
         and any(alias.name == "TYPE_CHECKING" for alias in node.names)
     ]
-    assert not bad
+    assert bad == []

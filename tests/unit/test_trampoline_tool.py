@@ -45,6 +45,18 @@ class Terminal(io.StringIO):
         return True
 
 
+class Clock:
+    """A clock that waits for nobody: sleeping moves it on."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
     """A kernel with one image, and links that agree with it."""
@@ -64,6 +76,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[TrampolineImage]:
     monkeypatch.setattr(verify_module, "ImageReader", lambda facts: Reader())
     monkeypatch.setattr(verify_module, "read_links", lambda: LinkReading(()))
     monkeypatch.setattr(verify_module, "attachments", lambda _: links())
+    monkeypatch.setattr(attached_module, "time", Clock())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
