@@ -85,9 +85,11 @@ def behind_maps(obj: pybpf.Object) -> list[str]:
     """The first functions that a clone can be on: 6.1 has one too long and one without BTF."""
     there = set(traceable(*BEHIND_MAPS))
     named = [name for name in BEHIND_MAPS if name in there]
-    plan = pybpf.trampoline.plan(obj.programs["entry_maps"], named, facts(), mechanism="trampoline")
-    assert {skipped.reason for skipped in plan.skipped} <= {Reason.TOO_MANY_SLOTS, Reason.NO_BTF}
-    left_out = {skipped.name for skipped in plan.skipped}
+    # That trampolines save no more than six slots is known only when the kernel refused one.
+    with obj.programs["entry_maps"].attach_multi(named, mechanism="trampoline") as link:
+        skipped = link.skipped
+    assert {one.reason for one in skipped} <= {Reason.TOO_MANY_SLOTS, Reason.NO_BTF}
+    left_out = {one.name for one in skipped}
     functions = [name for name in named if name not in left_out][:MOST]
     assert len(functions) >= MOST - 2
     return functions
