@@ -51,7 +51,7 @@ e2e: setup-vm setup-vagrant
 
 # One pytest run for all but what takes minutes a row (`make e2e` runs that too), so its last line counts it all.
 test: lint setup-vm setup-clang setup-vagrant
-	$(PYTEST) tests/unit tests/live tests/e2e --kernel=all -m 'not long'
+	PYBPF_ALL_EXAMPLES=1 $(PYTEST) tests/unit tests/live tests/e2e --kernel=all -m 'not long'
 
 # The same suite in Vagrant machines, as root; what becomes of runs that are killed.  An hour and more.
 vagrant-test: setup

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.examples import examples
 from tests.support.fdleak import owned_descriptors
 from tests.support.leaks import bpf_descriptors
 from tests.support.matrix import Matrix
@@ -30,7 +31,13 @@ TIME_LIMIT = 600  # seconds for one kernel-touching test, in an emulated guest t
 
 
 # No wall-clock judgement on a shared machine; CI draws the same examples every time.
-settings.register_profile("pybpf", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.register_profile(
+    "pybpf",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    print_blob=True,
+    max_examples=examples(100),
+)
 settings.load_profile("pybpf")
 
 

@@ -47,6 +47,7 @@ from pybpf.elf import ElfFile
 from pybpf.errors import ObjectFormatError
 from pybpf.tools import btf as tool
 from pybpf.tools.inputs import read_btf
+from tests.support.examples import examples
 
 DATA = Path(__file__).parents[1] / "data"
 TOOL = str(Path(__file__).parents[2] / "tools/btf.py")
@@ -322,7 +323,7 @@ SEED = blob(
 ).raw
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(st.integers(24, len(SEED) - 1), st.integers(0, 255)), max_size=6))
 def test_mutations(edits: list[tuple[int, int]]) -> None:
     """Forged BTF prints or is refused, in C and raw."""

@@ -42,6 +42,7 @@ from pybpf.btf.names import essential_name
 from pybpf.elf import ElfFile
 from pybpf.errors import ObjectFormatError, RelocationError
 from tests.support.bpfvm import Vm, VmFault
+from tests.support.examples import examples
 
 DATA = Path(__file__).parents[1] / "data"
 POISON = struct.pack("<BBhi", 0x85, 0, 0, POISON_IMM)
@@ -533,7 +534,7 @@ FIELD_TYPES = (INT, LONG, Ptr(0), Array(2, 1, 4), Float("double", 8), Enum("e", 
 FIELD_SIZES = (4, 8, 8, 32, 8, 4, 8)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=8),
     st.randoms(use_true_random=False),
@@ -562,7 +563,7 @@ def test_shuffled_structs(fields: list[tuple[int, int]], rng: object) -> None:
         assert result.value == places[number] and not result.poisoned
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.sampled_from(["ext", "local", "target"]),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),

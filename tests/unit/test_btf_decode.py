@@ -48,6 +48,7 @@ from pybpf.btf import (
     Volatile,
 )
 from pybpf.errors import ObjectFormatError
+from tests.support.examples import examples
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -484,7 +485,7 @@ def everything(btf: Btf) -> None:
 SMALL = all_kinds().blob()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=6
@@ -503,7 +504,7 @@ def test_mutations_of_a_blob_with_every_kind(edits: list[tuple[int, int]], cut: 
             assert err.section == ".BTF"
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(10), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_mutations_of_a_real_blob(vmlinux: Btf, data: st.DataObject) -> None:
     """Forged words in the kernel's BTF cost neither two seconds nor 200 MB in decoding."""

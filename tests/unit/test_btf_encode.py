@@ -42,6 +42,7 @@ from pybpf.btf import (
 )
 from pybpf.btf.encode import BTF_FEATURES, BtfBuilder, fixup_for_load, sanitize
 from pybpf.errors import ObjectFormatError
+from tests.support.examples import examples
 
 IDS = st.integers(0, 20)  # 20 types are built, so every reference exists
 U32 = st.integers(0, 2**32 - 1)
@@ -96,7 +97,7 @@ TYPES = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(TYPES, min_size=20, max_size=20), st.integers(0, 19))
 def test_round_trip(types: list[Type], split: int) -> None:
     """Any types written read back equal, as one BTF and split over a base and its continuation."""
@@ -306,7 +307,7 @@ def test_sanitize_replaces_what_is_new() -> None:
     }  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(TYPES, min_size=20, max_size=20), st.sets(st.sampled_from(sorted(BTF_FEATURES))))
 def test_sanitize_any_blob(types: list[Type], features: set[str]) -> None:
     """Whatever a blob holds, the result decodes, has the same ids and no missing kind."""

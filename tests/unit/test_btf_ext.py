@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pybpf.btf import Btf
 from pybpf.btf.ext import BtfExt, CoreRelo
 from pybpf.errors import ObjectFormatError
+from tests.support.examples import examples
 
 STRINGS = b"\0.text\0kprobe/x\x000:1:2\0a.c\0int x;\0"
 TEXT, KPROBE, ACCESS, FILE, LINE = (
@@ -108,7 +109,7 @@ def test_bad_access_string() -> None:
 GOOD = ext(FUNCS, LINES, CORES)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=5),
     st.integers(0, len(GOOD)),

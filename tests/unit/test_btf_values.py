@@ -39,6 +39,7 @@ from pybpf.btf import (
 from pybpf.btf.encode import BtfBuilder
 from pybpf.btf.values import CharArray, Codec, Record, UnionValue, codec
 from pybpf.errors import ObjectFormatError
+from tests.support.examples import examples
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -559,7 +560,7 @@ def check_equal(mine: Any, theirs: Any) -> None:
         assert mine == theirs or (mine != mine and theirs != theirs)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(SHAPES, min_size=1, max_size=6), st.data())
 def test_layouts_are_those_of_c(fields: list[Any], data: st.DataObject) -> None:
     """Random structs decode to what ctypes sees in the same bytes, and encode back."""
@@ -593,7 +594,7 @@ def test_every_kernel_struct_has_a_codec() -> None:
     assert done > 100
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
 def test_mutated_types(edits: list[tuple[int, int]]) -> None:
     """Codecs of forged types exist or are refused as malformed, nothing else."""

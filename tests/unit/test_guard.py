@@ -26,6 +26,7 @@ from pybpf.multi.template import Template
 from pybpf.multi.traits import CtxHelper, Hook, analyse
 from pybpf.multi.variant import Lowering
 from tests.support.bpfvm import Vm
+from tests.support.examples import examples
 from tests.unit import test_rewrite as lowerings
 from tests.unit.test_planner import K6_12, K7_3, KERNELS, load, model, template
 
@@ -176,7 +177,7 @@ def test_a_wrong_number_of_cpus_stays_inside_the_map() -> None:
     assert made.flag(3) == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_a_guarded_program_computes_the_same(data: st.DataObject) -> None:
     """Random programs on random calls: every lowering, with the guard around it."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pybpf.errors import DeniedByPolicy, ObjectFormatError
 from pybpf.kernel import kallsyms
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
+from tests.support.examples import examples
 
 SAMPLE = b"""\
 0000000000000000 A fixed_percpu_data
@@ -164,7 +165,7 @@ def large(steps: list[int]) -> str:
     return "".join([f"{addr:016x} t function_{n}\n" for n, addr in enumerate(addrs)])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.lists(st.integers(0, 5000), min_size=1, max_size=9),
     st.lists(st.integers(-5000, 30_000_000), max_size=20),

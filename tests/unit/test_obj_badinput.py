@@ -19,6 +19,7 @@ from pybpf.obj.externs import kconfig_values
 from pybpf.obj.linker import Linker, LinkTarget
 from pybpf.obj.reader import read_object
 from tests.support.elfwriter import section_header
+from tests.support.examples import examples
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = [
@@ -82,7 +83,7 @@ def test_truncated(name: str) -> None:
         assert timed(data[:size]) == "refused"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(NAMES), st.lists(st.tuples(st.integers(0), st.integers(0, 7)), max_size=8))
 def test_flipped_bits(name: str, flips: list[tuple[int, int]]) -> None:
     """A few flipped bits anywhere."""
@@ -92,7 +93,7 @@ def test_flipped_bits(name: str, flips: list[tuple[int, int]]) -> None:
     timed(bytes(data))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(NAMES),
     st.lists(
@@ -141,7 +142,7 @@ def test_forged_fields(name: str) -> None:
     assert "refused" in outcomes
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(NAMES), st.sampled_from(NAMES), st.integers(0), st.integers(0))
 def test_spliced(first: str, second: str, cut: int, resume: int) -> None:
     """The head of one object on the tail of another."""
@@ -149,7 +150,7 @@ def test_spliced(first: str, second: str, cut: int, resume: int) -> None:
     timed(a[: cut % len(a)] + b[resume % len(b) :])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=512), st.booleans())
 def test_noise(noise: bytes, with_magic: bool) -> None:
     """Random bytes, with and without the ELF magic."""

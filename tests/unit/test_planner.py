@@ -27,6 +27,7 @@ from pybpf.multi.template import Template
 from pybpf.multi.traits import CtxHelper, Hook
 from pybpf.multi.variant import Lowering
 from pybpf.trampoline.model import Model, Return
+from tests.support.examples import examples
 
 F = Feature
 BASE = {F.FENTRY, F.FEXIT, F.KPROBE, F.ATTACH_COOKIE, F.FUNC_ARG_HELPERS}
@@ -198,7 +199,7 @@ def test_law_7_full_trampolines_spill(request: tuple) -> None:  # type: ignore[t
             assert all(t.occupied + need <= facts.max_programs for t in group.targets)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(requests, targets)
 def test_law_8_cost_is_monotone(request: tuple, more: Target) -> None:  # type: ignore[type-arg]
     """One function more is never predicted to be cheaper (attach and detach together)."""

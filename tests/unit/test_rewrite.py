@@ -21,6 +21,7 @@ from pybpf.asm.insn import Insn
 from pybpf.multi import rewrite
 from pybpf.multi.traits import CtxHelper, Hook, analyse
 from tests.support.bpfvm import M64, Helper, Vm
+from tests.support.examples import examples
 
 EINVAL = -22 & M64
 # rdi rsi rdx rcx r8 r9 in struct pt_regs, offsets in bytes, as the kernel's BTF has them
@@ -221,7 +222,7 @@ def programs(draw: st.DrawFn, void: bool) -> list[Insn]:
     return [*out, *tail, *sub, asm.exit_()]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(st.data())
 def test_every_lowering_computes_the_same(data: st.DataObject) -> None:
     """Random programs on random calls: direct, direct with scalars, frame, regs."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pybpf.trampoline.decode import decode, disassemble
 from pybpf.trampoline.roles import DecodedImage, Role, TrampFlag, decode_entry
 from tests.support import trampwriter as tw
+from tests.support.examples import examples
 from tests.support.trampdata import Captured, captured, entries
 from tests.support.trampwriter import Prog, Shape, write
 
@@ -304,7 +305,7 @@ SHAPES = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(SHAPES)
 def test_any_shape_comes_back(of: Shape) -> None:
     """decode(write(shape)) says the shape: slots, kinds, order, cookies, flags, ip."""
@@ -360,7 +361,7 @@ def test_doctored_images_are_reported() -> None:
         assert any(words in problem for problem in image.problems), (words, image.problems)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=400), st.integers(0, (1 << 64) - 1))
 def test_random_bytes_never_raise(data: bytes, address: int) -> None:
     """Any bytes at any address give a value whose parts add up, with problems named."""
@@ -372,7 +373,7 @@ def test_random_bytes_never_raise(data: bytes, address: int) -> None:
     disassemble(data, address)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_mutated_images_never_raise(data: st.DataObject) -> None:
     """A damaged real image is decoded as far as it goes; the bytes stay accounted for."""
@@ -388,7 +389,7 @@ def test_mutated_images_never_raise(data: st.DataObject) -> None:
     assert image.size + image.trailing == len(code)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.sampled_from(CASES), st.data())
 def test_truncated_image_is_never_healthy(case: Captured, data: st.DataObject) -> None:
     """An image cut anywhere before its return is reported as such."""
