@@ -85,7 +85,7 @@ _MAX_NAME = 2048
 
 
 class Section(NamedTuple):
-    """``Elf64_Shdr``. ``offset`` and ``size`` in bytes of the file."""
+    """``Elf64_Shdr``. ``offset`` and ``size`` in bytes of the file, ``addr`` where it is loaded."""
 
     idx: int
     name: str
@@ -96,6 +96,7 @@ class Section(NamedTuple):
     link: int
     info: int
     entsize: int
+    addr: int
 
 
 class Symbol(NamedTuple):
@@ -199,7 +200,7 @@ class ElfFile:
         find, new = text.find, tuple.__new__  # a third of Section(...)'s time
         sections: list[Section] = []
         for header in headers:
-            name_at, kind, flags, _, offset, length, link, info, _, entsize = header
+            name_at, kind, flags, addr, offset, length, link, info, _, entsize = header
             stop = find("\0", name_at, name_at + _MAX_NAME)
             if stop < 0:
                 raise self.error(
@@ -215,7 +216,7 @@ class ElfFile:
                     _TABLE,
                     len(sections) * _SHDR.size,
                 )
-            row = len(sections), name, kind, flags, offset, length, link, info, entsize
+            row = len(sections), name, kind, flags, offset, length, link, info, entsize, addr
             sections.append(new(Section, row))
         return sections
 
@@ -231,6 +232,11 @@ class ElfFile:
         if section.type in (SHT_NOBITS, SHT_NULL):
             return memoryview(b"")
         return self._view[section.offset : section.offset + section.size]
+
+    @property
+    def machine(self) -> int:
+        """``e_machine``."""
+        return int(_EHDR.unpack_from(self.data)[2])
 
     @cached_property
     def symbol_section(self) -> Section | None:

@@ -61,6 +61,10 @@ _CTX_IN_ONLY = frozenset(
 )
 
 
+def _usdt_specs(binding: Binding) -> links.UsdtSpecs:
+    return links.UsdtSpecs(binding.maps)
+
+
 class RunResult(NamedTuple):
     """What BPF_PROG_TEST_RUN gave back.
 
@@ -444,7 +448,7 @@ class Program:
         """
         return table.problem(self.attaches, self.section, self.attach_to)
 
-    def attach(self, *, cookie: int = 0) -> links.Link | MultiLink:
+    def attach(self, *, cookie: int = 0) -> links.Link | links.LinkSet | MultiLink:
         """Attach as the section says, e.g. ``kprobe/vfs_read``, ``fexit.multi/vfs_*``.
 
         :param cookie: ``__u64`` for bpf_get_attach_cookie, where the kind has cookies
@@ -590,6 +594,59 @@ class Program:
                 ref_ctr_offset=ref_ctr_offset,
                 cookie=cookie,
             )
+
+    def attach_uprobe_multi(
+        self,
+        binary: str,
+        glob_or_symbols: str | Sequence[str],
+        pid: int | None = None,
+        retprobe: bool = False,
+        session: bool = False,
+        *,
+        cookies: int | Sequence[int] | None = None,
+    ) -> links.Link:
+        """Attach to many functions of an executable or library by one link (Linux 6.6).
+
+        :param binary: path or name, as `attach_uprobe` takes it
+        :param glob_or_symbols: ``*alloc``; or a list of names
+        :param pid: only in that process; None for all
+        :param retprobe: when the functions return
+        :param session: at entry and return, for a ``uprobe.session`` program (Linux 6.13)
+        :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
+        :raises UnsupportedFeature: the kernel has no uprobe.multi links
+        :raises BpfError: ENOENT if there is no such file or function, with near names
+        """
+        with self._named("uprobe_multi"):
+            return links.attach_uprobe_multi(
+                self,
+                binary,
+                glob_or_symbols,
+                pid=pid,
+                retprobe=retprobe,
+                session=session,
+                cookies=cookies,
+            )
+
+    def attach_usdt(
+        self, binary: str, provider: str, name: str, pid: int | None = None, *, cookie: int = 0
+    ) -> links.UsdtLink:
+        """Attach to a static probe of a program or library (USDT), at all its places.
+
+        The program includes ``usdt.h`` (ours or libbpf's) and reads arguments by
+        ``bpf_usdt_arg``.
+
+        :param binary: path or name, as `attach_uprobe` takes it
+        :param provider: ``python``, ``libc``
+        :param name: ``gc__start``
+        :param pid: only in that process; None for all
+        :param cookie: ``__u64`` for bpf_usdt_cookie
+        :raises TypeError: if an argument is of another type
+        :raises ObjectFormatError: if the file is not an ELF64 one, or its notes are malformed
+        :raises BpfError: ENOENT if there is no such file or probe, with near names
+        """
+        with self._named(*_PROBES):
+            specs = self._binding.share(_usdt_specs)
+            return links.attach_usdt(self, specs, binary, provider, name, pid=pid, cookie=cookie)
 
     def attach_xdp(self, interface: str | int, mode: str = "auto") -> links.Link:
         """Attach an XDP program to a network interface.

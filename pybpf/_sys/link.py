@@ -6,6 +6,7 @@ The functions follow the rules of `pybpf._sys.bpf`.
 from __future__ import annotations
 
 import ctypes
+import os
 from array import array
 from errno import EPERM
 
@@ -31,6 +32,7 @@ __all__ = [
     "link_create_perf_event",
     "link_create_tracing",
     "link_create_tracing_multi",
+    "link_create_uprobe_multi",
     "link_detach",
     "link_update",
     "raw_tracepoint_open",
@@ -149,6 +151,39 @@ def link_create_kprobe_multi(
     return _link_create(attr, f"{_attach_name(attach_type)}, {multi.cnt} functions")
 
 
+def link_create_uprobe_multi(
+    prog_fd: int | HasFileno,
+    path: str,
+    offsets: Sequence[int],
+    *,
+    ref_ctr_offsets: Sequence[int] | None = None,
+    cookies: Sequence[int] | None = None,
+    flags: int = 0,
+    pid: int = 0,
+    attach_type: int = AttachType.BPF_TRACE_UPROBE_MULTI,
+) -> Fd:
+    """BPF_LINK_CREATE of one program on many places of an executable or library (6.6).
+
+    :param path: of the file
+    :param offsets: bytes from the start of the file
+    :param ref_ctr_offsets: file offset of a semaphore for each, in the same order
+    :param cookies: ``__u64`` for each, in the same order
+    :param flags: `UprobeMultiFlag`
+    :param pid: only in that process; 0 for all
+    :param attach_type: BPF_TRACE_UPROBE_MULTI or BPF_TRACE_UPROBE_SESSION
+    """
+    attr = s.LinkCreateUprobeMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)
+    name = os.fsencode(path) + b"\0"
+    places, counters, data = _u64s(offsets), _u64s(ref_ctr_offsets), _u64s(cookies)
+    _same_length(len(places), ref_ctr_offsets, "semaphores")
+    _same_length(len(places), cookies)
+    multi = attr.uprobe_multi
+    multi.path, multi.offsets, multi.cnt = address(name), address(places), len(places)
+    multi.ref_ctr_offsets, multi.cookies = address(counters), address(data)
+    multi.flags, multi.pid = flags, pid
+    return _link_create(attr, f"{_attach_name(attach_type)}, {len(places)} places")
+
+
 def link_create_tracing_multi(
     prog_fd: int | HasFileno,
     attach_type: int,
@@ -170,10 +205,10 @@ def link_create_tracing_multi(
     return _link_create(attr, f"{_attach_name(attach_type)}, {len(numbers)} functions")
 
 
-def _same_length(count: int, cookies: Sequence[int] | None) -> None:
+def _same_length(count: int, values: Sequence[int] | None, what: str = "cookies") -> None:
     # The kernel would read past the end of a shorter array.
-    if cookies is not None and len(cookies) != count:
-        raise ValueError(f"{len(cookies)} cookies for {count} functions")
+    if values is not None and len(values) != count:
+        raise ValueError(f"{len(values)} {what} for {count} functions")
 
 
 def link_create_iter(

@@ -18,7 +18,8 @@ from .netns import attach_netns
 from .perf_event import attach_perf_event
 from .tracepoint import attach_raw_tracepoint, attach_tracepoint
 from .tracing import attach_tracing, attach_tracing_multi
-from .uprobe import attach_uprobe
+from .uprobe import attach_uprobe, attach_uprobe_multi
+from .usdt import UsdtLink, UsdtSpecs, attach_usdt
 from .xdp import attach_xdp
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "LinkSet",
     "PerfLink",
     "Request",
+    "UsdtLink",
+    "UsdtSpecs",
     "attach_cgroup",
     "attach_iter",
     "attach_kprobe",
@@ -40,6 +43,8 @@ __all__ = [
     "attach_tracing",
     "attach_tracing_multi",
     "attach_uprobe",
+    "attach_uprobe_multi",
+    "attach_usdt",
     "attach_xdp",
     "make_room",
 ]

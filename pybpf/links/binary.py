@@ -1,4 +1,9 @@
-"""Executables and libraries: found by name, and places in them found by symbol."""
+"""Executables and libraries: found by name, and places in them found by symbol.
+
+Distributions strip binaries and keep what they took away in separate debug files, which
+``.note.gnu.build-id`` or ``.gnu_debuglink`` name. A symbol that the binary itself lacks is looked
+for there; addresses are the same in both, and only the binary says where in the file they are.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,19 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
 from ..dataclass import dataclass
 from ..elf import SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, ElfFile, Symbol
-from ..errors import BpfError
+from ..errors import BpfError, ObjectFormatError
 from .link import near
 
-__all__ = ["Place", "find_binary", "find_place"]
+__all__ = ["Place", "debug_file", "find_binary", "find_place", "find_places", "open_elf"]
+
+#: Where distributions put separate debug files.
+DEBUG_FOLDER = "/usr/lib/debug"
+_NOTE_HEADER = 16  # bytes in front of the build id in its note
 
 # Where the dynamic linker and shells look besides LD_LIBRARY_PATH and PATH, as libbpf has it.
 _LIBRARY_DIRS = (
@@ -79,7 +89,8 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
     :param binary: as `find_binary` takes it
     :param symbol_or_offset: a function, ``malloc``, perhaps with a version, ``memcpy@GLIBC_2.14``,
         or with bytes from its start, ``malloc+0x10``; or bytes from the start of the file.
-        Symbols are looked for in .symtab and then in .dynsym
+        Symbols are looked for in .symtab, in .dynsym and in the separate debug file, if there
+        is one
     :raises BpfError: ENOENT if there is no such file or function, with near names; EINVAL if
         several functions have that name
     :raises ObjectFormatError: if the file is not an ELF64 one
@@ -93,7 +104,13 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
         return Place(path, symbol_or_offset)
     name, inside = _split(symbol_or_offset)
     elf = ElfFile(data, path, any_machine=True)
-    symbol = _function(elf, name, path)
+    try:
+        symbol = _function(elf, name, path)
+    except BpfError as error:
+        debug = debug_file(elf, path) if error.errno == errno.ENOENT else None
+        if debug is None:
+            raise
+        symbol = _function(debug, name, debug.name)
     offset = elf.file_offset(symbol.value)
     if offset is None:
         hint = "no segment of the file is loaded there"
@@ -102,6 +119,80 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
         hint = f"the function has {symbol.size:#x} bytes"
         raise BpfError(errno.EINVAL, f"{name}+{inside:#x} of {path!r}", hint)
     return Place(path, offset + inside, inside)
+
+
+def find_places(binary: str, symbols: str | Sequence[str]) -> list[tuple[str, Place]]:
+    """Find the functions of an executable or library that a glob or names mean.
+
+    :param symbols: a glob (``*alloc``), by which names without a version are compared; or names
+        as `find_place` takes them
+    :returns: (name, place), by place; functions that share one are given once. By a glob, what
+        the dynamic linker chooses at run time (IFUNC) is left out
+    :raises BpfError: ENOENT if nothing matches, with near names
+    """
+    if not isinstance(symbols, str):
+        return [(symbol, find_place(binary, symbol)) for symbol in symbols]
+    path = find_binary(binary)
+    elf = ElfFile(_mapped(path), path, any_machine=True)
+    found: dict[int, str] = {}
+    names: list[str] = []
+    for symbol in (*elf.symbols, *elf.dynamic_symbols):
+        if not _is_function(symbol):
+            continue
+        name = symbol.name.partition("@")[0]
+        names.append(name)
+        if symbol.type != STT_GNU_IFUNC and fnmatchcase(name, symbols):
+            offset = elf.file_offset(symbol.value)
+            if offset is not None:
+                found.setdefault(offset, name)
+    if not found:
+        hint = near(symbols.strip("*?"), names)
+        raise BpfError(errno.ENOENT, f"functions {symbols!r} of {path!r}", hint)
+    return [(name, Place(path, offset)) for offset, name in sorted(found.items())]
+
+
+def open_elf(path: str) -> ElfFile:
+    """Read an executable or library, mapped rather than copied.
+
+    :raises BpfError: if it cannot be opened, with near names
+    :raises ObjectFormatError: if the file is not an ELF64 one
+    """
+    return ElfFile(_mapped(path), path, any_machine=True)
+
+
+def debug_file(elf: ElfFile, path: str, folder: str = "") -> ElfFile | None:
+    """Find the separate debug file of a binary; None if there is none.
+
+    By its build id, in ``FOLDER/.build-id``; then by the name in ``.gnu_debuglink``, beside the
+    binary, in ``.debug`` beside it, and below `folder`.
+    """
+    for name in _debug_names(elf, path, folder or DEBUG_FOLDER):
+        if os.path.isfile(name) and not _same_file(name, path):
+            try:
+                return open_elf(name)
+            except (OSError, ObjectFormatError):
+                continue
+    return None
+
+
+def _debug_names(elf: ElfFile, path: str, folder: str) -> Iterator[str]:
+    note = elf.find(".note.gnu.build-id")
+    if note is not None and len(data := bytes(elf.contents(note))) > _NOTE_HEADER:
+        number = data[_NOTE_HEADER:].hex()  # behind sizes, type and "GNU"
+        yield f"{folder}/.build-id/{number[:2]}/{number[2:]}.debug"
+    link = elf.find(".gnu_debuglink")
+    if link is not None:
+        name = os.fsdecode(bytes(elf.contents(link)).partition(b"\0")[0])
+        beside = os.path.dirname(os.path.realpath(path))
+        if name and "/" not in name:
+            yield from (f"{beside}/{name}", f"{beside}/.debug/{name}", f"{folder}{beside}/{name}")
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def _mapped(path: str) -> mmap.mmap | bytes:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .._sys.fd import Fd
     from ..kernel.host import Facts
     from ..multi.link import MultiLink
+    from .usdt import UsdtLink
 
 __all__ = [
     "Attachable",
@@ -272,6 +273,10 @@ class Attachable(HasFd, Protocol):
     def attach_multi(self, *, cookies: int | None = None) -> MultiLink: ...
 
     def attach_tracing(self, *, cookie: int = 0) -> Link: ...
+
+    def attach_usdt(
+        self, binary: str, provider: str, name: str, *, cookie: int = 0
+    ) -> UsdtLink: ...
 
 
 @dataclass(frozen=True, slots=True)

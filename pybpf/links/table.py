@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from ..dataclass import dataclass
 from ..errors import BpfError, UnsupportedFeature
 from . import iter as iterators
-from . import kprobe, tracepoint, tracing, uprobe
+from . import kprobe, tracepoint, tracing, uprobe, usdt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..multi.link import MultiLink
-    from .link import Link, Request
+    from .link import Link, LinkSet, Request
 
 __all__ = ["WAYS", "Way", "attach", "problem"]
 
@@ -33,7 +33,7 @@ class Way:
     :param instead: what to do where nothing attaches such a program
     """
 
-    attach: Callable[[Request], Link | MultiLink] | None = None
+    attach: Callable[[Request], Link | LinkSet | MultiLink] | None = None
     call: str = ""
     instead: str = ""
 
@@ -63,8 +63,8 @@ WAYS: Mapping[str, Way] = {
     "iter": Way(iterators.by_section),
     # User space.
     "uprobe": Way(uprobe.by_section, "attach_uprobe(binary, symbol_or_offset)"),
-    "uprobe_multi": Way(),
-    "usdt": Way(),
+    "uprobe_multi": Way(uprobe.multi_by_section, "attach_uprobe_multi(binary, glob_or_symbols)"),
+    "usdt": Way(usdt.by_section, "attach_usdt(binary, provider, name)"),
     # What the caller names: a device, a cgroup, a namespace, a map.
     "xdp": Way(call="attach_xdp(interface)"),
     "cgroup": Way(call="attach_cgroup(path_or_fd)"),
@@ -116,7 +116,7 @@ def problem(how: str, section: str, target: str) -> BpfError | None:
     return UnsupportedFeature(f"attaching by section {section!r}", by="pybpf yet")
 
 
-def attach(how: str, request: Request) -> Link | MultiLink:
+def attach(how: str, request: Request) -> Link | LinkSet | MultiLink:
     """Attach a program as its section says.
 
     :param how: word of `pybpf.obj.sections`, "" for a section name that libbpf does not know

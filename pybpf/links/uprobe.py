@@ -1,16 +1,19 @@
-"""Links on functions and other places of executables and libraries."""
+"""Links on functions and other places of executables and libraries: uprobe and uprobe.multi."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
+from .._sys import link as sys_link
 from .._sys import perf
-from ..errors import BpfError
-from .binary import find_place
+from .._uapi.enums import AttachType, UprobeMultiFlag
+from ..errors import BpfError, UnsupportedFeature
+from .binary import find_place, find_places
 from .link import HasFd, Link, Request, need
 from .perf_event import attach_perf_event
 
-__all__ = ["attach_uprobe", "by_section"]
+__all__ = ["attach_uprobe", "attach_uprobe_multi", "by_section", "multi_by_section"]
 
 
 def attach_uprobe(
@@ -77,4 +80,80 @@ def by_section(request: Request) -> Link:
         int(symbol, 0) if symbol[0].isdigit() else symbol,
         retprobe=request.retprobe,
         cookie=request.cookie,
+    )
+
+
+def attach_uprobe_multi(
+    program: HasFd,
+    binary: str,
+    symbols: str | Sequence[str],
+    *,
+    pid: int | None = None,
+    retprobe: bool = False,
+    session: bool = False,
+    cookies: int | Sequence[int] | None = None,
+) -> Link:
+    """Attach to many functions of an executable or library by one uprobe.multi link.
+
+    :param binary: as `attach_uprobe` takes it
+    :param symbols: a glob, ``*alloc``, or names
+    :param pid: only in that process; None for all
+    :param retprobe: when the functions return
+    :param session: at entry and return: the program was loaded for BPF_TRACE_UPROBE_SESSION
+    :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
+    :raises UnsupportedFeature: before Linux 6.6, for sessions 6.13
+    :raises ValueError: the number of cookies is not that of the names
+    :raises BpfError: as `attach_uprobe`; ENOENT also if nothing matches the glob
+    """
+    need(binary, str, "binary", "a path or the name of a library or program")
+    need(pid, (int, type(None)), "pid")
+    kind = "uprobe.session" if session else "uretprobe.multi" if retprobe else "uprobe.multi"
+    found = find_places(binary, symbols)
+    if not found:
+        raise BpfError(errno.EINVAL, kind, "no function is named")
+    if retprobe or session:
+        inside = [name for name, place in found if place.inside]
+        if inside:
+            hint = "a return probe is on a whole function: leave the offset out"
+            raise BpfError(errno.EINVAL, f"{kind} of {inside[0]!r}", hint)
+    path = found[0][1].path
+    what = f"{kind}/{path}:{symbols if isinstance(symbols, str) else ','.join(symbols)}"
+    flags = UprobeMultiFlag.BPF_F_UPROBE_MULTI_RETURN if retprobe else 0
+    each = [cookies] * len(found) if isinstance(cookies, int) else cookies
+    try:
+        fd = sys_link.link_create_uprobe_multi(
+            program.fileno(),
+            path,
+            [place.offset for _, place in found],
+            cookies=each,
+            flags=flags,
+            pid=pid or 0,
+            attach_type=AttachType.BPF_TRACE_UPROBE_SESSION
+            if session
+            else AttachType.BPF_TRACE_UPROBE_MULTI,
+        )
+    except BpfError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            raise UnsupportedFeature(kind, "6.13" if session else "6.6") from error
+        error.add_context(what)
+        raise
+    return Link(fd, what)
+
+
+def multi_by_section(request: Request) -> Link:
+    """``uprobe.multi/BINARY:GLOB``, ``uretprobe.multi`` or ``uprobe.session``.
+
+    :raises BpfError: EINVAL if the target is written otherwise
+    """
+    binary, colon, glob = request.target.rpartition(":")
+    if not colon or not binary or not glob:
+        hint = "write BINARY:GLOB, or call attach_uprobe_multi(binary, glob_or_symbols)"
+        raise BpfError(errno.EINVAL, f"{request.target!r} is not BINARY:GLOB", hint)
+    return attach_uprobe_multi(
+        request.program,
+        binary,
+        glob,
+        retprobe=request.retprobe,
+        session=request.attach_type == AttachType.BPF_TRACE_UPROBE_SESSION,
+        cookies=request.cookie or None,
     )

@@ -25,6 +25,7 @@ LAYERS = {
     "pybpf.asm": 2,
     "pybpf.elf": 2,
     "pybpf.btf": 2,
+    "pybpf.usdt": 3,
     "pybpf.obj": 3,
     "pybpf.multi.callees": 3,
     "pybpf.multi.classes": 3,

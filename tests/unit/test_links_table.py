@@ -75,12 +75,13 @@ def test_a_new_kind_is_a_module_and_a_row(
         program = obj.programs["on_uprobe"]
         known = find("usdt/a:b:c")
         assert known is not None
+        known = replace(known, how="fake")
         program._spec = replace(program.spec, section="usdt/a:b:c", sec_def=known)
         program.attach_to = "a:b:c"
         program._fd = Fd(os.open(os.devnull, os.O_RDONLY), "program")
         with pytest.raises(UnsupportedFeature):
             program.attach()
-        monkeypatch.setitem(table.WAYS, "usdt", row)  # type: ignore[arg-type]
+        monkeypatch.setitem(table.WAYS, "fake", row)  # type: ignore[arg-type]
         with program.attach() as link:
             assert link.what == "fake a:b:c"
         obj.programs = {"on_uprobe": program}
