@@ -9,6 +9,8 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 KERNEL ?= all
 export PATH := $(PATH):/usr/sbin:/sbin
+# Tests start hundreds of processes; without byte code each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 LINTED := pybpf tools tests vagrant setup.py $(addprefix vagrant/,vm e2e build-box kvm)
 

@@ -238,6 +238,19 @@ def test_byte_code_comes_along_and_is_made_once(own_cache: Path) -> None:
     assert kept.stat().st_mtime_ns == made
 
 
+def test_rewritten_tests_come_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the host's pytest rewrote, the guest's need not; of another Python it is no use."""
+    monkeypatch.setattr(checkout, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(checkout, "_tag", lambda: "cpython-311")
+    cached = tmp_path / "tests/__pycache__"
+    cached.mkdir(parents=True)
+    for tag in ("311-pytest-9.2.0", "313-pytest-9.2.0", "311"):
+        (cached / f"test_it.cpython-{tag}.pyc").write_bytes(tag.encode())
+    found = checkout._rewritten([(Path("tests/test_it.py"), b""), (Path("pybpf/elf.py"), b"")])
+    name = Path("tests/__pycache__/test_it.cpython-311-pytest-9.2.0.pyc")
+    assert found == {name: b"311-pytest-9.2.0"}
+
+
 def test_requirements_come_from_the_project_file() -> None:
     """The guest has what users and tests need, and no linters."""
     names = image.requirements()

@@ -80,7 +80,7 @@ def add(writer: cpio.Writer, where: str) -> None:
                 writer.copy(path, f"{where}/{name}")
         except FileNotFoundError:
             continue  # somebody removed it since it was listed
-    for name, code in _byte_code(sources, where).items():
+    for name, code in (_byte_code(sources, where) | _rewritten(sources)).items():
         writer.file(f"{where}/{name}", code)
 
 
@@ -101,6 +101,20 @@ def _byte_code(sources: list[tuple[Path, bytes]], where: str) -> dict[Path, byte
         command = [PYTHON, "-I", "-c", COMPILE]
         subprocess.run(command, input=json.dumps(work).encode(), check=False)
     return {name: kept.read_bytes() for name, kept in wanted.items() if kept.exists()}
+
+
+def _rewritten(sources: list[tuple[Path, bytes]]) -> dict[Path, bytes]:
+    """Byte code of tests that the host's pytest has left, if the guest's can use it.
+
+    pytest checks it by a hash of the source.
+    """
+    tag = _tag()
+    found = {}
+    for name, _ in sources:
+        cached = CHECKOUT / name.parent / "__pycache__"
+        for path in cached.glob(f"{name.stem}.{tag}-pytest-*.pyc"):
+            found[path.relative_to(CHECKOUT)] = path.read_bytes()
+    return found
 
 
 def _tag() -> str:
