@@ -446,6 +446,7 @@ class Binding:
             kern_version=self.spec.version,
             attach_btf_id=program.target.btf_id,
             attach_btf_obj_fd=self.module_fd(module) if module else 0,
+            attach_prog_fd=program.target.program,
             prog_btf_fd=self.btf_fd,
             func_info=func_info,
             func_info_rec_size=program.func_info_rec_size if func_info else 0,

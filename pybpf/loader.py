@@ -150,7 +150,8 @@ class Object:
     def load(self) -> None:
         """Create the maps and load every program with ``autoload`` set.
 
-        Multi programs (``*.multi``) are loaded when they are attached.
+        Multi programs (``*.multi``) are loaded when they are attached, and so are ``freplace``
+        programs whose ``target_program`` is not set.
 
         :raises VerifierError: the verifier refused a program; ``.log`` has all it said
         :raises RelocationError: a program refers to something this kernel lacks
@@ -167,7 +168,7 @@ class Object:
                     raise UnsupportedFeature(what, by="pybpf yet")
             self.prepare()
             for program in self.programs.values():
-                if program.autoload and not program.is_multi:
+                if program.autoload and not program.is_loaded_late:
                     program.load()
             self._fill_program_arrays()
         except BaseException as error:

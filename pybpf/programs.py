@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -26,10 +26,12 @@ from .obj.sections import find_by_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Self
 
     from ._sys.fd import Fd
     from .binding import Binding
+    from .maps import Map
     from .multi.cookies import Cookies
     from .multi.link import MultiLink
     from .multi.mechanisms import Mechanism
@@ -61,6 +63,10 @@ _CTX_IN_ONLY = frozenset(
 )
 
 
+def _word_of(attach_type: int, words: Mapping[str, AttachType]) -> str:
+    return next((word for word, number in words.items() if number == attach_type), "")
+
+
 def _usdt_specs(binding: Binding) -> links.UsdtSpecs:
     return links.UsdtSpecs(binding.maps)
 
@@ -84,7 +90,7 @@ class Program:
     """One BPF program of an object.
 
     Before `load`, `autoload`, `autoattach`, `type`, `expected_attach_type`,
-    `flags` and `attach_to` may be assigned.
+    `flags`, `attach_to` and `target_program` may be assigned.
     """
 
     def __init__(self, spec: ProgramSpec, binding: Binding) -> None:
@@ -98,6 +104,9 @@ class Program:
         self.expected_attach_type: int = spec.expected_attach_type
         self.flags: int = spec.flags
         self.attach_to: str = spec.attach_to
+        #: A loaded program whose function `attach_to` names: for freplace, and for fentry and
+        #: fexit on a BPF program. None for the kernel's own functions.
+        self.target_program: links.HasFd | None = None
         self.log_level: int = 0
 
     @classmethod
@@ -186,6 +195,15 @@ class Program:
         """A ``*.multi`` tracing program: loaded when attached, see `attach_multi`."""
         return self.type == ProgType.BPF_PROG_TYPE_TRACING and self.expected_attach_type in _MULTI
 
+    @property
+    def is_loaded_late(self) -> bool:
+        """It is loaded when it is attached: a multi program, or freplace without a target yet."""
+        return self.is_multi or self._lacks_program
+
+    @property
+    def _lacks_program(self) -> bool:
+        return self.type == ProgType.BPF_PROG_TYPE_EXT and self.target_program is None
+
     # -- loading
 
     @property
@@ -266,6 +284,8 @@ class Program:
 
     def _target(self, attach_to: str) -> BtfTarget:
         # Which kernel function (or tracepoint typedef, LSM hook, iterator) to load for.
+        if self.type == ProgType.BPF_PROG_TYPE_EXT or self.target_program is not None:
+            return self._function_of_program(attach_to)
         if self.type not in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM):
             return BtfTarget(0)
         known = BTF_TARGETS.get(AttachType(self.expected_attach_type))
@@ -281,6 +301,18 @@ class Program:
             )
         return btf_target(self._binding.facts.btf, prefix + name, module or None, what)
 
+    def _function_of_program(self, function: str) -> BtfTarget:
+        if self.target_program is None or not function:
+            raise BpfError(
+                errno.EINVAL,
+                f"program {self.name!r} ({self.section}): no program and function to replace",
+                "call attach_freplace(target_program, function), or set .target_program and "
+                ".attach_to before loading",
+            )
+        with self._named():
+            found = links.find_in_program(self.target_program, function)
+        return BtfTarget(found.btf_id, program=found.program)
+
     def clone(self, attach_to: str | None = None, *, target: BtfTarget | None = None) -> Program:
         """A second, loaded copy of this program for another kernel function.
 
@@ -294,6 +326,7 @@ class Program:
         copy.type, copy.flags = self.type, self.flags
         copy.expected_attach_type = self.expected_attach_type
         copy.attach_to = attach_to if attach_to is not None else self.attach_to
+        copy.target_program = self.target_program
         copy._fd = copy._load_for(target or copy._target(copy.attach_to))
         return copy
 
@@ -446,6 +479,9 @@ class Program:
 
         ``.hint`` of the error names the method to call instead.
         """
+        if self._lacks_program:
+            what = f"section {self.section!r} does not say which program's function it replaces"
+            return BpfError(errno.EINVAL, what, f"call {table.WAYS['freplace'].call}")
         return table.problem(self.attaches, self.section, self.attach_to)
 
     def attach(self, *, cookie: int = 0) -> links.Link | links.LinkSet | MultiLink:
@@ -468,6 +504,8 @@ class Program:
             facts=self._binding.facts,
         )
         with self._named():
+            if self._lacks_program and (problem := self.attach_problem) is not None:
+                raise problem
             return table.attach(self.attaches, request)
 
     def attach_tracing(self, *, cookie: int = 0) -> links.Link:
@@ -661,17 +699,26 @@ class Program:
         with self._named("xdp"):
             return links.attach_xdp(self, interface, mode=mode)
 
-    def attach_cgroup(self, cgroup: str | os.PathLike[str] | int | links.HasFd) -> links.Link:
+    def attach_cgroup(
+        self, cgroup: str | os.PathLike[str] | int | links.HasFd, *, mode: str = "link"
+    ) -> links.Link:
         """Attach to a cgroup, for it and those below it.
 
         :param cgroup: path of its directory in a cgroup2 file system, or a descriptor of it
+        :param mode: "link"; or without a link, in the older ways of BPF_PROG_ATTACH, "multi"
+            (beside others), "override" (a cgroup below may have another instead), "exclusive"
+        :raises ValueError: for another mode
         :raises TypeError: if it is none of these
         :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is
             not a cgroup of the v2 hierarchy
         """
         with self._named("cgroup"):
             return links.attach_cgroup(
-                self, cgroup, self.expected_attach_type, what=f"{self.section} on {cgroup!r}"
+                self,
+                cgroup,
+                self.expected_attach_type,
+                mode=mode,
+                what=f"{self.section} on {cgroup!r}",
             )
 
     def attach_netns(self, netns: str | os.PathLike[str] | int | links.HasFd) -> links.Link:
@@ -685,6 +732,172 @@ class Program:
         with self._named("netns"):
             return links.attach_netns(
                 self, netns, self.expected_attach_type, what=f"{self.section} on {netns!r}"
+            )
+
+    def attach_tcx(
+        self,
+        interface: str | int,
+        direction: str = "",
+        before: links.Link | links.HasFd | int | bool | None = None,
+        after: links.Link | links.HasFd | int | bool | None = None,
+    ) -> links.Link:
+        """Attach to the traffic of a network interface by a tcx link (Linux 6.6).
+
+        :param interface: its name or index
+        :param direction: "ingress" or "egress"; may be left out if the section says it
+        :param before: run before this link, program or id of a program; True: before all
+        :param after: run after it; True or nothing: after all
+        :raises ValueError: for another direction, or if both places are given
+        :raises UnsupportedFeature: before Linux 6.6
+        :raises BpfError: ENODEV if there is no such interface, with near names; ENOENT if what
+            `before` or `after` names is not attached there
+        """
+        with self._named("tcx", "tc", "netkit"):
+            direction = direction or _word_of(self.expected_attach_type, links.TCX_DIRECTIONS)
+            return links.attach_tcx(self, interface, direction, before=before, after=after)
+
+    def attach_netkit(
+        self,
+        interface: str | int,
+        side: str = "",
+        before: links.Link | links.HasFd | int | bool | None = None,
+        after: links.Link | links.HasFd | int | bool | None = None,
+    ) -> links.Link:
+        """Attach to what one side of a pair of netkit interfaces sends (Linux 6.7).
+
+        :param interface: the primary interface of the pair, by name or index
+        :param side: "primary" or "peer"; may be left out if the section says it
+        :param before: as in `attach_tcx`
+        :param after: as in `attach_tcx`
+        :raises ValueError: for another side, or if both places are given
+        :raises BpfError: ENODEV if there is no such interface; ENXIO if it is not a netkit one
+        """
+        with self._named("netkit", "tcx", "tc"):
+            side = side or _word_of(self.expected_attach_type, links.NETKIT_SIDES)
+            return links.attach_netkit(self, interface, side, before=before, after=after)
+
+    def attach_netfilter(
+        self, family: str, hook: str, priority: int = 0, *, defrag: bool = False
+    ) -> links.Link:
+        """Attach to a netfilter hook of this process's network namespace (Linux 6.4).
+
+        :param family: "ipv4" or "ipv6"
+        :param hook: "prerouting", "input", "forward", "output" or "postrouting"
+        :param priority: lower runs first; each can be taken once
+        :param defrag: fragments are put together first; needs a priority above -400
+        :raises ValueError: for another family or hook
+        :raises BpfError: EBUSY if the priority is taken
+        """
+        with self._named("netfilter"):
+            return links.attach_netfilter(self, family, hook, priority, defrag=defrag)
+
+    def attach_sockmap(self, sockets: Map) -> links.Link:
+        """Attach an sk_skb or sk_msg program to a map of sockets.
+
+        :param sockets: a sockmap or sockhash; sockets that are put into it run the program
+        :raises BpfError: EINVAL if it is not such a map, or the section says neither parser nor
+            verdict; EBUSY if the map has a program of that kind
+        """
+        with self._named("sockmap"):
+            what = f"{self.section} on map {getattr(sockets, 'name', sockets)!r}"
+            return links.attach_sockmap(self, sockets, self.expected_attach_type, what=what)
+
+    def attach_socket(self, sock: socket.socket) -> links.Link:
+        """Filter what a socket receives (SO_ATTACH_BPF).
+
+        :raises TypeError: if `sock` is not a socket
+        :raises BpfError: EINVAL for a program that is not a socket filter
+        """
+        with self._named("socket"):
+            return links.attach_socket(self, sock)
+
+    def attach_reuseport(self, sock: socket.socket) -> links.Link:
+        """Choose among the sockets that share an address (SO_ATTACH_REUSEPORT_EBPF).
+
+        :param sock: one of them, with SO_REUSEPORT set
+        :raises TypeError: if `sock` is not a socket
+        :raises BpfError: EINVAL for a program of another type, or without SO_REUSEPORT
+        """
+        with self._named("reuseport", "socket"):
+            return links.attach_reuseport(self, sock)
+
+    def attach_perf_event(
+        self,
+        event: str = "cpu-clock",
+        frequency: int = 99,
+        pid: int | None = None,
+        cpu: int | Iterable[int] | None = None,
+        *,
+        period: int = 0,
+        cookie: int = 0,
+    ) -> links.LinkSet:
+        """Open a sampling event on each CPU, or for each thread of a process, and attach to all.
+
+        :param event: ``cpu-clock``, ``cycles``, ``page-faults``..., ``rNNN`` for a raw one
+        :param frequency: samples a second
+        :param pid: the threads that this process has now; None for all processes
+        :param cpu: one CPU or several; None for all that are online
+        :param period: events between two samples, instead of `frequency`; ns for ``cpu-clock``
+        :param cookie: ``__u64`` for bpf_get_attach_cookie
+        :returns: a link for each event, by ``cpu 3`` or ``thread 1234``
+        :raises BpfError: ENOENT for an unknown event, with near names, or one that this machine
+            does not have; ESRCH if there is no such process
+        """
+        with self._named("perf_event"):
+            return links.attach_sampling(
+                self, event, frequency=frequency, period=period, pid=pid, cpu=cpu, cookie=cookie
+            )
+
+    def attach_freplace(self, target_program: links.HasFd, function: str = "") -> links.Link:
+        """Take the place of a function of a loaded program.
+
+        Loads this program for that function, unless it is loaded; then it is attached to any
+        function of the same prototype.
+
+        :param target_program: has BTF
+        :param function: a global function, or the program's own; by default what the section says
+        :raises VerifierError: the prototypes differ, or the program is at fault
+        :raises BpfError: ESRCH if the program has no such function, with near names; EBUSY if it
+            is replaced already
+        """
+        name = function or self.attach_to
+        what = f"freplace/{name}"
+        with self._named("freplace"):
+            if self.loaded:
+                target = links.find_in_program(target_program, name)
+                return links.attach_freplace(self, target, what=what)
+            former = self.target_program, self.attach_to
+            self.target_program, self.attach_to = target_program, name
+            try:
+                self.load()
+            except BaseException:
+                self.target_program, self.attach_to = former
+                raise
+            return links.attach_freplace(self, what=what)
+
+    def attach_iter(
+        self,
+        *,
+        map: Map | None = None,
+        cgroup: str | os.PathLike[str] | int | links.HasFd | None = None,
+        order: str = "descendants_pre",
+        pid: int | None = None,
+        tid: int | None = None,
+    ) -> links.IterLink:
+        """Make a link of an iterator program, whose ``open()`` gives a file to read.
+
+        :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: whose entries
+        :param cgroup: for ``cgroup``: where to start, a path or a descriptor
+        :param order: for ``cgroup``: "self", "descendants_pre", "descendants_post", "ancestors"
+        :param pid: for ``task``, ``task_file`` and ``task_vma``: only this process
+        :param tid: for the same: only this thread
+        :raises ValueError: for another order, or more than one parameter
+        :raises BpfError: EBADF if the iterator needs a map; or what the kernel refuses
+        """
+        with self._named("iter"):
+            what = f"iter/{self.attach_to}"
+            return links.attach_iter(
+                self, map=map, cgroup=cgroup, order=order, pid=pid, tid=tid, what=what
             )
 
     def iter_read(self, link: links.Link, *, chunk: int = 65536) -> Iterator[bytes]:

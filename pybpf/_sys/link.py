@@ -26,15 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "iter_create",
+    "link_create_anchored",
     "link_create_generic",
     "link_create_iter",
     "link_create_kprobe_multi",
+    "link_create_map",
+    "link_create_netfilter",
     "link_create_perf_event",
     "link_create_tracing",
     "link_create_tracing_multi",
     "link_create_uprobe_multi",
     "link_detach",
     "link_update",
+    "link_update_map",
+    "prog_attach",
+    "prog_detach",
     "raw_tracepoint_open",
 ]
 
@@ -70,6 +76,85 @@ def link_create_generic(
         prog_fd=fileno(prog_fd), target_fd=fileno(target_fd), attach_type=attach_type, flags=flags
     )
     return _link_create(attr, _attach_name(attach_type))
+
+
+def link_create_anchored(
+    prog_fd: int | HasFileno,
+    target: int,
+    attach_type: int,
+    *,
+    flags: int = 0,
+    relative: int = 0,
+    expected_revision: int = 0,
+) -> Fd:
+    """BPF_LINK_CREATE of tcx and netkit (6.6, 6.7), and on cgroups: at a place among others.
+
+    :param target: interface index, or descriptor of a cgroup
+    :param flags: BPF_F_BEFORE or BPF_F_AFTER, with BPF_F_ID or BPF_F_LINK for what `relative` is
+    :param relative: descriptor or id of the program or link to be beside; 0 for the first or last
+    :param expected_revision: of the list, which must not have changed; 0 for any
+    """
+    attr = s.LinkCreateTcx(prog_fd=fileno(prog_fd), attach_type=attach_type, flags=flags)
+    attr.target_fd = target
+    attr.tcx.relative_fd, attr.tcx.expected_revision = relative, expected_revision
+    return _link_create(attr, _attach_name(attach_type))
+
+
+def link_create_netfilter(
+    prog_fd: int | HasFileno, *, family: int, hook: int, priority: int, flags: int = 0
+) -> Fd:
+    """BPF_LINK_CREATE of a netfilter hook (6.4).
+
+    :param family: ``NFPROTO_IPV4`` 2 or ``NFPROTO_IPV6`` 10
+    :param hook: ``NF_INET_*``
+    :param priority: lower runs first
+    :param flags: BPF_F_NETFILTER_IP_DEFRAG
+    """
+    attr = s.LinkCreateNetfilter(prog_fd=fileno(prog_fd), attach_type=AttachType.BPF_NETFILTER)
+    where = attr.netfilter
+    where.pf, where.hooknum, where.priority, where.flags = family, hook, priority, flags
+    return _link_create(attr, "BPF_NETFILTER")
+
+
+def link_create_map(map_fd: int | HasFileno) -> Fd:
+    """BPF_LINK_CREATE of a struct_ops map with BPF_F_LINK (6.4)."""
+    attr = s.LinkCreate(attach_type=AttachType.BPF_STRUCT_OPS)
+    attr.map_fd = fileno(map_fd)
+    return _link_create(attr, "BPF_STRUCT_OPS")
+
+
+def link_update_map(
+    link_fd: int | HasFileno, map_fd: int | HasFileno, *, old: int | HasFileno | None = None
+) -> None:
+    """BPF_LINK_UPDATE of a struct_ops link: another map takes over (6.4).
+
+    :param old: only if it is this map that is attached (BPF_F_REPLACE)
+    """
+    attr = s.LinkUpdate(link_fd=fileno(link_fd))
+    attr.new_map_fd = fileno(map_fd)
+    if old is not None:
+        attr.flags, attr.old_map_fd = BPF_F_REPLACE, fileno(old)
+    bpf(Cmd.BPF_LINK_UPDATE, attr)
+
+
+def prog_attach(
+    prog_fd: int | HasFileno, target_fd: int | HasFileno, attach_type: int, flags: int = 0
+) -> None:
+    """BPF_PROG_ATTACH: the older way, without a link.
+
+    :param target_fd: of a cgroup or a map of sockets
+    :param flags: BPF_F_ALLOW_OVERRIDE or BPF_F_ALLOW_MULTI on a cgroup
+    """
+    attr = s.ProgAttach(attach_bpf_fd=fileno(prog_fd), attach_type=attach_type, attach_flags=flags)
+    attr.target_fd = fileno(target_fd)
+    bpf(Cmd.BPF_PROG_ATTACH, attr, doing=f"BPF_PROG_ATTACH ({_attach_name(attach_type)})")
+
+
+def prog_detach(prog_fd: int | HasFileno, target_fd: int | HasFileno, attach_type: int) -> None:
+    """BPF_PROG_DETACH: undo `prog_attach`."""
+    attr = s.ProgAttach(attach_bpf_fd=fileno(prog_fd), attach_type=attach_type)
+    attr.target_fd = fileno(target_fd)
+    bpf(Cmd.BPF_PROG_DETACH, attr, doing=f"BPF_PROG_DETACH ({_attach_name(attach_type)})")
 
 
 def _attach_name(attach_type: int) -> str:

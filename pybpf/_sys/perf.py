@@ -21,7 +21,7 @@ from .._uapi.defines import (
     PERF_FLAG_FD_CLOEXEC,
     SYS_PERF_EVENT_OPEN,
 )
-from .._uapi.perf import PerfEventAttr, PerfSample, PerfSw, PerfType
+from .._uapi.perf import PerfEventAttr, PerfHw, PerfSample, PerfSw, PerfType
 from ..errors import BpfError, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from .door import HasFileno
 
 __all__ = [
+    "EVENTS",
     "enable",
     "open_bpf_output",
     "open_kprobe",
+    "open_sampling",
     "open_tracepoint",
     "open_uprobe",
     "perf_event_open",
@@ -191,6 +193,59 @@ def open_tracepoint(category: str, name: str) -> Fd:
     )
     attr.sample_type, attr.wakeup_events = PerfSample.PERF_SAMPLE_RAW, 1
     return perf_event_open(attr, cpu=0, doing=f"tracepoint {category}:{name}")
+
+
+#: Names that `open_sampling` takes, as ``perf list`` has them -> (``type``, ``config``).
+EVENTS = {
+    **{
+        member.name.removeprefix("PERF_COUNT_SW_").lower().replace("_", "-"): (
+            int(PerfType.PERF_TYPE_SOFTWARE),
+            int(member),
+        )
+        for member in PerfSw
+        if member not in (PerfSw.PERF_COUNT_SW_DUMMY, PerfSw.PERF_COUNT_SW_BPF_OUTPUT)
+    },
+    "minor-faults": (int(PerfType.PERF_TYPE_SOFTWARE), int(PerfSw.PERF_COUNT_SW_PAGE_FAULTS_MIN)),
+    "major-faults": (int(PerfType.PERF_TYPE_SOFTWARE), int(PerfSw.PERF_COUNT_SW_PAGE_FAULTS_MAJ)),
+    **{
+        member.name.removeprefix("PERF_COUNT_HW_").lower().replace("_", "-"): (
+            int(PerfType.PERF_TYPE_HARDWARE),
+            int(member),
+        )
+        for member in PerfHw
+    },
+    "cycles": (int(PerfType.PERF_TYPE_HARDWARE), int(PerfHw.PERF_COUNT_HW_CPU_CYCLES)),
+    "branches": (int(PerfType.PERF_TYPE_HARDWARE), int(PerfHw.PERF_COUNT_HW_BRANCH_INSTRUCTIONS)),
+}
+
+
+def open_sampling(
+    kind: int,
+    config: int,
+    *,
+    frequency: int = 0,
+    period: int = 0,
+    pid: int = -1,
+    cpu: int = -1,
+    doing: str = "",
+) -> Fd:
+    """Open an event that happens again and again: one sample in each period.
+
+    :param kind: ``enum perf_type_id``
+    :param config: which event of that type
+    :param frequency: samples a second, for which the kernel adapts the period; or
+    :param period: events between two samples (ns for clocks)
+    :param pid: thread, or -1 for all on `cpu`
+    :param cpu: CPU, or -1 for whichever the thread is on
+    :raises BpfError: ENOENT or EOPNOTSUPP if the machine has no such event, EINVAL for a
+        frequency above ``kernel.perf_event_max_sample_rate``, ESRCH if there is no such thread
+    """
+    attr = PerfEventAttr(type=kind, config=config)
+    if frequency:
+        attr.freq, attr.sample_freq = 1, frequency
+    else:
+        attr.sample_period = period
+    return perf_event_open(attr, pid=pid, cpu=cpu, doing=doing)
 
 
 def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> Fd:

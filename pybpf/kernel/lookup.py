@@ -53,11 +53,13 @@ class BtfTarget(NamedTuple):
     :ivar btf_id: id in its BTF
     :ivar module: whose BTF that is, "" for the kernel itself
     :ivar number: which time the module is loaded, as `KernelBtf.number` tells; 0 if nobody asked
+    :ivar program: descriptor of the BPF program that the function is in, 0 for the kernel's own
     """
 
     btf_id: int
     module: str = ""
     number: int = 0
+    program: int = 0
 
 
 def btf_target(kernel: KernelBtf | SavedBtf, name: str, module: str | None, what: str) -> BtfTarget:

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 from .._sys.fd import make_room
 from .cgroup import attach_cgroup
-from .iter import attach_iter
+from .freplace import attach_freplace, find_in_program
+from .iter import IterLink, attach_iter
 from .kprobe import attach_kprobe, attach_kprobe_multi
 from .link import Closes, HasFd, Link, LinkSet, PerfLink, Request, attach_to_fd
+from .netfilter import attach_netfilter
 from .netns import attach_netns
-from .perf_event import attach_perf_event
+from .perf_event import attach_perf_event, attach_sampling
+from .plain import Attachment, SocketAttachment, attach_reuseport, attach_socket
+from .sockmap import attach_sockmap
+from .tcx import NETKIT_SIDES, TCX_DIRECTIONS, attach_netkit, attach_tcx
 from .tracepoint import attach_raw_tracepoint, attach_tracepoint
 from .tracing import attach_tracing, attach_tracing_multi
 from .uprobe import attach_uprobe, attach_uprobe_multi
@@ -23,21 +28,34 @@ from .usdt import UsdtLink, UsdtSpecs, attach_usdt
 from .xdp import attach_xdp
 
 __all__ = [
+    "NETKIT_SIDES",
+    "TCX_DIRECTIONS",
+    "Attachment",
     "Closes",
     "HasFd",
+    "IterLink",
     "Link",
     "LinkSet",
     "PerfLink",
     "Request",
+    "SocketAttachment",
     "UsdtLink",
     "UsdtSpecs",
     "attach_cgroup",
+    "attach_freplace",
     "attach_iter",
     "attach_kprobe",
     "attach_kprobe_multi",
+    "attach_netfilter",
+    "attach_netkit",
     "attach_netns",
     "attach_perf_event",
     "attach_raw_tracepoint",
+    "attach_reuseport",
+    "attach_sampling",
+    "attach_socket",
+    "attach_sockmap",
+    "attach_tcx",
     "attach_to_fd",
     "attach_tracepoint",
     "attach_tracing",
@@ -46,5 +64,6 @@ __all__ = [
     "attach_uprobe_multi",
     "attach_usdt",
     "attach_xdp",
+    "find_in_program",
     "make_room",
 ]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import os
 
+from .._uapi.defines import BPF_F_ALLOW_MULTI, BPF_F_ALLOW_OVERRIDE
 from ..errors import BpfError
 from .link import HasFd, Link, attach_to_fd, descriptor
+from .plain import attach_plain
 
-__all__ = ["attach_cgroup"]
+__all__ = ["MODES", "attach_cgroup"]
+
+#: Ways of BPF_PROG_ATTACH.
+MODES = {"multi": BPF_F_ALLOW_MULTI, "override": BPF_F_ALLOW_OVERRIDE, "exclusive": 0}
 
 
 def attach_cgroup(
@@ -16,21 +21,31 @@ def attach_cgroup(
     cgroup: str | os.PathLike[str] | int | HasFd,
     attach_type: int,
     *,
+    mode: str = "link",
     what: str = "cgroup",
 ) -> Link:
     """Attach to a cgroup (v2), for it and those below it.
 
     :param cgroup: path of its directory (``/sys/fs/cgroup/user.slice``), or a descriptor of it
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)
+    :param mode: "link"; or without a link, in the older ways of BPF_PROG_ATTACH, "multi" (beside
+        others), "override" (a cgroup below may have another instead), "exclusive" (none may)
+    :raises ValueError: for another mode
     :raises TypeError: if `cgroup` is none of these
     :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is not
         a cgroup of the v2 hierarchy; EINVAL if the program is not one for cgroups
     """
+    if mode != "link" and mode not in MODES:
+        raise ValueError(f"mode {mode!r}: one of 'link', {', '.join(map(repr, MODES))} expected")
     with descriptor(cgroup, "cgroup", os.O_RDONLY | os.O_DIRECTORY) as fd:
         try:
-            return attach_to_fd(program, fd, attach_type, what=what)
+            if mode == "link":
+                return attach_to_fd(program, fd, attach_type, what=what)
+            return attach_plain(program, fd, attach_type, flags=MODES[mode], what=what)
         except BpfError as error:
             if error.errno == errno.EBADF:
                 error.hint = "that is not a directory of a cgroup2 file system"
+            elif error.errno == errno.EPERM and mode != "multi":
+                error.hint = "a cgroup above, or another program here, does not allow it"
             error.add_context(f"cgroup {cgroup!r}")
             raise

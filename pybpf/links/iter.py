@@ -1,21 +1,123 @@
-"""Links of BPF iterators."""
+"""Links of BPF iterators, which are read like files."""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+
 from .._sys import link as sys_link
-from .link import HasFd, Link, Request
+from .._uapi.enums import CgroupIterOrder
+from .._uapi.structs import IterLinkInfo
+from ..errors import BpfError
+from .link import HasFd, Link, Request, descriptor
 
-__all__ = ["attach_iter", "by_section"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..maps import Map
+
+__all__ = ["ORDERS", "IterLink", "attach_iter", "by_section"]
+
+#: How an iterator over cgroups walks, from the cgroup that is given.
+ORDERS = {
+    "self": CgroupIterOrder.BPF_CGROUP_ITER_SELF_ONLY,
+    "descendants_pre": CgroupIterOrder.BPF_CGROUP_ITER_DESCENDANTS_PRE,
+    "descendants_post": CgroupIterOrder.BPF_CGROUP_ITER_DESCENDANTS_POST,
+    "ancestors": CgroupIterOrder.BPF_CGROUP_ITER_ANCESTORS_UP,
+}
 
 
-def attach_iter(program: HasFd, *, what: str = "iter") -> Link:
-    """Make a link of a BPF iterator; `pybpf.Program.iter_read` reads it.
+class IterLink(Link):
+    """An iterator that can be read any number of times; pinned, it is a file that ``cat`` reads."""
 
-    :raises BpfError: if the kernel refuses
+    def open(self) -> io.BufferedReader:
+        """Run the iterator anew, and give what it writes as a file of bytes.
+
+        Wrap it in `io.TextIOWrapper` for text. It runs while it is being read.
+
+        :raises BpfError: if the kernel refuses
+        """
+        fd = sys_link.iter_create(self.fileno())
+        return io.BufferedReader(_IterFile(fd.release(), "rb"))
+
+    def read(self) -> bytes:
+        """Run the iterator once, and give all that it writes."""
+        with self.open() as file:
+            return file.read()
+
+
+class _IterFile(io.FileIO):
+    # The kernel wakes no reader of an iterator: EAGAIN means that a walk took long, and to ask
+    # again (kernel/bpf/bpf_iter.c).
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int | None:  # type: ignore[override]
+        while True:
+            count = super().readinto(buffer)
+            if count is not None:
+                return count
+
+    def readall(self) -> bytes:
+        parts = []
+        while part := os.read(self.fileno(), 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def attach_iter(
+    program: HasFd,
+    *,
+    map: Map | HasFd | None = None,
+    cgroup: str | os.PathLike[str] | int | HasFd | None = None,
+    order: str = "descendants_pre",
+    pid: int | None = None,
+    tid: int | None = None,
+    what: str = "iter",
+) -> IterLink:
+    """Make a link of a BPF iterator, for all there is or what an argument names.
+
+    :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: whose entries
+    :param cgroup: for ``cgroup``: where to start, a path or a descriptor
+    :param order: for ``cgroup``: "self", "descendants_pre", "descendants_post" or "ancestors"
+    :param pid: for ``task``, ``task_file`` and ``task_vma``: only this process
+    :param tid: for the same: only this thread
+    :raises ValueError: for another order, or more than one parameter
+    :raises BpfError: if the kernel refuses; EBADF if the iterator needs a map
     """
-    return Link(sys_link.link_create_iter(program.fileno()), what)
+    if sum(value is not None for value in (map, cgroup, pid, tid)) > 1:
+        raise ValueError("give one of map, cgroup, pid and tid")
+    if order not in ORDERS:
+        raise ValueError(f"order {order!r}: one of {', '.join(ORDERS)} expected")
+    try:
+        if cgroup is not None:
+            with descriptor(cgroup, "cgroup", os.O_RDONLY | os.O_DIRECTORY) as fd:
+                target = IterLinkInfo()
+                target.cgroup.cgroup_fd, target.cgroup.order = fd, ORDERS[order]
+                return _attach(program, target, what)
+        return _attach(program, _target(map, pid, tid), what)
+    except BpfError as error:
+        if error.errno == errno.EBADF and map is None:
+            error.hint = error.hint or "this iterator walks a map: give map="
+        error.add_context(what)
+        raise
 
 
-def by_section(request: Request) -> Link:
+def _target(map: HasFd | None, pid: int | None, tid: int | None) -> IterLinkInfo | None:
+    target = IterLinkInfo()
+    if map is not None:
+        target.map.map_fd = map.fileno()
+    elif pid is not None:
+        target.task.pid = pid
+    elif tid is not None:
+        target.task.tid = tid
+    else:
+        return None
+    return target
+
+
+def _attach(program: HasFd, target: IterLinkInfo | None, what: str) -> IterLink:
+    return IterLink(sys_link.link_create_iter(program.fileno(), target=target), what)
+
+
+def by_section(request: Request) -> IterLink:
     """``iter/NAME``."""
     return attach_iter(request.program, what=request.what)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 from ..dataclass import dataclass
 from ..errors import BpfError, UnsupportedFeature
+from . import freplace, kprobe, tracepoint, tracing, uprobe, usdt
 from . import iter as iterators
-from . import kprobe, tracepoint, tracing, uprobe, usdt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,25 +69,25 @@ WAYS: Mapping[str, Way] = {
     "xdp": Way(call="attach_xdp(interface)"),
     "cgroup": Way(call="attach_cgroup(path_or_fd)"),
     "netns": Way(call="attach_netns(path_or_fd)"),
-    "socket": Way(
-        instead="give it to a socket: setsockopt(SOL_SOCKET, SO_ATTACH_BPF, program.fileno())"
-    ),
-    "reuseport": Way(
-        instead="give it to a socket: "
-        "setsockopt(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, program.fileno())"
-    ),
+    "socket": Way(call="attach_socket(socket)"),
+    "reuseport": Way(call="attach_reuseport(socket)"),
     "map_entry": Way(instead="put program.fileno() into an entry of a devmap or cpumap"),
     "run": Way(instead="it is run, not attached: call test_run()"),
-    "freplace": Way(),
+    "freplace": Way(freplace.by_section, "attach_freplace(target_program, function)"),
     "struct_ops": Way(),
-    "tc": Way(),
-    "tcx": Way(),
-    "netkit": Way(),
-    "netfilter": Way(),
-    "sockmap": Way(),
-    "perf_event": Way(),
-    "lwt": Way(),
-    "lirc": Way(),
+    "tc": Way(call="attach_tcx(interface, direction)"),
+    "tcx": Way(call="attach_tcx(interface, direction)"),
+    "netkit": Way(call="attach_netkit(interface, side)"),
+    "netfilter": Way(call="attach_netfilter(family, hook, priority)"),
+    "sockmap": Way(call="attach_sockmap(map)"),
+    "perf_event": Way(call="attach_perf_event(event)"),
+    "lwt": Way(
+        instead="a route runs it, not a link: pin() it and name the path in "
+        "`ip route add ... encap bpf in|out|xmit pinned PATH`"
+    ),
+    "lirc": Way(
+        instead="pybpf attaches to no infrared receiver: pin() it, and load it with ir-keytable"
+    ),
 }
 
 

@@ -1,0 +1,159 @@
+"""Attachments without a link: BPF_PROG_ATTACH, and programs given to a socket.
+
+The kernel keeps such an attachment until somebody undoes it: it survives this process, unless
+what it is on goes. These classes undo it when they are closed, so that they behave as links do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+
+from .._sys import link as sys_link
+from .._sys.fd import Fd
+from ..errors import BpfError, UnsupportedFeature
+from .link import HasFd, Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket  # 4 ms, and only network programs need it
+
+    from .._sys.bpf import LinkInfo
+
+__all__ = ["Attachment", "SocketAttachment", "attach_plain", "attach_reuseport", "attach_socket"]
+
+# asm-generic/socket.h
+_SO_ATTACH_BPF, _SO_DETACH_BPF = 50, 27
+_SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF = 52, 68
+
+
+class Attachment(Link):
+    """A program on a cgroup or map by BPF_PROG_ATTACH; closing or detaching undoes it.
+
+    :param program: is duplicated, and stays the caller's
+    :param target: descriptor of the cgroup or map, which is duplicated too
+    """
+
+    def __init__(self, program: HasFd, target: int, attach_type: int, what: str) -> None:
+        super().__init__(Fd(os.dup(program.fileno()), what), what)
+        self._target = Fd(os.dup(target), what)
+        self._attach_type = attach_type
+
+    def close(self) -> None:
+        """Undo the attachment; it is fine if somebody else did."""
+        if self.closed:
+            return
+        try:
+            with suppress(FileNotFoundError):
+                try:
+                    sys_link.prog_detach(self.fileno(), self._target, self._attach_type)
+                except BpfError as error:
+                    if error.errno != errno.ENOENT:
+                        raise
+        finally:
+            self._target.close()
+            super().close()
+
+    def detach(self) -> None:
+        """Undo the attachment."""
+        self.close()
+
+    def info(self) -> LinkInfo:
+        """Refuse: the kernel has no link to tell of.
+
+        :raises UnsupportedFeature: always
+        """
+        raise UnsupportedFeature(f"info() of {self.what}", by="attachments without a link")
+
+    def update(self, program: HasFd, *, old: HasFd | None = None) -> None:
+        """Refuse: attach the other program and close this.
+
+        :raises UnsupportedFeature: always
+        """
+        raise UnsupportedFeature(f"update() of {self.what}", by="attachments without a link")
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Refuse: there is no link to pin.
+
+        :raises UnsupportedFeature: always
+        """
+        raise UnsupportedFeature(f"pin() of {self.what}", by="attachments without a link")
+
+
+def attach_plain(
+    program: HasFd, target: int, attach_type: int, *, flags: int = 0, what: str = ""
+) -> Attachment:
+    """Attach by BPF_PROG_ATTACH.
+
+    :param target: descriptor of a cgroup or of a map of sockets
+    :param flags: BPF_F_ALLOW_OVERRIDE or BPF_F_ALLOW_MULTI on a cgroup
+    :raises BpfError: if the kernel refuses
+    """
+    sys_link.prog_attach(program.fileno(), target, attach_type, flags)
+    return Attachment(program, target, attach_type, what)
+
+
+class SocketAttachment(Attachment):
+    """A program on a socket; closing or detaching takes it off.
+
+    :param sock: is duplicated, and stays the caller's
+    """
+
+    def __init__(self, program: HasFd, sock: socket.socket, undo: int, what: str) -> None:
+        super().__init__(program, sock.fileno(), 0, what)
+        self._undo = undo
+
+    def close(self) -> None:
+        """Take the program off the socket; it is fine if somebody else did."""
+        if self.closed:
+            return
+        import socket
+
+        try:
+            with (
+                socket.socket(fileno=os.dup(self._target.fileno())) as sock,
+                suppress(FileNotFoundError),
+            ):
+                sock.setsockopt(socket.SOL_SOCKET, self._undo, 0)
+        finally:
+            self._target.close()
+            Link.close(self)
+
+
+def attach_socket(program: HasFd, sock: socket.socket) -> SocketAttachment:
+    """Filter what a socket receives (SO_ATTACH_BPF).
+
+    :param program: of type socket filter: it returns how many bytes to keep
+    :raises TypeError: if `sock` is not a socket
+    :raises BpfError: EINVAL for a program of another type
+    """
+    return _on_socket(program, sock, _SO_ATTACH_BPF, _SO_DETACH_BPF, "socket filter")
+
+
+def attach_reuseport(program: HasFd, sock: socket.socket) -> SocketAttachment:
+    """Choose among the sockets that share an address (SO_ATTACH_REUSEPORT_EBPF).
+
+    :param program: of type sk_reuseport, or a socket filter that returns an index
+    :param sock: one of the group, with SO_REUSEPORT set
+    :raises TypeError: if `sock` is not a socket
+    :raises BpfError: EINVAL for a program of another type, or without SO_REUSEPORT
+    """
+    return _on_socket(
+        program, sock, _SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF, "sk_reuseport"
+    )
+
+
+def _on_socket(
+    program: HasFd, sock: socket.socket, option: int, undo: int, kind: str
+) -> SocketAttachment:
+    import socket
+
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"{kind}: a socket expected, not {type(sock).__name__}")
+    what = f"{kind} on {sock.family.name} socket {sock.fileno()}"
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, option, program.fileno())
+    except OSError as error:
+        raise BpfError(error.errno or errno.EINVAL, what) from None
+    return SocketAttachment(program, sock, undo, what)

@@ -1,0 +1,99 @@
+"""Links of programs on the traffic of a network interface: tcx and netkit."""
+
+from __future__ import annotations
+
+import errno
+
+from .._sys import link as sys_link
+from .._uapi.enums import AttachType
+from ..errors import BpfError, UnsupportedFeature
+from .anchor import anchor
+from .link import HasFd, Link
+from .xdp import interface_index
+
+__all__ = ["NETKIT_SIDES", "TCX_DIRECTIONS", "attach_netkit", "attach_tcx"]
+
+TCX_DIRECTIONS = {
+    "ingress": AttachType.BPF_TCX_INGRESS,
+    "egress": AttachType.BPF_TCX_EGRESS,
+}
+#: Which of the two interfaces of a pair sends.
+NETKIT_SIDES = {
+    "primary": AttachType.BPF_NETKIT_PRIMARY,
+    "peer": AttachType.BPF_NETKIT_PEER,
+}
+
+
+def attach_tcx(
+    program: HasFd,
+    interface: str | int,
+    direction: str,
+    *,
+    before: Link | HasFd | int | bool | None = None,
+    after: Link | HasFd | int | bool | None = None,
+) -> Link:
+    """Attach to what comes in or goes out of a network interface, by a tcx link (6.6).
+
+    :param interface: its name or index
+    :param direction: "ingress" or "egress"
+    :param before: run before this link, program or id of a program; True: before all
+    :param after: run after it; True or nothing: after all
+    :raises ValueError: for another direction, or if both places are given
+    :raises UnsupportedFeature: before Linux 6.6
+    :raises BpfError: ENODEV if there is no such interface, with near names; ENOENT if what
+        `before` or `after` names is not attached there
+    """
+    return _attach(program, interface, "tcx", "direction", TCX_DIRECTIONS, direction, before, after)
+
+
+def attach_netkit(
+    program: HasFd,
+    interface: str | int,
+    side: str,
+    *,
+    before: Link | HasFd | int | bool | None = None,
+    after: Link | HasFd | int | bool | None = None,
+) -> Link:
+    """Attach to what one side of a pair of netkit interfaces sends (6.7).
+
+    :param interface: the primary interface of the pair, by name or index
+    :param side: "primary" or "peer"
+    :param before: as in `attach_tcx`
+    :param after: as in `attach_tcx`
+    :raises ValueError: for another side, or if both places are given
+    :raises UnsupportedFeature: before Linux 6.7, or without CONFIG_NETKIT
+    :raises BpfError: ENODEV if there is no such interface; ENXIO if it is not a netkit one;
+        EACCES if it is the peer of its pair
+    """
+    return _attach(program, interface, "netkit", "side", NETKIT_SIDES, side, before, after)
+
+
+def _attach(
+    program: HasFd,
+    interface: str | int,
+    kind: str,
+    role: str,
+    choices: dict[str, AttachType],
+    choice: str,
+    before: Link | HasFd | int | bool | None,
+    after: Link | HasFd | int | bool | None,
+) -> Link:
+    if choice not in choices:
+        raise ValueError(f"{role} {choice!r}: one of {', '.join(map(repr, choices))} expected")
+    index = interface_index(interface)
+    place = anchor(before, after)
+    what = f"{kind}/{choice} on {interface}"
+    try:
+        fd = sys_link.link_create_anchored(
+            program.fileno(), index, choices[choice], flags=place.flags, relative=place.relative
+        )
+    except BpfError as error:
+        if error.errno == errno.EINVAL and kind == "tcx" and not place.flags:
+            raise UnsupportedFeature("tcx links", "6.6", "attach_tc() works before") from error
+        if error.errno == errno.ENOENT and place.relative:
+            error.hint = f"what before or after names is not attached to {interface}"
+        if error.errno == errno.ENXIO and kind == "netkit":
+            error.hint = f"{interface} is not a netkit interface"
+        error.add_context(what)
+        raise
+    return Link(fd, what)

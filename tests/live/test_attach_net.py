@@ -1,0 +1,350 @@
+"""Traffic control, netfilter, sockets, maps of sockets, perf events, freplace: they really run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf import kernel
+from pybpf._sys import prog as sys_prog
+from pybpf._uapi.enums import AttachType
+from pybpf.errors import BpfError, UnsupportedFeature
+from pybpf.features import Feature
+from pybpf.links import LinkSet
+from pybpf.obj.sections import SECTIONS
+from tests.live.test_attach_by_hand import PACKETS, SENDER, send
+from tests.support.network import Network
+
+OBJECT = Path(__file__).parents[1] / "data" / "attach_net.bpf.o"
+(TC_IN, TC_OUT, TC_FIRST, NETFILTER, FILTER, VERDICT, MESSAGE, REUSEPORT, SAMPLE, TARGET, REPLACED,
+ CGROUP, ENTERED, LEFT) = range(14)  # enum way  # fmt: skip
+
+
+@pytest.fixture
+def obj() -> Iterator[pybpf.Object]:
+    with pybpf.open(OBJECT) as one:
+        one.globals.my_tgid = os.getpid()
+        one.load()
+        yield one
+
+
+def attached(obj: pybpf.Object, name: str, *args: object, **more: object) -> pybpf.Link:
+    """The method is the test's to name; what the kernel lacks skips."""
+    try:
+        link: pybpf.Link = getattr(obj.programs[name], args[0])(*args[1:], **more)  # type: ignore[call-overload]
+    except UnsupportedFeature as error:
+        pytest.skip(str(error))
+    return link
+
+
+def test_tcx(obj: pybpf.Object) -> None:
+    """Each direction counts its packets while attached and none afterwards."""
+
+    def body(inbox: socket.socket) -> None:
+        runs = obj.maps["runs"]
+        with attached(obj, "tc_in", "attach_tcx", "lo") as link:
+            assert link.info().ifindex == 1
+            assert link.info().attach_type == AttachType.BPF_TCX_INGRESS
+            send(inbox)
+            with obj.programs["tc_out"].attach_tcx("lo", "egress"):
+                send(inbox)
+        send(inbox)
+        assert (runs[TC_IN], runs[TC_OUT]) == (2 * PACKETS, PACKETS)
+
+    Network(body)
+
+
+def test_tcx_places(obj: pybpf.Object) -> None:
+    """Before and after a link, a program, an id, all others; the last to run is the one behind."""
+
+    def body(inbox: socket.socket) -> None:
+        program = obj.programs["tc_first"]
+        with attached(obj, "tc_in", "attach_tcx", "lo") as link:
+            number = obj.programs["tc_in"].info().id
+            for before in (link, obj.programs["tc_in"], number, True):
+                with program.attach_tcx("lo", "ingress", before=before):
+                    send(inbox)
+                    assert obj.globals.last == TC_IN
+            for after in (link, obj.programs["tc_in"], number, True, None):
+                with program.attach_tcx("lo", "ingress", after=after):
+                    send(inbox)
+                    assert obj.globals.last == TC_FIRST
+        with pytest.raises(BpfError, match="before or after names is not attached to lo"):
+            program.attach_tcx("lo", "ingress", before=number)
+        with pytest.raises(ValueError, match="either before or after"):
+            program.attach_tcx("lo", "ingress", before=True, after=True)
+
+    Network(body)
+
+
+def test_wrong_devices_and_directions(obj: pybpf.Object) -> None:
+    """One error each, naming the program where the kernel is asked."""
+
+    def body(inbox: socket.socket) -> None:
+        with pytest.raises(BpfError, match=r"'tc_in'.*'eth7': ENODEV.*there are: lo"):
+            obj.programs["tc_in"].attach_tcx("eth7")
+        with pytest.raises(ValueError, match="direction '': one of 'ingress', 'egress'"):
+            obj.programs["tc_first"].attach_tcx("lo")
+        with pytest.raises(ValueError, match="side 'x': one of 'primary', 'peer'"):
+            obj.programs["on_peer"].attach_netkit("lo", "x")
+        with pytest.raises(BpfError, match="netkit/peer on lo"):
+            obj.programs["on_peer"].attach_netkit("lo")
+
+    Network(body)
+
+
+def test_netfilter() -> None:
+    """It sees what comes in, in its family, while attached; a priority is taken once."""
+
+    def body(inbox: socket.socket) -> None:
+        with pybpf.open(OBJECT) as obj:
+            obj.programs["on_hook"].autoload = True
+            try:
+                obj.load()
+            except pybpf.BpfError as error:
+                if "on_hook" in str(error):
+                    pytest.skip("this kernel has no netfilter programs (6.4)")
+                raise
+            program = obj.programs["on_hook"]
+            with program.attach_netfilter("ipv4", "input", 10) as link:
+                assert (link.info().pf, link.info().hooknum, link.info().priority) == (2, 1, 10)
+                send(inbox)
+                with pytest.raises(BpfError, match="another program has this priority"):
+                    program.attach_netfilter("ipv4", "input", 10)
+            with program.attach_netfilter("ipv6", "input", -5):
+                send(inbox)
+            send(inbox)
+            assert obj.maps["runs"][NETFILTER] == PACKETS
+            with pytest.raises(ValueError, match="hook 'inpt'"):
+                program.attach_netfilter("ipv4", "inpt")
+
+    Network(body)
+
+
+def test_socket_filter(obj: pybpf.Object) -> None:
+    """It cuts what one socket receives, and no longer after close()."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        inbox.bind(("127.0.0.1", 0))
+        inbox.settimeout(60)
+        with obj.programs["keep_one"].attach_socket(inbox) as link:
+            sender.sendto(b"hello", inbox.getsockname())
+            assert len(inbox.recv(100)) == 0  # one byte of the UDP header
+            with pytest.raises(UnsupportedFeature, match=r"info\(\) of socket filter on AF_INET"):
+                link.info()
+        sender.sendto(b"hello", inbox.getsockname())
+        assert inbox.recv(100) == b"hello"
+        assert obj.maps["runs"][FILTER] == 1
+        with pytest.raises(BpfError, match=r"'tc_in'.*socket filter on AF_INET.*EINVAL"):
+            obj.programs["tc_in"].attach_socket(inbox)
+        with pytest.raises(TypeError, match="a socket expected, not int"):
+            obj.programs["keep_one"].attach_socket(3)  # type: ignore[arg-type]
+
+
+def test_reuseport(obj: pybpf.Object) -> None:
+    """It is asked for each packet to the group while attached."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        for sock in (inbox, other):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(("127.0.0.1", 0) if sock is inbox else inbox.getsockname())
+        with (
+            obj.programs["on_choice"].attach_reuseport(inbox),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        ):
+            sender.sendto(b"x", inbox.getsockname())
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sender:
+            sender.sendto(b"x", inbox.getsockname())
+        assert obj.maps["runs"][REUSEPORT] == 1
+
+
+def connection() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        return client, server.accept()[0]
+
+
+def test_sockmap(obj: pybpf.Object) -> None:
+    """A message that a socket of the map sends, and one that it receives, run the programs."""
+    client, server = connection()
+    runs, sockets = obj.maps["runs"], obj.maps["sockets"]
+    with client, server:
+        server.settimeout(60)
+        with (
+            obj.programs["on_message"].attach_sockmap(sockets) as link,
+            obj.programs["on_verdict"].attach_sockmap(sockets),
+        ):
+            assert link.attached
+            sockets[0], sockets[1] = client.fileno(), server.fileno()
+            client.sendall(b"hello")
+            assert server.recv(100) == b"hello"
+            assert runs[MESSAGE] == 1 and runs[VERDICT] >= 1
+            del sockets[0], sockets[1]
+        counts = runs[MESSAGE], runs[VERDICT]
+    client, server = connection()
+    with client, server:
+        sockets[0] = client.fileno()
+        client.sendall(b"hello")
+        assert server.recv(100) == b"hello"
+    assert (runs[MESSAGE], runs[VERDICT]) == counts
+
+
+def test_sockmap_of_another_kind(obj: pybpf.Object) -> None:
+    with pytest.raises(BpfError, match="a sockmap or sockhash is needed, not array"):
+        obj.programs["on_message"].attach_sockmap(obj.maps["runs"])
+    with pytest.raises(BpfError, match=r"parser or verdict\?.*expected_attach_type"):
+        obj.programs["on_either"].attach_sockmap(obj.maps["sockets"])
+
+
+def burn(until: threading.Event) -> None:
+    while not until.is_set():
+        sum(range(1000))
+
+
+def counted(obj: pybpf.Object, more_than: int) -> int:
+    """Burn CPU until the program ran more often, or a minute has passed."""
+    end = time.monotonic() + 60
+    while obj.maps["runs"][SAMPLE] <= more_than and time.monotonic() < end:
+        sum(range(10000))
+    return int(obj.maps["runs"][SAMPLE])
+
+
+@pytest.mark.parametrize("how", ["cpus", "process", "period"])
+def test_perf_event(obj: pybpf.Object, how: str) -> None:
+    """Samples on every CPU, or of one process; with a cookie, and none after close()."""
+    program = obj.programs["on_sample"]
+    more = {"process": {"pid": os.getpid()}, "period": {"period": 1_000_000}}.get(how, {})
+    with program.attach_perf_event("cpu-clock", 200, cookie=0xC00C1E, **more) as links:
+        assert isinstance(links, LinkSet) and links.attached
+        assert counted(obj, 0) > 0
+        if how == "process":
+            assert f"thread {os.getpid()}" in links
+        else:
+            assert len(links) == len(os.sched_getaffinity(0)) or len(links) > 0
+    assert obj.globals.sample_cookie == 0xC00C1E
+    before = obj.maps["runs"][SAMPLE]
+    for _ in range(20):
+        sum(range(100000))
+    assert obj.maps["runs"][SAMPLE] == before
+
+
+def test_perf_event_names(obj: pybpf.Object) -> None:
+    """Wrong ones are told apart, and nothing stays attached."""
+    attach = obj.programs["on_sample"].attach_perf_event
+    with pytest.raises(BpfError, match=r"'on_sample'.*'cpu-clok': ENOENT.*near: cpu-clock"):
+        attach("cpu-clok")
+    with pytest.raises(BpfError, match="process 4194304: ESRCH"):
+        attach(pid=1 << 22)
+    with pytest.raises(BpfError, match="a frequency in Hz, or a period"):
+        attach(frequency=0)
+    with pytest.raises(BpfError, match="of cpu 9999"):
+        attach(cpu=9999)
+    with pytest.raises(TypeError, match="event: str expected"):
+        attach(1)  # type: ignore[arg-type]
+
+
+def test_freplace(obj: pybpf.Object) -> None:
+    """It runs instead of the function while attached; then the function runs again."""
+    whole = obj.programs["whole"]
+    program = obj.programs["other_answer"]
+    assert not program.loaded and program.attach_problem is not None
+    assert "attach_freplace(target_program, function)" in program.attach_problem.hint
+    assert whole.test_run(bytes(64)).retval == 1
+    try:
+        link = program.attach_freplace(whole)
+    except BpfError as error:
+        if error.errno == 1:
+            pytest.skip(f"policy: {error}")
+        raise
+    with link:
+        assert whole.test_run(bytes(64)).retval == 2
+    assert whole.test_run(bytes(64)).retval == 1
+    with program.attach_freplace(whole, "answer"):
+        assert whole.test_run(bytes(64)).retval == 2
+    assert (obj.maps["runs"][TARGET], obj.maps["runs"][REPLACED]) == (2, 2)
+
+
+@pytest.mark.needs(Feature.FENTRY)
+def test_tracing_of_a_bpf_program(obj: pybpf.Object) -> None:
+    """fentry on a global function of a program, fexit on the program: once a run, while attached;
+    links say of which program's function they are."""
+    whole, runs = obj.programs["whole"], obj.maps["runs"]
+    for name in ("on_answer", "on_whole"):
+        program = obj.programs[name]
+        program.target_program = whole
+        program.load()
+        with program.attach() as link:
+            whole.test_run(bytes(64))
+            (info,) = [one for one in kernel.links() if one.id == link.id]
+            assert info.target == f"{program.attach_to} of program {whole.info().id}"
+    whole.test_run(bytes(64))
+    assert (runs[ENTERED], runs[LEFT]) == (1, 1)
+
+
+def test_freplace_of_nothing(obj: pybpf.Object) -> None:
+    program = obj.programs["other_answer"]
+    with pytest.raises(BpfError, match=r"function 'answr' of program 'whole': ESRCH.*answer"):
+        program.attach_freplace(obj.programs["whole"], "answr")
+    with pytest.raises(BpfError, match="no program and function to replace"):
+        program.load()
+    with pytest.raises(BpfError, match="does not say which program's function"):
+        program.attach()
+
+
+@pytest.mark.parametrize("mode", ["link", "multi", "override", "exclusive"])
+def test_modes_of_cgroups(obj: pybpf.Object, cgroup: Path, mode: str) -> None:
+    """With and without a link: it runs for processes in the cgroup and stops after close()."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(("127.0.0.1", 0))
+        port = str(inbox.getsockname()[1])
+        command = [sys.executable, "-c", SENDER, str(cgroup), port, str(PACKETS)]
+        with obj.programs["on_egress"].attach_cgroup(cgroup, mode=mode):
+            subprocess.run(command, check=True)
+        subprocess.run(command, check=True)
+    assert obj.maps["runs"][CGROUP] == PACKETS
+    with pytest.raises(ValueError, match="mode 'some'"):
+        obj.programs["on_egress"].attach_cgroup(cgroup, mode="some")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [row.prefix for row in SECTIONS.values() if row.how == "cgroup" and not row.attach_btf],
+)
+def test_every_cgroup_section(section: str, cgroup: Path) -> None:
+    """Its types are those that the kernel attaches to a cgroup."""
+    row = SECTIONS[section]
+    with pybpf.open(OBJECT) as obj:
+        program = obj.programs["on_egress"]
+        program.type, program.expected_attach_type = row.type, row.attach_type
+        returns_one = bytes.fromhex("b7000000010000009500000000000000")
+        try:
+            program._fd = sys_prog.prog_load(
+                row.type, returns_one, expected_attach_type=row.attach_type
+            )
+        except BpfError as error:
+            pytest.skip(f"this kernel has no such programs: {error}")
+        with program.attach_cgroup(cgroup) as link:
+            assert link.info().attach_type == row.attach_type
+
+
+def test_what_pybpf_does_not_attach() -> None:
+    """lirc and lwt programs are refused with what to do instead."""
+    from pybpf.links import table
+
+    for how, word in (("lirc", "ir-keytable"), ("lwt", "ip route")):
+        problem = table.problem(how, how, "")
+        assert problem is not None and word in problem.hint
