@@ -686,17 +686,22 @@ class Program:
             specs = self._binding.share(_usdt_specs)
             return links.attach_usdt(self, specs, binary, provider, name, pid=pid, cookie=cookie)
 
-    def attach_xdp(self, interface: str | int, mode: str = "auto") -> links.Link:
+    def attach_xdp(
+        self, interface: str | int, mode: str = "auto", *, link: bool = True
+    ) -> links.Link:
         """Attach an XDP program to a network interface.
 
         :param interface: its name (``eth0``) or index
         :param mode: "auto", "generic" (any driver), "native" (in the driver) or "offload"
+        :param link: False for netlink, as ``ip link set dev NAME xdp`` does (before Linux 5.9)
         :raises ValueError: for another mode
         :raises TypeError: if `interface` is neither a str nor an int
         :raises BpfError: ENODEV if there is no such interface, with near names; EBUSY if it has
             an XDP program; EOPNOTSUPP if its driver does not have that mode
         """
         with self._named("xdp"):
+            if not link:
+                return links.attach_xdp_netlink(self, interface, mode=mode)
             return links.attach_xdp(self, interface, mode=mode)
 
     def attach_cgroup(
@@ -755,6 +760,25 @@ class Program:
         with self._named("tcx", "tc", "netkit"):
             direction = direction or _word_of(self.expected_attach_type, links.TCX_DIRECTIONS)
             return links.attach_tcx(self, interface, direction, before=before, after=after)
+
+    def attach_tc(
+        self, interface: str | int, direction: str = "", priority: int | None = None
+    ) -> links.Link:
+        """Attach to a network interface as a filter of traffic control (clsact, by netlink).
+
+        For kernels before 6.6, and to share a hook with filters of ``tc``. `attach_tcx` is the
+        way of newer kernels: it has a link.
+
+        :param interface: its name or index
+        :param direction: "ingress" or "egress"; may be left out if the section says it
+        :param priority: 1 to 65535, lower runs first; None takes the first that is free
+        :raises ValueError: for another direction or priority
+        :raises BpfError: ENODEV if there is no such interface, with near names; EEXIST if it has
+            an old ``ingress`` qdisc, which excludes ``clsact``
+        """
+        with self._named("tc", "tcx", "netkit"):
+            direction = direction or _word_of(self.expected_attach_type, links.TCX_DIRECTIONS)
+            return links.attach_tc(self, interface, direction, priority=priority, name=self.name)
 
     def attach_netkit(
         self,

@@ -18,8 +18,9 @@ from .link import Closes, HasFd, Link, LinkSet, PerfLink, Request, attach_to_fd
 from .netfilter import attach_netfilter
 from .netns import attach_netns
 from .perf_event import attach_perf_event, attach_sampling
-from .plain import Attachment, SocketAttachment, attach_reuseport, attach_socket
+from .plain import Attachment, attach_reuseport, attach_socket
 from .sockmap import attach_sockmap
+from .tc import attach_tc, attach_xdp_netlink
 from .tcx import NETKIT_SIDES, TCX_DIRECTIONS, attach_netkit, attach_tcx
 from .tracepoint import attach_raw_tracepoint, attach_tracepoint
 from .tracing import attach_tracing, attach_tracing_multi
@@ -38,7 +39,6 @@ __all__ = [
     "LinkSet",
     "PerfLink",
     "Request",
-    "SocketAttachment",
     "UsdtLink",
     "UsdtSpecs",
     "attach_cgroup",
@@ -55,6 +55,7 @@ __all__ = [
     "attach_sampling",
     "attach_socket",
     "attach_sockmap",
+    "attach_tc",
     "attach_tcx",
     "attach_to_fd",
     "attach_tracepoint",
@@ -64,6 +65,7 @@ __all__ = [
     "attach_uprobe_multi",
     "attach_usdt",
     "attach_xdp",
+    "attach_xdp_netlink",
     "find_in_program",
     "make_room",
 ]

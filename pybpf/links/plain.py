@@ -1,13 +1,14 @@
-"""Attachments without a link: BPF_PROG_ATTACH, and programs given to a socket.
+"""Attachments without a link: BPF_PROG_ATTACH, programs given to a socket, netlink's filters.
 
 The kernel keeps such an attachment until somebody undoes it: it survives this process, unless
-what it is on goes. These classes undo it when they are closed, so that they behave as links do.
+what it is on goes. An `Attachment` undoes it when it is closed, so that it behaves as a link does.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from .._sys import link as sys_link
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._sys.bpf import LinkInfo
 
-__all__ = ["Attachment", "SocketAttachment", "attach_plain", "attach_reuseport", "attach_socket"]
+__all__ = ["Attachment", "attach_plain", "attach_reuseport", "attach_socket"]
 
 # asm-generic/socket.h
 _SO_ATTACH_BPF, _SO_DETACH_BPF = 50, 27
@@ -29,30 +30,23 @@ _SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF = 52, 68
 
 
 class Attachment(Link):
-    """A program on a cgroup or map by BPF_PROG_ATTACH; closing or detaching undoes it.
+    """A program that is attached without a link; closing or detaching undoes it.
 
     :param program: is duplicated, and stays the caller's
-    :param target: descriptor of the cgroup or map, which is duplicated too
+    :param undo: called once, when it is closed
     """
 
-    def __init__(self, program: HasFd, target: int, attach_type: int, what: str) -> None:
+    def __init__(self, program: HasFd, what: str, undo: Callable[[], None]) -> None:
         super().__init__(Fd(os.dup(program.fileno()), what), what)
-        self._target = Fd(os.dup(target), what)
-        self._attach_type = attach_type
+        self._undo = undo
 
     def close(self) -> None:
         """Undo the attachment; it is fine if somebody else did."""
         if self.closed:
             return
         try:
-            with suppress(FileNotFoundError):
-                try:
-                    sys_link.prog_detach(self.fileno(), self._target, self._attach_type)
-                except BpfError as error:
-                    if error.errno != errno.ENOENT:
-                        raise
+            self._undo()
         finally:
-            self._target.close()
             super().close()
 
     def detach(self) -> None:
@@ -64,21 +58,24 @@ class Attachment(Link):
 
         :raises UnsupportedFeature: always
         """
-        raise UnsupportedFeature(f"info() of {self.what}", by="attachments without a link")
+        raise self._no_link("info")
 
     def update(self, program: HasFd, *, old: HasFd | None = None) -> None:
         """Refuse: attach the other program and close this.
 
         :raises UnsupportedFeature: always
         """
-        raise UnsupportedFeature(f"update() of {self.what}", by="attachments without a link")
+        raise self._no_link("update")
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Refuse: there is no link to pin.
 
         :raises UnsupportedFeature: always
         """
-        raise UnsupportedFeature(f"pin() of {self.what}", by="attachments without a link")
+        raise self._no_link("pin")
+
+    def _no_link(self, method: str) -> UnsupportedFeature:
+        return UnsupportedFeature(f"{method}() of {self.what}", by="attachments without a link")
 
 
 def attach_plain(
@@ -86,42 +83,30 @@ def attach_plain(
 ) -> Attachment:
     """Attach by BPF_PROG_ATTACH.
 
-    :param target: descriptor of a cgroup or of a map of sockets
+    :param target: descriptor of a cgroup or of a map of sockets; is duplicated
     :param flags: BPF_F_ALLOW_OVERRIDE or BPF_F_ALLOW_MULTI on a cgroup
     :raises BpfError: if the kernel refuses
     """
-    sys_link.prog_attach(program.fileno(), target, attach_type, flags)
-    return Attachment(program, target, attach_type, what)
+    own, kept = Fd(os.dup(program.fileno()), what), Fd(os.dup(target), what)
+
+    def undo() -> None:
+        with own, kept:
+            try:
+                sys_link.prog_detach(own, kept, attach_type)
+            except BpfError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+
+    try:
+        sys_link.prog_attach(program.fileno(), target, attach_type, flags)
+    except BaseException:
+        own.close()
+        kept.close()
+        raise
+    return Attachment(program, what, undo)
 
 
-class SocketAttachment(Attachment):
-    """A program on a socket; closing or detaching takes it off.
-
-    :param sock: is duplicated, and stays the caller's
-    """
-
-    def __init__(self, program: HasFd, sock: socket.socket, undo: int, what: str) -> None:
-        super().__init__(program, sock.fileno(), 0, what)
-        self._undo = undo
-
-    def close(self) -> None:
-        """Take the program off the socket; it is fine if somebody else did."""
-        if self.closed:
-            return
-        import socket
-
-        try:
-            with (
-                socket.socket(fileno=os.dup(self._target.fileno())) as sock,
-                suppress(FileNotFoundError),
-            ):
-                sock.setsockopt(socket.SOL_SOCKET, self._undo, 0)
-        finally:
-            self._target.close()
-            Link.close(self)
-
-
-def attach_socket(program: HasFd, sock: socket.socket) -> SocketAttachment:
+def attach_socket(program: HasFd, sock: socket.socket) -> Attachment:
     """Filter what a socket receives (SO_ATTACH_BPF).
 
     :param program: of type socket filter: it returns how many bytes to keep
@@ -131,7 +116,7 @@ def attach_socket(program: HasFd, sock: socket.socket) -> SocketAttachment:
     return _on_socket(program, sock, _SO_ATTACH_BPF, _SO_DETACH_BPF, "socket filter")
 
 
-def attach_reuseport(program: HasFd, sock: socket.socket) -> SocketAttachment:
+def attach_reuseport(program: HasFd, sock: socket.socket) -> Attachment:
     """Choose among the sockets that share an address (SO_ATTACH_REUSEPORT_EBPF).
 
     :param program: of type sk_reuseport, or a socket filter that returns an index
@@ -145,8 +130,8 @@ def attach_reuseport(program: HasFd, sock: socket.socket) -> SocketAttachment:
 
 
 def _on_socket(
-    program: HasFd, sock: socket.socket, option: int, undo: int, kind: str
-) -> SocketAttachment:
+    program: HasFd, sock: socket.socket, option: int, undoing: int, kind: str
+) -> Attachment:
     import socket
 
     if not isinstance(sock, socket.socket):
@@ -156,4 +141,10 @@ def _on_socket(
         sock.setsockopt(socket.SOL_SOCKET, option, program.fileno())
     except OSError as error:
         raise BpfError(error.errno or errno.EINVAL, what) from None
-    return SocketAttachment(program, sock, undo, what)
+    kept = sock.dup()
+
+    def undo() -> None:
+        with kept, suppress(FileNotFoundError):
+            kept.setsockopt(socket.SOL_SOCKET, undoing, 0)
+
+    return Attachment(program, what, undo)

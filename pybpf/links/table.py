@@ -75,7 +75,7 @@ WAYS: Mapping[str, Way] = {
     "run": Way(instead="it is run, not attached: call test_run()"),
     "freplace": Way(freplace.by_section, "attach_freplace(target_program, function)"),
     "struct_ops": Way(),
-    "tc": Way(call="attach_tcx(interface, direction)"),
+    "tc": Way(call="attach_tcx(interface, direction) or attach_tc(interface, direction)"),
     "tcx": Way(call="attach_tcx(interface, direction)"),
     "netkit": Way(call="attach_netkit(interface, side)"),
     "netfilter": Way(call="attach_netfilter(family, hook, priority)"),

@@ -110,7 +110,8 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     others = {n for n in names - wanted if ".dist-info/" not in n}
     assert others == set(pages)
     assert len(pages) == len(TOOLS) + 2
-    assert [r for r in required if "extra ==" not in r] == ["capstone>=5", "psutil>=5.9"]
+    plain = [r for r in required if "extra ==" not in r]
+    assert plain == ["capstone>=5", "psutil>=5.9", "pyroute2>=0.7"]
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,111 @@ def test_tcx_places(obj: pybpf.Object) -> None:
     Network(body)
 
 
+@pytest.mark.rows("host")  # the guests' kernels have clsact as a module, which they lack
+@pytest.mark.parametrize("priority", [None, 7])
+def test_tc(obj: pybpf.Object, priority: int | None) -> None:
+    """A filter runs while attached; the qdisc goes with the filter that made it."""
+
+    def body(inbox: socket.socket) -> None:
+        runs = obj.maps["runs"]
+        first = obj.programs["tc_in"].attach_tc("lo", priority=priority)
+        second = obj.programs["tc_first"].attach_tc("lo", "ingress", priority=priority)
+        with obj.programs["tc_out"].attach_tc("lo"):
+            send(inbox)
+            second.detach()
+            send(inbox)
+        first.close()
+        send(inbox)
+        assert (runs[TC_IN], runs[TC_FIRST], runs[TC_OUT]) == (2 * PACKETS, PACKETS, 2 * PACKETS)
+        assert not first.attached and not second.attached
+        from pyroute2 import IPRoute
+
+        with IPRoute() as route:
+            kinds = [one.get_attr("TCA_KIND") for one in route.get_qdiscs(1)]
+        assert "clsact" not in kinds
+
+    Network(body)
+
+
+@pytest.mark.rows("host")
+def test_tc_places(obj: pybpf.Object) -> None:
+    """A priority may be shared; wrong ones are refused."""
+
+    def body(inbox: socket.socket) -> None:
+        attach = obj.programs["tc_in"].attach_tc
+        with attach("lo", priority=3), attach("lo", priority=3):
+            send(inbox)
+        assert obj.maps["runs"][TC_IN] == 2 * PACKETS
+        with pytest.raises(ValueError, match="priority 0"):
+            attach("lo", priority=0)
+        with pytest.raises(ValueError, match="direction 'up'"):
+            attach("lo", "up")
+        with pytest.raises(BpfError, match=r"program 'whole' \(xdp\): tc egress on lo: EINVAL"):
+            obj.programs["whole"].attach_tc("lo", "egress")
+        from pyroute2 import IPRoute
+
+        with IPRoute() as route:
+            assert "clsact" not in [one.get_attr("TCA_KIND") for one in route.get_qdiscs(1)]
+
+    Network(body)
+
+
+@pytest.mark.parametrize("mode", ["auto", "generic"])
+def test_xdp_by_netlink(obj: pybpf.Object, mode: str) -> None:
+    """It drops what comes in (XDP_DROP) while attached; a second is refused."""
+
+    def body(inbox: socket.socket) -> None:
+        whole = obj.programs["whole"]
+        with whole.attach_xdp("lo", mode, link=False) as link:
+            with pytest.raises(BpfError, match="xdp on lo: EBUSY"):
+                whole.attach_xdp("lo", mode, link=False)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"x", inbox.getsockname())
+            with pytest.raises(UnsupportedFeature, match=r"pin\(\) of xdp on lo"):
+                link.pin("/x")
+            assert obj.maps["runs"][TARGET] == 1
+        send(inbox)
+        assert obj.maps["runs"][TARGET] == 1
+
+    Network(body)
+
+
+def test_netkit(obj: pybpf.Object) -> None:
+    """What the peer sends is seen by the program on the primary, while attached."""
+
+    def body(inbox: socket.socket) -> None:
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        with IPRoute() as route:
+            try:
+                route.link("add", ifname="kit0", kind="netkit")
+            except NetlinkError as error:
+                pytest.skip(f"this kernel has no netkit interfaces: {error}")
+            peers = [one["index"] for one in route.get_links() if one["index"] > 1]
+            primary = socket.if_nametoindex("kit0")
+            (peer,) = set(peers) - {primary}
+            for index in (primary, peer):
+                route.link("set", index=index, state="up")
+            name = socket.if_indextoname(peer)
+        with obj.programs["on_peer"].attach_netkit("kit0") as link:
+            assert link.info().attach_type == AttachType.BPF_NETKIT_PEER
+            ping(name)
+            seen = obj.maps["runs"][TC_OUT]
+            assert seen >= 1
+        ping(name)
+        assert obj.maps["runs"][TC_OUT] == seen
+
+    Network(body)
+
+
+def ping(interface: str) -> None:
+    # One Ethernet frame, of a type that nobody answers.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((interface, 0))
+        raw.send(bytes(12) + b"\x88\xb5" + bytes(50))
+
+
 def test_wrong_devices_and_directions(obj: pybpf.Object) -> None:
     """One error each, naming the program where the kernel is asked."""
 

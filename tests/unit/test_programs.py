@@ -176,7 +176,7 @@ def test_an_object_that_says_nowhere_where_to_attach_is_told_so(refusing: pybpf.
     text = str(caught.value)
     assert "on_tp: call attach_xdp(interface)" in text
     assert "on_raw_tp: call attach_uprobe(binary, symbol_or_offset)" in text
-    assert "on_tp_btf: call attach_tcx(interface, direction)" in text
+    assert "on_tp_btf: call attach_tcx(interface, direction) or attach_tc(" in text
 
 
 def test_what_is_left_to_the_caller_is_named(

@@ -52,6 +52,7 @@ PACKAGES = (
 PYTHON_PACKAGES = {
     "capstone": "python3-capstone",
     "psutil": "python3-psutil",
+    "pyroute2": "python3-pyroute2",
     "pytest": "python3-pytest",
     "hypothesis": "python3-hypothesis",
 }
