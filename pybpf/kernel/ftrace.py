@@ -123,22 +123,27 @@ class FtraceFunctions:
         self._searches += names
 
     def places(self, name: str) -> list[Place]:
-        """Find the lines that name `name`, in whatever module.
+        """Find the lines that name `name`, in whatever module; see `named`."""
+        return self.named([name])
 
-        A search of the text (half a millisecond) until many names were asked for.
+    def named(self, names: Iterable[str]) -> list[Place]:
+        """Find the lines that have one of these names, in whatever module, in file order.
+
+        Searches of the text (half a millisecond each) until many names were asked for.
         """
-        if not name or " " in name or "\n" in name:
-            return []
-        self._searches += 1
+        wanted = [n for n in dict.fromkeys(names) if n and " " not in n and "\n" not in n]
+        self._searches += len(wanted)
         if self._columns is not None or self._searches > _SEARCHES_BEFORE_INDEX:
             lines, sites = self.lines, self.sites
             return [
                 Place(*self.split(lines[i]), sites[i] if sites else None)
-                for i in self.positions(name)
+                for i in sorted([i for name in wanted for i in self.positions(name)])
             ]
-        if name.startswith(_INVALID):
-            return []
-        return [self._place(line) for line in self._lines_with(name)]
+        found: dict[int, str] = {}
+        for name in wanted:
+            if not name.startswith(_INVALID):
+                found |= self._lines_with(name)
+        return [self._place(found[start]) for start in sorted(found)]
 
     def positions(self, name: str) -> tuple[int, ...]:
         """Positions of the lines that name `name`, in whatever module; splits the list."""
@@ -192,9 +197,9 @@ class FtraceFunctions:
             self._index = index_names(names)
         return self._index
 
-    def _lines_with(self, name: str) -> list[str]:
-        # Whole lines, in file order: the name starts a line or follows the address, and ends at
-        # the line's end or before a module.
+    def _lines_with(self, name: str) -> dict[int, str]:
+        # Whole lines by where they start: the name starts a line or follows the address, and ends
+        # at the line's end or before a module.
         text = self._text
         before = " " if self._with_addresses else "\n"
         lines: dict[int, str] = {}
@@ -209,7 +214,7 @@ class FtraceFunctions:
                 at = text.find(needle, at + 1)
             if not self._with_addresses and text.startswith(needle[1:]):
                 lines[0] = text[: text.index("\n")]
-        return [lines[start] for start in sorted(lines)]
+        return lines
 
     def _place(self, line: str) -> Place:
         columns = (_columns_with_addresses if self._with_addresses else _columns)(line)
@@ -342,6 +347,18 @@ class KprobeBlacklist:
         """True if `addr` lies in a refused range."""
         at = bisect_right(self._starts, addr) - 1
         return at >= 0 and addr < self._ends[at]
+
+    def refused(self, names: Sequence[str], addresses: Sequence[int]) -> set[int]:
+        """Positions of the functions that are on the list by their names or addresses."""
+        starts, ends = self._starts, self._ends
+        found = {
+            i
+            for i, address in enumerate(addresses)
+            if (at := bisect_right(starts, address)) and address < ends[at - 1]
+        }
+        if not self._names.isdisjoint(names):
+            found.update([i for i, name in enumerate(names) if name in self._names])
+        return found
 
 
 def parse_blacklist(data: bytes) -> KprobeBlacklist:

@@ -8,7 +8,7 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..dataclass import dataclass
 from ..errors import PlanError
@@ -129,9 +129,22 @@ class Matcher:
             elif (lines := self._names.setdefault(pattern.name, set())) is not None:
                 lines.update(pattern.lines)
         self._regex = re.compile("|".join(p.regex for p in globs)) if globs else None
+        self._all = any(p.name == "*" and p.module is None for p in globs)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if no pattern has a glob, so that looking up `names` finds all that match."""
+        return self._regex is None
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of patterns without globs."""
+        return self._names.keys()
 
     def positions(self, functions: FtraceFunctions) -> set[int]:
         """Positions of the lines that any pattern matches."""
+        if self._all:
+            return set(range(len(functions)))
         found: set[int] = set()
         for name, lines in self._names.items():
             at = functions.positions(name)

@@ -21,7 +21,8 @@ import itertools
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
+from itertools import compress
 from typing import NamedTuple
 
 from .._sys.files import required
@@ -159,12 +160,14 @@ class _Stretch:
             self._names = index_names(self._split().names)
         return self._names
 
-    def add_named(self, wanted: Set[str], to: Columns) -> None:
+    def add_named(self, wanted: Mapping[str, str], to: Columns) -> None:
         for lines in self._parts():
             if self._core:
-                heads = [line for line in lines if line[_NAME:] in wanted]
+                # The caller's strings, not copies.
+                known = list(map(wanted.get, [line[_NAME:] for line in lines]))
+                heads = list(compress(lines, known))
                 owners = [""] * len(heads)
-                names = [line[_NAME:] for line in heads]
+                names = [name for name in known if name]
             else:
                 split = [(line, *line[_NAME:].partition("\t[")) for line in lines]
                 found = [one for one in split if one[1] in wanted]
@@ -432,8 +435,9 @@ class Kallsyms:
         """
         self.require_addresses()
         found = Columns([], array("Q"), [], [])
+        wanted = {name: name for name in names if name}
         for stretch in self._stretches:
-            stretch.add_named(names, found)
+            stretch.add_named(wanted, found)
         return found
 
     def find_prefix(self, prefix: str) -> list[Symbol]:

@@ -22,5 +22,5 @@ def planned(plan: Plan, program: str = "") -> list[Attachment]:
         if group.mechanism.needs_btf:
             for part in reversed(group.parts):
                 name = program or plan.program
-                out.append(Attachment(name, _OF_SIDE[part.side], group.targets))
+                out.append(Attachment(name, _OF_SIDE[part.side], tuple(group.targets)))
     return out

@@ -154,10 +154,13 @@ def denied(name: str) -> Denied | None:
 def risky(names: Sequence[str]) -> set[str]:
     """Those of which `denied` or `never_returns` has anything to say."""
     found = set(_EITHER.intersection(names))
-    text = "\n".join(["", *names])  # one search of thousands of names is cheaper than thousands
+    text = "\n".join(["", *names, ""])  # one search of all names is cheaper than thousands
     for prefix in _PREFIXES:
-        if f"\n{prefix}" in text:
-            found.update([name for name in names if name.startswith(prefix)])
+        at = text.find(f"\n{prefix}")
+        while at >= 0:
+            end = text.index("\n", at + 1)
+            found.add(text[at + 1 : end])
+            at = text.find(f"\n{prefix}", end)
     return found
 
 

@@ -41,6 +41,7 @@ from ..dataclass import replace
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from ..kernel.sleepable import is_sleep_refusal
+from .columns import Targets
 from .ground import ROUNDS, Stale, Stands
 from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
 from .mechanisms import Job, Mechanism
@@ -100,7 +101,7 @@ class _Engine:
         self.refused.setdefault(target_key(target), (target, error))
 
     def keep(
-        self, link: links.Link, group: Group, part: Part, targets: tuple[Target, ...]
+        self, link: links.Link, group: Group, part: Part, targets: Sequence[Target]
     ) -> Sequence[Target]:
         """Keep a new link if it is where its targets are, else close it.
 
@@ -123,7 +124,7 @@ class _Engine:
         """Those whose module is the one they were found in; the others are refused as stale."""
         if self.ground is None:
             return targets
-        modules = {t.module for t in targets}
+        modules = set(Targets.of(targets).modules)
         modules.discard("")  # the kernel itself never moves
         lost = self.ground.lost(modules) if modules else set()
         if not lost:
@@ -141,12 +142,13 @@ class _Engine:
         where = mechanism.places(link)
         if not where:
             return targets
+        rows = Targets.of(targets)
         wrong = [
-            t
-            for t in targets
-            if t.address
-            and (at := where.get(t.btf_id or 0))  # 0: addresses are hidden
-            and not 0 <= at - t.address <= _ENDBR
+            targets[i]
+            for i, (address, btf_id) in enumerate(zip(rows.addresses, rows.btf_ids, strict=True))
+            if address
+            and (at := where.get(btf_id))  # 0: addresses are hidden
+            and not 0 <= at - address <= _ENDBR
         ]
 
         def said(target: Target) -> Stale:
@@ -189,7 +191,7 @@ class _Engine:
                 targets = self.drop_halves(group, first)
                 self.total += len(targets) * len(group.parts)
 
-    def sides(self, group: Group, targets: tuple[Target, ...]) -> None:
+    def sides(self, group: Group, targets: Sequence[Target]) -> None:
         for part in reversed(group.parts):  # exit before entry
             left = self.accepted(targets)
             if len(left) < len(targets):
@@ -205,12 +207,12 @@ class _Engine:
                     self.alone(group, part, target, program)
                 self.unload()
 
-    def accepted(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    def accepted(self, targets: Sequence[Target]) -> Sequence[Target]:
         if not self.refused:
             return targets
         return tuple(t for t in targets if target_key(t) not in self.refused)
 
-    def drop_halves(self, group: Group, first: int) -> tuple[Target, ...]:
+    def drop_halves(self, group: Group, first: int) -> Sequence[Target]:
         """A function refused at one side of a pair keeps nothing at the other.
 
         Where a link holds many functions, all of the group's are closed: made again by
@@ -250,7 +252,7 @@ class _Engine:
             try:
                 with held():
                     link = self.linked(group, part, program, some)
-                    left = self.keep(link, group, part, tuple(some))
+                    left = self.keep(link, group, part, some)
             except BpfError as error:
                 left = self.standing(some)
                 if len(left) < len(some):
@@ -412,7 +414,7 @@ def attach(
     if options.planned is not None:
         options.planned(plan)
     elif plan.cost.attach_s > SLOW_S:
-        warn(f"{plan.program}: attaching to {say_takes(plan.targets, plan.cost.attach_s)}")
+        warn(f"{plan.program}: attaching to {say_takes(plan.count, plan.cost.attach_s)}")
     engine = _Engine(source, template, MultiLink(plan, losses), cookies, options.progress, ground)
     try:
         try:
@@ -466,7 +468,7 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
         for target in full:
             del engine.refused[target_key(target)]
         engine.run(spill.groups)
-        link.spilled = engine.accepted(spill.targets)
+        link.spilled = tuple(engine.accepted(spill.targets))
         nowhere += (*spill.skipped, *look_again(engine, facts, options))
     errors = [error for _, error in engine.refused.values()]
     if errors and not link and all(map(_blames_program, errors)):

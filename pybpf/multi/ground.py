@@ -49,7 +49,7 @@ class Stands(Protocol):
     def lost(self, modules: Iterable[str]) -> set[str]:
         """Modules of which what was read no longer holds; "" is the kernel itself."""
 
-    def again(self, targets: Sequence[Target]) -> tuple[list[Target], list[Skipped]]:
+    def again(self, targets: Sequence[Target]) -> tuple[Sequence[Target], list[Skipped]]:
         """Look functions up anew; those that are not there any more come with a reason."""
 
 
@@ -70,7 +70,7 @@ class Ground:
         """Find the modules of which what was read no longer holds."""
         return self._facts.loaded.lost(modules)
 
-    def again(self, targets: Sequence[Target]) -> tuple[list[Target], list[Skipped]]:
+    def again(self, targets: Sequence[Target]) -> tuple[Sequence[Target], list[Skipped]]:
         """Look functions up in facts of this moment.
 
         :returns: those that are there, with their addresses and BTF ids of now; and the others

@@ -38,9 +38,9 @@ def warn(text: str) -> None:
     logging.getLogger("pybpf").warning("%s", text)
 
 
-def say_takes(targets: Sequence[Target], seconds: float) -> str:
+def say_takes(functions: int, seconds: float) -> str:
     """Words for a prediction of attaching or detaching."""
-    return f"{len(targets)} functions will take about {seconds:.0f} s (less where KVM is used)"
+    return f"{functions} functions will take about {seconds:.0f} s (less where KVM is used)"
 
 
 def target_key(target: Target) -> tuple[str, str, int]:
@@ -59,7 +59,7 @@ class Piece:
     mechanism: Mechanism
     module: str
     part: Part
-    targets: tuple[Target, ...]
+    targets: Sequence[Target]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class MultiLink:
             all_of_them = sum(len(group.parts) * len(group.targets) for group in self.plan.groups)
             seconds = self.plan.cost.detach_s * min(1, total / max(all_of_them, 1))
             if seconds > SLOW_S:
-                warn(f"{self.plan.program}: detaching from {say_takes(self.targets, seconds)}")
+                warn(f"{self.plan.program}: detaching from {say_takes(len(self.targets), seconds)}")
         while self.pieces:
             with held():
                 piece = self.pieces[-1]

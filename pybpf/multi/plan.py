@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
 from ..dataclass import dataclass
@@ -97,7 +97,7 @@ class Group:
     mechanism: Mechanism
     module: str
     parts: tuple[Part, ...]
-    targets: tuple[Target, ...]
+    targets: Sequence[Target]
 
     @property
     def lowering(self) -> Lowering:
@@ -168,6 +168,11 @@ class Plan:
         return tuple(t for group in self.groups for t in group.targets)
 
     @property
+    def count(self) -> int:
+        """Number of functions that will be attached to."""
+        return sum(len(group.targets) for group in self.groups)
+
+    @property
     def guarded(self) -> bool:
         """Its programs share a recursion guard, so that they recurse no further than one would."""
         return any(part.variant.guarded for group in self.groups for part in group.parts)
@@ -232,7 +237,7 @@ class Plan:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        count = len(self.targets)
+        count = sum(len(group.targets) for group in self.groups)
         what = f"{self.program} ({self.hook.value}.multi{'.s' if self.sleepable else ''})"
         groups = len(self.groups)
         yield f"{what}: {many(count, 'function')}, {many(groups, 'group')}"

@@ -25,13 +25,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from operator import attrgetter, itemgetter, lt
+from itertools import chain, groupby
+from operator import itemgetter, lt
 from typing import NamedTuple
 
 from ..dataclass import dataclass, replace
+from ..kernel.functions import label
 from ..trampoline.model import Model, Return
 from . import guard
 from .callees import THROW, calls_traceable, leaf_functions
+from .columns import TargetColumns, Targets
 from .cost import Cost
 from .denylist import denied, never_returns, risky
 from .mechanisms import MECHANISMS, Mechanism, Refusal, Request
@@ -62,17 +65,27 @@ _PLAIN: _Shape = ("", False, True, True, 0, False)
 _VOID, _WIDE = Return.VOID, Return.WIDE
 
 
-def _by_shape(targets: Sequence[Target]) -> list[tuple[_Shape, list[int]]]:
-    # Positions of targets by all that a mechanism's answer depends on; a model by its identity,
+def _by_shape(columns: TargetColumns, rows: Sequence[int]) -> list[tuple[_Shape, list[int]]]:
+    # Positions in `rows` by all that a mechanism's answer depends on; a model by its identity,
     # for equal ones are mostly one object. Written for thousands of targets, most of them plain.
     plain: defaultdict[int, list[int]] = defaultdict(list)
     out: defaultdict[tuple[int, _Shape], list[int]] = defaultdict(list)
-    for i, t in enumerate(targets):
-        if t.unique and t.kprobe and t.address and t.btf_id and not t.occupied and not t.module:
-            plain[id(t.model)].append(i)
+    unique, kprobe, addresses = columns.unique, columns.kprobe, columns.addresses
+    btf_ids, occupied, modules = columns.btf_ids, columns.occupied, columns.modules
+    models = columns.models
+    for i, r in enumerate(rows):
+        if (
+            unique[r]
+            and kprobe[r]
+            and addresses[r]
+            and btf_ids[r]
+            and not occupied[r]
+            and not modules[r]
+        ):
+            plain[id(models[r])].append(i)
         else:
-            shape = (t.module, t.btf_id is None, t.unique, t.kprobe, t.occupied, t.address == 0)
-            out[id(t.model), shape].append(i)
+            known = (not btf_ids[r], unique[r], kprobe[r], occupied[r], addresses[r] == 0)
+            out[id(models[r]), (modules[r], *known)].append(i)
     return [
         *((_PLAIN, some) for some in plain.values()),
         *((shape, some) for (_, shape), some in out.items()),
@@ -80,14 +93,16 @@ def _by_shape(targets: Sequence[Target]) -> list[tuple[_Shape, list[int]]]:
 
 
 def _by_sleep(
-    targets: Sequence[Target], shapes: Iterable[tuple[_Shape, Sequence[int]]]
+    may_sleep: Sequence[bool | None],
+    rows: Sequence[int],
+    shapes: Iterable[tuple[_Shape, Sequence[int]]],
 ) -> list[tuple[_Shape, list[int]]]:
     # The same, where it also matters whether a function takes sleepable programs.
     out: list[tuple[_Shape, list[int]]] = []
     for shape, some in shapes:
         split: defaultdict[bool | None, list[int]] = defaultdict(list)
         for i in some:
-            split[targets[i].may_sleep].append(i)
+            split[may_sleep[rows[i]]].append(i)
         out += [((*shape, answer), at) for answer, at in split.items()]
     return out
 
@@ -150,7 +165,7 @@ class _Planner:
 
     def weigh(
         self,
-        targets: Sequence[Target],
+        targets: Targets,
         shapes: Sequence[tuple[_Shape, Sequence[int]]],
         order: Sequence[Mechanism],
     ) -> tuple[list[_Choice], int, Cost]:
@@ -162,12 +177,12 @@ class _Planner:
         fits: dict[GroupKey, _Fit] = {}
         chosen: list[_Choice] = []
         counts: defaultdict[int, int] = defaultdict(int)
+        models, rows = targets.columns.models, targets.rows
         for shape, some in shapes:
-            one = targets[some[0]]
-            kind = (_kind(one.model), shape)
+            kind = (_kind(models[rows[some[0]]]), shape)
             choice = known.get(kind)
             if choice is None:
-                choice = self.choose(one, order)
+                choice = self.choose(targets[some[0]], order)
                 if isinstance(choice, _Fit):
                     choice = fits.setdefault(choice.key, choice)
                 known[kind] = choice
@@ -185,7 +200,7 @@ class _Planner:
 
     @staticmethod
     def place(
-        targets: Sequence[Target],
+        targets: Targets,
         shapes: Iterable[tuple[_Shape, Sequence[int]]],
         chosen: Iterable[_Choice],
     ) -> tuple[tuple[Group, ...], list[Skipped]]:
@@ -201,7 +216,7 @@ class _Planner:
             else:
                 skipped += [choice.of(targets[i]) for i in some]
         groups = tuple(
-            Group(fit.mechanism, fit.module, fit.parts, tuple([targets[i] for i in sorted(at)]))
+            Group(fit.mechanism, fit.module, fit.parts, targets.take(sorted(at)))
             for fit, at in sorted(found.values(), key=lambda group: group[0].key)
         )
         return groups, skipped
@@ -293,21 +308,22 @@ def make_plan(
     work = _Planner(request)
     exits = request.exits
     skipped = list(skipped)
-    rest, distinct = _ordered(targets)
-    no = {n: why for n in risky([t.name for t in rest]) if (why := _refused(n, exits)) is not None}
-    if no:
-        skipped += [replace(no[t.name], module=t.module) for t in rest if t.name in no]
-        rest = [t for t in rest if t.name not in no]
+    wanted = Targets.of(targets)
+    columns = wanted.columns
+    rows, distinct = _ordered(wanted)
+    names = columns.names
+    refused = {
+        name: why
+        for name in risky(wanted.column(names))
+        if (why := _refused(name, exits)) is not None
+    }
+    if refused:
+        no = [row for row in rows if names[row] in refused]
+        skipped += [replace(refused[names[row]], module=columns.modules[row]) for row in no]
+        rows = [row for row in rows if names[row] not in refused]
     if not distinct:
-        # The first of the names of an address stays: the order is total, so always the same.
-        seen: dict[object, Target] = {}
-        for target in rest:
-            twin = seen.setdefault(target.address or (target.module, target.name), target)
-            if twin is not target:
-                same = (twin.module, twin.name) == (target.module, target.name)
-                of = "it is asked for twice" if same else f"of {twin.label}"
-                skipped.append(Skipped(target.name, target.module, Reason.ALIAS, of))
-        rest = list(seen.values())
+        rows = _without_aliases(columns, rows, skipped)
+    rest = Targets(columns, rows)
 
     candidates = {m: m.unsupported(request) for m in options.mechanisms}
     usable = [mechanism for mechanism, no in candidates.items() if no is None]
@@ -323,14 +339,14 @@ def make_plan(
             template.sleepable,
         )
     # An unprovable program is one error, not a reason per target: this asks for its traits.
-    recursive = work.recursive(t.name for t in rest)
+    recursive = work.recursive(rest.column(names))
     obstacle = guard.obstacle(template.code, template.kfunc_names.values(), THROW)
     if recursive and len(rest) > 1:
         request = replace(request, unguardable=obstacle)
         work = _Planner(request)
-    shapes = _by_shape(rest)
+    shapes = _by_shape(columns, rows)
     if template.sleepable:
-        shapes = _by_sleep(rest, shapes)
+        shapes = _by_sleep(columns.may_sleep, rows, shapes)
     tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, options.prefer)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)
@@ -353,17 +369,39 @@ def _copies(groups: Sequence[Group]) -> bool:
     return flags > 1 or any(group.mechanism.per_function for group in groups)
 
 
-def _ordered(targets: Iterable[Target]) -> tuple[list[Target], bool]:
-    # By address, and where those are equal by everything else. And whether no two have the
+def _ordered(targets: Targets) -> tuple[Sequence[int], bool]:
+    # Rows by address, and where those are equal by everything else. And whether no two have the
     # same address, all being known.
-    out = list(targets)
+    addresses = targets.columns.addresses
+    rows, sorted_ = targets.rows, targets.addresses
     for _ in range(2):
-        addresses = [t.address for t in out]
-        if all(map(lt, [0, *addresses], addresses)):
-            return out, True
-        out.sort(key=attrgetter("address"))
-    out.sort(key=_rank)
+        if all(map(lt, chain((0,), sorted_), sorted_)):
+            return rows, True
+        rows = sorted(rows, key=addresses.__getitem__)
+        sorted_ = [addresses[row] for row in rows]
+    out: list[int] = []
+    for _, same in groupby(rows, key=addresses.__getitem__):
+        some = list(same)
+        if len(some) > 1:
+            some.sort(key=lambda row: _rank(targets.columns.target(row)))
+        out += some
     return out, False
+
+
+def _without_aliases(
+    columns: TargetColumns, rows: Sequence[int], skipped: list[Skipped]
+) -> list[int]:
+    # The first of the names of an address stays: the order is total, so always the same.
+    seen: dict[object, int] = {}
+    for row in rows:
+        name, module = columns.names[row], columns.modules[row]
+        twin = seen.setdefault(columns.addresses[row] or (module, name), row)
+        if twin != row:
+            same = (columns.modules[twin], columns.names[twin]) == (module, name)
+            label_ = label(columns.names[twin], columns.modules[twin])
+            of = "it is asked for twice" if same else f"of {label_}"
+            skipped.append(Skipped(name, module, Reason.ALIAS, of))
+    return list(seen.values())
 
 
 def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechanism, Skipped | None]:

@@ -211,7 +211,7 @@ class MultiPrograms:
             plan = self._resolver.at(now).plan(template, wanted, facts, options)
             if now.hold():
                 break  # else modules came or went while their symbols were read
-        if shared := shared_cookies(cookie, plan.targets):
+        if cookie is not None and (shared := shared_cookies(cookie, plan.targets)):
             warn(f"program {program.name!r}: {shared}")
         ground = None if now.is_saved else Ground(self._resolver, now, template)
         return run(self, template, plan, facts, options, cookie, ground, losses_on(now))

@@ -7,8 +7,9 @@ holds already, as the kernel's link infos tell.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
 
 from ..btf import Btf
@@ -21,12 +22,22 @@ from ..kernel.globs import VMLINUX
 from ..kernel.sleepable import MOST, Question, may_sleep
 from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
+from .columns import TargetColumns, Targets
 from .mechanisms import Mechanism
 from .options import AUTO, AttachOptions
 from .plan import Plan, PlanFacts
 from .planner import make_plan
 from .reasons import Reason, Skipped
-from .select import Candidate, SelectFacts, at_address, select, split_address
+from .select import (
+    FEW,
+    Candidate,
+    CandidateColumns,
+    SelectFacts,
+    at_address,
+    by_module,
+    select,
+    split_address,
+)
 from .target import Target
 from .template import Template
 from .traits import Hook
@@ -34,10 +45,10 @@ from .variant import Lowering
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Self
 
     from ..kernel.host import Facts
+    from ..trampoline.model import Model
 
 __all__ = ["Asked", "Item", "Resolver", "listed", "plan", "plan_facts"]
 
@@ -46,8 +57,6 @@ Item = str | Candidate | Target
 Asked = str | Iterable[Item]
 
 _KINDS = {str, Candidate, Target}
-# So many names are searched for one by one in the symbol table.
-_FEW = 24
 
 _PLANNED_FOR = (
     Feature.FENTRY,
@@ -158,16 +167,16 @@ class Resolver:
             targets = self.with_sleep(targets)
         return make_plan(template, targets, facts, options, skipped)
 
-    def with_sleep(self, targets: Iterable[Target]) -> list[Target]:
+    def with_sleep(self, targets: Iterable[Target]) -> Sequence[Target]:
         """The targets, with what the running kernel says of sleepable programs on each.
 
         What is known already stays. Saved facts do not have it, and of very many functions only
         the first `sleepable.MOST` are asked about: the rest stays unknown.
         """
-        out = list(targets)
         btf = self._facts.btf
         if not self._live or not isinstance(btf, KernelBtf):
-            return out
+            return targets if isinstance(targets, Sequence) else tuple(targets)
+        out = list(targets)
         open_ = [t for t in out if t.may_sleep is None and t.btf_id is not None]
         asked = [Question(t.module, t.btf_id or 0) for t in open_[:MOST]]
         said = may_sleep(asked, btf)
@@ -180,7 +189,7 @@ class Resolver:
             for t in out
         ]
 
-    def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[list[Target], list[Skipped]]:
+    def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[Sequence[Target], list[Skipped]]:
         """Targets for what was asked, and what could not be found.
 
         :param asked: a glob (``vfs_*``, ``module:glob``), or names, candidates and targets;
@@ -210,19 +219,18 @@ class Resolver:
                 raise _nothing(asked, skipped)
             return targets, skipped
         found = select(self._facts, globs, at_exit=at_exit)
+        columns = TargetColumns.of(targets)
         known = {(t.module, t.name, t.address) for t in targets}
-        targets += [
-            self.target(c) for c in found.candidates if (c.module, c.name, c.address) not in known
-        ]
+        columns.extend(self._columns(found.candidates.columns, known))
         skipped += found.skipped
         skipped += [
             Skipped(lost.pattern, "", Reason.NOT_FOUND, lost.detail, lost.hint)
             for lost in found.unmatched
             if not lost.skipped
         ]
-        if not targets and isinstance(asked, str):
+        if not columns.names and isinstance(asked, str):
             raise _nothing(asked, skipped)
-        return targets, skipped
+        return Targets(columns), skipped
 
     def again(
         self, targets: Sequence[Target], *, at_exit: bool
@@ -292,7 +300,7 @@ class Resolver:
         # Positions of the targets whose name, address and BTF id do not agree (any more).
         kallsyms = self._facts.kallsyms
         moved: dict[int, None] = {}
-        index = kallsyms.functions() if len(targets) > _FEW else {}
+        index = kallsyms.functions() if len(targets) > FEW else {}
         for i, target in enumerate(targets):
             if not target.address:
                 continue
@@ -336,6 +344,34 @@ class Resolver:
             occupied,
         )
 
+    def _columns(
+        self, found: CandidateColumns, without: Set[tuple[str, str, int]] = frozenset()
+    ) -> TargetColumns:
+        # Candidates with their models and occupancy.
+        if without:
+            keys = zip(found.modules, found.names, found.addresses, strict=True)
+            found = found.take([i for i, key in enumerate(keys) if key not in without])
+        count = len(found.names)
+        models: list[Model | None] = [None] * count
+        for module, rows in by_module(found.modules):
+            known = self._models_of(module) if rows else None
+            if known is not None:
+                protos = [found.protos[i] for i in rows]
+                made = known.of_each({proto for proto in protos if proto})
+                for i, proto in zip(rows, protos, strict=True):
+                    models[i] = made.get(proto)
+        return TargetColumns(
+            found.names,
+            found.modules,
+            found.addresses,
+            found.btf_ids,
+            models,
+            found.unique,
+            found.kprobe,
+            self._occupied_each(found.modules, found.btf_ids),
+            [None] * count,
+        )
+
     def _models_of(self, module: str) -> Models | None:
         btf: Btf | None = self._facts.btf.get(module)
         known = self._models.get(module)
@@ -344,17 +380,26 @@ class Resolver:
         return known[1]
 
     def _occupied(self, module: str, btf_id: int) -> int:
-        if not self._live:
-            return 0
+        return self._occupied_each([module], [btf_id])[0]
+
+    def _occupied_each(self, modules: Sequence[str], btf_ids: Sequence[int]) -> array[int]:
+        # Programs that the trampolines of functions hold already.
+        out = array("I", bytes(4 * len(btf_ids)))
+        if not self._live or not any(btf_ids):
+            return out
         if self._held is None:
             self._held = _held()
         if not self._held:
-            return 0
-        try:
-            object_id = self._facts.btf.object_id(module)  # type: ignore[union-attr]
-        except (BpfError, AttributeError):
-            return 0
-        return self._held[make_key(object_id, btf_id)]
+            return out
+        for module, rows in by_module(modules):
+            try:
+                object_id = self._facts.btf.object_id(module)  # type: ignore[union-attr]
+            except (BpfError, AttributeError):
+                continue
+            for i in rows:
+                if btf_id := btf_ids[i]:
+                    out[i] = self._held[make_key(object_id, btf_id)]
+        return out
 
 
 def _nothing(asked: str, skipped: list[Skipped]) -> PlanError:

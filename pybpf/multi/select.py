@@ -8,41 +8,54 @@ the first, perhaps another one), one address has several names (two ids of one
 address in a tracing_multi link crash 7.3 when it closes), and BTF may describe
 a name twice. What passes is a `Candidate` with exactly one address; everything
 else asked for is a `Skipped` with a reason. Pure: facts in, value out.
+
+A glob may mean all 44,000 functions, so the join works on columns: a list or array for each thing
+that is known, filled in one pass over all names, and a `Candidate` is made when one is looked at.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from operator import itemgetter
 from typing import Protocol
 
 from ..btf import BtfKind
-from ..dataclass import dataclass
+from ..dataclass import dataclass, field
 from ..errors import PlanError
-from ..kernel.functions import KernelFunction
+from ..kernel.ftrace import FtraceFunctions, is_site_of
+from ..kernel.functions import KernelFunction, label
 from ..kernel.globs import VMLINUX, Matcher, Pattern, is_glob, parse_pattern
+from ..kernel.kallsyms import FUNCTION_TYPES, Columns
 from ..kernel.lookup import near_names
-from .denylist import denied, never_returns
+from ..kernel.nameindex import index_names
+from .columns import Made
+from .denylist import denied, never_returns, risky
 from .reasons import Reason, Skipped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
-    from ..kernel.ftrace import FtraceFunctions, KprobeBlacklist
+    from ..kernel.ftrace import KprobeBlacklist
     from ..kernel.kallsyms import Kallsyms
 
 __all__ = [
+    "FEW",
     "Candidate",
+    "CandidateColumns",
+    "Candidates",
     "SelectFacts",
     "Selection",
     "Unmatched",
     "at_address",
+    "by_module",
     "select",
     "split_address",
 ]
 
-# From this many functions on, one pass over all of BTF beats searches.
-_BULK = 40
+#: So many names are searched for one by one; for more, one pass over all symbols is faster.
+FEW = 24
 
 
 class BtfFacts(Protocol):
@@ -108,6 +121,64 @@ class Unmatched:
         return f"{text} ({said})" if said else text
 
 
+@dataclass(slots=True, eq=False)
+class CandidateColumns:
+    """The fields of `Candidate`, a list for each; all have the same length. 0 is no BTF id.
+
+    :ivar protos: besides, ids of their prototypes, 0 where BTF does not describe them
+    """
+
+    names: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    addresses: array[int] = field(default_factory=lambda: array("Q"))
+    unique: bytearray = field(default_factory=bytearray)
+    entry: bytearray = field(default_factory=bytearray)
+    btf_ids: array[int] = field(default_factory=lambda: array("I"))
+    no_btf: list[Reason | None] = field(default_factory=list)
+    protos: array[int] = field(default_factory=lambda: array("I"))
+    kprobe: bytearray = field(default_factory=bytearray)
+
+    def candidate(self, at: int) -> Candidate:
+        """Make the candidate of a row."""
+        return Candidate(
+            self.names[at],
+            self.modules[at],
+            self.addresses[at],
+            self.btf_ids[at] or None,
+            no_btf=self.no_btf[at],
+            unique=bool(self.unique[at]),
+            kprobe=bool(self.kprobe[at]),
+            entry=bool(self.entry[at]),
+        )
+
+    def take(self, rows: Sequence[int]) -> CandidateColumns:
+        """Some of the rows."""
+        return CandidateColumns(
+            [self.names[i] for i in rows],
+            [self.modules[i] for i in rows],
+            array("Q", [self.addresses[i] for i in rows]),
+            bytearray([self.unique[i] for i in rows]),
+            bytearray([self.entry[i] for i in rows]),
+            array("I", [self.btf_ids[i] for i in rows]),
+            [self.no_btf[i] for i in rows],
+            array("I", [self.protos[i] for i in rows]),
+            bytearray([self.kprobe[i] for i in rows]),
+        )
+
+
+class Candidates(Made[Candidate]):
+    """Candidates that are the rows of columns.
+
+    :param columns: they must not change any more
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: CandidateColumns) -> None:
+        self.columns = columns
+        super().__init__(len(columns.names), columns.candidate)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What globs mean on one kernel.
@@ -118,7 +189,7 @@ class Selection:
     :param unmatched: patterns that gave no candidate, entry patterns first
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: Candidates
     skipped: tuple[Skipped, ...] = ()
     excluded: tuple[str, ...] = ()
     unmatched: tuple[Unmatched, ...] = ()
@@ -149,52 +220,32 @@ def select(
         [p if isinstance(p, Pattern) else parse_pattern(p) for p in patterns]
         for patterns in (allow, entry, deny)
     )
-    functions = facts.ftrace
-    entry_at = Matcher(entries).positions(functions)
-    wanted = sorted(entry_at | Matcher(allows).positions(functions))
-    skipped: list[Skipped] = []
+    wanted = _matched(facts.ftrace, entries, allows)
     excluded: dict[str, None] = {}
-    kept: dict[str, list[int]] = {}
-    denier = Matcher(denies)
-    for i in wanted:
-        line = functions.lines[i]
-        if denies and denier.matches(line):
-            excluded[line] = None
-        elif (refusal := _refused(*functions.split(line), at_exit)) is not None:
-            if refusal not in skipped[-1:]:
-                skipped.append(refusal)
-        else:
-            kept.setdefault(line, []).append(i)
-    found: list[_Found] = []
-    seen: dict[int, str] = {}
-    for line, positions in kept.items():
-        name, module = functions.split(line)
-        good, bad = _resolve(facts, name, module, positions)
-        if bad is not None:
-            skipped.append(bad)
-        for addr, unique in good:
-            if addr in seen:
-                detail = f"{seen[addr]} is at the same address"
-                skipped.append(Skipped(name, module, Reason.ALIAS, detail))
-                continue
-            seen[addr] = line
-            found.append((name, module, addr, unique, positions[0] in entry_at))
-    candidates = []
-    for candidate in _candidates(facts, found):
-        if need_btf and candidate.no_btf is not None:
-            skipped.append(_no_btf(candidate))
-        else:
-            candidates.append(candidate)
-    lines = {c.label for c in candidates}
-    skips = {s.label: s for s in skipped}
+    if denies:
+        denier = Matcher(denies)
+        excluded = dict.fromkeys([line for line in wanted.lines if denier.matches(line)])
+        if excluded:
+            wanted = wanted.take([i for i, x in enumerate(wanted.lines) if x not in excluded])
+    columns = CandidateColumns()
+    skipped = _join(facts, wanted, columns, at_exit)
+    _describe(facts, columns)
+    candidates = Candidates(columns)
+    if need_btf and any(columns.no_btf):
+        skipped += [_no_btf(columns.candidate(i)) for i, no in enumerate(columns.no_btf) if no]
+        candidates = Candidates(columns.take([i for i, no in enumerate(columns.no_btf) if not no]))
+    given = _Given(candidates.columns)
     unmatched = []
+    skips: dict[str, Skipped] | None = None
     for pattern in dict.fromkeys([*entries, *allows]):
-        if not _has_any(pattern, lines, functions):
+        if pattern not in given:
+            if skips is None:
+                skips = {s.label: s for s in skipped}
             lost, diagnosis = _explain(pattern, facts, skips, excluded)
             unmatched.append(lost)
             if diagnosis is not None:
                 skipped.append(diagnosis)
-    return Selection(tuple(candidates), tuple(skipped), tuple(excluded), tuple(unmatched))
+    return Selection(candidates, tuple(skipped), tuple(excluded), tuple(unmatched))
 
 
 def split_address(text: str) -> tuple[str, int | None]:
@@ -267,6 +318,44 @@ def at_address(
 # -- the join --------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lines:
+    """Lines of ftrace's list that patterns match, in file order.
+
+    :ivar sites: address of each line's call site, None if the kernel does not tell
+    :ivar entry: positions of those that an entry pattern matches
+    """
+
+    lines: Sequence[str]
+    sites: Sequence[int] | None
+    entry: Set[int]
+
+    def take(self, positions: Sequence[int]) -> _Lines:
+        """Some of the lines."""
+        sites, entry = self.sites, self.entry
+        return _Lines(
+            [self.lines[i] for i in positions],
+            None if sites is None else [sites[i] for i in positions],
+            {new for new, i in enumerate(positions) if i in entry} if entry else entry,
+        )
+
+
+def _matched(
+    functions: FtraceFunctions, entries: Sequence[Pattern], allows: Sequence[Pattern]
+) -> _Lines:
+    both, entry = Matcher([*entries, *allows]), Matcher(entries)
+    if both.is_exact:  # then neither the whole list nor its columns are needed
+        places = [(label(p.name, p.module), p.site) for p in functions.named(both.names)]
+        places = [place for place in places if both.matches(place[0])]
+        lines = [line for line, _ in places]
+        sites = [site for _, site in places if site is not None]
+        marked = {i for i, line in enumerate(lines) if entry.matches(line)}
+        return _Lines(lines, sites if len(sites) == len(lines) else None, marked)
+    whole = _Lines(functions.lines, functions.sites, entry.positions(functions))
+    positions = Matcher(allows).positions(functions) | whole.entry
+    return whole if len(positions) == len(functions) else whole.take(sorted(positions))
+
+
 def _refused(name: str, module: str, at_exit: bool) -> Skipped | None:
     rule = denied(name)
     if rule is not None:
@@ -276,83 +365,179 @@ def _refused(name: str, module: str, at_exit: bool) -> Skipped | None:
     return None
 
 
-def _resolve(
-    facts: SelectFacts, name: str, module: str, positions: list[int]
-) -> tuple[list[tuple[int, bool]], Skipped | None]:
-    """Addresses of the functions behind equal ftrace lines: (address, name is unique)."""
-    functions = facts.ftrace
-    symbols = [s for s in facts.kallsyms.by_name(name) if s.module == module]
-    addrs = list(dict.fromkeys(s.addr for s in symbols if s.is_function))
-    if not addrs:
-        return [], Skipped(name, module, Reason.NOT_FOUND, "ftrace lists it, kallsyms does not")
-    # A lookup by name in the kernel takes the first symbol of any type.
-    unique = len({s.addr for s in symbols}) == 1
-    if functions.sites is not None:
-        good = [a for a in addrs if any(functions.is_site_of(i, a) for i in positions)]
-        if len(good) == len(positions):
-            return [(addr, unique) for addr in good], None
-    elif len(addrs) == len(positions):
-        return [(addr, unique) for addr in addrs], None
-    detail = f"{len(addrs)} addresses, {len(positions)} of them traceable"
-    if len(addrs) == len(positions):
-        detail = f"none of {len(addrs)} addresses is where ftrace has it"
-    return [], Skipped(name, module, Reason.AMBIGUOUS, detail)
+def _join(facts: SelectFacts, wanted: _Lines, to: CandidateColumns, at_exit: bool) -> list[Skipped]:
+    """Find the addresses of functions and fill the columns that follow from them.
+
+    :returns: functions that got no row
+    """
+    skipped: list[Skipped] = []
+    names, modules = list(wanted.lines), [""] * len(wanted.lines)
+    for i in [i for i, line in enumerate(names) if " " in line]:
+        names[i], modules[i] = FtraceFunctions.split(names[i])
+    if bad := risky(names):
+        refused = set()
+        for i in [i for i, name in enumerate(names) if name in bad]:
+            if (refusal := _refused(names[i], modules[i], at_exit)) is not None:
+                refused.add(i)
+                if refusal not in skipped[-1:]:
+                    skipped.append(refusal)
+        left = [i for i in range(len(names)) if i not in refused]
+        wanted = wanted.take(left)
+        names, modules = [names[i] for i in left], [modules[i] for i in left]
+    if not names:
+        return skipped
+    symbols = _symbols(facts.kallsyms, names)
+    labels = list(symbols.names)
+    for i in [i for i, module in enumerate(symbols.modules) if module]:
+        labels[i] = label(labels[i], symbols.modules[i])
+    by_label = index_names(labels)
+    addresses, types, sites = symbols.addrs, symbols.types, wanted.sites
+    rows: list[int] = []  # of each function, its first line
+    shared: list[int] = []  # functions whose name others have too
+    lost: list[tuple[int, Skipped]] = []  # with the line
+    found: Sequence[int]
+    for line, lines_at in index_names(wanted.lines).items():
+        at = by_label.get(line)
+        # One line and one symbol, as nearly all have.
+        if (
+            type(lines_at) is int
+            and type(at) is int
+            and types[at] in FUNCTION_TYPES
+            and (sites is None or is_site_of(sites[lines_at], addresses[at]))
+        ):
+            rows.append(lines_at)
+            to.addresses.append(addresses[at])
+            continue
+        every = [lines_at] if isinstance(lines_at, int) else lines_at
+        some = [] if at is None else [at] if isinstance(at, int) else at
+        found, why = _told_apart(symbols, some, every, sites)
+        first = every[0]
+        if why is not None:
+            lost.append((first, Skipped(names[first], modules[first], *why)))
+        # A lookup by name in the kernel takes the first symbol of any type.
+        if len({addresses[i] for i in some}) > 1:
+            shared += range(len(rows), len(rows) + len(found))
+        rows += [first] * len(found)
+        to.addresses.extend(found)
+    to.unique = bytearray(b"\1") * len(rows)
+    for row in shared:
+        to.unique[row] = 0
+    if len(set(to.addresses)) < len(rows):
+        rows = _without_aliases(wanted.lines, names, modules, rows, to, lost)
+    to.names = [names[i] for i in rows]
+    to.modules = [modules[i] for i in rows]
+    entry = wanted.entry
+    to.entry = bytearray([i in entry for i in rows]) if entry else bytearray(len(rows))
+    lost.sort(key=itemgetter(0))
+    return skipped + [one for _, one in lost]
 
 
-# name, module, address, name is unique, matched by an entry glob
-_Found = tuple[str, str, int, bool, bool]
+def _without_aliases(
+    lines: Sequence[str],
+    names: Sequence[str],
+    modules: Sequence[str],
+    rows: Sequence[int],
+    to: CandidateColumns,
+    lost: list[tuple[int, Skipped]],
+) -> list[int]:
+    # Drops all but the first function of an address from addresses, `unique` and rows.
+    seen: dict[int, int] = {}
+    kept = []
+    for i, (line, address) in enumerate(zip(rows, to.addresses, strict=True)):
+        if address in seen:
+            detail = f"{lines[seen[address]]} is at the same address"
+            lost.append((line, Skipped(names[line], modules[line], Reason.ALIAS, detail)))
+        else:
+            seen[address] = line
+            kept.append(i)
+    to.addresses = array("Q", [to.addresses[i] for i in kept])
+    to.unique = bytearray([to.unique[i] for i in kept])
+    return [rows[i] for i in kept]
 
 
-def _candidates(facts: SelectFacts, found: list[_Found]) -> Iterator[Candidate]:
-    """What was found, with BTF ids (or the reason for none) and the kprobe mark."""
-    modules = [module for _, module, *_ in found]
-    tables = {
-        module: _Ids(facts.btf.get(module), bulk=modules.count(module) >= _BULK)
-        for module in dict.fromkeys(modules)
-    }
-    blacklist = facts.kprobe_blacklist
-    for name, module, addr, unique, entry in found:
-        btf_id, reason = tables[module].find(name)
-        if not unique:
-            # The kernel would look the name up and may find another function.
-            btf_id, reason = None, Reason.AMBIGUOUS
-        kprobe = not blacklist or not (name in blacklist or blacklist.covers(addr))
-        yield Candidate(
-            name,
-            module,
-            addr,
-            btf_id,
-            no_btf=reason,
-            unique=unique,
-            kprobe=kprobe,
-            entry=entry,
-        )
+def _symbols(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:
+    # All symbols that have one of these names, in file order.
+    if len(names) > FEW:
+        return kallsyms.named(set(names))
+    found = [symbol for name in dict.fromkeys(names) for symbol in kallsyms.by_name(name)]
+    return Columns(
+        [s.name for s in found],
+        array("Q", [s.addr for s in found]),
+        [s.type for s in found],
+        [s.module for s in found],
+    )
 
 
-class _Ids:
-    """BTF_KIND_FUNC ids by name in one BTF object."""
+def _told_apart(
+    symbols: Columns, at: Sequence[int], lines: Sequence[int], sites: Sequence[int] | None
+) -> tuple[Sequence[int], tuple[Reason, str] | None]:
+    """Tell which of several symbols of a name are behind equal lines of ftrace's list.
 
-    def __init__(self, btf: Btf | None, *, bulk: bool) -> None:
-        self._btf = btf
-        if btf is not None and bulk:
-            btf.names()  # has its index made, once
+    :param at: which of the symbols have this name
+    :returns: addresses of the functions; if that cannot be told, why
+    """
+    functions = [symbols.addrs[i] for i in at if symbols.types[i] in FUNCTION_TYPES]
+    addresses = list(dict.fromkeys(functions))
+    if not addresses:
+        return (), (Reason.NOT_FOUND, "ftrace lists it, kallsyms does not")
+    if sites is not None:
+        good = [a for a in addresses if any(is_site_of(sites[i], a) for i in lines)]
+        if len(good) == len(lines):
+            return good, None
+    elif len(addresses) == len(lines):
+        return addresses, None
+    detail = f"{len(addresses)} addresses, {len(lines)} of them traceable"
+    if len(addresses) == len(lines):
+        detail = f"none of {len(addresses)} addresses is where ftrace has it"
+    return (), (Reason.AMBIGUOUS, detail)
 
-    def _all(self, name: str) -> list[tuple[int, int]]:
-        btf = self._btf
-        if btf is None or "." in name:  # clones made by the compiler are never in BTF
-            return []
-        ids = [i for i in btf.find_all(name, BtfKind.FUNC) if i >= btf.start_id]
-        if len(ids) == 1:
-            return [(ids[0], 0)]
-        return [(i, getattr(btf.type(i), "type", 0)) for i in ids]
 
-    def find(self, name: str) -> tuple[int | None, Reason | None]:
-        ids = self._all(name)
-        if not ids:
-            return None, Reason.NO_BTF
-        if len(ids) > 1 and len({proto for _, proto in ids}) > 1:
-            return None, Reason.AMBIGUOUS  # two prototypes: which is right is not told
-        return ids[0][0], None
+def _describe(facts: SelectFacts, columns: CandidateColumns) -> None:
+    """Fill the columns that BTF and the kprobe blacklist tell."""
+    names, count = columns.names, len(columns.names)
+    columns.btf_ids = array("I", bytes(4 * count))
+    columns.protos = array("I", bytes(4 * count))
+    columns.no_btf = [Reason.NO_BTF] * count
+    columns.kprobe = bytearray(b"\1") * count
+    for module, rows in by_module(columns.modules):
+        btf = facts.btf.get(module) if rows else None
+        if btf is None:
+            continue
+        table = btf.funcs_named([names[i] for i in rows])
+        index = index_names(table.names)
+        for i in rows:
+            at = index.get(names[i])
+            if at is None:
+                continue
+            if isinstance(at, list):
+                if len({table.protos[x] for x in at}) > 1:
+                    columns.no_btf[i] = Reason.AMBIGUOUS  # which prototype is right is not told
+                    continue
+                at = at[0]
+            columns.btf_ids[i] = table.ids[at]
+            columns.protos[i] = table.protos[at]
+            columns.no_btf[i] = None
+    for i in [i for i, unique in enumerate(columns.unique) if not unique]:
+        # The kernel would look the name up and may find another function.
+        columns.btf_ids[i], columns.protos[i], columns.no_btf[i] = 0, 0, Reason.AMBIGUOUS
+    if facts.kprobe_blacklist:
+        for i in facts.kprobe_blacklist.refused(names, columns.addresses):
+            columns.kprobe[i] = 0
+
+
+def by_module(modules: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Give each module and its rows.
+
+    :param modules: of each row
+    """
+    others: dict[str, list[int]] = {}
+    for i in [i for i, module in enumerate(modules) if module]:
+        others.setdefault(modules[i], []).append(i)
+    if not others:
+        yield "", range(len(modules))
+        return
+    yield "", [i for i, module in enumerate(modules) if not module]
+    yield from others.items()
 
 
 def _no_btf(candidate: Candidate) -> Skipped:
@@ -367,13 +552,26 @@ def _no_btf(candidate: Candidate) -> Skipped:
 # -- patterns that found nothing -------------------------------------------
 
 
-def _has_any(pattern: Pattern, lines: set[str], functions: FtraceFunctions) -> bool:
-    if pattern.is_literal and pattern.module is None:
-        return any(functions.lines[i] in lines for i in functions.positions(pattern.name))
-    if pattern.is_exact:
-        return any(line in lines for line in pattern.lines)
-    match = re.compile(pattern.regex).fullmatch
-    return any(match(line) for line in lines)
+class _Given:
+    """Tells which patterns gave a candidate."""
+
+    def __init__(self, columns: CandidateColumns) -> None:
+        self._columns = columns
+        self._names: Set[str] | None = None
+        self._lines: Mapping[str, object] | None = None
+
+    def __contains__(self, pattern: object) -> bool:
+        assert isinstance(pattern, Pattern)
+        if pattern.is_literal and pattern.module is None:
+            if self._names is None:
+                self._names = set(self._columns.names)
+            return pattern.name in self._names
+        if self._lines is None:
+            self._lines = dict.fromkeys(map(label, self._columns.names, self._columns.modules))
+        if pattern.is_exact:
+            return any(line in self._lines for line in pattern.lines)
+        match = re.compile(pattern.regex).fullmatch
+        return any(match(line) for line in self._lines)
 
 
 def _explain(
@@ -436,9 +634,7 @@ def _diagnose(pattern: Pattern, facts: SelectFacts) -> Skipped:
     if refusal is not None:
         return refusal
     if pattern.module is not None and name in facts.ftrace:
-        owners = [
-            facts.ftrace.split(facts.ftrace.lines[i])[1] for i in facts.ftrace.positions(name)
-        ]
+        owners = [place.module for place in facts.ftrace.places(name)]
         where = " or ".join(dict.fromkeys(owner or "the kernel itself" for owner in owners))
         return Skipped(name, module, Reason.NOT_FOUND, f"not in {pattern.module}", f"in {where}")
     symbols = [s for s in kallsyms.by_name(name) if s.is_function]

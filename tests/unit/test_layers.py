@@ -29,6 +29,7 @@ LAYERS = {
     "pybpf.obj": 3,
     "pybpf.multi.callees": 3,
     "pybpf.multi.classes": 3,
+    "pybpf.multi.columns": 3,
     "pybpf.multi.cost": 3,
     "pybpf.multi.denylist": 3,
     "pybpf.multi.guard": 3,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+from array import array
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybpf.btf.decode import FuncColumns
 from pybpf.errors import DeniedByPolicy, PlanError
 from pybpf.kernel.ftrace import (
     FtraceFunctions,
@@ -77,6 +79,10 @@ class FakeBtf:
 
     def __init__(self, funcs: list[tuple[str, int]]) -> None:
         self.table = [(10 + i, name, proto) for i, (name, proto) in enumerate(funcs)]
+
+    def funcs_named(self, names: list[str]) -> FuncColumns:
+        ids, own, protos = zip(*self.table, strict=True)
+        return FuncColumns(array("I", ids), list(own), array("I", protos))
 
     def names(self) -> dict[str, list[int]]:
         return {name: self.find_all(name) for _, name, _ in self.table}

@@ -6,6 +6,7 @@ from array import array
 
 from ..._uapi.enums import AttachType
 from ...features import Feature
+from ..columns import Targets
 from ..plan import Side
 from .regs import ByRegisters
 
@@ -38,7 +39,7 @@ class _KprobeMulti(ByRegisters):
         # In any order: the kernel sorts the addresses, and the cookies along.
         made: Link = doors.attach_kprobe_multi(
             job.program,
-            addrs=array("Q", [t.address for t in job.targets]),
+            addrs=array("Q", Targets.of(job.targets).addresses),
             cookies=job.cookies,
             retprobe=job.side is Side.EXIT,
             session=job.side is Side.SESSION,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ..._uapi.enums import AttachType
 from ...errors import BpfError
 from ...features import Feature
+from ..columns import Targets
 from ..plan import Side
 from ..variant import Lowering
 from .btf import ByTrampoline
@@ -40,7 +41,7 @@ class _TracingMulti(ByTrampoline):
         return doors.attach_tracing_multi(
             job.program,
             _ATTACH_TYPES[job.side],
-            [t.btf_id or 0 for t in job.targets],
+            Targets.of(job.targets).btf_ids,
             cookies=job.cookies,
             what=f"tracing_multi {job.side.value} of {len(job.targets)} functions",
         )
