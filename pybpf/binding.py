@@ -28,7 +28,7 @@ from .errors import (
     RelocationError,
     UnsupportedFeature,
 )
-from .kernel.config import kernel_config, version_code
+from .kernel.config import Config, Given, read_config, version_code
 from .kernel.host import Facts, SavedBtf
 from .kernel.lookup import BtfTarget
 from .maps import Map
@@ -116,6 +116,7 @@ class Binding:
 
     :param kernel_btf: BTF to relocate against instead of the running kernel's
     :param has_multi: tells whether a program of the object is a multi program
+    :param kconfig: what `read_config` takes
     :ivar facts: what is known of the kernel; newer facts may take their place
     :ivar maps: mapping name -> `Map`, in the file's order
     :ivar pin_root: where maps that ask to be pinned by name go
@@ -129,6 +130,7 @@ class Binding:
         *,
         kernel_btf: Btf | None = None,
         has_multi: Callable[[], bool] = lambda: False,
+        kconfig: Given = None,
     ) -> None:
         self.spec = spec
         self.facts = facts
@@ -139,6 +141,7 @@ class Binding:
         self.btf_error: BpfError | None = None
         self._kernel_btf = kernel_btf
         self._has_multi = has_multi
+        self._kconfig = kconfig
         self._fds = ExitStack()
         self._btf_fd: Fd | None = None
         self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
@@ -214,13 +217,15 @@ class Binding:
     def _fill_kconfig(self) -> None:
         for bpf_map in self.maps.values():
             if bpf_map.spec.data == "kconfig" and self.spec.btf is not None:
-                target = self.link_target
+                options = any(extern.name.startswith("CONFIG_") for extern in self.spec.externs)
+                config = read_config(self._kconfig) if options else Config()
                 bpf_map.initial = bytearray(
                     kconfig_values(
                         self.spec.externs,
                         self.spec.btf,
-                        virtual=target.virtual_kconfig,
-                        config=target.config,
+                        virtual=self.link_target.virtual_kconfig,
+                        config=config.lines,
+                        unknown=config.unknown,
                     )
                 )
 
@@ -392,7 +397,6 @@ class Binding:
             modules,
             ksym_addr=self._ksym_address,
             kernel_version=version_code(os.uname().release) if virtual else 0,
-            config=kernel_config() if virtual else (),
             has_syscall_wrapper=bool(virtual and facts.kallsyms.by_name("__x64_sys_bpf")),
         )
 

@@ -162,16 +162,24 @@ class RelocationError(ValueError):
     :param program: program name
     :param insn: instruction index (8-byte slots) in that program, or None
     :param file: object file, as the caller gave it, or ""
+    :param source: source line of the instruction, ``file.c:12: text``, or ""
     """
 
     def __init__(
-        self, what: str, *, program: str = "", insn: int | None = None, file: str = ""
+        self,
+        what: str,
+        *,
+        program: str = "",
+        insn: int | None = None,
+        file: str = "",
+        source: str = "",
     ) -> None:
         super().__init__(what)
         self.what = what
         self.program = program
         self.insn = insn
         self.file = file
+        self.source = source
 
     def __str__(self) -> str:
         parts = [self.file] if self.file else []
@@ -179,7 +187,8 @@ class RelocationError(ValueError):
             parts.append(f"program {self.program!r}")
         if self.insn is not None:
             parts.append(f"instruction {self.insn}")
-        return ": ".join([*parts, self.what])
+        text = ": ".join([*parts, self.what])
+        return f"{text} (at {self.source})" if self.source else text
 
 
 class PlanError(ValueError):

@@ -57,6 +57,7 @@ def open_object(
     kernel_btf: Btf | str | os.PathLike[str] | bytes | None = None,
     *,
     facts: Facts | None = None,
+    kconfig: str | os.PathLike[str] | Mapping[str, str | int | bool] | None = None,
 ) -> Object:
     """Parse a compiled BPF object (ELF64, EM_BPF). Needs no privileges.
 
@@ -64,6 +65,9 @@ def open_object(
     :param kernel_btf: BTF to relocate against instead of the running kernel's: a `Btf`, raw
         bytes, or a path to a raw blob
     :param facts: what is known of the running kernel, to share it between objects
+    :param kconfig: values for ``CONFIG_*`` externs: a file with the whole configuration of the
+        kernel, plain or .gz; or single options, ``{"CONFIG_HZ": 250}``, that go before the
+        kernel's own. Needed where the kernel does not show its configuration (containers)
     :returns: an object that owns what it will load; use it as a context manager
     :raises ObjectFormatError: naming file, section and offset
     :raises OSError: if the file cannot be read
@@ -76,7 +80,7 @@ def open_object(
     elif kernel_btf is not None:
         blob, label = _read(kernel_btf)
         btf = Btf(blob, name=label)
-    return Object(spec, btf, facts)
+    return Object(spec, btf, facts, kconfig)
 
 
 def _is_for_caller(program: Program, problem: BpfError) -> bool:
@@ -100,7 +104,13 @@ class Object:
     :ivar globals: the C global variables, typed from BTF
     """
 
-    def __init__(self, spec: ObjectSpec, kernel_btf: Btf | None, facts: Facts | None) -> None:
+    def __init__(
+        self,
+        spec: ObjectSpec,
+        kernel_btf: Btf | None,
+        facts: Facts | None,
+        kconfig: str | os.PathLike[str] | Mapping[str, str | int | bool] | None = None,
+    ) -> None:
         self.spec = spec
         #: The object's side in the kernel: BTF, maps and relocated code.
         self.binding = Binding(
@@ -108,6 +118,7 @@ class Object:
             facts if facts is not None else Facts(),
             kernel_btf=kernel_btf,
             has_multi=lambda: any(program.is_multi for program in self.programs.values()),
+            kconfig=kconfig,
         )
         self.maps: Mapping[str, Map] = self.binding.maps
         self.programs: Mapping[str, Program] = ByName(
@@ -156,7 +167,8 @@ class Object:
         :raises VerifierError: the verifier refused a program; ``.log`` has all it said
         :raises RelocationError: a program refers to something this kernel lacks
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
-        :raises BpfError: any other refusal, naming the map or program
+        :raises BpfError: any other refusal, naming the map or program; EBADF if a program that
+            a program array starts with is not loaded
         """
         if self._loaded:
             raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
@@ -197,8 +209,13 @@ class Object:
             if bpf_map.type == MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
                 for index, name in bpf_map.spec.slots:
                     program = self.programs.get(name)
-                    if program is not None and program.loaded:
-                        bpf_map[index] = program
+                    if program is None or not program.loaded:
+                        raise BpfError(
+                            errno.EBADF,
+                            f"map {bpf_map.name!r}: program {name!r} of slot {index} is not loaded",
+                            "set its autoload, or leave the slot out of the map's initial values",
+                        )
+                    bpf_map[index] = program
 
     # -- attaching
 

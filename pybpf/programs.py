@@ -18,10 +18,11 @@ from ._sys import link as sys_link
 from ._sys import prog as sys_prog
 from ._uapi.enums import AttachType, ProgType
 from .dataclass import replace
-from .errors import BpfError, PlanError, UnsupportedFeature
+from .errors import BpfError, PlanError, UnsupportedFeature, VerifierError
 from .kernel import lookup
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 from .links import table
+from .obj.missing import explain
 from .obj.sections import find_by_type
 
 TYPE_CHECKING = False
@@ -280,7 +281,13 @@ class Program:
             target=target,
             log_level=self.log_level,
         )
-        return self._binding.load(program)
+        try:
+            return self._binding.load(program)
+        except VerifierError as error:
+            lacking = explain(self._binding.linked(self.name), self._binding.spec, error.log)
+            if lacking is not None:
+                error.hint = f"this kernel lacks something: {lacking}"
+            raise
 
     def _target(self, attach_to: str) -> BtfTarget:
         # Which kernel function (or tracepoint typedef, LSM hook, iterator) to load for.

@@ -78,7 +78,7 @@ class CoreResult:
     ``offset`` is the instruction's byte offset in the code, ``local`` and
     ``target`` describe the accesses in words (``target`` is "" when nothing
     matched), ``value`` is the new constant as u64. ``poisoned`` instructions were
-    made uncallable, ``reason`` says why.
+    made uncallable, ``reason`` says why; ``access`` is then what was asked for, as C has it.
     """
 
     offset: int
@@ -88,6 +88,11 @@ class CoreResult:
     value: int = 0
     poisoned: bool = False
     reason: str = ""
+    access: str = ""
+
+
+# Why, until it is known what there is instead.
+_NOTHING = "no candidate has it"
 
 
 class _Poison(Exception):
@@ -97,10 +102,11 @@ class _Poison(Exception):
 class _Candidates:
     """The target types one local type may stand for; loses those that do not match."""
 
-    __slots__ = ("found",)
+    __slots__ = ("every", "found")
 
     def __init__(self, found: list[tuple[Btf, int]]) -> None:
         self.found = found
+        self.every = found  # whatever did not match
 
 
 class CandidateCache:
@@ -114,6 +120,11 @@ class CandidateCache:
         self._local = local
         self._targets = targets
         self._by_id: dict[int, _Candidates] = {}
+
+    @property
+    def targets(self) -> Sequence[Btf]:
+        """The kernel's BTF, then those of modules."""
+        return self._targets
 
     def candidates(self, local_id: int) -> _Candidates:
         known = self._by_id.get(local_id)
@@ -164,7 +175,7 @@ def _field_value(kind: int, spec: Spec | None) -> _Value:
     if kind == CoreKind.FIELD_EXISTS:
         return _Value(int(spec is not None))
     if spec is None:
-        raise _Poison("no candidate has the field")
+        raise _Poison(_NOTHING)
     btf = spec.btf
     last = spec.accessors[-1]
     if last.name is None:
@@ -225,7 +236,7 @@ def _calculate(kind: int, spec: Spec | None) -> _Value:
         if kind == CoreKind.ENUMVAL_EXISTS:
             return _Value(int(spec is not None))
         if spec is None:
-            raise _Poison("no candidate has the enumerator")
+            raise _Poison(_NOTHING)
         return _Value(enum_value(spec.btf, spec.accessors[0]) & _U64)
     if spec is None:
         return _Value(0)
@@ -382,7 +393,13 @@ def _relocate_one(
     else:
         decision, target = _resolve_relo(relo, mine, cache.candidates(relo.type_id))
     reason = _patch(code, at, decision)
-    return CoreResult(at, kind, str(mine), target, decision.value, bool(reason), reason)
+    if not reason:
+        return CoreResult(at, kind, str(mine), target, decision.value)
+    from .absent import access, instead  # only when something is missing
+
+    if reason == _NOTHING:
+        reason = instead(mine, cache.candidates(relo.type_id).every, cache.targets)
+    return CoreResult(at, kind, str(mine), target, decision.value, True, reason, access(mine))
 
 
 def relocate(

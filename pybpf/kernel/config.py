@@ -1,13 +1,37 @@
-"""The running kernel's build configuration and version, as ``.kconfig`` externs want them."""
+"""The running kernel's build configuration and version, as ``.kconfig`` externs want them.
+
+A configuration that cannot be read is unknown, which is not the same as one in which nothing is
+set: containers often have none of the files. What a caller gives instead is a file, taken for
+the whole configuration, or single options, which go before the kernel's own.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Iterable, Mapping
 
 from .._sys.files import is_one_name
+from ..dataclass import dataclass
+from ..errors import BpfError
 
-__all__ = ["kernel_config", "version_code"]
+__all__ = ["Config", "Given", "config_files", "kernel_config", "read_config", "version_code"]
+
+#: What a caller may give for the kernel's own configuration.
+Given = str | os.PathLike[str] | Mapping[str, str | int | bool] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A kernel's configuration.
+
+    :param lines: ``CONFIG_NAME=VALUE``; the first of a name counts
+    :param unknown: why an option that is not among them is unknown; "" if it is not set
+    """
+
+    lines: tuple[str, ...] = ()
+    unknown: str = ""
 
 
 def version_code(release: str) -> int:
@@ -20,18 +44,76 @@ def version_code(release: str) -> int:
     return major << 16 | minor << 8 | min(patch, 255)
 
 
-def kernel_config() -> list[str]:
-    """Read the lines ``CONFIG_NAME=VALUE`` of the running kernel; empty if it shows none."""
+def config_files(release: str) -> list[str]:
+    """List where distributions keep the configuration of a kernel, and where it shows its own."""
+    shown = ["/proc/config.gz"]
+    if is_one_name(release):
+        shown = [
+            f"/boot/config-{release}",
+            *shown,
+            f"/lib/modules/{release}/config",
+            f"/usr/lib/modules/{release}/config",
+            f"/lib/modules/{release}/build/.config",
+        ]
+    return shown
+
+
+def _lines(data: bytes) -> tuple[str, ...]:
     import gzip
 
-    release = os.uname().release
-    shown = [f"/boot/config-{release}"] if is_one_name(release) else []
-    for path in (*shown, "/proc/config.gz"):
+    text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    return tuple(text.decode(errors="replace").splitlines())
+
+
+def kernel_config(paths: Iterable[str] | None = None) -> Config:
+    """Read the running kernel's configuration.
+
+    :param paths: files to look for; None for those of the running kernel
+    """
+    looked = list(paths) if paths is not None else config_files(os.uname().release)
+    for path in looked:
         try:
             with open(path, "rb") as file:
-                data = file.read()
-        except OSError:
+                return Config(_lines(file.read()))
+        except (OSError, EOFError):
             continue
-        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        return text.decode(errors="replace").splitlines()
-    return []
+    return Config(unknown=f"this kernel's configuration cannot be read ({', '.join(looked)})")
+
+
+def read_config(given: Given = None, paths: Iterable[str] | None = None) -> Config:
+    """Read the configuration that an object is loaded with.
+
+    :param given: a file with the whole configuration, plain or .gz; or a mapping of options,
+        ``{"CONFIG_HZ": 250, "CONFIG_BPF": True}``, that go before the kernel's own
+    :param paths: as in `kernel_config`
+    :raises BpfError: the file cannot be read, or is not a configuration
+    :raises ValueError: a name of the mapping does not begin with CONFIG_
+    """
+    if given is None:
+        return kernel_config(paths)
+    if isinstance(given, Mapping):
+        found = kernel_config(paths)
+        return Config((*(_option(*pair) for pair in given.items()), *found.lines), found.unknown)
+    path = os.fspath(given)
+    what = f"kernel configuration {path!r}"
+    try:
+        with open(path, "rb") as file:
+            lines = _lines(file.read())
+    except (OSError, EOFError) as error:
+        number = getattr(error, "errno", None) or errno.EINVAL
+        raise BpfError(number, what) from None
+    if not any(line.startswith("CONFIG_") for line in lines):
+        raise BpfError(errno.EINVAL, what, "it has no line CONFIG_NAME=VALUE")
+    return Config(lines)
+
+
+def _option(name: str, value: str | int | bool) -> str:
+    if not name.startswith("CONFIG_"):
+        raise ValueError(f"kconfig: {name!r} does not begin with CONFIG_")
+    if isinstance(value, bool):
+        text = "y" if value else "n"
+    elif isinstance(value, str) and not re.fullmatch(r'[ymn]|-?(?:0x)?[0-9a-fA-F]+|".*"', value):
+        text = f'"{value}"'
+    else:
+        text = str(value)
+    return f"{name}={text}"

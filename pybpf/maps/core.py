@@ -21,7 +21,7 @@ from .._sys.fd import Fd
 from .._uapi.enums import MapFlag, MapType
 from ..errors import BpfError
 from ..obj.mapdefs import ring_size
-from ..obj.maptypes import NO_BTF, OUTER, RINGS
+from ..obj.maptypes import ADDED_FLAGS, LRUS, NO_BTF, OUTER, RINGS
 from ..wording import uapi_word
 from .entries import Entries
 from .fields import BytesField
@@ -434,22 +434,28 @@ class Map(Entries):
         :returns: one text per parameter that differs; [] if `reuse_fd` may be used
         """
         info = bpf.map_info(fd if isinstance(fd, int) else fd.fileno())
-        entries = self.max_entries
-        if self.type in RINGS:
-            entries = ring_size(entries, mmap.PAGESIZE)
-        elif self.type == T.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-            entries = entries or possible_cpus()
+        added = ADDED_FLAGS[T(self.type)] if self.type in ADDED_FLAGS else 0
         wanted = {
             "type": (self.type, info.type),
             "key_size": (self.key_size, info.key_size),
             "value_size": (self.value_size, info.value_size),
-            "max_entries": (entries, info.max_entries),
-            "map_flags": (self.map_flags, info.map_flags),
+            "max_entries": (self._kept_entries(), info.max_entries),
+            "map_flags": (self.map_flags | added, info.map_flags),
             "map_extra": (self.map_extra, info.map_extra),
         }
         return [
             f"{name} is {has}, not {want}" for name, (want, has) in wanted.items() if want != has
         ]
+
+    def _kept_entries(self) -> int:
+        # What the kernel (and, before it, the loader) makes of `max_entries`.
+        if self.type in RINGS:
+            return ring_size(self.max_entries, mmap.PAGESIZE)
+        if self.type == T.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+            return self.max_entries or possible_cpus()
+        if self.type in LRUS and self.map_flags & MapFlag.BPF_F_NO_COMMON_LRU:
+            return -(-self.max_entries // possible_cpus()) * possible_cpus()  # a list per CPU
+        return self.max_entries
 
     def memory(self) -> memoryview:
         """The values of an array with ``BPF_F_MMAPABLE``, shared with BPF programs.

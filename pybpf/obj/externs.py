@@ -150,12 +150,15 @@ def kconfig_values(
     btf: Btf,
     config: Iterable[str],
     virtual: Mapping[str, int],
+    unknown: str = "",
 ) -> bytes:
-    """Contents of the .kconfig map.
+    """Make the contents of the .kconfig map.
 
     :param config: lines of a kernel configuration, ``CONFIG_X=y``; only looked at if needed
     :param virtual: values of ``LINUX_*`` names, e.g. ``LINUX_KERNEL_VERSION``
-    :raises RelocationError: a strong extern has no value, or a value does not fit its type
+    :param unknown: why an option without a line is unknown; "" if it is not set
+    :raises RelocationError: a strong extern has no value, or a value does not fit its type; or
+        an option is unknown, weak or not: it is not taken for one that is not set
     """
     data = bytearray(kconfig_size(externs))
     options: dict[str, Extern] = {}
@@ -178,6 +181,11 @@ def kconfig_values(
                 _store_option(data, btf, option, value)
                 del options[name]
     for extern in options.values():
+        if unknown:
+            raise RelocationError(
+                f"extern {extern.name!r} (.kconfig): {unknown}; "
+                "give pybpf.open(..., kconfig=FILE or {NAME: VALUE})"
+            )
         if not extern.weak:
             raise RelocationError(
                 f"extern {extern.name!r} (.kconfig): not set in this kernel's configuration"

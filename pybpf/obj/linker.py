@@ -46,7 +46,7 @@ from .spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import TypeVar
 
     from ..btf.core import CoreResult
@@ -77,7 +77,6 @@ class LinkTarget:
     :param ksym_addr: address of a kernel symbol, None for one that does not exist;
         raises RelocationError for several. None: addresses are not known.
     :param kernel_version: ``LINUX_VERSION_CODE``
-    :param config: lines of the kernel's configuration
     :param has_bpf_cookie: value of ``LINUX_HAS_BPF_COOKIE``
     :param has_syscall_wrapper: value of ``LINUX_HAS_SYSCALL_WRAPPER``
     """
@@ -86,7 +85,6 @@ class LinkTarget:
     modules: Mapping[str, Btf] = field(default_factory=dict)
     ksym_addr: Callable[[str], int | None] | None = None
     kernel_version: int = 0
-    config: Iterable[str] = ()
     has_bpf_cookie: bool = True
     has_syscall_wrapper: bool = True
 
@@ -217,8 +215,21 @@ class Linker:
             address = find(extern.name) if find is not None else None
             found = Resolved(address=address) if address is not None else None
         if found is None and not extern.weak:
-            raise RelocationError(f"extern {extern.name!r} does not exist in the kernel")
+            what = "kfunc" if extern.is_func else "extern"
+            hint = self._near(extern)
+            raise RelocationError(f"{what} {extern.name!r} does not exist in the kernel{hint}")
         return found
+
+    def _near(self, extern: Extern) -> str:
+        # Kernel functions or variables of a name that comes near.
+        btf = self.kernel.btf
+        if btf is None:
+            return ""
+        from ..btf.absent import near  # only for errors
+
+        kind = BtfKind.FUNC if extern.is_func else BtfKind.VAR
+        found = near(essential_name(extern.name), (btf.name(one) for one in btf.ids(kind)))
+        return f" (near: {', '.join(found)})" if found else ""
 
     def _by_btf(self, extern: Extern) -> Resolved | None:
         kernel, local = self.kernel, self.spec.btf
@@ -316,6 +327,7 @@ class Linker:
         except (RelocationError, ObjectFormatError) as err:
             if isinstance(err, RelocationError):
                 err.program = err.program or name
+                err.source = err.source or image.source(err.insn)
             raise
         return LinkedProgram(
             name,
@@ -556,6 +568,17 @@ class _Image:
         self.unresolved[helper] = what
 
     # Debug information.
+
+    def source(self, insn: int | None) -> str:
+        """Source line of an instruction, "" if it is not known."""
+        from .missing import source_line  # only for errors
+
+        if insn is None:
+            return ""
+        try:
+            return source_line(self.debug_info()[1], self.spec.btf, insn)
+        except (RelocationError, ObjectFormatError):
+            return ""
 
     def debug_info(self) -> tuple[bytes, bytes]:
         """func_info and line_info of all functions, the program's first.

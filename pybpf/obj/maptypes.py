@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from .._uapi.enums import MapType
+from .._uapi.enums import MapFlag, MapType
 
 __all__ = [
+    "ADDED_FLAGS",
     "FD_KEYS",
     "FD_VALUES",
     "FULL_ARRAYS",
     "INDEXED",
     "KEYLESS",
+    "LRUS",
     "NO_BTF",
     "OUTER",
     "PERCPU",
@@ -86,3 +88,10 @@ NO_BTF = frozenset(
 FULL_ARRAYS = frozenset({T.BPF_MAP_TYPE_ARRAY, T.BPF_MAP_TYPE_PERCPU_ARRAY})
 #: No keys: push, pop, peek.
 KEYLESS = frozenset({T.BPF_MAP_TYPE_QUEUE, T.BPF_MAP_TYPE_STACK, T.BPF_MAP_TYPE_BLOOM_FILTER})
+#: Hashes that forget the entries that were used longest ago.
+LRUS = frozenset({T.BPF_MAP_TYPE_LRU_HASH, T.BPF_MAP_TYPE_LRU_PERCPU_HASH})
+#: Flags that the kernel adds to those it is given (kernel/bpf/devmap.c, dev_map_init_map).
+ADDED_FLAGS = {
+    T.BPF_MAP_TYPE_DEVMAP: MapFlag.BPF_F_RDONLY_PROG,
+    T.BPF_MAP_TYPE_DEVMAP_HASH: MapFlag.BPF_F_RDONLY_PROG,
+}

@@ -6,6 +6,7 @@ What the kernel holds (``list``, ``dump-map``) is in `kernelobj`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -70,6 +71,8 @@ for a map without a size (4096 bytes for a ring buffer, an entry per CPU for a C
     _STATUSES,
 )
 
+_KERNEL_BTF = "/sys/kernel/btf/vmlinux"
+
 # enum bpf_map_type
 PERF_EVENT_ARRAY, STACK_TRACE, CPUMAP, STRUCT_OPS, RINGBUF, USER_RINGBUF = 4, 7, 16, 26, 27, 31
 SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE = 24, 28, 29, 32
@@ -109,15 +112,23 @@ def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, str | None]]]:
-    """Final code of each program in hex, or why there is none."""
+def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]:
+    """Link each program: its final code in hex, or why there is none.
+
+    ``missing`` lists what a program lacks on that kernel, if it lacks anything: it can be
+    loaded if it never gets there.
+    """
     from ..obj.linker import Linker, LinkTarget
+    from ..obj.missing import missing
 
     linker = Linker(spec, LinkTarget(btf, ksym_addr=lambda name: 0))
-    programs: dict[str, dict[str, str | None]] = {}
+    programs: dict[str, dict[str, Any]] = {}
     for name in spec.programs:
         try:
-            programs[name] = {"insns": linker.link(name).insns.hex(), "error": None}
+            linked = linker.link(name)
+            programs[name] = {"insns": linked.insns.hex(), "error": None}
+            if lacking := missing(linked, spec):
+                programs[name]["missing"] = [str(one) for one in lacking]
         except (RelocationError, ObjectFormatError) as err:
             programs[name] = {"insns": "", "error": str(err)}
     return {"programs": programs}
@@ -219,7 +230,18 @@ def _print_inspect(spec: ObjectSpec) -> None:
         print(_table(rows))
 
 
-def _print_relocate(report: dict[str, dict[str, dict[str, str | None]]]) -> None:
+def _print_missing(report: dict[str, dict[str, dict[str, Any]]]) -> None:
+    # What programs lack on this kernel, under the tables of `inspect`.
+    lines = []
+    for name, program in report["programs"].items():
+        said = [program["error"]] if program["error"] is not None else program.get("missing", [])
+        lines += [plain(f"{name}: {text}") for text in said]
+    if lines:
+        print("\nMISSING ON THIS KERNEL")
+        print("\n".join(lines))
+
+
+def _print_relocate(report: dict[str, dict[str, dict[str, Any]]]) -> None:
     from ..asm import decode
     from ..asm import text as asm_text
     from .screen import many
@@ -230,6 +252,8 @@ def _print_relocate(report: dict[str, dict[str, dict[str, str | None]]]) -> None
             continue
         insns = decode(bytes.fromhex(program["insns"] or ""))
         print(f"{plain(name)}: {many(len(insns), 'instruction')}")
+        for text in program.get("missing", []):
+            print(plain(f"  missing: {text}"))
         print("".join(f"    {row}\n" for row in asm_text.listing(insns)), end="")
 
 
@@ -299,6 +323,11 @@ def _run_inspect(args: argparse.Namespace) -> int:
         _print_json(inspect(spec))
     else:
         _print_inspect(spec)
+        if spec.btf is not None and os.path.exists(_KERNEL_BTF):
+            from ..kernel.btf import vmlinux
+
+            with contextlib.suppress(BpfError, OSError, ObjectFormatError):
+                _print_missing(relocate(spec, vmlinux()))
     return 0
 
 

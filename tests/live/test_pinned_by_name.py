@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 import pybpf
+from pybpf._sys import bpf as sys_bpf
+from pybpf._uapi.enums import MapFlag
+from pybpf._uapi.enums import MapType as T
 from pybpf.errors import BpfError
 from pybpf.obj.reader import read_object
+from pybpf.obj.spec import MapSpec
 
 OBJECT = Path(__file__).parents[1] / "data" / "obj_maps.bpf.o"
 
@@ -106,3 +110,92 @@ def test_maps_that_cannot_be_made_leave_no_pin(obj: pybpf.Object, bpffs: Path) -
     with pytest.raises(BpfError, match="by_both"):
         obj.prepare()
     assert not (bpffs / "by_type").exists()
+
+
+PER_CPU_LRU = MapFlag.BPF_F_NO_COMMON_LRU
+LAZY = MapFlag.BPF_F_NO_PREALLOC
+# Type -> key size, value size, entries, flags. Entries are odd where the kernel may round them.
+KINDS = {
+    T.BPF_MAP_TYPE_HASH: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_ARRAY: (4, 4, 5, MapFlag.BPF_F_MMAPABLE),
+    T.BPF_MAP_TYPE_PROG_ARRAY: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_PERF_EVENT_ARRAY: (4, 4, 0, 0),
+    T.BPF_MAP_TYPE_PERCPU_HASH: (4, 3, 5, LAZY),
+    T.BPF_MAP_TYPE_PERCPU_ARRAY: (4, 3, 5, 0),
+    T.BPF_MAP_TYPE_STACK_TRACE: (4, 8 * 127, 5, 0),
+    T.BPF_MAP_TYPE_CGROUP_ARRAY: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_LRU_HASH: (4, 4, 5, PER_CPU_LRU),
+    T.BPF_MAP_TYPE_LRU_PERCPU_HASH: (4, 4, 5, PER_CPU_LRU),
+    T.BPF_MAP_TYPE_LPM_TRIE: (8, 4, 5, LAZY),
+    T.BPF_MAP_TYPE_ARRAY_OF_MAPS: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_HASH_OF_MAPS: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_DEVMAP: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_SOCKMAP: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_CPUMAP: (4, 4, 1, 0),
+    T.BPF_MAP_TYPE_XSKMAP: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_SOCKHASH: (4, 4, 5, 0),
+    T.BPF_MAP_TYPE_REUSEPORT_SOCKARRAY: (4, 8, 5, 0),
+    T.BPF_MAP_TYPE_QUEUE: (0, 4, 5, 0),
+    T.BPF_MAP_TYPE_STACK: (0, 4, 5, 0),
+    T.BPF_MAP_TYPE_DEVMAP_HASH: (4, 8, 5, 0),
+    T.BPF_MAP_TYPE_RINGBUF: (0, 0, 5000, 0),
+    T.BPF_MAP_TYPE_BLOOM_FILTER: (0, 4, 5, 0),
+    T.BPF_MAP_TYPE_USER_RINGBUF: (0, 0, 5000, 0),
+    T.BPF_MAP_TYPE_ARENA: (0, 0, 5, MapFlag.BPF_F_MMAPABLE),
+}
+# The rest needs types, which the other tests of pins have.
+TYPED = {
+    *(T.BPF_MAP_TYPE_CGROUP_STORAGE, T.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE, T.BPF_MAP_TYPE_UNSPEC),
+    *(T.BPF_MAP_TYPE_SK_STORAGE, T.BPF_MAP_TYPE_STRUCT_OPS, T.BPF_MAP_TYPE_INODE_STORAGE),
+    *(T.BPF_MAP_TYPE_TASK_STORAGE, T.BPF_MAP_TYPE_CGRP_STORAGE, T.BPF_MAP_TYPE_INSN_ARRAY),
+    T.BPF_MAP_TYPE_RHASH,
+}
+
+
+def test_kinds_are_all_kinds() -> None:
+    assert set(KINDS) | TYPED == set(T)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_reused(kind: T, bpffs: Path) -> None:
+    """A map that this loader pinned is taken for the same one, whatever the kernel makes of its
+    size and flags; one with other parameters is not."""
+    key, value, entries, flags = KINDS[kind]
+    spec = MapSpec("one", kind, key, value, entries, map_flags=flags)
+    outer = kind in (T.BPF_MAP_TYPE_ARRAY_OF_MAPS, T.BPF_MAP_TYPE_HASH_OF_MAPS)
+    inner = pybpf.Map.create_new(T.BPF_MAP_TYPE_ARRAY, 4, 4, 1) if outer else None
+    made = pybpf.Map(spec)
+    try:
+        made.create(inner=inner)
+    except BpfError as error:
+        pytest.skip(f"this kernel makes no such map: {error}")
+    finally:
+        if inner is not None:
+            inner.close()
+    with made, pybpf.Map(spec) as again:
+        made.pin(bpffs / "one")
+        with sys_bpf.obj_get(str(bpffs / "one")) as fd:
+            assert again.differences(fd) == []
+            again.map_flags ^= MapFlag.BPF_F_RDONLY
+            assert any("map_flags" in text for text in again.differences(fd))
+        (bpffs / "one").unlink()
+
+
+def test_a_slot_whose_program_is_not_loaded() -> None:
+    """A program array never starts with a hole where the object says a program: the error names
+    map, slot and program, and nothing stays loaded."""
+    spec = read_object(OBJECT.read_bytes(), OBJECT.name)
+    maps = {name: one for name, one in spec.maps.items() if one.type == T.BPF_MAP_TYPE_PROG_ARRAY}
+    (name,) = maps
+    with pybpf.Object(replace(spec, maps=maps), None, None) as obj:
+        for program in obj.programs.values():
+            program.autoload = program.name == "tail_a"
+        with pytest.raises(BpfError, match=rf"map '{name}': program 'tail_b' of slot 6") as caught:
+            obj.load()
+        assert caught.value.errno == errno.EBADF
+        assert not obj.programs["tail_a"].loaded
+    with pybpf.Object(replace(spec, maps=maps), None, None) as obj:
+        for program in obj.programs.values():
+            program.autoload = program.name in ("tail_a", "tail_b")
+        obj.load()
+        assert set(obj.maps[name]) == {1, 6}

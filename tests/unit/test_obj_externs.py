@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from pybpf.errors import RelocationError
+import pybpf
+from pybpf.errors import BpfError, RelocationError
+from pybpf.kernel import config
+from pybpf.kernel.config import Config, config_files, kernel_config, read_config
 from pybpf.obj.externs import kconfig_size, kconfig_values
 from pybpf.obj.linker import LinkTarget
 from pybpf.obj.reader import read_object
@@ -179,3 +183,71 @@ def test_no_options_no_configuration() -> None:
     assert spec.btf is not None
     only = [e for e in spec.externs if e.name.startswith("LINUX_")]
     kconfig_values(only, spec.btf, never(), VIRTUAL)  # type: ignore[arg-type]
+
+
+UNKNOWN = "the configuration cannot be read (/boot/config-1, /proc/config.gz)"
+
+
+@pytest.mark.parametrize("name", ["CONFIG_BPF", "CONFIG_PYBPF_MISSING"])
+def test_unknown_is_not_no(name: str) -> None:
+    """Where the configuration cannot be read no option is taken for unset, weak or not: the
+    error names the option, the files looked for and what to give instead."""
+    spec = read()
+    assert spec.btf is not None
+    only = [e for e in spec.externs if e.name == name]
+    with pytest.raises(RelocationError, match=rf"{name}.*cannot be read \(/boot.*kconfig="):
+        kconfig_values(only, spec.btf, [], VIRTUAL, UNKNOWN)
+    given = kconfig_values(only, spec.btf, [f"{name}=y"], VIRTUAL, UNKNOWN)
+    assert given[only[0].offset] == 1
+
+
+def test_where_a_configuration_is_looked_for(tmp_path: Path) -> None:
+    """The first file that can be read, plain or compressed; if there is none, it is unknown."""
+    plain, packed = tmp_path / "config", tmp_path / "config.gz"
+    missing = str(tmp_path / "missing")
+    found = kernel_config([missing])
+    assert found.lines == () and missing in found.unknown
+    packed.write_bytes(gzip.compress(b"CONFIG_A=m\n"))
+    assert kernel_config([missing, str(packed)]) == Config(("CONFIG_A=m",))
+    plain.write_text("# x\nCONFIG_A=y\n")
+    assert kernel_config([str(plain), str(packed)]).lines[1] == "CONFIG_A=y"
+    assert "/lib/modules/6.1/config" in config_files("6.1")
+    assert config_files("../x") == ["/proc/config.gz"]
+
+
+def test_a_configuration_that_is_given(tmp_path: Path) -> None:
+    """A file is the whole configuration; single options go before the kernel's own, and leave
+    what they do not name as unknown as it was."""
+    missing = [str(tmp_path / "missing")]
+    file = tmp_path / "given"
+    file.write_text("CONFIG_A=y\n")
+    assert read_config(file, missing) == Config(("CONFIG_A=y",))
+    options = {"CONFIG_A": True, "CONFIG_B": 250, "CONFIG_C": "m", "CONFIG_D": "text"}
+    mixed = read_config(options, missing)
+    assert mixed.lines == ("CONFIG_A=y", "CONFIG_B=250", "CONFIG_C=m", 'CONFIG_D="text"')
+    assert mixed.unknown
+    assert read_config({"CONFIG_A": False}, [str(file)]).lines == ("CONFIG_A=n", "CONFIG_A=y")
+    with pytest.raises(ValueError, match="'HZ' does not begin with CONFIG_"):
+        read_config({"HZ": 1})
+    with pytest.raises(BpfError, match="missing': ENOENT"):
+        read_config(missing[0])
+    file.write_text("nothing\n")
+    with pytest.raises(BpfError, match="no line CONFIG_NAME=VALUE"):
+        read_config(file)
+
+
+def test_an_object_without_a_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is refused before anything is made; with kconfig= its values are the given ones."""
+    monkeypatch.setattr(config, "config_files", lambda release: [str(tmp_path / "missing")])
+    for options in (None, {**CONFIG, "CONFIG_NR_CPUS": 77}):
+        with (
+            pybpf.open(DATA / "obj_kconfig.bpf.o", kconfig=options) as obj,
+            pytest.raises(RelocationError, match=r"CONFIG_\w+.*missing.*kconfig="),
+        ):
+            obj.binding._fill_kconfig()
+    given = tmp_path / "config"
+    given.write_text("".join(f"{name}={value}\n" for name, value in CONFIG.items()))
+    with pybpf.open(DATA / "obj_kconfig.bpf.o", kconfig=given) as obj:
+        obj.binding._fill_kconfig()
+        initial = obj.maps[".kconfig"].initial
+        assert initial is not None and number(bytes(initial[32:34])) == 8192

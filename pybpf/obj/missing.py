@@ -1,0 +1,106 @@
+"""What a linked program asks of the kernel in vain, by source line.
+
+Such an instruction was made a call of a helper that does not exist: fine where it is never
+reached (the program asked first whether the thing is there), refused by the verifier where it
+is. These are the words for it, before and after loading.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from bisect import bisect_right
+
+from ..btf.core import POISON_IMM
+from ..dataclass import dataclass
+from ..errors import ObjectFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..btf import Btf
+    from .linker import LinkedProgram
+    from .spec import ObjectSpec
+
+__all__ = ["Missing", "explain", "missing", "source_line"]
+
+_LINE = struct.Struct("<IIII")
+# The verifier's words for a call of a helper that does not exist, with the instruction before.
+_REFUSED = re.compile(r"^(\d+): \(85\) call unknown#(\d+)", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One thing that is not there.
+
+    :param insn: instruction, 8-byte slots
+    :param what: ``struct inode.i_atime.tv_sec``, ``kfunc 'bpf_x'``, ``map 'm'``
+    :param instead: what there is instead, "" if nothing is known
+    :param source: ``file.c:12: text of the line``, "" without line information
+    """
+
+    insn: int
+    what: str
+    instead: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        said = f"{self.what}: {self.instead}" if self.instead else f"{self.what} is not there"
+        place = f" at {self.source}" if self.source else ""
+        return f"instruction {self.insn}: {said}{place}"
+
+
+def source_line(line_info: bytes, btf: Btf | None, insn: int) -> str:
+    """Find the source line of an instruction: ``file.c:12: text``; "" if it is not known.
+
+    :param line_info: ``struct bpf_line_info`` records, ascending
+    :param btf: of the object, with the texts
+    """
+    if btf is None or not line_info:
+        return ""
+    rows = list(_LINE.iter_unpack(line_info))
+    at = bisect_right([row[0] for row in rows], insn) - 1
+    if at < 0:
+        return ""
+    _, file, text, place = rows[at]
+    try:
+        name, line = btf.string(file), btf.string(text).strip()
+    except ObjectFormatError:
+        return ""
+    where = f"{name.rpartition('/')[2]}:{place >> 10}"
+    return f"{where}: {line}" if line else where
+
+
+def missing(program: LinkedProgram, spec: ObjectSpec) -> list[Missing]:
+    """List what a program lacks on the kernel it was linked for, by instruction."""
+
+    def source(insn: int) -> str:
+        return source_line(program.line_info, spec.btf, insn)
+
+    found = [
+        Missing(one.offset // 8, one.access, one.reason, source(one.offset // 8))
+        for one in program.core
+        if one.poisoned
+    ]
+    if program.unresolved:
+        for insn in range(len(program.insns) // 8):
+            code, _, _, number = struct.unpack_from("<BBhi", program.insns, 8 * insn)
+            what = program.unresolved.get(number) if code == 0x85 else None
+            again = found and found[-1].insn == insn - 1 and found[-1].what == what
+            if what is not None and not again:  # a 64-bit load has two such slots
+                found.append(Missing(insn, what, "", source(insn)))
+    return sorted(found, key=lambda one: one.insn)
+
+
+def explain(program: LinkedProgram, spec: ObjectSpec, log: str) -> Missing | None:
+    """Find which missing thing the verifier refused; None if it refused something else.
+
+    :param log: what it said
+    """
+    refused = _REFUSED.findall(log)
+    if not refused:
+        return None
+    insn, number = map(int, refused[-1])
+    if number != POISON_IMM and number not in program.unresolved:
+        return None
+    known = [one for one in missing(program, spec) if one.insn in (insn, insn - 1)]
+    return known[-1] if known else None
