@@ -234,12 +234,12 @@ class Globals(_Names):
         visible: dict[str, list[Variable]] = {}
         static: dict[str, list[Variable]] = {}
         for key, blueprint in spec.maps.items():
-            described = spec.data_sections.get(blueprint.section)
-            if spec.btf is None or described is None or blueprint.data in ("", "kconfig"):
+            arena = blueprint.data_section
+            described = spec.data_sections.get(arena or blueprint.section)
+            no_variables = blueprint.data in ("", "kconfig") and not arena
+            if spec.btf is None or described is None or no_variables or key not in maps:
                 continue
-            if key not in maps:
-                continue
-            own = sections.setdefault(key, {})
+            own = sections.setdefault(arena or key, {})
             for entry in described.entries:
                 name = entry.var.name
                 made = Variable(

@@ -43,6 +43,8 @@ __all__ = [
     "fileno",
     "last_errno",
     "log_text",
+    "mmap_at",
+    "munmap",
     "object_name",
     "prepare",
     "syscall",
@@ -59,7 +61,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] * 6  # number, arguments
-# The same function once more, for arguments that are converted already.
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_ssize_t
+_mmap.argtypes = [
+    *(ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+]
+_munmap = _libc.munmap
+_munmap.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+# syscall() once more, for arguments that are converted already.
 _ready_syscall = _libc["syscall"]
 _ready_syscall.restype = ctypes.c_long
 
@@ -71,6 +80,20 @@ def syscall(number: int, *arguments: int) -> int:
     """
     result: int = _syscall(number, *arguments)
     return result if result >= 0 else -ctypes.get_errno()
+
+
+def mmap_at(address: int, length: int, protection: int, flags: int, fd: int) -> int:
+    """Call mmap(2), from the start of `fd`.
+
+    :returns: the address, or a negative errno
+    """
+    result: int = _mmap(address, length, protection, flags, fd, 0)
+    return result if result != -1 else -ctypes.get_errno()
+
+
+def munmap(address: int, length: int) -> None:
+    """Call munmap(2) on what `mmap_at` gave."""
+    _munmap(address, length)
 
 
 def prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], size: int = 0) -> Call:

@@ -18,6 +18,7 @@ from typing import Any
 
 from .._sys import bpf
 from .._sys.fd import Fd
+from .._sys.mapping import FixedMapping
 from .._uapi.enums import MapFlag, MapType
 from ..errors import BpfError
 from ..obj.mapdefs import ring_size
@@ -73,12 +74,14 @@ class Map(Entries):
         self.initial: bytearray | None = None
         if spec.data:
             self.initial = bytearray(spec.initial or bytes(spec.value_size))
+        elif spec.data_section:
+            self.initial = bytearray(spec.initial or b"")
         #: Where it is pinned, or None.
         self.pin_path: str | None = None
         #: errno of the kernel's refusal of the map's BTF types, 0 if it took them.
         self.btf_refused = 0
         self._closed = False
-        self._memory: mmap.mmap | None = None
+        self._memory: mmap.mmap | FixedMapping | None = None
         self._raw: _Raw | None = None
         nothing = BytesField(0)
         super().__init__(spec.name, spec.type, spec.max_entries, nothing, nothing)
@@ -215,7 +218,7 @@ class Map(Entries):
             if pattern is not None:
                 pattern.close()
         self._adopt(fd)
-        if self.initial is not None:
+        if self.initial is not None or self.type == T.BPF_MAP_TYPE_ARENA:
             try:
                 self._fill()
             except BaseException:
@@ -272,6 +275,17 @@ class Map(Entries):
         return err
 
     def _fill(self) -> None:
+        if self.type == T.BPF_MAP_TYPE_ARENA:
+            # Programs are only loaded with an arena whose address in this process is known.
+            with self.memory() as memory:
+                data = bytes(self.initial or b"")
+                if len(data) > len(memory):
+                    hint = f"its variables take {len(data)}: raise max_entries (pages)"
+                    what = f"map {self.name!r}: an arena of {len(memory)} bytes"
+                    raise BpfError(errno.E2BIG, what, hint)
+                if data.strip(b"\0"):
+                    memory[: len(data)] = data
+            return
         assert self.initial is not None
         # A new map is all zeros.
         if self.initial.strip(b"\0"):
@@ -458,7 +472,7 @@ class Map(Entries):
         return self.max_entries
 
     def memory(self) -> memoryview:
-        """The values of an array with ``BPF_F_MMAPABLE``, shared with BPF programs.
+        """Map the values of an array with ``BPF_F_MMAPABLE``, or an arena, as programs see them.
 
         Element `i` starts at ``i`` times the value size rounded up to 8 bytes. Read-only
         for maps that user space may not write. The mapping lives until `close`.
@@ -466,12 +480,20 @@ class Map(Entries):
         :raises BpfError: the map cannot be mapped
         """
         if self._memory is None:
-            length = ((self.value_size + 7) & ~7) * self.max_entries
-            length = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
-            self._memory = self._mmap(length)
+            self._memory = self._mmap(self._length())
+        if isinstance(self._memory, FixedMapping):
+            return self._memory.view()
         return memoryview(self._memory)
 
-    def _mmap(self, length: int) -> mmap.mmap:
+    def _length(self) -> int:
+        if self.type == T.BPF_MAP_TYPE_ARENA:
+            return self.max_entries * mmap.PAGESIZE
+        length = ((self.value_size + 7) & ~7) * self.max_entries
+        return -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    def _mmap(self, length: int) -> mmap.mmap | FixedMapping:
+        if self.type == T.BPF_MAP_TYPE_ARENA and self.map_extra:
+            return FixedMapping(self.fd, length, self.map_extra)
         if not self.map_flags & MapFlag.BPF_F_MMAPABLE:
             raise BpfError(
                 errno.EINVAL, f"map {self.name!r}: mmap", "it has no BPF_F_MMAPABLE flag"

@@ -108,6 +108,9 @@ class _Reader:
         arena = next((i for i, m in enumerate(maps) if m.type == MapType.BPF_MAP_TYPE_ARENA), None)
         if self.arena and arena is None:
             raise elf.error("arena data without an arena map", _ARENA, 0)
+        if arena is not None and self.arena:
+            contents = bytes(elf.contents(elf.sections[self.arena]))
+            maps[arena] = replace(maps[arena], initial=contents, data_section=_ARENA)
         found: dict[int, list[Reloc]] = {}
         index = relocs.FunctionIndex(functions)
         where = relocs.Places(

@@ -151,12 +151,13 @@ class MapSpec:
     :param key_type_id: id in the object's BTF, 0 if not known
     :param value_type_id: id in the object's BTF, 0 if not known
     :param inner: what the maps in a map of maps look like
-    :param initial: contents of a data section's only element; None for other maps
-        and for zeros of more than 16 MiB
+    :param initial: contents of a data section's only element, or what an arena starts with;
+        None for other maps and for zeros of more than 16 MiB
     :param section: ELF section that defines it
     :param data: "data", "rodata", "bss" or "kconfig" for a data section's map, else ""
     :param slots: (index, name of map or program) that a map of maps or a program array starts with
     :param autocreate: False for ``SEC("?.struct_ops")``
+    :param data_section: of an arena: the section with its variables, or ""
     """
 
     name: str
@@ -177,6 +178,7 @@ class MapSpec:
     slots: tuple[tuple[int, str], ...] = ()
     struct_ops: StructOpsSpec | None = None
     autocreate: bool = True
+    data_section: str = ""
 
     @property
     def is_internal(self) -> bool:

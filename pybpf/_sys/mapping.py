@@ -1,0 +1,53 @@
+"""Shared memory at an address of the caller's choice, which Python's mmap cannot ask for."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from errno import EEXIST
+
+from ..errors import BpfError
+from .door import fileno, mmap_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .door import HasFileno
+
+__all__ = ["FixedMapping"]
+
+_MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
+
+
+class FixedMapping:
+    """The memory of a descriptor, mapped readable and writable at one address.
+
+    :param length: bytes
+    :param address: page-aligned
+    :raises BpfError: EEXIST if something is mapped there; or what the kernel refuses
+    """
+
+    def __init__(self, fd: int | HasFileno, length: int, address: int) -> None:
+        flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        found = mmap_at(address, length, protection, flags, fileno(fd))
+        if found < 0:
+            what = f"mmap of {length} bytes at {address:#x}"
+            hint = "this process has something else there" if found == -EEXIST else ""
+            raise BpfError(-found, what, hint)
+        self._address, self._length = found, length
+        self._memory: ctypes.Array[ctypes.c_char] | None = (ctypes.c_char * length).from_address(
+            found
+        )
+
+    def view(self) -> memoryview:
+        """Give the memory, which stays mapped as long as somebody has it.
+
+        :raises ValueError: it is closed
+        """
+        if self._memory is None:
+            raise ValueError("the mapping is closed")
+        return memoryview(self._memory).cast("B")
+
+    def close(self) -> None:
+        """Unmap it; nothing happens the second time."""
+        self._memory = None
