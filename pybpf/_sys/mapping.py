@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from errno import EEXIST
 
 from ..errors import BpfError
-from .door import fileno, mmap_at
+from .door import fileno, mmap_at, munmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ class FixedMapping:
             what = f"mmap of {length} bytes at {address:#x}"
             hint = "this process has something else there" if found == -EEXIST else ""
             raise BpfError(-found, what, hint)
-        self._address, self._length = found, length
-        self._memory: ctypes.Array[ctypes.c_char] | None = (ctypes.c_char * length).from_address(
-            found
-        )
+        memory = (ctypes.c_char * length).from_address(found)
+        self._memory: ctypes.Array[ctypes.c_char] | None = memory
+        # With a view still around it is unmapped when that goes.
+        weakref.finalize(memory, munmap, found, length)
 
     def view(self) -> memoryview:
         """Give the memory, which stays mapped as long as somebody has it.
@@ -49,5 +50,5 @@ class FixedMapping:
         return memoryview(self._memory).cast("B")
 
     def close(self) -> None:
-        """Unmap it; nothing happens the second time."""
+        """Unmap it, now or when the last view goes."""
         self._memory = None
