@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from ._sys import bpf as sys_bpf
 from ._sys import prog as sys_prog
 from ._sys.files import is_one_name
-from ._uapi.enums import MapType
+from ._uapi.enums import MapFlag, MapType
 from .btf import Btf
 from .btf.encode import BTF_FEATURES, sanitize
 from .dataclass import dataclass
@@ -32,9 +32,11 @@ from .kernel.config import Config, Given, read_config, version_code
 from .kernel.host import Facts, SavedBtf
 from .kernel.lookup import BtfTarget
 from .maps import Map
+from .maps.structops import contents, seal
 from .names import ByName
 from .obj.externs import kconfig_values
 from .obj.linker import FUNC_INFO_SIZE, LINE_INFO_SIZE, LinkedProgram, Linker, LinkTarget
+from .obj.structops import Layout, lay_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,6 +149,7 @@ class Binding:
         self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
         self._linked: dict[str, LinkedProgram] = {}
         self._shared: dict[Any, Any] = {}
+        self._layouts: dict[str, tuple[Layout, str]] = {}
         self._pinned_now: list[Map] = []  # since `keep_pins`
         self._prepared = False
         self._closed = False
@@ -293,12 +296,88 @@ class Binding:
         for bpf_map in self.maps.values():
             if not bpf_map.spec.autocreate or bpf_map.created:
                 continue
-            if bpf_map.spec.struct_ops is None:  # `load` refuses those; programs may do without
+            if bpf_map.spec.struct_ops is None:
                 self._create_map(bpf_map, btf_fd)
+            else:
+                self._create_struct_ops(bpf_map)
         for bpf_map in self.maps.values():
             if bpf_map.type != MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
                 for index, name in bpf_map.spec.slots:
                     bpf_map[index] = self.maps[name]
+
+    # -- struct_ops
+
+    def _layout(self, bpf_map: Map) -> tuple[Layout, str]:
+        # A struct_ops map as this kernel has it, and the module whose BTF has its type.
+        known = self._layouts.get(bpf_map.name)
+        if known is not None:
+            return known
+        members, spec, local = bpf_map.struct_ops, bpf_map.spec.struct_ops, self.spec.btf
+        assert members is not None and spec is not None and local is not None
+        data, programs = contents(members)
+        kernel = self.facts.btf
+        for module in ("", *kernel.modules()):
+            btf = kernel.vmlinux() if not module else kernel.get(module)
+            if btf is None:
+                continue
+            found = lay_out(bpf_map.name, local, spec.type_id, data, programs, btf)
+            if found is not None:
+                self._layouts[bpf_map.name] = found, module
+                return found, module
+        raise UnsupportedFeature(
+            f"map {bpf_map.name!r}: struct_ops of struct {spec.type_name}",
+            hint="neither the kernel nor a loaded module has them",
+        )
+
+    def _create_struct_ops(self, bpf_map: Map) -> None:
+        layout, module = self._layout(bpf_map)
+        assert bpf_map.struct_ops is not None
+        seal(bpf_map.struct_ops)
+        bpf_map.value_size = len(layout.value)
+        if module:
+            bpf_map.map_flags |= MapFlag.BPF_F_VTYPE_BTF_OBJ_FD
+        bpf_map.create(
+            name=bpf_map.spec.kernel_name(self.spec.object_name),
+            btf_fd=self.btf_fd,
+            btf_vmlinux_value_type_id=layout.value_type_id,
+            value_type_btf_obj_fd=self.module_fd(module) if module else 0,
+        )
+
+    def struct_ops_place(self, program: str) -> tuple[BtfTarget, int] | None:
+        """Find what a struct_ops program is loaded for: the kernel's struct, and its member.
+
+        :returns: None if no map that will be made uses it
+        :raises RelocationError: two members use it that differ, or the kernel lacks one
+        """
+        found: dict[tuple[BtfTarget, int], str] = {}
+        for bpf_map in self.maps.values():
+            if bpf_map.struct_ops is None or not bpf_map.spec.autocreate:
+                continue
+            _, programs = contents(bpf_map.struct_ops)
+            for member, name in programs.items():
+                if name == program:
+                    layout, module = self._layout(bpf_map)
+                    place = BtfTarget(layout.type_id, module), layout.slots[member].member
+                    found[place] = f"{bpf_map.name}.{member}"
+        if len(found) > 1:
+            what = f"members {' and '.join(found.values())} need a program each"
+            raise RelocationError(what, program=program)
+        return next(iter(found), None)
+
+    def fill_struct_ops(self, descriptor: Callable[[str], int]) -> None:
+        """Give struct_ops maps the descriptors of their programs, for attaching.
+
+        :param descriptor: of a loaded program, by name
+        """
+        for bpf_map in self.maps.values():
+            if bpf_map.struct_ops is None or not bpf_map.created:
+                continue
+            layout, _ = self._layout(bpf_map)
+            value = bytearray(layout.value)
+            for member, name in contents(bpf_map.struct_ops)[1].items():
+                at = layout.slots[member].offset
+                value[at : at + 8] = descriptor(name).to_bytes(8, "little")
+            bpf_map.struct_ops_value = bytes(value)
 
     def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
         kernel_name = bpf_map.spec.kernel_name(self.spec.object_name)

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from ._uapi.enums import MapType
+from ._uapi.enums import MapType, ProgType
 from .binding import Binding
 from .btf import Btf
 from .errors import BpfError, RelocationError, UnsupportedFeature
@@ -23,6 +23,7 @@ from .globals import Globals
 from .kernel.host import Facts
 from .links import LinkSet
 from .maps import Map
+from .maps.structops import StructOps
 from .names import ByName
 from .obj.reader import read_object
 from .programs import Program
@@ -126,6 +127,12 @@ class Object:
             {name: Program(program, self.binding) for name, program in spec.programs.items()},
         )
         self.globals = Globals(spec, self.maps)
+        #: Members of struct_ops maps, which may be changed before loading:
+        #: ``obj.struct_ops["my_ops"].init = None``.
+        self.struct_ops: Mapping[str, StructOps] = ByName(
+            "struct_ops map",
+            {name: one.struct_ops for name, one in self.maps.items() if one.struct_ops is not None},
+        )
         self._loaded = False
 
     @property
@@ -174,15 +181,12 @@ class Object:
             raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
         self.binding.keep_pins()
         try:
-            for bpf_map in self.maps.values():
-                if bpf_map.spec.struct_ops is not None and bpf_map.spec.autocreate:
-                    what = f"map {bpf_map.name!r}: loading struct_ops"
-                    raise UnsupportedFeature(what, by="pybpf yet")
             self.prepare()
             for program in self.programs.values():
                 if program.autoload and not program.is_loaded_late:
                     program.load()
             self._fill_program_arrays()
+            self.binding.fill_struct_ops(lambda name: self.programs[name].fileno())
         except BaseException as error:
             self._close_programs()
             self.binding.undo()
@@ -222,6 +226,8 @@ class Object:
     def attach(self) -> LinkSet:
         """Attach every program with ``autoattach`` set, as its section says: all or nothing.
 
+        Struct_ops maps are registered too, under their names.
+
         Programs whose section does not say where to attach (``xdp``, a bare ``uprobe``) are left
         to the caller; ``LinkSet.by_hand`` names each with the method to call.
 
@@ -234,11 +240,16 @@ class Object:
             for program in self.programs.values():
                 if not program.autoload or not program.type:
                     continue
+                if program.type == ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+                    continue  # attached with their map
                 problem = program.attach_problem
                 if problem is not None and _is_for_caller(program, problem):
                     links.by_hand[program.name] = problem.hint or str(problem)
                 elif program.autoattach:
                     links[program.name] = program.attach()
+            for bpf_map in self.maps.values():
+                if bpf_map.struct_ops_value is not None:
+                    links[bpf_map.name] = bpf_map.attach()
         except BaseException as error:
             links.close()
             if isinstance(error, BpfError) and self.spec.name:

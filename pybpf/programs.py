@@ -18,7 +18,7 @@ from ._sys import link as sys_link
 from ._sys import prog as sys_prog
 from ._uapi.enums import AttachType, ProgType
 from .dataclass import replace
-from .errors import BpfError, PlanError, UnsupportedFeature, VerifierError
+from .errors import BpfError, PlanError, VerifierError
 from .kernel import lookup
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 from .links import table
@@ -198,7 +198,13 @@ class Program:
 
     @property
     def is_loaded_late(self) -> bool:
-        """It is loaded when it is attached: a multi program, or freplace without a target yet."""
+        """`Object.load` leaves it out.
+
+        A multi program and freplace without a target yet are loaded when they are attached; a
+        struct_ops program that no map uses is not needed.
+        """
+        if self.type == ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+            return self._binding.struct_ops_place(self.name) is None
         return self.is_multi or self._lacks_program
 
     @property
@@ -239,8 +245,6 @@ class Program:
                 f"program {self.name!r}: missing program type",
                 f"section {self.section!r} is none of libbpf's; set .type before loading",
             )
-        if self.type == ProgType.BPF_PROG_TYPE_STRUCT_OPS:
-            raise UnsupportedFeature(f"program {self.name!r}: loading struct_ops", by="pybpf yet")
         if self.is_multi:
             raise PlanError(
                 f"program {self.name!r} ({self.section}) is loaded when it is attached: "
@@ -273,10 +277,13 @@ class Program:
             )
 
     def _load(self, target: BtfTarget) -> Fd:
+        attach_type = self.expected_attach_type
+        if self.type == ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+            target, attach_type = self._struct_ops_place()
         program = replace(
             self._binding.relocated(self.name),
             type=self.type,
-            attach_type=self.expected_attach_type,
+            attach_type=attach_type,
             flags=self.flags,
             target=target,
             log_level=self.log_level,
@@ -288,6 +295,13 @@ class Program:
             if lacking is not None:
                 error.hint = f"this kernel lacks something: {lacking}"
             raise
+
+    def _struct_ops_place(self) -> tuple[BtfTarget, int]:
+        place = self._binding.struct_ops_place(self.name)
+        if place is None:
+            what = f"program {self.name!r} ({self.section})"
+            raise BpfError(errno.EINVAL, what, "no struct_ops map of the object uses it")
+        return place
 
     def _target(self, attach_to: str) -> BtfTarget:
         # Which kernel function (or tracepoint typedef, LSM hook, iterator) to load for.

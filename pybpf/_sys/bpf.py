@@ -90,6 +90,7 @@ def map_create(
     map_extra: int = 0,
     map_ifindex: int = 0,
     btf_vmlinux_value_type_id: int = 0,
+    value_type_btf_obj_fd: int | HasFileno = 0,
 ) -> Fd:
     """BPF_MAP_CREATE.
 
@@ -114,6 +115,7 @@ def map_create(
         btf_value_type_id=btf_value_type_id,
         btf_vmlinux_value_type_id=btf_vmlinux_value_type_id,
         map_extra=map_extra,
+        value_type_btf_obj_fd=fileno(value_type_btf_obj_fd),
     )
     result = try_bpf(Cmd.BPF_MAP_CREATE, attr)
     if result >= 0:

@@ -74,7 +74,7 @@ WAYS: Mapping[str, Way] = {
     "map_entry": Way(instead="put program.fileno() into an entry of a devmap or cpumap"),
     "run": Way(instead="it is run, not attached: call test_run()"),
     "freplace": Way(freplace.by_section, "attach_freplace(target_program, function)"),
-    "struct_ops": Way(),
+    "struct_ops": Way(instead="it is attached with its map: obj.maps[NAME].attach()"),
     "tc": Way(call="attach_tcx(interface, direction) or attach_tc(interface, direction)"),
     "tcx": Way(call="attach_tcx(interface, direction)"),
     "netkit": Way(call="attach_netkit(interface, side)"),

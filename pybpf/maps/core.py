@@ -29,10 +29,12 @@ from .fields import BytesField
 from .hints import explain
 from .kinds import key_field, value_field
 from .percpu import possible_cpus
+from .structops import StructOps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
+    from ..links import Link
     from ..obj.spec import MapSpec
 
 __all__ = ["Map"]
@@ -80,6 +82,12 @@ class Map(Entries):
         self.pin_path: str | None = None
         #: errno of the kernel's refusal of the map's BTF types, 0 if it took them.
         self.btf_refused = 0
+        #: Members of a struct_ops map, to be changed before it is loaded; None for other maps.
+        self.struct_ops: StructOps | None = None
+        if spec.struct_ops is not None and btf is not None:
+            self.struct_ops = StructOps(spec.name, spec.struct_ops, btf)
+        #: What a loaded struct_ops map holds, with the descriptors of its programs.
+        self.struct_ops_value: bytes | None = None
         self._closed = False
         self._memory: mmap.mmap | FixedMapping | None = None
         self._raw: _Raw | None = None
@@ -192,6 +200,7 @@ class Map(Entries):
         btf_fd: int = 0,
         inner: Map | None = None,
         btf_vmlinux_value_type_id: int = 0,
+        value_type_btf_obj_fd: int = 0,
     ) -> None:
         """Create the map in the kernel, fill a data section's, freeze a read-only one.
 
@@ -200,6 +209,8 @@ class Map(Entries):
         :param btf_fd: of the object's BTF; if the kernel refuses the map with its BTF types, it
             is created without them and the errno kept in `btf_refused`
         :param inner: pattern for the maps in a map of maps; None makes one from the blueprint
+        :param btf_vmlinux_value_type_id: of a struct_ops map: the kernel's value struct
+        :param value_type_btf_obj_fd: of the module's BTF that has it, 0 for the kernel's own
         :raises BpfError: the kernel refuses; its hint names the likely reason
         """
         if self._fd is not None:
@@ -213,6 +224,7 @@ class Map(Entries):
                 btf_fd if self.type not in NO_BTF else 0,
                 inner,
                 btf_vmlinux_value_type_id,
+                value_type_btf_obj_fd,
             )
         finally:
             if pattern is not None:
@@ -225,26 +237,32 @@ class Map(Entries):
                 self.close()
                 raise
 
-    def _create(self, name: str, btf_fd: int, inner: Map | None, struct_ops_type: int) -> Fd:
+    def _create(
+        self, name: str, btf_fd: int, inner: Map | None, struct_ops_type: int, module_fd: int
+    ) -> Fd:
         if self.type in RINGS:
             self.max_entries = ring_size(self.max_entries, mmap.PAGESIZE)
         elif self.type == T.BPF_MAP_TYPE_PERF_EVENT_ARRAY and not self.max_entries:
             self.max_entries = possible_cpus()
         typed = bool(btf_fd and (self.spec.key_type_id or self.spec.value_type_id))
         try:
-            return self._map_create(name, btf_fd if typed else 0, inner, struct_ops_type)
+            return self._map_create(name, btf_fd if typed else 0, inner, struct_ops_type, module_fd)
         except BpfError as err:
             if not typed or struct_ops_type or err.errno == errno.EPERM:
                 raise self._explained(err, inner) from None
             first = err
         try:
-            fd = self._map_create(name, 0, inner, struct_ops_type)
+            fd = self._map_create(name, 0, inner, struct_ops_type, module_fd)
         except BpfError as err:
             raise self._explained(err, inner) from first
         self.btf_refused = first.errno or 0
         return fd
 
-    def _map_create(self, name: str, btf_fd: int, inner: Map | None, struct_ops_type: int) -> Fd:
+    def _map_create(
+        self, name: str, btf_fd: int, inner: Map | None, struct_ops_type: int, module_fd: int
+    ) -> Fd:
+        # A struct_ops map has the kernel's type; the object's BTF must be there all the same.
+        typed = bool(btf_fd) and not struct_ops_type
         return bpf.map_create(
             self.type,
             key_size=self.key_size,
@@ -255,10 +273,11 @@ class Map(Entries):
             inner_map_fd=inner.fileno() if inner is not None else 0,
             numa_node=self.numa_node,
             btf_fd=btf_fd,
-            btf_key_type_id=self.spec.key_type_id if btf_fd else 0,
-            btf_value_type_id=self.spec.value_type_id if btf_fd else 0,
+            btf_key_type_id=self.spec.key_type_id if typed else 0,
+            btf_value_type_id=self.spec.value_type_id if typed else 0,
             map_extra=self.map_extra,
             btf_vmlinux_value_type_id=struct_ops_type,
+            value_type_btf_obj_fd=module_fd,
         )
 
     def _explained(self, err: BpfError, inner: Map | None) -> BpfError:
@@ -421,6 +440,28 @@ class Map(Entries):
     def info(self) -> Any:
         """``struct bpf_map_info``: id, kernel name, sizes, flags."""
         return bpf.map_info(self.fileno())
+
+    def attach(self) -> Link:
+        """Register a struct_ops map with the kernel; closing the link takes it out again.
+
+        :raises BpfError: EINVAL for a map of another kind, before the object is loaded, or if the
+            kernel misses a member that it needs; EEXIST if something is registered by that name
+        """
+        from ..links.struct_ops import attach_struct_ops
+
+        return attach_struct_ops(self, self._registered())
+
+    def publish(self) -> None:
+        """Write the value of a struct_ops map without registering it; for `Link.update`."""
+        from ..links.struct_ops import publish
+
+        publish(self, self._registered())
+
+    def _registered(self) -> bytes:
+        if self.struct_ops_value is None:
+            hint = "only struct_ops maps of a loaded object are attached"
+            raise BpfError(errno.EINVAL, f"map {self.name!r} ({self.type_name})", hint)
+        return self.struct_ops_value
 
     def freeze(self) -> None:
         """Make the map read-only for user space, for good (BPF_MAP_FREEZE).

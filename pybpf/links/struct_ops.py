@@ -1,0 +1,86 @@
+"""Links of struct_ops maps: a set of programs that the kernel calls as one of its own modules."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from .._sys import link as sys_link
+from .._uapi.enums import MapFlag
+from ..errors import BpfError
+from .link import HasFd, Link
+from .plain import Attachment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..maps import Map
+
+__all__ = ["StructOpsLink", "attach_struct_ops"]
+
+_KEY = bytes(4)  # the only entry
+
+
+class StructOpsLink(Link):
+    """A struct_ops map that is registered until this is closed or detached."""
+
+    def update(self, program: HasFd, *, old: HasFd | None = None) -> None:
+        """Let another map take over, without a gap (BPF_LINK_UPDATE, 6.4).
+
+        :param program: a loaded struct_ops map of the same kind
+        :param old: if given, only replace when this map is attached now
+        :raises BpfError: EINVAL for a map of another kind; EPERM if `old` is not attached
+        """
+        publish = getattr(program, "publish", None)
+        if publish is not None:
+            publish()
+        sys_link.link_update_map(self.fileno(), program, old=old)
+
+
+def publish(where: Map, value: bytes) -> None:
+    """Write the value of a struct_ops map, once; later calls do nothing.
+
+    :param value: with the descriptors of its programs
+    :raises BpfError: EINVAL if the kernel misses a member that it needs
+    """
+    try:
+        where.raw[_KEY] = value
+    except BpfError as error:
+        if error.errno == errno.EBUSY:
+            return  # it is set, and the kernel lets nobody change it
+        if error.errno == errno.EINVAL:
+            error.hint = "perhaps a member is not set that the kernel needs"
+        elif error.errno == errno.EEXIST:
+            error.hint = "something is registered by that name"
+        raise
+
+
+def attach_struct_ops(where: Map, value: bytes) -> Link:
+    """Register a struct_ops map.
+
+    By a link if the map has BPF_F_LINK (section ``.struct_ops.link``); else it is registered by
+    its value, and closing deletes that.
+
+    :param value: with the descriptors of its programs
+    :raises BpfError: EINVAL if the kernel misses a member that it needs; EEXIST if something is
+        registered by that name
+    """
+    what = f"struct_ops {where.name}"
+    try:
+        publish(where, value)
+        if where.map_flags & MapFlag.BPF_F_LINK:
+            return StructOpsLink(sys_link.link_create_map(where.fileno()), what)
+    except BpfError as error:
+        if error.errno == errno.EEXIST:
+            error.hint = "something is registered by that name"
+        error.add_context(what)
+        raise
+    kept = os.dup(where.fileno())
+
+    def undo() -> None:
+        try:
+            with type(where).from_fd(kept) as again:
+                del again.raw[_KEY]
+        finally:
+            os.close(kept)
+
+    return Attachment(where, what, undo)
