@@ -12,8 +12,10 @@ changes an instruction and nowhere else.
 
 Which mechanism comes first is decided by trying: each one in turn is put at
 the head of the preference order, all targets are assigned, and the order whose
-predicted set-up plus tear-down is least wins. A mechanism that is no better
-than another by more than 20 % and costs more per call is not tried. A target
+predicted set-up plus tear-down is least wins. A mechanism whose calls cost more
+than another's is not tried if it is set up no more than 20 % sooner, or if the
+calls that a function is taken to get (`cost.CALLS`) make up for it: that depends
+on no number of functions, so it cannot make a larger request cheaper. A target
 the first mechanism cannot carry falls to the next; one that none can carry is
 skipped with the reason of the most preferred mechanism. Since every order's
 cost grows with each target, so does the least of them.
@@ -225,25 +227,23 @@ class _Planner:
         prices = {m: m.price(self.request.facts.costs) for m in usable}
         hook = self.request.template.hook
 
+        def sides(mechanism: Mechanism) -> int:
+            found = mechanism.sides(self.request)
+            return 1 if isinstance(found, Refusal) else len(found)
+
         def setup(mechanism: Mechanism) -> float:
-            sides = mechanism.sides(self.request)
-            count = 1 if isinstance(sides, Refusal) else len(sides)
-            return prices[mechanism].per_target_ms(count)
+            return prices[mechanism].per_target_ms(sides(mechanism))
 
-        def per_call(mechanism: Mechanism) -> int:
-            entry, exit_ = hook is not Hook.EXIT, hook is not Hook.ENTRY
-            return prices[mechanism].insns(entry=entry, exit_=exit_)
-
+        entry, exit_ = hook is not Hook.EXIT, hook is not Hook.ENTRY
         if prefer == "overhead":
-            return [sorted(usable, key=lambda m: (per_call(m), setup(m)))]
+            return [
+                sorted(usable, key=lambda m: (prices[m].insns(entry=entry, exit_=exit_), setup(m)))
+            ]
         kept = [
             m
             for m in usable
             if not any(
-                per_call(o) < per_call(m)
-                and setup(o) <= 1.2 * setup(m)
-                # with one function; the line above says the same of every further one
-                and prices[o].fixed_ms + setup(o) <= 1.2 * (prices[m].fixed_ms + setup(m))
+                prices[o].repays(prices[m], sides=(sides(o), sides(m)), entry=entry, exit_=exit_)
                 for o in usable
             )
         ]
