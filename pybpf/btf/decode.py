@@ -45,7 +45,7 @@ from .types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence, Set
     from typing import Any
 
 __all__ = ["Btf", "FuncColumns"]
@@ -67,6 +67,8 @@ _HAS_SIZE = bytes(
 )
 # From this many functions on, one pass over all types beats searches by name.
 _BULK = 40
+# Names that start with so many letters are nearly all: picking them would save nothing.
+_ALL_INITIALS = 12
 # By the highest byte of an info word, without its kind flag.
 _IS_FUNC = bytes(k & 0x7F == _FUNC for k in range(256))
 _POINTER_SIZE = 8
@@ -202,9 +204,12 @@ class Btf:
         columns = self.func_columns()
         return zip(columns.ids, columns.names, columns.protos, strict=True)
 
-    def func_columns(self) -> FuncColumns:
-        """Every own FUNC, ascending, as columns: the fast path for listing."""
-        blob, start = self.blob, self.start_id
+    def func_columns(self, initials: Set[str] | None = None) -> FuncColumns:
+        """Every own FUNC, ascending, as columns: the fast path for listing.
+
+        :param initials: only those whose name starts with one of these letters; None: all
+        """
+        blob, start, text = self.blob, self.start_id, self.blob.text
         words, limit = blob.words, self.nr_types
         # One byte of each record tells the kind; picked out at C speed.
         infos = array("I", map(words[1:].__getitem__, blob.offsets))
@@ -212,19 +217,29 @@ class Btf:
         ids = array("I", compress(range(start, start + len(is_func)), is_func))
         offsets = array("I", compress(blob.offsets, is_func))
         names = array("I", map(words.__getitem__, offsets))
+        if initials is not None and self._is_plain(names):
+            wanted = [text[at] in initials for at in names]
+            ids, offsets = array("I", compress(ids, wanted)), array("I", compress(offsets, wanted))
+            names = array("I", compress(names, wanted))
         protos = array("I", map(words[2:].__getitem__, offsets))
         if max(protos, default=0) >= limit:
             for at, proto in zip(offsets, protos, strict=True):
                 blob.reference(at, proto)
-        text, end_of = blob.text, blob.text.index
-        if blob.base is None and blob.is_ascii and max(names, default=0) < len(text):
+        if self._is_plain(names):
+            end_of = text.index
             return FuncColumns(ids, [text[at : end_of("\0", at)] for at in names], protos)
         return FuncColumns(ids, list(map(blob.record_name, offsets, names)), protos)
 
+    def _is_plain(self, offsets: Sequence[int]) -> bool:
+        # All of these are offsets of own strings, in which each byte is a character.
+        blob = self.blob
+        return blob.base is None and blob.is_ascii and max(offsets, default=0) < len(blob.text)
+
     def funcs_named(self, names: Sequence[str]) -> FuncColumns:
-        """The own FUNCs that have one of these names; of many names all FUNCs there are."""
+        """The own FUNCs that have one of these names; for many names there are others as well."""
         if len(names) >= _BULK:
-            return self.func_columns()
+            initials = {name[:1] for name in names}
+            return self.func_columns(initials if len(initials) < _ALL_INITIALS else None)
         ids = array("I")
         for name in dict.fromkeys(names):
             ids.extend([x for x in self._names.find(name) if self.kind(x) == _FUNC] if name else [])

@@ -357,9 +357,12 @@ class Resolver:
             known = self._models_of(module) if rows else None
             if known is not None:
                 protos = [found.protos[i] for i in rows]
-                made = known.of_each({proto for proto in protos if proto})
+                of = known.of_each(set(protos) - {0}).get
+                if len(rows) == count:
+                    models = list(map(of, protos))
+                    break
                 for i, proto in zip(rows, protos, strict=True):
-                    models[i] = made.get(proto)
+                    models[i] = of(proto)
         return TargetColumns(
             found.names,
             found.modules,

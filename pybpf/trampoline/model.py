@@ -103,23 +103,29 @@ class Models:
 
     def of_each(self, proto_ids: Iterable[int]) -> dict[int, Model]:
         """Models of many FUNC_PROTOs by id; what is none, or is malformed, is left out."""
-        known = self._known
+        known, shapes = self._known, self._shapes
+        blob = self._btf.blob
+        words, offsets, start = blob.words, blob.offsets, blob.start_id
+        param, returns = self._params.__getitem__, self._returns
+        # Written for tens of thousands: `_read` with everything looked up beforehand.
         for proto_id in proto_ids:
-            if proto_id not in known:
-                try:
+            if proto_id in known:
+                continue
+            try:
+                at = offsets[proto_id - start] if proto_id >= start else None
+                if at is None or (info := words[at + 1]) >> 24 & 0x7F != _FUNC_PROTO:
                     known[proto_id] = self._read(proto_id)
-                except (ObjectFormatError, AssertionError):
                     continue
+                ids = words[at + 4 : at + 3 + 2 * (info & 0xFFFFFF) : 2].tolist()
+                shape = (returns[words[at + 2]], *map(param, ids))
+                known[proto_id] = shapes.get(shape) or self._read(proto_id)
+            except (ObjectFormatError, AssertionError, IndexError):
+                continue
         return known
 
     def _read(self, proto_id: int) -> Model:
-        blob = self._btf.blob
-        at = proto_id - blob.start_id
-        if 0 <= at < len(blob.offsets):  # as nearly all are
-            at = blob.offsets[at]
-        else:
-            blob, at = blob.locate(proto_id)
-        words = blob.words
+        owner, at = self._btf.blob.locate(proto_id)
+        words = owner.words
         info = words[at + 1]
         assert info >> 24 & 0x7F == _FUNC_PROTO
         # Pairs of name and type.

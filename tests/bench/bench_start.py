@@ -22,7 +22,7 @@ GOALS = {"--help": 45, "inspect": 70, "load": 70}
 BARE_OF_GOALS = 12
 
 
-def _cpu(command: list[str], environment: dict[str, str]) -> float:
+def cpu(command: list[str], environment: dict[str, str]) -> float:
     """CPU time of a process in milliseconds, user and system."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
     pid = os.posix_spawn(command[0], command, environment, file_actions=null)
@@ -49,7 +49,7 @@ def main() -> list[str]:
         least = dict.fromkeys(commands, float("inf"))
         for _ in range(ROUNDS):
             for name, command in commands.items():
-                least[name] = min(least[name], _cpu(command, environment))
+                least[name] = min(least[name], cpu(command, environment))
     bare = least["bare interpreter"]
     rows = [f"{'CPU ms of a whole process':<34} {'ms':>8}   of the bare interpreter"]
     for name, took in least.items():

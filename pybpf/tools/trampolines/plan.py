@@ -128,7 +128,7 @@ def show_plan(args: argparse.Namespace, screen: Screen) -> int:
         if args.classes:
             screen.show("")
             classes_table(classify(planned(made)), screen)
-    return 0 if made.targets else 1
+    return 0 if made.count else 1
 
 
 def run_plan(args: argparse.Namespace) -> Plan:
