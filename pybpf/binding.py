@@ -184,6 +184,9 @@ class Binding:
         """
         if self._closed:
             raise BpfError(errno.EBADF, "using the object", "it is closed; open it again")
+        if self.spec.big_endian:
+            what = f"loading {self.spec.name or 'the object'}, which is big-endian,"
+            raise UnsupportedFeature(what, by="this machine", hint="compile it for bpfel")
         if self._prepared:
             return
         self.keep_pins()

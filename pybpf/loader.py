@@ -18,6 +18,7 @@ from typing import IO
 from ._uapi.enums import MapType, ProgType
 from .binding import Binding
 from .btf import Btf
+from .dataclass import replace
 from .errors import BpfError, RelocationError, UnsupportedFeature
 from .globals import Globals
 from .kernel.host import Facts
@@ -59,6 +60,7 @@ def open_object(
     *,
     facts: Facts | None = None,
     kconfig: str | os.PathLike[str] | Mapping[str, str | int | bool] | None = None,
+    legacy_maps: bool = False,
 ) -> Object:
     """Parse a compiled BPF object (ELF64, EM_BPF). Needs no privileges.
 
@@ -69,12 +71,14 @@ def open_object(
     :param kconfig: values for ``CONFIG_*`` externs: a file with the whole configuration of the
         kernel, plain or .gz; or single options, ``{"CONFIG_HZ": 250}``, that go before the
         kernel's own. Needed where the kernel does not show its configuration (containers)
+    :param legacy_maps: read maps defined as ``struct bpf_map_def`` in sections ``maps``,
+        ``maps/NAME`` and ``NAME/maps`` too, which libbpf refuses since 1.0
     :returns: an object that owns what it will load; use it as a context manager
     :raises ObjectFormatError: naming file, section and offset
     :raises OSError: if the file cannot be read
     """
     data, name = _read(source)
-    spec = read_object(data, name)
+    spec = read_object(data, name, legacy_maps=legacy_maps)
     btf: Btf | None = None
     if isinstance(kernel_btf, Btf):
         btf = kernel_btf
@@ -126,7 +130,9 @@ class Object:
             "program",
             {name: Program(program, self.binding) for name, program in spec.programs.items()},
         )
-        self.globals = Globals(spec, self.maps)
+        # Values of a big-endian object make no sense here.
+        typed = replace(spec, data_sections={}) if spec.big_endian else spec
+        self.globals = Globals(typed, self.maps)
         #: Members of struct_ops maps, which may be changed before loading:
         #: ``obj.struct_ops["my_ops"].init = None``.
         self.struct_ops: Mapping[str, StructOps] = ByName(

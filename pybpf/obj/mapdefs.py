@@ -8,6 +8,8 @@ array of pointers to inner maps or programs whose relocations name them.
 
 from __future__ import annotations
 
+import struct
+
 from .._uapi.enums import MapType
 from ..btf import Array, Btf, Enum, Enum64, FuncProto, Ptr, Struct
 from ..dataclass import replace
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ..btf import Member
     from ..errors import ObjectFormatError
 
-__all__ = ["parse", "ring_size"]
+__all__ = ["parse", "parse_legacy", "ring_size"]
 
 _NUMBERS = frozenset(
     {"type", "max_entries", "map_flags", "numa_node", "key_size", "value_size", "pinning"}
@@ -170,3 +172,25 @@ def _values(
         raise error("member 'values' holds no pointers to map definitions")
     inner = parse(btf, name + ".inner", target, error, is_inner=True)
     return replace(inner, section="")
+
+
+def parse_legacy(
+    name: str, section: str, definition: bytes, error: Callable[[str], ObjectFormatError]
+) -> MapSpec:
+    """Read a map from a ``struct bpf_map_def``.
+
+    Its first four numbers are type, key size, value size and entries; the fifth, which the
+    oldest leave out, is the flags. Loaders put what they liked behind these.
+
+    :param definition: of any length
+    :raises ObjectFormatError: from `error`: it is too short, or uses what a loader put there
+    """
+    if len(definition) < 16:
+        raise error(f"{len(definition)} bytes are too few for struct bpf_map_def")
+    more = definition[20:]
+    if more.strip(b"\0"):
+        at = 20 + len(more) - len(more.lstrip(b"\0"))
+        raise error(f"byte {at} is set, and only its loader knows what for")
+    kind, key, value, entries = struct.unpack_from("<4I", definition)
+    flags = int.from_bytes(definition[16:20], "little")
+    return MapSpec(name, kind, key, value, entries, map_flags=flags, section=section)

@@ -29,10 +29,12 @@ from ..elf import (
     STV_INTERNAL,
     ElfFile,
     Section,
+    Symbol,
 )
 from ..errors import ObjectFormatError
 from . import externs as ext
 from . import mapdefs, relocs, sections
+from .endian import is_big_endian, to_little_endian
 from .spec import (
     Extern,
     Function,
@@ -62,26 +64,40 @@ _MAX_ZEROS = 16 << 20
 _LICENSE_LEN = 63
 
 
-def read_object(data: bytes | bytearray | memoryview, name: str = "") -> ObjectSpec:
+def read_object(
+    data: bytes | bytearray | memoryview, name: str = "", *, legacy_maps: bool = False
+) -> ObjectSpec:
     """What an object file asks for.
 
     :param data: the whole file
     :param name: file name; its stem becomes part of kernel map names
+    :param legacy_maps: read ``struct bpf_map_def`` in sections ``maps``, ``maps/NAME`` and
+        ``NAME/maps`` too, which libbpf refuses since 1.0
     :raises ObjectFormatError: not a BPF object, or a malformed one; names file,
         section and offset
     """
-    reader = _Reader(ElfFile(data, name))
+    swapped = is_big_endian(data)
+    if swapped:
+        data = to_little_endian(data, name)
+    reader = _Reader(ElfFile(data, name), legacy_maps)
     try:
-        return reader.read()
+        spec = reader.read()
+        return replace(spec, big_endian=True) if swapped else spec
     except ObjectFormatError as err:
         err.file = err.file or name
         err.offset = err.offset or 0  # not every place in BTF knows where it is
         raise
 
 
+def _is_legacy(section: str) -> bool:
+    return section == "maps" or section.startswith("maps/") or section.endswith("/maps")
+
+
 class _Reader:
-    def __init__(self, elf: ElfFile) -> None:
+    def __init__(self, elf: ElfFile, legacy_maps: bool = False) -> None:
         self.elf = elf
+        self.wants_legacy = legacy_maps
+        self.legacy: list[Section] = []
         self.license = ""
         self.version = 0
         self.text = self.maps_section = self.arena = self.jumptables = 0
@@ -104,7 +120,8 @@ class _Reader:
         externs = ext.collect(elf, self.btf)
         places = place(elf, self.btf) if self.btf is not None else {}
         programs = self.programs(functions)
-        maps, indexes = self.maps(places, externs)
+        old = self.legacy_maps()
+        maps, indexes = self.maps(places, externs, old)
         arena = next((i for i, m in enumerate(maps) if m.type == MapType.BPF_MAP_TYPE_ARENA), None)
         if self.arena and arena is None:
             raise elf.error("arena data without an arena map", _ARENA, 0)
@@ -118,10 +135,11 @@ class _Reader:
             text=self.text,
             maps_section=self.maps_section,
             maps={offset: i for i, (offset, _, _, _) in enumerate(indexes)},
-            data={s: i for i, s in enumerate(self._data_sections(), len(indexes))},
+            data={s: i for i, s in enumerate(self._data_sections(), len(indexes) + len(old))},
             arena=(self.arena, arena),
             jumptables=self.jumptables,
             externs=externs,
+            legacy={place: i for i, place in enumerate(old, len(indexes))},
         )
         for table in self.rels:
             if table.info == self.maps_section:
@@ -162,10 +180,12 @@ class _Reader:
             if section.size != 4 or kind == SHT_NOBITS:
                 raise self.elf.error("not four bytes", name, 0)
             self.version = int.from_bytes(self.elf.contents(section), "little")
+        elif self.wants_legacy and _is_legacy(name) and kind == SHT_PROGBITS:
+            self.legacy.append(section)
         elif name == "maps":
             raise self.elf.error(
-                "legacy map definitions (struct bpf_map_def) are not supported,"
-                " define maps in section '.maps'",
+                "legacy map definitions (struct bpf_map_def): define maps in section '.maps',"
+                f" or have these {relocs.ON_REQUEST}",
                 name,
                 0,
             )
@@ -299,12 +319,39 @@ class _Reader:
             raise self.elf.error(f"relocations need {needs}", ".BTF.ext", 0)
         return None
 
+    def legacy_maps(self) -> dict[tuple[int, int], MapSpec]:
+        """Maps defined as ``struct bpf_map_def``, by (index of the section, offset)."""
+        found: dict[tuple[int, int], MapSpec] = {}
+        for section in self.legacy:
+            own = sorted(
+                (s for s in self.elf.symbols if s.shndx == section.idx and s.name),
+                key=lambda symbol: symbol.value,
+            )
+            ends = [*(symbol.value for symbol in own[1:]), section.size]
+            for symbol, end in zip(own, ends, strict=True):
+                size = symbol.size or end - symbol.value
+                definition = self.elf.contents(section)[symbol.value : symbol.value + size]
+
+                def error(
+                    what: str, symbol: Symbol = symbol, section: Section = section
+                ) -> ObjectFormatError:
+                    text = f"legacy map {symbol.name!r}: {what}"
+                    return self.elf.error(text, section.name, symbol.value)
+
+                found[section.idx, symbol.value] = mapdefs.parse_legacy(
+                    symbol.name, section.name, bytes(definition), error
+                )
+        return found
+
     def maps(
-        self, places: dict[str, DataSection], externs: list[Extern]
+        self,
+        places: dict[str, DataSection],
+        externs: list[Extern],
+        old: dict[tuple[int, int], MapSpec],
     ) -> tuple[list[MapSpec], list[tuple[int, int, int, MapSpec]]]:
         """All maps by index; and for those of .maps (offset, size, id of the definition, map)."""
         defined = self.user_maps(places)
-        maps = [spec for _, _, _, spec in defined]
+        maps = [*(spec for _, _, _, spec in defined), *old.values()]
         names = {spec.name for spec in maps}
         for section_index in self._data_sections():
             maps.append(self.data_map(section_index, places, names))

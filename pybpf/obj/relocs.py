@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from ..errors import ObjectFormatError
 
-__all__ = ["FunctionIndex", "Places", "program_relocs", "slots", "struct_ops_funcs"]
+__all__ = ["ON_REQUEST", "FunctionIndex", "Places", "program_relocs", "slots", "struct_ops_funcs"]
 
 _CALL_CODE = JMP | CALL
 
@@ -84,6 +84,10 @@ class FunctionIndex:
         return at
 
 
+#: How legacy map definitions are read all the same.
+ON_REQUEST = "read with pybpf.open(..., legacy_maps=True) or --legacy-maps"
+
+
 class Places:
     """Where the things that relocations refer to are.
 
@@ -94,6 +98,7 @@ class Places:
     :param arena: (index of the arena's data section, map number)
     :param jumptables: index of section .jumptables, 0 if there is none
     :param externs: extern number by symbol index
+    :param legacy: map number by (index of its section, offset there), of legacy definitions
     """
 
     def __init__(
@@ -107,7 +112,9 @@ class Places:
         arena: tuple[int, int | None],
         jumptables: int,
         externs: Sequence[Extern],
+        legacy: Mapping[tuple[int, int], int],
     ) -> None:
+        self._legacy = legacy
         self._elf = elf
         self._text = text
         self._maps_section = maps_section
@@ -176,10 +183,13 @@ class Places:
         number = self._data.get(target)
         if number is not None:
             return R_DATA, number, symbol.value
+        number = self._legacy.get((target, symbol.value))
+        if number is not None:
+            return R_MAP, number, 0
         name = self._elf.sections[target].name
         if target != self._maps_section:
             if name.startswith("maps/") or name.endswith("/maps"):
-                what = f"legacy map definition in section {name!r}"
+                what = f"legacy map definition in section {name!r} ({ON_REQUEST})"
             else:
                 what = f"refers to section {name!r}"
             raise self._error(section, where, what, symbol)

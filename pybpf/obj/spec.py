@@ -264,6 +264,7 @@ class ObjectSpec:
     :param relocs: relocations by number of the function, sorted by instruction
     :param externs: .kconfig first, then .ksyms, in libbpf's order
     :param data_sections: BTF's DATASECs by name, completed from ELF
+    :param big_endian: the file was of that byte order: it can be inspected, not loaded
     """
 
     name: str
@@ -278,6 +279,7 @@ class ObjectSpec:
     externs: Sequence[Extern] = field(default=(), repr=False)
     data_sections: Mapping[str, DataSection] = field(default_factory=dict, repr=False)
     elf: ElfFile | None = field(default=None, repr=False, compare=False)
+    big_endian: bool = False
 
     @property
     def object_name(self) -> str:

@@ -134,12 +134,12 @@ def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]
     return {"programs": programs}
 
 
-def load(file: str) -> dict[str, dict[str, dict[str, Any]]]:
+def load(file: str, *, legacy_maps: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
     """What the running kernel says to each program; the maps are made once."""
     import pybpf
 
     programs: dict[str, dict[str, Any]] = {}
-    with pybpf.open(file) as obj:
+    with pybpf.open(file, legacy_maps=legacy_maps) as obj:
         _fill_in(obj)
         failed: dict[str, Any] | None = None
         try:
@@ -272,6 +272,11 @@ def _parser(prog: str) -> Parser:
         command = parser.add_command(name, about, run)
         command.add_argument("file", metavar="FILE", help="BPF object file")
         command.add_argument("--json", action="store_true", help="JSON instead of text")
+        command.add_argument(
+            "--legacy-maps",
+            action="store_true",
+            help="maps defined as struct bpf_map_def too, which libbpf refuses",
+        )
         if name == "relocate":
             command.add_argument(
                 "--btf",
@@ -308,7 +313,7 @@ def _read(args: argparse.Namespace) -> ObjectSpec:
     from ..obj.reader import read_object
 
     with open(args.file, "rb") as file:
-        return read_object(file.read(), args.file)
+        return read_object(file.read(), args.file, legacy_maps=args.legacy_maps)
 
 
 def _print_json(report: object) -> None:
@@ -322,6 +327,8 @@ def _run_inspect(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(inspect(spec))
     else:
+        if spec.big_endian:
+            print("big-endian: for machines of the other byte order; it can only be inspected")
         _print_inspect(spec)
         if spec.btf is not None and os.path.exists(_KERNEL_BTF):
             from ..kernel.btf import vmlinux
@@ -348,7 +355,7 @@ def _run_load(args: argparse.Namespace) -> int:
     from .progress import Waiting
 
     with Waiting("loading programs", sys.stderr):
-        report = load(args.file)
+        report = load(args.file, legacy_maps=args.legacy_maps)
     if args.json:
         _print_json(report)
     else:

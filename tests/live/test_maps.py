@@ -528,3 +528,18 @@ def test_a_map_is_a_handle() -> None:
     ):
         assert one and one != two and len({one, two, one}) == 2
         assert "hash" in repr(one)
+
+
+def test_legacy_definitions_run() -> None:
+    """Maps in sections maps, maps/NAME and NAME/maps are those that the program uses."""
+    import pybpf
+
+    with pybpf.open(
+        Path(__file__).parents[1] / "data" / "obj_legacy_forms.bpf.o", legacy_maps=True
+    ) as obj:
+        obj.load()
+        for name, value in (("second", 1), ("third", 2), ("fourth", 3)):
+            obj.maps[name].raw[bytes(4)] = value.to_bytes(8, "little")
+        obj.programs["use"].test_run(bytes(64))
+        assert obj.globals.total == 5 + 1 + 20 + 300
+        assert obj.maps["first"].raw[bytes(4)] == (1).to_bytes(8, "little")
