@@ -1,7 +1,7 @@
-"""Trampolines: what the kernel has (`images`), plans for many functions (`plan`), `classify`.
+"""Look at the trampolines the kernel has (`images`) and at functions that could share one.
 
-Names are resolved when they are first asked for: importing this package loads
-no disassembler and touches no file.
+A name is imported when it is first used. Importing this package alone loads no
+disassembler and touches no file.
 """
 
 from __future__ import annotations

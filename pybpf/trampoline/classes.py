@@ -1,23 +1,25 @@
-"""Classes: how few trampolines would do for a set of attachments.
+"""Classes: the fewest trampolines that would do for a set of attachments.
 
 Theory of operation. The kernel makes one trampoline for each traced function.
-A trampoline is nothing but its function's model (which registers to save, what
-comes back) and the programs to call, in order; so functions that agree in both
-could share one, and none needs to save more than its own function has. Such
-functions are a class, and "as many trampolines as needed" is the number of
-classes. What differs between the functions of a class, the body to go on with,
-`bpf_get_func_ip` and the cookie, is data a shared trampoline would look up.
+A trampoline depends only on its function's model (which registers to save, what
+is returned) and on the programs it calls, in order. Functions that agree in both
+could share one trampoline, and none would save more than its own function needs.
+Such functions form a class. The number of classes is the number of trampolines
+that are really needed. The functions of a class still differ in the body to
+continue with, in `bpf_get_func_ip` and in the cookie. A shared trampoline would
+look these up as data.
 
-The order in a trampoline is the kernel's (kernel/bpf/trampoline.c): entry side
-first, then fmod_ret, then the exit side; on each side the program attached last
-runs first, and a session program counts on both sides::
+The kernel sets the order in a trampoline (kernel/bpf/trampoline.c). The entry side
+comes first, then fmod_ret, then the exit side. On each side the program attached
+last runs first. A session program counts on both sides::
 
     attached, in this order        called
+
     a fentry, b fexit, c fentry,   c a | (the function) | d b
     d fexit
 
-So `b` before or after `a` makes no difference, `c` before `a` makes another
-class. Pure: attachments in, value out.
+So attaching `b` before or after `a` makes no difference, but attaching `c` before
+`a` gives another class. This module is pure: it takes attachments and returns a value.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ __all__ = [
 
 
 class Kind(Enum):
-    """What a program is in a trampoline."""
+    """Say what a program is in a trampoline."""
 
     FENTRY = "fentry"
     FSESSION = "fsession"
@@ -53,7 +55,7 @@ class Kind(Enum):
     FEXIT = "fexit"
 
 
-# Which kinds run on each side of the function, in the order of the sides.
+# The kinds that run on each side of the function. The sides are in call order.
 _SIDES: tuple[tuple[str, frozenset[Kind]], ...] = (
     ("entry", frozenset({Kind.FENTRY, Kind.FSESSION})),
     ("entry", frozenset({Kind.FMOD_RET})),
@@ -63,9 +65,9 @@ _SIDES: tuple[tuple[str, frozenset[Kind]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One program on some functions, by trampoline.
+    """Describe one program on some functions.
 
-    :param program: what tells it from others; equal names are the same program
+    :param program: identifies the program; equal names are the same program
     :param functions: in any order
     """
 
@@ -76,7 +78,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call of a program in a trampoline.
+    """Describe one call of a program in a trampoline.
 
     :param phase: ``entry`` or ``exit``: before or after the function
     """
@@ -91,11 +93,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class CallModel:
-    """What of a function's model its trampoline depends on.
+    """Hold the parts of a function's model that its trampoline depends on.
 
     :param slots: argument slots (8 bytes each) to save
     :param returns: kind of the return value, None if it is not known
-    :param structs: some argument is a struct by value, which may lie on the stack
+    :param structs: some argument is a struct passed by value, which may lie on the stack
     """
 
     slots: int
@@ -114,7 +116,7 @@ class CallModel:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """One function and what its trampoline calls, in order.
+    """Describe one function and the calls in its trampoline, in order.
 
     :param model: None if BTF does not describe the function
     """
@@ -126,10 +128,10 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class Class:
-    """Functions that one trampoline would do for.
+    """Hold functions that could share one trampoline.
 
-    :param runs: what it calls, in order
-    :param functions: by module and name
+    :param runs: the calls in the trampoline, in order
+    :param functions: sorted by module and name
     """
 
     runs: tuple[Run, ...]
@@ -138,11 +140,12 @@ class Class:
 
     @property
     def programs(self) -> tuple[Run, ...]:
-        """Each program once, in order: of a session the entry side only."""
+        """Return each program once, in order. A session program is listed on the entry side
+        only."""
         return tuple(r for r in self.runs if (r.kind, r.phase) != (Kind.FSESSION, "exit"))
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return plain values for JSON."""
         model = self.model
         return {
             "programs": [{"program": r.program, "kind": r.kind.value} for r in self.programs],
@@ -155,27 +158,28 @@ class Class:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of a set of attachments, largest first. A value: comparable, printable."""
+    """Hold the classes of a set of attachments, largest first. Values can be compared and
+    printed."""
 
     classes: tuple[Class, ...]
 
     @property
     def trampolines(self) -> int:
-        """How many trampolines would do."""
+        """Count the trampolines that would do."""
         return len(self.classes)
 
     @property
     def functions(self) -> int:
-        """How many the kernel makes: one for each function."""
+        """Count the trampolines the kernel makes, which is one for each function."""
         return sum(len(c.functions) for c in self.classes)
 
     def of(self, function: KernelFunction) -> Class | None:
-        """The class a function is in, None if nothing of this is attached to it."""
+        """Return the class of a function, or None if none of these programs is attached to it."""
         key = _key(function)
         return next((c for c in self.classes if any(_key(t) == key for t in c.functions)), None)
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON: the two numbers and each class."""
+        """Return plain values for JSON: the two counts and each class."""
         return {
             "functions": self.functions,
             "trampolines": self.trampolines,
@@ -183,12 +187,12 @@ class Classes:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as JSON text."""
+        """Return `to_dict` as JSON text."""
         return json.dumps(self.to_dict())
 
     @property
     def summary(self) -> str:
-        """One line: what would do, and what the kernel makes."""
+        """Say in one line how many would do and how many the kernel makes."""
         would = f"{many(self.trampolines, 'trampoline')} would do"
         return f"{would} for {many(self.functions, 'function')}, the kernel makes {self.functions}"
 
@@ -210,16 +214,16 @@ class Classes:
 
 
 def _key(function: KernelFunction) -> tuple[object, ...]:
-    # What the kernel keys a trampoline by: the BTF id. Names are for what has none.
+    # The kernel keys a trampoline by the BTF id. A function without an id is keyed by its name.
     if function.btf_id is not None:
         return (function.module, function.btf_id)
     return (function.module, function.name, function.address)
 
 
 def classify(attachments: Iterable[Attachment]) -> Classes:
-    """The classes of what is attached.
+    """Group what is attached into classes.
 
-    :param attachments: in the order they are attached; see `pybpf.multi.classes` for those of plans
+    :param attachments: in the order they are attached; `pybpf.multi.classes` does this for plans
     """
     functions: dict[tuple[object, ...], KernelFunction] = {}
     held: dict[tuple[object, ...], list[tuple[str, Kind]]] = {}
@@ -240,7 +244,7 @@ def classify(attachments: Iterable[Attachment]) -> Classes:
 
 
 def _ordered(programs: list[tuple[str, Kind]]) -> Iterator[Run]:
-    # `programs` as they were attached.
+    # `programs` are in the order they were attached.
     for phase, kinds in _SIDES:
         for program, kind in reversed(programs):
             if kind in kinds:
@@ -248,7 +252,7 @@ def _ordered(programs: list[tuple[str, Kind]]) -> Iterator[Run]:
 
 
 def of_traced(traced: Iterable[Traced]) -> Classes:
-    """Classes of functions whose trampolines' calls are known, e.g. read from images."""
+    """Group functions whose trampoline calls are known, e.g. because they were read from images."""
     found: dict[tuple[tuple[Run, ...], CallModel | None], list[KernelFunction]] = {}
     for one in traced:
         found.setdefault((one.runs, one.model), []).append(one.function)

@@ -1,18 +1,21 @@
-"""What each instruction of a BPF trampoline is for. Pure: bytes in, value out.
+"""Find out what each instruction of a BPF trampoline is for. Pure: bytes in, value out.
 
 A trampoline is straight-line x86-64 code that ``arch_prepare_bpf_trampoline()``
-(arch/x86/net/bpf_jit_comp.c) writes: build a frame, save the argument registers
-as the context array, run the entry programs, perhaps call the original
-function, run the exit programs, return. It has few shapes and few branches, all
-forward, so one pass suffices: capstone splits the bytes, and `_Scanner` matches
-the shapes from left to right. Stack offsets are not assumed but learned from
-the first store that can only be one thing (the argument count is stored before
-anything else and sits right below the context), which makes the same pass work
-for every kernel and frame size. Roles that bytes alone leave open (the 5-byte
-nop after the original call is a per-program slot on 7.x and the release hook on
-6.x) are settled at the end from the whole. What fits no shape is
-`Role.UNKNOWN`, and what contradicts itself is listed in `DecodedImage.problems`:
-a decoder that is used to check the kernel must not paper over surprises.
+(arch/x86/net/bpf_jit_comp.c) writes. It builds a frame, saves the argument registers
+as the context array, runs the entry programs, perhaps calls the original
+function, runs the exit programs and returns. It uses few shapes and few branches,
+and all branches go forward, so one pass is enough. Capstone splits the bytes, and
+`_Scanner` matches the shapes from left to right.
+
+Stack offsets are learned, not assumed. The argument count is stored before
+anything else and sits right below the context, so the first store of a constant
+tells where both are. The same pass therefore works for every kernel and frame size.
+
+Some roles cannot be told from the bytes alone: the 5-byte nop after the original
+call is a per-program slot on 7.x and the release hook on 6.x. These are settled at
+the end, from the whole image. An instruction that fits no shape gets `Role.UNKNOWN`,
+and contradictions are listed in `DecodedImage.problems`. This decoder is used to
+check the kernel, so it must not hide surprises.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from .roles import NOP5, DecodedImage, Instruction, ProgramCall, Role, Symbolize
 __all__ = ["decode", "disassemble"]
 
 _U64 = (1 << 64) - 1
-_SLOT_MASK = 0xFF  # 7.x keeps more than the count in the word: a session cookie's index above it
+_SLOT_MASK = 0xFF  # 7.x also keeps a session cookie's index in this word, above the count
 
 # ---- disassembly -----------------------------------------------------------
 
@@ -43,7 +46,7 @@ class _Raw:
     text: str
 
     def mem(self, index: int) -> int | None:
-        """Displacement of operand `index` if it is memory relative to rbp."""
+        """Return the displacement of operand `index` if it is memory relative to rbp."""
         match = _MEM.match(self.ops[index]) if index < len(self.ops) else None
         if match is None or match[1] != "rbp":
             return None
@@ -51,7 +54,7 @@ class _Raw:
         return -distance if match[2] == "-" else distance
 
     def imm(self, index: int) -> int | None:
-        """Operand `index` as an unsigned 64-bit number if it is an immediate."""
+        """Return operand `index` as an unsigned 64-bit number if it is an immediate."""
         try:
             return int(self.ops[index], 0) & _U64
         except (IndexError, ValueError):
@@ -62,14 +65,14 @@ class _Raw:
 
     @property
     def target(self) -> int | None:
-        """Where a direct branch goes."""
+        """Return the address a direct branch goes to."""
         if self.name == "call" or self.name.startswith("j"):
             return self.imm(0)
         return None
 
 
 def _split(data: bytes, address: int) -> tuple[list[_Raw], bool]:
-    """Instructions of an image up to its return; whether a return was reached."""
+    """Return the instructions of an image up to its return, and whether a return was reached."""
     import capstone
 
     machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
@@ -95,7 +98,7 @@ def _split(data: bytes, address: int) -> tuple[list[_Raw], bool]:
 
 
 def disassemble(data: bytes, address: int) -> list[Instruction]:
-    """Plain listing of code at `address`, without roles (for a function's entry)."""
+    """Disassemble code at `address` without roles, e.g. a function's entry."""
     import capstone
 
     machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
@@ -113,7 +116,7 @@ _ARG_REGS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
 
 @dataclass(slots=True)
 class _Program:
-    """A program call while it is being put together."""
+    """Collect the parts of one program call."""
 
     entered: int | None = None  # struct bpf_prog * of enter
     exited: int | None = None
@@ -131,7 +134,8 @@ class _Program:
 
 @dataclass(slots=True)
 class _Scanner:
-    """Left-to-right matcher: each rule looks at instruction `at` and consumes what it knows."""
+    """Match from left to right. Each rule looks at instruction `at` and consumes what it
+    recognises."""
 
     code: list[_Raw]
     address: int
@@ -163,7 +167,7 @@ class _Scanner:
 
     @property
     def ctx(self) -> int | None:
-        """Offset of ctx[0]: right above the argument count."""
+        """Return the offset of ctx[0], which is right above the argument count."""
         return None if self.nregs_offset is None else self.nregs_offset + 8
 
     def look(self, ahead: int = 0) -> _Raw | None:
@@ -171,7 +175,7 @@ class _Scanner:
         return self.code[index] if index < len(self.code) else None
 
     def slot(self, displacement: int) -> int | None:
-        """Argument slot at a stack offset, or None if none is there."""
+        """Return the argument slot at a stack offset, or None if there is none."""
         if self.ctx is None or self.slots is None or (displacement - self.ctx) % 8:
             return None
         slot = (displacement - self.ctx) // 8
@@ -188,7 +192,7 @@ class _Scanner:
     def take(self, role: Role, count: int = 1, index: int | None = None) -> bool:
         for raw in self.code[self.at : self.at + count]:
             target = raw.target
-            # A jump inside the image has no symbol of its own worth naming.
+            # A jump inside the image has no symbol worth naming.
             named = "" if raw.name.startswith("j") and role is not Role.RET else self.name(target)
             kind = Role.CALL_DEPTH if raw.name == "sar" and raw.ops[0].find("gs:") >= 0 else role
             shown = None if kind is not role else index
@@ -197,7 +201,8 @@ class _Scanner:
         return True
 
     def constant(self, ahead: int, register: str) -> int | None:
-        """Value if instruction `ahead` loads a constant into `register` (64-bit name)."""
+        """Return the value if instruction `ahead` loads a constant into `register` (64-bit
+        name)."""
         raw = self.look(ahead)
         if raw is None or len(raw.ops) != 2:
             return None
@@ -208,14 +213,14 @@ class _Scanner:
         return raw.imm(1) if raw.name in ("mov", "movabs") else None
 
     def stored(self, ahead: int, register: str) -> int | None:
-        """Offset if instruction `ahead` stores `register` at rbp + offset."""
+        """Return the offset if instruction `ahead` stores `register` at rbp + offset."""
         raw = self.look(ahead)
         if raw is None or raw.name != "mov" or len(raw.ops) != 2 or raw.ops[1] != register:
             return None
         return raw.mem(0)
 
     def loaded(self, ahead: int, register: str) -> int | None:
-        """Offset if instruction `ahead` loads `register` from rbp + offset."""
+        """Return the offset if instruction `ahead` loads `register` from rbp + offset."""
         raw = self.look(ahead)
         if raw is None or raw.name != "mov" or len(raw.ops) != 2 or raw.ops[0] != register:
             return None
@@ -228,7 +233,8 @@ class _Scanner:
         return raw.mem(1)
 
     def call(self, ahead: int) -> tuple[int, _Raw] | None:
-        """(instructions, the call) if a call is `ahead`, accounting before it included."""
+        """Return (instructions, the call) if a call is `ahead`, including call accounting before
+        it."""
         raw = self.look(ahead)
         count = 1
         if raw is not None and raw.name == "sar" and "gs:" in raw.text:
@@ -238,7 +244,7 @@ class _Scanner:
 
     @property
     def program(self) -> int:
-        """Number of the program the scanner is at, making one if there is none open."""
+        """Return the number of the current program. Start a new one if none is open."""
         if not self.programs or self.programs[-1].exited is not None:
             self.programs.append(_Program(after_orig=self.original_at is not None))
         return len(self.programs) - 1
@@ -270,7 +276,7 @@ class _Scanner:
         return False
 
     def constant_slot(self) -> bool:
-        """Constants put on the stack through rax: count, ip, cleared slots, func_meta."""
+        """Match constants stored through rax: count, ip, cleared slots, func_meta."""
         value = self.constant(0, "rax")
         offset = self.stored(1, "rax")
         if value is None or offset is None:
@@ -294,7 +300,7 @@ class _Scanner:
         return False
 
     def arguments(self) -> bool:
-        """Arguments into the context, out of it, and onto the original's stack."""
+        """Match copies of arguments into the context, out of it, and onto the original's stack."""
         for register in _ARG_REGS:
             offset = self.stored(0, register)
             slot = None if offset is None else self.slot(offset)
@@ -325,7 +331,7 @@ class _Scanner:
         return 1 if raw.ops[0].startswith("dword") and raw.mem(0) == offset + 4 else 0
 
     def hold(self) -> bool:
-        """__bpf_tramp_enter(image) and __bpf_tramp_exit(image)."""
+        """Match __bpf_tramp_enter(image) and __bpf_tramp_exit(image)."""
         value = self.constant(0, "rdi")
         call = self.call(1)
         if value is None or call is None:
@@ -377,7 +383,8 @@ class _Scanner:
         return self.take(Role.SKIP_PROG, 3, number)
 
     def run(self) -> bool:
-        """lea rdi, ctx; [rsi = insns for the interpreter]; call the program."""
+        """Match ``lea rdi, ctx``, ``rsi = insns`` for the interpreter, and the call of the
+        program."""
         offset = self.lea(0, "rdi")
         if offset is None:
             return False
@@ -448,7 +455,7 @@ class _Scanner:
         return True
 
     def patchable(self) -> bool:
-        """The 5-byte nops and the jumps they become; `settle_nops` tells which."""
+        """Match 5-byte nops and the jumps they become; `settle_nops` decides what each is."""
         raw = self.code[self.at]
         if raw.raw == NOP5:
             return self.take(Role.SKIP_SLOT)
@@ -508,10 +515,11 @@ class _Scanner:
             if not any(rule() for rule in rules):
                 self.take(Role.UNKNOWN)
 
-    # -- what only the whole can tell --
+    # -- what needs the whole image --
 
     def settle_nops(self) -> None:
-        """Tell 7.x's slot before each program from 6.x's single nop after the original call."""
+        """Tell the slot before each program (7.x) from the one nop after the original call
+        (6.x)."""
         pending = [i for i, insn in enumerate(self.out) if insn.role is Role.SKIP_SLOT]
         after_orig: int | None = None
         before_program: dict[int, int] = {}
@@ -572,7 +580,7 @@ class _Scanner:
         return tuple(calls)
 
     def check(self, returned: bool) -> None:
-        """Collect what contradicts itself."""
+        """Collect contradictions."""
         say = self.problems.append
         unknown = [insn.offset for insn in self.out if insn.role is Role.UNKNOWN]
         if unknown:
@@ -580,7 +588,7 @@ class _Scanner:
         if not returned:
             say("the code ends without a return")
         if self.slots is None:
-            say("no argument count is stored")
+            say("the argument count is never stored")
         saved = self.from_register + self.from_stack
         if sorted(saved) != list(range(self.slots or 0)):
             say(f"{self.slots} argument slots, but saved are {saved}")

@@ -1,16 +1,16 @@
-"""The trampoline images the kernel has now, read and decoded.
+"""Read and decode the trampoline images the kernel has now.
 
 Each image has a line ``bpf_trampoline_<key>`` in /proc/kallsyms. The key names
-the traced function: BTF object id << 32 | 0x80000000 | BTF id for a kernel
-function (kernel/bpf/trampoline.c: ``bpf_trampoline_compute_key()``), program
-id << 32 | BTF id for a function of another BPF program. While a program is
-attached or detached the old image and the new one carry the same name; the
-last listed is the newest. Bytes come from kernel memory, programs are told by
-the address ranges of their machine code (``jited_ksyms`` of their info), and
-the traced function's own first bytes say whether they lead to the image.
+the traced function. For a kernel function it is BTF object id << 32 | 0x80000000 |
+BTF id (kernel/bpf/trampoline.c: ``bpf_trampoline_compute_key()``). For a function of
+another BPF program it is program id << 32 | BTF id. While a program is being
+attached or detached, the old image and the new one have the same name, and the one
+listed last is the newest. The bytes come from kernel memory. Programs are identified
+by the address ranges of their machine code (``jited_ksyms`` of their info). The
+traced function's own first bytes say whether they lead to the image.
 
-`collect` does this from given sources and touches nothing itself; `images`
-gives it the running kernel.
+`collect` works on the sources it is given and touches nothing itself. `images`
+passes it the running kernel.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ __all__ = [
     "loaded_programs",
 ]
 
-_PAGE = 4096  # also the most an image may take: the JIT refuses more (E2BIG)
+_PAGE = 4096  # also the largest image: the JIT refuses more (E2BIG)
 _ENTRY_BYTES = 16
-# How often one function's image is read while it is being replaced, and seconds between.
+# How often to read a function's image that is being replaced, and the seconds between.
 _READINGS = 5
 _PAUSE = 0.05
-_BODY_OFFSETS = (5, 9)  # where a function goes on after its patched bytes
+_BODY_OFFSETS = (5, 9)  # where a function continues after its patched bytes
 
 Read = Callable[[int, int], bytes]
 """(address, bytes) -> kernel memory; `BpfError` if it is not mapped."""
 Names = Callable[[int], "tuple[str, str]"]
-"""Trampoline key -> (function, module); "" for what is not known."""
+"""Trampoline key -> (function, module); "" for a part that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedProgram:
-    """A BPF program of the kernel, as far as images need it.
+    """Describe a loaded BPF program, as far as images need it.
 
     :param tag: 16 hex digits
     :param ranges: (address, bytes) of its functions' machine code, main first
@@ -79,11 +79,12 @@ class LoadedProgram:
 
 @dataclass(frozen=True, slots=True)
 class ImageProgram:
-    """One call of a program in an image.
+    """Describe one call of a program in an image.
 
     :param call: what the machine code says
     :param id: program id, or None if no loaded program has code at that address
-    :param maps: ids of the maps it uses: programs of one tag with other maps are others
+    :param maps: ids of the maps it uses. Programs with the same tag but other maps are
+        different programs.
     """
 
     call: ProgramCall
@@ -93,7 +94,7 @@ class ImageProgram:
     maps: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON; addresses as hex text, since JSON numbers end at 2**53."""
+        """Return plain values for JSON. Addresses are hex text: JSON numbers end at 2**53."""
         return {
             "id": self.id,
             "name": self.name,
@@ -110,16 +111,16 @@ class ImageProgram:
 
 @dataclass(frozen=True, slots=True)
 class TrampolineImage:
-    """One trampoline image of the running kernel.
+    """Describe one trampoline image of the running kernel.
 
     :param key: see `split_key`
     :param function: traced function, or "" if its BTF could not be read
     :param module: its module, ``vmlinux`` for the kernel itself, ``prog ID`` for a program
-    :param function_address: where it starts, or None if no symbol tells
+    :param function_address: where it starts, or None if no symbol says
     :param entry: how its first bytes are patched, or None
     :param entry_code: those bytes, as instructions
     :param entry_symbol: symbol the patched entry leads to, or ""
-    :param current: the newest image of its key; an older one is being released
+    :param current: it is the newest image of its key; an older one is being released
     """
 
     key: int
@@ -135,27 +136,27 @@ class TrampolineImage:
 
     @property
     def address(self) -> int:
-        """Where the image is."""
+        """Return the kernel address of the image."""
         return self.code.address
 
     @property
     def symbol(self) -> str:
-        """Its name in kallsyms."""
+        """Return its name in kallsyms."""
         return f"bpf_trampoline_{self.key}"
 
     @property
     def size(self) -> int:
-        """Bytes of code."""
+        """Return the size of its code in bytes."""
         return self.code.size
 
     @property
     def slots(self) -> int:
-        """Argument slots (8 bytes each) it saves."""
+        """Return the number of argument slots (8 bytes each) it saves."""
         return self.code.slots
 
     @property
     def flags(self) -> TrampFlag:
-        """How it was built; JMP_ENTRY is the word of the patched entry where that is known."""
+        """Return how it was built. JMP_ENTRY is taken from the patched entry if that is known."""
         flags = self.code.flags
         if self.entry is None or not self.patched:
             return flags
@@ -165,23 +166,23 @@ class TrampolineImage:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """Number of programs by kind: fentry, fmod_ret, fexit, fsession."""
+        """Count the programs of each kind: fentry, fmod_ret, fexit, fsession."""
         return self.code.kinds
 
     @property
     def unsettled(self) -> bool:
-        """It is being replaced or released, or was read while it was: read it again."""
+        """Return True if it was changing or being released when it was read. Read it again."""
         return bool(self.code.problems) or any(
             one.id is None and not one.call.detached for one in self.programs
         )
 
     @property
     def patched(self) -> bool:
-        """The traced function's entry leads straight to this image."""
+        """Return True if the traced function's entry leads straight to this image."""
         return self.entry is not None and self.entry.target == self.address
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON; addresses as hex text."""
+        """Return plain values for JSON. Addresses are hex text."""
         code, entry = self.code, self.entry
         return {
             "key": self.key,
@@ -215,7 +216,7 @@ def _hex(value: int | None) -> str | None:
 
 
 class _CodeMap:
-    """Program at an address of machine code."""
+    """Find the program at an address of machine code."""
 
     def __init__(self, programs: Iterable[LoadedProgram]) -> None:
         self._rows = sorted(
@@ -233,20 +234,20 @@ class _CodeMap:
 
 
 def _read_image(read: Read, address: int) -> bytes:
-    """All the bytes an image at `address` can have, as far as they are mapped."""
+    """Read the bytes an image at `address` can have, as far as they are mapped."""
     page_end = (address | (_PAGE - 1)) + 1
     data = read(address, page_end - address)
     if address + _PAGE > page_end:
-        with suppress(BpfError):  # the page may be the last that is mapped
+        with suppress(BpfError):  # this may be the last mapped page
             data += read(page_end, address + _PAGE - page_end)
     return data
 
 
 class _Symbols:
-    """Names of what images call, without sorting the whole symbol table by address.
+    """Name what images call, without sorting the whole symbol table by address.
 
-    Nearly every call goes to one of a few helpers, to a program, or to a little past a
-    traced function's start.
+    Nearly every call goes to one of a few helpers, to a program, or to a place shortly
+    after a traced function's start.
     """
 
     def __init__(self, table: kallsyms.Kallsyms) -> None:
@@ -269,7 +270,8 @@ class _Symbols:
 
 
 def _locate(read: Read, candidates: Iterable[int], code: DecodedImage) -> tuple[int | None, bytes]:
-    """Start of the traced function and its first bytes: of several, the one that fits."""
+    """Return the traced function's start and first bytes. Of several candidates, take the one
+    that fits."""
     found: list[tuple[int, int, bytes]] = []
     for start in candidates:
         try:
@@ -303,13 +305,13 @@ def collect(
 
     :param read: kernel memory
     :param loaded: programs of the kernel, to name what the images call
-    :param names: function and module of a key
+    :param names: gives function and module of a key
     :param only: (key, function, module) -> whether to read that image at all
-    :param stale: also older images of a key that a newer one has replaced
-    :param lost: called with each image that is listed and was released before it was read
+    :param stale: also return older images of a key that has a newer one
+    :param lost: called with each image that was listed but released before it was read
     """
     programs = {program.id: program for program in loaded}
-    # A list that shrinks while it is read may name an image twice.
+    # If the list shrinks while it is read, it may name an image twice.
     listed = list(dict.fromkeys(symbols.trampolines()))
     newest = {key: symbol.addr for key, symbol in listed}
     by_code = _CodeMap(programs.values())
@@ -334,7 +336,7 @@ def collect(
             data = _read_image(read, symbol.addr)
         except BpfError:
             data = b""
-        if not any(data):  # memory that is not mapped may read as zeros, too
+        if not any(data):  # unmapped memory may also read as zeros
             lost(symbol)
             continue
         code = decode(data, symbol.addr, symbolize)
@@ -365,7 +367,7 @@ def _name(call: ProgramCall, by_code: _CodeMap) -> ImageProgram:
     program = by_code.find(call.address)
     if program is not None:
         return ImageProgram(call, program.id, program.name, program.tag, program.maps)
-    # The symbol still has tag and name: bpf_prog_<16 hex digits>_<name>.
+    # The symbol still gives tag and name: bpf_prog_<16 hex digits>_<name>.
     prefix, _, rest = call.symbol.partition("bpf_prog_")
     tag, _, name = rest.partition("_")
     return ImageProgram(call, None, name, tag) if not prefix else ImageProgram(call, None, "", "")
@@ -375,7 +377,7 @@ def _name(call: ProgramCall, by_code: _CodeMap) -> ImageProgram:
 
 
 def loaded_programs() -> list[LoadedProgram]:
-    """Read every BPF program of the kernel, by id; one that goes meanwhile is left out.
+    """Read every BPF program of the kernel, by id. One that is unloaded meanwhile is left out.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -386,7 +388,7 @@ def loaded_programs() -> list[LoadedProgram]:
         try:
             info = sys_bpf.prog_info(fd)
         except BpfError as error:
-            # A program for a network card that was removed: nothing else calls it.
+            # The program was offloaded to a network card that was removed. No image calls it.
             if error.errno != errno.ENODEV:
                 raise
             continue
@@ -396,9 +398,9 @@ def loaded_programs() -> list[LoadedProgram]:
 
 
 class ImageReader:
-    """Reads the running kernel's images, as often as asked; keeps its BTF and symbols in between.
+    """Read the running kernel's images as often as needed. BTF and symbols are kept in between.
 
-    :param facts: of the running kernel, if there are any already: BTF names the functions
+    :param facts: facts of the running kernel, if you have them; BTF names the functions
     """
 
     def __init__(self, facts: Facts | None = None) -> None:
@@ -406,7 +408,7 @@ class ImageReader:
         self._symbols = None if facts is None else facts.kallsyms
         self._modules: dict[int, str] = {}
         self._programs: dict[int, str] = {}
-        #: Images that the last `read` found listed, and released before it came to them.
+        #: Images that were listed but released before the last `read` reached them.
         self.lost: list[kallsyms.Symbol] = []
 
     def _names(self, key: int) -> tuple[str, str]:
@@ -424,7 +426,7 @@ class ImageReader:
     def read(
         self, *, only: Callable[[int, str, str], bool] | None = None, stale: bool = False
     ) -> list[TrampolineImage]:
-        """The images of this moment; parameters as for `collect`.
+        """Read the images of this moment. The parameters are those of `collect`.
 
         :raises DeniedByPolicy: if kernel addresses or memory may not be read
         """
@@ -447,10 +449,10 @@ class ImageReader:
 
 
 def images(*, stale: bool = False, facts: Facts | None = None) -> Iterator[TrampolineImage]:
-    """The trampoline images the kernel has at this moment, oldest first.
+    """Read the trampoline images the kernel has at this moment, oldest first.
 
-    :param stale: also images that a newer one of the same function has replaced
-    :param facts: of the running kernel, whose BTF and symbols then need not be read anew
+    :param stale: also return images that a newer one of the same function has replaced
+    :param facts: facts of the running kernel; its BTF and symbols are then not read again
     :raises DeniedByPolicy: if kernel addresses or memory may not be read
     """
     return iter(ImageReader(facts).read(stale=stale))
@@ -459,7 +461,7 @@ def images(*, stale: bool = False, facts: Facts | None = None) -> Iterator[Tramp
 def image_of(
     function: str, module: str = "", *, facts: Facts | None = None
 ) -> TrampolineImage | None:
-    """The newest image for one function, or None if nothing traces it.
+    """Read the newest image for one function. Return None if nothing traces it.
 
     :param function: name in its BTF
     :param module: its module; "" takes the first that fits

@@ -1,4 +1,4 @@
-"""What the kernel's links say: which program is attached to which function, and how.
+"""Read from the kernel's links which program is attached to which function, and how.
 
 A link names the trampoline of its function by a key: the id of a BTF object and the id of
 the FUNC in it, or the id of a traced program. `attachments` asks for every tracing and
@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 _KERNEL_BIT = 0x8000_0000
-# What a program of an attach type is in an image. An LSM program sits where its
-# hook can use it: void hooks take no return value, so it runs at their exit.
+# The kinds a program of an attach type can have in an image. For LSM programs it depends on
+# the hook: a void hook has no return value to change, so the program runs at its exit.
 _KINDS: dict[int, tuple[str, ...]] = {
     AttachType.BPF_TRACE_FENTRY: ("fentry",),
     AttachType.BPF_TRACE_FEXIT: ("fexit",),
@@ -41,7 +41,7 @@ _KINDS: dict[int, tuple[str, ...]] = {
 
 
 def make_key(btf_obj_id: int, btf_id: int, *, program: bool = False) -> int:
-    """Key of a trampoline.
+    """Make the key of a trampoline.
 
     :param btf_obj_id: id of the BTF object, or of the traced program if `program`
     :param btf_id: id of the FUNC in it
@@ -50,20 +50,20 @@ def make_key(btf_obj_id: int, btf_id: int, *, program: bool = False) -> int:
 
 
 def split_key(key: int) -> tuple[int, int, bool]:
-    """A key's parts: (BTF object or program id, BTF id, whether it traces a program)."""
+    """Split a key into (BTF object or program id, BTF id, whether it traces a program)."""
     return key >> 32, key & (_KERNEL_BIT - 1), not key & _KERNEL_BIT
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """One program on one function, as a link says.
+    """Describe one program on one function, as a link says.
 
     :param link: link id
     :param program: program id
-    :param keys: trampoline keys it may mean (a link does not say whether its object id is
-        a program's or a BTF object's); empty if the kernel does not tell the function
+    :param keys: trampoline keys it may mean. A link does not say whether its object id is
+        a program's or a BTF object's. Empty if the kernel does not say which function.
     :param kinds: what it may be in an image: ``fentry``, ``fexit``, ``fmod_ret``, ``fsession``
-    :param cookie: ``__u64``, or None if the kernel does not tell
+    :param cookie: ``__u64``, or None if the kernel does not say
     """
 
     link: int
@@ -75,11 +75,11 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class LinkReading:
-    """The kernel's links at one moment.
+    """Hold the kernel's links at one moment.
 
-    :param infos: what the kernel says of each, by id
-    :param pending: ids of links that were still being made, or had just gone: the kernel says
-        nothing about them, but their programs may be in images already
+    :param infos: what the kernel says about each, by id
+    :param pending: ids of links that were still being created or had just been removed. The
+        kernel says nothing about them, but their programs may already be in images.
     """
 
     infos: tuple[LinkInfo, ...]
@@ -87,7 +87,7 @@ class LinkReading:
 
 
 def read_links() -> LinkReading:
-    """Read what the kernel says of each of its links.
+    """Read what the kernel says about each of its links.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -102,14 +102,14 @@ def read_links() -> LinkReading:
         except DeniedByPolicy:
             raise
         except BpfError:
-            # One link whose details cannot be read (the path of a uprobe that is too long)
-            # does not hide the others.
+            # If one link's details cannot be read (the path of a uprobe is too long), the
+            # others are still listed.
             infos.append(sys_bpf.link_info(fd, details=False))
     return LinkReading(tuple(infos), frozenset(pending))
 
 
 def link_infos() -> Iterator[LinkInfo]:
-    """Give what the kernel says of each of its links, by id; see `read_links`.
+    """Return what the kernel says about each of its links, by id; see `read_links`.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -119,8 +119,8 @@ def link_infos() -> Iterator[LinkInfo]:
 def attachments(infos: Iterable[LinkInfo] | None = None) -> list[Attached]:
     """List what every tracing and tracing_multi link of the kernel says, by link id.
 
-    A tracing_multi link of a kernel that does not tell its functions (7.2) gives one entry
-    without keys. Extension programs (freplace) have no image and are left out.
+    Linux 7.2 does not name the functions of a tracing_multi link, so such a link gives one
+    entry without keys. Extension programs (freplace) have no image and are left out.
 
     :param infos: `link_infos` that were read already
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
@@ -147,5 +147,5 @@ def _attached(info: LinkInfo) -> Iterator[Attached]:
         return
     obj, btf_id = info.target_obj_id, info.target_btf_id
     keys = (make_key(obj, btf_id), make_key(obj, btf_id, program=True))
-    # Kernels before 7.0 leave the cookie 0, so a 0 says nothing.
+    # Kernels before 7.0 report a cookie of 0 for every link, so 0 means unknown.
     yield Attached(info.id, info.prog_id, keys, kinds, info.cookie or None)

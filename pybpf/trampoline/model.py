@@ -1,11 +1,11 @@
-"""The model of a kernel function: what BTF says of its arguments and return.
+"""The model of a kernel function: what BTF says about its arguments and return value.
 
 A trampoline saves arguments in 8-byte slots (``struct btf_func_model``,
-kernel/bpf/btf.c btf_distill_func_proto, arch/x86/net/bpf_jit_comp.c): a scalar
-takes one slot, a struct by value one or two. The same rules decide which
-functions no trampoline can carry: variadic ones, those with more than 12
-parameters or slots (6 slots on kernels that cannot copy stack arguments), with
-a struct of more than 16 bytes by value, or returning one.
+kernel/bpf/btf.c btf_distill_func_proto, arch/x86/net/bpf_jit_comp.c). A scalar
+takes one slot, a struct passed by value takes one or two. The same rules decide which
+functions cannot have a trampoline: variadic functions, functions with more than 12
+parameters or slots (6 slots on kernels that cannot copy stack arguments), functions that
+take a struct of more than 16 bytes by value, and functions that return a struct by value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REGISTER_SLOTS = 6  # arguments the x86-64 calling convention passes in register
 
 
 class Return(enum.Enum):
-    """What kind of value a function returns."""
+    """Name the kind of value a function returns."""
 
     VOID = "void"
     INT = "int"
@@ -42,16 +42,16 @@ class Return(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One function's calling model.
+    """Describe how one function is called.
 
     :param slots: 8-byte argument slots
     :param returns: kind of the return value
     :param ret_size: its size in bytes, 0 for void
     :param signed: the return value is a signed integer
     :param params: number of C parameters
-    :param structs: some parameter is a struct or union by value
-    :param pointers: bit i set: slot i holds a pointer
-    :param obstacle: why no trampoline can carry it, or None
+    :param structs: some parameter is a struct or union passed by value
+    :param pointers: if bit i is set, slot i holds a pointer
+    :param obstacle: why it cannot have a trampoline, or None
     """
 
     slots: int
@@ -69,11 +69,11 @@ class Model:
 
 
 class Models:
-    """Models of the functions of one BTF, each prototype looked at once.
+    """Give the models of the functions of one BTF. Each prototype is read once.
 
-    Equal models are one object: the planner asks once for each of them. Of a prototype only
-    numbers are read: a parameter adds what its type says of slots, and that is worked out once for
-    each type. A kernel has 21,000 prototypes and 1,300 different models.
+    Equal models are one object: the planner asks once for each of them. Only the numbers of a
+    prototype are read. The slots that a parameter adds depend on its type, and are worked out
+    once for each type. A kernel has 21,000 prototypes and 1,300 different models.
     """
 
     def __init__(self, btf: Btf) -> None:
@@ -86,9 +86,9 @@ class Models:
         self._equal: dict[Model, Model] = {}
 
     def of(self, proto_id: int) -> Model:
-        """Model of a FUNC_PROTO.
+        """Return the model of a FUNC_PROTO.
 
-        :raises ObjectFormatError: if the id is none, or refers to what does not exist
+        :raises ObjectFormatError: if the id is not that of a FUNC_PROTO, or a type does not exist
         """
         model = self._known.get(proto_id)
         if model is None:
@@ -96,7 +96,7 @@ class Models:
         return model
 
     def of_func(self, func_id: int) -> Model:
-        """Model of a FUNC."""
+        """Return the model of a FUNC."""
         func = self._btf.type(func_id)
         assert isinstance(func, types.Func)
         return self.of(func.type)

@@ -1,10 +1,10 @@
-"""Who is attached to kernel functions now: by trampoline, by kprobe, and which process did it.
+"""Who is attached to kernel functions now: by trampoline, by kprobe, and by which process.
 
-Trampolines show themselves (`image.images`) and their links name them
-(`links.attachments`). kprobe.multi and kprobe links have no image; their link
-info tells addresses from 6.6 on, which kallsyms turns into functions. Owners come
-from `pybpf.kernel.owners`. `Registry.read` asks for each once, so that a table
-of ten thousand functions costs one walk over the links and one over processes.
+Trampolines are found as images (`image.images`), and their links name them
+(`links.attachments`). kprobe.multi and kprobe links have no image. From 6.6 on their link
+info gives addresses, which kallsyms turns into functions. Owners come
+from `pybpf.kernel.owners`. `Registry.read` asks each source once, so a table
+of ten thousand functions costs one walk over the links and one over the processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Probed", "Registry", "Tracing", "image_classes", "probed", "tracing"]
 
-_PAUSE = 0.1  # seconds between two readings that do not agree
+_PAUSE = 0.1  # seconds to wait before reading again
 _KPROBES = {
     PerfEventType.BPF_PERF_EVENT_KPROBE: "kprobe",
     PerfEventType.BPF_PERF_EVENT_KRETPROBE: "kretprobe",
@@ -46,15 +46,15 @@ _KPROBES = {
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A kprobe.multi or kprobe link.
+    """Describe a kprobe.multi or kprobe link.
 
     :param link: link id
     :param program: program id
     :param kind: ``kprobe.multi``, ``kretprobe.multi``, ``kprobe`` or ``kretprobe``; the
         kernel does not tell a session from a kprobe.multi
-    :param count: functions it is on, known or not
-    :param functions: (name, module, address) of those the kernel tells; module "" for the
-        kernel itself
+    :param count: number of functions it is on, known or not
+    :param functions: (name, module, address) of the functions the kernel names; module is ""
+        for the kernel itself
     """
 
     link: int
@@ -65,10 +65,10 @@ class Probed:
 
 
 def probed(infos: Iterable[LinkInfo], symbols: Kallsyms) -> list[Probed]:
-    """The kprobe links among `infos`, in their order.
+    """Pick the kprobe links among `infos`, in their order.
 
-    A kernel before 6.6 says nothing of them: no functions then, and of single kprobes not
-    even that the link is one, so those are left out.
+    A kernel before 6.6 says nothing about them. A kprobe.multi link then has no functions. A
+    single kprobe cannot be told from other perf events, so it is left out.
     """
     out = []
     for info in infos:
@@ -91,17 +91,17 @@ def probed(infos: Iterable[LinkInfo], symbols: Kallsyms) -> list[Probed]:
 
 def _functions(addrs: Iterable[int], symbols: Kallsyms) -> Iterator[tuple[str, str, int]]:
     for addr in addrs:
-        found = symbols.lookup(addr) if addr else None  # 0: no right to see it
+        found = symbols.lookup(addr) if addr else None  # 0: we may not see the address
         if found is not None:
             yield found[0].name, found[0].module, addr
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Links on kernel functions, the names of their programs, and their owners.
+    """Hold the links on kernel functions, the names of their programs, and their owners.
 
-    :param attached: by trampoline
-    :param probes: by kprobe
+    :param attached: attachments by trampoline
+    :param probes: attachments by kprobe
     :param names: program id -> name
     """
 
@@ -112,9 +112,9 @@ class Registry:
 
     @classmethod
     def read(cls, facts: Facts | None = None) -> Registry:
-        """Everything of the running kernel, each source asked once.
+        """Read everything about the running kernel. Each source is asked once.
 
-        :param facts: of the running kernel, whose symbols then need not be read anew
+        :param facts: facts of the running kernel; its symbols are then not read again
         :raises DeniedByPolicy: without CAP_SYS_ADMIN
         """
         infos = read_links().infos
@@ -143,18 +143,18 @@ class Registry:
         return found
 
     def on_key(self, key: int) -> list[Attached]:
-        """What links say is in the trampoline of `key`."""
+        """Return what links say is in the trampoline of `key`."""
         return self._by_key.get(key, [])
 
     def probes_on(self, name: str, module: str = "") -> list[Probed]:
-        """The kprobe links on a function."""
+        """Return the kprobe links on a function."""
         return self._by_name.get((name, module), [])
 
     def holds(self, key: int, program: int | None) -> Held | None:
-        """Who holds the link that put a program on the trampoline of `key`.
+        """Return who holds the link that put a program on the trampoline of `key`.
 
-        None if no link is known: the program id is not, or 7.2 does not tell the functions
-        of a tracing_multi link and it is not the only one of its program.
+        Return None if the link is not known: the program id is unknown, or the kernel is 7.2,
+        which does not name the functions of a tracing_multi link, and the program has several.
         """
         links = {one.link for one in self.on_key(key) if one.program == program}
         links = links or {one.link for one in self.attached if one.program == program}
@@ -163,10 +163,10 @@ class Registry:
 
 @dataclass(frozen=True)
 class Tracing:
-    """Images and registry, read as near to one moment as others let us.
+    """Hold images and registry, read as close together as other tracers allow.
 
-    :param unsettled: keys of trampolines about which the two do not agree: others are
-        changing them, or something is wrong, which `pybpf.trampoline.verify` tells apart
+    :param unsettled: keys of trampolines where the two disagree. Others are changing them, or
+        something is wrong; `pybpf.trampoline.verify` tells which.
     """
 
     images: tuple[TrampolineImage, ...]
@@ -175,10 +175,10 @@ class Tracing:
 
 
 def tracing(facts: Facts | None = None, *, stale: bool = False, timeout: float = 1.0) -> Tracing:
-    """Read images and who put their programs there, again while the two do not agree.
+    """Read images and who put their programs there. Read again while the two disagree.
 
-    :param stale: also images that a newer one of the same function has replaced
-    :param timeout: seconds after which it is not read again
+    :param stale: also return images that a newer one of the same function has replaced
+    :param timeout: seconds after which it stops reading again
     :raises DeniedByPolicy: as `Registry.read` and `image.images`
     """
     end = time.monotonic() + timeout
@@ -191,19 +191,19 @@ def tracing(facts: Facts | None = None, *, stale: bool = False, timeout: float =
         time.sleep(_PAUSE)
 
 
-# ---- classes of what is there -------------------------------------------------
+# ---- classes of the images the kernel has -------------------------------------
 
 
 def image_classes(
     images: Iterable[TrampolineImage], btf: Mapping[str, Btf] | None = None
 ) -> Classes:
-    """Classes of the functions that are traced now; see `pybpf.trampoline.classes`.
+    """Group the functions that are traced now; see `pybpf.trampoline.classes`.
 
-    Programs are the same if name, tag and maps are: the clones of one program are one. Their
-    label is the name, with a number where several programs share it. Functions of BPF
+    Programs with the same name, tag and maps are the same: the clones of one program are one.
+    Their label is the name, with a number where several programs share it. Functions of BPF
     programs (freplace targets, tracing of programs) and stale images are left out.
 
-    :param btf: module -> BTF, "" for the kernel itself, instead of the running kernel's
+    :param btf: module -> BTF to use instead of the running kernel's; "" is the kernel itself
     """
     wanted = [one for one in images if one.current and not split_key(one.key)[2]]
     labels = _labels(p for image in wanted for p in image.programs)
@@ -242,7 +242,7 @@ def _identity(program: ImageProgram) -> tuple[str, str, tuple[int, ...]]:
 
 
 def _labels(programs: Iterable[ImageProgram]) -> dict[tuple[str, str, tuple[int, ...]], str]:
-    # First seen by lowest program id, so that labels do not depend on the images' order.
+    # Sort by lowest program id, so that labels do not depend on the images' order.
     first: dict[tuple[str, str, tuple[int, ...]], int] = {}
     for program in programs:
         who = _identity(program)

@@ -1,4 +1,4 @@
-"""Words for what is found in a trampoline image, and how a traced function's entry is patched.
+"""The parts of a trampoline image, and the ways a traced function's entry is patched.
 
 Pure: enums and frozen values that `pybpf.trampoline.decode` fills.
 """
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 Symbolizer = Callable[[int], "tuple[str, int] | None"]
-"""Kernel address -> (symbol, offset in bytes), or None if there is none."""
+"""Kernel address -> (symbol, offset in bytes), or None if no symbol covers it."""
 
 _U64 = (1 << 64) - 1
 
 
 class Role(Enum):
-    """What an instruction of a trampoline is for."""
+    """Say what an instruction of a trampoline is for."""
 
     ENDBR = "indirect branch landing pad"
     CALL_DEPTH = "call depth accounting"
@@ -68,7 +68,7 @@ class Role(Enum):
 
 
 class TrampFlag(Flag):
-    """How an image was built, in the words of ``BPF_TRAMP_F_*`` where they exist."""
+    """Say how an image was built. Names follow ``BPF_TRAMP_F_*`` where those exist."""
 
     CALL_ORIG = auto()  #: calls the original function itself
     SKIP_FRAME = auto()  #: returns to the caller of the traced function by dropping a frame
@@ -76,19 +76,19 @@ class TrampFlag(Flag):
     IP_ARG = auto()  #: keeps the traced function's address for bpf_get_func_ip
     ORIG_STACK = auto()  #: finds the original through the stack (a live patch shares it)
     TAIL_CALL_CTX = auto()  #: carries a tail call counter
-    JMP_ENTRY = auto()  #: entered by jmp, not call: nothing of the traced function to skip
+    JMP_ENTRY = auto()  #: entered by jmp, not call: no return address to skip
     SKIP_SLOTS = auto()  #: has a patchable nop before each program (7.2 and newer)
-    RELEASED = auto()  #: being released: its nop after the original call is a jump now
+    RELEASED = auto()  #: being released: the nop after the original call is now a jump
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Lower-case names of the flags that are set, in the order above."""
+        """Return the lower-case names of the set flags, in the order above."""
         return tuple(str(f.name).lower() for f in type(self) if f in self)
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One x86-64 instruction of an image.
+    """Describe one x86-64 instruction of an image.
 
     :param offset: bytes from the start of the image
     :param raw: its bytes
@@ -110,12 +110,12 @@ class Instruction:
 
     @property
     def label(self) -> str:
-        """Role and index, e.g. ``SAVE_ARG(2)``."""
+        """Return role and index, e.g. ``SAVE_ARG(2)``."""
         return self.role.name if self.index is None else f"{self.role.name}({self.index})"
 
     @property
     def comment(self) -> str:
-        """The role in words, with the symbol of a call."""
+        """Return the role in words, with the symbol of a call."""
         words = self.role.value
         if self.index is not None:
             if self.role in _ARG_ROLES:
@@ -130,17 +130,17 @@ _ARG_ROLES = frozenset({Role.SAVE_ARG, Role.STACK_ARG, Role.RESTORE_ARG, Role.OU
 
 @dataclass(frozen=True, slots=True)
 class ProgramCall:
-    """One run of a program in an image. A session program has two.
+    """Describe one call of a program in an image. A session program has two.
 
     :param kind: ``fentry``, ``fmod_ret``, ``fexit`` or ``fsession``, derived from the place
     :param phase: ``entry`` (before the original runs) or ``exit``
     :param prog: kernel address of its ``struct bpf_prog``
-    :param address: what is called: its machine code, or an interpreter
+    :param address: address called: the program's machine code, or an interpreter
     :param symbol: name at that address, e.g. ``bpf_prog_59f4a931744dcdc6_t``, or ""
-    :param cookie: ``bpf_attach_cookie`` handed to it (u64)
+    :param cookie: ``bpf_attach_cookie`` passed to it (u64)
     :param enter: symbol of its enter function, or ""
-    :param detached: its skip slot is a jump: the program no longer runs
-    :param offset: of its call instruction, in bytes
+    :param detached: its skip slot is a jump, so the program no longer runs
+    :param offset: offset of its call instruction, in bytes
     """
 
     kind: str
@@ -155,22 +155,22 @@ class ProgramCall:
 
     @property
     def sleepable(self) -> bool:
-        """Entered through a sleepable variant: it may sleep."""
+        """Return True if it is entered through a sleepable variant, so it may sleep."""
         return "sleepable" in self.enter
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A decoded trampoline image. Offsets called `*_offset` are bytes from rbp.
+    """Describe a decoded trampoline image. Offsets called `*_offset` are bytes from rbp.
 
     :param address: where the image is loaded
     :param size: bytes of code decoded, up to and including the return
     :param slots: argument slots saved (8 bytes each)
     :param stack_size: bytes the frame takes below rbp, as ``sub rsp`` says
-    :param ctx_offset: of ctx[0]
-    :param ret_offset: of the return value, or None if the image keeps none
-    :param ip: address of the traced function if the image carries it
-    :param original: address call_orig calls, or None
+    :param ctx_offset: offset of ctx[0]
+    :param ret_offset: offset of the return value, or None if the image keeps none
+    :param ip: address of the traced function if the image contains it
+    :param original: address that call_orig calls, or None
     :param programs: in the order they are called
     :param problems: contradictions, in words; empty for a healthy image
     :param trailing: bytes given but not decoded
@@ -196,7 +196,7 @@ class DecodedImage:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """Number of programs by kind; a session program counts once."""
+        """Count the programs of each kind. A session program counts once."""
         counts: dict[str, int] = {}
         for call in self.programs:
             if not (call.kind == "fsession" and call.phase == "exit"):
@@ -206,12 +206,12 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How the first bytes of a traced function are patched.
+    """Describe how the first bytes of a traced function are patched.
 
     :param how: ``call``, ``jmp``, ``nop`` (not traced) or ``other``
-    :param offset: of that instruction, in bytes from the function's start
-    :param target: where call or jmp goes, or None
-    :param after: offset of the function's body proper: where call_orig goes
+    :param offset: bytes from the function's start to that instruction
+    :param target: where the call or jmp goes, or None
+    :param after: offset of the function's body after the patch; call_orig goes there
     """
 
     how: str
@@ -222,16 +222,16 @@ class Entry:
 
 _BRANCHES = {b"\xe8": "call", b"\xe9": "jmp"}
 NOP5 = b"\x0f\x1f\x44\x00\x00"
-# What may stand before the patched instruction: endbr64, or what sealing or
-# ftrace puts in its place (4-byte nops, one of them with a marker).
+# What may stand before the patched instruction: endbr64, or the 4-byte nops (one of them a
+# marker) that sealing or ftrace writes over it.
 _PADS = (b"\xf3\x0f\x1e\xfa", b"\x0f\x1f\x40\xd6", b"\x66\x0f\x1f\x00", b"\x0f\x1f\x40\x00")
 
 
 def decode_entry(data: bytes, address: int) -> Entry:
-    """Tell how a function's entry is patched.
+    """Find out how a function's entry is patched.
 
     :param data: its first bytes; 9 are enough
-    :param address: of the function
+    :param address: address of the function
     """
     start = 4 if data[:4] in _PADS else 0
     insn = data[start : start + 5]

@@ -1,18 +1,18 @@
-"""Does what the kernel JITed agree with what its links say?
+"""Check whether the images the kernel JITed agree with what its links say.
 
 Links say which program is attached where (BPF_OBJ_GET_INFO_BY_FD of every
-tracing and tracing_multi link); images are what really runs. `check` compares
-the two as values: each link's program is called exactly once in the image of
+tracing and tracing_multi link). Images are what really runs. `check` compares
+the two as values. Each link's program must be called exactly once in the image of
 its function (a session program once before and once after the original), in
-the place its attach type asks for, with its cookie where the kernel tells it;
-nothing else is called; and the traced function's entry leads to the image.
+the place its attach type requires, with its cookie if the kernel reports it.
+Nothing else may be called, and the traced function's entry must lead to the image.
 
-Other tracers come and go while this is read. A link exists a moment after its
-image was made and is gone a moment before the function's entry is patched back;
-an image outlives its last link until every task has left it (RCU tasks). So
+Other tracers come and go during the reading. A link exists a moment after its
+image was made and is gone a moment before the function's entry is patched back.
+An image outlives its last link until every task has left it (RCU tasks). So
 `survey` reads again while something disagrees. It reports a disagreement only if
-nothing about the function changed, neither its images nor its links, for as long
-as the caller asked. What kept changing is counted as changed, never as wrong.
+neither the images nor the links of the function changed for as long
+as the caller asked. Functions that kept changing are counted as changed, never as wrong.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = [
 ]
 
 _ORDER = {("fentry", "entry"): 0, ("fsession", "entry"): 0, ("fmod_ret", "entry"): 1}
-# cgroup LSM programs run through a shim the kernel adds itself, which no link names.
+# cgroup LSM programs run through a shim that the kernel adds itself. No link names it.
 _SHIM = "__bpf_prog_enter_lsm_cgroup"
-# Where a function that ftrace shares with others leads; ftrace then finds the image.
+# The entry of a function that ftrace shares with others leads here; ftrace then finds the image.
 _FTRACE = "ftrace_"
 
 
 class Problem(Enum):
-    """What can be wrong."""
+    """Name what can be wrong."""
 
     NO_IMAGE = "links name the function, but it has no image"
     ORPHAN = "image without any link"
@@ -66,7 +66,7 @@ class Problem(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One disagreement. `link` and `program` are ids, None where there is none."""
+    """Describe one disagreement. `link` and `program` are ids, or None if there is none."""
 
     problem: Problem
     key: int
@@ -79,7 +79,7 @@ class Finding:
         return f"{self.function or f'key {self.key}'}: {self.problem.value}: {self.detail}"
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return plain values for JSON."""
         return {
             "problem": self.problem.name.lower(),
             "key": self.key,
@@ -92,11 +92,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Images, links, and where they disagree. Empty `findings`: verified.
+    """Hold images, links, and where they disagree. If `findings` is empty, all is verified.
 
-    :param changed: functions that changed while they were read, sorted, or whose image waits to
-        be freed; what their last reading disagreed about is not known to be wrong, so it is not
-        among the findings
+    :param changed: names of functions that changed while they were read, or whose image waits
+        to be freed, sorted. Their last disagreement is not known to be an error, so it is not
+        among the findings.
     """
 
     images: tuple[TrampolineImage, ...]
@@ -175,13 +175,13 @@ def _check_image(
 
 
 def leaving(image: TrampolineImage) -> bool:
-    """Whether nothing leads to the image any more: the kernel frees it when tasks have left it.
+    """Return True if nothing leads to the image any more. The kernel frees it when tasks left it.
 
-    The same is true of an image that is just being made. Where other tracers share the function,
-    its entry leads to ftrace and does not tell; then an image is leaving if none of its programs
-    is loaded any more.
+    The same is true of an image that is just being made. If other tracers share the function,
+    its entry leads to ftrace and says nothing about the image. In that case an image is leaving
+    if none of its programs is loaded any more.
 
-    :param image: one that no link names
+    :param image: an image that no link names
     """
     if image.entry is None:
         return False
@@ -212,18 +212,18 @@ def _check_link(one: Attached, calls: Sequence[ProgramCall]) -> Iterator[tuple[P
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    # All that a disagreement about one key can come from.
+    # Everything that a disagreement about one key can come from.
     images: tuple[TrampolineImage, ...] = ()
     links: tuple[Attached, ...] = ()
 
 
 @dataclass(slots=True)
 class _Seen:
-    """One key over several readings.
+    """Track one key over several readings.
 
-    :param since: when its state was first as it is, seconds
-    :param pending: links that were being made at every later reading that saw it so, None
-        before there was one
+    :param since: when its state was first seen as it is now, in seconds
+    :param pending: links that were being created at every later reading with this state; None
+        until there was such a reading
     :param agreed: the last state in which images and links agreed
     """
 
@@ -235,7 +235,7 @@ class _Seen:
 
 @dataclass(slots=True)
 class _History:
-    """What several readings saw of each key, and which keys changed between two of them."""
+    """Record what several readings saw of each key, and which keys changed in between."""
 
     seen: dict[int, _Seen] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
@@ -249,9 +249,9 @@ class _History:
         wrong: set[int],
         now: float,
     ) -> None:
-        """Note one reading.
+        """Record one reading.
 
-        :param wrong: keys about which it disagrees
+        :param wrong: keys where it disagrees
         """
         states = _states(images, links)
         self.names.update({image.key: image.function for image in images})
@@ -273,19 +273,21 @@ class _History:
                 known.agreed = state
 
     def due(self, key: int, timeout: float) -> float:
-        """When a disagreement about `key` counts, seconds; inf if a link that is being made may
-        explain it."""
+        """Return when a disagreement about `key` counts, in seconds. Infinity if a link that is
+        being created may explain it."""
         known = self.seen[key]
         return inf if known.pending else known.since + timeout
 
     def lasted(self, key: int, timeout: float, now: float) -> bool:
-        """Two readings or more disagreed alike about `key`, for `timeout` seconds."""
+        """Return True if the same disagreement about `key` was seen twice, `timeout` seconds
+        apart."""
         return self.seen[key].pending is not None and self.due(key, timeout) <= now
 
     def best(self, key: int, images: Iterable[TrampolineImage]) -> Iterable[TrampolineImage]:
-        """Those of `key` among `images`, or of a reading that agreed and had the same links.
+        """Return the images of `key` among `images`, or from a reading that agreed with the links.
 
-        A list of symbols that grows and shrinks while it is read may lack one of them.
+        That earlier reading must have had the same links. It helps because a list of symbols
+        that grows and shrinks while it is read may miss an image.
         """
         known = self.seen[key]
         if known.agreed is not None and known.agreed.links == known.state.links:
@@ -316,10 +318,10 @@ def survey(
     attach and detach all the time.
 
     :param attached: compare with these instead of what the kernel's links say
-    :param timeout: seconds a disagreement must last, with neither the function's images nor
-        its links changing, to be reported
-    :param pause: seconds before the second reading; later ones wait twice as long each, up to 2 s
-    :param facts: of the running kernel, whose BTF and symbols then need not be read anew
+    :param timeout: seconds a disagreement must last before it is reported, without a change to
+        the function's images or links
+    :param pause: seconds before the second reading; the wait doubles each time, up to 2 s
+    :param facts: facts of the running kernel; its BTF and symbols are then not read again
     """
     reader = ImageReader(facts)
     history = _History()
@@ -359,7 +361,7 @@ def verify(
     timeout: float = 10.0,
     facts: Facts | None = None,
 ) -> list[Finding]:
-    """List disagreements between images and links that last `timeout` seconds; empty: verified.
+    """List disagreements between images and links that last `timeout` seconds. Empty: verified.
 
     :param attached: compare with these instead of what the kernel's links say
     :param facts: as for `survey`
