@@ -2,9 +2,9 @@
 
 ``open`` an object file, change its globals, ``load`` it, ``attach`` it; see README.
 
-Names are imported when first used: parsing an object or a BTF blob on a machine
-without Linux's bpf() needs none of the modules that call it, and ``import pybpf``
-costs next to nothing.
+A name is imported when it is first used. ``import pybpf`` therefore costs next to
+nothing, and parsing an object or a BTF blob on a machine without Linux's bpf() loads
+none of the modules that call it.
 """
 
 from __future__ import annotations

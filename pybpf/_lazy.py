@@ -1,6 +1,6 @@
-"""Names of a package that are imported when they are first used.
+"""Import the names of a package when they are first used.
 
-``import pybpf`` then costs next to nothing, and who reads BTF on a machine without bpf(2) loads
+``import pybpf`` then costs next to nothing, and reading BTF on a machine without bpf(2) loads
 nothing that calls it.
 """
 
@@ -22,8 +22,8 @@ def lazy(
     """Make ``__getattr__`` and ``__dir__`` of a package.
 
     :param package: its ``__name__``
-    :param homes: public name -> module that has it, relative to the package: ``.loader``, or
-        ``.loader:open_object`` where it is called otherwise there, or ``.errors:`` for the
+    :param homes: public name -> module that defines it, relative to the package: ``.loader``,
+        or ``.loader:open_object`` if it has another name there, or ``.errors:`` for the
         module itself
     """
 
@@ -36,7 +36,7 @@ def lazy(
         where, colon, other = home.partition(":")
         module = import_module(where, package)
         found = module if colon and not other else getattr(module, other or name)
-        # A submodule of the same name (pybpf.globals) does not hide it from now on.
+        # From now on, a submodule of the same name (pybpf.globals) does not hide it.
         setattr(sys.modules[package], name, found)
         return found
 

@@ -1,8 +1,8 @@
 """An object bound to a kernel: its BTF and maps there, and its code with their descriptors.
 
-`Object` owns one `Binding`; its programs, multi programs included, are loaded through it. What
-differs from load to load is a `ProgLoad`; what all programs of an object share (licence, BTF,
-descriptors of maps and of modules' BTF) is filled in here, once for both ways of loading.
+`Object` owns one `Binding` and loads its programs through it, multi programs included. A
+`ProgLoad` holds what differs from load to load. What all programs of an object share (licence,
+BTF, descriptors of maps and of modules' BTF) is filled in here, once for both ways of loading.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ProgLoad:
-    """What BPF_PROG_LOAD takes of one program; the rest is the object's.
+    """Hold what BPF_PROG_LOAD needs to know about one program. The object supplies the rest.
 
     :param name: cut to 15 bytes
-    :param insns: instruction stream, 8 bytes a slot, descriptors filled in
+    :param insns: instruction stream, 8 bytes per slot, descriptors filled in
     :param type: ``enum bpf_prog_type``
     :param attach_type: ``enum bpf_attach_type``
     :param flags: ``prog_flags``
@@ -84,14 +84,14 @@ class ProgLoad:
 
 
 class _ModuleBtfs(Mapping[str, Btf]):
-    # Modules' BTF, read when somebody looks.
+    # Modules' BTF, read on first use.
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._kernel = facts.btf
-        self.asked = False  # somebody looked: what was made of modules does not outlive them
+        self.asked = False  # results that depend on modules must not outlive them
 
     def _ask(self) -> None:
-        _ = self._facts.loaded  # the moment comes first
+        _ = self._facts.loaded  # fixes the moment of the facts first
         self.asked = True
 
     @property
@@ -114,15 +114,15 @@ class _ModuleBtfs(Mapping[str, Btf]):
 
 
 class Binding:
-    """What an object has in one kernel, its programs and links apart.
+    """Hold what an object has in one kernel, except its programs and links.
 
     :param kernel_btf: BTF to relocate against instead of the running kernel's
     :param has_multi: tells whether a program of the object is a multi program
     :param kconfig: what `read_config` takes
-    :ivar facts: what is known of the kernel; newer facts may take their place
+    :ivar facts: what is known of the kernel; newer facts may replace them
     :ivar maps: mapping name -> `Map`, in the file's order
-    :ivar pin_root: where maps that ask to be pinned by name go
-    :ivar btf_error: why the kernel refused the object's own BTF, None if it took it
+    :ivar pin_root: directory for maps that ask to be pinned by name
+    :ivar btf_error: why the kernel refused the object's own BTF, None if it accepted it
     """
 
     def __init__(
@@ -156,23 +156,24 @@ class Binding:
 
     @property
     def closed(self) -> bool:
-        """True after `close`: it cannot be used any more."""
+        """Return True after `close`. The binding cannot be used any more."""
         return self._closed
 
     @property
     def btf_fd(self) -> int:
-        """Descriptor of the object's own BTF in the kernel, 0 if it has none there."""
+        """Return the descriptor of the object's own BTF in the kernel, 0 if it has none there."""
         return self._btf_fd.fileno() if self._btf_fd is not None else 0
 
     def share(self, make: Callable[[Binding], T]) -> T:
-        """Return what ``make(self)`` gave first: for what all programs of an object share."""
+        """Call ``make(self)`` once and return its result: for what all programs of an object
+        share."""
         if make not in self._shared:
             self._shared[make] = make(self)
         found: T = self._shared[make]
         return found
 
     def keep(self, fd: Fd) -> Fd:
-        """Own a descriptor: it is closed with this binding."""
+        """Take ownership of a descriptor. It is closed with this binding."""
         return self._fds.enter_context(fd)
 
     # -- BTF and maps
@@ -180,7 +181,7 @@ class Binding:
     def prepare(self) -> None:
         """Load the object's BTF and create the maps, once.
 
-        :raises BpfError: EBADF: it has been closed; or what the kernel refused
+        :raises BpfError: EBADF if it has been closed, or the kernel's refusal
         """
         if self._closed:
             raise BpfError(errno.EBADF, "using the object", "it is closed; open it again")
@@ -200,13 +201,13 @@ class Binding:
         self._prepared = True
 
     def keep_pins(self) -> None:
-        """Have `undo` leave alone what is pinned by now."""
+        """Keep the present pins: `undo` will not remove them."""
         self._pinned_now.clear()
 
     def undo(self) -> None:
         """Remove the pins made since `keep_pins`, and close."""
         while self._pinned_now:
-            with suppress(OSError):  # somebody may have removed it
+            with suppress(OSError):  # another process may have removed it
                 self._pinned_now.pop().unpin()
         self.close()
 
@@ -237,8 +238,8 @@ class Binding:
 
     @cached_property
     def _btf_and_twins(self) -> tuple[bytes | None, Mapping[int, int]]:
-        # What BPF_BTF_LOAD takes. A plan has the twins' ids in it, perhaps before the blob is
-        # loaded, so both come from here; `sanitize` keeps ids.
+        # What BPF_BTF_LOAD takes. A plan contains the twins' ids, perhaps before the blob is
+        # loaded, so both come from here. `sanitize` keeps ids.
         blob = self.spec.btf_for_load()
         if blob is None or not self._has_multi():
             return blob, {}
@@ -248,14 +249,14 @@ class Binding:
 
     @property
     def static_twins(self) -> Mapping[int, int]:
-        """BTF id of each FUNC -> id of its twin with static linkage (multi programs only)."""
+        """Map the BTF id of each FUNC to its twin with static linkage (multi programs only)."""
         return self._btf_and_twins[1]
 
     def _load_btf(self) -> None:
         blob, _ = self._btf_and_twins
         if blob is None:
             return
-        # An older kernel may not know what a newer clang writes: take it away, newest first.
+        # An older kernel may not know what a newer clang writes. Remove it, newest feature first.
         features = list(BTF_FEATURES)
         for known in range(len(features), -1, -1):
             older = sanitize(blob, features[:known])
@@ -270,11 +271,11 @@ class Binding:
             else:
                 self.btf_error = None
                 return
-        # libbpf goes on without too: only some map types cannot do without.
+        # libbpf also continues without BTF: only some map types need it.
 
     def _pin_path(self, bpf_map: Map) -> str:
-        # Where a map that asks to be pinned by its name goes. A name comes from the object, so
-        # it may be anything; what is pinned stays right below `pin_root`.
+        # Where a map that asks to be pinned by its name goes. The name comes from the object and
+        # may be anything, so make sure that the pin stays right below `pin_root`.
         if bpf_map.pin_path:
             return bpf_map.pin_path
         name = bpf_map.name
@@ -282,7 +283,7 @@ class Binding:
         if not is_one_name(name):
             why = "it is a path, not the name of a file"
         elif "." in name:
-            why = "a bpf file system takes no name with a dot in it"
+            why = "a bpf file system allows no dot in a name"
         if why:
             raise ObjectFormatError(
                 f"map {name!r} asks to be pinned by its name: {why}; "
@@ -295,7 +296,7 @@ class Binding:
         btf_fd = self.btf_fd
         for bpf_map in self.maps.values():
             if bpf_map.spec.pinning == _PIN_BY_NAME and bpf_map.spec.autocreate:
-                self._pin_path(bpf_map)  # before anything is made
+                self._pin_path(bpf_map)  # check all paths before anything is created
         for bpf_map in self.maps.values():
             if not bpf_map.spec.autocreate or bpf_map.created:
                 continue
@@ -395,7 +396,7 @@ class Binding:
             try:
                 bpf_map.pin(path)
             except BpfError as error:
-                # Another process that loads the same object pinned its map meanwhile: take that.
+                # Another process that loads the same object has just pinned its map: use that one.
                 if last or error.errno != errno.EEXIST:
                     raise
                 bpf_map.close()
@@ -404,7 +405,7 @@ class Binding:
                 return
 
     def _take_pinned(self, bpf_map: Map, path: str) -> bool:
-        """Reuse the map that is pinned at `path`; False if there is none."""
+        """Reuse the map that is pinned at `path`. Return False if there is none."""
         try:
             pinned = sys_bpf.obj_get(path)
         except BpfError as error:
@@ -425,7 +426,7 @@ class Binding:
     # -- code
 
     def linked(self, name: str) -> LinkedProgram:
-        """A program's relocated instructions, map references as indexes.
+        """Return a program's relocated instructions, with map references as indexes.
 
         :raises RelocationError: it refers to something this kernel lacks
         """
@@ -438,9 +439,9 @@ class Binding:
         return done
 
     def is_stale(self, linker: Linker) -> bool:
-        """Tell whether a linker found something in modules that went or moved since.
+        """Return True if a linker found something in modules that were unloaded or moved since.
 
-        Then newer facts are taken, and what it linked has to be linked again.
+        In that case newer facts are taken, and what it linked has to be linked again.
         """
         target = linker.kernel
         modules = target.modules
@@ -452,7 +453,7 @@ class Binding:
         return target is not self.link_target
 
     def refresh(self) -> Facts:
-        """Take facts of this moment, if those at hand no longer hold."""
+        """Take new facts if the present ones no longer hold."""
         self.facts = self.facts.current()
         return self.facts
 
@@ -463,7 +464,7 @@ class Binding:
 
     @cached_property
     def link_target(self) -> LinkTarget:
-        """What linking needs to know of the kernel."""
+        """Return what linking needs to know about the kernel."""
         facts = self.facts
         needs_btf = self.spec.btf is not None
         modules: Mapping[str, Btf] = {}
@@ -489,13 +490,13 @@ class Binding:
         return symbols[0].addr if symbols else None
 
     def relocated(self, name: str) -> ProgLoad:
-        """A program's code for this kernel, with the descriptors of its maps and BTF.
+        """Return a program's code for this kernel, with the descriptors of its maps and BTF.
 
         Loads the object's BTF and creates the maps, if that has not been done.
 
         :returns: a load without type, target and flags
         :raises RelocationError: it refers to something this kernel lacks
-        :raises UnsupportedFeature: the facts are saved ones, of another kernel or boot
+        :raises UnsupportedFeature: the facts were saved on another kernel or boot
         """
         self.require_running()
         self.prepare()
@@ -543,7 +544,7 @@ class Binding:
         )
 
     def map_fd(self, number: int) -> int:
-        """Descriptor of a map by its number in the object, as relocated code has it."""
+        """Return the descriptor of a map by its number in the object, as relocated code has it."""
         return self.maps[self.spec.map_names[number]].fileno()
 
     def _with_fds(self, linked: LinkedProgram) -> bytes:
@@ -558,17 +559,17 @@ class Binding:
         return bytes(out)
 
     def require_running(self) -> None:
-        """Check that what is known of the kernel is of the one that runs here.
+        """Check that the facts are those of the kernel that runs here.
 
-        :raises UnsupportedFeature: the object's facts are saved ones
+        :raises UnsupportedFeature: the object uses saved facts
         """
         if self.facts.is_saved:
             raise UnsupportedFeature("loading", by="facts saved on another machine")
 
     def module_fd(self, module: str) -> int:
-        """Descriptor of a kernel module's BTF, kept open as long as this object.
+        """Return the descriptor of a kernel module's BTF. It stays open as long as this object.
 
-        When the module has been loaded anew, it is that of the new one.
+        If the module was loaded again meanwhile, the descriptor is that of the new one.
 
         :raises UnsupportedFeature: if the module is not loaded, or has no BTF
         """

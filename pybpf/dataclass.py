@@ -1,14 +1,14 @@
-"""`dataclasses.dataclass` for classes that every start of a tool makes.
+"""A replacement for `dataclasses.dataclass`, for classes made at every start of a tool.
 
-The standard's decorator compiles five methods for each class when its module is imported: 0.48 ms
-each, and importing `dataclasses` itself takes 10 to 20 ms (it imports `inspect`). A process that
-loads a small object makes 60 such classes, which was more than half of its start. This one takes
-0.03 ms: the methods are shared closures, and ``__init__`` is compiled when the first instance is
-made. What it makes behaves the same and counts as a dataclass (`dataclasses.fields`, `replace`
-and `asdict` work on it); type checkers see the standard's.
+The standard decorator compiles five methods for each class when its module is imported: 0.48 ms
+each. Importing `dataclasses` itself takes 10 to 20 ms (it imports `inspect`). A process that
+loads a small object makes 60 such classes, which was more than half of its start time. This
+decorator takes 0.03 ms: the methods are shared closures, and ``__init__`` is compiled when the
+first instance is made. The classes behave the same and count as dataclasses
+(`dataclasses.fields`, `replace` and `asdict` work on them). Type checkers see the standard one.
 
-Not there: ``InitVar``, ``KW_ONLY``, ``hash=`` and ``metadata=`` of fields, ``unsafe_hash``,
-``weakref_slot``, and a docstring made of the signature.
+Not supported: ``InitVar``, ``KW_ONLY``, ``hash=`` and ``metadata=`` of fields, ``unsafe_hash``,
+``weakref_slot``, and a docstring made from the signature.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ else:
         compare=True,
         kw_only=None,
     ):
-        """As `dataclasses.field`."""
+        """Do what `dataclasses.field` does."""
         return _Field(default, default_factory, init, repr, compare, kw_only)
 
     def replace(instance, /, **changes):
-        """As `dataclasses.replace`."""
+        """Do what `dataclasses.replace` does."""
         for one in getattr(type(instance), _FIELDS).values():
             if not one.init:
                 if one.name in changes:
@@ -62,7 +62,7 @@ else:
     def dataclass(
         cls=None, /, *, repr=True, eq=True, order=False, frozen=False, slots=False, kw_only=False
     ):
-        """As `dataclasses.dataclass`."""
+        """Do what `dataclasses.dataclass` does."""
 
         def wrap(cls):
             return _make(cls, repr, eq, order, frozen, slots, kw_only)
@@ -87,7 +87,7 @@ else:
                 one.kw_only = kw_only
             fields[name] = one
             own.append(name)
-            # A class attribute is what is left of a default, and only without slots.
+            # A default stays as a class attribute, but only without slots.
             namespace.pop(name, None)
             if one.default is not _MISSING and not slots:
                 namespace[name] = one.default
@@ -104,7 +104,7 @@ else:
         if order:
             for name in ("__lt__", "__le__", "__gt__", "__ge__"):
                 namespace[name] = _comparing(fields, name)
-        # A class that defines only __eq__ has __hash__ = None from Python itself.
+        # Python sets __hash__ = None in a class that defines only __eq__.
         if eq and cls.__dict__.get("__hash__") is None:
             namespace["__hash__"] = _hash(fields) if frozen else None
         if slots:
@@ -193,7 +193,7 @@ else:
         return f"{type(self).__qualname__}({values})"
 
     def _key(fields):
-        # The compared values of an instance, as something that compares and hashes as they do.
+        # The compared values of an instance, as one value that compares and hashes like them.
         names = [f.name for f in fields.values() if f.compare]
         return operator.attrgetter(*names) if names else lambda _: ()
 
@@ -231,7 +231,9 @@ else:
         return __setattr__, __delattr__
 
     def _frozen_error(text):
-        from dataclasses import FrozenInstanceError  # an error path; the import takes 10 ms
+        from dataclasses import (
+            FrozenInstanceError,
+        )  # lazy: the import takes 10 ms
 
         return FrozenInstanceError(text)
 
@@ -243,10 +245,10 @@ else:
             object.__setattr__(self, name, value)
 
     class _StandardFields:
-        """``__dataclass_fields__``, made when somebody asks; then it is what makes a dataclass."""
+        """Make ``__dataclass_fields__``, the mark of a dataclass, when it is first read."""
 
         def __get__(self, instance, owner):
-            import dataclasses  # only for those who ask; the import takes 10 ms
+            import dataclasses  # only if it is read: the import takes 10 ms
 
             missing = dataclasses.MISSING
             fields = []

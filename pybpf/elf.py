@@ -1,12 +1,11 @@
 """ELF64 object files as clang's BPF target writes them: bytes in, records out.
 
-Only one kind of file is read: little-endian ET_REL for EM_BPF (any other
-little-endian one if the caller says so: for the BTF in a vmlinux, for the symbols of
-executables and libraries). Opening checks
-every header against the length of the file, so that what follows may slice
-without asking again; contents are handed out as views and never copied.
+By default only little-endian ET_REL files for EM_BPF are read. A caller may allow any other
+little-endian file, e.g. a vmlinux for its BTF, or an executable or library for its symbols.
+Opening checks every header against the length of the file, so later code may slice
+without checking again. Contents are returned as views and never copied.
 Debug sections and their relocations are most of a typical object and are not
-looked at. Symbols are decoded when first asked for.
+read. Symbols are decoded when they are first needed.
 
 Source of the layouts: elf(5), include/uapi/linux/elf.h.
 """
@@ -74,13 +73,13 @@ _SYM = struct.Struct("<IBBHQQ")
 _REL = struct.Struct("<QII")  # r_info is symbol << 32 | type
 _PHDR = struct.Struct("<IIQQQQQQ")
 _VERDEF = struct.Struct("<HHHHIII")  # version, flags, index, count, hash, aux, next
-_VERSYM_HIDDEN = 1 << 15  # not the version that a name without one means
+_VERSYM_HIDDEN = 1 << 15  # a name without a version does not mean this one
 
 # Names of things that are not sections, for error messages.
 _HEADER = "ELF header"
 _TABLE = "ELF section headers"
 
-# Longest name that is looked for; uprobe section names hold a path.
+# Longest section name; the names of uprobe sections contain a path.
 _MAX_NAME = 2048
 
 
@@ -112,7 +111,7 @@ class Symbol(NamedTuple):
 
 
 class Rel(NamedTuple):
-    """``Elf64_Rel``: at byte ``offset`` of the section, relocation ``type`` to a symbol."""
+    """``Elf64_Rel``: relocation ``type`` to a symbol, at byte ``offset`` of the section."""
 
     offset: int
     type: int
@@ -120,12 +119,12 @@ class Rel(NamedTuple):
 
 
 class ElfFile:
-    """A BPF object file.
+    """Read a BPF object file.
 
     :param data: the whole file
     :param name: file name, for messages
     :param any_machine: accept ELF64 files of any type for any machine
-    :raises ObjectFormatError: not an ELF64 little-endian relocatable BPF
+    :raises ObjectFormatError: the file is not an ELF64 little-endian relocatable BPF
         object, or a header points outside the file. ``.section`` names the
         part of the file, ``.offset`` is in bytes of that part.
     """
@@ -138,20 +137,20 @@ class ElfFile:
         any_machine: bool = False,
     ) -> None:
         self.name = name
-        # A mapped file stays where it is: slices of it are bytes too.
+        # A mapped file is not copied: its slices are bytes too.
         self.data = bytes(data) if isinstance(data, (bytearray, memoryview)) else data
         self._view = memoryview(self.data)
         shoff, count, names_at = self._read_header(any_machine)
         self.sections = self._read_sections(shoff, count, names_at)
 
     def error(self, what: str, section: str, offset: int) -> ObjectFormatError:
-        """An error about this file; `offset` in bytes of the section."""
+        """Make an error about this file. `offset` is in bytes of the section."""
         return ObjectFormatError(
             what, file=self.name, section=section or "<nameless>", offset=offset
         )
 
     def _read_header(self, any_machine: bool) -> tuple[int, int, int]:
-        """(offset of the section headers, their number, index of their names)."""
+        """Return (offset of the section headers, their number, index of their names)."""
         data = self.data
         if len(data) < _EHDR.size:
             raise self.error(f"{len(data)} bytes are too few for an ELF header", _HEADER, len(data))
@@ -178,7 +177,7 @@ class ElfFile:
         if not shoff or shoff + _SHDR.size > len(data):
             raise self.error(f"section headers at {shoff:#x}, outside the file", _HEADER, 40)
         if not shnum or shstrndx == 0xFFFF:
-            # The values that do not fit the header's 16 bits are in header 0.
+            # Values that do not fit in the header's 16 bits are in section header 0.
             first = _SHDR.unpack_from(data, shoff)
             shnum = shnum or first[5]
             shstrndx = first[6] if shstrndx == 0xFFFF else shstrndx
@@ -197,7 +196,7 @@ class ElfFile:
         if kind != SHT_STRTAB or start + length > size:
             raise self.error("no section names", _TABLE, names_at * _SHDR.size)
         text, name_of = _strings(data, start, length)
-        find, new = text.find, tuple.__new__  # a third of Section(...)'s time
+        find, new = text.find, tuple.__new__  # takes a third of the time of Section(...)
         sections: list[Section] = []
         for header in headers:
             name_at, kind, flags, addr, offset, length, link, info, _, entsize = header
@@ -221,14 +220,14 @@ class ElfFile:
         return sections
 
     def find(self, name: str) -> Section | None:
-        """The first section with a name."""
+        """Return the first section with a name, or None."""
         for section in self.sections:
             if section.name == name:
                 return section
         return None
 
     def contents(self, section: Section) -> memoryview:
-        """A section's bytes; empty for SHT_NOBITS."""
+        """Return a section's bytes. They are empty for SHT_NOBITS."""
         if section.type in (SHT_NOBITS, SHT_NULL):
             return memoryview(b"")
         return self._view[section.offset : section.offset + section.size]
@@ -240,7 +239,7 @@ class ElfFile:
 
     @cached_property
     def symbol_section(self) -> Section | None:
-        """The one symbol table."""
+        """Return the symbol table. A file has at most one."""
         tables = [section for section in self.sections if section.type == SHT_SYMTAB]
         if len(tables) > 1:
             raise self.error("a second symbol table", tables[1].name, 0)
@@ -248,16 +247,17 @@ class ElfFile:
 
     @cached_property
     def symbols(self) -> list[Symbol]:
-        """All symbols, index 0 (the null symbol) included; relocations use these indexes."""
+        """Return all symbols, including the null symbol at index 0. Relocations use these
+        indexes."""
         table = self.symbol_section
         return self._read_symbols(table) if table is not None else []
 
     @cached_property
     def dynamic_symbols(self) -> list[Symbol]:
-        """Symbols for the dynamic linker (.dynsym): what is left in a stripped library.
+        """Return the symbols for the dynamic linker (.dynsym), which a stripped library keeps.
 
-        A symbol that has a version is called ``NAME@VERSION``, or ``NAME@@VERSION`` where
-        that is the version meant by the name alone.
+        A symbol with a version is called ``NAME@VERSION``, or ``NAME@@VERSION`` if
+        the name alone means that version.
         """
         table = next((s for s in self.sections if s.type == SHT_DYNSYM), None)
         if table is None:
@@ -279,7 +279,7 @@ class ElfFile:
         return found
 
     def _version_names(self) -> dict[int, str]:
-        # Names of the versions that this library defines, by their index; 0 and 1 mean none.
+        # Names of the versions that this library defines, by index. 0 and 1 mean no version.
         section = next((s for s in self.sections if s.type == SHT_GNU_VERDEF), None)
         if section is None or not 0 < section.link < len(self.sections):
             return {}
@@ -303,9 +303,9 @@ class ElfFile:
         return names
 
     def file_offset(self, address: int) -> int | None:
-        """Where in the file the byte is that is loaded at a virtual address; None if nowhere.
+        """Return the file offset of the byte that is loaded at a virtual address, or None.
 
-        :param address: as symbols of executables and shared libraries give it
+        :param address: address as in the symbols of executables and shared libraries
         :raises ObjectFormatError: if the program headers are outside the file
         """
         for kind, _, offset, start, _, length, _, _ in self._program_headers:
@@ -351,14 +351,14 @@ class ElfFile:
         return symbols
 
     def relocations(self, section: Section) -> list[Rel]:
-        """What a SHT_REL section asks for, in file order.
+        """Return the entries of an SHT_REL section, in file order.
 
         :raises ObjectFormatError: entries of another size
         """
         return list(map(Rel._make, self.relocation_rows(section)))
 
     def relocation_rows(self, section: Section) -> list[tuple[int, int, int]]:
-        """The same as plain tuples (offset, type, symbol), in a third of the time."""
+        """Return the same as plain tuples (offset, type, symbol), in a third of the time."""
         if section.entsize != _REL.size or section.size % _REL.size:
             raise self.error("not a whole number of relocations", section.name, section.size)
         return list(_REL.iter_unpack(self.contents(section)))
@@ -367,7 +367,7 @@ class ElfFile:
 def _strings(
     data: bytes | mmap, start: int, length: int
 ) -> tuple[str, Callable[[str], str] | None]:
-    """A string table as text with one character per byte; what makes names of it, if needed."""
+    """Return a string table as text with one character per byte, and a decoder if one is needed."""
     text = data[start : start + length].decode("latin-1")
     return text, None if text.isascii() else _utf8
 

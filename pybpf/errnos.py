@@ -1,8 +1,8 @@
 """Names of error numbers as the x86-64 kernel has them, its internal ones included.
 
-Own table, because Python's `errno` has neither the internal numbers nor one
-name per number. Sources: include/uapi/asm-generic/errno{-base,}.h and
-include/linux/errno.h.
+Python's `errno` has neither the kernel's internal numbers nor exactly one
+name per number, so this is a table of our own. Sources:
+include/uapi/asm-generic/errno{-base,}.h and include/linux/errno.h.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ NAMES: dict[int, str] = {
     if name != "-"
 }
 
-# Second names that people type.
+# Other names for the same numbers, which people may type.
 _ALIASES = {"EWOULDBLOCK": 11, "EDEADLOCK": 35, "ENOTSUP": 95}
 _NUMBERS = {name: number for number, name in NAMES.items()} | _ALIASES
 
 
 def is_error(value: int) -> bool:
-    """True for a return value in ``-MAX_ERRNO..-1``."""
+    """Return True for a return value in ``-MAX_ERRNO..-1``."""
     return -MAX_ERRNO <= value < 0
 
 
 def name_of(number: int) -> str | None:
-    """``ENOENT`` for 2, None for a number without a name."""
+    """Return ``ENOENT`` for 2, and None for a number without a name."""
     return NAMES.get(number)
 
 
 def number_of(name: str) -> int | None:
-    """2 for ``ENOENT``, also written ``-ENOENT``; None for an unknown name."""
+    """Return 2 for ``ENOENT`` (or ``-ENOENT``), and None for an unknown name."""
     return _NUMBERS.get(name.removeprefix("-"))

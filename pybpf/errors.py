@@ -1,9 +1,9 @@
 """The exception tree.
 
-Errors are split by whose fault they are: `ObjectFormatError` and
-`RelocationError` blame the object file, `PlanError` the request, and
-`BpfError` with its subclasses reports what the kernel answered. Each carries
-its datum as attributes; its text is one useful paragraph.
+Errors are split by who is at fault. `ObjectFormatError` and `RelocationError` blame
+the object file and `PlanError` blames the request. `BpfError` and its subclasses report
+what the kernel answered. Each carries its data as attributes, and its text is one
+useful paragraph.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def _errno_text(errno: int) -> str:
 
 
 class BpfError(OSError):
-    """A system call the kernel refused.
+    """Report a system call that the kernel refused.
 
     :param errno: positive errno of the call
     :param doing: what was being done, e.g. ``BPF_MAP_CREATE 'events'``
     :param hint: what to do about it, or ""
 
     ``str()`` is ``DOING: ENAME: text (hint)``; ``.errno``, ``.doing`` and
-    ``.hint`` hold the parts. ``.context`` may be extended by callers that know
-    more (object file, program) through `add_context`.
+    ``.hint`` hold the parts. Callers that know more (object file, program) add it to
+    ``.context`` with `add_context`.
     """
 
     def __init__(self, errno: int, doing: str = "", hint: str = "") -> None:
@@ -69,14 +69,14 @@ class BpfError(OSError):
 
 
 class DeniedByPolicy(BpfError):
-    """EPERM or EACCES that a capability, lockdown or sysctl decided.
+    """Report EPERM or EACCES caused by a missing capability, lockdown or a sysctl.
 
-    ``.hint`` names which of them it was.
+    ``.hint`` says which of them it was.
     """
 
 
 class UnsupportedFeature(BpfError):
-    """The running kernel lacks a feature, or pybpf does.
+    """Report a feature that the running kernel or pybpf lacks.
 
     :param name: the feature, in the kernel's terms
     :param since: first kernel release that has it, "" if not known
@@ -99,13 +99,13 @@ class UnsupportedFeature(BpfError):
 
 
 class VerifierError(BpfError):
-    """BPF_PROG_LOAD failed and the verifier said why.
+    """Report that BPF_PROG_LOAD failed and what the verifier said.
 
     :param errno: positive errno of BPF_PROG_LOAD
     :param program: program name
     :param log: the whole verifier log
     :param summary: the lines of the log that matter, see `pybpf._sys.verifier.summary`
-    :param truncated: True if the kernel could not fit its log
+    :param truncated: True if the log did not fit the kernel's buffer
     """
 
     def __init__(
@@ -129,9 +129,9 @@ class VerifierError(BpfError):
 
 
 class ObjectFormatError(ValueError):
-    """An object file, BTF blob or one of their sections is malformed.
+    """Report a malformed object file, BTF blob or section.
 
-    :param what: what is wrong, one sentence
+    :param what: what is wrong, in one sentence
     :param file: file name as the caller gave it, or ""
     :param section: section name, or ""
     :param offset: byte offset in that section (in the file if section is ""), or None
@@ -156,9 +156,9 @@ class ObjectFormatError(ValueError):
 
 
 class RelocationError(ValueError):
-    """A relocation of a program cannot be resolved.
+    """Report a relocation of a program that cannot be resolved.
 
-    :param what: what is wrong, one sentence
+    :param what: what is wrong, in one sentence
     :param program: program name
     :param insn: instruction index (8-byte slots) in that program, or None
     :param file: object file, as the caller gave it, or ""
@@ -192,9 +192,9 @@ class RelocationError(ValueError):
 
 
 class PlanError(ValueError):
-    """A multi-function attach request that no plan can satisfy as asked.
+    """Report a multi-function attach request that no plan can satisfy.
 
-    :param skipped: where there is nothing to attach to: every function that was asked for, with
+    :param skipped: if there is nothing to attach to: every requested function, with
         its reason
     """
 

@@ -1,8 +1,8 @@
-"""What a kernel can do, as words: features, the three answers, a set of answers.
+"""What a kernel can do: features, the three answers of a probe, and a set of answers.
 
 Nothing here asks the kernel; `pybpf.kernel.probes` does. Decisions compare
-answers, never versions: `Feature.since` is for messages and for tests that
-must notice a probe which wrongly says "unsupported" on a newer kernel.
+answers, never versions. `Feature.since` is for messages, and for tests that
+must notice a probe that wrongly says "unsupported" on a newer kernel.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ __all__ = ["Answer", "Feature", "FeatureSet", "Support"]
 
 
 class Support(Enum):
-    """The three answers of a probe."""
+    """Give one of the three answers of a probe."""
 
     SUPPORTED = "supported"
     UNSUPPORTED = "unsupported"
-    #: The kernel may well have it, but a policy (capability, lockdown, sysctl,
-    #: LSM) said EPERM or EACCES, so neither "yes" nor "no" is known.
+    #: The kernel may have it, but a policy (capability, lockdown, sysctl,
+    #: LSM) said EPERM or EACCES. So neither "yes" nor "no" is known.
     DENIED = "denied"
 
 
 class Feature(Enum):
-    """One thing a kernel may be able to do.
+    """Name one thing a kernel may be able to do.
 
-    ``.value`` is the name used in tables and JSON, ``.since`` the first
-    mainline release that has it ("" if not known), ``.what`` one line about it.
+    ``.value`` is the name used in tables and JSON. ``.since`` is the first
+    mainline release that has it ("" if not known). ``.what`` describes it in one line.
     """
 
     since: str
@@ -45,17 +45,21 @@ class Feature(Enum):
         return self
 
     # Programs entered through a BPF trampoline.
-    FENTRY = "fentry", "5.5", "fentry programs load and attach (trampolines work)"
-    FEXIT = "fexit", "5.5", "fexit programs"
+    FENTRY = "fentry", "5.5", "fentry programs load and attach (BPF trampolines work)"
+    FEXIT = "fexit", "5.5", "fexit programs load"
     FMOD_RET = "fmod_ret", "5.7", "programs that replace a function's return value"
-    FSESSION = "fsession", "7.0", "one program at entry and exit of a function"
-    SLEEPABLE = "fentry.s", "5.10", "sleepable trampoline programs"
+    FSESSION = "fsession", "7.0", "one program at both entry and exit of a function"
+    SLEEPABLE = "fentry.s", "5.10", "fentry and fexit programs that may sleep"
     TRACING_COOKIE = "fentry.cookie", "5.19", "cookies on trampoline links"
     TRACING_TEST_RUN = "fentry.test_run", "5.7", "BPF_PROG_TEST_RUN of fentry and fexit programs"
     LSM = "lsm", "5.7", "programs on LSM hooks"
     # One link for many functions.
     TRACING_MULTI = "tracing_multi", "7.2", "fentry.multi, fexit.multi and fsession.multi links"
-    TRACING_MULTI_INFO = "tracing_multi.info", "7.3", "link info names a tracing_multi's functions"
+    TRACING_MULTI_INFO = (
+        "tracing_multi.info",
+        "7.3",
+        "info of a tracing_multi link names functions",
+    )
     KPROBE_MULTI = "kprobe.multi", "5.18", "kprobe.multi links (need CONFIG_FPROBE)"
     KPROBE_SESSION = (
         "kprobe.session",
@@ -69,15 +73,23 @@ class Feature(Enum):
     RAW_TP = "raw_tp", "4.17", "raw tracepoint programs"
     RAW_TP_COOKIE = "raw_tp.cookie", "6.10", "cookies on raw tracepoints and tp_btf"
     TP_BTF = "tp_btf", "5.5", "BTF-typed raw tracepoint programs"
-    ITER = "iter", "5.8", "BPF iterators"
+    ITER = "iter", "5.8", "BPF iterator programs"
     SYSCALL = "syscall", "5.14", "programs run on demand in process context"
     RAW_TP_TEST_RUN = "raw_tp.test_run", "5.10", "BPF_PROG_TEST_RUN of raw tracepoint programs"
     # Helpers and calls.
     GET_FUNC_IP = "bpf_get_func_ip", "5.15", "address of the traced function, in kprobe programs"
     FUNC_ARG_HELPERS = "bpf_get_func_arg", "5.17", "bpf_get_func_arg, _ret and _arg_cnt"
     ATTACH_COOKIE = "bpf_get_attach_cookie", "5.15", "a program can read its link's cookie"
-    BRANCH_SNAPSHOT = "bpf_get_branch_snapshot", "5.16", "last branch records on demand"
-    PROBE_READ_KERNEL = "bpf_probe_read_kernel", "5.5", "reads of kernel memory that may fault"
+    BRANCH_SNAPSHOT = (
+        "bpf_get_branch_snapshot",
+        "5.16",
+        "programs can read last branch records",
+    )
+    PROBE_READ_KERNEL = (
+        "bpf_probe_read_kernel",
+        "5.5",
+        "programs can read kernel memory that may fault",
+    )
     KFUNC = "kfunc", "5.18", "tracing programs may call kernel functions"
     # Maps.
     RINGBUF = "ringbuf", "5.8", "BPF ring buffer maps"
@@ -105,7 +117,7 @@ class Feature(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one probe found.
+    """Hold what one probe found.
 
     :param support: the answer
     :param why: the evidence in a few words, e.g. ``BPF_LINK_CREATE: EOPNOTSUPP``
@@ -122,9 +134,9 @@ class Answer:
 
 
 class FeatureSet(Mapping[Feature, Answer]):
-    """Answers by feature: an immutable value, so plans made from it can be compared.
+    """Hold answers by feature. It is an immutable value, so plans made from it can be compared.
 
-    A feature nobody asked about is not in the set; `supports` calls it absent.
+    A feature that was not probed is not in the set; `supports` returns False for it.
     """
 
     __slots__ = ("_answers",)
@@ -153,15 +165,15 @@ class FeatureSet(Mapping[Feature, Answer]):
         return f"FeatureSet({words})"
 
     def supports(self, feature: Feature) -> bool:
-        """True only if a probe said so."""
+        """Return True only if a probe said so."""
         answer = self._answers.get(feature)
         return answer is not None and answer.ok
 
     def require(self, feature: Feature) -> None:
-        """Pass, or say why not.
+        """Do nothing if the kernel has the feature; otherwise raise an error.
 
-        :raises UnsupportedFeature: if the kernel lacks it, or nobody asked
-        :raises DeniedByPolicy: if policy kept the probe from finding out
+        :raises UnsupportedFeature: if the kernel lacks it, or it was not probed
+        :raises DeniedByPolicy: if a policy kept the probe from finding out
         """
         answer = self._answers.get(feature, Answer(Support.UNSUPPORTED, "not probed"))
         if answer.support is Support.DENIED:
@@ -170,12 +182,12 @@ class FeatureSet(Mapping[Feature, Answer]):
             raise UnsupportedFeature(feature.value, feature.since, answer.why)
 
     def without(self, *features: Feature) -> FeatureSet:
-        """The same set with some features taken away."""
+        """Return the same set with some features marked as unsupported."""
         gone = Answer(Support.UNSUPPORTED, "left out on purpose")
         return FeatureSet({**self._answers, **dict.fromkeys(features, gone)})
 
     def to_json(self) -> dict[str, dict[str, object]]:
-        """``{name: {"support", "since", "why", "errno"}}`` of plain values."""
+        """Return plain values: ``{name: {"support", "since", "why", "errno"}}``."""
         return {
             feature.value: {
                 "support": answer.support.value,
@@ -188,20 +200,20 @@ class FeatureSet(Mapping[Feature, Answer]):
 
     @classmethod
     def from_json(cls, data: object) -> FeatureSet:
-        """What `to_json` gave; names this version does not know are passed over.
+        """Read what `to_json` gave. Names that this version does not know are skipped.
 
         :raises ValueError: if `data` has another shape
         """
         if not isinstance(data, dict):
-            raise ValueError("features: an object is wanted")
+            raise ValueError("features: must be a JSON object")
         known = {feature.value: feature for feature in Feature}
         answers: dict[Feature, Answer] = {}
         for label, entry in data.items():
             if not isinstance(entry, dict):
-                raise ValueError(f"features: {label!r}: an object is wanted")
+                raise ValueError(f"features: {label!r}: must be a JSON object")
             why, number = entry.get("why", ""), entry.get("errno", 0)
             if not isinstance(why, str) or not isinstance(number, int):
-                raise ValueError(f"features: {label!r}: why is text and errno a number")
+                raise ValueError(f"features: {label!r}: 'why' must be text and 'errno' a number")
             if label in known:
                 answers[known[label]] = Answer(Support(entry.get("support")), why, number)
         return cls(answers)

@@ -1,16 +1,16 @@
 """Global variables of a BPF object as Python attributes.
 
 Theory of operation. clang puts globals into sections (.rodata, .data, .bss and
-suffixed forms), and each section becomes the only element of an array map. Before the
-object is loaded an assignment edits the map's initial contents. Afterwards the
-map is memory that BPF programs and we share (``BPF_F_MMAPABLE``), so reads and writes
-are plain loads and stores; a map without that flag, which only a reused map can be,
+names that start with one of these), and each section becomes the only element of an array
+map. Before the object is loaded, an assignment edits the map's initial contents. Afterwards
+the map is memory that BPF programs and we share (``BPF_F_MMAPABLE``), so reads and writes
+are plain loads and stores. Only a reused map can lack that flag. It
 is read and written as a whole by BPF_MAP_LOOKUP_ELEM and BPF_MAP_UPDATE_ELEM. .rodata
 is frozen when it is loaded, so that the verifier may trust it.
 
 Integers, enums and pointers of 2, 4 or 8 bytes are read and written by one native
-move, so a counter that a program changes meanwhile never comes out torn. Larger
-values are copied byte by byte and may be.
+move, so a counter that a program changes meanwhile is never torn. Larger
+values are copied byte by byte and may be torn.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _CODES: dict[int, Literal["H", "I", "Q"]] = {2: "H", 4: "I", 8: "Q"}
 
 
 class Variable:
-    """One global variable.
+    """Access one global variable.
 
-    :param section: name of its section, which is its map's name in the object
+    :param section: name of its section, which is also its map's name in the object
     :param offset: bytes into the map's value
     :param size: bytes
-    :param type_id: in `btf`
+    :param type_id: id of its type in `btf`
     """
 
     __slots__ = ("_code", "_codec", "btf", "map", "name", "offset", "section", "size", "type_id")
@@ -64,7 +64,7 @@ class Variable:
 
     @property
     def read_only(self) -> bool:
-        """It is constant for everybody once the object is loaded."""
+        """Return True if nobody can change it once the object is loaded."""
         return self.map.spec.data in _READ_ONLY
 
     def _resolve(self) -> Any:
@@ -81,7 +81,7 @@ class Variable:
 
     @property
     def raw(self) -> bytes:
-        """The variable's bytes."""
+        """Return the variable's bytes."""
         if self._codec is None:
             self._resolve()
         end = self.offset + self.size
@@ -132,17 +132,17 @@ class Variable:
         return self.map.initial
 
     def get(self) -> Any:
-        """The value, typed from BTF."""
+        """Return the value, typed from BTF."""
         codec = self._codec or self._resolve()
         data = self.raw
         return codec.decode(data) if codec.size == self.size else data
 
     def set(self, value: Any) -> None:
-        """Assign.
+        """Assign a value.
 
         :raises AttributeError: it is constant and the object is loaded
-        :raises TypeError: a value of a wrong type
-        :raises ValueError: a value out of range or of a wrong size
+        :raises TypeError: the value has a wrong type
+        :raises ValueError: the value is out of range or has a wrong size
         """
         codec = self._codec or self._resolve()
         if codec.size == self.size and not (
@@ -157,7 +157,7 @@ class Variable:
 
 
 class _Names:
-    # Attribute access to variables by name; a list with several entries is ambiguous.
+    # Attribute access to variables by name. A name with several variables is ambiguous.
 
     __slots__ = ("__variables",)
 
@@ -183,7 +183,7 @@ class _Names:
         return name in self.__variables
 
     def __iter__(self) -> Iterator[str]:
-        """Names of the variables."""
+        """Iterate over the names of the variables."""
         return iter(self.__variables)
 
     def __len__(self) -> int:
@@ -211,20 +211,20 @@ def _find(names: _Names, name: str) -> Variable:
 
 
 class Section(_Names):
-    """The variables of one section."""
+    """Access the variables of one section."""
 
     __slots__ = ()
 
 
 class Globals(_Names):
-    """The global variables of one object.
+    """Access the global variables of one object.
 
-    :param spec: where they are and what types they have
+    :param spec: says where they are and what types they have
     :param maps: the object's maps by name
 
-    ``globals.name`` reads, ``globals.name = value`` assigns, ``name in globals``
-    and iteration tell which there are, ``globals[".bss"]`` is one section; static
-    variables of several sections may share a name, which then must be asked for that way.
+    ``globals.name`` reads and ``globals.name = value`` assigns. ``name in globals``
+    and iteration tell which variables exist. ``globals[".bss"]`` is one section. Static
+    variables of several sections may share a name; ask the section for these.
     """
 
     __slots__ = ("__sections",)
@@ -269,8 +269,8 @@ class Globals(_Names):
 
 
 def variable(names: Globals | Section, name: str) -> Variable:
-    """The variable behind an attribute: its place, type and raw bytes.
+    """Return the variable behind an attribute: its place, type and raw bytes.
 
-    :raises AttributeError: there is none, or several
+    :raises AttributeError: if there is no such variable, or several
     """
     return _find(names, name)

@@ -1,11 +1,11 @@
 """From an object file to maps and programs in the kernel.
 
-`open` only parses: no privileges, same result anywhere. `Object.load` then, in
-libbpf's order, loads the object's own BTF, creates the maps (filling and
+`open` only parses. It needs no privileges and gives the same result anywhere. `Object.load`
+then works in libbpf's order: it loads the object's own BTF, creates the maps (filling and
 freezing the data sections), relocates each wanted program against the running
-kernel and loads it. Whatever fails, everything made so far is closed (and
-unpinned) again and the error names the object. `Object.attach` attaches what its sections say, all
-or nothing.
+kernel and loads it. If anything fails, everything made so far is closed (and
+unpinned) again and the error names the object. `Object.attach` attaches what its sections
+say, all or nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _read(
     data = source.read() if hasattr(source, "read") else None
     if not isinstance(data, bytes):
         kind = type(source).__name__
-        raise TypeError(f"a path, bytes or a file opened in binary mode is needed, not {kind}")
+        raise TypeError(f"expected a path, bytes or a file opened in binary mode, not {kind}")
     return data, str(getattr(source, "name", ""))
 
 
@@ -89,19 +89,19 @@ def open_object(
 
 
 def _is_for_caller(program: Program, problem: BpfError) -> bool:
-    # Neither what the caller turned on or off, nor what libbpf attaches and pybpf does not yet.
+    # Not if the caller turned autoattach on or off, nor if only libbpf can attach it so far.
     if program.autoattach != program.spec.autoattach:
         return False
     return not (program.autoattach and isinstance(problem, UnsupportedFeature))
 
 
 class Object:
-    """An opened object file and, after `load`, its maps and programs.
+    """Hold an opened object file and, after `load`, its maps and programs.
 
-    `open` makes one. Change `globals` and maps' sizes, `load`, then `attach`, which gives a
-    `LinkSet`; a ``*.multi`` program that is attached is a `MultiLink`, with the functions it is
-    on and those it left out. Read maps as mappings (`Map`) and events with `RingBuffer`: structs
-    come as `Record`. Closing it closes maps and programs, and leaves links alone.
+    `open` makes one. Change `globals` and the sizes of maps, `load`, then `attach`, which returns
+    a `LinkSet`. Attaching a ``*.multi`` program gives a `MultiLink`, which lists the functions
+    it is on and those it skipped. Read maps as mappings (`Map`) and events with `RingBuffer`;
+    structs come as `Record`. Closing the object closes maps and programs, but not links.
 
     :ivar programs: mapping name -> `Program`, in the file's order; the KeyError of an unknown
         name suggests near ones
@@ -117,7 +117,7 @@ class Object:
         kconfig: str | os.PathLike[str] | Mapping[str, str | int | bool] | None = None,
     ) -> None:
         self.spec = spec
-        #: The object's side in the kernel: BTF, maps and relocated code.
+        #: What the object has in the kernel: BTF, maps and relocated code.
         self.binding = Binding(
             spec,
             facts if facts is not None else Facts(),
@@ -143,12 +143,12 @@ class Object:
 
     @property
     def facts(self) -> Facts:
-        """What is known of the kernel it is for."""
+        """Return what is known of the kernel it is for."""
         return self.binding.facts
 
     @property
     def pin_root(self) -> str:
-        """Directory where maps that ask to be pinned by name go; may be assigned before `load`."""
+        """Return the directory for maps that are pinned by name. May be assigned before `load`."""
         return self.binding.pin_root
 
     @pin_root.setter
@@ -157,12 +157,12 @@ class Object:
 
     @property
     def btf_error(self) -> BpfError | None:
-        """Why the kernel refused the object's own BTF, None if it took it."""
+        """Return why the kernel refused the object's own BTF, None if it accepted it."""
         return self.binding.btf_error
 
     @property
     def name(self) -> str:
-        """File name as given, "" for bytes."""
+        """Return the file name as given, "" for bytes."""
         return self.spec.name
 
     @property
@@ -177,14 +177,14 @@ class Object:
         Multi programs (``*.multi``) are loaded when they are attached, and so are ``freplace``
         programs whose ``target_program`` is not set.
 
-        :raises VerifierError: the verifier refused a program; ``.log`` has all it said
+        :raises VerifierError: the verifier refused a program; ``.log`` has the whole log
         :raises RelocationError: a program refers to something this kernel lacks
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
         :raises BpfError: any other refusal, naming the map or program; EBADF if a program that
             a program array starts with is not loaded
         """
         if self._loaded:
-            raise BpfError(errno.EEXIST, self.spec.name or "object", "it is loaded already")
+            raise BpfError(errno.EEXIST, self.spec.name or "object", "it is already loaded")
         self.binding.keep_pins()
         try:
             self.prepare()
@@ -206,11 +206,12 @@ class Object:
         self._loaded = True
 
     def prepare(self) -> None:
-        """Load the object's BTF and create the maps, but no program. Once; `load` does it.
+        """Load the object's BTF and create the maps, but load no program.
 
-        For loading programs one by one (`Program.load`).
+        Call it before loading programs one by one (`Program.load`). `load` calls it, too. A
+        second call does nothing.
 
-        :raises BpfError: EBADF: it has been closed
+        :raises BpfError: EBADF if it has been closed
         """
         self.binding.prepare()
 
@@ -235,11 +236,11 @@ class Object:
         Struct_ops maps are registered too, under their names.
 
         Programs whose section does not say where to attach (``xdp``, a bare ``uprobe``) are left
-        to the caller; ``LinkSet.by_hand`` names each with the method to call.
+        to the caller. ``LinkSet.by_hand`` names each with the method to call.
 
         :returns: links by program name; a context manager that detaches them
-        :raises BpfError: naming the program that could not be attached; EINVAL if the sections
-            of none say where, naming all of them
+        :raises BpfError: naming the program that could not be attached; or EINVAL if none of the
+            sections says where to attach, naming all programs
         """
         links = LinkSet()
         try:
@@ -270,9 +271,9 @@ class Object:
     # -- end
 
     def close(self) -> None:
-        """Close programs, maps and BTF, for good.
+        """Close programs, maps and BTF. The object cannot be used afterwards.
 
-        Links are not touched: they keep what they use.
+        Links stay attached: they keep what they use.
         """
         self._close_programs()
         self.binding.close()

@@ -16,10 +16,10 @@ _LISTED = 8
 
 
 def unknown(what: str, name: object, names: Iterable[str]) -> str:
-    """Say that there is no such name, and which one is perhaps meant.
+    """Say that there is no such name, and suggest near ones.
 
     :param what: what it would be, e.g. ``map``
-    :param names: those there are
+    :param names: the names that exist
     """
     from difflib import get_close_matches  # 5 ms, and only errors need it
 
@@ -34,7 +34,7 @@ def unknown(what: str, name: object, names: Iterable[str]) -> str:
 
 
 class ByName(dict[str, T]):
-    """Things by name. A name that is not there is a KeyError that suggests near ones.
+    """Map names to things. An unknown name raises a KeyError that suggests near ones.
 
     :param what: what they are, for messages: ``map``
     """

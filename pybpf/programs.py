@@ -1,6 +1,6 @@
 """Programs: one function of an object file, loaded, run, inspected and attached.
 
-A `Program` knows its section and what may still be changed before loading; the
+A `Program` knows its section and what may still be changed before loading. The
 `Binding` of its object relocates and loads it.
 """
 
@@ -51,9 +51,9 @@ _MULTI = {
     AttachType.BPF_TRACE_FEXIT_MULTI,
     AttachType.BPF_TRACE_FSESSION_MULTI,
 }
-# Ways of attaching, words of `pybpf.obj.sections`, of programs that are alike to the kernel.
+# Ways of attaching (as in `pybpf.obj.sections`) whose programs are all kprobes to the kernel.
 _PROBES = ("kprobe", "ksyscall", "uprobe", "usdt")
-# BPF_PROG_TEST_RUN takes a context from these and refuses to give one back.
+# BPF_PROG_TEST_RUN accepts a context for these types and refuses to return one.
 _CTX_IN_ONLY = frozenset(
     {
         ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT,
@@ -73,7 +73,7 @@ def _usdt_specs(binding: Binding) -> links.UsdtSpecs:
 
 
 class RunResult(NamedTuple):
-    """What BPF_PROG_TEST_RUN gave back.
+    """Hold the results of BPF_PROG_TEST_RUN.
 
     :ivar retval: ``__u32``; for fmod_ret programs the low half counts side effects
     :ivar duration_ns: mean time of one run in ns
@@ -115,8 +115,8 @@ class Program:
         """Open a loaded program by its kernel-wide id (BPF_PROG_GET_FD_BY_ID).
 
         Such a program can be run, attached, pinned and asked for its `info`. It has no section,
-        and the kernel does not tell its ``expected_attach_type``: assign it, where the method
-        that attaches it needs one.
+        and the kernel does not report its ``expected_attach_type``. Assign it if the method
+        that attaches the program needs one.
 
         :raises DeniedByPolicy: without CAP_SYS_ADMIN
         :raises BpfError: ENOENT if no program has that id
@@ -141,7 +141,7 @@ class Program:
 
     @classmethod
     def _standing(cls, fd: Fd) -> Program:
-        # For a program that was loaded by somebody else: there is no object file.
+        # For a program that another process loaded: there is no object file.
         from .binding import Binding
         from .kernel.host import Facts
         from .obj.spec import Function, ObjectSpec, ProgramSpec
@@ -174,7 +174,7 @@ class Program:
 
     @property
     def spec(self) -> ProgramSpec:
-        """The blueprint, as read from the object."""
+        """Return the blueprint, as read from the object."""
         return self._spec
 
     @property
@@ -183,17 +183,18 @@ class Program:
 
     @property
     def section(self) -> str:
-        """Section name as written in the source, e.g. ``fexit/vfs_read``."""
+        """Return the section name as written in the source, e.g. ``fexit/vfs_read``."""
         return self._spec.section
 
     @property
     def handler(self) -> str:
-        """First part of the section name, without ``?`` and ``.s``: ``fexit.multi``."""
+        """Return the first part of the section name, without ``?`` and ``.s``: ``fexit.multi``."""
         return self.section.lstrip("?").partition("/")[0].removesuffix(".s")
 
     @property
     def is_multi(self) -> bool:
-        """A ``*.multi`` tracing program: loaded when attached, see `attach_multi`."""
+        """Return True for a ``*.multi`` tracing program. It is loaded when attached; see
+        `attach_multi`."""
         return self.type == ProgType.BPF_PROG_TYPE_TRACING and self.expected_attach_type in _MULTI
 
     @property
@@ -219,7 +220,7 @@ class Program:
 
     @property
     def fd(self) -> Fd:
-        """The loaded program's descriptor.
+        """Return the loaded program's descriptor.
 
         :raises ValueError: before `load`
         """
@@ -231,7 +232,7 @@ class Program:
         return self.fd.fileno()
 
     def load(self) -> None:
-        """Relocate and load (BPF_PROG_LOAD). A second call does nothing.
+        """Relocate and load the program (BPF_PROG_LOAD). A second call does nothing.
 
         :raises VerifierError: if the verifier refuses it
         :raises RelocationError: if it refers to something this kernel lacks
@@ -243,7 +244,7 @@ class Program:
             raise BpfError(
                 errno.EINVAL,
                 f"program {self.name!r}: missing program type",
-                f"section {self.section!r} is none of libbpf's; set .type before loading",
+                f"libbpf does not know section {self.section!r}; set .type before loading",
             )
         if self.is_multi:
             raise PlanError(
@@ -265,15 +266,15 @@ class Program:
         return fd
 
     def _check_module(self) -> None:
-        # On 6.1 a loaded program does not hold its function's module: that may go, and another
-        # function be where it was.
+        # On 6.1 a loaded program does not hold its function's module. The module may be unloaded,
+        # and another function may take its place.
         target = self._loaded_for
         if target.module and self._binding.facts.btf.number(target.module) != target.number:
             raise BpfError(
                 errno.ENOENT,
                 f"module {target.module!r}",
-                "it was unloaded or loaded anew since this program was loaded for a function "
-                "of it: open and load the object again",
+                "it was unloaded or reloaded after this program was loaded for a function "
+                "in it; open and load the object again",
             )
 
     def _load(self, target: BtfTarget) -> Fd:
@@ -304,7 +305,7 @@ class Program:
         return place
 
     def _target(self, attach_to: str) -> BtfTarget:
-        # Which kernel function (or tracepoint typedef, LSM hook, iterator) to load for.
+        # The kernel function (or tracepoint typedef, LSM hook, iterator) to load for.
         if self.type == ProgType.BPF_PROG_TYPE_EXT or self.target_program is not None:
             return self._function_of_program(attach_to)
         if self.type not in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM):
@@ -335,12 +336,12 @@ class Program:
         return BtfTarget(found.btf_id, program=found.program)
 
     def clone(self, attach_to: str | None = None, *, target: BtfTarget | None = None) -> Program:
-        """A second, loaded copy of this program for another kernel function.
+        """Load a second copy of this program for another kernel function.
 
         Maps and globals are shared with the original.
 
-        :param attach_to: ``function`` or ``module:function``; or
-        :param target: the function's BTF id, if the caller knows it
+        :param attach_to: ``function`` or ``module:function``
+        :param target: the function's BTF id instead of its name, if the caller knows it
         :raises VerifierError: as `load`
         """
         copy = Program(self._spec, self._binding)
@@ -352,7 +353,8 @@ class Program:
         return copy
 
     def info(self) -> sys_bpf.ProgInfo:
-        """BPF_OBJ_GET_INFO_BY_FD: id, tag, sizes, run time in ns, map ids and so on."""
+        """Ask the kernel for id, tag, sizes, run time in ns, map ids etc.
+        (BPF_OBJ_GET_INFO_BY_FD)."""
         return sys_bpf.prog_info(self.fd)
 
     def pin(self, path: str | os.PathLike[str]) -> None:
@@ -365,8 +367,9 @@ class Program:
 
     @contextmanager
     def _named(self, *ways: str) -> Iterator[None]:
-        # Errors of what is done here say of which program; and, where the kernel's EINVAL may
-        # mean that it is of another kind than these `ways` of attaching need, what its own is.
+        # Add the program's name to errors raised in this block. If the kernel's EINVAL may mean
+        # that the program is of another kind than these `ways` of attaching need, add a hint
+        # with the way its own section needs.
         own = self.attach_to == self._spec.attach_to
         on = "" if own else f", on {self.attach_to}"
         who = f"program {self.name!r} ({self.section}{on})"
@@ -390,14 +393,14 @@ class Program:
         flags: int = 0,
         cpu: int = 0,
     ) -> RunResult:
-        """Run once or `repeat` times (BPF_PROG_TEST_RUN).
+        """Run the program once or `repeat` times (BPF_PROG_TEST_RUN).
 
-        For fentry and fexit programs the kernel calls bpf_fentry_test1..8 itself, for
-        fmod_ret bpf_modify_return_test; `data` and `ctx` do not apply there.
+        For fentry and fexit programs the kernel itself calls bpf_fentry_test1..8, and for
+        fmod_ret programs bpf_modify_return_test. `data` and `ctx` do not apply to these.
 
         :param data: packet for networking programs, bytes
         :param ctx: context struct for programs that take one
-        :raises BpfError: EOPNOTSUPP/ENOTSUPP for program types that cannot be run so
+        :raises BpfError: EOPNOTSUPP/ENOTSUPP for program types that cannot be run this way
         """
         size = 0 if data is None else max(len(data) + 256, 512)
         with self._named():
@@ -417,15 +420,15 @@ class Program:
 
     @property
     def _multi(self) -> MultiPrograms:
-        # What plans, loads and attaches this object's multi programs.
-        from .multi.programs import MultiPrograms  # with all that plans, 30 ms
+        # Plans, loads and attaches this object's multi programs.
+        from .multi.programs import MultiPrograms  # lazy: it imports the whole planner, 30 ms
 
         return self._binding.share(MultiPrograms)
 
     def template(self) -> Template:
-        """The multi program before it is fitted to functions, for `pybpf.trampoline.plan`.
+        """Return the multi program before it is fitted to functions, for `pybpf.trampoline.plan`.
 
-        :raises PlanError: for a program that is no ``*.multi`` one
+        :raises PlanError: if this is not a ``*.multi`` program
         """
         return self._multi.template(self)
 
@@ -442,27 +445,27 @@ class Program:
     ) -> MultiLink:
         """Attach a ``fentry.multi``, ``fexit.multi`` or ``fsession.multi`` program.
 
-        One function that cannot be attached to never fails the rest: it is in ``.skipped``
+        One function that cannot be attached to never fails the rest. It is listed in ``.skipped``
         with its reason.
 
         :param functions: a glob (``vfs_*``, ``module:glob``), ``NAME@ADDRESS``, or a sequence of
             these, candidates of `select` or targets; None takes the section's glob
         :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"
-        :param prefer: "overhead" for the least cost per call, however long attaching takes
-        :param lowering: "auto", or "direct" or "frame" to compare them
+        :param prefer: "overhead" for the lowest cost per call, however long attaching takes
+        :param lowering: "auto"; or "direct" or "frame" to compare the two
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per named function
             in order, a mapping by name or target (0 for the others), or a function of the target.
-            Functions that share a name share its cookie, and the logger ``pybpf`` warns: name
-            them as NAME@ADDRESS, or give targets
-        :param progress: called with (programs attached, programs in all)
+            Functions that share a name share its cookie, and the logger ``pybpf`` warns. To tell
+            them apart, name them as NAME@ADDRESS or give targets.
+        :param progress: called with (programs attached, programs in total)
         :param planned: called with the plan before anything is attached
-        :raises PlanError: nothing matches, every function was refused (``.skipped`` has them all,
+        :raises PlanError: nothing matches, every function was refused (``.skipped`` lists them
             with the reasons), or the use of the context cannot be proved
-        :raises VerifierError: the program itself is at fault, whichever function it is for
-        :raises TypeError: something that was asked for is no name, glob, candidate or target
+        :raises VerifierError: the program itself is at fault, for any function
+        :raises TypeError: a requested item is not a name, glob, candidate or target
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
-        :raises BpfError: EMFILE: one link a function is more than the process may have open, and
-            the hard limit (RLIMIT_NOFILE) does not let it raise the soft one that far
+        :raises BpfError: EMFILE if it needs one link per function and more links than the process
+            may open, and the hard limit (RLIMIT_NOFILE) does not allow a higher soft limit
         """
         asked = functions if functions is not None else self.attach_to
         if functions is None and not asked:
@@ -470,7 +473,7 @@ class Program:
                 f"program {self.name!r}: section {self.section!r} names no functions; "
                 "give a glob or names"
             )
-        from .multi.options import AttachOptions  # with all that plans, 30 ms
+        from .multi.options import AttachOptions  # lazy: it imports the whole planner, 30 ms
 
         options = AttachOptions(
             mechanism=mechanism,
@@ -484,9 +487,9 @@ class Program:
 
     @property
     def attaches(self) -> str:
-        """How it is attached: a word of `pybpf.obj.sections`, "" if nothing tells.
+        """Return how it is attached: a word of `pybpf.obj.sections`, "" if not known.
 
-        The section's, unless `type` or `expected_attach_type` were changed to others.
+        The section decides, unless `type` or `expected_attach_type` were changed.
         """
         known = self._spec.sec_def
         types = (self.type, self.expected_attach_type)
@@ -496,7 +499,7 @@ class Program:
 
     @property
     def attach_problem(self) -> BpfError | None:
-        """Why `attach` cannot work by the section alone, None if it can.
+        """Return why `attach` cannot work by the section alone, None if it can.
 
         ``.hint`` of the error names the method to call instead.
         """
@@ -509,10 +512,10 @@ class Program:
         """Attach as the section says, e.g. ``kprobe/vfs_read``, ``fexit.multi/vfs_*``.
 
         :param cookie: ``__u64`` for bpf_get_attach_cookie, where the kind has cookies
-        :raises UnsupportedFeature: for sections that libbpf attaches and pybpf does not yet
+        :raises UnsupportedFeature: for sections that libbpf can attach but pybpf cannot yet
         :raises BpfError: EINVAL if the section does not say where, naming the method to call
-            instead; or what the kernel refuses
-        :raises PlanError: of a multi program, as `attach_multi`
+            instead; or the kernel's refusal
+        :raises PlanError: for a multi program, as `attach_multi`
         """
         known = self._spec.sec_def
         request = links.Request(
@@ -530,11 +533,11 @@ class Program:
             return table.attach(self.attaches, request)
 
     def attach_tracing(self, *, cookie: int = 0) -> links.Link:
-        """Attach to what it was loaded for: fentry, fexit, fmod_ret, fsession, tp_btf, lsm.
+        """Attach to the target it was loaded for: fentry, fexit, fmod_ret, fsession, tp_btf, lsm.
 
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :raises BpfError: see `pybpf.links.attach_tracing`; ENOENT if the function's module was
-            unloaded or loaded anew since
+            unloaded or reloaded since
         """
         what = f"{self.handler}/{self.attach_to}"
         with self._named("tracing", "lsm"):
@@ -558,10 +561,10 @@ class Program:
     ) -> links.Link:
         """Attach to one kernel function by a kprobe or kretprobe.
 
-        :param function: its name; or "" and `address`
+        :param function: its name, or "" if `address` is given
         :param offset: bytes from its start; must be 0 for a return probe
-        :param retprobe: when the function returns
-        :param address: absolute kernel address, an alternative to `function`
+        :param retprobe: run when the function returns
+        :param address: absolute kernel address, instead of `function`
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :raises TypeError: if `function` is not a str
         :raises BpfError: ENOENT for an unknown name, with near names; EINVAL for a place that
@@ -587,7 +590,7 @@ class Program:
         retprobe: bool = False,
         session: bool = False,
     ) -> links.Link:
-        """Attach to many kernel functions by one link; see `pybpf.links.attach_kprobe_multi`."""
+        """Attach to many kernel functions with one link; see `pybpf.links.attach_kprobe_multi`."""
         with self._named("kprobe_multi", "kprobe_session"):
             return links.attach_kprobe_multi(
                 self, syms=syms, addrs=addrs, cookies=cookies, retprobe=retprobe, session=session
@@ -634,12 +637,12 @@ class Program:
             directories), ``bash`` (PATH)
         :param symbol_or_offset: ``malloc``, ``malloc+0x10``, ``memcpy@GLIBC_2.14``, or bytes
             from the start of the file
-        :param pid: only in that process; None for all
-        :param retprobe: when the function returns
+        :param pid: trace only that process; None for all
+        :param retprobe: run when the function returns
         :param ref_ctr_offset: file offset of a USDT semaphore (bytes), 0 for none
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :raises TypeError: if an argument is of another type
-        :raises ObjectFormatError: if the file is not an ELF64 one
+        :raises ObjectFormatError: if the file is not an ELF64 file
         :raises BpfError: ENOENT if there is no such file, library or function, with near names;
             EINVAL if a name means several functions; ESRCH if there is no such process
         """
@@ -715,7 +718,7 @@ class Program:
         :param interface: its name (``eth0``) or index
         :param mode: "auto", "generic" (any driver), "native" (in the driver) or "offload"
         :param link: False for netlink, as ``ip link set dev NAME xdp`` does (before Linux 5.9)
-        :raises ValueError: for another mode
+        :raises ValueError: for an unknown mode
         :raises TypeError: if `interface` is neither a str nor an int
         :raises BpfError: ENODEV if there is no such interface, with near names; EBUSY if it has
             an XDP program; EOPNOTSUPP if its driver does not have that mode
@@ -728,13 +731,13 @@ class Program:
     def attach_cgroup(
         self, cgroup: str | os.PathLike[str] | int | links.HasFd, *, mode: str = "link"
     ) -> links.Link:
-        """Attach to a cgroup, for it and those below it.
+        """Attach to a cgroup. It acts on that cgroup and all below it.
 
         :param cgroup: path of its directory in a cgroup2 file system, or a descriptor of it
         :param mode: "link"; or without a link, in the older ways of BPF_PROG_ATTACH, "multi"
             (beside others), "override" (a cgroup below may have another instead), "exclusive"
         :raises ValueError: for another mode
-        :raises TypeError: if it is none of these
+        :raises TypeError: if it is neither
         :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is
             not a cgroup of the v2 hierarchy
         """
@@ -751,7 +754,7 @@ class Program:
         """Attach a flow_dissector or sk_lookup program to a network namespace.
 
         :param netns: path (``/run/netns/NAME``, ``/proc/PID/ns/net``), or a descriptor of it
-        :raises TypeError: if it is none of these
+        :raises TypeError: if it is neither
         :raises BpfError: ENOENT if there is no such file, with near names; EINVAL if it is not a
             network namespace
         """
@@ -949,7 +952,7 @@ class Program:
         """Run an iterator program once and yield what it writes.
 
         :param link: what `attach` gave
-        :param chunk: bytes asked for per read
+        :param chunk: bytes to read at a time
         """
         with sys_link.iter_create(link.fileno()) as fd:
             while data := os.read(fd.fileno(), chunk):
@@ -958,7 +961,7 @@ class Program:
     # -- end
 
     def close(self) -> None:
-        """Release the loaded program; links on it stay attached."""
+        """Release the loaded program. Its links stay attached."""
         if self._fd is not None:
             self._fd.close()
 

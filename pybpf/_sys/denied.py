@@ -207,7 +207,7 @@ def path_error(errno: int, cmd: Cmd, path: str) -> BpfError:
             return BpfError(errno, doing, f"the path is on {kind}, not on a bpf file system")
         if errno == EPERM and kind == "bpf" and "." in os.path.basename(path):
             # bpf_lookup(), kernel/bpf/inode.c: "reserved for future use"
-            return BpfError(errno, doing, "a bpf file system takes no name with a dot in it")
+            return BpfError(errno, doing, "a bpf file system allows no dot in a name")
     if errno == EACCES:
         return DeniedByPolicy(errno, doing, "the permissions of the path refuse it")
     if errno == EPERM:

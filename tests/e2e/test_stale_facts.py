@@ -301,7 +301,7 @@ def test_a_program_that_was_loaded_for_a_module_that_moved() -> None:
             return
         for again in ((), ("dummy",)):
             load(*again)
-            with pytest.raises(pybpf.BpfError, match=r"module 'dummy'.*loaded anew since"):
+            with pytest.raises(pybpf.BpfError, match=r"module 'dummy'.*reloaded after"):
                 program.attach()
             assert traced() == before
 
