@@ -1,9 +1,9 @@
 """What the running kernel is and can do: symbols, traceable functions, BTF, memory, features.
 
-Each module reads one source; `host.Facts` gathers them as one lazy, immutable
+Each module reads one source. `host.Facts` gathers them as one lazy, immutable
 snapshot that is passed along. Parsing is separate from opening files, so every
-parser runs on bytes from another machine too. `programs`, `maps`, `links` and `btfs` list what BPF
-objects the kernel holds.
+parser also runs on bytes from another machine. `programs`, `maps`, `links` and `btfs` list the
+BPF objects the kernel holds.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """BTF of the running kernel and its modules, and their kernel objects.
 
-The types come from /sys/kernel/btf: ``vmlinux`` whole, each module as split
+The types come from /sys/kernel/btf: ``vmlinux`` as a whole, and each module as split
 BTF on top of it. Loading a program for a module's function needs the kernel's
-own BTF *object* instead: a file descriptor found by walking object ids and
-comparing names. An object id also is the upper half of a trampoline's key.
+own BTF *object* instead. That is a file descriptor, found by walking object ids and
+comparing names. An object id is also the upper half of a trampoline's key.
 
-A module that is loaded anew has another BTF object, with an id of its own, and its
-file in /sys/kernel/btf has another inode, which sysfs gives only once. That number
-says whether what was read before is still of the module that is loaded now.
+A module that is loaded again gets another BTF object with a new id. Its
+file in /sys/kernel/btf gets another inode number, which sysfs never uses twice. That number
+tells whether what was read before still belongs to the module that is loaded now.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ["BtfObject", "KernelBtf", "from_id", "module", "modules", "objects", 
 DIRECTORY = "/sys/kernel/btf"
 VMLINUX = "vmlinux"
 _NOT_LOADED = "not loaded, or built without BTF"
-# So often a module may be loaded anew while its BTF object is looked up.
+# Times to start again if a module is reloaded while its BTF object is looked up.
 _LOOKUPS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class BtfObject:
-    """One BTF object the kernel holds.
+    """Describe one BTF object the kernel holds.
 
     :param id: object id (``bpf_btf_info.id``)
     :param name: ``vmlinux``, a module's name, or what user space gave; "" if unnamed
@@ -52,33 +52,33 @@ class BtfObject:
 
 
 def _read(path: str) -> tuple[bytes, int]:
-    # The bytes and the inode of the file they are of.
-    # sysfs gives at most a page per read(2) but tells the size beforehand, so
-    # readall fills one buffer of the right size. (Mapping the file, possible
-    # since 6.16, would save a millisecond and cost a descriptor for as long as
+    # Returns the bytes of the file and its inode number.
+    # sysfs gives at most a page per read(2) but reports the size, so
+    # readall fills one buffer of the right size. (Mapping the file is possible
+    # since 6.16. It would save a millisecond, but it would hold a descriptor for as long as
     # the types live.)
     with open(path, "rb", buffering=0) as stream:
         return stream.readall(), os.fstat(stream.fileno()).st_ino
 
 
 def vmlinux(path: str = f"{DIRECTORY}/{VMLINUX}") -> Btf:
-    """Read and parse the BTF of the running kernel, anew at each call; see `KernelBtf`.
+    """Read and parse the BTF of the running kernel. Each call reads it again; see `KernelBtf`.
 
-    :raises UnsupportedFeature: if the kernel has none (CONFIG_DEBUG_INFO_BTF), or sysfs, where
-        it is shown, is not mounted
+    :raises UnsupportedFeature: if the kernel has none (CONFIG_DEBUG_INFO_BTF), or if sysfs,
+        which shows it, is not mounted
     """
     try:
         data, _ = _read(path)
     except FileNotFoundError:
         hint = "CONFIG_DEBUG_INFO_BTF is off"
         if path.startswith("/sys/") and not os.path.isdir("/sys/kernel"):
-            hint = "sysfs, where it is shown, is not mounted here; try: mount -t sysfs sysfs /sys"
+            hint = "sysfs, which shows it, is not mounted; try: mount -t sysfs sysfs /sys"
         raise UnsupportedFeature("vmlinux BTF", "5.4", hint) from None
     return Btf(data, name=VMLINUX)
 
 
 def modules(directory: str = DIRECTORY) -> list[str]:
-    """Loaded modules that have BTF, sorted; empty if the kernel shows none."""
+    """List the loaded modules that have BTF, sorted. Empty if the kernel shows none."""
     try:
         return sorted(name for name in os.listdir(directory) if name != VMLINUX)
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def modules(directory: str = DIRECTORY) -> list[str]:
 
 
 def module(name: str, base: Btf | None = None, directory: str = DIRECTORY) -> Btf:
-    """BTF of a loaded module, split on top of `base` (vmlinux if None).
+    """Read the BTF of a loaded module, split on top of `base` (vmlinux if None).
 
     :raises UnsupportedFeature: if that module has no BTF or is not loaded
     """
@@ -96,13 +96,13 @@ def module(name: str, base: Btf | None = None, directory: str = DIRECTORY) -> Bt
 
 
 def _module(name: str, base: Btf | None, directory: str) -> tuple[Btf, int]:
-    # With the number of its file.
+    # Returns the inode number of the file, too.
     try:
         if not is_one_name(name):
             raise FileNotFoundError(errno.ENOENT, name)
         data, number = _read(f"{directory}/{name}")
     except OSError as error:
-        # ENODEV: the module went between open(2) and read(2).
+        # ENODEV: the module was unloaded between open(2) and read(2).
         if error.errno not in (errno.ENOENT, errno.ENODEV):
             raise
         raise UnsupportedFeature(f"BTF of module {name!r}", "5.11", _NOT_LOADED) from None
@@ -110,9 +110,9 @@ def _module(name: str, base: Btf | None, directory: str) -> tuple[Btf, int]:
 
 
 def objects() -> Iterator[BtfObject]:
-    """Give the BTF objects the kernel holds now, by ascending id.
+    """Yield the BTF objects the kernel holds now, by ascending id.
 
-    One that goes or is still being made meanwhile is left out.
+    An object that is still being made or is removed meanwhile is left out.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -123,9 +123,9 @@ def objects() -> Iterator[BtfObject]:
 
 
 def from_id(number: int, base: Btf | None = None) -> Btf:
-    """Read the types of a BTF object that the kernel holds, by its id.
+    """Read the types of a BTF object in the kernel, by its id.
 
-    :param base: the kernel's BTF, for an object that is a module's; read here if it is None
+    :param base: the kernel's BTF, needed if the object is a module's; read here if None
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     :raises BpfError: ENOENT if there is no such object
     """
@@ -138,20 +138,20 @@ def from_id(number: int, base: Btf | None = None) -> Btf:
 
 
 class KernelBtf:
-    """The running kernel's BTF, each object read and parsed once.
+    """Read the running kernel's BTF. Each object is read and parsed once.
 
-    "" and ``vmlinux`` mean the kernel itself. What is known of a module is looked up again
-    when it has been loaded anew (see `number`), and forgotten when it is gone.
+    "" and ``vmlinux`` mean the kernel itself. A module's BTF is read again
+    when the module was reloaded (see `number`), and forgotten when the module is gone.
     """
 
     def __init__(self, directory: str = DIRECTORY) -> None:
         self._directory = directory
         self._vmlinux: Btf | None = None
-        self._parsed: dict[str, tuple[int, Btf]] = {}  # with the number of the file
-        self._ids: dict[str, tuple[int, int]] = {}  # (number of the file, object id)
+        self._parsed: dict[str, tuple[int, Btf]] = {}  # (inode number of the file, types)
+        self._ids: dict[str, tuple[int, int]] = {}  # (inode number of the file, object id)
 
     def vmlinux(self) -> Btf:
-        """BTF of the kernel itself.
+        """Return the BTF of the kernel itself.
 
         :raises UnsupportedFeature: if it has none
         """
@@ -160,7 +160,7 @@ class KernelBtf:
         return self._vmlinux
 
     def number(self, name: str) -> int:
-        """Number of the BTF of a module: another one each time the module is loaded.
+        """Return a number for the BTF of a module. It changes each time the module is loaded.
 
         :returns: 0 if it is not loaded or has no BTF; 1 for the kernel itself
         """
@@ -174,11 +174,11 @@ class KernelBtf:
             return 0
 
     def modules(self) -> list[str]:
-        """Loaded modules that have BTF, sorted."""
+        """List the loaded modules that have BTF, sorted."""
         return modules(self._directory)
 
     def module(self, name: str) -> Btf:
-        """BTF of a module; the same `Btf` for as long as the module stays loaded.
+        """Return the BTF of a module. It is the same `Btf` for as long as the module stays loaded.
 
         :raises UnsupportedFeature: if it has none, or is not loaded
         """
@@ -192,14 +192,14 @@ class KernelBtf:
         return found
 
     def get(self, name: str) -> Btf | None:
-        """As `module`, None instead of the error."""
+        """Do what `module` does, but return None instead of raising an error."""
         try:
             return self.module(name)
         except UnsupportedFeature:
             return None
 
     def object_id(self, name: str) -> int:
-        """Kernel object id of a module's BTF, of vmlinux for "".
+        """Return the kernel object id of a module's BTF, or of vmlinux for "".
 
         :raises UnsupportedFeature: if the kernel holds no such object
         """
@@ -210,9 +210,9 @@ class KernelBtf:
             if number and known == number:
                 return found
             numbers = {n: self.number(n) for n in (VMLINUX, name, *self.modules())}
-            # An object lives on while somebody holds it: the module's own is the last one.
+            # An old object lives on while somebody holds it. The last one is the module's own.
             ids = {o.name: o.id for o in objects() if o.kernel}
-            # Without those that came or went meanwhile.
+            # Leave out modules that came or went meanwhile.
             same = {n: m for n, m in numbers.items() if m and m == self.number(n)}
             self._ids = {n: (m, ids[n]) for n, m in same.items() if n in ids}
             if name in self._ids:
@@ -222,7 +222,7 @@ class KernelBtf:
         raise UnsupportedFeature(f"BTF object of {name!r}", "5.11", _NOT_LOADED)
 
     def fd(self, name: str) -> Fd:
-        """Open a module's BTF object; the caller owns the descriptor.
+        """Open a module's BTF object. The caller owns the descriptor.
 
         :raises UnsupportedFeature: if the kernel holds no such object
         """
@@ -232,6 +232,6 @@ class KernelBtf:
             if fd is not None and self.number(name) == number:
                 return fd
             if fd is not None:
-                fd.close()  # of a module that has been loaded anew meanwhile
+                fd.close()  # the module was reloaded meanwhile
             self._ids.clear()
         raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", "5.11", _NOT_LOADED)

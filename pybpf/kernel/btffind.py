@@ -1,9 +1,9 @@
-"""BTF ids by name, asked of the kernel: its BTF is neither read nor walked.
+"""Ask the kernel for BTF ids by name, without reading or walking its BTF.
 
 A program of type BPF_PROG_TYPE_SYSCALL calls ``bpf_btf_find_by_name_kind`` (5.14). One name costs
-0.5 ms natively, the program 0.3 ms once; reading and walking the kernel's BTF costs 13 ms. From
-about 20 names on the walk is cheaper. The kernel gives the first match: its own types come first,
-then those of modules in the order they were loaded.
+0.5 ms natively, and the program costs 0.3 ms once. Reading and walking the kernel's BTF costs
+13 ms, so from about 20 names on the walk is cheaper. The kernel gives the first match: its own
+types come first, then those of modules in the order they were loaded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _program() -> bytes:
             asm.mov_reg(op.R1, op.R10),
             asm.alu(op.ADD, op.R1, -_ROOM),
             asm.load(op.W, op.R2, op.R6, _LENGTH),
-            # So that the verifier sees 1 to 128 bytes.
+            # Shows the verifier that the length is 1 to 128 bytes.
             asm.alu(op.AND, op.R2, _ROOM - 1),
             asm.alu(op.ADD, op.R2, 1),
             asm.load(op.W, op.R3, op.R6, _KIND),
@@ -65,10 +65,10 @@ def _program() -> bytes:
 
 
 class BtfFinder:
-    """Asks the running kernel for BTF ids; close it, or use it as a context manager.
+    """Ask the running kernel for BTF ids. Close it, or use it as a context manager.
 
     :raises DeniedByPolicy: without CAP_BPF and CAP_PERFMON
-    :raises BpfError: EINVAL where the kernel has no such programs or no such helper
+    :raises BpfError: EINVAL if the kernel does not have such programs or the helper
     """
 
     def __init__(self) -> None:
@@ -90,12 +90,12 @@ class BtfFinder:
         self.close()
 
     def find(self, name: str, kind: int) -> BtfTarget | None:
-        """Find the first type of a name and kind.
+        """Find the first type with a name and kind.
 
         :param kind: ``BTF_KIND_*``
         :return: its id and whose BTF that is in; None if the kernel has no such type
         :raises ValueError: the name is empty, has a NUL, or more than 127 bytes
-        :raises BpfError: what else the kernel answers
+        :raises BpfError: any other answer of the kernel
         """
         text = name.encode("utf-8", "surrogateescape")
         if not text or b"\0" in text or len(text) >= _ROOM:
@@ -110,6 +110,6 @@ class BtfFinder:
         number = answer >> 32
         if not number:
             return BtfTarget(answer & 0xFFFFFFFF)
-        # A descriptor of the module's BTF object, which is ours now.
+        # The answer has a descriptor of the module's BTF object. We own it now.
         with Fd(number, "BTF object of a module") as owner:
             return BtfTarget(answer & 0xFFFFFFFF, sys_bpf.btf_info(owner).name)

@@ -35,7 +35,7 @@ class Config:
 
 
 def version_code(release: str) -> int:
-    """Make LINUX_VERSION_CODE of a release, e.g. 0x60c6b of ``6.12.107-cloud-amd64``.
+    """Compute LINUX_VERSION_CODE from a release, e.g. 0x60c6b for ``6.12.107-cloud-amd64``.
 
     Source: include/generated/uapi/linux/version.h.
     """

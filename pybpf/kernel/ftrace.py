@@ -1,10 +1,10 @@
-"""What ftrace says can be traced, and what kprobes say cannot.
+"""What ftrace can trace, and what kprobes refuse.
 
 ``available_filter_functions`` in tracefs has one line per traceable place:
-``NAME`` or ``NAME [MODULE]``. It names each address once, so it is also the
-list of one name per function; static functions of one name give equal lines.
+``NAME`` or ``NAME [MODULE]``. It lists each address once, so it gives
+one name per function. Static functions with the same name give equal lines.
 ``available_filter_functions_addrs`` (6.5) puts the address of the call site
-in front: the function's own address, or 4 more where ``endbr64`` comes first.
+in front. That is the function's own address, or 4 more if ``endbr64`` comes first.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ __all__ = [
     "tracefs",
 ]
 
-# Holes left by functions of discarded sections (init code that is gone).
+# Holes left by functions of discarded sections (freed init code).
 _INVALID = "__ftrace_invalid_address__"
-# The call site lies this many bytes past the function's address at most: 4 for
+# The call site lies at most this many bytes after the function's address: 4 for
 # endbr64. (With call padding the site is still at the symbol.)
 _SITE_SLACK = 4
 _ADDRESS = 16  # hex digits of an address
-# So many searches of the text cost about as much as splitting it and indexing its names.
+# This many searches of the text cost about as much as splitting it and indexing its names.
 _SEARCHES_BEFORE_INDEX = 24
 
 
 class Place(NamedTuple):
-    """One line of the list: a place where a function can be traced.
+    """Describe one line of the list: a place where a function can be traced.
 
-    :ivar name: of the function
+    :ivar name: function name
     :ivar module: kernel module, "" for the kernel itself
     :ivar site: address of the call site, None if the kernel does not tell it
     """
@@ -60,21 +60,21 @@ class Place(NamedTuple):
 
 
 class FtraceFunctions:
-    """The traceable functions; immutable.
+    """Hold the traceable functions; immutable.
 
-    The list has tens of thousands of lines. It is split when all lines are needed; one name is
-    found by a search of the text before that.
+    The list has tens of thousands of lines. It is split only when all lines are needed. Before
+    that, a single name is found by searching the text.
 
-    :param lines: ``NAME`` or ``NAME [MODULE]``, file order, places that are
-        gone already dropped
+    :param lines: ``NAME`` or ``NAME [MODULE]``, in file order, without the places that are
+        gone
     :param sites: address of each line's call site, or None if not known
     :raises ObjectFormatError: from any method of a list made by `parse_functions`, if a line that
-        is needed does not start with an address when one is due
+        is needed does not start with the address it must have
     """
 
     def __init__(self, lines: Sequence[str], sites: Sequence[int] | None = None) -> None:
         if sites is not None and len(sites) != len(lines):
-            raise ValueError("one call site per line is wanted")
+            raise ValueError("the number of call sites differs from the number of lines")
         self._columns: _Columns | None = _Columns(
             tuple(lines), None if sites is None else array("Q", sites)
         )
@@ -93,33 +93,33 @@ class FtraceFunctions:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """``NAME`` or ``NAME [MODULE]``, file order, without places that are gone."""
+        """Return ``NAME`` or ``NAME [MODULE]`` in file order, without places that are gone."""
         return self._split().lines
 
     @property
     def sites(self) -> Sequence[int] | None:
-        """Address of each line's call site, None if the kernel does not tell."""
+        """Return the address of each line's call site, None if the kernel does not tell."""
         return self._split().sites
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """(name, module) of each line; module is "" for the kernel itself."""
+        """Iterate over (name, module) of each line. The module is "" for the kernel itself."""
         return map(self.split, self.lines)
 
     def __contains__(self, name: object) -> bool:
-        """True if a function of that name is traceable, in whatever module."""
+        """Return True if a function with that name is traceable, in any module."""
         return isinstance(name, str) and bool(self.places(name))
 
     @staticmethod
     def split(line: str) -> tuple[str, str]:
-        """``NAME [MODULE]`` as (name, module)."""
+        """Split ``NAME [MODULE]`` into (name, module)."""
         name, bracket, rest = line.partition(" [")
         return name, rest.rstrip("]") if bracket else ""
 
     def expect(self, names: int) -> None:
-        """Tell how many names will be looked up: for many the index is built at once."""
+        """Say how many names will be looked up. For many, the index is built at once."""
         self._searches += names
 
     def places(self, name: str) -> list[Place]:
@@ -146,29 +146,29 @@ class FtraceFunctions:
         return [self._place(found[start]) for start in sorted(found)]
 
     def positions(self, name: str) -> tuple[int, ...]:
-        """Positions of the lines that name `name`, in whatever module; splits the list."""
+        """Return the positions of the lines that name `name`, in any module. Splits the list."""
         found = self._names().get(name, ())
         return (found,) if isinstance(found, int) else tuple(found)
 
     def modules(self) -> list[str]:
-        """Modules that have traceable functions, sorted."""
+        """List the modules that have traceable functions, sorted."""
         return sorted({self.split(line)[1] for line in self.lines if line.endswith("]")})
 
     def names(self) -> list[str]:
-        """All names, each once, in file order."""
+        """List all names, each once, in file order."""
         return list(self._names())
 
     def is_site_of(self, position: int, addr: int) -> bool | None:
-        """Whether line `position` is the call site of the function at `addr`.
+        """Tell whether line `position` is the call site of the function at `addr`.
 
-        None if the kernel does not tell addresses.
+        Return None if the kernel does not tell addresses.
         """
         if self.sites is None:
             return None
         return is_site_of(self.sites[position], addr)
 
     def to_text(self) -> str:
-        """The kernel's text of this list, with addresses if they are known."""
+        """Return the kernel's text of this list, with addresses if they are known."""
         lines: Iterable[str] = self.lines
         if self.sites is not None:
             lines = (f"{a:016x} {x}" for a, x in zip(self.sites, self.lines, strict=True))
@@ -176,7 +176,7 @@ class FtraceFunctions:
 
     @property
     def has_addresses(self) -> bool:
-        """Whether call sites are known; looks at the first lines only."""
+        """Tell whether call sites are known. Looks at the first lines only."""
         if self._columns is not None:
             return self._columns.sites is not None
         # kptr_restrict makes them all zero.
@@ -223,7 +223,7 @@ class FtraceFunctions:
 
 
 class _Columns(NamedTuple):
-    """The list, split."""
+    """Hold the split list."""
 
     lines: tuple[str, ...]
     sites: array[int] | None
@@ -247,8 +247,8 @@ def _columns_with_addresses(text: str) -> _Columns:
 
 
 def _addresses(lines: list[str]) -> array[int] | None:
-    # The addresses of lines that have nothing but one, a blank and a name; None if one differs.
-    # All hexadecimal at once takes half the time of line by line.
+    # The addresses of lines that have one address, a blank and a name. None if a line differs.
+    # Decoding all digits at once takes half the time of line by line.
     heads = "".join([line[: _ADDRESS + 1] for line in lines])
     if len(heads) != (_ADDRESS + 1) * len(lines) or heads[_ADDRESS :: _ADDRESS + 1].strip(" "):
         return None
@@ -258,7 +258,7 @@ def _addresses(lines: list[str]) -> array[int] | None:
         raw = bytes.fromhex(heads)
     except ValueError:
         return None
-    if len(raw) != 8 * len(lines):  # fromhex passes over blanks
+    if len(raw) != 8 * len(lines):  # fromhex skips blanks
         return None
     table = array("Q", raw)
     if sys.byteorder == "little":
@@ -287,12 +287,12 @@ def _columns_line_by_line(lines: list[str]) -> _Columns:
 
 
 def is_site_of(site: int, address: int) -> bool:
-    """Whether `site` is the call site of the function at `address`."""
+    """Tell whether `site` is the call site of the function at `address`."""
     return 0 <= site - address <= _SITE_SLACK
 
 
 def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunctions:
-    """The lines of ``available_filter_functions`` or ``..._addrs``.
+    """Parse ``available_filter_functions`` or ``..._addrs``.
 
     :param data: text of the file
     :param with_addresses: True for the ``_addrs`` file
@@ -305,11 +305,11 @@ def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunct
 
 @dataclass(frozen=True, slots=True)
 class BlacklistEntry:
-    """One range that kprobes refuse.
+    """Describe one range that kprobes refuse.
 
     :param start: first address, 0 if the kernel hides addresses
     :param end: address after the last
-    :param name: symbol the range starts in
+    :param name: symbol at the start of the range
     """
 
     start: int
@@ -318,7 +318,7 @@ class BlacklistEntry:
 
 
 class KprobeBlacklist:
-    """Ranges where kprobes are refused (noinstr, NOKPROBE_SYMBOL, entry code)."""
+    """Hold the ranges where kprobes are refused (noinstr, NOKPROBE_SYMBOL, entry code)."""
 
     def __init__(self, entries: tuple[BlacklistEntry, ...]) -> None:
         self.entries = entries
@@ -340,11 +340,11 @@ class KprobeBlacklist:
         return name in self._names
 
     def to_text(self) -> str:
-        """The kernel's text of this list."""
+        """Return the kernel's text of this list."""
         return "".join([f"{e.start:#018x}-{e.end:#018x}\t{e.name}\n" for e in self.entries])
 
     def covers(self, addr: int) -> bool:
-        """True if `addr` lies in a refused range."""
+        """Return True if `addr` lies in a refused range."""
         at = bisect_right(self._starts, addr) - 1
         return at >= 0 and addr < self._ends[at]
 
@@ -362,7 +362,7 @@ class KprobeBlacklist:
 
 
 def parse_blacklist(data: bytes) -> KprobeBlacklist:
-    """``/sys/kernel/debug/kprobes/blacklist``: ``0xSTART-0xEND<tab>NAME``.
+    """Parse ``/sys/kernel/debug/kprobes/blacklist``: lines ``0xSTART-0xEND<tab>NAME``.
 
     :raises ObjectFormatError: if a line is not of this form
     """
@@ -392,8 +392,8 @@ def tracefs() -> str:
     """Find the directory where tracefs is mounted.
 
     :raises UnsupportedFeature: if the kernel has no tracefs
-    :raises DeniedByPolicy: if it is mounted and this process may not look into it
-    :raises BpfError: if it is not mounted, or /proc is not; the hint says how to mount it
+    :raises DeniedByPolicy: if it is mounted but this process may not read it
+    :raises BpfError: if it or /proc is not mounted; the hint says how to mount it
     """
     denied = ""
     for where in tracefs_directories():
@@ -416,7 +416,7 @@ def tracefs() -> str:
 
 
 def read_functions(directory: str | None = None) -> FtraceFunctions:
-    """What the running kernel can trace.
+    """Read what the running kernel can trace.
 
     :param directory: where tracefs is mounted; found by `tracefs` if None
     :raises BpfError: as `tracefs` does
@@ -445,7 +445,7 @@ def read_functions(directory: str | None = None) -> FtraceFunctions:
 
 
 def read_blacklist(directory: str = "/sys/kernel/debug") -> KprobeBlacklist | None:
-    """What kprobes refuse, or None where debugfs does not tell (not mounted, not root)."""
+    """Read what kprobes refuse. None if debugfs does not tell (not mounted, not root)."""
     try:
         return parse_blacklist(_read(f"{directory}/kprobes/blacklist"))
     except OSError:

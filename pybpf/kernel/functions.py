@@ -1,4 +1,4 @@
-"""One function of the kernel, as all parts of pybpf name it."""
+"""A function of the kernel, as all parts of pybpf describe it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def label(name: str, module: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KernelFunction:
-    """One kernel function.
+    """Describe one kernel function.
 
     :param module: kernel module, "" for the kernel itself
-    :param address: of its first instruction, 0 if not known
+    :param address: address of its first instruction, 0 if not known
     :param btf_id: BTF_KIND_FUNC in the module's or the kernel's BTF, None if it has none
     :param model: calling model, None if BTF does not describe it
     """
@@ -37,5 +37,5 @@ class KernelFunction:
 
     @property
     def label(self) -> str:
-        """``name`` or ``name [module]``."""
+        """Return ``name`` or ``name [module]``."""
         return label(self.name, self.module)

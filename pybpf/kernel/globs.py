@@ -1,6 +1,6 @@
-"""Globs of function names: the one matcher.
+"""Match globs of function names. All of pybpf uses this one matcher.
 
-A glob names functions of the kernel and, if it says so, of certain modules. It is matched
+A glob names functions of the kernel or, if it says so, of certain modules. It is matched
 against lines as ftrace lists them: ``NAME``, or ``NAME [MODULE]`` for a module's function.
 Pure.
 """
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["VMLINUX", "Matcher", "Pattern", "glob_regex", "is_glob", "parse_pattern"]
 
-#: How the kernel itself is called in a pattern's module part.
+#: Name of the kernel itself in a pattern's module part.
 VMLINUX = "vmlinux"
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A function glob and, if one was given, a module glob.
+    """Hold a function glob and, if one was given, a module glob.
 
     :param text: as the user wrote it
     :param name: glob of function names; ``*`` and ``?`` are special
-    :param module: glob of module names, ``vmlinux`` is the kernel itself; None
+    :param module: glob of module names; ``vmlinux`` is the kernel itself; None
         matches the kernel and every module
     """
 
@@ -39,28 +39,29 @@ class Pattern:
 
     @property
     def is_literal(self) -> bool:
-        """True if it can mean one name only."""
+        """Return True if it can match only one name."""
         return not is_glob(self.name)
 
     @property
     def is_exact(self) -> bool:
-        """True if neither name nor module is a glob."""
+        """Return True if neither name nor module is a glob."""
         return self.is_literal and (self.module is None or not is_glob(self.module))
 
     @property
     def owner(self) -> str | None:
-        """Module of an exact pattern: "" is the kernel itself, None is the kernel or any module."""
+        """Return the module of an exact pattern: "" for the kernel, None for kernel or any
+        module."""
         return "" if self.module == VMLINUX else self.module
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Lines an exact pattern with a module matches."""
+        """Return the lines that an exact pattern with a module matches."""
         inside = f"{self.name} [{self.module}]"
         return (self.name, inside) if self.module == VMLINUX else (inside,)
 
     @property
     def regex(self) -> str:
-        """Regular expression for whole lines ``NAME`` or ``NAME [MODULE]``."""
+        """Return a regular expression for whole lines ``NAME`` or ``NAME [MODULE]``."""
         name = _translate(self.name)
         if self.module is None:
             return rf"{name}(?: \[.*\])?"
@@ -71,21 +72,21 @@ class Pattern:
 
 
 def is_glob(text: str) -> bool:
-    """Tell whether a text can mean several names."""
+    """Tell whether a text can match several names."""
     return "*" in text or "?" in text
 
 
 def glob_regex(glob: str, any_character: str = ".") -> str:
-    """Translate a glob, in which ``*`` and ``?`` are special, to a regular expression.
+    """Translate a glob to a regular expression. ``*`` and ``?`` are special.
 
-    :param any_character: what ``?`` stands for
+    :param any_character: regular expression for ``?``
     """
     special = {"*": f"{any_character}*", "?": any_character}
     return "".join(special.get(c) or re.escape(c) for c in glob)
 
 
 def _translate(glob: str) -> str:
-    # Neither stars nor question marks may run over the blank before a module.
+    # Neither a star nor a question mark may match the blank before a module.
     return glob_regex(glob, "[^ ]")
 
 
@@ -93,7 +94,7 @@ def parse_pattern(text: str) -> Pattern:
     """Read ``GLOB``, ``GLOB [MODGLOB]`` (blank optional) or ``MODGLOB:GLOB``.
 
     :raises PlanError: for an empty glob, ``**`` alone, an unclosed bracket, or
-        a leading ``:`` (source paths are resolved by whoever has debug info)
+        a leading ``:`` (only a caller with debug info can resolve source paths)
     """
     stripped = text.strip()
     name, module = stripped, None
@@ -107,18 +108,18 @@ def parse_pattern(text: str) -> Pattern:
             continue
         if not part or part == "**" or any(c in part for c in "[]: \t\n"):
             raise PlanError(
-                f"not a function glob: {text!r} (wanted: NAME, NAME [MODULE] or MODULE:NAME, "
+                f"not a function glob: {text!r} (expected NAME, NAME [MODULE] or MODULE:NAME, "
                 "with * and ?)"
             )
     return Pattern(stripped, name, module)
 
 
 class Matcher:
-    """Several patterns as one: exact names by dictionary, the rest in one joined regex."""
+    """Match several patterns at once: exact names by dictionary, the rest by one joined regex."""
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
         self.patterns = tuple(patterns)
-        # Name -> lines it means; None: those of the kernel and every module.
+        # Name -> lines it matches; None means the lines of the kernel and every module.
         self._names: dict[str, set[str] | None] = {}
         globs = []
         for pattern in patterns:
@@ -142,7 +143,7 @@ class Matcher:
         return self._names.keys()
 
     def positions(self, functions: FtraceFunctions) -> set[int]:
-        """Positions of the lines that any pattern matches."""
+        """Return the positions of the lines that any pattern matches."""
         if self._all:
             return set(range(len(functions)))
         found: set[int] = set()
@@ -155,7 +156,7 @@ class Matcher:
         return found
 
     def matches(self, line: str) -> bool:
-        """True if any pattern matches this line (``NAME`` or ``NAME [MODULE]``)."""
+        """Return True if any pattern matches this line (``NAME`` or ``NAME [MODULE]``)."""
         name = line.partition(" ")[0]
         if name in self._names:
             lines = self._names[name]

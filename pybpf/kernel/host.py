@@ -1,15 +1,15 @@
 """`Facts`: what is known of one kernel, gathered on demand and passed along.
 
-Nothing is read until it is asked for and nothing is read twice, so a snapshot
-is as cheap as what is used of it. It never changes afterwards: a plan made
-from it can be made again. There is no global one; whoever needs facts is given
-some. They can be saved whole (`to_json`) and loaded elsewhere, to plan or to
-look into a bug report on a machine that has another kernel.
+Nothing is read until it is needed and nothing is read twice, so a snapshot
+costs only what is used of it. It never changes afterwards, so a plan made
+from it can be made again. There is no global instance: code that needs facts gets
+them as an argument. Facts can be saved whole (`to_json`) and loaded on another machine with
+another kernel, to plan or to look into a bug report.
 
 Modules come and go, and with them symbols, traceable functions and BTF. So facts
-are of one moment, the one at which their list of modules was read. `Facts.hold`
-tells whether that moment is still the present, and `Facts.current` gives facts of
-the present: the same ones while they hold, else new ones that take over whatever
+belong to one moment: the moment at which their list of modules was read. `Facts.hold`
+tells whether nothing has changed since. `Facts.current` gives facts of
+the present: the same facts while they hold, else new ones. The new ones take over whatever
 belongs to the kernel itself, which never moves.
 """
 
@@ -43,7 +43,7 @@ __all__ = ["Facts", "SavedBtf"]
 
 _FORMAT = 1
 
-#: What one snapshot takes over from another of the same kernel.
+#: What a snapshot takes over from an older one of the same kernel.
 _OF_THE_KERNEL = (
     "release",
     "machine",
@@ -59,25 +59,25 @@ _OF_THE_KERNEL = (
 
 
 class SavedBtf:
-    """BTF of a kernel that is not running here: raw bytes by module, "" for vmlinux."""
+    """Hold BTF of a kernel that is not running here: raw bytes by module, "" for vmlinux."""
 
     def __init__(self, raw: dict[str, bytes]) -> None:
         self._raw = raw
         self._parsed: dict[str, Btf] = {}
 
     def vmlinux(self) -> Btf:
-        """BTF of the kernel itself.
+        """Return the BTF of the kernel itself.
 
         :raises UnsupportedFeature: if it was not saved
         """
         return self.module("")
 
     def modules(self) -> list[str]:
-        """Modules whose BTF was saved, sorted."""
+        """List the modules whose BTF was saved, sorted."""
         return sorted(name for name in self._raw if name)
 
     def module(self, name: str) -> Btf:
-        """BTF of a module.
+        """Return the BTF of a module.
 
         :raises UnsupportedFeature: if it was not saved
         """
@@ -87,11 +87,11 @@ class SavedBtf:
         return found
 
     def number(self, name: str) -> int:
-        """1 for what was saved, 0 for other modules: saved BTF never changes."""
+        """Return 1 if the BTF was saved, else 0. Saved BTF never changes."""
         return int(("" if name == "vmlinux" else name) in self._raw)
 
     def get(self, name: str) -> Btf | None:
-        """As `module`, None instead of the error."""
+        """Do what `module` does, but return None instead of raising an error."""
         name = "" if name == "vmlinux" else name
         raw = self._raw.get(name)
         if raw is None:
@@ -103,9 +103,9 @@ class SavedBtf:
 
 
 class Facts:
-    """What is known of one kernel; immutable, filled in as it is asked for.
+    """Hold what is known of one kernel. It is immutable and filled in on demand.
 
-    ``Facts()`` is about the running kernel.
+    ``Facts()`` describes the running kernel.
     """
 
     def __init__(self) -> None:
@@ -115,14 +115,14 @@ class Facts:
     release: str  #: ``uname -r``; for people, never for decisions
     machine: str  #: ``uname -m``
     version: str  #: ``uname -v``
-    #: Of saved facts: why they have no traceable functions, "" if they do.
+    #: For saved facts: why they have no traceable functions, "" if they have them.
     ftrace_error = ""
-    _newest: list[Facts]  #: one box for all snapshots of this kernel, with the newest in it
-    _old_kallsyms: Kallsyms | None = None  #: for what the kernel itself keeps in a newer one
+    _newest: list[Facts]  #: one list shared by all snapshots of this kernel; it holds the newest
+    _old_kallsyms: Kallsyms | None = None  #: a newer table reuses the kernel's own symbols from it
 
     @classmethod
     def read(cls) -> Facts:
-        """Facts of the running kernel."""
+        """Make facts of the running kernel."""
         return cls()
 
     def _set(self, **values: object) -> None:
@@ -136,24 +136,24 @@ class Facts:
 
     @property
     def is_saved(self) -> bool:
-        """True if these facts come from a file, not from the kernel below."""
+        """Return True if these facts come from a file, not from the running kernel."""
         return isinstance(self.btf, SavedBtf)
 
     @cached_property
     def policy(self) -> Policy:
-        """Lockdown level, this process's capabilities, sysctls."""
+        """Return the lockdown level, this process's capabilities, and sysctls."""
         return read_policy()
 
     @property
     def lockdown(self) -> Lockdown:
-        """The lockdown level; UNKNOWN if securityfs is not mounted."""
+        """Return the lockdown level. UNKNOWN if securityfs is not mounted."""
         return self.policy.lockdown
 
     # -- the moment
 
     @cached_property
     def loaded(self) -> ModuleList:
-        """The modules that are loaded at the moment these facts are of.
+        """Return the modules that were loaded at the moment of these facts.
 
         :raises BpfError: if /proc is not mounted
         """
@@ -162,15 +162,15 @@ class Facts:
     def hold(self) -> bool:
         """Tell whether no module has come, gone or moved since these facts were read.
 
-        Saved facts are of a moment for good, and so hold for the kernel they are of.
+        Saved facts belong to one moment for good, so they always hold.
         """
         return self.is_saved or "loaded" not in self.__dict__ or self.loaded == _modules.read()
 
     def current(self) -> Facts:
-        """Facts of this moment: these or later ones if they still hold, else new ones.
+        """Return facts of this moment: these or later ones if they still hold, else new ones.
 
-        New ones read again only what modules change, when it is asked for. Reading the list of
-        modules takes well below a millisecond.
+        New facts read again only what modules change, and only when it is needed. Reading the
+        list of modules takes well below a millisecond.
 
         :raises BpfError: if /proc is not mounted
         """
@@ -189,18 +189,19 @@ class Facts:
 
     @cached_property
     def kallsyms(self) -> Kallsyms:
-        """The symbol table.
+        """Return the symbol table.
 
         :raises BpfError: if /proc is not mounted
         """
-        _ = self.loaded  # the moment comes first
+        _ = self.loaded  # fixes the moment of the facts first
         return _kallsyms.read(before=self._old_kallsyms)
 
     @cached_property
     def ftrace(self) -> FtraceFunctions:
-        """The traceable functions.
+        """Return the traceable functions.
 
-        :raises BpfError: as `pybpf.kernel.ftrace.tracefs` does; of saved facts: it did so then
+        :raises BpfError: as `pybpf.kernel.ftrace.tracefs`; saved facts raise it if reading the
+            list failed when they were saved
         """
         if self.ftrace_error:
             doing = "traceable functions are not among the saved facts"
@@ -210,34 +211,34 @@ class Facts:
 
     @cached_property
     def kprobe_blacklist(self) -> KprobeBlacklist | None:
-        """What kprobes refuse, None if the kernel does not tell."""
+        """Return what kprobes refuse, None if the kernel does not tell."""
         _ = self.loaded
         return _ftrace.read_blacklist()
 
     @cached_property
     def btf(self) -> KernelBtf | SavedBtf:
-        """Types of the kernel and its modules."""
+        """Return the types of the kernel and its modules."""
         return KernelBtf()
 
     @cached_property
     def probes(self) -> ProbeCache:
-        """Feature probes of this kernel; asks only for what is wanted."""
-        from .probes import ProbeCache  # much to import for those who never ask
+        """Return the feature probes of this kernel. Each probe runs only when it is asked for."""
+        from .probes import ProbeCache  # lazy: a large import that many never need
 
         return ProbeCache(self.btf, self.policy)
 
     @cached_property
     def features(self) -> FeatureSet:
-        """Answers of every probe. Takes about a second on a slow machine."""
+        """Run every probe and return the answers. Takes about a second on a slow machine."""
         return self.probes.all()
 
     def supports(self, feature: Feature) -> bool:
-        """True only if a probe (run now, if it was not yet) says so."""
+        """Return True only if the probe says so. The probe runs now if it has not run yet."""
         return self.probes.supports(feature)
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
-        """Loaded modules, with or without BTF, sorted.
+        """List the loaded modules, with or without BTF, sorted.
 
         :raises BpfError: if /proc is not mounted
         """
@@ -245,7 +246,7 @@ class Facts:
 
     @cached_property
     def possible_cpus(self) -> tuple[int, ...]:
-        """CPUs that may ever exist: per-CPU map values have one slot for each.
+        """List the CPUs that may ever exist. A per-CPU map value has one slot for each.
 
         :raises BpfError: if sysfs is not mounted
         """
@@ -253,7 +254,7 @@ class Facts:
 
     @cached_property
     def online_cpus(self) -> tuple[int, ...]:
-        """CPUs that run now.
+        """List the CPUs that are online now.
 
         :raises BpfError: if sysfs is not mounted
         """
@@ -261,7 +262,7 @@ class Facts:
 
     @cached_property
     def rlimits(self) -> dict[str, tuple[int, int]]:
-        """(soft, hard) of ``nofile`` (descriptors) and ``memlock`` (bytes); -1 is no limit."""
+        """Return (soft, hard) of ``nofile`` (descriptors) and ``memlock`` (bytes); -1: no limit."""
         import resource
 
         return {
@@ -272,10 +273,11 @@ class Facts:
     # -- saving ------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Everything planning needs, as plain values: some megabytes of JSON.
+        """Return everything planning needs as plain values: some megabytes of JSON.
 
-        What this process may not read is left out and missing after loading; for the traceable
-        functions, without which nothing can be planned, the reason is kept (`ftrace_error`).
+        What this process may not read is left out and missing after loading. The traceable
+        functions are needed for any plan, so the reason is kept if they are missing
+        (`ftrace_error`).
         """
         saved: dict[str, Any] = {
             "format": _FORMAT,
@@ -307,12 +309,12 @@ class Facts:
 
     @classmethod
     def from_json(cls, data: object) -> Facts:
-        """Facts that `to_json` saved.
+        """Load facts that `to_json` saved.
 
         :raises ValueError: if `data` has another shape
         """
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise ValueError(f"saved facts: an object with format {_FORMAT} is wanted")
+            raise ValueError(f"saved facts: expected a JSON object with format {_FORMAT}")
         from .probes import ProbeCache
 
         facts = cls.__new__(cls)
@@ -364,7 +366,7 @@ def _unpack(text: object) -> bytes:
     import zlib
 
     if not isinstance(text, str):
-        raise ValueError("saved facts: text is wanted")
+        raise ValueError("saved facts: expected text")
     try:
         return zlib.decompress(base64.b64decode(text, validate=True))
     except zlib.error as error:

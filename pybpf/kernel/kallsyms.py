@@ -1,16 +1,17 @@
-"""The kernel's symbol table, /proc/kallsyms: by name and by address.
+"""The kernel's symbol table, /proc/kallsyms, by name and by address.
 
-A line is ``ADDRESS TYPE NAME`` and, for what modules, BPF or ftrace own, a tab
-and ``[OWNER]``. The table has a hundred thousand lines and most users want a
-handful of them, so nothing is split until it is needed. One name is found by a search of the
-text (1 ms), one address by bisecting it (0.01 ms). Columns are made in C-speed steps (hex
-of many addresses joined, decoded and byte-swapped together) on the first use
-that needs them all, and a dictionary of names only after several searches or at
-once if the caller says that it will ask for many (`Kallsyms.expect`). The
-kernel lists its own symbols first and they never change, so a table read again
-takes over what was made of them and looks at the few lines after them only.
-Names are not unique: static functions repeat, one address has several names,
-and while a trampoline is replaced two images carry one name (the last listed
+A line is ``ADDRESS TYPE NAME``. If a module, BPF or ftrace owns the symbol, a tab
+and ``[OWNER]`` follow. The table has a hundred thousand lines and most users need only a
+few of them, so nothing is split until it is needed. One name is found by searching the
+text (1 ms), one address by bisecting it (0.01 ms). Columns are made in C-speed steps (the hex
+digits of many addresses are joined, decoded and byte-swapped together), on the first use
+that needs them all. A dictionary of names is made only after several searches, or at
+once if the caller says that it will look up many (`Kallsyms.expect`). The
+kernel lists its own symbols first and they never change. A table that is read again therefore
+reuses what was made of them and splits only the few lines after them.
+
+Names are not unique. Static functions repeat, one address may have several names,
+and while a trampoline is replaced two images have the same name (the last listed
 is the newest).
 """
 
@@ -42,21 +43,21 @@ FUNCTION_TYPES = frozenset("TtWw")
 _PATH = "/proc/kallsyms"
 _ADDRESS = 16  # hex digits of an address
 _NAME = 19  # column where the name starts
-# So many searches cost about as much as the dictionary of all names.
+# This many searches cost about as much as the dictionary of all names.
 _SEARCHES_BEFORE_INDEX = 24
-# No function is longer; a larger distance means the address belongs to
+# No function is longer. A larger distance means that the address belongs to
 # something that has no symbol (the table has no sizes). Bytes.
 _MAX_OFFSET = 1 << 20
 _PAGE = 4096
-# Characters that are split at a time.
+# Characters to split at a time.
 _PART = 1 << 20
-# So many look-ups of addresses by bisecting the text (10 us each) cost as much as the sorted table.
+# This many look-ups by bisecting the text (10 us each) cost as much as the sorted table.
 _BISECTIONS_BEFORE_TABLE = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """One line of the table.
+    """Describe one line of the table.
 
     :param name: symbol name
     :param addr: address, ``unsigned long``
@@ -81,7 +82,7 @@ def _symbol(line: str) -> Symbol:
 
 
 class _Columns(NamedTuple):
-    """Lines, split: names, addresses, type letters and, where there are any, owners."""
+    """Hold split lines: names, addresses, type letters and owners (if there are any)."""
 
     names: list[str]
     addrs: array[int]
@@ -90,7 +91,7 @@ class _Columns(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Symbols as columns, one entry for each in file order.
+    """Hold symbols as columns, one entry for each symbol in file order.
 
     :ivar addrs: addresses, ``unsigned long``
     :ivar types: nm letters; functions are ``t T w W``
@@ -104,12 +105,12 @@ class Columns(NamedTuple):
 
 
 class _Stretch:
-    """Some of the table's lines, split and sorted when that is needed.
+    """Hold some of the table's lines. They are split and sorted when that is needed.
 
     :param text: whole lines
     :param offset: bytes of the table before them
-    :param core: whether these are the kernel's own symbols: nobody owns them, and the kernel lists
-        them in address order, for it bisects the same list (``kernel/kallsyms.c``)
+    :param core: they are the kernel's own symbols, without an owner. The kernel lists these
+        in address order because it bisects the same list (``kernel/kallsyms.c``).
     """
 
     def __init__(self, text: str, offset: int, *, core: bool = False) -> None:
@@ -146,7 +147,7 @@ class _Stretch:
         if self._names is not None:
             found = self._names.get(name, ())
             return [self.symbol(i) for i in ((found,) if isinstance(found, int) else found)]
-        # The name ends at a newline, or at the tab before its owner.
+        # A name ends at a newline, or at the tab before its owner.
         starts = list(self._search(f" {name}\n"))
         if not self._core:
             starts = sorted([*starts, *self._search(f" {name}\t")])
@@ -200,7 +201,7 @@ class _Stretch:
         return [self.symbol(order[i] if order else i) for i in range(low, high)]
 
     def below(self, addr: int) -> int | None:
-        """The highest symbol address that is not above `addr`."""
+        """Return the highest symbol address that is not above `addr`."""
         if self._bisections > 0:
             end = self._text_bisect(addr + 1)
             return self._addr_at(self.text.rfind("\n", 0, end - 1) + 1) if end else None
@@ -212,7 +213,7 @@ class _Stretch:
 
     def _lines(self) -> list[str]:
         lines = self.text.split("\n")
-        lines.pop()  # what follows the last newline: nothing
+        lines.pop()  # the empty text after the last newline
         return lines
 
     def _split(self) -> _Columns:
@@ -223,7 +224,7 @@ class _Stretch:
         return self._columns
 
     def _parts(self) -> Iterator[list[str]]:
-        # Lines, some thousand at a time: all at once would be 12 MB more than what is kept.
+        # Some thousand lines at a time. All at once would take 12 MB more than what is kept.
         start = 0
         while start < len(self.text):
             end = self.text.find("\n", start + _PART) + 1 or len(self.text)
@@ -233,7 +234,7 @@ class _Stretch:
             start = end
 
     def _split_lines(self, lines: list[str], to: _Columns) -> str:
-        # Appends to the columns, returns the type letters.
+        # Appends to the columns and returns the type letters.
         to.addrs.extend(self._addresses(lines))
         if self._core:
             to.names.extend([line[_NAME:] for line in lines])
@@ -246,7 +247,7 @@ class _Stretch:
         return "".join([line[17] for line in lines])
 
     def _addresses(self, lines: list[str]) -> array[int]:
-        # Of lines that are checked on the way.
+        # Checks the lines as well.
         try:
             raw = bytes.fromhex("".join([line[:_ADDRESS] for line in lines]))
         except ValueError:
@@ -273,16 +274,16 @@ class _Stretch:
         return self._sorted
 
     def _looks_sorted(self) -> bool:
-        # A sample, to be sure that bisecting a strange text is not even tried.
+        # Checks a sample, so that an unsorted text is never bisected.
         step = len(self.text) // 64
         if len(self.text) < _PART // 16 or not step:
-            return False  # splitting it costs less
+            return False  # splitting so short a text costs less
         starts = [self.text.rfind("\n", 0, at) + 1 for at in range(0, len(self.text), step)]
         heads = [self.text[start : start + _ADDRESS] for start in starts]
         return heads == sorted(heads) and not "".join(heads).strip("0123456789abcdef")
 
     def _text_bisect(self, addr: int) -> int:
-        # Where the first line starts whose address is not below `addr`.
+        # Start of the first line whose address is not below `addr`.
         text = self.text
         self._bisections -= 1
         low, high = 0, len(text)
@@ -335,17 +336,17 @@ class _Stretch:
 
 
 def _line_with(data: bytes, words: bytes, start: int = 0) -> int:
-    """Where the first line with `words` starts, or the end of the data."""
+    """Return where the first line with `words` starts, or the end of the data."""
     found = data.find(words, start)
     return len(data) if found < 0 else data.rfind(b"\n", 0, found) + 1
 
 
 class Kallsyms:
-    """The symbol table as it was when its text was read; immutable.
+    """Hold the symbol table as it was when its text was read; immutable.
 
     :param data: text of /proc/kallsyms
-    :param before: a table read earlier: what the kernel listed first then and still does (its own
-        symbols, which never change) is not split and sorted again
+    :param before: a table read earlier. The kernel's own symbols come first and never change, so
+        what was split and sorted of them is reused.
     :raises ObjectFormatError: when a line that is needed is malformed
     """
 
@@ -354,8 +355,8 @@ class Kallsyms:
             data = data.encode("utf-8", "surrogateescape")
         if data and not data.endswith(b"\n"):
             data += b"\n"
-        # What the kernel owns, what modules do, and what BPF and kprobes made just now. Each is
-        # decoded by itself: the text of all of it is not there a second time.
+        # Three parts: the kernel's symbols, the modules', and what BPF and kprobes made recently.
+        # Each is decoded by itself, so there is never a second copy of the whole text.
         view = memoryview(data)
         start = _line_with(data, b"\t")
         end = _line_with(data, b"\t[bpf]\n", start)
@@ -372,20 +373,20 @@ class Kallsyms:
         return sum(map(len, self._stretches))
 
     def __iter__(self) -> Iterator[Symbol]:
-        """All symbols in file order."""
+        """Iterate over all symbols in file order."""
         return itertools.chain.from_iterable(self._stretches)
 
     @property
     def text(self) -> str:
-        """The table as the kernel wrote it."""
+        """Return the table as the kernel wrote it."""
         return "".join([stretch.text for stretch in self._stretches])
 
     @property
     def hidden(self) -> bool:
-        """True if the kernel showed every address as zero.
+        """Return True if the kernel showed every address as zero.
 
-        Per-CPU symbols are really near zero on x86-64, so it is the lack of
-        any address in the upper half that tells.
+        Per-CPU symbols really are near zero on x86-64. So the sign is that no
+        address is in the upper half.
         """
         if self._hidden is None:
             texts = [stretch.text for stretch in self._stretches if stretch.text]
@@ -394,29 +395,32 @@ class Kallsyms:
         return self._hidden
 
     def require_addresses(self) -> None:
-        """:raises DeniedByPolicy: if the addresses are hidden from this process"""
+        """Check that this process may see the addresses.
+
+        :raises DeniedByPolicy: if they are hidden
+        """
         if self.hidden:
             raise DeniedByPolicy(
                 errno.EPERM,
                 "kernel addresses of /proc/kallsyms",
-                "they all read as 0: not root (CAP_SYSLOG is missing), or kernel.kptr_restrict is "
+                "all read as 0: not root (CAP_SYSLOG is missing), or kernel.kptr_restrict is "
                 "2; run it as root, and if that does not help: sysctl kernel.kptr_restrict=1",
             )
 
     # -- by name -----------------------------------------------------------
 
     def expect(self, names: int) -> None:
-        """Tell how many names will be looked up.
+        """Say how many names will be looked up.
 
-        Each look-up is a search of the text until an index pays; for many names it is made at once.
+        Each look-up searches the text until an index pays. For many names it is made at once.
         """
         for stretch in self._stretches:
             stretch.expect(names)
 
     def by_name(self, name: str) -> list[Symbol]:
-        """Every symbol called `name`, in file order.
+        """Find every symbol called `name`, in file order.
 
-        More than one means the name is ambiguous.
+        More than one means that the name is ambiguous.
 
         :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
@@ -428,8 +432,8 @@ class Kallsyms:
     def named(self, names: Set[str]) -> Columns:
         """Find every symbol that has one of these names, in file order.
 
-        One pass over the text: as fast for thousands of names as an index is made, and nothing
-        is kept (the index of a kernel's names takes 26 MB).
+        It makes one pass over the text. For thousands of names that is as fast as making an
+        index, and nothing is kept (the index of a kernel's names takes 26 MB).
 
         :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
@@ -441,7 +445,7 @@ class Kallsyms:
         return found
 
     def find_prefix(self, prefix: str) -> list[Symbol]:
-        """Symbols whose name starts with `prefix`, in file order.
+        """Find symbols whose name starts with `prefix`, in file order.
 
         :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
@@ -451,10 +455,10 @@ class Kallsyms:
         return [symbol for stretch in self._stretches for symbol in stretch.find_prefix(prefix)]
 
     def trampolines(self) -> list[tuple[int, Symbol]]:
-        """Images of BPF trampolines as (key, symbol), in file order.
+        """Find the images of BPF trampolines as (key, symbol), in file order.
 
         The key is BTF object id << 32 | 0x80000000 | BTF id for a kernel
-        function. A key listed twice is being replaced: the last is the newest.
+        function. A key listed twice is being replaced, and the last is the newest.
         """
         stem = "bpf_trampoline_"
         return [
@@ -464,9 +468,9 @@ class Kallsyms:
         ]
 
     def functions(self) -> dict[str, int | list[int]]:
-        """All names: position in file order, or a list of them if a name repeats.
+        """Return all names with their position in file order, or a list of positions if repeated.
 
-        For bulk joins; `symbol`, `address` and `owner` take the position. Built once.
+        It is for bulk joins: `symbol`, `address` and `owner` take the position. Built once.
 
         :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
@@ -490,13 +494,13 @@ class Kallsyms:
     # -- by position -------------------------------------------------------
 
     def symbol(self, position: int) -> Symbol:
-        """The symbol on line `position`, counted from 0."""
+        """Return the symbol on line `position`, counted from 0."""
         stretch, position = self._place(position)
         return stretch.symbol(position)
 
     def address(self, position: int) -> int:
-        """Address of the symbol on line `position`."""
-        if self._addrs is None:  # asked for as many times as there are functions
+        """Return the address of the symbol on line `position`."""
+        if self._addrs is None:  # called once per function, so keep the column
             self.require_addresses()
             self._addrs = sum((stretch.addrs() for stretch in self._stretches), array("Q"))
         return self._addrs[position]
@@ -511,13 +515,13 @@ class Kallsyms:
     # -- by address --------------------------------------------------------
 
     def lookup(self, addr: int) -> tuple[Symbol, int] | None:
-        """The symbol that covers `addr`, and the offset into it in bytes.
+        """Find the symbol that covers `addr`, and the offset into it in bytes.
 
-        Of several names of one address the first function listed is taken, as
-        the kernel does. ftrace goes on listing functions of modules that ran once and
-        are freed: where BPF has got their page, it is BPF's. None if nothing near is
-        known: the table has no sizes, so an address past the end of the last function
-        before a gap is still given to it, up to 1 MiB on.
+        If an address has several names, the first function listed is taken, as
+        the kernel does. ftrace still lists init functions of modules after their memory was
+        freed. If BPF now uses that page, the BPF symbol is taken. Returns None if no symbol is
+        near. The table has no sizes, so an address past the end of the last function
+        before a gap is still counted as part of it, up to 1 MiB further on.
         """
         self.require_addresses()
         if not 0 <= addr < 1 << 64:
@@ -535,7 +539,7 @@ class Kallsyms:
         return symbol, offset
 
     def at(self, addr: int) -> list[Symbol]:
-        """Every symbol whose address is exactly `addr` (aliases), in file order."""
+        """Find every symbol whose address is exactly `addr` (aliases), in file order."""
         self.require_addresses()
         return [symbol for stretch in self._stretches for symbol in stretch.at(addr)]
 
@@ -545,14 +549,14 @@ def _text(data: memoryview) -> str:
 
 
 def parse(stream: BinaryIO | bytes) -> Kallsyms:
-    """The symbol table of `stream` (bytes, or a binary file read to its end)."""
+    """Parse a symbol table from `stream` (bytes, or a binary file that is read to its end)."""
     return Kallsyms(stream if isinstance(stream, bytes) else stream.read())
 
 
 def read(path: str = _PATH, *, before: Kallsyms | None = None) -> Kallsyms:
-    """The running kernel's symbol table.
+    """Read the running kernel's symbol table.
 
-    :param before: one read earlier, as for `Kallsyms`
-    :raises BpfError: if the file is not there or cannot be read; the hint says what to do
+    :param before: a table read earlier, as for `Kallsyms`
+    :raises BpfError: if the file does not exist or cannot be read; the hint says what to do
     """
     return Kallsyms(required(path, "the addresses of kernel functions"), before)

@@ -1,9 +1,9 @@
-"""Kernel memory by address: trampoline images, function entries.
+"""Read kernel memory by address: trampoline images, function entries.
 
 /proc/kcore is an ELF core file whose program headers map kernel addresses to
-file offsets; a read is one pread(2). Where it is compiled out or locked away,
+file offsets, so a read is one pread(2). If it is compiled out or denied,
 a BPF_PROG_TYPE_SYSCALL program copies memory into an array map with
-bpf_probe_read_kernel: its faults are errors, never crashes.
+bpf_probe_read_kernel. A fault then gives an error, never a crash.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _CHUNK = 4096
 
 
 class KernelMemory:
-    """A way to read kernel memory; a context manager."""
+    """Read kernel memory. Use it as a context manager."""
 
-    #: What it is, for messages.
+    #: Name for messages.
     name: str
 
     def read(self, addr: int, size: int) -> bytes:
-        """`size` bytes from kernel address `addr`.
+        """Read `size` bytes from kernel address `addr`.
 
         :raises BpfError: EFAULT if part of the range is not mapped
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give its file descriptors back; again is fine."""
+        """Close its file descriptors. Closing twice is fine."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -55,10 +55,10 @@ class KernelMemory:
 
 
 def parse_segments(head: bytes) -> list[tuple[int, int, int]]:
-    """Loaded ranges of an ELF64 core file as (address, bytes, file offset), sorted.
+    """Find the loaded ranges of an ELF64 core file: (address, bytes, file offset), sorted.
 
-    :param head: start of the file, through the last program header
-    :raises ObjectFormatError: if it is no little-endian ELF64 file, or cut short
+    :param head: start of the file, up to the last program header
+    :raises ObjectFormatError: if it is not a little-endian ELF64 file, or is cut short
     """
 
     def bad(what: str, offset: int) -> ObjectFormatError:
@@ -83,7 +83,7 @@ def parse_segments(head: bytes) -> list[tuple[int, int, int]]:
 
 
 class Kcore(KernelMemory):
-    """/proc/kcore, or another file of its form.
+    """Read /proc/kcore, or another file of the same form.
 
     :raises UnsupportedFeature: if the kernel has none (CONFIG_PROC_KCORE)
     :raises DeniedByPolicy: if this process may not open it (CAP_SYS_RAWIO, lockdown)
@@ -111,7 +111,7 @@ class Kcore(KernelMemory):
         self._fd.close()
 
     def read(self, addr: int, size: int) -> bytes:
-        """`size` bytes from kernel address `addr`.
+        """Read `size` bytes from kernel address `addr`.
 
         :raises BpfError: EFAULT if part of the range is not mapped
         """
@@ -140,7 +140,7 @@ class Kcore(KernelMemory):
 
 
 def _reader_program(map_fd: int) -> bytes:
-    # ctx is {u64 addr; u64 size}: copy to the value of `map_fd`, return 0 or -errno.
+    # ctx is {u64 addr; u64 size}: copy to the value of `map_fd` and return 0 or -errno.
     from ..asm import insn as asm
     from ..asm import opcodes as op
 
@@ -159,10 +159,10 @@ def _reader_program(map_fd: int) -> bytes:
 
 
 class BpfMemory(KernelMemory):
-    """Kernel memory through a BPF program that this object owns; closed with it.
+    """Read kernel memory through a BPF program, which is closed with this object.
 
     :raises DeniedByPolicy: if such programs may not be loaded
-    :raises BpfError: if the kernel cannot (before 5.14)
+    :raises BpfError: if the kernel cannot do it (before 5.14)
     """
 
     name = "bpf_probe_read_kernel"
@@ -198,7 +198,7 @@ class BpfMemory(KernelMemory):
         self._map.close()
 
     def read(self, addr: int, size: int) -> bytes:
-        """`size` bytes from kernel address `addr`.
+        """Read `size` bytes from kernel address `addr`.
 
         :raises BpfError: EFAULT if part of the range is not mapped
         """
@@ -220,10 +220,10 @@ class BpfMemory(KernelMemory):
 
 
 def open_memory() -> KernelMemory:
-    """The first way to read kernel memory that works; the caller closes it.
+    """Open the first way to read kernel memory that works. The caller closes it.
 
-    :raises DeniedByPolicy: if a policy stands before every way
-    :raises BpfError: if the kernel has none
+    :raises DeniedByPolicy: if a policy forbids every way
+    :raises BpfError: if the kernel has no way
     """
     try:
         return Kcore()

@@ -1,6 +1,6 @@
-"""Policies that turn a capable kernel's answer into EPERM: lockdown, sysctls, capabilities.
+"""Policies that make a capable kernel answer EPERM: lockdown, sysctls, capabilities.
 
-These are facts for tables and saved snapshots; the sentence in a
+These are facts for tables and saved snapshots. The explanation in a
 `DeniedByPolicy` is made where the refusal happened, in `pybpf._sys`.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["Lockdown", "Policy", "parse_lockdown", "read_policy"]
 
 
 class Lockdown(Enum):
-    """``/sys/kernel/security/lockdown``; UNKNOWN where securityfs does not tell."""
+    """State of ``/sys/kernel/security/lockdown``. UNKNOWN if securityfs does not tell."""
 
     NONE = "none"
     INTEGRITY = "integrity"
@@ -22,7 +22,7 @@ class Lockdown(Enum):
     UNKNOWN = "unknown"
 
 
-#: What `read_policy` looks at below /proc/sys.
+#: What `read_policy` reads below /proc/sys.
 SYSCTLS = (
     "kernel/kptr_restrict",
     "kernel/unprivileged_bpf_disabled",
@@ -38,7 +38,7 @@ SYSCTLS = (
 
 
 def parse_lockdown(text: str) -> Lockdown:
-    """The bracketed word of ``none [integrity] confidentiality``."""
+    """Parse the bracketed word in ``none [integrity] confidentiality``."""
     _, bracket, rest = text.partition("[")
     word = rest.partition("]")[0] if bracket else ""
     try:
@@ -49,7 +49,7 @@ def parse_lockdown(text: str) -> Lockdown:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may stand in the way.
+    """Hold the policies that may forbid an action.
 
     :param lockdown: lockdown level
     :param effective: this process's effective capability mask, ``CapEff``
@@ -62,7 +62,7 @@ class Policy:
     sysctls: tuple[tuple[str, int], ...] = ()
 
     def sysctl(self, name: str) -> int | None:
-        """Value of one sysctl, None if this kernel does not have it."""
+        """Return the value of one sysctl, None if this kernel does not have it."""
         return dict(self.sysctls).get(name)
 
 
@@ -75,7 +75,7 @@ def _text(path: str) -> str:
 
 
 def read_policy() -> Policy:
-    """The policies of this machine as this process sees them; never fails."""
+    """Read the policies of this machine as this process sees them. Never fails."""
     effective = 0
     for line in _text("/proc/self/status").splitlines():
         if line.startswith("CapEff:"):

@@ -1,4 +1,4 @@
-"""From names to places in the kernel, and what a wrong name perhaps meant."""
+"""Find places in the kernel by name, and suggest names for a wrong one."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = [
     "syscall_symbol",
 ]
 
-_WORD = 4  # letters of a word that says something
-_COMMON = 100  # names with a word that says nothing any more
-_BESIDE = 100  # functions between two of one subject
+_WORD = 4  # words in a name with fewer letters are ignored
+_COMMON = 100  # a word that this many names share is ignored
+_BESIDE = 100  # at most this many functions lie between two of one subject
 _TRACEPOINT = "btf_trace_"  # in front of the name of each tracepoint's typedef
 
-#: ``enum bpf_attach_type`` -> (prefix of the BTF name, what the target is called in messages).
+#: ``enum bpf_attach_type`` -> (prefix of the BTF name, name of the target in messages).
 BTF_TARGETS = {
     AttachType.BPF_TRACE_RAW_TP: (_TRACEPOINT, "tracepoint"),
     AttachType.BPF_LSM_MAC: ("bpf_lsm_", "LSM hook"),
@@ -48,11 +48,11 @@ BTF_TARGETS = {
 
 
 class BtfTarget(NamedTuple):
-    """A kernel function or type a program is loaded for.
+    """Name a kernel function or type that a program is loaded for.
 
     :ivar btf_id: id in its BTF
-    :ivar module: whose BTF that is, "" for the kernel itself
-    :ivar number: which time the module is loaded, as `KernelBtf.number` tells; 0 if nobody asked
+    :ivar module: module whose BTF that is, "" for the kernel itself
+    :ivar number: `KernelBtf.number` of the module when it was looked up; 0 if not looked up
     :ivar program: descriptor of the BPF program that the function is in, 0 for the kernel's own
     """
 
@@ -65,10 +65,10 @@ class BtfTarget(NamedTuple):
 def btf_target(kernel: KernelBtf | SavedBtf, name: str, module: str | None, what: str) -> BtfTarget:
     """Find a kernel function, or the type of a tracepoint, by its name in BTF.
 
-    :param name: of a FUNC; of a TYPEDEF if it starts with ``btf_trace_``
-    :param module: only in this module, ``vmlinux`` for the kernel itself; None: anywhere
-    :param what: what it is called in messages
-    :raises BpfError: ESRCH, as libbpf has it, with names that come near
+    :param name: name of a FUNC, or of a TYPEDEF if it starts with ``btf_trace_``
+    :param module: look only in this module, ``vmlinux`` for the kernel itself; None: anywhere
+    :param what: name of the target in messages
+    :raises BpfError: ESRCH, as in libbpf, with near names
     """
     kind = BtfKind.TYPEDEF if name.startswith(_TRACEPOINT) else BtfKind.FUNC
     if module is None or module == "vmlinux":
@@ -99,10 +99,10 @@ def _near_types(kernel: KernelBtf | SavedBtf, name: str, kind: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KprobePlaces:
-    """Where kprobes go.
+    """Say where kprobes go.
 
     :param addresses: entries of functions, ascending
-    :param modules: whose functions they are; they hold as long as these stay loaded
+    :param modules: modules of these functions; addresses are valid while these stay loaded
     """
 
     addresses: tuple[int, ...]
@@ -115,7 +115,7 @@ def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
     :param glob: ``NAME``, ``NAME [MODULE]`` or ``MODULE:NAME`` with ``*`` and ``?``, as
         `pybpf.kernel.globs` reads it
     :raises PlanError: if the glob is malformed
-    :raises BpfError: ENOENT if there is none
+    :raises BpfError: ENOENT if nothing matches
     """
     matcher = Matcher([parse_pattern(glob)])
     ftrace, symbols = facts.ftrace, facts.kallsyms
@@ -132,7 +132,7 @@ def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
 
 
 def syscall_symbol(facts: Facts, name: str) -> str:
-    """The symbol of a system call's entry, e.g. ``__x64_sys_getpgid``.
+    """Find the symbol of a system call's entry, e.g. ``__x64_sys_getpgid``.
 
     :raises BpfError: ENOENT if the kernel has no such system call, with near names
     """
@@ -148,12 +148,12 @@ def syscall_symbol(facts: Facts, name: str) -> str:
 
 
 def function_names(facts: Facts) -> Iterator[str]:
-    """Names of the kernel's functions, those of modules included."""
+    """Iterate over the names of the kernel's functions, including those of modules."""
     return (symbol.name for symbol in facts.kallsyms if symbol.is_function)
 
 
 def raw_tracepoint_names(facts: Facts) -> Iterator[str]:
-    """Names of the kernel's own raw tracepoints, as its BTF lists them.
+    """Iterate over the names of the kernel's own raw tracepoints, as its BTF lists them.
 
     :raises UnsupportedFeature: if the kernel has no BTF
     """
@@ -163,11 +163,11 @@ def raw_tracepoint_names(facts: Facts) -> Iterator[str]:
 
 
 def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
-    """Find names that are perhaps meant by `name`, best first.
+    """Find names that are near to `name`, best first.
 
-    Spelling is compared only with names that begin alike or hold `name`
-    inside, so 50,000 names cost some ten milliseconds. If none is near, the
-    name may have got another first word: ``do_rmdir`` became ``filename_rmdir``.
+    Spelling is compared only with names that begin alike or contain `name`,
+    so 50,000 names cost some ten milliseconds. If none is near, the
+    first word of the name may have changed: ``do_rmdir`` became ``filename_rmdir``.
 
     :param names: in the order of their addresses, if they are functions
     """
@@ -184,8 +184,8 @@ def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def _of_one_word(name: str, names: Sequence[str]) -> list[str]:
-    # Names that share the longest word. Functions of one source file lie side by side: where
-    # most of this word do is the core, the others are each file system's own.
+    # Names that share the longest word. Functions of one source file lie side by side. The
+    # place with most names that share the word is the core. The others belong to file systems.
     for word in sorted(name.split("_"), key=len, reverse=True):
         if len(word) < _WORD:
             break

@@ -1,11 +1,11 @@
 """The kernel modules of one moment, and whether they are still the same ones.
 
-A module that is unloaded and loaded again may get other addresses, and its old memory may hold
-another module's functions by then. sysfs tells the two apart: it gives the directory of each
-module a number (its inode) that it does not give again. While ``/sys/module/NAME`` has the same
-number, the module has not been away, and what was read of it (symbols, call sites, BTF) holds.
-So whoever finds the same number before and after making a link knows that the link is on the
-function whose address was read, on every kernel and by every mechanism.
+A module that is unloaded and loaded again may get other addresses, and its old memory may then
+hold another module's functions. sysfs helps to notice: it gives the directory of each
+module an inode number that it never gives again. While ``/sys/module/NAME`` has the same
+number, the module was never unloaded, and what was read of it (symbols, call sites, BTF) holds.
+So if the number is the same before and after a link was made, the link is on the
+function whose address was read. This is true on every kernel and for every mechanism.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _LIVE = "Live"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModule:
-    """One module that is loaded.
+    """Describe one loaded module.
 
     :param name: its name
     :param size: bytes of kernel memory
     :param state: ``Live``, ``Loading`` or ``Unloading``
-    :param address: where it was put, 0 if addresses are hidden
-    :param number: inode of its sysfs directory, 0 if sysfs does not tell
+    :param address: load address, 0 if addresses are hidden
+    :param number: inode number of its sysfs directory, 0 if sysfs does not tell
     """
 
     name: str
@@ -43,7 +43,7 @@ class LoadedModule:
 
 
 class ModuleList(Mapping[str, LoadedModule]):
-    """The loaded modules by name, as they were at one moment; immutable, comparable."""
+    """Map names to the modules that were loaded at one moment. Immutable and comparable."""
 
     __slots__ = ("_modules",)
 
@@ -65,12 +65,12 @@ class ModuleList(Mapping[str, LoadedModule]):
     def lost(
         self, names: Iterable[str], *, directory: str = _DIRECTORY, listing: str = _LIST
     ) -> set[str]:
-        """Find the modules of which what was read at this moment no longer holds.
+        """Find the modules that changed, so that what was read of them no longer holds.
 
         A module counts as lost if it was not loaded then, was not ready (``Loading`` and
-        ``Unloading`` modules give memory back), is gone now, or was loaded anew.
+        ``Unloading`` modules free memory), is gone now, or was reloaded.
 
-        :param names: modules to look at; "" is the kernel itself, which never moves
+        :param names: modules to check; "" is the kernel itself, which never moves
         """
         out: set[str] = set()
         now: ModuleList | None = None
@@ -83,7 +83,7 @@ class ModuleList(Mapping[str, LoadedModule]):
             elif known.number:
                 if number(name, directory) != known.number:
                     out.add(name)
-            else:  # no sysfs: the list itself is all there is
+            else:  # no sysfs: only the list itself can be compared
                 now = read(listing, directory) if now is None else now
                 if now.get(name) != known:
                     out.add(name)
@@ -91,7 +91,7 @@ class ModuleList(Mapping[str, LoadedModule]):
 
 
 def number(name: str, directory: str = _DIRECTORY) -> int:
-    """Number of a loaded module's sysfs directory, 0 if there is none."""
+    """Return the inode number of a loaded module's sysfs directory, 0 if there is none."""
     if not is_one_name(name):
         return 0
     try:
@@ -101,7 +101,7 @@ def number(name: str, directory: str = _DIRECTORY) -> int:
 
 
 def parse(text: str) -> tuple[LoadedModule, ...]:
-    """Modules of the text of ``/proc/modules``: NAME SIZE REFS USERS STATE ADDRESS.
+    """Parse the text of ``/proc/modules``: NAME SIZE REFS USERS STATE ADDRESS.
 
     :raises ObjectFormatError: if a line has another form
     """
@@ -121,9 +121,9 @@ def parse(text: str) -> tuple[LoadedModule, ...]:
 
 
 def read(listing: str = _LIST, directory: str = _DIRECTORY) -> ModuleList:
-    """The modules that are loaded now; none where the kernel was built without modules.
+    """Read which modules are loaded now. There are none if the kernel was built without modules.
 
-    :raises BpfError: if /proc is not there
+    :raises BpfError: if /proc is not mounted
     """
     try:
         text = required(listing, "the list of loaded modules").decode("utf-8", "surrogateescape")

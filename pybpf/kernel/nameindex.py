@@ -1,4 +1,4 @@
-"""Positions by name, for lists of tens of thousands of names that repeat here and there."""
+"""Positions by name, for lists of tens of thousands of names with some repeats."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["index_names"]
 
 
 def index_names(names: Sequence[str]) -> dict[str, int | list[int]]:
-    """Make the dictionary from name to position, counted from 0.
+    """Make a dictionary from name to position, counted from 0.
 
-    A name that repeats has the list of its positions, ascending. The dictionary is made at C
-    speed, which keeps the last position of each name; only if some repeat is it gone through.
+    A name that repeats has the list of its positions, ascending. The dictionary is first made at
+    C speed, which keeps the last position of each name. A second pass runs only if some repeat.
     """
     index: dict[str, int | list[int]] = dict(zip(names, range(len(names)), strict=True))
     if len(index) == len(names):

@@ -1,11 +1,11 @@
-"""What BPF objects the kernel holds now: programs, maps, links and BTF, as ``bpftool`` lists them.
+"""The BPF objects the kernel holds now: programs, maps, links and BTF, as ``bpftool`` lists them.
 
-`programs`, `maps`, `links` and `btfs` walk the kernel's ids. Each gives frozen infos with names
-where the kernel has numbers, and ``.open()`` for the object itself. An object that goes while
-the walk is under way is left out.
+`programs`, `maps`, `links` and `btfs` walk the kernel's ids. Each yields frozen infos, with names
+where the kernel has numbers, and with ``.open()`` for the object itself. An object that is
+removed during the walk is left out.
 
-Who holds an object (``.owners``) costs a walk over all processes. It is made when the first info
-of a listing is asked, and answers for all infos of that listing.
+Finding who holds an object (``.owners``) costs a walk over all processes. The walk is made when
+``owners`` is first used, and it answers for all infos of that listing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 
 class _Listing:
-    # What the infos of one listing share: sources that are read when first needed.
+    # Shared by the infos of one listing: sources that are read when first needed.
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -65,7 +65,7 @@ class _Listing:
         return {one.id: one.name for one in kernel_btf.objects() if one.kernel}
 
     def function(self, object_id: int, type_id: int) -> str:
-        """Name of a FUNC of the kernel's or of a module's BTF, "" if it is in no such BTF."""
+        """Name a FUNC of the kernel's or a module's BTF. "" if it is in neither."""
         name = self._btf_names.get(object_id)
         btf = self._facts.btf.get(name) if name is not None else None
         if btf is None:
@@ -74,7 +74,7 @@ class _Listing:
         return label if name == kernel_btf.VMLINUX else f"{label} [{name}]"
 
     def function_of_program(self, number: int, type_id: int) -> str:
-        """Name of a FUNC of a program's own BTF: ``main_function of program 7``."""
+        """Name a FUNC of a program's own BTF: ``main_function of program 7``."""
         label = ""
         fd = sys_bpf.open_by_id("prog", number)
         if fd is not None:
@@ -99,7 +99,7 @@ class _Listing:
         return found
 
     def cgroup(self, number: int) -> str:
-        """Path of a cgroup, by the id that links have."""
+        """Return the path of a cgroup, by the id that links have."""
         return self._cgroups.get(number, f"cgroup {number}")
 
 
@@ -117,16 +117,16 @@ def _interface(index: int) -> str:
     try:
         return socket.if_indextoname(index)
     except (OSError, OverflowError):
-        return f"interface {index}"  # of another network namespace, or gone
+        return f"interface {index}"  # it is in another network namespace, or gone
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """A loaded program (``struct bpf_prog_info``).
+    """Describe a loaded program (``struct bpf_prog_info``).
 
-    :param name: the kernel's, 15 characters at most
+    :param name: the kernel's name, at most 15 characters
     :param type: ``kprobe``, ``tracing``, ``xdp``...
-    :param tag: 16 hex digits over the instructions
+    :param tag: 16 hex digits, a hash of the instructions
     :param target: kernel function it was loaded for, with its module; "" if it has none
     :param uid: user who loaded it
     :param maps: ids of the maps it uses
@@ -135,8 +135,8 @@ class ProgramInfo:
     :param jited_size: machine code, bytes
     :param verified_insns: instructions the verifier walked (5.16)
     :param run_time_ns: ns it ran while statistics were on, see `run_statistics`
-    :param run_count: times it ran meanwhile
-    :param recursion_misses: times it did not run because it was running already
+    :param run_count: number of runs while statistics were on
+    :param recursion_misses: times it did not run because it was already running
     """
 
     id: int
@@ -158,11 +158,11 @@ class ProgramInfo:
 
     @property
     def owners(self) -> Held:
-        """Processes that hold a descriptor of it, and paths where it is pinned."""
+        """Find the processes that hold a descriptor of it, and the paths where it is pinned."""
         return self._listing.owners.of("prog", self.id)
 
     def open(self) -> Program:
-        """Open it (BPF_PROG_GET_FD_BY_ID); the caller closes it.
+        """Open it (BPF_PROG_GET_FD_BY_ID). The caller closes it.
 
         :raises BpfError: ENOENT if it is gone
         """
@@ -171,20 +171,20 @@ class ProgramInfo:
         return Program.from_id(self.id)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON has of it."""
+        """Return plain values for JSON."""
         return _fields(self)
 
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """A map (``struct bpf_map_info``); sizes in bytes.
+    """Describe a map (``struct bpf_map_info``). Sizes are in bytes.
 
-    :param name: the kernel's, 15 characters at most
+    :param name: the kernel's name, at most 15 characters
     :param type: ``hash``, ``ringbuf``...
     :param flags: ``BPF_F_*``
     :param btf: id of the BTF object with the types of keys and values, 0 if it has none
     :param frozen: user space may not write to it
-    :param memory: bytes it takes, as its descriptor tells (``memlock``)
+    :param memory: bytes it uses, as its fdinfo tells (``memlock``)
     """
 
     id: int
@@ -201,11 +201,11 @@ class MapInfo:
 
     @property
     def owners(self) -> Held:
-        """Processes that hold a descriptor of it, and paths where it is pinned."""
+        """Find the processes that hold a descriptor of it, and the paths where it is pinned."""
         return self._listing.owners.of("map", self.id)
 
     def open(self) -> Map:
-        """Open it (BPF_MAP_GET_FD_BY_ID), typed from its BTF; the caller closes it.
+        """Open it (BPF_MAP_GET_FD_BY_ID), typed from its BTF. The caller closes it.
 
         :raises BpfError: ENOENT if it is gone
         """
@@ -214,19 +214,19 @@ class MapInfo:
         return Map.from_id(self.id)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON has of it."""
+        """Return plain values for JSON."""
         return _fields(self)
 
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """A link (``struct bpf_link_info``).
+    """Describe a link (``struct bpf_link_info``).
 
     :param type: ``tracing``, ``kprobe_multi``, ``xdp``...
     :param program: id of the program it runs; 0 for struct_ops
-    :param attach_type: ``trace_fentry``, ``cgroup_inet_egress``...; "" where the kind has none
+    :param attach_type: ``trace_fentry``, ``cgroup_inet_egress``...; "" if the kind has none
     :param target: what it is attached to, in words
-    :param raw: what the kernel tells, with the fields of all types side by side
+    :param raw: all that the kernel reports, with the fields of all types side by side
     """
 
     id: int
@@ -239,16 +239,16 @@ class LinkInfo:
 
     @property
     def name(self) -> str:
-        """The target: links have no names of their own."""
+        """Return the target, because links have no names of their own."""
         return self.target
 
     @property
     def owners(self) -> Held:
-        """Processes that hold a descriptor of it, and paths where it is pinned."""
+        """Find the processes that hold a descriptor of it, and the paths where it is pinned."""
         return self._listing.owners.of("link", self.id)
 
     def open(self) -> Link:
-        """Open it (BPF_LINK_GET_FD_BY_ID); the caller closes it.
+        """Open it (BPF_LINK_GET_FD_BY_ID). The caller closes it.
 
         :raises BpfError: ENOENT if it is gone
         """
@@ -257,13 +257,13 @@ class LinkInfo:
         return Link.from_id(self.id)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON has of it."""
+        """Return plain values for JSON."""
         return _fields(self)
 
 
 @dataclass(frozen=True, slots=True)
 class BtfInfo:
-    """A BTF object (``struct bpf_btf_info``).
+    """Describe a BTF object (``struct bpf_btf_info``).
 
     :param name: ``vmlinux``, a module's name, "" for one that a process loaded
     :param kernel: made by the kernel itself
@@ -278,14 +278,14 @@ class BtfInfo:
 
     @property
     def type(self) -> str:
-        """Whose types they are: ``kernel``, ``module`` or ``user``."""
+        """Say whose types they are: ``kernel``, ``module`` or ``user``."""
         if not self.kernel:
             return "user"
         return "kernel" if self.name == kernel_btf.VMLINUX else "module"
 
     @property
     def owners(self) -> Held:
-        """Processes that hold a descriptor of it."""
+        """Find the processes that hold a descriptor of it."""
         return self._listing.owners.of("btf", self.id)
 
     def open(self) -> Btf:
@@ -296,7 +296,7 @@ class BtfInfo:
         return kernel_btf.from_id(self.id)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON has of it."""
+        """Return plain values for JSON."""
         return {**_fields(self), "type": self.type}
 
 
@@ -310,7 +310,7 @@ def _fields(info: Any) -> dict[str, Any]:
 
 
 def programs() -> Iterator[ProgramInfo]:
-    """Give the programs that are loaded now, by ascending id.
+    """Yield the programs that are loaded now, by ascending id.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -342,7 +342,7 @@ def programs() -> Iterator[ProgramInfo]:
 
 
 def maps() -> Iterator[MapInfo]:
-    """Give the maps that there are now, by ascending id.
+    """Yield the maps the kernel has now, by ascending id.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -368,7 +368,7 @@ def maps() -> Iterator[MapInfo]:
 
 
 def links() -> Iterator[LinkInfo]:
-    """Give the links that there are now, by ascending id.
+    """Yield the links the kernel has now, by ascending id.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -392,7 +392,7 @@ def links() -> Iterator[LinkInfo]:
 
 
 def btfs() -> Iterator[BtfInfo]:
-    """Give the BTF objects that there are now, by ascending id.
+    """Yield the BTF objects the kernel has now, by ascending id.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -406,7 +406,7 @@ def btfs() -> Iterator[BtfInfo]:
 def run_statistics() -> Fd:
     """Have the kernel count runs and run time of all programs until the result is closed.
 
-    BPF_ENABLE_STATS; costs some 20 ns a run.
+    Uses BPF_ENABLE_STATS, which costs some 20 ns per run.
 
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
     """
@@ -437,8 +437,8 @@ _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_
 
 
 def _traced(info: RawLinkInfo, listing: _Listing) -> str:
-    # The object id is a BTF object's, or a program's if the program extends another. Its own
-    # program knows which: it was loaded for a function of that BTF object.
+    # The object id is a BTF object's, or a program's if the program extends another. The link's
+    # own program tells which: it was loaded for a function of that BTF object.
     fd = sys_bpf.open_by_id("prog", info.prog_id)
     if fd is not None:
         with fd:

@@ -1,13 +1,13 @@
-"""Which processes hold BPF links, programs, maps and BTF objects, and where they are pinned.
+"""Which processes hold BPF links, programs, maps and BTF objects, and where these are pinned.
 
-The kernel does not record who attached a program, but every descriptor of a
-link says in ``/proc/PID/fdinfo/FD`` which one it is (``link_id:``;
-``bpf_link_show_fdinfo()`` in kernel/bpf/syscall.c), and so do those of programs, maps and
-BTF objects. So the processes are walked once, by psutil, and only descriptors whose target
-is such an anonymous inode are read. What no process holds may be pinned: the mounted
-bpffs of this mount namespace are walked too. A process that may not be looked
-into (another user's, without CAP_SYS_PTRACE) is counted, not passed over in
-silence: while there are some, "nobody holds it" is not known.
+The kernel does not record who attached a program. But for every descriptor of a
+link, ``/proc/PID/fdinfo/FD`` says which link it is (``link_id:``;
+``bpf_link_show_fdinfo()`` in kernel/bpf/syscall.c). The same is true of programs, maps and
+BTF objects. So psutil walks the processes once, and only descriptors whose target
+is such an anonymous inode are read. An object that no process holds may be pinned, so the
+mounted bpffs of this mount namespace are walked too. A process that we may not look
+into (another user's, without CAP_SYS_PTRACE) is counted, not silently skipped.
+While there are such processes, we cannot be sure that nobody holds an object.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["KINDS", "Held", "Owner", "Owners", "Pin", "Process", "collect", "par
 
 #: Kinds of objects, by the words of `pybpf._sys.bpf.walk`.
 KINDS = ("link", "prog", "map", "btf")
-# What /proc/PID/fd shows of each. A link has two forms: the first where it was made, the other
-# where it was opened again, from a pin or by its id.
+# What /proc/PID/fd shows of each. A link has two forms: the first in the process that made it,
+# the other after it was opened again, from a pin or by its id.
 _INODES = {
     "anon_inode:bpf_link": "link",
     "anon_inode:bpf-link": "link",
@@ -43,7 +43,7 @@ _INODES = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Owner:
-    """A process that holds a descriptor.
+    """Name a process that holds a descriptor.
 
     :param name: its ``comm``
     """
@@ -57,10 +57,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Who holds one object.
+    """Say who holds one object.
 
     :param pins: paths in bpffs
-    :param certain: every process could be looked into, so empty means nobody
+    :param certain: every process could be read, so empty means nobody
     """
 
     owners: tuple[Owner, ...] = ()
@@ -75,7 +75,7 @@ class Held:
         return " ".join(said) or ("no process" if self.certain else "not known")
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return plain values for JSON."""
         return {
             "processes": [{"pid": o.pid, "name": o.name} for o in self.owners],
             "pins": list(self.pins),
@@ -85,10 +85,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """Holders of every link, and of other objects if they were asked for, at one moment.
+    """Hold the holders of every link, and of other kinds if requested, at one moment.
 
     :param links: link id -> processes and pins
-    :param hidden: processes that could not be looked into
+    :param hidden: number of processes that could not be read
     :param others: the same for other kinds (`KINDS`), by kind and id
     """
 
@@ -97,13 +97,13 @@ class Owners:
     others: Mapping[str, Mapping[int, Held]] = field(default_factory=dict)
 
     def of_link(self, link: int) -> Held:
-        """Tell who keeps a link: its descriptors, its pins."""
+        """Say who keeps a link: descriptors and pins."""
         return self.of("link", link)
 
     def of(self, kind: str, number: int) -> Held:
-        """Tell who keeps an object.
+        """Say who keeps an object.
 
-        :param kind: one of `KINDS` that was asked for
+        :param kind: one of the requested `KINDS`
         :param number: its id
         """
         known = self.links if kind == "link" else self.others.get(kind, {})
@@ -112,7 +112,7 @@ class Owners:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process as `collect` looks at it.
+    """Describe one process for `collect`.
 
     :param fds: gives (descriptor, target of its link in /proc/PID/fd); may raise OSError
     :param fdinfo: descriptor -> text of /proc/PID/fdinfo/FD; may raise OSError
@@ -126,7 +126,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A path in bpffs.
+    """Describe a path in bpffs.
 
     :param number: id of the object that is pinned there
     :param kind: one of `KINDS`
@@ -138,9 +138,9 @@ class Pin:
 
 
 def parse_fdinfo(text: str, kind: str = "link") -> int | None:
-    """Find the id of an object in its descriptor's fdinfo; None if it has none.
+    """Find the id of an object in its descriptor's fdinfo. None if it has none.
 
-    :param kind: one of `KINDS`; a link's fdinfo has its program's id too
+    :param kind: one of `KINDS`; a link's fdinfo also has its program's id
     """
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -154,7 +154,7 @@ def collect(
     pins: Iterable[Pin] = (),
     kinds: Collection[str] = ("link",),
 ) -> Owners:
-    """Gather holders from given sources; touches nothing itself.
+    """Gather holders from given sources. Touches nothing itself.
 
     :param kinds: which objects to look for
     """
@@ -174,7 +174,7 @@ def collect(
                         held[kind, found].add(owner)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
-        except OSError:  # EPERM, or what is not known to mean "ended"
+        except OSError:  # EPERM, or an error that may not mean "ended"
             hidden += 1
     for pin in pins:
         pinned[pin.kind, pin.number].append(pin.path)
@@ -202,7 +202,7 @@ def _fdinfo(pid: int, number: str) -> str:
 
 
 def _processes() -> Iterator[Process]:
-    import psutil  # much to import for those who never ask
+    import psutil  # lazy: a large import that many never need
 
     for process in psutil.process_iter(["name"]):
         pid = process.pid
@@ -240,7 +240,7 @@ def _pinned(path: str, kinds: Collection[str]) -> Pin | None:
             if kind is not None and kind in kinds:
                 return Pin(path, _ID[kind](fd), kind)
     except (BpfError, OSError):
-        pass  # a plain file, gone meanwhile, or not ours to open
+        pass  # a plain file, gone meanwhile, or we may not open it
     return None
 
 
@@ -253,7 +253,7 @@ _ID: Mapping[str, Callable[[Fd], int]] = {
 
 
 def read(kinds: Collection[str] = ("link",)) -> Owners:
-    """Tell who holds what now, by one walk over all processes and bpffs.
+    """Find who holds what now, by one walk over all processes and bpffs.
 
     Needs root to see other users' processes; see `Owners.hidden`.
 

@@ -1,18 +1,18 @@
-"""Asking the kernel what it can do, one small experiment per feature.
+"""Ask the kernel what it can do, with one small experiment per feature.
 
-Never a version: distributions switch features off (Debian's 6.1 has the code of
-kprobe.multi and no CONFIG_FPROBE) and backport others. An experiment goes as
-far as the first step whose success proves the feature: for some that is the link, because
-an old kernel loads a program whose attach type it does not know and only the
-link fails (kprobe.session on 6.1). Nothing is attached where a link that must fail tells as much:
-undoing an attachment waits for the whole machine. What has to be attached is attached to
+Versions are never asked. Distributions switch features off (Debian's 6.1 has the code of
+kprobe.multi but no CONFIG_FPROBE) and backport others. An experiment goes as
+far as the first step whose success proves the feature. For some features that is the link: an
+old kernel loads a program whose attach type it does not know, and only the
+link fails (kprobe.session on 6.1). If a link that must fail tells as much, nothing is attached,
+because undoing an attachment waits for the whole machine. Otherwise the program is attached to
 ``bpf_fentry_test1``, a function that only test runs call.
 
 Each experiment has three outcomes. EPERM, and EACCES without a verifier log,
-mean that a policy refused: DENIED, which is not remembered because rights
+mean that a policy refused. The answer is DENIED and is not remembered, because rights
 change. Errors that say nothing about the feature (no memory, no descriptors)
-are raised. Everything else is a certain yes or no and is remembered in the
-`ProbeCache` that asked.
+are raised. Everything else is a certain yes or no, and the `ProbeCache` that
+asked remembers it.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from ..asm.insn import Insn
 
     class BtfSource(Protocol):
-        """The kernel's types."""
+        """Give the kernel's types."""
 
         def get(self, name: str) -> Btf | None:
-            """BTF of a module, of the kernel itself for ""; None if it has none."""
+            """Return the BTF of a module, "" for the kernel itself. None if it has none."""
 
 
 __all__ = ["ProbeCache"]
 
-# What a kernel answers to a command, type, flag or attribute it does not have.
+# Answers of a kernel to a command, type, flag or attribute that it does not have.
 _NO = frozenset(
     {
         errno.EINVAL,
@@ -70,31 +70,31 @@ _NO = frozenset(
 )
 _POLICY = frozenset({errno.EPERM, errno.EACCES})
 
-# Functions of net/bpf/test_run.c that nothing but BPF_PROG_TEST_RUN calls.
+# Functions of net/bpf/test_run.c that only BPF_PROG_TEST_RUN calls.
 _TEST_FUNCTION = "bpf_fentry_test1"
-# A tracepoint that fires about never.
+# A tracepoint that almost never fires.
 _QUIET_TRACEPOINT = "sched_kthread_stop"
 
-# One that does not exist.
+# A tracepoint that does not exist.
 _NO_TRACEPOINT = "pybpf_no_such_tracepoint"
-# An address that no process has memory at. A kernel that has an attach type checks the program and
-# the flags first and reads the list of functions then, so it answers EFAULT; one that has not
-# answers EINVAL or EOPNOTSUPP.
+# An address where no process has memory. A kernel that knows an attach type first checks the
+# program and the flags, then reads the list of functions, so it answers EFAULT. A kernel that does
+# not know it answers EINVAL or EOPNOTSUPP.
 _NOWHERE = 8
-# What makes ftrace's direct calls, in 6.1 and in 7.3.
+# Functions that make ftrace's direct calls, in 6.1 and in 7.3.
 _DIRECT_CALLS = ("register_ftrace_direct", "update_ftrace_direct_add")
-# Structures that keep the cookie of a tracing link, in 6.1 and in 7.3.
+# Structures that hold the cookie of a tracing link, in 6.1 and in 7.3.
 _COOKIE_OWNERS = ("bpf_tramp_link", "bpf_tramp_node")
 
 _RETURN_0 = (asm.mov(op.R0, 0), asm.exit_())
 
 
 class ProbeCache:
-    """Answers about one kernel, asked when wanted, certain ones remembered.
+    """Answer questions about one kernel. Each probe runs on demand; certain answers are kept.
 
     :param btf: the kernel's types
     :param policy: lockdown level and rights, for a better "denied"
-    :param known: answers already there, e.g. saved ones
+    :param known: answers already known, e.g. saved ones
     :param can_ask: False if the kernel in question is not the running one;
         what is not known then counts as unsupported
     """
@@ -111,11 +111,11 @@ class ProbeCache:
         self._policy = policy
         self._known: dict[Feature, Answer] = dict(known or {})
         self._can_ask = can_ask
-        #: Probes that `all` could not finish, with the reason.
+        #: Probes that `all` could not finish, with the reasons.
         self.inconclusive: dict[Feature, str] = {}
 
     def answer(self, feature: Feature) -> Answer:
-        """What the kernel says about `feature`.
+        """Return what the kernel says about `feature`.
 
         :raises BpfError: if the experiment failed for a reason that says
             nothing about the feature (out of memory or descriptors)
@@ -131,26 +131,26 @@ class ProbeCache:
         return found
 
     def supports(self, feature: Feature) -> bool:
-        """True only if the kernel proved it.
+        """Return True only if the kernel proved it.
 
         :raises BpfError: as `answer` does
         """
         return self.answer(feature).ok
 
     def require(self, feature: Feature) -> None:
-        """Pass, or say why not.
+        """Do nothing if the kernel has the feature; otherwise raise an error.
 
         :raises UnsupportedFeature: if the kernel lacks it
-        :raises DeniedByPolicy: if policy kept the probe from finding out
+        :raises DeniedByPolicy: if a policy kept the probe from finding out
         """
         FeatureSet({feature: self.answer(feature)}).require(feature)
 
     def some(self, *features: Feature) -> FeatureSet:
-        """Answers about these features."""
+        """Return the answers about these features."""
         return FeatureSet({feature: self.answer(feature) for feature in features})
 
     def all(self) -> FeatureSet:
-        """Answers about every feature; those that could not be told are missing.
+        """Return the answers about every feature. Inconclusive ones are missing.
 
         `inconclusive` has the reasons for the missing ones.
         """
@@ -183,7 +183,7 @@ class ProbeCache:
         return Answer(Support.SUPPORTED, why or "")
 
     def _no(self, feature: Feature, why: str, number: int | None) -> Answer:
-        # In confidentiality mode the kernel hides this helper instead of refusing it.
+        # In confidentiality mode the kernel hides this helper instead of denying it.
         if (
             feature is Feature.PROBE_READ_KERNEL
             and self._policy is not None
@@ -193,15 +193,15 @@ class ProbeCache:
         return Answer(Support.UNSUPPORTED, why.partition("\n")[0][:200], number or 0)
 
     def needs(self, feature: Feature) -> None:
-        """For experiments that build on another feature."""
+        """Require another feature that an experiment builds on."""
         self.require(feature)
 
     def set_known(self, feature: Feature, answer: Answer) -> None:
-        """For experiments that learn about another feature on the way."""
+        """Record an answer about another feature that an experiment learned on the way."""
         self._known.setdefault(feature, answer)
 
     def type_id(self, name: str, kind: BtfKind = BtfKind.FUNC) -> int:
-        """Id of a kernel type by name."""
+        """Return the id of a kernel type by name."""
         btf = self._btf.get("")
         if btf is None:
             raise UnsupportedFeature("vmlinux BTF", hint="no vmlinux BTF")
@@ -215,7 +215,7 @@ class ProbeCache:
         return btf is not None and btf.find(name, kind) is not None
 
     def has_member(self, struct: str, member: str) -> bool:
-        """Whether the kernel has a structure with a member of that name."""
+        """Tell whether the kernel has a structure with a member of that name."""
         btf = self._btf.get("")
         found = None if btf is None else btf.find(struct, BtfKind.STRUCT)
         if btf is None or found is None:
@@ -264,14 +264,14 @@ def _with_helper(helper: Helper, *before: Insn) -> tuple[Insn, ...]:
 
 
 def _fentry(probe: ProbeCache) -> str:
-    # Without ftrace's direct calls programs load and do not attach. Where BTF lists the function
-    # that makes such calls they are there, and nothing has to be attached to find out: on 6.x
-    # detaching alone takes 150 ms.
+    # Without ftrace's direct calls, programs load but do not attach. If BTF lists the function
+    # that makes such calls, they are supported, and nothing has to be attached to find out. On
+    # 6.x detaching alone takes 150 ms.
     with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
         direct = [name for name in _DIRECT_CALLS if probe.has_type(name)]
         if not direct:
             return _fentry_link(probe, program)
-        # The kernel refuses this link in any case, but a policy on links is asked before.
+        # The kernel refuses this link in any case, but it asks a policy on links first.
         _must_fail(
             {errno.EINVAL},
             lambda: sys_link.link_create_tracing(
@@ -282,20 +282,20 @@ def _fentry(probe: ProbeCache) -> str:
 
 
 def _fentry_link(probe: ProbeCache, program: Fd) -> str:
-    # The link carries a cookie if it can, so one attach answers two questions.
+    # The link carries a cookie if possible, so one attach answers two questions.
     try:
         link = sys_link.link_create_tracing(program, AttachType.BPF_TRACE_FENTRY, cookie=1)
     except BpfError as error:
         if error.errno not in (errno.EINVAL, errno.E2BIG):
             raise
-        # Before 5.19 only this way, without a cookie.
+        # Before 5.19 this is the only way, and it has no cookie.
         try:
             with sys_link.raw_tracepoint_open(program, None):
                 pass
         except BpfError as second:
             if second.errno != errno.E2BIG:
                 raise
-            # Somebody filled the test function's trampoline: it is there, then.
+            # Others filled the test function's trampoline. So trampolines work.
             known = Answer(Support.SUPPORTED, "a full trampoline")
             probe.set_known(Feature.TRACING_COOKIE, known)
             return "a trampoline is full"
@@ -314,7 +314,7 @@ def _tracing_cookie(probe: ProbeCache) -> str:
             return f"struct {owner} has a cookie"
     with _tracing(probe, AttachType.BPF_TRACE_FENTRY) as program:
         _fentry_link(probe, program)
-    found = probe.answer(Feature.TRACING_COOKIE)  # the link has left its answer
+    found = probe.answer(Feature.TRACING_COOKIE)  # the attach has recorded the answer
     if not found.ok:
         raise UnsupportedFeature(Feature.TRACING_COOKIE.value, hint=found.why)
     return found.why
@@ -339,7 +339,7 @@ def _fsession(probe: ProbeCache) -> None:
 
 
 def _sleepable(probe: ProbeCache) -> str:
-    # Which functions may sleep depends on the configuration: take what works.
+    # Which functions may sleep depends on the configuration. Use the first that works.
     targets = [_TEST_FUNCTION, "__x64_sys_getpgid", "bpf_modify_return_test"]
     refused: VerifierError | None = None
     for target in targets:
@@ -398,7 +398,7 @@ def _tracing_multi_info(probe: ProbeCache) -> str:
             program, AttachType.BPF_TRACE_FENTRY_MULTI, [probe.type_id(_TEST_FUNCTION)]
         ) as link,
     ):
-        # 7.2 leaves this part of the structure alone.
+        # 7.2 does not write this part of the structure.
         info = structs.LinkInfo()
         ids = array("I", [0])
         part = info.tracing_multi
@@ -432,7 +432,7 @@ def _kprobe_session(probe: ProbeCache) -> str:
 
 
 def _uprobe_multi(probe: ProbeCache) -> str:
-    # "/" is no regular file: a kernel that gets as far as looking at it says EBADF.
+    # "/" is not a regular file. A kernel that gets as far as opening it answers EBADF.
     path = ctypes.create_string_buffer(b"/")
     offsets = array("Q", [0])
     attach = AttachType.BPF_TRACE_UPROBE_MULTI
@@ -445,15 +445,15 @@ def _uprobe_multi(probe: ProbeCache) -> str:
 
 
 def _expect(number: int, cmd: Cmd, request: ctypes.Structure) -> str:
-    """The command must fail, in the way only a kernel that has the feature does."""
+    """Run a command that must fail, in the way only a kernel with the feature does."""
     text = _must_fail({number}, lambda: Fd(sys_bpf.bpf(cmd, request), "probe"))
     return text and f"{cmd.name}: {text}"
 
 
 def _must_fail(numbers: Set[int], call: Callable[[], Fd]) -> str:
-    """The call must fail with one of these errors; others are raised.
+    """Make a call that must fail with one of these errors. Others are raised.
 
-    :return: the error in words, "" if the call succeeded against expectation
+    :return: the error in words, "" if the call succeeded unexpectedly
     """
     try:
         call().close()
@@ -468,8 +468,8 @@ def _must_fail(numbers: Set[int], call: Callable[[], Fd]) -> str:
 
 
 def _kprobe(probe: ProbeCache) -> str:
-    # Whether a policy allows kprobes is decided before the kernel looks for a function at this
-    # address. An unknown name would be refused before either.
+    # The kernel checks the policy on kprobes before it looks for a function at this
+    # address. It would refuse an unknown name before either.
     from .._sys import perf as sys_perf
 
     _load(ProgType.BPF_PROG_TYPE_KPROBE).close()
@@ -477,7 +477,7 @@ def _kprobe(probe: ProbeCache) -> str:
 
 
 def _perf_link_cookie(probe: ProbeCache) -> None:
-    # Any perf event does; one that counts nothing costs nothing.
+    # Any perf event will do. One that counts nothing costs nothing.
     from .._sys import perf as sys_perf
     from .._uapi.perf import PerfEventAttr, PerfSw, PerfType
 
@@ -493,7 +493,7 @@ def _perf_link_cookie(probe: ProbeCache) -> None:
 
 
 def _raw_tracepoint(cookie: int = 0) -> str:
-    # The kernel looks for the tracepoint after it has looked at everything else.
+    # The kernel looks for the tracepoint after it has checked everything else.
     with _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
         return _must_fail(
             {errno.ENOENT},
@@ -611,7 +611,7 @@ def _mmapable(probe: ProbeCache) -> None:
 
 def _batch(kind: MapType, key: int = 4, flags: int = 0) -> Callable[[ProbeCache], None]:
     def probe_batch(probe: ProbeCache) -> None:
-        # A batch of no entries: the kernel looks for the map type's function first.
+        # A batch of zero entries: the kernel first looks for the map type's function.
         with _map(kind, key, 8, 1, flags) as found:
             request = structs.MapBatch(map_fd=found.fileno(), count=0)
             keys = ctypes.create_string_buffer(64)
@@ -646,7 +646,7 @@ def _btf_kind(*types: bt.Type) -> Callable[[ProbeCache], None]:
 
 
 def _module_btf(probe: ProbeCache) -> None:
-    # Came with names of BTF objects: asking for one is E2BIG before.
+    # It came together with names of BTF objects. Older kernels answer E2BIG to such a query.
     with _load_types(_INT) as fd:
         name = ctypes.create_string_buffer(64)
         info = structs.BtfInfo(name=ctypes.addressof(name), name_len=len(name))

@@ -1,11 +1,11 @@
 """Ask the kernel which functions a sleepable program may be attached to.
 
-A program that may sleep (``fentry.s``, ``fentry.multi.s``) is let run only on functions
-that the kernel calls sleepable. Which those are is the verifier's rule, and it differs:
+A program that may sleep (``fentry.s``, ``fentry.multi.s``) may run only on functions
+that the kernel calls sleepable. The verifier decides which these are, and its rule varies:
 the error injection list (CONFIG_FUNCTION_ERROR_INJECTION), less some functions; sets of
 functions that the kernel and its modules register (``bpf_fentry_test1``, HID-BPF); and on
 newer kernels without error injection all stubs of system calls (``__x64_*``). Nothing
-shows the sets, so no list of ours could be right. The kernel is asked instead: a program
+shows these sets, so no list of ours could be right. The kernel is asked instead: a program
 of two instructions is loaded for each function and closed again. Nothing is attached.
 """
 
@@ -26,14 +26,14 @@ from .btf import KernelBtf
 
 __all__ = ["MOST", "Question", "is_sleep_refusal", "may_sleep"]
 
-#: Functions asked about at most; one takes 0.1 ms, 2 ms in an emulated guest.
+#: Most functions to ask about. One takes 0.1 ms, or 2 ms in an emulated guest.
 MOST = 2048
 
 _RETURN_0 = encode((asm.mov(op.R0, 0), asm.exit_()))
 
 
 class Question(NamedTuple):
-    """A function to ask about.
+    """Name a function to ask about.
 
     :ivar module: kernel module, "" for the kernel itself
     :ivar btf_id: its BTF_KIND_FUNC in the module's or the kernel's BTF
@@ -44,7 +44,7 @@ class Question(NamedTuple):
 
 
 def is_sleep_refusal(error: BpfError) -> bool:
-    """True if the verifier refused a program because its function is not sleepable.
+    """Return True if the verifier refused a program because its function is not sleepable.
 
     ``bpf_check_attach_target()`` says "NAME is not sleepable" on every kernel that has
     sleepable programs (5.10 and newer).
@@ -53,10 +53,10 @@ def is_sleep_refusal(error: BpfError) -> bool:
 
 
 def may_sleep(questions: Iterable[Question], btf: KernelBtf) -> dict[Question, bool]:
-    """Ask the running kernel.
+    """Ask the running kernel about each function.
 
-    :returns: True or False for each function. Missing is what the kernel did not tell: a policy
-        forbids loading, the module is gone, or it refuses any program on that function.
+    :returns: True or False for each function. A function is missing if the kernel did not tell:
+        a policy forbids loading, the module is gone, or it refuses any program on it.
     """
     found: dict[Question, bool] = {}
     with ExitStack() as opened:
