@@ -4,10 +4,10 @@ Programs are in `pybpf._sys.prog`, links in `pybpf._sys.link`, infos in `pybpf._
 single map entries in `pybpf._sys.element`.
 
 Each function builds the command's own attr and its buffers as locals and calls
-the door (`pybpf._sys.door`) in the same frame, so nothing the kernel reads or
-writes can be collected meanwhile. Descriptors come back as `Fd`, which owns
-them (the kernel makes them close-on-exec); where one is taken, an int or
-anything with ``fileno()`` will do. Refusals are `BpfError`.
+the door (`pybpf._sys.door`) in the same frame. So memory that the kernel reads or
+writes cannot be garbage-collected meanwhile. Descriptors are returned as `Fd`, which owns
+them (the kernel makes them close-on-exec). Where a function takes a descriptor, it takes an int
+or anything with ``fileno()``. Refusals are `BpfError`.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ def map_create(
     btf_vmlinux_value_type_id: int = 0,
     value_type_btf_obj_fd: int | HasFileno = 0,
 ) -> Fd:
-    """BPF_MAP_CREATE.
+    """Call BPF_MAP_CREATE.
 
     :param map_type: ``enum bpf_map_type``
     :param key_size: bytes
     :param value_size: bytes
     :param name: cut to 15 bytes
-    :raises BpfError: refused; the hint has the kernel's words where it gives any (7.x)
+    :raises BpfError: refused; the hint has the kernel's own words if it gives any (7.x)
     """
     attr = s.MapCreate(
         map_type=map_type,
@@ -122,7 +122,7 @@ def map_create(
         return Fd(result, f"map {name!r}")
     refusal = error(-result, Cmd.BPF_MAP_CREATE, f"BPF_MAP_CREATE {name!r}")
     if result == -EINVAL:
-        # A kernel that has no BPF_COMMON_ATTRS says EINVAL again, and nothing.
+        # A kernel without BPF_COMMON_ATTRS answers EINVAL again and writes no log.
         log = bytearray(1024)
         common = s.CommonAttr(log_buf=address(log), log_size=len(log), log_level=1)
         result = bpf_common(Cmd.BPF_MAP_CREATE, attr, common)
@@ -133,9 +133,9 @@ def map_create(
 
 
 def map_freeze(fd: int | HasFileno) -> None:
-    """BPF_MAP_FREEZE: no more writes from user space.
+    """Call BPF_MAP_FREEZE: user space cannot write to the map any more.
 
-    :raises BpfError: EBUSY if it is frozen already or mapped writable
+    :raises BpfError: EBUSY if it is already frozen or is mapped writable
     """
     bpf(Cmd.BPF_MAP_FREEZE, s.MapElem(map_fd=fileno(fd)))
 
@@ -144,7 +144,7 @@ def map_freeze(fd: int | HasFileno) -> None:
 
 
 def btf_load(data: bytes) -> Fd:
-    """BPF_BTF_LOAD.
+    """Call BPF_BTF_LOAD.
 
     :raises BpfError: refused; the hint ends with the kernel's own words
     """
@@ -170,12 +170,12 @@ def btf_load(data: bytes) -> Fd:
 
 
 def obj_pin(fd: int | HasFileno, path: str) -> None:
-    """BPF_OBJ_PIN: give a program, map or link a path in a bpf file system."""
+    """Call BPF_OBJ_PIN: give a program, map or link a path in a bpf file system."""
     _obj(Cmd.BPF_OBJ_PIN, path, fileno(fd), 0)
 
 
 def obj_get(path: str, *, file_flags: int = 0) -> Fd:
-    """BPF_OBJ_GET: open what was pinned.
+    """Call BPF_OBJ_GET: open a pinned object.
 
     :param file_flags: BPF_F_RDONLY or BPF_F_WRONLY for a map
     """
@@ -207,7 +207,7 @@ _BY_ID = {
 
 
 def get_next_id(kind: str, start: int = 0) -> int:
-    """The lowest id above `start`.
+    """Find the lowest id above `start`.
 
     :param kind: ``prog``, ``map``, ``btf`` or ``link``
     :raises BpfError: ENOENT if there is none
@@ -218,7 +218,7 @@ def get_next_id(kind: str, start: int = 0) -> int:
 
 
 def ids(kind: str) -> Iterator[int]:
-    """All ids of a kind, ascending."""
+    """Iterate over all ids of a kind, ascending."""
     current = 0
     while True:
         attr = s.GetId(start_id=current)
@@ -232,10 +232,10 @@ def ids(kind: str) -> Iterator[int]:
 
 
 def get_fd_by_id(kind: str, id: int) -> Fd:
-    """A descriptor of an object by its id.
+    """Open a descriptor of an object by its id.
 
-    For an object that the caller keeps alive. For one that somebody else may be making or
-    closing at this moment, `open_by_id` is the better question.
+    This is for an object that the caller keeps alive. For one that others may be making or
+    closing at this moment, use `open_by_id`.
 
     :param kind: ``prog``, ``map``, ``btf`` or ``link``
     :raises BpfError: ENOENT if it is gone, EAGAIN if it is a link that is still being made
@@ -245,7 +245,7 @@ def get_fd_by_id(kind: str, id: int) -> Fd:
 
 
 def open_by_id(kind: str, id: int) -> Fd | None:
-    """Open an object by its id, or answer None if it is gone or still being made.
+    """Open an object by its id, or return None if it is gone or still being made.
 
     A link has an id before it is attached, and until then the kernel answers EAGAIN
     (``bpf_link_by_id()``, kernel/bpf/syscall.c). An object whose last reference was just
@@ -264,10 +264,10 @@ def open_by_id(kind: str, id: int) -> Fd | None:
 
 
 def walk(kind: str) -> Iterator[tuple[int, Fd | None]]:
-    """Give each object of a kind that there is at this moment: its id, and a descriptor.
+    """Yield each object of a kind that exists at this moment: its id and a descriptor.
 
-    The descriptor is closed when the walk goes on. It is None for an object that is gone by
-    now or still being made. The ids are read first, so the walk ends however fast others
+    The descriptor is closed when the walk continues. It is None for an object that is already
+    gone or still being made. The ids are read first, so the walk ends no matter how fast others
     make new objects.
 
     :param kind: ``prog``, ``map``, ``btf`` or ``link``
@@ -283,5 +283,5 @@ def walk(kind: str) -> Iterator[tuple[int, Fd | None]]:
 
 
 def enable_stats(type: int = 0) -> Fd:
-    """BPF_ENABLE_STATS: run time and count of all programs, while the descriptor is open."""
+    """Call BPF_ENABLE_STATS: count runs and run time while the descriptor is open."""
     return Fd(bpf(Cmd.BPF_ENABLE_STATS, s.EnableStats(type=type)), "BPF statistics")

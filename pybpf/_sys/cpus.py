@@ -9,7 +9,7 @@ __all__ = ["cpus", "parse_cpus"]
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
-    """Read a CPU list such as ``0-3,8-11``: the numbers, in its order; () for a blank text.
+    """Read a CPU list such as ``0-3,8-11``. Numbers keep its order; () for a blank text.
 
     The format is that of Documentation/admin-guide/cputopology.rst.
 
@@ -32,7 +32,7 @@ def cpus(which: str) -> tuple[int, ...]:
 
     :param which: ``possible`` or ``online``
     :raises BpfError: if sysfs is not mounted
-    :raises ObjectFormatError: if the kernel's list has another form
+    :raises ObjectFormatError: if the kernel's list is malformed
     """
     path = f"/sys/devices/system/cpu/{which}"
     text = required(path, f"the list of {which} CPUs").decode("ascii", "replace")

@@ -1,8 +1,8 @@
-"""Who said no: the reason behind EPERM and EACCES, from what the process can see.
+"""Explain EPERM and EACCES: who refused, as far as the process can see.
 
-The kernel gives one errno for a missing capability, a lockdown, a sysctl, a
-seccomp filter and a security module. `circumstances` reads what there is to
-know, once and only when something was refused; `explain` turns it into one
+The kernel gives the same errno for a missing capability, a lockdown, a sysctl, a
+seccomp filter and a security module. `circumstances` reads what can be
+known, once and only when something was refused. `explain` turns it into one
 sentence, the most certain reason first.
 """
 
@@ -41,8 +41,8 @@ _CAPS = {
     CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
     CAP_SYSLOG: "CAP_SYSLOG",
 }
-# Capabilities a command checks before anything else (kernel/bpf/syscall.c). What depends on the
-# program or map type is passed by the caller.
+# Capabilities a command checks before anything else (kernel/bpf/syscall.c). The caller passes
+# those that depend on the program or map type.
 _NEEDS: dict[int, tuple[int, ...]] = {
     PERF_EVENT_OPEN: (CAP_PERFMON,),
     Cmd.BPF_MAP_CREATE: (CAP_BPF,),
@@ -90,10 +90,10 @@ _UNPRIVILEGED = frozenset(
 
 
 class Circumstances(NamedTuple):
-    """What a process can find out about its own rights.
+    """Hold what a process can find out about its own rights.
 
     :ivar caps: effective capabilities, bit n = capability number n
-    :ivar initial_userns: False in a user namespace, where capabilities count for less
+    :ivar initial_userns: False in a user namespace, where capabilities do not count here
     :ivar seccomp: a seccomp filter is active
     :ivar lockdown: ``none``, ``integrity``, ``confidentiality``, or "" if not known
     :ivar unprivileged_bpf_disabled: the sysctl, or None if not readable
@@ -129,7 +129,7 @@ def _number(path: str) -> int | None:
 
 
 def circumstances() -> Circumstances:
-    """Read them from /proc and /sys; what cannot be read is left unknown."""
+    """Read them from /proc and /sys. What cannot be read stays unknown."""
     status = dict(
         line.split(":", 1) for line in _read("/proc/self/status").splitlines() if ":" in line
     )
@@ -148,17 +148,17 @@ def circumstances() -> Circumstances:
 
 
 def _missing(caps: int, needs: tuple[int, ...]) -> list[str]:
-    # CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON, as in the kernel's bpf_capable() and
-    # perfmon_capable(); CAP_NET_ADMIN it replaces only in bpf_net_capable(), so here too.
+    # CAP_SYS_ADMIN replaces CAP_BPF and CAP_PERFMON, as in the kernel's bpf_capable() and
+    # perfmon_capable(). It replaces CAP_NET_ADMIN only in bpf_net_capable(), so here too.
     admin = caps >> CAP_SYS_ADMIN & 1
     return [_CAPS.get(n, f"capability {n}") for n in needs if not (caps >> n & 1 or admin)]
 
 
 def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
-    """One sentence: which of capability, lockdown, sysctl or policy refused `cmd`.
+    """Say in one sentence which capability, lockdown, sysctl or policy refused `cmd`.
 
     :param cmd: ``enum bpf_cmd`` or `PERF_EVENT_OPEN`
-    :param needs: ``CAP_*`` numbers it takes; by default those of the command
+    :param needs: ``CAP_*`` numbers it requires; by default those of the command
     """
     missing = _missing(seen.caps, needs or _NEEDS.get(cmd, ()))
     if missing:
@@ -183,7 +183,7 @@ def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
 
 
 def _file_system(path: str) -> str:
-    # Type of the file system that holds `path`, "" if not known.
+    # Type of the file system that `path` is on, "" if not known.
     path = os.path.realpath(os.path.dirname(path) or ".")
     best, kind = "", ""
     for mount in parse_mounts(_read("/proc/self/mounts")):
@@ -194,12 +194,12 @@ def _file_system(path: str) -> str:
 
 
 def denied(errno: int, doing: str, cmd: int, needs: tuple[int, ...] = ()) -> DeniedByPolicy:
-    """The exception for EPERM or EACCES of `cmd`."""
+    """Make the exception for EPERM or EACCES of `cmd`."""
     return DeniedByPolicy(errno, doing, explain(circumstances(), cmd, needs))
 
 
 def path_error(errno: int, cmd: Cmd, path: str) -> BpfError:
-    """The exception for a refused BPF_OBJ_PIN or BPF_OBJ_GET."""
+    """Make the exception for a refused BPF_OBJ_PIN or BPF_OBJ_GET."""
     doing = f"{cmd.name} {path}"
     if errno in (EPERM, EACCES, EINVAL, ENOENT):
         kind = _file_system(path)
@@ -209,15 +209,15 @@ def path_error(errno: int, cmd: Cmd, path: str) -> BpfError:
             # bpf_lookup(), kernel/bpf/inode.c: "reserved for future use"
             return BpfError(errno, doing, "a bpf file system allows no dot in a name")
     if errno == EACCES:
-        return DeniedByPolicy(errno, doing, "the permissions of the path refuse it")
+        return DeniedByPolicy(errno, doing, "the permissions of the path forbid it")
     if errno == EPERM:
         return denied(errno, doing, cmd)
     return BpfError(errno, doing)
 
 
 def program_needs(prog_type: int) -> tuple[int, ...]:
-    """``CAP_*`` numbers BPF_PROG_LOAD takes for a program type (is_perfmon_prog_type and
-    is_net_admin_prog_type in kernel/bpf/syscall.c)."""
+    """List the ``CAP_*`` numbers BPF_PROG_LOAD requires for a program type (is_perfmon_prog_type
+    and is_net_admin_prog_type in kernel/bpf/syscall.c)."""
     if prog_type in _TRACING:
         return CAP_BPF, CAP_PERFMON
     if prog_type in _UNPRIVILEGED:
@@ -226,9 +226,9 @@ def program_needs(prog_type: int) -> tuple[int, ...]:
 
 
 def load_hint(errno: int, insn_cnt: int, attach_btf_id: int) -> str:
-    """What a refusal before verification may mean, "" if nobody knows."""
+    """Say what a refusal before verification may mean, "" if not known."""
     if errno == E2BIG and insn_cnt > MAX_INSNS:
-        return f"{insn_cnt} instructions; the kernel takes {MAX_INSNS}"
+        return f"{insn_cnt} instructions, but the kernel allows {MAX_INSNS}"
     if errno == E2BIG and insn_cnt:
         return "the kernel does not know one of the attributes: it is older than this feature"
     if not insn_cnt:

@@ -1,13 +1,13 @@
-"""The one door to the kernel: the system calls that libc has no function for.
+"""The one door to the kernel, for the system calls that libc has no function for.
 
-Every bpf(2) and perf_event_open(2) of pybpf leaves the process through this module, so a test
-replaces `_syscall` and `prepare` here and needs no kernel. An attr is passed with the size of
-its own structure: an older kernel, whose ``union bpf_attr`` is shorter, accepts that as long as
+Every bpf(2) and perf_event_open(2) of pybpf leaves the process through this module. So a test
+can replace `_syscall` and `prepare` here and needs no kernel. An attr is passed with the size of
+its own structure. An older kernel, whose ``union bpf_attr`` is shorter, accepts that as long as
 the rest is zero.
 
-EPERM and EACCES become `DeniedByPolicy`, whose hint says who refused. BPF_OBJ_PIN, BPF_OBJ_GET
-and the map entries mean something else by EPERM (a wrong path, a frozen map): their callers
-explain it.
+EPERM and EACCES become `DeniedByPolicy`, whose hint says who refused. For BPF_OBJ_PIN,
+BPF_OBJ_GET and map entries EPERM means something else (a wrong path, a frozen map), and their
+callers explain it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Call = Callable[[], int]
 
     class HasFileno(Protocol):
-        """Anything with a descriptor."""
+        """Describe anything with a descriptor."""
 
         def fileno(self) -> int: ...
 
@@ -54,7 +54,7 @@ __all__ = [
 
 #: Bytes of the first log buffer. The kernel takes buffers of up to UINT_MAX / 4 bytes.
 LOG_FIRST = 1 << 16
-#: Bytes of the last one: nobody reads a log longer than this.
+#: Bytes of the last one. A longer log is cut.
 LOG_MOST = 1 << 27
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -97,14 +97,14 @@ def munmap(address: int, length: int) -> None:
 
 
 def prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], size: int = 0) -> Call:
-    """Make a bpf(2) command that can be called again and again at the least cost.
+    """Prepare a bpf(2) command that can be called many times at the lowest cost.
 
-    The arguments are converted here and once. Without argtypes, ctypes then has nothing to look
-    up, convert or allocate in a call: half of what a map lookup takes otherwise.
+    The arguments are converted once, here. Without argtypes, ctypes has nothing to look
+    up, convert or allocate in a call. That saves half of the time of a map lookup.
 
     :param attr: memory of the attr, which the caller keeps alive
     :param size: bytes of it to pass, by default all
-    :returns: a function that returns the result of the call; after -1 see `last_errno`
+    :returns: a function that returns the result of the call; after -1, see `last_errno`
     """
     return partial(
         _ready_syscall,
@@ -116,12 +116,12 @@ def prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], size: int = 0) -> Cal
 
 
 def last_errno() -> int:
-    """errno of this thread's last call that returned -1."""
+    """Return errno of this thread's last call that returned -1."""
     return ctypes.get_errno()
 
 
 def try_bpf(cmd: int, attr: ctypes.Structure, size: int | None = None) -> int:
-    """As `bpf`, but an error is returned as a negative errno."""
+    """Do what `bpf` does, but return an error as a negative errno."""
     return syscall(
         SYS_BPF,
         cmd,
@@ -133,7 +133,7 @@ def try_bpf(cmd: int, attr: ctypes.Structure, size: int | None = None) -> int:
 
 
 def bpf_common(cmd: int, attr: ctypes.Structure, common: ctypes.Structure) -> int:
-    """As `try_bpf`, with ``struct bpf_common_attr``: a log for any command.
+    """Do what `try_bpf` does, with ``struct bpf_common_attr``: a log for any command.
 
     A kernel without it answers -EINVAL.
     """
@@ -153,9 +153,9 @@ def bpf(cmd: int, attr: ctypes.Structure, size: int | None = None, *, doing: str
     :param cmd: ``enum bpf_cmd``
     :param attr: the command's own variant of ``union bpf_attr``
     :param size: bytes of it to pass, by default all
-    :param doing: what to call it in errors; by default the command's name
+    :param doing: name of the action in errors; by default the command's name
     :returns: what the kernel returned, >= 0
-    :raises BpfError: it refused
+    :raises BpfError: if it refused
     """
     result = try_bpf(cmd, attr, size)
     if result < 0:
@@ -164,29 +164,29 @@ def bpf(cmd: int, attr: ctypes.Structure, size: int | None = None, *, doing: str
 
 
 def error(errno: int, cmd: int, doing: str = "", *, needs: tuple[int, ...] = ()) -> BpfError:
-    """The exception for a refused command.
+    """Make the exception for a refused command.
 
     :param errno: positive
-    :param needs: ``CAP_*`` numbers it takes; by default those of the command
+    :param needs: ``CAP_*`` numbers it requires; by default those of the command
     """
     if not doing:
         doing = Cmd(cmd).name
     if errno not in (EPERM, EACCES):
         return BpfError(errno, doing)
-    from .denied import denied  # only wanted now
+    from .denied import denied  # lazy: only errors need it
 
     return denied(errno, doing, cmd, needs)
 
 
 def fileno(fd: int | HasFileno) -> int:
-    """The descriptor behind `fd`."""
+    """Return the descriptor number of `fd`."""
     return fd if isinstance(fd, int) else fd.fileno()
 
 
 def address(memory: Any) -> int:
-    """Where a buffer lies; 0 for an empty one.
+    """Return the address of a buffer, 0 for an empty one.
 
-    The caller keeps `memory` alive and at its size during the system call.
+    The caller keeps `memory` alive and does not resize it during the system call.
 
     :param memory: `bytes`, or a writable contiguous buffer (bytearray, array, memoryview)
     """
@@ -198,7 +198,7 @@ def address(memory: Any) -> int:
 
 
 def tail(text: str, lines: int = 1) -> str:
-    """The last non-empty `lines` of a log."""
+    """Return the last non-empty `lines` of a log."""
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
 

@@ -1,19 +1,19 @@
 """Map element commands with everything prepared: the fast path of map access.
 
 Theory of operation. One BPF_MAP_LOOKUP_ELEM takes the kernel about a
-microsecond; building an attr, buffers and ctypes arguments for each call would
+microsecond. Building an attr, buffers and ctypes arguments for each call would
 take Python several. So an `Element` owns a key buffer, a value buffer and one
-``union bpf_attr`` that points at both, and each command is made once by `door.prepare`:
-store the key, call, load the value. `Batch` is the
+``union bpf_attr`` that points at both, and `door.prepare` makes each command once.
+A user stores the key, calls the command and loads the value. `Batch` does the
 same for the batch commands.
 
-The bytes of fd and count share an 8-byte word here, so this is for little-endian
+The bytes of fd and count share an 8-byte word here, so this works only on little-endian
 machines, like the rest of `pybpf._sys`.
 
-Neither may be used by two threads at once, because ctypes gives up the GIL during the
-call: `pybpf.maps` keeps a pool and hands one to each user.
+Two threads must not use the same object at once, because ctypes gives up the GIL during the
+call. `pybpf.maps` keeps a pool and gives each user its own.
 
-The calls return the system call's result; on -1 the errno is `last_errno()`.
+The calls return the system call's result. After -1 the errno is `last_errno()`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _BATCH_WORDS = 7
 
 
 class Element:
-    """Buffers and prepared commands for single entries of one map.
+    """Hold buffers and prepared commands for single entries of one map.
 
-    :param fd: of the map
+    :param fd: descriptor of the map
     :param key_size: bytes, 0 for maps without keys
-    :param value_size: bytes of the buffer the kernel reads and writes: for per-CPU
-        maps the padded values of all possible CPUs
+    :param value_size: bytes of the buffer the kernel reads and writes; for per-CPU
+        maps these are the padded values of all possible CPUs
     """
 
     __slots__ = (
@@ -74,12 +74,12 @@ class Element:
         self._value_memory = bytearray(max(value_size, 1))
         #: The key of the next command.
         self.key = memoryview(self._key_memory)[:key_size]
-        #: What `next` found.
+        #: The key that `next` found.
         self.next_key = memoryview(self._next_memory)[:key_size]
-        #: The value a command reads or wrote.
+        #: The value of a command: read from here or written to here.
         self.value = memoryview(self._value_memory)[:value_size]
         key = _address(self._key_memory) if key_size else 0
-        #: `key` and `value` in the form their user works with; his to set.
+        #: `key` and `value` in the form that their user works with. The user sets them.
         self.typed_key: memoryview = self.key
         self.typed_value: memoryview = self.value
         words = ctypes.c_uint64 * _ELEM_WORDS
@@ -101,7 +101,7 @@ class Element:
             self._attr[_FLAGS] = 0
 
     def first(self) -> int:
-        """Like `next`, for the first key of the map."""
+        """Find the first key of the map, like `next`."""
         key, self._next_attr[_KEY] = self._next_attr[_KEY], 0
         try:
             return self.next()
@@ -110,7 +110,7 @@ class Element:
 
 
 class Batch:
-    """Buffers and prepared commands for many entries at once.
+    """Hold buffers and prepared commands for many entries at once.
 
     :param count: number of entries the buffers hold
     :param cursor_size: bytes of the kernel's opaque position: 4 for hashes and
@@ -134,7 +134,7 @@ class Batch:
 
     def __init__(self, fd: int, key_size: int, value_size: int, count: int) -> None:
         self._fd = fd
-        #: Entries the buffers hold.
+        #: Number of entries that the buffers hold.
         self.capacity = count
         self._keys_memory = bytearray(max(key_size * count, 1))
         self._values_memory = bytearray(max(value_size * count, 1))
@@ -156,7 +156,7 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """Entries asked for before a call, entries done after it."""
+        """Return the number of entries: requested before a call, done after it."""
         return self._attr[_COUNT_FD] & 0xFFFFFFFF
 
     @count.setter
@@ -165,7 +165,7 @@ class Batch:
 
     @property
     def flags(self) -> int:
-        """Flags for each element, such as ``BPF_F_LOCK``."""
+        """Return the flags for each element, such as ``BPF_F_LOCK``."""
         return self._attr[_ELEM_FLAGS]
 
     @flags.setter
@@ -173,13 +173,13 @@ class Batch:
         self._attr[_ELEM_FLAGS] = flags
 
     def advance(self) -> None:
-        """Let the next lookup go on where this one ended."""
+        """Let the next lookup continue where this one ended."""
         done = self._attr[_OUT]
         other = self._attr[_IN] or _address(self._cursors[1])
         self._attr[_IN], self._attr[_OUT] = done, other
 
     def resume(self, other: Batch) -> None:
-        """Start where `other` stands: for bigger buffers in the middle of a walk."""
+        """Continue where `other` is, to use bigger buffers in the middle of a walk."""
         if other._attr[_IN]:
             at = 0 if other._attr[_IN] == _address(other._cursors[0]) else 1
             self._cursors[1][:] = other._cursors[at]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fd", "make_room", "set_tracer"]
 
-_SPARE = 64  # descriptors left for whatever else the process opens
+_SPARE = 64  # descriptors left for other files of the process
 
 # Called with (fd object, "open" or "gone"), or None. Tests set it to see leaks; see `set_tracer`.
 _tracer: Callable[[Fd, str], None] | None = None
@@ -24,10 +24,10 @@ _tracer: Callable[[Fd, str], None] | None = None
 def set_tracer(
     tracer: Callable[[Fd, str], None] | None,
 ) -> Callable[[Fd, str], None] | None:
-    """Have `tracer` called for each `Fd` when it takes and gives up a descriptor.
+    """Have `tracer` called for each `Fd` when it takes and gives up a descriptor. For tests.
 
     It gets the object and ``"open"``, ``"closed"``, ``"released"`` or
-    ``"leaked"`` (collected while open). Returns the former one. For tests.
+    ``"leaked"`` (collected while open). Returns the former tracer.
     """
     global _tracer
     former, _tracer = _tracer, tracer
@@ -35,14 +35,14 @@ def set_tracer(
 
 
 class Fd:
-    """Owns one file descriptor: closes it once, never twice.
+    """Own one file descriptor and close it exactly once.
 
     :param fd: the descriptor, >= 0
-    :param what: what it is, for messages: ``map 'events'``
+    :param what: name for messages: ``map 'events'``
 
-    Collected while still open, it gives a `ResourceWarning` and closes.
-    Anything with a ``fileno`` method can be passed where the kernel wants a
-    descriptor, so an `Fd` can too.
+    If it is collected while still open, it gives a `ResourceWarning` and closes.
+    An `Fd` can be passed wherever the kernel needs a descriptor, like anything else with a
+    ``fileno`` method.
     """
 
     __slots__ = ("__weakref__", "_fd", "what")
@@ -58,20 +58,20 @@ class Fd:
 
     @property
     def closed(self) -> bool:
-        """True once closed or released."""
+        """Return True once it is closed or released."""
         return self._fd < 0
 
     def fileno(self) -> int:
-        """The descriptor.
+        """Return the descriptor.
 
-        :raises ValueError: it was closed or released
+        :raises ValueError: if it was closed or released
         """
         if self._fd < 0:
             raise ValueError(f"{self.what or 'file descriptor'} is closed")
         return self._fd
 
     def close(self) -> None:
-        """Close it; nothing happens the second time."""
+        """Close it. Closing again does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             if _tracer is not None:
@@ -79,9 +79,9 @@ class Fd:
             os.close(fd)
 
     def release(self) -> int:
-        """Give the descriptor up without closing it: the caller closes it from now on.
+        """Give up the descriptor without closing it. From now on the caller must close it.
 
-        :raises ValueError: it was closed or released
+        :raises ValueError: if it was closed or released
         """
         fd = self.fileno()
         self._fd = -1
@@ -90,7 +90,7 @@ class Fd:
         return fd
 
     def dup(self) -> Fd:
-        """Another descriptor (close-on-exec) of the same kernel object."""
+        """Make another descriptor (close-on-exec) of the same kernel object."""
         return Fd(os.dup(self.fileno()), self.what)
 
     def __enter__(self) -> Fd:
@@ -114,10 +114,10 @@ class Fd:
 
 
 def _open_now(limit: int) -> int:
-    # How many descriptors this process has open.
+    # Number of descriptors this process has open.
     try:
         return len(os.listdir("/proc/self/fd"))
-    except OSError:  # /proc is not mounted: try them
+    except OSError:  # /proc is not mounted: try each number
         found = 0
         for number in range(min(limit, 1 << 16) if limit > 0 else 1 << 16):
             with suppress(OSError):
@@ -127,10 +127,10 @@ def _open_now(limit: int) -> int:
 
 
 def make_room(count: int, doing: str = "") -> None:
-    """See to it that `count` more descriptors may be opened.
+    """Make sure that `count` more descriptors may be opened.
 
-    The soft limit (RLIMIT_NOFILE, usually 1024) is raised as far as needed; the hard one
-    is the administrator's and stays.
+    The soft limit (RLIMIT_NOFILE, usually 1024) is raised as far as needed. The hard limit
+    belongs to the administrator and is not changed.
 
     :raises BpfError: EMFILE if the hard limit does not allow them
     """
@@ -141,6 +141,6 @@ def make_room(count: int, doing: str = "") -> None:
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
-        hint = f"the hard limit is {hard}, {needed} are needed: ulimit -n {needed} as root first"
+        hint = f"the hard limit is {hard} but {needed} are needed; run ulimit -n {needed} as root"
         raise BpfError(EMFILE, doing, hint)
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

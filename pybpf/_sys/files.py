@@ -1,8 +1,8 @@
-"""Files of the kernel that are taken for granted, read whole; one clear error if one is missing.
+"""Read kernel files that are normally there, and give one clear error if one is missing.
 
-What is read here is wanted by somebody: a list of CPUs, of mounts, of symbols. In a container, a
-chroot or an early boot the file system it lives on may be absent. The error then names the file,
-says what it was wanted for and what to do.
+pybpf needs a list of CPUs, of mounts, of symbols. In a container, a
+chroot or an early boot, the file system they are on may be absent. The error then names the file
+and says what it was needed for and what to do.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = [
     "tracefs_directories",
 ]
 
-# Longest prefix first: where the kernel shows files -> (a file that is always there, how to
-# mount it).
+# Longest prefix first: a directory where the kernel shows files -> (a file that is always there,
+# how to mount it).
 _HOMES = (
     ("/sys/kernel/tracing/", "README", "mount -t tracefs tracefs /sys/kernel/tracing"),
     ("/sys/kernel/debug/", "kprobes", "mount -t debugfs debugfs /sys/kernel/debug"),
@@ -36,7 +36,7 @@ _HOMES = (
 
 
 def is_one_name(name: str) -> bool:
-    """Tell whether a name from an object, a process or the kernel is one file name and no path.
+    """Tell whether a name from an object, a process or the kernel is one file name, not a path.
 
     :returns: False for an empty name, ``.``, ``..``, and names with a slash or a NUL
     """
@@ -44,9 +44,9 @@ def is_one_name(name: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """Make a name from a process, the kernel or a file system fit for a line of text.
+    """Make a name from a process, the kernel or a file system safe for a line of text.
 
-    :returns: the same text with ``\\xNN`` and the like for what does not print (control
+    :returns: the same text, with ``\\xNN`` and the like for what does not print (control
         characters, escape sequences, line ends)
     """
     return "".join(
@@ -56,7 +56,7 @@ def shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mounted file system.
+    """Describe one mounted file system.
 
     :param path: where it is mounted
     :param kind: type of the file system: ``tracefs``, ``bpf``, ...
@@ -81,7 +81,7 @@ def parse_mounts(text: str) -> list[Mount]:
 def find_tracefs(mounts: str) -> list[str]:
     """List the directories that should be tracefs, best first.
 
-    tracefs itself, then the automount below debugfs (deprecated in 6.x).
+    First tracefs itself, then the automount below debugfs (deprecated in 6.x).
 
     :param mounts: text of ``/proc/self/mounts``
     """
@@ -95,9 +95,9 @@ def find_tracefs(mounts: str) -> list[str]:
 def read(path: str) -> bytes:
     """Read a whole file.
 
-    :raises OSError: as the kernel says
+    :raises OSError: the kernel's error
     """
-    # Files of /proc and /sys give a page per read(2): let C loop.
+    # Files of /proc and /sys give one page per read(2). The loop runs in C.
     with open(path, "rb", buffering=0) as stream:
         return stream.readall()
 
@@ -107,8 +107,8 @@ def required(path: str, wanted_for: str) -> bytes:
 
     :param path: an absolute path below /proc or /sys
     :param wanted_for: what it is needed for, e.g. ``the symbols of the kernel``
-    :raises DeniedByPolicy: this process may not read it
-    :raises BpfError: it is not there, or reading fails; the hint says what to do
+    :raises DeniedByPolicy: if this process may not read it
+    :raises BpfError: if it does not exist, or reading fails; the hint says what to do
     """
     try:
         return read(path)
@@ -116,19 +116,19 @@ def required(path: str, wanted_for: str) -> bytes:
         number = error.errno or errno.EIO
         doing = f"reading {path} for {wanted_for}"
         if number in (errno.EACCES, errno.EPERM):
-            hint = "this process may not read it; run as root, or see what hides it"
+            hint = "this process may not read it; run as root, or find out what hides it"
             raise DeniedByPolicy(number, doing, hint) from None
         raise BpfError(number, doing, _advice(path, number)) from None
 
 
 def _advice(path: str, number: int) -> str:
     if number not in (errno.ENOENT, errno.ENOTDIR):
-        return "the kernel normally lets it be read; look at dmesg, or try again"
+        return "this file can normally be read; look at dmesg, or try again"
     for home, sign, command in _HOMES:
         if path.startswith(home):
             if os.path.exists(home + sign):
-                return f"{home[:-1]} is mounted and this kernel does not show the file there"
-            return f"{home[:-1]} does not look mounted here; try: {command}"
+                return f"{home[:-1]} is mounted, but this kernel does not show the file there"
+            return f"{home[:-1]} does not seem to be mounted; try: {command}"
     return "there is no such file"
 
 

@@ -1,11 +1,11 @@
-"""BPF_OBJ_GET_INFO_BY_FD, as named tuples.
+"""BPF_OBJ_GET_INFO_BY_FD, with results as named tuples.
 
-Theory of operation. The kernel fills a structure and, where the caller left
-room, arrays it points at; it reports the true counts either way. So each
-function asks once with room for the usual case and again, with exactly enough,
-when that was too little. The structures are those of a new kernel: an older one
-fills the front and leaves the rest 0, and must find 0 in what it does not know,
-which is why pointers it may not know are tried and then given up (E2BIG).
+Theory of operation. The kernel fills a structure and, if the caller left
+room, the arrays it points at. It reports the true counts in any case. So each
+function first asks with room for the usual case. If that was too little, it asks again with
+exactly enough. The structures are those of a new kernel. An older kernel
+fills the front and leaves the rest 0, and the part it does not know must be 0.
+So pointers that it may not know are tried first and then left out (E2BIG).
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ __all__ = [
 
 
 class ProgInfo(NamedTuple):
-    """``struct bpf_prog_info``; lengths in bytes, times in ns.
+    """Hold ``struct bpf_prog_info``. Lengths are in bytes, times in ns.
 
     :ivar tag: 16 hex digits, as bpftool prints it
-    :ivar jited_ksyms: address of each JITed function, () without the right to see addresses
+    :ivar jited_ksyms: address of each JITed function, () if we may not see addresses
     :ivar jited_func_lens: bytes of each, in the same order
-    :ivar recursion_misses: times it did not run because it was running already
+    :ivar recursion_misses: times it did not run because it was already running
     :ivar attach_btf_obj_id: BTF object that holds `attach_btf_id`, 0 if it has none
-    :ivar jited_insns: machine code, b"" unless asked for
-    :ivar xlated_insns: instructions as the verifier left them, b"" unless asked for
+    :ivar jited_insns: machine code, b"" unless requested
+    :ivar xlated_insns: instructions as the verifier left them, b"" unless requested
     """
 
     type: int
@@ -81,7 +81,7 @@ class ProgInfo(NamedTuple):
 
 
 class MapInfo(NamedTuple):
-    """``struct bpf_map_info``; sizes in bytes."""
+    """Hold ``struct bpf_map_info``. Sizes are in bytes."""
 
     type: int
     id: int
@@ -99,10 +99,10 @@ class MapInfo(NamedTuple):
 
 
 class BtfInfo(NamedTuple):
-    """``struct bpf_btf_info``.
+    """Hold ``struct bpf_btf_info``.
 
     :ivar size: bytes of the BTF
-    :ivar data: the BTF itself, b"" unless asked for
+    :ivar data: the BTF itself, b"" unless requested
     """
 
     id: int
@@ -114,9 +114,9 @@ class BtfInfo(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """``struct bpf_link_info``, with the fields of all link types side by side.
+    """Hold ``struct bpf_link_info``, with the fields of all link types side by side.
 
-    What a link's type (or the running kernel) does not have keeps its default.
+    A field that the link's type or the running kernel does not have keeps its default.
 
     :ivar type: ``enum bpf_link_type``
     :ivar attach_type: ``enum bpf_attach_type``: tracing, tracing_multi, cgroup, netns, tcx,
@@ -127,13 +127,13 @@ class LinkInfo:
     :ivar name: tracepoint; function of a kprobe; path of a uprobe; target of an iterator
     :ivar perf_type: ``enum bpf_perf_event_type`` (6.6)
     :ivar offset: kprobe, uprobe: bytes from the function or the start of the file
-    :ivar addr: kprobe: its address, 0 without the right to see it
+    :ivar addr: kprobe: its address, 0 if we may not see it
     :ivar missed: kprobe, kprobe_multi: hits that ran nothing (6.7)
-    :ivar count: functions of a ``*_multi`` link
+    :ivar count: number of functions of a ``*_multi`` link
     :ivar flags: kprobe_multi, uprobe_multi, netfilter
     :ivar btf_obj_id: tracing_multi (7.3): BTF object that holds `ids`
     :ivar ids: tracing_multi: BTF ids, ascending
-    :ivar addrs: kprobe_multi, tracing_multi: addresses, 0 without the right to see them
+    :ivar addrs: kprobe_multi, tracing_multi: addresses, 0 if we may not see them
     :ivar offsets: uprobe_multi: bytes from the start of the file
     :ivar cookies: one for each function (6.9 for kprobe_multi)
     :ivar map_id: struct_ops, sockmap, and iterators over a map
@@ -172,14 +172,14 @@ class LinkInfo:
 
 
 def _get(fd: int, info: ctypes.Structure) -> int:
-    # 0 or a negative errno.
+    # Returns 0 or a negative errno.
     return try_bpf(
         Cmd.BPF_OBJ_GET_INFO_BY_FD,
         s.GetInfo(bpf_fd=fd, info_len=ctypes.sizeof(info), info=ctypes.addressof(info)),
     )
 
 
-# What /proc/self/fd shows of each kind.
+# What /proc/self/fd shows for each kind.
 _INODES = {
     "program": "anon_inode:bpf-prog",
     "map": "anon_inode:bpf-map",
@@ -189,12 +189,12 @@ _INODES = {
 
 
 def _check(fd: int, what: str) -> int:
-    # The command answers for any kind of object, in that kind's structure: a map's descriptor
-    # taken for a program's would give nonsense.
+    # The command answers for any kind of object, in that kind's structure. With the descriptor of
+    # a map in place of a program's, the fields would be nonsense.
     try:
         inode = os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
-        return fd  # no /proc, or a bad descriptor, of which the kernel will tell
+        return fd  # no /proc, or a bad descriptor; the kernel will report that
     if inode in _INODES.values() and inode != _INODES[what]:
         doing = f"BPF_OBJ_GET_INFO_BY_FD of a {what}"
         raise BpfError(EINVAL, doing, f"the descriptor is {inode.removeprefix('anon_inode:')}")
@@ -202,7 +202,7 @@ def _check(fd: int, what: str) -> int:
 
 
 def _ask(fd: int, info: ctypes.Structure, what: str, also: tuple[int, ...] = ()) -> int:
-    # 0 or one of the errnos in `also`, positive; anything else raises.
+    # Returns 0 or one of the errnos in `also`, positive. Raises on any other.
     errno = -_get(fd, info)
     if errno and errno not in also:
         raise error(errno, Cmd.BPF_OBJ_GET_INFO_BY_FD, f"BPF_OBJ_GET_INFO_BY_FD of a {what}")
@@ -222,11 +222,11 @@ def _u64s(count: int) -> array[int]:
 
 
 def prog_info(fd: int | HasFileno, *, jited: bool = False, xlated: bool = False) -> ProgInfo:
-    """Facts about a program.
+    """Read facts about a program.
 
-    :param jited: fetch the machine code too
-    :param xlated: fetch the verified instructions too
-    :raises BpfError: EINVAL if `fd` is no program
+    :param jited: fetch the machine code, too
+    :param xlated: fetch the verified instructions, too
+    :raises BpfError: EINVAL if `fd` is not a program
     """
     number = _check(fileno(fd), "program")
     ids, functions, image, insns = 32, 16, 0, 0
@@ -249,7 +249,7 @@ def prog_info(fd: int | HasFileno, *, jited: bool = False, xlated: bool = False)
         if want == (ids, functions, image, insns):
             break
         ids, functions, image, insns = want
-    # A pointer the kernel cleared says that it withheld the data (no right to see addresses).
+    # If the kernel cleared a pointer, it withheld the data because we may not see addresses.
     return ProgInfo(
         type=info.type,
         id=info.id,
@@ -279,9 +279,9 @@ def prog_info(fd: int | HasFileno, *, jited: bool = False, xlated: bool = False)
 
 
 def map_info(fd: int | HasFileno) -> MapInfo:
-    """Facts about a map.
+    """Read facts about a map.
 
-    :raises BpfError: EINVAL if `fd` is no map
+    :raises BpfError: EINVAL if `fd` is not a map
     """
     info = s.MapInfo()
     _ask(_check(fileno(fd), "map"), info, "map")
@@ -303,10 +303,10 @@ def map_info(fd: int | HasFileno) -> MapInfo:
 
 
 def btf_info(fd: int | HasFileno, *, data: bool = False) -> BtfInfo:
-    """Facts about a BTF object.
+    """Read facts about a BTF object.
 
-    :param data: fetch the BTF too
-    :raises BpfError: EINVAL if `fd` is no BTF object
+    :param data: fetch the BTF, too
+    :raises BpfError: EINVAL if `fd` is not a BTF object
     """
     number = _check(fileno(fd), "BTF object")
     name, blob = bytearray(128), bytearray()
@@ -324,7 +324,7 @@ def btf_info(fd: int | HasFileno, *, data: bool = False) -> BtfInfo:
 
 
 def _named(fd: int, part: str, field: str, length: str) -> str:
-    # Ask for a name: the buffer's address goes to `field` and its size to `length` of `part`.
+    # Ask for a name. The buffer's address goes into `field` and its size into `length` of `part`.
     size = 128
     while True:
         name = bytearray(size)
@@ -342,8 +342,8 @@ def _named(fd: int, part: str, field: str, length: str) -> str:
 
 
 def _arrays(fd: int, part: str, count: int, fields: tuple[str, ...]) -> dict[str, Sequence[int]]:
-    # Arrays of `count` u64 (u32 for "ids") from member `part`. Those an older kernel does not
-    # know make it refuse (E2BIG), so the last is given up and the others asked for again.
+    # Arrays of `count` u64 (u32 for "ids") from member `part`. An older kernel refuses arrays it
+    # does not know (E2BIG). Then the last one is left out and the others are requested again.
     while fields and count:
         info = s.LinkInfo()
         where = getattr(info, part)

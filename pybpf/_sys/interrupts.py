@@ -1,10 +1,10 @@
-"""Ctrl-C at a safe point: hold SIGINT back while something is made and recorded.
+"""Handle Ctrl-C at a safe point: delay SIGINT while something is made and recorded.
 
-Between the system call that makes a link and the line that remembers it,
-Python may run a signal handler, and the default one raises KeyboardInterrupt:
-the link would then be nobody's. Inside `held` an interrupt is only noted; on
-leaving, the handler that was there before is called as if it came just then.
-Handlers run in the main thread alone, so in any other there is nothing to hold.
+Between the system call that makes a link and the line that records it,
+Python may run a signal handler, and the default one raises KeyboardInterrupt.
+Nobody would own the link then. Inside `held` an interrupt is only noted. At the end,
+the previous handler is called as if the signal came just then.
+Handlers run only in the main thread, so in other threads there is nothing to delay.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["held"]
 
 
 class held:
-    """Context manager: no KeyboardInterrupt inside, but right after.
+    """Allow no KeyboardInterrupt inside this context; raise it right after.
 
-    May be nested: an inner one hands what it noted to the outer.
+    It may be nested: an inner one passes what it noted to the outer one.
     """
 
     __slots__ = ("_former", "_noted")
@@ -36,7 +36,7 @@ class held:
 
     def __enter__(self) -> held:
         former = signal.getsignal(signal.SIGINT)
-        if callable(former):  # neither ignored, nor left to the kernel, nor set by C code
+        if callable(former):  # not ignored, not left to the kernel, and not set by C code
             self._former = former
             try:
                 signal.signal(signal.SIGINT, self._note)

@@ -1,4 +1,4 @@
-"""Links: one function per form of BPF_LINK_CREATE, and what can be done to a link.
+"""Links: one function per form of BPF_LINK_CREATE, and what can be done with a link.
 
 The functions follow the rules of `pybpf._sys.bpf`.
 """
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def raw_tracepoint_open(prog_fd: int | HasFileno, name: str | None, cookie: int = 0) -> Fd:
-    """BPF_RAW_TRACEPOINT_OPEN.
+    """Call BPF_RAW_TRACEPOINT_OPEN.
 
     :param name: tracepoint; None if the program was loaded for its target (tp_btf, fentry)
     :param cookie: for bpf_get_attach_cookie (6.10 and newer)
@@ -67,7 +67,7 @@ def _link_create(attr: Any, what: str) -> Fd:
 def link_create_generic(
     prog_fd: int | HasFileno, target_fd: int | HasFileno, attach_type: int, flags: int = 0
 ) -> Fd:
-    """BPF_LINK_CREATE without anything more: cgroup, netns, xdp, sk_lookup.
+    """Call BPF_LINK_CREATE without further arguments: cgroup, netns, xdp, sk_lookup.
 
     :param target_fd: descriptor, or interface index for XDP
     :param flags: depends on the attach type
@@ -172,12 +172,12 @@ def link_create_tracing(
     target_btf_id: int = 0,
     cookie: int = 0,
 ) -> Fd:
-    """BPF_LINK_CREATE of fentry, fexit, fmod_ret, fsession, tp_btf, lsm and freplace.
+    """Call BPF_LINK_CREATE for fentry, fexit, fmod_ret, fsession, tp_btf, lsm and freplace.
 
     :param target_fd: another program to attach to than the one it was loaded for
     :param target_btf_id: function in that program
     :raises BpfError: E2BIG if the trampoline is full, EBUSY if the function cannot be patched or
-        runs this program already, ENOTSUPP (524) if it has too many argument slots
+        already runs this program, ENOTSUPP (524) if it has too many argument slots
     """
     attr = s.LinkCreateTracing(
         prog_fd=fileno(prog_fd), target_fd=fileno(target_fd), attach_type=attach_type
@@ -190,7 +190,7 @@ def link_create_tracing(
 def link_create_perf_event(
     prog_fd: int | HasFileno, perf_fd: int | HasFileno, cookie: int = 0
 ) -> Fd:
-    """BPF_LINK_CREATE on a perf event: kprobe, uprobe, tracepoint, sampling."""
+    """Call BPF_LINK_CREATE on a perf event: kprobe, uprobe, tracepoint, sampling."""
     attr = s.LinkCreatePerfEvent(
         prog_fd=fileno(prog_fd), target_fd=fileno(perf_fd), attach_type=AttachType.BPF_PERF_EVENT
     )
@@ -213,11 +213,11 @@ def link_create_kprobe_multi(
     cookies: Sequence[int] | None = None,
     attach_type: int = AttachType.BPF_TRACE_KPROBE_MULTI,
 ) -> Fd:
-    """BPF_LINK_CREATE of one program on many functions, through fprobe.
+    """Call BPF_LINK_CREATE for one program on many functions, through fprobe.
 
     :param flags: `KprobeMultiFlag`
-    :param syms: names, or
-    :param addrs: addresses (``array('Q')`` is taken as it is)
+    :param syms: names
+    :param addrs: addresses, instead of names (``array('Q')`` is used as it is)
     :param cookies: ``__u64`` for each, in the same order
     :param attach_type: BPF_TRACE_KPROBE_MULTI or BPF_TRACE_KPROBE_SESSION
     :raises BpfError: EOPNOTSUPP without CONFIG_FPROBE; ESRCH, EINVAL or ENOENT if one function
@@ -275,11 +275,11 @@ def link_create_tracing_multi(
     ids: Sequence[int],
     cookies: Sequence[int] | None = None,
 ) -> Fd:
-    """BPF_LINK_CREATE of a ``*.multi`` program (7.2 and newer): all functions or none.
+    """Call BPF_LINK_CREATE for a ``*.multi`` program (7.2 and newer): all functions or none.
 
     :param attach_type: BPF_TRACE_FENTRY_MULTI, BPF_TRACE_FEXIT_MULTI or BPF_TRACE_FSESSION_MULTI
     :param ids: BTF ids of functions in the BTF the program was loaded for. No two of them may
-        have one address: 7.3 crashes when such a link is closed
+        have the same address: 7.3 crashes when such a link is closed
     :param cookies: ``__u64`` for each, in the same order
     """
     attr = s.LinkCreateTracingMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)
@@ -299,7 +299,7 @@ def _same_length(count: int, values: Sequence[int] | None, what: str = "cookies"
 def link_create_iter(
     prog_fd: int | HasFileno, *, target: s.IterLinkInfo | None = None, flags: int = 0
 ) -> Fd:
-    """BPF_LINK_CREATE of an iterator.
+    """Call BPF_LINK_CREATE for an iterator.
 
     :param target: ``union bpf_iter_link_info``: the map, cgroup or task to walk
     """
@@ -312,7 +312,7 @@ def link_create_iter(
 
 
 def iter_create(link_fd: int | HasFileno) -> Fd:
-    """BPF_ITER_CREATE: a descriptor to read what the iterator writes, once."""
+    """Call BPF_ITER_CREATE. The descriptor reads once what the iterator writes."""
     return Fd(bpf(Cmd.BPF_ITER_CREATE, s.IterCreate(link_fd=fileno(link_fd))), "iterator")
 
 
@@ -322,24 +322,24 @@ def link_update(
     *,
     old_prog_fd: int | HasFileno | None = None,
 ) -> None:
-    """BPF_LINK_UPDATE: replace the program.
+    """Call BPF_LINK_UPDATE: replace the program.
 
-    :param old_prog_fd: only if it is this one that is attached (BPF_F_REPLACE)
-    :raises BpfError: EPERM if it is another; EINVAL or EOPNOTSUPP if the type cannot
+    :param old_prog_fd: replace it only if this program is attached (BPF_F_REPLACE)
+    :raises BpfError: EPERM if another one is; EINVAL or EOPNOTSUPP if the link type cannot
     """
     attr = s.LinkUpdate(link_fd=fileno(link_fd), new_prog_fd=fileno(new_prog_fd))
     if old_prog_fd is not None:
         attr.flags, attr.old_prog_fd = BPF_F_REPLACE, fileno(old_prog_fd)
     result = try_bpf(Cmd.BPF_LINK_UPDATE, attr)
     if result == -EPERM and old_prog_fd is not None:
-        hint = "the link runs another program than the old one given"
+        hint = "the link does not run the given old program"
         raise BpfError(EPERM, "BPF_LINK_UPDATE", hint)
     if result < 0:
         raise error(-result, Cmd.BPF_LINK_UPDATE)
 
 
 def link_detach(link_fd: int | HasFileno) -> None:
-    """BPF_LINK_DETACH.
+    """Call BPF_LINK_DETACH.
 
     :raises BpfError: EOPNOTSUPP for types that only detach when closed
     """

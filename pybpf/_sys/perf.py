@@ -1,8 +1,8 @@
 """perf_event_open(2), as far as BPF programs are attached through it.
 
-A kprobe or uprobe is an event of a dynamic PMU whose number and whose bit for
-"at return" sysfs tells; a tracepoint is an event by the number tracefs gives.
-The event does nothing by itself: a BPF link on it (or `set_bpf`) makes it run
+A kprobe or uprobe is an event of a dynamic PMU. sysfs gives the PMU's number and its bit for
+"at return". A tracepoint is an event with the number that tracefs gives.
+The event does nothing by itself. A BPF link on it (or `set_bpf`) makes it run
 a program.
 """
 
@@ -56,10 +56,10 @@ _REF_CTR_SHIFT = 32
 def perf_event_open(
     attr: PerfEventAttr, *, pid: int = -1, cpu: int = -1, group_fd: int = -1, doing: str = ""
 ) -> Fd:
-    """perf_event_open(2), close-on-exec.
+    """Call perf_event_open(2), with close-on-exec.
 
     :param pid: process, or -1 for all
-    :param cpu: CPU, or -1 for all (then `pid` must name one)
+    :param cpu: CPU, or -1 for all (`pid` must then name a process)
     :raises DeniedByPolicy: EPERM or EACCES
     """
     attr.size = ctypes.sizeof(attr)
@@ -85,14 +85,14 @@ def _read(path: str) -> str:
 
 @cache
 def pmu(name: str) -> tuple[int, int]:
-    """Number of a dynamic PMU (fixed from boot on), and the config of a probe at return.
+    """Find the number of a dynamic PMU (constant after boot), and its config bit for "at return".
 
     :param name: ``kprobe`` or ``uprobe``
-    :raises UnsupportedFeature: the kernel has none
+    :raises UnsupportedFeature: if the kernel has no such PMU
     """
     try:
         number = int(_read(f"{_PMUS}/{name}/type"))
-        # "config:0": the bit that says at return.
+        # "config:0" is the bit for "at return".
         form = _read(f"{_PMUS}/{name}/format/retprobe")
     except FileNotFoundError:
         hint = f"no {_PMUS}/{name}: the kernel has no CONFIG_{name.upper()}_EVENTS"
@@ -101,11 +101,11 @@ def pmu(name: str) -> tuple[int, int]:
 
 
 def open_kprobe(function: str | None, offset_or_address: int = 0, *, retprobe: bool = False) -> Fd:
-    """An event for one kprobe, on all CPUs.
+    """Open an event for one kprobe, on all CPUs.
 
     :param function: symbol name, or None
-    :param offset_or_address: bytes from its start; without a function the absolute address
-    :param retprobe: at return instead of at that place
+    :param offset_or_address: bytes from its start; without a function, the absolute address
+    :param retprobe: probe the return instead of that place
     :raises BpfError: ENOENT for an unknown name, EINVAL for a place that must not be probed,
         EADDRNOTAVAIL for a name that several functions share
     """
@@ -126,11 +126,11 @@ def open_uprobe(
     retprobe: bool = False,
     ref_ctr_offset: int = 0,
 ) -> Fd:
-    """An event for one uprobe.
+    """Open an event for one uprobe.
 
     :param path: executable or shared library
     :param offset: bytes from the start of that file
-    :param pid: only in this process, or -1
+    :param pid: trace only this process, -1 for all
     :param ref_ctr_offset: file offset of a USDT semaphore, 0 for none
     """
     kind, at_return = pmu("uprobe")
@@ -143,14 +143,14 @@ def open_uprobe(
 
 
 def tracepoint_id(category: str, name: str) -> int:
-    """Number of a tracepoint, from tracefs.
+    """Read the number of a tracepoint from tracefs.
 
-    :raises BpfError: ENOENT if there is none of that name, or no tracefs; DeniedByPolicy if it
-        may not be read
+    :raises BpfError: ENOENT if it does not exist, or tracefs is not mounted; DeniedByPolicy if
+        it may not be read
     """
     doing = f"tracepoint {category}:{name}"
     if not is_one_name(category) or not is_one_name(name):
-        raise BpfError(ENOENT, doing, "it is not a name of the form CATEGORY and EVENT")
+        raise BpfError(ENOENT, doing, "category and name must be plain names, without a slash")
     mounted = False
     for root in tracefs_directories():
         try:
@@ -166,12 +166,12 @@ def tracepoint_id(category: str, name: str) -> int:
 
 
 def tracepoint_categories() -> list[str]:
-    """Categories of tracepoints that tracefs shows; empty if it cannot be read."""
+    """List the categories of tracepoints in tracefs. Empty if it cannot be read."""
     return _listed("")
 
 
 def tracepoint_names(category: str) -> list[str]:
-    """Tracepoints of one category that tracefs shows; empty if it cannot be read."""
+    """List the tracepoints of one category in tracefs. Empty if it cannot be read."""
     return _listed(category)
 
 
@@ -184,7 +184,7 @@ def _listed(category: str) -> list[str]:
 
 
 def open_tracepoint(category: str, name: str) -> Fd:
-    """An event for a static tracepoint, on all CPUs.
+    """Open an event for a static tracepoint, on all CPUs.
 
     :raises BpfError: ENOENT if there is no such tracepoint
     """
@@ -249,7 +249,7 @@ def open_sampling(
 
 
 def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> Fd:
-    """The event a BPF program writes samples to with bpf_perf_event_output, for one CPU.
+    """Open the event that bpf_perf_event_output writes samples to, for one CPU.
 
     :param wakeup_events: samples before a reader is woken
     """
@@ -278,9 +278,9 @@ def _ioctl(fd: int | HasFileno, request: int, argument: int, name: str) -> None:
 
 
 def set_bpf(fd: int | HasFileno, prog_fd: int | HasFileno) -> None:
-    """PERF_EVENT_IOC_SET_BPF: have the event run a program until the event is closed.
+    """Have the event run a program until the event is closed (PERF_EVENT_IOC_SET_BPF).
 
-    A link (BPF_LINK_CREATE) does the same and can be inspected; it is the better way.
+    A link (BPF_LINK_CREATE) does the same and can be inspected, so it is better.
     """
     _ioctl(fd, PERF_EVENT_IOC_SET_BPF, fileno(prog_fd), "PERF_EVENT_IOC_SET_BPF")
 

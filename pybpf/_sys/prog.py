@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunOutput", "prog_load", "prog_test_run"]
 
-# BPF_PROG_LOAD says EAGAIN when a signal came during verification; libbpf gives up after as many.
+# BPF_PROG_LOAD fails with EAGAIN if a signal came during verification. libbpf tries as often.
 _LOAD_ATTEMPTS = 5
 
 
@@ -49,7 +49,7 @@ def prog_load(
     log_level: int = 0,
     on_log: Callable[[str], object] | None = None,
 ) -> Fd:
-    """BPF_PROG_LOAD, quietly; the verifier is asked for its log when it refused.
+    """Call BPF_PROG_LOAD without a log; ask for the verifier's log only after a refusal.
 
     :param prog_type: ``enum bpf_prog_type``
     :param insns: packed ``struct bpf_insn``
@@ -58,11 +58,11 @@ def prog_load(
     :param func_info: packed ``struct bpf_func_info`` of `func_info_rec_size` bytes each
     :param line_info: packed ``struct bpf_line_info`` likewise
     :param fd_array: descriptors that instructions refer to by index
-    :param log_level: ``BPF_LOG_*``, to have a log of a load that succeeds
+    :param log_level: ``BPF_LOG_*``, to get a log also if the load succeeds
     :param on_log: called with that log
     :raises VerifierError: the verifier refused
     :raises DeniedByPolicy: EPERM or EACCES before the verifier said anything
-    :raises BpfError: refused for another reason, which the hint guesses
+    :raises BpfError: refused for another reason; the hint guesses which
     """
     fds = array("i", fd_array)
     license_text = license.encode() + b"\0"
@@ -94,10 +94,10 @@ def prog_load(
         result = _load(attr)
     errno = max(-result, 0)
     if errno in (EMFILE, ENFILE):
-        # Not the program's fault, so no log; and no file is left to import a module from.
+        # Not the program's fault, so no log. No descriptor is left to import a module with.
         raise error(errno, Cmd.BPF_PROG_LOAD, f"BPF_PROG_LOAD {name!r}")
     if errno and not log_level:
-        # The refusal that counts is the first: a log that does not fit is one of its own.
+        # The first refusal is the one that counts: a log that does not fit is refused, too.
         result, log, truncated = _load_with_log(attr, 1)
     if result >= 0:
         if on_log is not None and log:
@@ -125,7 +125,7 @@ def _load(attr: s.ProgLoad) -> int:
 
 
 def _load_with_log(attr: s.ProgLoad, level: int) -> tuple[int, str, bool]:
-    # Result, log, and whether some of it is missing. Grows the buffer until the log fits.
+    # Returns result, log, and whether some of it is missing. Grows the buffer until the log fits.
     size = LOG_FIRST
     while True:
         log = bytearray(size)
@@ -135,12 +135,12 @@ def _load_with_log(attr: s.ProgLoad, level: int) -> tuple[int, str, bool]:
         full = result == -ENOSPC
         if not full or size >= LOG_MOST:
             return result, log_text(log), full
-        # 6.4 and newer say how much it takes; before, guess.
+        # 6.4 and newer say how much the log takes. For older kernels, guess.
         size = min(max(attr.log_true_size, 4 * size), LOG_MOST)
 
 
 class RunOutput(NamedTuple):
-    """What BPF_PROG_TEST_RUN gave back.
+    """Hold the results of BPF_PROG_TEST_RUN.
 
     :ivar retval: ``__u32``, what the program returned
     :ivar duration: mean time of one run, ns
@@ -166,16 +166,16 @@ def prog_test_run(
     cpu: int = 0,
     batch_size: int = 0,
 ) -> RunOutput:
-    """BPF_PROG_TEST_RUN.
+    """Call BPF_PROG_TEST_RUN.
 
     :param data_in: packet
-    :param data_out_size: bytes of room for the packet afterwards; more than it needs is fine
+    :param data_out_size: bytes of room for the packet afterwards; more than needed is fine
     :param ctx_in: context struct
     :param ctx_out_size: bytes of room for the context afterwards. BPF_PROG_TYPE_SYSCALL
-        takes none: it changes the context in place, which is returned as ``ctx_out``
-    :param repeat: runs; types that run once only take 0 and 1
-    :raises BpfError: ENOTSUPP (524) if the type cannot be run so, EINVAL for a combination it
-        does not take, ENOSPC if an output did not fit
+        allows none: it changes the context in place, which is returned as ``ctx_out``
+    :param repeat: number of runs; types that can only run once accept only 0 and 1
+    :raises BpfError: ENOTSUPP (524) if the type cannot be run this way, EINVAL for a combination
+        that it does not accept, ENOSPC if an output did not fit
     """
     data, ctx = bytearray(data_in or b""), bytearray(ctx_in or b"")
     data_out, ctx_out = bytearray(data_out_size), bytearray(ctx_out_size)
@@ -185,7 +185,7 @@ def prog_test_run(
         data_size_out=data_out_size,
         data_in=address(data),
         data_out=address(data_out),
-        # 0 means once to every type, and some refuse any other number.
+        # 0 means once for every type. Some types refuse any other number.
         repeat=repeat if repeat > 1 else 0,
         ctx_size_in=len(ctx),
         ctx_size_out=ctx_out_size,

@@ -1,9 +1,9 @@
-"""The lines of a verifier log that say what is wrong.
+"""Find the lines of a verifier log that say what is wrong.
 
-Up to Linux 7.2 a refused program's log ends with the instruction at fault, what
-the verifier says of it, and statistics. From 7.3 a report in paragraphs
+Up to Linux 7.2 the log of a refused program ends with the faulty instruction, what
+the verifier says about it, and statistics. From 7.3 on, a report in paragraphs
 ("Verification failed: ...", then Reason, At, Causal path, Suggestion) may stand
-between the last two; many refusals still come without one.
+between the last two. Many refusals still come without one.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import re
 
 __all__ = ["said_something", "summary"]
 
-# Logs run to 50 MB; what matters stands at the end.
+# Logs may have 50 MB. What matters is at the end.
 _TAIL = 1 << 16
 _TRAILER = re.compile(r"processed \d+ insns |verification time \d+ usec|stack depth |insns total ")
 _INSN = re.compile(r"\d+: \([0-9a-f]{2}\) ")
 _SOURCE = re.compile(r"; ")
 _REPORT = "Verification failed: "
 _HEADING = re.compile(r"[A-Z][A-Za-z ]*:$")
-# The way to the fault is long, and the log above it has it anyway.
+# The path to the fault is long, and the log above it has it anyway.
 _LEFT_OUT = {"Causal path:"}
 _SOURCE_PART = "  Source context:"
 _INSN_PART = "  Instruction context:"
-_SAID = 12  # most lines the verifier has been seen to say of one instruction
+_SAID = 12  # most lines the verifier has been seen to write about one instruction
 _LINES = 32
 
 
 def said_something(log: str) -> bool:
-    """Whether there is more in a log than its statistics."""
+    """Tell whether a log has more than its statistics."""
     return any(_TRAILER.match(line) is None for line in _useful(log[:_TAIL]))
 
 
@@ -37,16 +37,16 @@ def _useful(log: str) -> list[str]:
 
 
 def summary(log: str) -> str:
-    """The lines to show first: the faulty instruction, its source line, what is said of it.
+    """Return the lines to show first: the faulty instruction, its source line, and the verdict.
 
     :param log: the whole log
-    :returns: up to 32 lines, "" if the log has nothing but statistics
+    :returns: up to 32 lines, "" if the log has only statistics
     """
     lines = [line for line in _useful(log[-_TAIL:]) if _TRAILER.match(line) is None]
     report = next((i for i, line in enumerate(lines) if line.startswith(_REPORT)), None)
     if report is None:
         return "\n".join(_classic(lines))
-    # The report repeats the instruction and its source line, but not the verifier's old words,
+    # The report repeats the instruction and its source line, but not the verifier's old wording,
     # which people search for.
     before = _said(lines[:report])[-3:]
     return "\n".join([*before, *_report(lines[report:])][:_LINES])
@@ -64,19 +64,19 @@ def _classic(lines: list[str]) -> list[str]:
         if _SOURCE.match(line):
             return [line, *lines[start - 1 :]]
         if _INSN.match(line) is None:
-            break  # another path, or the log of another function
+            break  # another path, or another function's log
     return lines[start - 1 :]
 
 
 def _said(lines: list[str]) -> list[str]:
-    # What follows the last instruction; the last line alone if that is too far away.
+    # The lines after the last instruction. Only the last line if that is too far away.
     for distance, line in enumerate(reversed(lines)):
         if _INSN.match(line):
             return lines[len(lines) - distance :]
         if distance == _SAID:
             break
     else:
-        return lines  # refused before any instruction was looked at
+        return lines  # refused before any instruction was checked
     return lines[-1:]
 
 
@@ -89,7 +89,7 @@ def _report(lines: list[str]) -> list[str]:
         elif line == _SOURCE_PART:
             sourced = True
         elif line == _INSN_PART and sourced:
-            keep = False  # the same place again
+            keep = False  # it repeats the same place
         if keep:
             kept.append(line)
     return kept

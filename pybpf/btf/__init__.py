@@ -1,6 +1,6 @@
 """BTF: reading, relocating, writing and printing type information.
 
-`Btf` and the type classes come with the package; the rest is imported when it
+`Btf` and the type classes are imported with the package. The rest is imported when it
 is first used.
 """
 

@@ -1,8 +1,8 @@
-"""One BTF blob as it lies in memory: header, strings, and where each type record is.
+"""One BTF blob as it is in memory: header, strings, and where each type record is.
 
-The type section is looked at as one array of 32-bit words; a single walk over the records,
-each step looked up in a dict from info word to record length, gives the word offset of every
-type. Nothing else is decoded: `pybpf.btf.inflate` makes values of records, `pybpf.btf.decode`
+The type section is treated as one array of 32-bit words. A single walk over the records
+finds the word offset of every type; a dict from info word to record length gives each step.
+Nothing else is decoded. `pybpf.btf.inflate` makes values from records, and `pybpf.btf.decode`
 answers questions about them. Both read the words and offsets here, and check names and
 references as they read them (`Blob.record_name`, `Blob.reference`).
 """
@@ -29,7 +29,7 @@ _LAYOUT = struct.Struct("<BBH")
 
 # Words after the 3-word struct btf_type: (fixed, per vlen), by kind.
 _EXTRA_WORDS = (
-    (0, 0),  # void: only ever id 0, rejected by the walk
+    (0, 0),  # void: has only id 0; the walk rejects it elsewhere
     (1, 0),  # int
     (0, 0),  # ptr
     (3, 0),  # array
@@ -53,7 +53,7 @@ _EXTRA_WORDS = (
 
 
 class _Steps(dict[int, int]):
-    """Record length in words by info word; kinds and lengths are few, so this stays small."""
+    """Map info words to record lengths in words. Kinds and lengths are few, so this stays small."""
 
     def __init__(self, layout: Mapping[int, tuple[int, int]]) -> None:
         super().__init__()
@@ -73,21 +73,21 @@ class _Steps(dict[int, int]):
 
 
 class _UnknownKind(Exception):
-    """Carries the kind number out of the walk, which knows the offset."""
+    """Carry the kind number out of the walk, which knows the offset."""
 
 
 class Blob:
-    """The sections of one BTF blob.
+    """Hold the sections of one BTF blob.
 
     :param data: the blob (``struct btf_header`` first), little-endian
     :param base: the blob that a split BTF continues
-    :param label: for messages: file or module name
+    :param label: file or module name, for messages
     :ivar words: the type section, as ``__u32``
     :ivar strings: the string section
-    :ivar base_strings: first string offset that is not the base's, in bytes
+    :ivar base_strings: first string offset after the base's, in bytes
     :ivar types_at: where the type section starts, in bytes
-    :raises ObjectFormatError: header or string section malformed. A malformed type record
-        raises it when `offsets` is first asked for
+    :raises ObjectFormatError: the header or string section is malformed. A malformed type record
+        raises it when `offsets` is first used
     """
 
     def __init__(
@@ -144,25 +144,25 @@ class Blob:
 
     @cached_property
     def text(self) -> str:
-        """The strings as Latin-1, one character per byte, so that offsets work on it."""
+        """Return the strings as Latin-1. One character per byte, so offsets can be used on it."""
         return self.strings.decode("latin-1")
 
     @cached_property
     def is_ascii(self) -> bool:
-        """Whether the strings are ASCII."""
+        """Tell whether the strings are ASCII."""
         return self.strings.isascii()
 
     def error(self, what: str, offset: int | None) -> ObjectFormatError:
-        """Make the exception for something malformed.
+        """Make the exception for malformed data.
 
-        :param offset: bytes from the start of the blob, None if no place is to blame
+        :param offset: bytes from the start of the blob, None if no single place is wrong
         """
         return ObjectFormatError(what, file=self.label, section=".BTF", offset=offset)
 
     @cached_property
     def _layout(self) -> dict[int, tuple[int, int]]:
         # The optional layout section (Linux 7.x): record sizes by kind, so
-        # that readers can step over kinds they do not know.
+        # that readers can skip kinds they do not know.
         if self._header_len < _HEADER.size + _LAYOUT_FIELDS.size:
             return self.base._layout if self.base else {}
         offset, length = _LAYOUT_FIELDS.unpack_from(self.data, _HEADER.size)
@@ -181,15 +181,15 @@ class Blob:
 
     @cached_property
     def offsets(self) -> array[int]:
-        """Word offset of every own type; index 0 is type `start_id`."""
+        """Return the word offset of every own type. Index 0 is type `start_id`."""
         words = self.words
         infos = words[1:]
         steps = _Steps(self._layout)
         offsets = array("I")
         append = offsets.append
         at = 0
-        # Ends by the IndexError of the first info word past the section: a
-        # compare per record would cost a fifth more.
+        # The loop ends with the IndexError of the first info word after the section. A
+        # comparison per record would cost a fifth more.
         try:
             while True:
                 step = steps[infos[at]]
@@ -208,28 +208,29 @@ class Blob:
 
     @cached_property
     def start_id(self) -> int:
-        """First id that is not the base's."""
+        """Return the first id after the base's."""
         return self.base.nr_types if self.base else 1
 
     @property
     def nr_types(self) -> int:
-        """Number of type ids, void and the base's included."""
+        """Count the type ids, including void and the base's."""
         return self.start_id + len(self.offsets)
 
     @property
     def strings_end(self) -> int:
-        """First string offset past this BTF, in bytes; a split BTF's strings start here."""
+        """Return the first string offset after this BTF, in bytes. A split BTF's strings start
+        here."""
         return self.base_strings + len(self.strings)
 
     @property
     def raw(self) -> bytes:
-        """The bytes of the blob."""
+        """Return the bytes of the blob."""
         return bytes(self.data)
 
     def locate(self, type_id: int) -> tuple[Blob, int]:
         """Find the record of a type: the blob that has it, and its word offset there.
 
-        :raises ObjectFormatError: no such id; 0 (void) has no record either
+        :raises ObjectFormatError: no such id; id 0 (void) has no record either
         """
         owner = self
         while type_id < owner.start_id:

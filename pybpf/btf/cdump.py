@@ -1,15 +1,15 @@
-"""BTF as C declarations that a compiler lays out like the kernel did.
+"""Write BTF as C declarations that a compiler lays out as the kernel did.
 
-C wants a type declared before it is used, but how much of it depends on the
-use. A struct must be complete where it is a member, and only has to be known by
-name where it is pointed to; a typedef or enum must always have been declared, a
-typedef's own target again only as far as the typedef is used. So declarations
-are made in the order of ids, each first asking for what it needs: `_complete`
-for use by value, `_mention` for use behind pointers and in prototypes, where structs
-get away with a forward declaration. Anonymous types are written out in place.
+C requires a type to be declared before it is used. How much of it must be declared depends on
+the use. A struct must be complete where it is a member, but only its name must be known
+where it is pointed to. A typedef or enum must always have been declared. A
+typedef's own target is needed only as far as the typedef is used. So declarations
+are made in the order of ids, and each first asks for what it needs: `_complete`
+for use by value, `_mention` for use behind pointers and in prototypes, where a forward
+declaration is enough for structs. Anonymous types are written in place.
 
-Layout: members are placed by the C rules for 64-bit little-endian targets, and where
-BTF has a member further on, unnamed bit-fields fill the gap; a struct that has one
+Layout: members are placed by the C rules for 64-bit little-endian targets. If
+BTF has a member further on, unnamed bit-fields fill the gap. A struct with a member
 closer than the rules allow is ``packed``. Names that C would see twice (BTF
 may have several types of one name) get the suffix ``___2``, ``___3``..., which CO-RE
 drops again. Type tags are left out.
@@ -62,18 +62,18 @@ _TAIL = """\
 
 #endif /* __VMLINUX_H__ */
 """
-# Widths of unnamed bit-fields that fill gaps, widest first; full ones start a storage
-# unit of their own, so they end exactly where they should.
+# Widths of unnamed bit-fields that fill gaps, widest first. A full one starts its own storage
+# unit, so it ends exactly where it should.
 _FILLERS = ((64, "long"), (32, "int"), (16, "short"), (8, "char"))
-# Bits of a gap that gets an array instead, which is a member with a name.
+# A gap of this many bits gets an array instead, which is a member with a name.
 _LONG_GAP = 64 * 64
 _QUALIFIERS = {Const: "const", Volatile: "volatile", Restrict: "restrict"}
 
 
 def dump(btf: Btf, ids: Iterable[int] | None = None) -> str:
-    """C declarations of all types, or of some and what they need.
+    """Write C declarations of all types, or of some and what they need.
 
-    :param ids: types to declare; None for all of them, base included
+    :param ids: types to declare; None for all of them, including the base's
     :raises ObjectFormatError: types nested in themselves
     """
     dumper = _Dumper(btf)
@@ -83,7 +83,7 @@ def dump(btf: Btf, ids: Iterable[int] | None = None) -> str:
 
 
 class _Names:
-    """One C name space: makes names valid and unique."""
+    """Make names valid and unique in one C name space."""
 
     def __init__(self) -> None:
         self._uses: dict[str, int] = {}
@@ -119,7 +119,7 @@ class _Dumper:
         self._choose_names()
 
     def _choose_names(self) -> None:
-        # Before anything is written, since a later typedef must not lose its
+        # This comes before anything is written, because a later typedef must not lose its
         # name to an enumerator of an earlier enum.
         forwards: list[tuple[int, Fwd]] = []
         for type_id in range(1, self.btf.nr_types):
@@ -130,14 +130,14 @@ class _Dumper:
                     if isinstance(t, (Struct, Union)):
                         self._forwards.setdefault((t.name, isinstance(t, Union)), name)
             elif isinstance(t, Typedef):
-                # The compiler's own va_list is another one on another target.
+                # The compiler's own va_list differs between targets.
                 name = "kernel" + t.name if t.name.startswith("__builtin_") else t.name
                 self._name_of[type_id] = self._words.unique(name)
             elif isinstance(t, Fwd):
                 forwards.append((type_id, t))
             self._note_inline_enum(t)
         for type_id, fwd in forwards:
-            # The struct it declares, if that is here, under whatever name.
+            # The struct it declares, under whatever name, if it is here.
             key = (fwd.name, fwd.is_union)
             if key not in self._forwards:
                 self._forwards[key] = self._tags.unique(fwd.name)
@@ -152,16 +152,16 @@ class _Dumper:
         if target is not None:
             self._inline_enums.add(target)
 
-    # What to write when.
+    # What to write, and in which order.
 
     def declare(self, type_id: int) -> None:
-        """Declare a type for its own sake."""
+        """Declare a type that was requested itself."""
         t = self.btf.type(type_id)
         if isinstance(t, (Struct, Union)):
             if t.name:
                 self._complete(type_id, 0)
         elif isinstance(t, (Enum, Enum64)):
-            # One without a name matters for its enumerators, unless it is
+            # An enum without a name matters because of its enumerators, unless it is
             # written where it is used.
             if t.name or type_id not in self._inline_enums:
                 self._enum(type_id, t)
@@ -176,7 +176,7 @@ class _Dumper:
         return depth + 1
 
     def _complete(self, type_id: int, depth: int) -> None:
-        """Everything that a use of the type by value needs."""
+        """Declare everything that a use of the type by value needs."""
         depth = self._nested(depth, type_id)
         t = self.btf.type(type_id)
         if isinstance(t, Typedef):
@@ -206,7 +206,7 @@ class _Dumper:
             self._mention(type_id, depth)
 
     def _mention(self, type_id: int, depth: int) -> None:
-        """Everything that a pointer to the type needs."""
+        """Declare everything that a pointer to the type needs."""
         depth = self._nested(depth, type_id)
         t = self.btf.type(type_id)
         if isinstance(t, (Struct, Union)):
@@ -228,7 +228,7 @@ class _Dumper:
             for param in t.params:
                 self._mention(param.type, depth)
         elif isinstance(t, Array):
-            # Also behind a pointer, the elements of an array must be complete.
+            # The elements of an array must be complete even behind a pointer.
             if self.btf.skip_mods_and_typedefs(t.type) in self._busy:
                 self._mention(t.type, depth)
             else:
@@ -262,7 +262,7 @@ class _Dumper:
             return head
         pad = "\t" * (level + 1)
         suffix = "" if isinstance(t, Enum) else "LL" if t.signed else "ULL"
-        # Written twice, when used in place twice, its enumerators are other ones.
+        # If it is used in place twice, it is written twice, with other enumerator names.
         lines = [f"{pad}{self._words.unique(v.name)} = {v.val}{suffix},\n" for v in t.values]
         return f"{head} {{\n{''.join(lines)}{pad[1:]}}}{_enum_mode(t)}"
 
@@ -290,7 +290,7 @@ class _Dumper:
         return f"{head} {{\n{''.join(lines)}{pad[1:]}}}{attribute}"
 
     def _declarator(self, type_id: int, inner: str, level: int) -> str:
-        """``TYPE inner`` with the pieces of TYPE where C wants them."""
+        """Write ``TYPE inner`` with the parts of TYPE where C puts them."""
         qualifiers: list[str] = []
         for _ in range(_MAX_DEPTH):
             t = self.btf.type(type_id)
@@ -306,7 +306,7 @@ class _Dumper:
                 qualifiers = []
                 type_id = t.type
             elif isinstance(t, Array):
-                # Qualifiers of an array are those of its elements.
+                # C applies the qualifiers of an array to its elements.
                 inner = f"{_grouped(inner)}[{t.nelems}]"
                 type_id = t.type
             elif isinstance(t, FuncProto):
@@ -349,7 +349,7 @@ class _Dumper:
         return 8 * self.btf.sizeof(type_id)
 
     def _unit(self, member: Member) -> int:
-        # Bits of the storage unit of a bit-field.
+        # Number of bits in the storage unit of a bit-field.
         bits = self._bits(member.type)
         if bits not in (8, 16, 32, 64, 128):
             raise ObjectFormatError(
@@ -360,7 +360,7 @@ class _Dumper:
         return bits
 
     def _align(self, type_id: int) -> int:
-        # Of a complete type, in bytes, on x86-64 and BPF.
+        # Alignment of a complete type, in bytes, on x86-64 and BPF.
         for _ in range(_MAX_DEPTH):
             t = self.btf.type(type_id)
             if isinstance(t, (Struct, Union)):
@@ -404,8 +404,8 @@ class _Dumper:
         return _up(_up(max(ends, default=0), 8) // 8, self._align(type_id))
 
     def _gap(self, member: Member, at: int, packed: bool) -> list[str]:
-        # What to write so that the compiler puts `member` where BTF has it,
-        # given that the last one ended at bit `at`.
+        # What to write so that the compiler puts `member` where BTF has it.
+        # The previous member ended at bit `at`.
         if packed:
             natural = at if member.bitfield_size else _up(at, 8)
         elif member.bitfield_size:
@@ -421,7 +421,7 @@ def _up(value: int, unit: int) -> int:
 
 
 def _fill(at: int, end: int) -> list[str]:
-    """Unnamed bit-fields from bit `at` to bit `end`."""
+    """Write unnamed bit-fields from bit `at` to bit `end`."""
     parts = []
     while at < end:
         if at % 8:
@@ -448,7 +448,7 @@ def _grouped(inner: str) -> str:
 def _params(params: list[str]) -> str:
     if not params:
         return "void"
-    # C has no function whose only parameter is "...".
+    # C does not allow "..." as the only parameter of a function.
     return ", ".join(params) if params != ["..."] else ""
 
 
@@ -466,7 +466,7 @@ def _identifier(name: str) -> str:
 
 
 def _enum_mode(t: Enum | Enum64) -> str:
-    # The size C gives it: 4 bytes, or 8 if a value needs them.
+    # The size that C gives the enum: 4 bytes, or 8 if a value needs them.
     low, high = (-(1 << 31), 1 << 31) if t.signed else (0, 1 << 32)
     natural = 4 if all(low <= v.val < high for v in t.values) else 8
     mode = {1: "QI", 2: "HI", 4: "SI", 8: "DI"}.get(t.size)

@@ -1,25 +1,25 @@
-"""CO-RE: making a program fit the types of the kernel it is loaded on.
+"""CO-RE: fit a program to the types of the kernel it is loaded on.
 
 Clang leaves a record for every instruction whose constant depends on a kernel
-type: the type as the program knows it (the *local* type), an access string
-that walks into it ("0:1:2"), and what the constant is (a field's offset, a
+type. A record has the type as the program knows it (the *local* type), an access string
+that walks into it ("0:1:2"), and the kind of constant (a field's offset, a
 type's size, whether it exists...). For each record:
 
 1. The access string becomes a *spec*: named fields and array indices, with
    anonymous structs folded away, and the bit offset they add up to.
 2. *Candidates* are looked up in the target BTF: types of the same kind with the
    same essential name (flavours such as ``task_struct___old`` drop their
-   suffix). The kernel's own BTF goes first; modules are asked only if it has none.
+   suffix). The kernel's own BTF comes first; modules are asked only if it has none.
 3. The spec is replayed on each candidate, by field name, through anonymous
-   members. Those that do not match drop out, also for later records of the same
-   type, and those that do must all give the same value.
+   members. Candidates that do not match are dropped, also for later records of the same
+   type. All that match must give the same value.
 4. The instruction is checked to hold the value the local type gives, then
-   patched. A record that nothing matches makes its instruction a call of a
-   helper that does not exist, which is fine in code the verifier can prove dead.
+   patched. If nothing matches, the instruction becomes a call of a
+   helper that does not exist. That is fine in code the verifier can prove dead.
 
-The outcome is that of libbpf's ``relo_core.c`` down to the bytes, quirks
-included; comments say where one is deliberate. Types are only read here, and
-the only thing written is the caller's code.
+The result is that of libbpf's ``relo_core.c`` down to the bytes, including its
+quirks; comments mark those that are deliberate. Types are only read here, and
+only the caller's code is written.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _SIZE_CODE = {size: code for code, size in op.SIZE_BYTES.items()}
 
 @dataclass(frozen=True, slots=True)
 class CoreResult:
-    """What became of one relocation.
+    """Hold the result of one relocation.
 
     ``offset`` is the instruction's byte offset in the code, ``local`` and
     ``target`` describe the accesses in words (``target`` is "" when nothing
@@ -96,11 +96,11 @@ _NOTHING = "no candidate has it"
 
 
 class _Poison(Exception):
-    """The relocation has no answer on this target."""
+    """Say that the relocation has no answer on this target."""
 
 
 class _Candidates:
-    """The target types one local type may stand for; loses those that do not match."""
+    """Hold the target types that one local type may mean. Those that do not match are dropped."""
 
     __slots__ = ("every", "found")
 
@@ -110,10 +110,10 @@ class _Candidates:
 
 
 class CandidateCache:
-    """Candidates by local type, to be shared by all programs of one load.
+    """Keep candidates by local type, shared by all programs of one load.
 
-    Sharing it is not only faster: which candidates are left depends on the
-    relocations seen before, as in libbpf.
+    Sharing is not only faster. As in libbpf, the candidates that are left depend on the
+    relocations seen before.
     """
 
     def __init__(self, local: Btf, targets: Sequence[Btf]) -> None:
@@ -138,9 +138,9 @@ class CandidateCache:
         found: list[tuple[Btf, int]] = []
         for number, target in enumerate(self._targets):
             if number == 1 and found:
-                break  # what the kernel itself has wins over all modules
+                break  # the kernel's own types win over all modules
             ids = target.find_essential(name)
-            # Modules contribute only types of their own; a lone split BTF
+            # Modules contribute only their own types. A lone split BTF
             # brings its base along.
             if number == 0 and target.base is not None:
                 ids = target.base.find_essential(name) + ids
@@ -153,8 +153,8 @@ class CandidateCache:
 
 @dataclass(slots=True)
 class _Value:
-    # What one spec says the constant is; `size` and `type_id` of the field are
-    # set only where a load or store may have to change its width.
+    # The constant that one spec gives. `size` and `type_id` of the field are
+    # set only if a load or store may have to change its width.
     value: int
     size: int = 0
     type_id: int = 0
@@ -162,7 +162,7 @@ class _Value:
 
 
 def _element_size(btf: Btf, type_id: int) -> int:
-    # Size in bytes of what an access loads: of an array, one element.
+    # Size in bytes of what an access loads. For an array that is one element.
     for _ in range(MAX_SPEC):
         type_id, t = resolve(btf, type_id)
         if not isinstance(t, Array):
@@ -196,7 +196,7 @@ def _field_value(kind: int, spec: Spec | None) -> _Value:
         byte_size = btf.sizeof(field_id)
         byte_offset = spec.bit_offset // 8
         bits = byte_size * 8
-    # Compilers disagree on how to load a bitfield, so only what does not
+    # Compilers disagree on how to load a bitfield, so only the part that does not
     # depend on that is compared with the instruction.
     validate = not member.bitfield_size
     if kind == CoreKind.FIELD_BYTE_OFFSET:
@@ -216,7 +216,7 @@ def _field_value(kind: int, spec: Spec | None) -> _Value:
 
 
 def _bitfield_load(bit_offset: int, bits: int, field: Type) -> tuple[int, int]:
-    # (offset, size) in bytes of the smallest aligned load that has the bits.
+    # (offset, size) in bytes of the smallest aligned load that contains the bits.
     if not isinstance(field, (Int, Enum, Enum64)) or field.size not in _SIZE_CODE:
         raise CoreFailure("a bitfield is not of an integer type")
     size = field.size
@@ -286,7 +286,7 @@ def _width_may_change(old: Type, new: Type) -> bool:
 
 
 def _resolve_relo(relo: CoreRelo, mine: Spec, candidates: _Candidates) -> tuple[_Decision, str]:
-    """Match all candidates; returns the decision and the matching target in words."""
+    """Match all candidates. Return the decision, and the matching target in words."""
     chosen: tuple[Spec, _Decision] | None = None
     left = []
     for target, target_id in candidates.found:
@@ -297,7 +297,9 @@ def _resolve_relo(relo: CoreRelo, mine: Spec, candidates: _Candidates) -> tuple[
         if chosen is None:
             chosen = spec, decision
         elif spec.bit_offset != chosen[0].bit_offset:
-            raise CoreFailure(f"ambiguous: field offset is that of {chosen[0]} or of {spec}")
+            raise CoreFailure(
+                f"ambiguous: the field may be at {chosen[0]} or at {spec}"
+            )
         elif (decision.value, decision.poison) != (chosen[1].value, chosen[1].poison):
             raise CoreFailure(
                 f"ambiguous: {chosen[0]} gives {chosen[1].value}, {spec} gives {decision.value}"
@@ -313,7 +315,7 @@ def _resolve_relo(relo: CoreRelo, mine: Spec, candidates: _Candidates) -> tuple[
 
 
 def _poison(code: bytearray, at: int) -> None:
-    # Both slots of a 64-bit load: "unknown opcode 00" would confuse.
+    # Poison both slots of a 64-bit load: "unknown opcode 00" would confuse people.
     slots = 2 if code[at] == op.LDIMM64 and at + 16 <= len(code) else 1
     for slot in range(slots):
         _INSN.pack_into(code, at + 8 * slot, op.JMP | op.CALL, 0, 0, POISON_IMM)
@@ -325,7 +327,7 @@ def _s32(value: int) -> int:
 
 
 def _patch(code: bytearray, at: int, decision: _Decision) -> str:
-    """Put the value into the instruction; returns why it was poisoned instead, or ""."""
+    """Put the value into the instruction. Return why it was poisoned instead, or ""."""
     old = decision.old
     if decision.poison or old is None:
         _poison(code, at)
@@ -352,7 +354,7 @@ def _patch(code: bytearray, at: int, decision: _Decision) -> str:
             have = op.SIZE_BYTES[opcode & op.SIZE_MASK]
             if have != old.size:
                 raise CoreFailure(
-                    f"the instruction accesses {have} bytes, the field has {old.size}"
+                    f"the instruction accesses {have} bytes, but the field has {old.size}"
                 )
             if decision.new_size not in _SIZE_CODE:
                 raise CoreFailure(f"no load or store of {decision.new_size} bytes exists")
@@ -372,14 +374,16 @@ def _patch(code: bytearray, at: int, decision: _Decision) -> str:
 
 def _check_old(old: _Value, found: int) -> None:
     if old.validate and found & _U64 != old.value:
-        raise CoreFailure(f"the instruction holds {found}, the program's own types say {old.value}")
+        raise CoreFailure(
+            f"the instruction holds {found}, but the program's own types say {old.value}"
+        )
 
 
 def _relocate_one(
     code: bytearray, at: int, relo: CoreRelo, local: Btf, cache: CandidateCache
 ) -> CoreResult:
     if at < 0 or at % 8 or at + 8 > len(code):
-        raise CoreFailure(f"byte offset {at} is not that of an instruction")
+        raise CoreFailure(f"byte offset {at} is not the start of an instruction")
     try:
         kind = CoreKind(relo.kind)
     except ValueError:
@@ -417,10 +421,10 @@ def relocate(
     :param relos: (byte offset of the instruction in `code`, record), in the order of .BTF.ext
     :param local: the object's BTF
     :param targets: the kernel's BTF, then those of modules
-    :param program: for messages
+    :param program: name for messages
     :param cache: shared by the programs of one load; must be made for `local` and `targets`
     :return: one result per relocation; unresolvable ones are poisoned, not refused
-    :raises RelocationError: candidates disagree, or record and instruction do not fit
+    :raises RelocationError: candidates disagree, or record and instruction do not match
     """
     if cache is None:
         cache = CandidateCache(local, targets)

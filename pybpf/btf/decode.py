@@ -1,14 +1,14 @@
-"""Reading BTF, lazily.
+"""Read BTF lazily.
 
-A kernel's BTF has more than 100,000 types and a process needs a handful, so
+A kernel's BTF has more than 100,000 types and a process needs only a few, so
 nothing is decoded in advance. `pybpf.btf.blob` knows where each record is. A type
-becomes a Python value when it is asked for, names are sliced out of the string
+becomes a Python value when it is needed, names are sliced out of the string
 section on demand, and `pybpf.btf.names` finds types by name.
 
-Everything in a blob is untrusted. The walk proves that records lie inside the
-section, inflating a type proves its names and references, and chains of
-references are followed for a bounded number of steps, so a forged blob ends in
-an `ObjectFormatError` and never in a hang. `Btf.validate` does all of that at
+Everything in a blob is untrusted. The walk proves that records are inside the
+section, and inflating a type proves its names and references. Chains of
+references are followed for a bounded number of steps. So a forged blob ends in
+an `ObjectFormatError`, never in a hang. `Btf.validate` does all of that at
 once.
 
 Split BTF (kernel modules) continues the ids and string offsets of its base.
@@ -72,7 +72,7 @@ _ALL_INITIALS = 12
 # By the highest byte of an info word, without its kind flag.
 _IS_FUNC = bytes(k & 0x7F == _FUNC for k in range(256))
 _POINTER_SIZE = 8
-# Longest chain of modifiers, typedefs and arrays that is followed. C code has
+# Longest chain of modifiers, typedefs and arrays to follow. C code has
 # a dozen; forged BTF has cycles.
 _MAX_CHAIN = 256
 # Deepest nesting of structs by value.
@@ -92,14 +92,14 @@ class FuncColumns:
 
 
 class Btf:
-    """The types of one BTF blob.
+    """Give access to the types of one BTF blob.
 
     :param data: the blob (``struct btf_header`` first), little-endian
     :param base: the BTF that a split BTF continues, e.g. vmlinux for a module
-    :param name: for messages: file or module name
-    :raises ObjectFormatError: header or string section malformed. Malformed
-        type records raise it when they are first looked at; `validate` looks
-        at all of them.
+    :param name: file or module name, for messages
+    :raises ObjectFormatError: the header or string section is malformed. Malformed
+        type records raise it when they are first used; `validate` checks
+        all of them.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Btf:
         self.blob: Blob = Blob(data, base=base.blob if base else None, label=name)
         self._types: dict[int, Type] = {}
         self._aligns: dict[int, int] = {}
-        #: What `pybpf.btf.values` made of types, by id.
+        #: Codecs that `pybpf.btf.values` made, by type id.
         self.codecs: dict[int, Any] = {}
         self._names = TypeNames(self.blob)
 
@@ -121,22 +121,22 @@ class Btf:
 
     @property
     def label(self) -> str:
-        """Name for messages: file or module name."""
+        """Return the file or module name, for messages."""
         return self.blob.label
 
     @property
     def start_id(self) -> int:
-        """First id that is not the base's."""
+        """Return the first id after the base's."""
         return self.blob.start_id
 
     @property
     def nr_types(self) -> int:
-        """Number of type ids, void and the base's included."""
+        """Count the type ids, including void and the base's."""
         return self.blob.nr_types
 
     @property
     def raw(self) -> bytes:
-        """The blob itself."""
+        """Return the blob itself."""
         return self.blob.raw
 
     # Single types.
@@ -149,21 +149,21 @@ class Btf:
         return self.blob.string(offset)
 
     def kind(self, type_id: int) -> int:
-        """``BTF_KIND_*`` of a type."""
+        """Return the ``BTF_KIND_*`` of a type."""
         if not type_id:
             return 0
         owner, at = self.blob.locate(type_id)
         return owner.words[at + 1] >> 24 & 0x7F
 
     def name(self, type_id: int) -> str:
-        """Name of a type, "" if it has none."""
+        """Return the name of a type, "" if it has none."""
         if not type_id:
             return ""
         owner, at = self.blob.locate(type_id)
         return owner.record_name(at, owner.words[at])
 
     def type(self, type_id: int) -> Type:
-        """The type with an id, decoded on first use.
+        """Return the type with an id. It is decoded on first use.
 
         :raises ObjectFormatError: no such id, or its record refers to strings
             or types that do not exist
@@ -185,12 +185,12 @@ class Btf:
     # All types.
 
     def types(self) -> Iterator[tuple[int, Type]]:
-        """(id, type) of every own type, without keeping them."""
+        """Iterate over (id, type) of every own type, without keeping them."""
         for type_id, at in enumerate(self.blob.offsets, self.start_id):
             yield type_id, inflate(self.blob, at)
 
     def ids(self, kind: int) -> list[int]:
-        """Ids of the own types of one kind, ascending."""
+        """List the ids of the own types of one kind, ascending."""
         words = self.blob.words
         want = int(kind) << 24
         return [
@@ -249,7 +249,7 @@ class Btf:
     def validate(self) -> None:
         """Decode every own type once.
 
-        :raises ObjectFormatError: the first record that is malformed
+        :raises ObjectFormatError: for the first malformed record
         """
         for _ in self.types():
             pass
@@ -257,7 +257,7 @@ class Btf:
     # Names.
 
     def find(self, name: str, kind: int | None = None) -> int | None:
-        """Find the lowest id with a name (and kind), own types before the base's.
+        """Find the lowest id with a name (and kind). Own types come before the base's.
 
         :return: None if there is none
         """
@@ -267,7 +267,7 @@ class Btf:
         return self.base.find(name, kind) if self.base else None
 
     def find_all(self, name: str, kind: int | None = None) -> list[int]:
-        """List all ids with a name (and kind): own ones ascending, then the base's."""
+        """List all ids with a name (and kind): own ids ascending, then the base's."""
         ids = self._names.find(name) if name else []
         found = [x for x in ids if kind is None or self.kind(x) == kind]
         return found + self.base.find_all(name, kind) if self.base else found
@@ -277,7 +277,7 @@ class Btf:
         return self._names.find_essential(essential) if essential else []
 
     def names(self) -> Mapping[str, int | list[int]]:
-        """Ids of the own types by name: an id, or the list where a name has several."""
+        """Map names of own types to ids: one id, or a list if the name has several."""
         return self._names.index
 
     # Following references.
@@ -298,13 +298,13 @@ class Btf:
         return owner.bad_record(at, f"the chain of types through {type_id} does not end")
 
     def skip_mods_and_typedefs(self, type_id: int) -> int:
-        """The id behind volatile, const, restrict, type tags and typedefs."""
+        """Return the id behind volatile, const, restrict, type tags and typedefs."""
         return self._follow(type_id, _IS_MOD_OR_TYPEDEF)
 
     def sizeof(self, type_id: int) -> int:
-        """Size of a type in bytes; a variable's is its type's.
+        """Return the size of a type in bytes. A variable has the size of its type.
 
-        :raises ObjectFormatError: void, functions and forward declarations have none
+        :raises ObjectFormatError: void, functions and forward declarations have no size
         """
         count = 1
         start = type_id
@@ -331,9 +331,9 @@ class Btf:
         raise self._endless(type_id)
 
     def alignof(self, type_id: int) -> int:
-        """Alignment of a type in bytes as clang's BPF target lays it out.
+        """Return the alignment of a type in bytes, as clang's BPF target lays it out.
 
-        A struct whose members or size are not naturally aligned is packed: 1.
+        A struct whose members or size are not naturally aligned is packed and has 1.
         """
         return self._alignof(type_id, 0)
 

@@ -1,9 +1,9 @@
-"""Writing BTF: from values, and from what clang wrote to what a kernel takes.
+"""Write BTF: from values, and from what clang wrote to what a kernel accepts.
 
 `BtfBuilder` turns type values into a blob. `fixup_for_load` does what clang
-leaves to the loader: sizes and offsets of data sections are only known to ELF,
-and externs are no allocated variables, which the kernel insists on. `sanitize`
-replaces kinds an older kernel does not know by known ones of the same layout,
+leaves to the loader. Only ELF knows sizes and offsets of data sections, and
+clang does not mark externs as allocated variables, which the kernel requires. `sanitize`
+replaces kinds that an older kernel does not know by known ones of the same layout,
 so ids keep their meaning. Both work on the records as words, so everything
 they do not touch stays as it was.
 """
@@ -52,7 +52,7 @@ _MAX_VLEN = 0xFFFFFF
 _KSYMS = ".ksyms"
 _KCONFIG = ".kconfig"
 
-#: What `sanitize` knows about, oldest first, each with the first kernel that has it.
+#: Features that `sanitize` can replace, oldest first, with the first kernel that has each.
 BTF_FEATURES = {
     "func": "5.0",
     "datasec": "5.2",
@@ -71,7 +71,7 @@ def _blob(types: bytes, strings: bytes) -> bytes:
 
 
 class _Strings:
-    """A string section in the making; equal strings share an offset."""
+    """Build a string section. Equal strings share an offset."""
 
     def __init__(self, data: bytes, first: int) -> None:
         self.data = bytearray(data)
@@ -92,12 +92,12 @@ class _Strings:
 
 
 class BtfBuilder:
-    """Collects types and writes them as BTF.
+    """Collect types and write them as BTF.
 
     :param base: write a split BTF that continues this one
 
-    Ids are handed out in the order of `add`; a type may refer to ids that are
-    added later. Nothing checks that references make sense: `Btf.validate` does.
+    `add` gives out ids in order. A type may refer to ids that are
+    added later. References are not checked here; `Btf.validate` checks them.
     """
 
     def __init__(self, base: Btf | None = None) -> None:
@@ -108,17 +108,17 @@ class BtfBuilder:
 
     @property
     def next_id(self) -> int:
-        """The id that the next `add` returns."""
+        """Return the id that the next `add` will return."""
         return self._start + self._count
 
     def string(self, text: str) -> int:
-        """Offset of a string, added if it is new; 0 for ""."""
+        """Return the offset of a string, 0 for "". A new string is added."""
         return self._strings.offset(text)
 
     def add(self, t: Type) -> int:
-        """Append a type; returns its id.
+        """Append a type and return its id.
 
-        :raises ValueError: a field does not fit its place in the record
+        :raises ValueError: a field does not fit in its place in the record
         """
         try:
             self._words.extend(_record(t, self._strings))
@@ -128,7 +128,7 @@ class BtfBuilder:
         return self.next_id - 1
 
     def build(self) -> bytes:
-        """The blob so far, header first."""
+        """Return the blob so far, header first."""
         return _blob(self._words.tobytes(), bytes(self._strings.data))
 
 
@@ -136,7 +136,7 @@ def _record(t: Type, strings: _Strings) -> list[int]:
     kind_flag, vlen, size = 0, 0, 0
     tail: list[int] = []
     offset = strings.offset
-    # Taken before the tail's strings only so that names come in file order.
+    # Added before the tail's strings, only to keep names in file order.
     name_off = offset(t.name)
     if isinstance(t, (Struct, Union)):
         size, vlen = t.size, len(t.members)
@@ -201,7 +201,7 @@ def _member_offset(t: Struct | Union, bit_offset: int, bits: int) -> int:
 
 
 class Editor:
-    """A blob taken apart: words of the records, strings, and their positions."""
+    """Edit a blob: words of the records, strings, and their positions."""
 
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
@@ -211,7 +211,7 @@ class Editor:
         self.next_id = btf.nr_types
 
     def position(self, type_id: int) -> int:
-        """Word offset of a record of this blob."""
+        """Return the word offset of a record of this blob."""
         if not self.btf.start_id <= type_id < self.btf.nr_types:
             raise ObjectFormatError(
                 f"type {type_id} has no record here", file=self.btf.label, section=".BTF"
@@ -227,8 +227,8 @@ class Editor:
         self.words[self.position(type_id) + 1] = kind_flag << 31 | kind << 24 | vlen
 
     def build(self) -> bytes:
-        # A plain 24-byte header: a layout section, if any, is dropped, since
-        # only the newest kernels take it and nobody needs it here.
+        # Writes a plain 24-byte header. A layout section, if any, is dropped, because
+        # only the newest kernels accept it and it is not needed here.
         return _blob(self.words.tobytes(), bytes(self.strings.data))
 
 
@@ -240,7 +240,7 @@ def fixup_for_load(
     static_vars: Collection[str] = (),
     static_funcs: Collection[str] = (),
 ) -> bytes:
-    """An object's BTF as BPF_BTF_LOAD takes it.
+    """Make an object's BTF fit for BPF_BTF_LOAD.
 
     :param btf: as clang wrote it
     :param datasec_sizes: bytes of each ELF section, for data sections whose size clang left 0
@@ -270,7 +270,7 @@ def _missing(editor: Editor, type_id: int, what: str) -> ObjectFormatError:
 
 
 def _write_datasec(editor: Editor, type_id: int, size: int, entries: Iterable[VarSecinfo]) -> None:
-    # The kernel wants the variables of a section in ascending order.
+    # The kernel requires the variables of a section in ascending order.
     at = editor.position(type_id)
     if not 0 <= size < 1 << 32:
         raise _missing(editor, type_id, f"section size {size} does not fit")
@@ -291,7 +291,7 @@ def _fix_datasec(
     var_offsets: Mapping[tuple[str, str], int],
     static_vars: Collection[str],
 ) -> None:
-    # A linked object has size and offsets already, and keeps them.
+    # A linked object already has size and offsets, and keeps them.
     size = t.size or datasec_sizes.get(t.name, 0)
     if not size:
         raise _missing(editor, type_id, f"the size of section {t.name!r} is not known")
@@ -301,7 +301,7 @@ def _fix_datasec(
         if not isinstance(var, Var):
             raise _missing(editor, type_id, f"{t.name!r} lists type {entry.type}, not a variable")
         offset = entry.offset
-        # Offsets of static variables are right as clang writes them.
+        # clang writes the right offsets for static variables.
         if var.linkage == Linkage.GLOBAL:
             if not t.size:
                 found = var_offsets.get((t.name, var.name))
@@ -320,12 +320,12 @@ def _int32(editor: Editor, type_id: int) -> int:
         t = editor.btf.type(int_id)
         if isinstance(t, Int) and t.bits == 32:
             return int_id
-    raise _missing(editor, type_id, "externs need a 32-bit integer type, and there is none")
+    raise _missing(editor, type_id, "externs need a 32-bit integer type, but there is none")
 
 
 def _fix_ksyms(editor: Editor, type_id: int, t: Datasec) -> None:
-    # Every extern becomes an int variable: what it really is, the verifier
-    # learns from the instructions, not from here.
+    # Every extern becomes an int variable. The verifier learns its real type
+    # from the instructions, not from here.
     int_id = _int32(editor, type_id)
     stand_in = 0
     entries = []
@@ -349,7 +349,7 @@ def _fix_ksyms(editor: Editor, type_id: int, t: Datasec) -> None:
 
 
 def _name_params(editor: Editor, proto_id: int) -> None:
-    # The kernel wants names for the parameters of a global function.
+    # The kernel requires names for the parameters of a global function.
     proto = editor.btf.type(proto_id)
     if isinstance(proto, FuncProto):
         at = editor.position(proto_id) + 3
@@ -396,17 +396,17 @@ def _place_kconfig(editor: Editor, type_id: int, t: Datasec) -> list[tuple[VarSe
 
 
 def sanitize(data: bytes, features: Collection[str]) -> bytes:
-    """A blob for a kernel that knows only some of `BTF_FEATURES`.
+    """Rewrite a blob for a kernel that knows only some of `BTF_FEATURES`.
 
     :param data: BTF without base, after `fixup_for_load`
     :param features: names of the BTF features the kernel has
-    :return: the same bytes if nothing has to change; ids are the same in any case
+    :return: the same bytes if nothing has to change; ids stay the same in any case
     """
     lacks = set(BTF_FEATURES) - set(features)
     if not lacks:
         return data
     if lacks & {"func", "datasec"}:
-        lacks.add("decl_tag")  # a tag may not be on what stands in for these
+        lacks.add("decl_tag")  # a tag is not allowed on the replacements
     editor = Editor(Btf(data))
     sanitizer = _Sanitizer(editor, lacks)
     for type_id, t in list(editor.btf.types()):
@@ -415,7 +415,7 @@ def sanitize(data: bytes, features: Collection[str]) -> bytes:
 
 
 class _Sanitizer:
-    """Replaces kinds by older ones whose records have the same length."""
+    """Replace kinds by older ones whose records have the same length."""
 
     def __init__(self, editor: Editor, lacks: Collection[str]) -> None:
         self.editor = editor
@@ -436,7 +436,7 @@ class _Sanitizer:
         if ("datasec" in lacks and isinstance(t, Var)) or (
             "decl_tag" in lacks and isinstance(t, DeclTag)
         ):
-            # One byte: four could be more than the variable has.
+            # One byte, because the variable may be smaller than four.
             editor.set_kind(type_id, BtfKind.INT)
             words[at + 2], words[at + 3] = 1, 8
         elif "datasec" in lacks and isinstance(t, Datasec):
@@ -454,14 +454,14 @@ class _Sanitizer:
         elif "func_global" in lacks and isinstance(t, Func):
             editor.set_kind(type_id, BtfKind.FUNC, Linkage.STATIC)
         elif "float" in lacks and isinstance(t, Float):
-            # Anonymous, since "float" is no name for a struct.
+            # Anonymous, because "float" is not a name for a struct.
             editor.set_kind(type_id, BtfKind.STRUCT)
             words[at] = 0
         elif "type_tag" in lacks and isinstance(t, TypeTag):
             editor.set_kind(type_id, BtfKind.CONST)
             words[at] = 0
         elif "enum64" in lacks and isinstance(t, Enum):
-            editor.set_kind(type_id, BtfKind.ENUM, len(t.values))  # kind_flag is as new
+            editor.set_kind(type_id, BtfKind.ENUM, len(t.values))  # kind_flag is as new as ENUM64
         elif "enum64" in lacks and isinstance(t, Enum64):
             if not self._placeholder:
                 self._placeholder = editor.add(Int("enum64_placeholder", 1, 8))

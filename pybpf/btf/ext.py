@@ -1,9 +1,9 @@
 """``.BTF.ext``: which functions, source lines and CO-RE relocations belong to which instructions.
 
-The section holds up to three tables (``struct btf_ext_header``), each a list of
-blocks, one per program section, of records whose size the table states: newer
-compilers may append fields, so only the known head of a record is read.
-Opening checks the block structure; records are decoded when asked for, because
+The section holds up to three tables (``struct btf_ext_header``). Each is a list of
+blocks, one per program section, of records whose size the table states. Newer
+compilers may append fields, so only the known start of a record is read.
+Opening checks the block structure. Records are decoded on demand, because
 a loader without BTF support in the kernel needs only the relocations.
 """
 
@@ -33,10 +33,10 @@ _CORE = struct.Struct("<IIII")
 
 @dataclass(frozen=True, slots=True)
 class CoreRelo:
-    """``struct bpf_core_relo``.
+    """Hold one ``struct bpf_core_relo``.
 
-    ``insn_off`` in bytes from the start of the section, ``type_id`` in the
-    object's BTF, ``access_str`` like ``"0:1:2"``, ``kind`` an
+    ``insn_off`` is in bytes from the start of the section, ``type_id`` is an id in the
+    object's BTF, ``access_str`` is like ``"0:1:2"``, and ``kind`` is an
     ``enum bpf_core_relo_kind``.
     """
 
@@ -47,11 +47,11 @@ class CoreRelo:
 
 
 class BtfExt:
-    """The decoded ``.BTF.ext`` of an object.
+    """Decode the ``.BTF.ext`` of an object.
 
     :param data: contents of the section, little-endian
     :param btf: the object's BTF, whose strings it refers to
-    :raises ObjectFormatError: malformed, section ``.BTF.ext``
+    :raises ObjectFormatError: the section is malformed; ``.section`` is ``.BTF.ext``
     """
 
     def __init__(self, data: bytes | bytearray | memoryview, btf: Btf) -> None:
@@ -81,7 +81,7 @@ class BtfExt:
     def _blocks(
         self, what: str, field: int, min_size: int
     ) -> tuple[int, list[tuple[str, int, int]]]:
-        # (record size, [(section name, offset of the first record, bytes of records)])
+        # Returns (record size, [(section name, offset of the first record, bytes of records)])
         if self._header_len < field + _TABLE.size:
             return min_size, []
         offset, length = _TABLE.unpack_from(self._data, field)
@@ -130,13 +130,13 @@ class BtfExt:
 
     @cached_property
     def func_info(self) -> dict[str, list[tuple[int, int]]]:
-        """By section name: (instruction offset in bytes, type id of the FUNC)."""
+        """Return by section name: (instruction offset in bytes, type id of the FUNC)."""
         rows = self._records(self._funcs, self.func_info_rec_size, _FUNC)
         return {name: [(at, t) for at, t in records] for name, records in rows.items()}
 
     @cached_property
     def line_info(self) -> dict[str, list[tuple[int, int, int, int]]]:
-        """By section name: (instruction offset in bytes, file name, line text, line_col).
+        """Return by section name: (insn offset in bytes, file name, line text, line_col).
 
         File name and text are string offsets; ``line_col`` is line << 10 | column.
         """
@@ -145,7 +145,7 @@ class BtfExt:
 
     @cached_property
     def core_relos(self) -> dict[str, list[CoreRelo]]:
-        """By section name, in file order."""
+        """Return the records by section name, in file order."""
         found: dict[str, list[CoreRelo]] = {}
         for section, start, total in self._cores:
             relos = found.setdefault(section, [])

@@ -1,7 +1,7 @@
-"""From BTF records to the values of `pybpf.btf.types`, one maker per kind.
+"""Make the values of `pybpf.btf.types` from BTF records, with one maker per kind.
 
-The record is known to lie inside the type section; names and references are
-checked by the `Blob` as they are read.
+The record is known to be inside the type section. The `Blob` checks names and references
+as they are read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ VOID = Void()
 
 
 def inflate(blob: Blob, at: int) -> Type:
-    """The type whose record starts at word `at` of the type section.
+    """Make the type whose record starts at word `at` of the type section.
 
     :raises ObjectFormatError: it refers to strings or types that do not exist
     """

@@ -23,5 +23,5 @@ def test_an_object_in_memory_is_the_file(wrap: type) -> None:
 @pytest.mark.parametrize("source", [None, 5, io.StringIO("text"), ["list"]])
 def test_anything_else_is_a_type_error(source: object) -> None:
     """The error says what is needed and names the type given."""
-    with pytest.raises(TypeError, match=f"binary mode is needed, not {type(source).__name__}"):
+    with pytest.raises(TypeError, match=f"binary mode, not {type(source).__name__}"):
         pybpf.open(source)  # type: ignore[arg-type]

@@ -106,7 +106,7 @@ def test_a_module_that_is_loaded_anew_meanwhile(
 ) -> None:
     """The error says what to do, and no link and no program stays."""
     kernel.at[call] = kernel.reload
-    with pytest.raises(BpfError, match=r"module 'red'.*loaded anew.*load the object again"):
+    with pytest.raises(BpfError, match=r"module 'red'.*reloaded after.*load the object again"):
         program.load()
         program.attach_tracing()
     assert kernel.left() == []
