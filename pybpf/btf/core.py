@@ -297,9 +297,7 @@ def _resolve_relo(relo: CoreRelo, mine: Spec, candidates: _Candidates) -> tuple[
         if chosen is None:
             chosen = spec, decision
         elif spec.bit_offset != chosen[0].bit_offset:
-            raise CoreFailure(
-                f"ambiguous: the field may be at {chosen[0]} or at {spec}"
-            )
+            raise CoreFailure(f"ambiguous: the field may be at {chosen[0]} or at {spec}")
         elif (decision.value, decision.poison) != (chosen[1].value, chosen[1].poison):
             raise CoreFailure(
                 f"ambiguous: {chosen[0]} gives {chosen[1].value}, {spec} gives {decision.value}"

@@ -1,9 +1,9 @@
 """Write BTF: from values, and from what clang wrote to what a kernel accepts.
 
 `BtfBuilder` turns type values into a blob. `fixup_for_load` does what clang
-leaves to the loader. Only ELF knows sizes and offsets of data sections, and
-clang does not mark externs as allocated variables, which the kernel requires. `sanitize`
-replaces kinds that an older kernel does not know by known ones of the same layout,
+leaves to the loader. Only ELF knows sizes and offsets of data sections. Externs
+are not allocated variables, but the kernel requires those. `sanitize` replaces
+kinds that an older kernel does not know by known ones of the same layout,
 so ids keep their meaning. Both work on the records as words, so everything
 they do not touch stays as it was.
 """

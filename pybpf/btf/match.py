@@ -1,12 +1,12 @@
-"""CO-RE's questions about types: where a field is in another kernel's types, and what matches.
+"""Answer CO-RE's questions about types: where a field is in another kernel, and what matches.
 
-A `Spec` is a relocation's access string made sense of: named fields and array
+A `Spec` is the meaning of a relocation's access string: named fields and array
 indices, with anonymous structs folded away, and the bit offset they add up to.
-`local_spec` makes one of the program's own types, `match_spec` replays it on a
+`local_spec` makes one from the program's own types. `match_spec` replays it on a
 candidate of the target by field name. The type-based kinds compare whole types
 instead: `types_compatible` by kind and shape, TYPE_MATCHES by members and names.
 
-Every walk has a bound, as forged BTF may nest without end.
+Every walk has a bound, because forged BTF may nest without end.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ ENUM_KINDS = frozenset((10, 11))
 
 @dataclass(slots=True)
 class Accessor:
-    # A step that means something: a named field, or an array index (name None).
+    # One step of an access: a named field, or an array index (name None).
     type_id: int
     idx: int
     name: str | None
 
 
 class Spec:
-    """An access into a type of one BTF."""
+    """Describe an access into a type of one BTF."""
 
     __slots__ = ("accessors", "bit_offset", "btf", "kind", "raw", "root")
 
@@ -137,7 +137,7 @@ _KNOWN_KINDS = frozenset(BtfKind)
 
 
 class CoreFailure(Exception):
-    """The relocation cannot be decided: an error of the whole load."""
+    """Say that the relocation cannot be decided, which is an error of the whole load."""
 
 
 def kinds_compatible(a: int, b: int) -> bool:
@@ -165,7 +165,7 @@ def _parse_access(text: str) -> list[int]:
 
 
 def _is_flexible(btf: Btf, before: Accessor, array: Array) -> bool:
-    # An array without elements that is the last member of its struct.
+    # True for an array without elements that is the last member of its struct.
     if before.name is None or array.nelems:
         return False
     owner = btf.type(before.type_id)
@@ -211,7 +211,7 @@ def local_spec(btf: Btf, relo: CoreRelo) -> Spec:
 
 
 def _fields_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
-    # Whether reading a field of one type as the other makes sense at all.
+    # Tells whether reading a field of one type as the other makes sense at all.
     for _ in range(MAX_SPEC):
         _, a = resolve(local, local_id)
         _, b = resolve(target, target_id)
@@ -235,9 +235,9 @@ def _fields_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -
 def _match_member(
     local: Btf, field: Member, target: Btf, target_id: int, spec: Spec, missing: set[int]
 ) -> int | None:
-    """Find a local field by name in a target type; extends `spec`, gives the field's type.
+    """Find a local field by name in a target type. Extends `spec` and returns the field's type.
 
-    Returns None if there is no such field, or it is of an incompatible type.
+    Returns None if there is no such field, or it has an incompatible type.
     `missing` collects anonymous types that do not have it.
     """
     target_id, t = resolve(target, target_id)
@@ -266,7 +266,7 @@ def _match_member(
 
 
 def match_spec(mine: Spec, target: Btf, target_id: int) -> Spec | None:
-    """Replay a local access on a target type; None if it does not have it."""
+    """Replay a local access on a target type. None if the type does not have it."""
     local = mine.btf
     spec = Spec(target, target_id, mine.kind)
     if spec.kind in TYPE_KINDS:
@@ -309,7 +309,7 @@ def match_spec(mine: Spec, target: Btf, target_id: int) -> Spec | None:
 
 
 class _TypesCompatible:
-    """Type-based relocations: same kinds all the way down, names below the root ignored."""
+    """Compare types by kind all the way down. Names below the root are ignored."""
 
     def __init__(self, local: Btf, target: Btf) -> None:
         self.local = local
@@ -348,16 +348,16 @@ class _TypesCompatible:
                 (isinstance(a, Ptr) and isinstance(b, Ptr))
                 or (isinstance(a, Array) and isinstance(b, Array))
             ):
-                return False  # floats and what BTF gains in the future
+                return False  # floats, and kinds that BTF may get in the future
             # Pointee, element, or return type.
             local_id, target_id = a.type, b.type
         raise CoreFailure("types are nested too deeply to compare")
 
 
 def types_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
-    """Can a local type stand for a target's, as for kernel variables and kfuncs?
+    """Tell whether a local type can stand for a target's, as for kernel variables and kfuncs.
 
-    Kinds must agree all the way down, names are ignored
+    Kinds must agree all the way down. Names are ignored
     (``bpf_core_types_are_compat`` of libbpf; types nested too deeply do not agree).
     """
     try:
@@ -367,7 +367,7 @@ def types_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> 
 
 
 class _TypesMatch:
-    """TYPE_MATCHES: every local member exists in the target with a matching type."""
+    """Check TYPE_MATCHES: every local member exists in the target with a matching type."""
 
     def __init__(self, local: Btf, target: Btf) -> None:
         self.local = local
@@ -459,7 +459,7 @@ def enum_value(btf: Btf, accessor: Accessor) -> int:
     assert isinstance(t, (Enum, Enum64))
     val = t.values[accessor.idx].val
     if isinstance(t, Enum):
-        # libbpf reads the value as s32, also that of an unsigned enum.
+        # libbpf reads the value as s32, even for an unsigned enum.
         val &= _U32
         return val - (1 << 32) if val >> 31 else val
     return val

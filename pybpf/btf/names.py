@@ -1,9 +1,9 @@
-"""Finding the types of a BTF blob by name.
+"""Find the types of a BTF blob by name.
 
-A name index of a kernel takes 50 ms and 15 MB, and most processes ask for a few names. So a
-name is first searched for: where its string starts, and which types refer to that place (both
-C-speed searches of bytes, a millisecond together). The index is built once many names were
-asked for, or when a single name would need many searches, so no look-up costs more than the
+A name index of a kernel takes 50 ms and 15 MB, and most processes look up only a few names. So a
+name is first searched for: where its string starts, and which types refer to that place (both are
+C-speed searches of bytes, a millisecond together). The index is built after many names were
+looked up, or when a single name would need many searches. So no look-up costs more than the
 index does, however short or frequent the name is.
 """
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TypeNames", "essential_name"]
 
-# Names searched for before the index is built: each costs a fiftieth of it.
+# Searches for names before the index is built. Each costs a fiftieth of it.
 _SEARCHES_BEFORE_INDEX = 24
-# Places of a name that one look-up searches the types for; each costs as much as a name.
+# Most places of a name that one look-up searches the types for. Each costs as much as a name.
 _PLACES_BEFORE_INDEX = 8
 
 
 def essential_name(name: str) -> str:
-    """A type name without its CO-RE flavour: what is before the last ``X___Y``.
+    """Return a type name without its CO-RE flavour: the part before the last ``X___Y``.
 
     X and Y are not underscores (`bpf_core_essential_name_len` of libbpf).
     """
@@ -41,9 +41,9 @@ def essential_name(name: str) -> str:
 
 
 class TypeNames:
-    """The names of a blob's own types, its base's not included.
+    """Find a blob's own types by name, without those of its base.
 
-    :param blob: where the types are
+    :param blob: blob that has the types
     """
 
     def __init__(self, blob: Blob) -> None:
@@ -54,7 +54,7 @@ class TypeNames:
     def first(self, name: str) -> Iterable[int]:
         """Iterate over the ids of the types called `name`, ascending.
 
-        Cheaper than `find` when it is the first question and the first few answers will do.
+        It is cheaper than `find` as the first question, if the first few answers are enough.
 
         :param name: not empty
         """
@@ -99,7 +99,7 @@ class TypeNames:
 
     @property
     def index(self) -> dict[str, int | list[int]]:
-        """Ids by name: an id, or the list where a name has several."""
+        """Return ids by name: one id, or a list if the name has several."""
         if self._index is None:
             self._index = self._build_index()
         return self._index
@@ -111,7 +111,7 @@ class TypeNames:
         return [found] if isinstance(found, int) else found
 
     def _build_index(self) -> dict[str, int | list[int]]:
-        # Usually one id per name; a list only where there are several.
+        # Usually one id per name; a list only if there are several.
         blob = self._blob
         index: dict[str, int | list[int]] = {}
         words, text = blob.words, blob.text
@@ -150,7 +150,7 @@ class TypeNames:
     # By searching.
 
     def _walk(self, name: str) -> Iterator[int]:
-        # Who asks for one type only needs no more than a walk to it.
+        # If only one type is needed, a walk up to it is enough.
         text = _bytes(name) + b"\0"
         wanted = set() if "\0" in name else set(self._occurrences(text))
         if wanted:
@@ -161,7 +161,7 @@ class TypeNames:
 
     def _search(self, places: Callable[[], set[int]]) -> list[int] | None:
         # Ids of the types, ascending, whose name is at one of some string offsets. None if the
-        # index is the cheaper way: many names were looked up, or this one is at many places.
+        # index is cheaper: many names were looked up, or this one is at many places.
         self._searches += 1
         if self._index is not None or self._searches > _SEARCHES_BEFORE_INDEX:
             return None
@@ -185,7 +185,7 @@ class TypeNames:
         return found
 
     def _occurrences(self, text: bytes, *, whole: bool = False) -> Iterator[int]:
-        # Where a text occurs in the strings, own and the base's; `whole`: where a string starts so.
+        # Where a text occurs in the strings, own and the base's. `whole`: only starts of strings.
         blob: Blob | None = self._blob
         needle = b"\0" + text if whole else text
         while blob is not None:
@@ -213,8 +213,8 @@ class TypeNames:
 
     @cached_property
     def _inner(self) -> list[int]:
-        # Offsets of names that start inside a longer string ("foo" in "xfoo"). The kernel's BTF
-        # has none, but the format allows them.
+        # Offsets of names that start inside a longer string ("foo" in "xfoo"). Kernel BTF
+        # does not have them, but the format allows them.
         places = memoryview(self._table).cast("I")
         strings = self._blob.strings
         # The usual answer is found at C speed, which saves 10 ms.

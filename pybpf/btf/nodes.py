@@ -1,13 +1,13 @@
-"""The trees behind `pybpf.btf.values`: how values lie in memory, and code made from that.
+"""The trees behind `pybpf.btf.values`: the memory layout of values, and code made from it.
 
 A type becomes a tree of nodes, and the tree becomes two things. For decoding, all
-leaves of a struct, nested ones included, are put into one `struct.Struct` with
-explicit padding, and an expression that builds the objects from its values is
-compiled once; it contains only indices and fixed names, never text from the
-BTF. So a record costs one C call plus what its objects cost. What overlaps cannot be
-part of that: a union is read as bytes and decodes its members when asked, and
+leaves of a struct, including nested ones, are put into one `struct.Struct` with
+explicit padding. An expression that builds the objects from its values is
+compiled once. It contains only indices and fixed names, never text from the
+BTF. So a record costs one C call plus the cost of its objects. Overlapping parts cannot be
+handled this way. A union is read as bytes and decodes its members on demand, and
 bit-fields that share bytes are read as one integer. Encoding walks the tree and
-checks each value, except that flat structs try one `pack` first.
+checks each value, except that flat structs first try one `pack`.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
 
 
 class CharArray(str):
-    """A ``char[]``: the text in front of its first NUL.
+    """Hold a ``char[]``: the text before its first NUL.
 
-    It is a `str`: it prints, formats and goes into JSON as text; bytes that are not UTF-8 show
+    It is a `str`: it prints, formats and goes into JSON as text. Bytes that are not UTF-8 show
     as U+FFFD. It equals a `str` of that text, `bytes` of that text or of the whole array, and
     another `CharArray` if all their bytes are the same.
 
-    :param raw: the bytes of the array, all of them
+    :param raw: all bytes of the array
     """
 
     __slots__ = ("raw",)
 
-    #: All bytes of the array, those behind the first NUL too.
+    #: All bytes of the array, including those after the first NUL.
     raw: bytes
 
     def __new__(cls, raw: bytes) -> Self:
@@ -86,7 +86,7 @@ class CharArray(str):
         return self.raw
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
-        """The text, for code that takes it for bytes (as ctypes and bcc give)."""
+        """Return the text, for code that expects bytes (ctypes and bcc return bytes)."""
         return self.raw.partition(b"\0")[0].decode(encoding, errors)
 
     def __getnewargs__(self) -> tuple[bytes]:  # type: ignore[override]
@@ -96,7 +96,7 @@ class CharArray(str):
 def _text(
     raw: bytes, new: Callable[..., CharArray] = str.__new__, cls: type[CharArray] = CharArray
 ) -> CharArray:
-    # CharArray(raw) without the call of its __new__: a fifth less. Hot path.
+    # CharArray(raw) without calling its __new__: a fifth faster. Hot path.
     self = new(cls, raw.partition(b"\0")[0], "utf-8", "replace")
     self.raw = raw
     return self
@@ -104,13 +104,13 @@ def _text(
 
 class _Texts(dict[bytes, CharArray]):
     # The texts of one field by their bytes. The name of a task and the like come again and
-    # again: a look-up costs less than making a text (measured: 60 ns for 380 ns). Hot path.
+    # again, and a look-up costs less than making a text (measured: 60 ns for 380 ns). Hot path.
 
     __slots__ = ("_missed",)
-    #: Longest array in bytes for which it is worth it: paths hardly repeat.
+    #: Longest array in bytes that is worth keeping: paths hardly repeat.
     LONGEST = 32
-    # Texts kept. When that many have come, others are made anew each time, until so many
-    # were that the kept ones are perhaps no longer those that come.
+    # Most texts to keep. When there are that many, others are made each time. After _STALE
+    # of these, the kept texts may no longer be the common ones, and all are dropped.
     _MOST = 1024
     _STALE = 1 << 16
 
@@ -130,9 +130,9 @@ class _Texts(dict[bytes, CharArray]):
 
 
 def plain(value: Any) -> Any:
-    """The same value as what JSON has: dicts, lists, text and numbers.
+    """Convert a value to what JSON has: dicts, lists, text and numbers.
 
-    Structs and unions become dicts, arrays and bytes lists, ``char[]`` text.
+    Structs and unions become dicts, arrays and bytes become lists, ``char[]`` becomes text.
     """
     if isinstance(value, (Record, UnionValue)):
         return {name: plain(one) for name, one in value._asdict().items()}
@@ -144,12 +144,12 @@ def plain(value: Any) -> Any:
 
 
 class Record(tuple["Any", ...]):
-    """A struct, as `pybpf.Map` and `pybpf.RingBuffer` give it: a tuple whose fields are attributes.
+    """Hold a struct, as `pybpf.Map` and `pybpf.RingBuffer` return it: a tuple with attributes.
 
-    Integers, enums, pointers and floats are numbers; ``char[]`` is text (`CharArray`, whose
-    ``.raw`` has all bytes), ``unsigned char[]`` is `bytes`, other arrays are tuples, structs are
-    records again. An anonymous union takes one place in the tuple; its members are attributes.
-    A field whose name is one of the methods' is in `to_dict` only.
+    Integers, enums, pointers and floats are numbers. ``char[]`` is text (`CharArray`, whose
+    ``.raw`` has all bytes), ``unsigned char[]`` is `bytes`, other arrays are tuples, and structs
+    are records. An anonymous union takes one place in the tuple; its members are attributes.
+    A field with the name of a method is only in `to_dict`.
     """
 
     __slots__ = ()
@@ -158,7 +158,7 @@ class Record(tuple["Any", ...]):
     _what: ClassVar[str] = "struct"
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields by name as JSON can have them, nested ones too.
+        """Return the fields by name as JSON can have them, including nested ones.
 
         Structs and unions are dicts (a union has each of its members), ``char[]`` is text,
         other arrays are lists, enums and pointers are integers.
@@ -167,7 +167,7 @@ class Record(tuple["Any", ...]):
         return made
 
     def _asdict(self) -> dict[str, Any]:
-        """Fields by name, those of anonymous unions included; nested values stay as they are."""
+        """Return the fields by name, with those of anonymous unions. Nested values stay as is."""
         found: dict[str, Any] = {}
         for name, value in zip(self._fields, self, strict=True):
             if name:
@@ -177,7 +177,7 @@ class Record(tuple["Any", ...]):
         return found
 
     def _replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; those of anonymous unions cannot be."""
+        """Copy it with some fields changed. Fields of anonymous unions cannot be changed."""
         unknown = set(changes) - set(self._fields)
         if unknown:
             raise ValueError(f"{self._what} has no field {sorted(unknown)[0]!r} to replace")
@@ -190,19 +190,19 @@ class Record(tuple["Any", ...]):
 
 
 class UnionValue(bytes):
-    """The bytes of a union; members are decoded when they are asked for."""
+    """Hold the bytes of a union. Members are decoded when they are read."""
 
     __slots__ = ()
     _members: ClassVar[dict[str, Callable[[bytes], Any]]] = {}
     _what: ClassVar[str] = "union"
 
     def to_dict(self) -> dict[str, Any]:
-        """All members by name as JSON can have them, nested ones too."""
+        """Return all members by name as JSON can have them, including nested ones."""
         made: dict[str, Any] = plain(self)
         return made
 
     def _asdict(self) -> dict[str, Any]:
-        """All members by name."""
+        """Return all members by name."""
         return {name: decode(self) for name, decode in self._members.items()}
 
     def __repr__(self) -> str:
@@ -210,9 +210,9 @@ class UnionValue(bytes):
         return f"{self._what}({inner})"
 
 
-# Nodes. A node knows its leaves as (offset, struct code, size) in ascending order, gives
-# the expression of its value from `v` (all leaf values) and its first index in
-# there, and writes a value into a buffer.
+# Nodes. A node knows its leaves as (offset, struct code, size) in ascending order. It gives
+# the expression of its value from `v` (all leaf values) and the index of its first value
+# there, and it writes a value into a buffer.
 
 
 class Node:
@@ -225,7 +225,7 @@ class Node:
         return f"v[{first}]"
 
     def write(self, buffer: bytearray, at: int, value: Any) -> None:
-        """Store a value; the place is zeroed."""
+        """Store a value. The place is already zeroed."""
         if isinstance(value, (bytes, bytearray, memoryview)):
             if len(value) != self.size:
                 raise ValueError(f"{len(value)} bytes given, {self.size} needed")
@@ -238,7 +238,7 @@ class Node:
 
 
 class RawNode(Node):
-    """Bytes without a meaning: long double, and whatever else Python has no type for."""
+    """Keep plain bytes: long double, and whatever else Python has no type for."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -256,7 +256,7 @@ class ScalarNode(Node):
     def put(self, buffer: bytearray, at: int, value: Any) -> None:
         if isinstance(value, str) and self.names is not None:
             if value not in self.names:
-                raise ValueError(f"{value!r} is none of the enumerators")
+                raise ValueError(f"{value!r} is not one of the enumerators")
             value = self.names[value]
         if self.code == "?" and not isinstance(value, int):
             raise TypeError(f"{value!r} given, a bool needed")
@@ -272,7 +272,7 @@ class ScalarNode(Node):
 
 
 class WideIntNode(Node):
-    """``__int128`` and the integers of odd sizes."""
+    """Handle ``__int128`` and integers of odd sizes."""
 
     def __init__(self, size: int, signed: bool) -> None:
         self.size = size
@@ -294,7 +294,7 @@ class WideIntNode(Node):
 
 
 class CharsNode(Node):
-    """``char[]``: text."""
+    """Handle ``char[]``, which is text."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -320,14 +320,14 @@ class CharsNode(Node):
 
 
 class BytesNode(CharsNode):
-    """``unsigned char[]``: bytes, which takes what a ``char[]`` takes."""
+    """Handle ``unsigned char[]``, which is bytes. Accepts the same values as ``char[]``."""
 
     def expr(self, first: int, env: dict[str, Any]) -> str:
         return f"v[{first}]"
 
 
 class ArrayNode(Node):
-    """Arrays; those of scalars are read by the struct around them."""
+    """Handle arrays. Arrays of scalars are read by the struct around them."""
 
     def __init__(self, item: Node, length: int) -> None:
         self.item = item
@@ -435,7 +435,7 @@ def _field_of(decode: Callable[..., Any], name: str) -> Callable[[bytes], Any]:
 
 
 def _usable(name: str) -> bool:
-    # As an attribute; everything else is still in _asdict().
+    # As an attribute. Other names are still in _asdict().
     return not (name.startswith("__") and name.endswith("__")) and name not in _RESERVED
 
 
@@ -443,7 +443,7 @@ _RESERVED = frozenset(("to_dict", "_asdict", "_replace", "_fields", "_what", "_m
 
 
 class Bits:
-    """A bit-field: ``shift`` and ``width`` in bits within its struct."""
+    """Describe a bit-field: ``shift`` and ``width`` in bits within its struct."""
 
     def __init__(self, shift: int, width: int, signed: bool, is_bool: bool) -> None:
         self.shift = shift
@@ -478,7 +478,7 @@ class Bits:
 
 
 class Slot:
-    """One place of a record: a field, or an anonymous union (name "")."""
+    """Describe one place of a record: a field, or an anonymous union (name "")."""
 
     def __init__(self, name: str, offset: int, what: Node | Bits) -> None:
         self.name = name
@@ -506,14 +506,14 @@ class StructNode(Node):
 
     @property
     def flat(self) -> bool:
-        """The values of the leaves, in their order, are those of the record."""
+        """Tell whether the values of the leaves, in order, are those of the record."""
         return len(self._places) == len(self.slots) and all(
             isinstance(slot.what, ScalarNode) and self._places[i] == (i, 0)
             for i, slot in enumerate(self.slots)
         )
 
     def _lay_out(self) -> tuple[tuple[tuple[int, str, int], ...], dict[int, tuple[int, int]], int]:
-        """Leaves, (value index, first bit of the word) by slot number, number of values."""
+        """Return leaves, (value index, first bit of the word) by slot number, count of values."""
         leaves: list[tuple[int, str, int]] = []
         places: dict[int, tuple[int, int]] = {}
         count = end = 0
@@ -562,7 +562,7 @@ class StructNode(Node):
     def _overlapping(
         self,
     ) -> tuple[tuple[tuple[int, str, int], ...], dict[int, tuple[int, int]], int]:
-        # No C struct does this. Read as bytes, then field by field.
+        # No C struct overlaps. Read it as bytes, then field by field.
         return ((0, f"{self.size}s", self.size),), {}, 1
 
     def expr(self, first: int, env: dict[str, Any]) -> str:
@@ -677,7 +677,7 @@ def _through_union(number: int, name: str, record: Record) -> Any:
 
 
 def _getter(number: int) -> Any:
-    # What collections.namedtuple uses: an attribute read without a Python call.
+    # collections.namedtuple uses this, too: an attribute is read without a Python call.
     try:
         from _collections import _tuplegetter  # type: ignore[import-not-found]
     except ImportError:  # another Python implementation
@@ -686,7 +686,7 @@ def _getter(number: int) -> Any:
 
 
 class OnlyField(Node):
-    """The only field of a record, without the record."""
+    """Handle the only field of a record, without the record."""
 
     def __init__(self, node: StructNode) -> None:
         self.node = node
@@ -733,7 +733,7 @@ def _packer(node: Node) -> struct.Struct:
 def compile_node(
     node: Node,
 ) -> tuple[Callable[..., Any], Callable[..., Iterator[Any]]]:
-    """(decode, iter_unpack) of a node."""
+    """Return (decode, iter_unpack) of a node."""
     packer = _packer(node)
     size = node.size
     env: dict[str, Any] = dict(_ENVIRONMENT)
@@ -760,7 +760,7 @@ def compile_node(
         form = padded.get((before, after))
         if form is None:
             if len(padded) > 64:
-                padded.clear()  # records of ever-changing length
+                padded.clear()  # the length of records keeps changing
             form = struct.Struct(f"<{before}x{packer.format[1:]}{after}x")
             padded[before, after] = form
         if not form.size:
@@ -769,7 +769,7 @@ def compile_node(
             return map(build, form.iter_unpack(buffer))
         except struct.error:
             have = memoryview(buffer).nbytes
-            raise ValueError(f"{have} bytes are no multiple of {form.size}") from None
+            raise ValueError(f"{have} bytes are not a multiple of {form.size}") from None
 
     return made["decode"], iter_unpack
 
@@ -791,7 +791,7 @@ def encoder(node: Node) -> Callable[[Any], bytes]:
                 try:
                     return pack(*value)
                 except (struct.error, OverflowError):
-                    pass  # the slow way names the field
+                    pass  # the slow path names the field
             return encode(value)
 
         return encode_flat

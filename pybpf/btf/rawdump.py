@@ -1,6 +1,6 @@
-"""BTF as text, one record after the other, in the form of ``bpftool btf dump format raw``.
+"""Print BTF as text, one record after the other, like ``bpftool btf dump format raw``.
 
-The form is bpftool's so that two dumps can be compared with `diff`.
+The form is bpftool's, so that `diff` can compare two dumps.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _ENCODINGS = {0: "(none)", 1: "SIGNED", 2: "CHAR", 4: "BOOL"}
 
 
 def raw_lines(btf: Btf) -> Iterator[str]:
-    """The own types of a BTF as lines without line ends."""
+    """Print the own types of a BTF as lines without line ends."""
     for type_id, t in btf.types():
         yield from type_lines(btf, type_id, t)
 
 
 def type_lines(btf: Btf, type_id: int, t: Type) -> Iterator[str]:
-    """The lines of one type."""
+    """Print the lines of one type."""
     kind = f"UNKNOWN{t.kind}" if isinstance(t, Unknown) else BtfKind(t.kind).name
     head = f"[{type_id}] {kind} '{t.name or '(anon)'}'"
     if isinstance(t, Int):
@@ -94,7 +94,7 @@ def _linkage(value: int) -> str:
 
 
 def as_dict(type_id: int, t: Type) -> dict[str, Any]:
-    """A type as plain values for JSON: ``id``, ``kind`` and the fields under their own names."""
+    """Return a type as plain values for JSON: ``id``, ``kind`` and its fields by name."""
     from dataclasses import asdict
 
     kind = f"UNKNOWN{t.kind}" if isinstance(t, Unknown) else BtfKind(t.kind).name

@@ -1,8 +1,8 @@
 """BTF types as frozen values, one class per kind (`include/uapi/linux/btf.h`).
 
 Fields keep their UAPI names. A reference to another type is its id, an `int`
-that only means something together with the `Btf` it came from. Every class has
-``name`` ("" for the kinds and types without one) and ``kind``.
+that has a meaning only together with the `Btf` it came from. Every class has
+``name`` ("" for kinds and types without a name) and ``kind``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class BtfKind(IntEnum):
 
 
 class Linkage(IntEnum):
-    """``enum btf_func_linkage``, and ``BTF_VAR_*`` which has the same values."""
+    """``enum btf_func_linkage``, and ``BTF_VAR_*``, which has the same values."""
 
     STATIC = 0
     GLOBAL = 1
@@ -89,7 +89,7 @@ class Linkage(IntEnum):
 
 
 class Type:
-    """What every kind has in common."""
+    """Hold what every kind has in common."""
 
     __slots__ = ()
     KIND: ClassVar[int]
@@ -122,19 +122,19 @@ class Int(Type):
 
     @property
     def signed(self) -> bool:
-        """BTF_INT_SIGNED is set."""
+        """Return True if BTF_INT_SIGNED is set."""
         return bool(self.encoding & INT_SIGNED)
 
     @property
     def is_bool(self) -> bool:
-        """BTF_INT_BOOL is set."""
+        """Return True if BTF_INT_BOOL is set."""
         return bool(self.encoding & INT_BOOL)
 
     @property
     def is_char(self) -> bool:
-        """BTF_INT_CHAR is set, or the type is one byte wide and called char.
+        """Return True if BTF_INT_CHAR is set, or the type is one byte wide and called char.
 
-        clang never sets BTF_INT_CHAR, pahole does.
+        clang never sets BTF_INT_CHAR, but pahole does.
         """
         return bool(self.encoding & INT_CHAR) or (self.size == 1 and self.name == "char")
 
@@ -295,7 +295,7 @@ class Var(Type):
 
 @dataclass(frozen=True, slots=True)
 class VarSecinfo:
-    """Where a variable lies in its section; ``offset`` and ``size`` in bytes."""
+    """Where a variable is in its section; ``offset`` and ``size`` in bytes."""
 
     type: int
     offset: int
@@ -358,7 +358,7 @@ class Enum64(Type):
 
 @dataclass(frozen=True, slots=True)
 class Unknown(Type):
-    """A kind newer than this library, skipped by the BTF's own layout section."""
+    """A kind newer than this library. The BTF's own layout section tells its size."""
 
     name: str
     number: int

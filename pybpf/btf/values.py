@@ -1,9 +1,9 @@
-"""Values of BTF types: from bytes to Python objects and back.
+"""Convert values of BTF types from bytes to Python objects and back.
 
-Values are immutable and hashable, so that they can be keys: integers, bools,
-floats; pointers and enums as integers; arrays as tuples; arrays of ``char`` as
-`CharArray`, a `str`; arrays of ``unsigned char`` as `bytes`; structs as `Record`,
-a tuple with attributes; unions as `UnionValue`, their bytes with attributes.
+Values are immutable and hashable, so they can be keys. Integers, bools and
+floats are themselves, pointers and enums are integers, and arrays are tuples. Arrays of ``char``
+are `CharArray`, a `str`; arrays of ``unsigned char`` are `bytes`. Structs are `Record`,
+a tuple with attributes. Unions are `UnionValue`, their bytes with attributes.
 Fields of anonymous members are attributes of the struct around them, as in C.
 """
 
@@ -59,14 +59,14 @@ _MAX_SIZE = 1 << 31
 
 
 class Codec:
-    """Turns values of one type into bytes and back; made by `codec`.
+    """Turn values of one type into bytes and back. `codec` makes it.
 
-    ``size`` is in bytes, ``name`` the type's C name, ``fields`` the names of a
+    ``size`` is in bytes, ``name`` is the type's C name, and ``fields`` are the names of a
     struct's fields by position.
 
-    ``decode(buffer, offset=0)`` gives the value at a byte offset (ValueError if
-    the buffer is too short), ``encode(value)`` exactly ``size`` bytes (TypeError,
-    ValueError), ``iter_unpack(buffer)`` the values that lie one behind the other.
+    ``decode(buffer, offset=0)`` returns the value at a byte offset (ValueError if
+    the buffer is too short). ``encode(value)`` returns exactly ``size`` bytes (TypeError,
+    ValueError). ``iter_unpack(buffer)`` iterates over consecutive values.
     """
 
     __slots__ = ("_encode", "_iter", "decode", "fields", "name", "size", "type_id")
@@ -85,25 +85,25 @@ class Codec:
         return f"<Codec {self.name}: {self.size} bytes>"
 
     def encode(self, value: Any) -> bytes:
-        """Bytes of a value. Structs also take a dict (missing fields are 0) or a sequence,
-        char arrays a str, enums a name, and everything its own bytes.
+        """Encode a value. Structs also accept a dict (missing fields are 0) or a sequence, char
+        arrays a str, enums a name, and everything its own bytes.
         """
         return self._encode(value)
 
     def iter_unpack(self, buffer: Buffer, *, before: int = 0, after: int = 0) -> Iterator[Any]:
-        """The values in a buffer whose length is a multiple of ``before + size + after``.
+        """Iterate over the values in a buffer of a multiple of ``before + size + after`` bytes.
 
-        :param before: bytes to pass over in front of each value
-        :param after: bytes to pass over behind each value
-        :raises ValueError: the length is no such multiple
+        :param before: bytes to skip before each value
+        :param after: bytes to skip after each value
+        :raises ValueError: if the length is not such a multiple
         """
         return self._iter(buffer, before, after)
 
 
 def codec(btf: Btf, type_id: int) -> Codec:
-    """The codec of a type, made once per `Btf`.
+    """Return the codec of a type. It is made once per `Btf`.
 
-    :param type_id: a data type, or a variable for its type
+    :param type_id: a data type, or a variable, which means its type
     :raises ObjectFormatError: functions, void, forward declarations; malformed types
     """
     known: Codec | None = btf.codecs.get(type_id)
@@ -173,7 +173,7 @@ def _array_node(btf: Btf, t: Array, depth: int) -> Node:
         and not item.is_bool
         and (item.is_char or not item.signed)
     ):
-        # char is text, uint8_t as good as bytes, int8_t a number.
+        # char is text, uint8_t is bytes, int8_t is a number.
         size = _checked(btf, t, t.nelems)
         return CharsNode(size) if item.is_char else BytesNode(size)
     node = _node(btf, t.type, depth + 1)
@@ -197,7 +197,7 @@ def _composite_node(btf: Btf, t: Struct | Union, depth: int) -> Node:
         _check_place(btf, t, slot, size)
         node = slot.what
         if isinstance(node, Bits) or slot.offset:
-            # One bit-field of a union, or a forged offset: a record of its own.
+            # One bit-field of a union, or a forged offset. It gets its own record.
             node = StructNode(what, size, [slot])
             members.append((member.name, OnlyField(node)))
         else:
@@ -228,7 +228,7 @@ def _check_place(btf: Btf, t: Type, slot: Slot, limit: int) -> None:
 def _slot(btf: Btf, owner: Type, name: str, type_id: int, at: int, width: int, depth: int) -> Slot:
     t = btf.type(btf.skip_mods_and_typedefs(type_id))
     if not width and isinstance(t, Int) and t.bits < t.size * 8 and not t.is_bool:
-        # A bit-field as compilers wrote it before BTF's kind_flag.
+        # A bit-field in the form used before BTF had kind_flag.
         width = t.bits
         at += t.offset
     if width:

@@ -5,4 +5,4 @@ Pure: the same bytes and the same kernel BTF give the same result on any machine
 
 from __future__ import annotations
 
-__all__: list[str] = []  # the modules are imported by name, each for what it is needed for
+__all__: list[str] = []  # import the modules by name, as needed

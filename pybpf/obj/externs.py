@@ -1,8 +1,8 @@
 """Externs: symbols an object leaves to the kernel.
 
-Section .ksyms holds kernel variables, addresses and kfuncs; section .kconfig
-holds values that become one read-only map. Undefined ELF symbols say which
-there are and whether they are weak, BTF says of what type.
+Section .ksyms holds kernel variables, addresses and kfuncs. Section .kconfig
+holds values that become one read-only map. Undefined ELF symbols say which externs
+exist and whether they are weak. BTF gives their types.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SIZES = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
 
 
 def is_extern(symbol: Symbol) -> bool:
-    """An undefined symbol that another file, here the kernel, defines."""
+    """Tell whether a symbol is undefined here because another file, here the kernel, defines it."""
     return (
         symbol.shndx == SHN_UNDEF
         and symbol.bind in (STB_GLOBAL, STB_WEAK)
@@ -38,15 +38,15 @@ def is_extern(symbol: Symbol) -> bool:
 
 
 def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
-    """Externs in libbpf's order: .kconfig by alignment, size and name, then .ksyms by name.
+    """Collect externs in libbpf's order: .kconfig by alignment, size and name; .ksyms by name.
 
-    :raises ObjectFormatError: BTF does not describe one, or in a way that makes no sense
+    :raises ObjectFormatError: BTF does not describe one, or describes it wrongly
     """
     undefined = [(i, s) for i, s in enumerate(elf.symbols) if is_extern(s) and s.name]
     if not undefined:
         return []
     if btf is None:
-        raise elf.error(f"extern {undefined[0][1].name!r} needs BTF, and there is none", KSYMS, 0)
+        raise elf.error(f"extern {undefined[0][1].name!r} needs BTF; compile with -g", KSYMS, 0)
     declared = _declared(elf, btf)
     used: set[str] = set()
     kconfig: list[tuple[tuple[int, int, str], Extern]] = []
@@ -81,7 +81,9 @@ def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
         if not size:
             raise elf.error(f"extern {symbol.name!r} has no size", section, 0)
         if _form(btf, var.type) is None:
-            raise elf.error(f"extern {symbol.name!r} has a type no kernel option has", section, 0)
+            raise elf.error(
+                f"extern {symbol.name!r} has a type unknown to kernel options", section, 0
+            )
         kconfig.append(
             (
                 (-align, size, symbol.name),
@@ -97,7 +99,7 @@ def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
 
 
 def _laid_out(kconfig: list[tuple[tuple[int, int, str], Extern]]) -> Iterator[Extern]:
-    # Offsets in the map's value, each aligned as its type wants.
+    # Offsets in the map's value, each aligned as its type requires.
     at = 0
     for (minus_align, _, _), extern in sorted(kconfig, key=lambda pair: pair[0]):
         at += -at % -minus_align
@@ -106,7 +108,7 @@ def _laid_out(kconfig: list[tuple[tuple[int, int, str], Extern]]) -> Iterator[Ex
 
 
 def _declared(elf: ElfFile, btf: Btf) -> dict[str, tuple[str, int]]:
-    # (section, id of VAR or FUNC) by name, of all extern declarations.
+    # Returns (section, id of VAR or FUNC) of all extern declarations, by name.
     found: dict[str, tuple[str, int]] = {}
     for datasec_id in btf.ids(BtfKind.DATASEC):
         datasec = btf.type(datasec_id)
@@ -122,7 +124,7 @@ def _declared(elf: ElfFile, btf: Btf) -> dict[str, tuple[str, int]]:
 
 
 def _form(btf: Btf, type_id: int) -> tuple[str, bool] | None:
-    """(form of a kernel option that fits a C type, is it signed); None if none does."""
+    """Return (form of a kernel option that fits a C type, is it signed). None if none fits."""
     t = btf.type(btf.skip_mods_and_typedefs(type_id))
     if isinstance(t, Int):
         if t.is_bool:
@@ -141,7 +143,7 @@ def _form(btf: Btf, type_id: int) -> tuple[str, bool] | None:
 
 
 def kconfig_size(externs: Iterable[Extern]) -> int:
-    """Bytes of the .kconfig map's value; 0 if there is no such extern."""
+    """Return the size of the .kconfig map's value in bytes. 0 if there is no such extern."""
     return max((e.offset + e.size for e in externs if e.section == KCONFIG), default=0)
 
 
@@ -154,7 +156,7 @@ def kconfig_values(
 ) -> bytes:
     """Make the contents of the .kconfig map.
 
-    :param config: lines of a kernel configuration, ``CONFIG_X=y``; only looked at if needed
+    :param config: lines of a kernel configuration, ``CONFIG_X=y``; read only if needed
     :param virtual: values of ``LINUX_*`` names, e.g. ``LINUX_KERNEL_VERSION``
     :param unknown: why an option without a line is unknown; "" if it is not set
     :raises RelocationError: a strong extern has no value, or a value does not fit its type; or
@@ -170,7 +172,7 @@ def kconfig_values(
         elif extern.name in virtual:
             _store_number(data, btf, extern, virtual[extern.name])
         elif not (extern.weak and extern.name.startswith("LINUX_")):
-            raise RelocationError(f"extern {extern.name!r} (.kconfig): nobody knows such a value")
+            raise RelocationError(f"extern {extern.name!r} (.kconfig): unknown kconfig value")
     if options:
         for line in config:
             if not line.startswith("CONFIG_"):
@@ -214,7 +216,7 @@ def _store_option(data: bytearray, btf: Btf, extern: Extern, value: str) -> None
         text = value[1:-1].encode("utf-8", "surrogateescape")
         if form != "string" or len(value) < 2 or value[-1] != '"':
             raise _misfit(extern, value)
-        # As libbpf: too long a text is cut, and the NUL is kept.
+        # As in libbpf, a text that is too long is cut, and the NUL is kept.
         data[extern.offset : extern.offset + extern.size] = text[: extern.size - 1].ljust(
             extern.size, b"\0"
         )

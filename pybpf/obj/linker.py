@@ -2,15 +2,16 @@
 
 A program calls functions of .text that the compiler put elsewhere. Linking
 copies the program's code, appends each function it reaches once, depth first in
-the order of the calls, and rewrites call distances; then applies what depends
-on the kernel: CO-RE relocations, kernel variables and kfuncs by BTF id,
-addresses by name. Map references become map numbers, since no map exists yet.
-The bytes are those libbpf would load for the program, quirks included: an
-unresolved weak variable is address 0, an unresolved weak kfunc a call of helper
-2002000000 + number of the extern, a map that is not created one of helper
-2001000000 + number of the map. The verifier accepts those only in dead code.
+the order of the calls, and rewrites call distances. Then it applies what depends
+on the kernel: CO-RE relocations, kernel variables and kfuncs by BTF id, and
+addresses by name. Map references become map numbers, because no map exists yet.
 
-Nothing here asks a kernel anything: all there is to know is in `LinkTarget`.
+The bytes are those libbpf would load for the program, including its quirks. An
+unresolved weak variable is address 0. An unresolved weak kfunc is a call of helper
+2002000000 + number of the extern. A map that is not created is a call of helper
+2001000000 + number of the map. The verifier accepts these calls only in dead code.
+
+Nothing here asks a kernel anything: `LinkTarget` has all that is needed.
 """
 
 from __future__ import annotations
@@ -70,12 +71,12 @@ _CALL = JMP | CALL
 
 @dataclass(frozen=True, slots=True)
 class LinkTarget:
-    """What linking has to know of a kernel.
+    """Hold what linking has to know about a kernel.
 
-    :param btf: its BTF; None if it has none or nothing needs it
-    :param modules: BTF of modules by name, split from `btf`; may read them when asked
-    :param ksym_addr: address of a kernel symbol, None for one that does not exist;
-        raises RelocationError for several. None: addresses are not known.
+    :param btf: its BTF; None if it has none or it is not needed
+    :param modules: BTF of modules by name, split from `btf`; may be read on demand
+    :param ksym_addr: returns the address of a kernel symbol, None if it does not exist;
+        raises RelocationError if there are several. None: addresses are not known.
     :param kernel_version: ``LINUX_VERSION_CODE``
     :param has_bpf_cookie: value of ``LINUX_HAS_BPF_COOKIE``
     :param has_syscall_wrapper: value of ``LINUX_HAS_SYSCALL_WRAPPER``
@@ -90,7 +91,7 @@ class LinkTarget:
 
     @property
     def virtual_kconfig(self) -> dict[str, int]:
-        """The .kconfig values that come from no configuration file."""
+        """Return the .kconfig values that do not come from a configuration file."""
         return {
             "LINUX_KERNEL_VERSION": self.kernel_version,
             "LINUX_HAS_BPF_COOKIE": self.has_bpf_cookie,
@@ -100,9 +101,9 @@ class LinkTarget:
 
 @dataclass(frozen=True, slots=True)
 class MapRef:
-    """A map reference in linked code.
+    """Describe a map reference in linked code.
 
-    :param insn: index of the ldimm64, 8-byte slots
+    :param insn: index of the ldimm64, in 8-byte slots
     :param map: name of the map
     :param kind: "fd", or "value" for an address in the map's only value
     :param offset: bytes into the value
@@ -116,7 +117,7 @@ class MapRef:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What an extern turned out to be.
+    """Hold what an extern resolved to.
 
     :param btf_id: VAR or FUNC in the kernel's or a module's BTF, 0 if unresolved
     :param module: name of the module, "" for the kernel itself
@@ -130,10 +131,10 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class LinkedProgram:
-    """The code of one program for one kernel.
+    """Hold the code of one program for one kernel.
 
-    :param insns: with map numbers for map fds, and for module BTF: fd 1 in
-        ldimm64, index into `kfunc_modules` + 1 in calls
+    :param insns: instructions, with map numbers instead of map fds. References to a module's
+        BTF are fd 1 in ldimm64, and index into `kfunc_modules` + 1 in calls.
     :param map_refs: the instructions that need a map's fd
     :param btf_fd_refs: (index of an ldimm64, module) that need a module BTF's fd in
         their second slot
@@ -144,7 +145,7 @@ class LinkedProgram:
     :param line_info: ``struct bpf_line_info`` records, empty if not known
     :param functions: (name, first instruction) of each function, the program first
     :param core: one result per CO-RE relocation
-    :param unresolved: weak externs and maps behind poisoned instructions: name by helper number
+    :param unresolved: weak externs and maps behind poisoned instructions: helper number -> name
     :param kfunc_args: instruction of each kfunc call, resolved or not -> arguments it takes
     :param kfunc_names: instruction of each kfunc call, resolved or not -> its name
     """
@@ -167,7 +168,7 @@ class LinkedProgram:
 
 
 class Linker:
-    """Links the programs of one object for one kernel; externs are looked up once."""
+    """Link the programs of one object for one kernel. Externs are looked up once."""
 
     def __init__(
         self, spec: ObjectSpec, kernel: LinkTarget, *, skip_maps: Collection[str] = ()
@@ -180,7 +181,7 @@ class Linker:
         self._candidates: CandidateCache | None = None
 
     def candidates(self, local: Btf) -> CandidateCache:
-        """Kernel types by the object's own, found once for all programs."""
+        """Return the candidates for the object's types, found once for all programs."""
         if self._candidates is None:
             self._candidates = CandidateCache(local, _Targets(self.kernel))
         return self._candidates
@@ -188,10 +189,10 @@ class Linker:
     # Externs.
 
     def resolve(self, number: int) -> Resolved | None:
-        """What an extern of .ksyms is on this kernel; None for a weak one that is not there.
+        """Find an extern of .ksyms in this kernel. None for a weak one that does not exist.
 
         :param number: index in `ObjectSpec.externs`
-        :raises RelocationError: a strong one is not there, or its type does not fit
+        :raises RelocationError: a strong one does not exist, or its type does not fit
         """
         if number not in self._resolved:
             self._resolved[number] = self._resolve(self.spec.externs[number])
@@ -199,9 +200,9 @@ class Linker:
 
     @property
     def depends_on_modules(self) -> bool:
-        """Whether what it found may change when modules come, go or move.
+        """Tell whether what it found may change when modules come, go or move.
 
-        A name that was not there may be a module's later; an address may be a module's.
+        A name that was missing may later be in a module, and an address may be a module's.
         """
         return any(r is None or r.module or r.address for r in self._resolved.values())
 
@@ -255,7 +256,7 @@ class Linker:
 
     @cached_property
     def kfunc_modules(self) -> tuple[str, ...]:
-        """Modules with kfuncs that the object calls, in the order of the externs."""
+        """List the modules with kfuncs that the object calls, in the order of the externs."""
         found: dict[str, None] = {}
         for number, extern in enumerate(self.spec.externs):
             if extern.section == ext.KSYMS and extern.is_func:
@@ -269,7 +270,7 @@ class Linker:
 
     @cached_property
     def exception_callbacks(self) -> dict[str, list[str]]:
-        """Names of exception callbacks by program, from declaration tags in BTF."""
+        """Read the names of exception callbacks by program from declaration tags in BTF."""
         btf, prefix = self.spec.btf, "exception_callback:"
         found: dict[str, list[str]] = {}
         if btf is None:
@@ -282,40 +283,40 @@ class Linker:
                 continue
             func = btf.type(tag.type)
             if not isinstance(func, Func) or func.linkage != Linkage.GLOBAL:
-                raise RelocationError(f"{tag.name!r} tags something that is no program")
+                raise RelocationError(f"{tag.name!r} tags something that is not a program")
             found.setdefault(func.name, []).append(tag.name.removeprefix(prefix))
         return found
 
     @cached_property
     def core_relos(self) -> dict[str, tuple[list[int], list[CoreRelo]]]:
-        """CO-RE relocations by section, with their byte offsets, ascending."""
+        """Return CO-RE relocations by section, with their byte offsets, ascending."""
         btf_ext = self.spec.btf_ext
         return _by_offset(btf_ext.core_relos, lambda relo: relo.insn_off) if btf_ext else {}
 
     @cached_property
     def func_info(self) -> dict[str, tuple[list[int], list[tuple[int, int]]]]:
-        """func_info by section, with byte offsets, ascending."""
+        """Return func_info by section, with byte offsets, ascending."""
         btf_ext = self.spec.btf_ext
         return _by_offset(btf_ext.func_info, lambda row: row[0]) if btf_ext else {}
 
     @cached_property
     def line_info(self) -> dict[str, tuple[list[int], list[tuple[int, int, int, int]]]]:
-        """line_info by section, with byte offsets, ascending."""
+        """Return line_info by section, with byte offsets, ascending."""
         btf_ext = self.spec.btf_ext
         return _by_offset(btf_ext.line_info, lambda row: row[0]) if btf_ext else {}
 
     # Programs.
 
     def link(self, name: str) -> LinkedProgram:
-        """Code and records of a program.
+        """Link the code and records of a program.
 
         :raises RelocationError: something it refers to does not exist or does not fit
-        :raises KeyError: no such program
+        :raises KeyError: if there is no such program
         """
         program = self.spec.programs[name]
         main = self._index.find(program.function.section, program.function.start)
         if main is None or self.spec.functions[main].name != name:
-            # Two symbols for one address: any of them has the same code.
+            # If two symbols have one address, both have the same code.
             main = self.spec.functions.index(program.function)
         try:
             image = _Image(self, name)
@@ -349,7 +350,7 @@ class Linker:
 
 
 class _Image:
-    """The code of a program while it grows."""
+    """Collect the code of a program."""
 
     def __init__(self, linker: Linker, program: str) -> None:
         self.linker = linker
@@ -371,9 +372,9 @@ class _Image:
     # Functions.
 
     def append(self, number: int) -> None:
-        """Append a function and, depth first, what it calls and is not there yet."""
-        # A generator per function stands for the recursion, which a forged
-        # object could make as deep as it likes.
+        """Append a function and, depth first, the functions it calls that are still missing."""
+        # A generator per function replaces recursion, because a forged
+        # object could nest calls without limit.
         stack = [self._calls(number)]
         while stack:
             called = next(stack[-1], None)
@@ -416,17 +417,17 @@ class _Image:
         return registers, off
 
     def _called(self, function: Function, insn: int, opcode: int, reloc: Reloc | None) -> int:
-        """Number of the function a call or address refers to."""
+        """Return the number of the function that a call or address refers to."""
         (imm,) = _IMM.unpack_from(function.code, 8 * insn + 4)
         if reloc is None:
-            # A static function of the same section: no relocation, a distance.
+            # A static function of the same section has no relocation, only a distance.
             target = function.start + insn + imm + 1
         elif reloc.kind == R_CALL:
             target = reloc.offset // 8 + imm + 1
         elif reloc.kind == R_FUNC and opcode == LDIMM64:
             target = (reloc.offset + imm) // 8
         else:
-            raise self.error(f"function {function.name!r}: a call of something else", insn)
+            raise self.error(f"function {function.name!r} calls something else", insn)
         found = self.linker._index.find(self.spec.text, target) if self.spec.text else None
         if found is None:
             raise self.error(f"function {function.name!r} calls no function of .text", insn)
@@ -450,7 +451,7 @@ class _Image:
     # Relocations.
 
     def apply_core(self) -> list[CoreResult]:
-        """CO-RE relocations of all functions, in the order of .BTF.ext."""
+        """Apply CO-RE relocations of all functions, in the order of .BTF.ext."""
         spec, kernel = self.spec, self.linker.kernel
         todo = []
         for section, (offsets, relos) in self.linker.core_relos.items():
@@ -472,7 +473,7 @@ class _Image:
         )
 
     def apply_references(self) -> None:
-        """References to maps, kernel variables and kfuncs."""
+        """Fill in references to maps, kernel variables and kfuncs."""
         for number, start in self.position.items():
             for reloc in self.spec.relocs.get(number, ()):
                 self._refer(start + reloc.insn, reloc)
@@ -550,7 +551,7 @@ class _Image:
 
     def _arguments(self, number: int) -> int:
         btf = self.spec.btf
-        assert btf is not None  # there is no extern without
+        assert btf is not None  # an extern needs BTF
         func = btf.type(self.spec.externs[number].btf_id)
         proto = btf.type(func.type) if isinstance(func, Func) else None
         return len(proto.params) if isinstance(proto, FuncProto) else 5
@@ -562,7 +563,7 @@ class _Image:
             raise self.error(err.what, insn) from None
 
     def _poison(self, insn: int, slots: int, helper: int, what: str) -> None:
-        # Calls of a helper that does not exist: fine where never reached.
+        # Writes calls of a helper that does not exist. That is fine in code that is never reached.
         for slot in range(insn, insn + slots):
             _SLOT.pack_into(self.code, 8 * slot, _CALL, 0, 0, helper)
         self.unresolved[helper] = what
@@ -581,10 +582,10 @@ class _Image:
             return ""
 
     def debug_info(self) -> tuple[bytes, bytes]:
-        """func_info and line_info of all functions, the program's first.
+        """Return func_info and line_info of all functions, the program's first.
 
-        Without records for the program itself none are given at all; missing
-        ones of a subprogram are an error, as the kernel wants all or nothing.
+        Without records for the program itself none are returned. Missing
+        records of a subprogram are an error, because the kernel requires all or nothing.
         """
         return (
             self._records("func_info", self.linker.func_info, struct.Struct("<II")),
@@ -612,7 +613,7 @@ class _Image:
 
 
 class _Targets(Sequence[Btf]):
-    """The kernel's BTF, then those of modules, which are only read if it comes to that."""
+    """Hold the kernel's BTF, then those of modules, which are only read if needed."""
 
     def __init__(self, kernel: LinkTarget) -> None:
         self._kernel = kernel
@@ -625,14 +626,14 @@ class _Targets(Sequence[Btf]):
     def __len__(self) -> int:
         return 1 + len(self._kernel.modules) if self._kernel.btf is not None else 0
 
-    def __getitem__(self, index: int) -> Btf:  # type: ignore[override]  # nobody slices it
+    def __getitem__(self, index: int) -> Btf:  # type: ignore[override]  # never sliced
         return list(self)[index]
 
 
 def _by_offset(
     table: Mapping[str, list[_Row]], offset: Callable[[_Row], int]
 ) -> dict[str, tuple[list[int], list[_Row]]]:
-    # Sorted, so that a function's records are a slice; the compiler sorts them already.
+    # Sorted, so that a function's records are a slice. The compiler already sorts them.
     found = {}
     for section, rows in table.items():
         rows = sorted(rows, key=offset)
@@ -641,6 +642,6 @@ def _by_offset(
 
 
 def _span(function: Function, offsets: list[int]) -> tuple[int, int]:
-    """Slice of a section's sorted records that is one function's."""
+    """Find the slice of a section's sorted records that belongs to one function."""
     first = bisect_left(offsets, 8 * function.start)
     return first, bisect_left(offsets, 8 * (function.start + function.count), first)

@@ -1,9 +1,9 @@
 """BTF-defined maps: a struct in section .maps whose members describe a map.
 
 No member holds data. A number N is the length of an array that the member
-points to (``int (*max_entries)[N]``, the ``__uint`` macro), a type is what the
-member points to (``struct key *key``, ``__type``), and ``values`` is a trailing
-array of pointers to inner maps or programs whose relocations name them.
+points to (``int (*max_entries)[N]``, the ``__uint`` macro). A type is what the
+member points to (``struct key *key``, ``__type``). ``values`` is a trailing
+array of pointers to inner maps or programs, and relocations name these.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["parse", "parse_legacy", "ring_size"]
 _NUMBERS = frozenset(
     {"type", "max_entries", "map_flags", "numa_node", "key_size", "value_size", "pinning"}
 )
-_PAGE = 4096  # the reader knows no machine; the loader rounds again on larger pages
+_PAGE = 4096  # reading does not depend on the machine; the loader rounds again for larger pages
 
 
 def ring_size(size: int, page: int = _PAGE) -> int:
-    """Round the size of a ring buffer up to what it can be: a power of two of whole pages.
+    """Round the size of a ring buffer up to a valid one: a power of two of whole pages.
 
     0 stays 0, so that the kernel refuses a ring without a size.
 
@@ -53,12 +53,12 @@ def parse(
     *,
     is_inner: bool = False,
 ) -> MapSpec:
-    """A map from its definition.
+    """Read a map from its definition.
 
     :param btf: the object's BTF
     :param definition: type of the variable in .maps
-    :param error: makes the exception for a definition that makes no sense
-    :param is_inner: the map in a map of maps
+    :param error: makes the exception for a wrong definition
+    :param is_inner: it is the inner map of a map of maps
     :raises ObjectFormatError: from `error`
     """
     numbers: dict[str, int] = {}
@@ -70,21 +70,21 @@ def parse(
         if what in _NUMBERS:
             value = _number(btf, member)
             if value is None:
-                raise error(f"member {what!r} is no pointer to an array")
+                raise error(f"member {what!r} is not a pointer to an array")
             if what.endswith("_size"):
                 _agree(numbers, what, value, error)
             numbers[what] = value
         elif what in ("key", "value"):
             pointer = btf.type(member.type)
             if not isinstance(pointer, Ptr):
-                raise error(f"member {what!r} is no pointer")
+                raise error(f"member {what!r} is not a pointer")
             size = btf.sizeof(pointer.type)
             _agree(numbers, what + "_size", size, error)
             numbers[what + "_size"] = size
             types[what] = pointer.type
         elif what == "values":
             if is_inner:
-                raise error("the inner map is a map of maps itself")
+                raise error("the inner map is itself a map of maps")
             if position != len(definition.members) - 1:
                 raise error("member 'values' is not the last one")
             inner = _values(btf, name, numbers.get("type", 0), member, error)
@@ -93,7 +93,7 @@ def parse(
         elif what == "map_extra":
             extra = _long(btf, member)
             if extra is None:
-                raise error("member 'map_extra' holds no number")
+                raise error("member 'map_extra' is not a number")
             map_extra = extra
         else:
             raise error(f"unknown member {what!r}")
@@ -123,7 +123,7 @@ def parse(
 def _agree(
     numbers: dict[str, int], what: str, size: int, error: Callable[[str], ObjectFormatError]
 ) -> None:
-    # key and key_size may both be given, if they say the same.
+    # key and key_size may both be given if they agree.
     if size > 0xFFFFFFFF:
         raise error(f"{what} {size} does not fit in 32 bits")
     if numbers.get(what) and numbers[what] != size:
@@ -139,7 +139,7 @@ def _number(btf: Btf, member: Member) -> int | None:
 
 
 def _long(btf: Btf, member: Member) -> int | None:
-    # 64 bits: the only value of an enum (__ulong), or like the other numbers.
+    # 64 bits: the only value of an enum (__ulong), or written like the other numbers.
     holder = btf.type(btf.skip_mods_and_typedefs(member.type))
     if isinstance(holder, (Enum, Enum64)) and len(holder.values) == 1:
         return holder.values[0].val & 0xFFFFFFFFFFFFFFFF
@@ -153,23 +153,23 @@ def _values(
     member: Member,
     error: Callable[[str], ObjectFormatError],
 ) -> MapSpec | None:
-    # The inner map's definition; None for a program array.
+    # Returns the inner map's definition, None for a program array.
     is_prog_array = map_type == MapType.BPF_MAP_TYPE_PROG_ARRAY
     if map_type not in OUTER and not is_prog_array:
         raise error("member 'values' in a map that holds neither maps nor programs")
     array = btf.type(member.type)
     if not isinstance(array, Array) or array.nelems:
-        raise error("member 'values' is no array of length zero")
+        raise error("member 'values' is not an array of length zero")
     pointer = btf.type(btf.skip_mods_and_typedefs(array.type))
     if not isinstance(pointer, Ptr):
-        raise error("member 'values' holds no pointers")
+        raise error("member 'values' does not hold pointers")
     target = btf.type(btf.skip_mods_and_typedefs(pointer.type))
     if is_prog_array:
         if not isinstance(target, FuncProto):
-            raise error("member 'values' holds no pointers to functions")
+            raise error("member 'values' does not hold pointers to functions")
         return None
     if not isinstance(target, Struct):
-        raise error("member 'values' holds no pointers to map definitions")
+        raise error("member 'values' does not hold pointers to map definitions")
     inner = parse(btf, name + ".inner", target, error, is_inner=True)
     return replace(inner, section="")
 

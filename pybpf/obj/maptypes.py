@@ -1,4 +1,4 @@
-"""What map types have in common: sets of ``enum bpf_map_type``, each written once."""
+"""Sets of ``enum bpf_map_type`` with a common property, each written once."""
 
 from __future__ import annotations
 

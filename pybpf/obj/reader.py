@@ -1,13 +1,13 @@
 """From the bytes of an object file to its `ObjectSpec`.
 
 One pass sorts the ELF sections by what they hold, as libbpf does: code, data,
-map definitions, struct_ops, relocations; debug information is not looked at
-and what is unknown is skipped. Then symbols become functions, BTF describes
+map definitions, struct_ops, relocations. Debug information is not read
+and unknown sections are skipped. Then symbols become functions, BTF describes
 variables and maps, and relocations are resolved to map, function and extern
 numbers. Everything that could make a later step fail on this file is checked
-here, so that reading is where a malformed file ends.
+here, so a malformed file never gets past reading.
 
-The result depends on the bytes alone. Order of programs and maps, names and
+The result depends only on the bytes. The order of programs and maps, names and
 numbers are libbpf's.
 """
 
@@ -50,7 +50,7 @@ from .variables import DataSection, place
 __all__ = ["read_object"]
 
 # UAPI bpf.h, flags of BPF_MAP_CREATE
-# Plain numbers, as a map definition has them.
+# Plain numbers, as in a map definition.
 BPF_F_RDONLY_PROG = int(MapFlag.BPF_F_RDONLY_PROG)
 BPF_F_MMAPABLE = int(MapFlag.BPF_F_MMAPABLE)
 BPF_F_LINK = int(MapFlag.BPF_F_LINK)
@@ -59,7 +59,7 @@ _STRUCT_OPS = frozenset({".struct_ops", ".struct_ops.link", "?.struct_ops", "?.s
 _ARRAY = int(MapType.BPF_MAP_TYPE_ARRAY)
 _ARENA, _JUMPTABLES = ".addr_space.1", ".jumptables"
 _INT_MAX = 0x7FFFFFFF
-# Zeros of a .bss longer than this are not spelled out.
+# A .bss longer than this is not stored as zeros.
 _MAX_ZEROS = 16 << 20
 _LICENSE_LEN = 63
 
@@ -67,13 +67,13 @@ _LICENSE_LEN = 63
 def read_object(
     data: bytes | bytearray | memoryview, name: str = "", *, legacy_maps: bool = False
 ) -> ObjectSpec:
-    """What an object file asks for.
+    """Read what an object file asks for.
 
     :param data: the whole file
     :param name: file name; its stem becomes part of kernel map names
     :param legacy_maps: read ``struct bpf_map_def`` in sections ``maps``, ``maps/NAME`` and
         ``NAME/maps`` too, which libbpf refuses since 1.0
-    :raises ObjectFormatError: not a BPF object, or a malformed one; names file,
+    :raises ObjectFormatError: not a BPF object, or a malformed one; it names file,
         section and offset
     """
     swapped = is_big_endian(data)
@@ -85,7 +85,7 @@ def read_object(
         return replace(spec, big_endian=True) if swapped else spec
     except ObjectFormatError as err:
         err.file = err.file or name
-        err.offset = err.offset or 0  # not every place in BTF knows where it is
+        err.offset = err.offset or 0  # some errors in BTF have no offset
         raise
 
 
@@ -157,7 +157,7 @@ class _Reader:
             self.variables(places, maps),
             self.btf,
             functions,
-            # By kind too: two relocations of one instruction make no sense, but have an order.
+            # Also by kind: two relocations of one instruction make no sense, but need an order.
             {number: sorted(found[number]) for number in found},
             externs,
             places,
@@ -167,7 +167,7 @@ class _Reader:
     # Sections.
 
     def sort(self, section: Section) -> None:
-        """Note what a section holds."""
+        """Record what a section holds."""
         name, kind = section.name, section.type
         if kind in (SHT_STRTAB, SHT_SYMTAB) or name.startswith(
             (".debug", ".rel.debug", ".rel.BTF")
@@ -226,18 +226,18 @@ class _Reader:
         if section.info >= len(self.elf.sections) or section.entsize != 16:
             raise self.elf.error("malformed relocation section", section.name, 0)
         target = self.elf.sections[section.info]
-        # Data sections have relocations too, which mean nothing here.
+        # Data sections also have relocations, which mean nothing here.
         if target.flags & SHF_EXECINSTR or target.name == ".maps" or target.name in _STRUCT_OPS:
             self.rels.append(section)
 
     def _data_sections(self) -> list[int]:
-        """Indexes of the sections that become maps, in libbpf's order."""
+        """List the indexes of the sections that become maps, in libbpf's order."""
         return sorted(self.data)
 
     # Code.
 
     def functions(self) -> tuple[Function, ...]:
-        """All functions, by section and offset."""
+        """List all functions, by section and offset."""
         elf = self.elf
         code = {section.idx: section for section in self.code}
         functions = []
@@ -254,8 +254,8 @@ class _Reader:
                 raise error(f"function {symbol.name!r} ends after the section")
             if not symbol.size or symbol.size % 8 or symbol.value % 8:
                 raise error(
-                    f"function {symbol.name!r} of {symbol.size} bytes is no whole number"
-                    " of instructions"
+                    f"function {symbol.name!r} has {symbol.size} bytes, which is not a multiple"
+                    " of 8"
                 )
             if symbol.bind == STB_LOCAL and section.idx != self.text:
                 raise error(f"program {symbol.name!r} is static, which is not supported")
@@ -276,7 +276,7 @@ class _Reader:
         return tuple(functions)
 
     def programs(self, functions: tuple[Function, ...]) -> dict[str, ProgramSpec]:
-        """The entry programs: functions outside .text."""
+        """Return the entry programs: functions outside .text."""
         found: dict[str, ProgramSpec] = {}
         for function in functions:
             if function.section == self.text:
@@ -349,7 +349,7 @@ class _Reader:
         externs: list[Extern],
         old: dict[tuple[int, int], MapSpec],
     ) -> tuple[list[MapSpec], list[tuple[int, int, int, MapSpec]]]:
-        """All maps by index; and for those of .maps (offset, size, id of the definition, map)."""
+        """Return all maps by index, and (offset, size, id of the definition, map) of .maps."""
         defined = self.user_maps(places)
         maps = [*(spec for _, _, _, spec in defined), *old.values()]
         names = {spec.name for spec in maps}
@@ -402,7 +402,7 @@ class _Reader:
         definition_id = btf.skip_mods_and_typedefs(var.type)
         definition = btf.type(definition_id)
         if not isinstance(definition, Struct):
-            raise error("the definition is no struct")
+            raise error("the definition is not a struct")
         if definition.size > size:
             raise error("the definition is larger than the variable")
         return offset, size, definition_id, mapdefs.parse(btf, var.name, definition, error)
@@ -422,7 +422,7 @@ class _Reader:
         if described is not None and described.has_visible:
             flags |= BPF_F_MMAPABLE
         return MapSpec(
-            # Two sections may share a name, e.g. .rodata.cst16 of different flags.
+            # Two sections may share a name, e.g. .rodata.cst16 with different flags.
             section.name if section.name not in taken else f"{section.name}#{section_index}",
             _ARRAY,
             4,
@@ -447,7 +447,7 @@ class _Reader:
                 t = self.btf.type(type_id)
                 if not isinstance(t, Struct) or not t.name:
                     raise self.elf.error(
-                        f"{entry.var.name!r} is no named struct", section.name, entry.offset
+                        f"{entry.var.name!r} is not a named struct", section.name, entry.offset
                     )
                 if entry.offset + t.size > section.size:
                     raise self.elf.error(
@@ -514,7 +514,7 @@ class _Reader:
     def variables(
         self, places: dict[str, DataSection], maps: list[MapSpec]
     ) -> dict[str, VariableSpec]:
-        """Global variables by name; of static ones with one name, the first."""
+        """Return global variables by name. Of several static ones with one name, the first."""
         visible: dict[str, VariableSpec] = {}
         hidden: dict[str, VariableSpec] = {}
         for spec in maps:

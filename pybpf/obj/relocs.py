@@ -1,9 +1,9 @@
 """Relocation records: which instruction, map slot or struct_ops member refers to what.
 
-clang writes a reference to a symbol of its own as that symbol, and to anything
-static as the section's symbol plus an offset kept in the instruction. Both end
-up here as "map number N", "function at offset O of .text", "extern number N".
-The relocation type field adds nothing and is ignored, as libbpf does.
+clang writes a reference to one of its global symbols as that symbol. For anything
+static it uses the section's symbol plus an offset in the instruction. Both become
+"map number N", "function at offset O of .text" or "extern number N" here.
+The relocation type field adds nothing and is ignored, as in libbpf.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CALL_CODE = JMP | CALL
 
 
 class FunctionIndex:
-    """Finds the function that holds an instruction.
+    """Find the function that contains an instruction.
 
     :param functions: by section, then start
     """
@@ -64,7 +64,8 @@ class FunctionIndex:
         self._functions = functions
 
     def end(self, number: int) -> int:
-        """First instruction after a function, or of the next if that starts earlier."""
+        """Return the first instruction after a function, or the next function's if that is
+        earlier."""
         function = self._functions[number]
         end = function.start + function.count
         if number + 1 < len(self._keys):
@@ -74,7 +75,8 @@ class FunctionIndex:
         return end
 
     def find(self, section: int, insn: int) -> int | None:
-        """Index of the function with an instruction of a section; None if no function has it."""
+        """Find the index of the function with an instruction of a section, None if there is
+        none."""
         at = bisect_right(self._keys, (section, insn)) - 1
         if at < 0:
             return None
@@ -89,7 +91,7 @@ ON_REQUEST = "read with pybpf.open(..., legacy_maps=True) or --legacy-maps"
 
 
 class Places:
-    """Where the things that relocations refer to are.
+    """Tell where the things that relocations refer to are.
 
     :param text: index of section .text, 0 if there is none
     :param maps_section: index of section .maps, 0 if there is none
@@ -123,18 +125,18 @@ class Places:
         self._arena_section, self._arena_map = arena
         self._jumptables = jumptables
         self._externs = {extern.symbol: i for i, extern in enumerate(externs)}
-        # What a symbol means does not depend on the instruction, apart from its opcode.
+        # The meaning of a symbol depends only on the opcode of the instruction.
         self._calls: dict[int, tuple[int, int, int]] = {}
         #: What `load` has answered so far.
         self.loads: dict[int, tuple[int, int, int]] = {}
 
     def call(self, number: int, section: str, where: int) -> tuple[int, int, int]:
-        """What a call refers to: (R_* kind, number, offset).
+        """Return what a call refers to: (R_* kind, number, offset).
 
-        :param number: of the symbol
+        :param number: number of the symbol
         :param section: name of the code's section, for messages
         :param where: byte offset there, for messages
-        :raises ObjectFormatError: a call of something that makes no sense
+        :raises ObjectFormatError: the called thing makes no sense
         """
         known = self._calls.get(number)
         if known is not None:
@@ -150,7 +152,7 @@ class Places:
         return known
 
     def load(self, number: int, section: str, where: int) -> tuple[int, int, int]:
-        """What a 64-bit load refers to: (R_* kind, number, offset); see `call`."""
+        """Return what a 64-bit load refers to: (R_* kind, number, offset); see `call`."""
         symbol = symbol_of(self._elf, section, number, where)
         if is_extern(symbol):
             found = R_EXTERN, self._extern(number, section, where), 0
@@ -195,7 +197,7 @@ class Places:
             raise self._error(section, where, what, symbol)
         number = self._maps.get(symbol.value)
         if number is None:
-            raise self._error(section, where, "refers to no map of .maps", symbol)
+            raise self._error(section, where, "does not refer to a map of .maps", symbol)
         return R_MAP, number, 0
 
     @staticmethod
@@ -210,12 +212,12 @@ class Places:
 
 
 def symbol_of(elf: ElfFile, section: str, number: int, where: int) -> Symbol:
-    """The symbol of a relocation.
+    """Return the symbol of a relocation.
 
-    :raises ObjectFormatError: no such symbol, or it is in no section of the file
+    :raises ObjectFormatError: there is no such symbol, or it is in no section of the file
     """
     if number >= len(elf.symbols):
-        raise elf.error(f"relocation against symbol {number} of none", section, where)
+        raise elf.error(f"relocation against symbol {number}, which does not exist", section, where)
     symbol = elf.symbols[number]
     if symbol.shndx >= len(elf.sections):
         raise elf.error(
@@ -235,12 +237,12 @@ def program_relocs(
     """Add the relocations of one code section to `found`, by function number."""
     section = elf.sections[table.info]
     name, size, code = section.name, section.size, elf.contents(section)
-    first = end = 0  # the instructions of the function that the last one was in
+    first = end = 0  # instructions of the function of the previous relocation
     into: list[Reloc] = []
     loads = places.loads
     for offset, _, symbol in elf.relocation_rows(table):
         if offset % 8 or offset >= size:
-            raise elf.error("relocation of no instruction", name, offset)
+            raise elf.error("relocation outside the instructions", name, offset)
         insn = offset // 8
         if not first <= insn < end:
             number = index.find(table.info, insn)
@@ -273,7 +275,7 @@ def slots(
     programs: Mapping[str, ProgramSpec],
     maps_section: int,
 ) -> dict[str, list[tuple[int, str]]]:
-    """Initial values in .maps: inner maps and programs by slot.
+    """Find the initial values in .maps: inner maps and programs by slot.
 
     :param maps: (offset, size, type id of the definition, map) of every map in .maps
     :return: (slot, name of map or program) by map name
@@ -290,11 +292,11 @@ def slots(
             (m for m in maps if m[0] <= rel.offset and rel.offset + 8 <= m[0] + m[1]), None
         )
         if holder is None:
-            raise error("lies in no map")
+            raise error("is not in a map")
         start, _, definition_id, spec = holder
         if spec.type in OUTER:
             if symbol.shndx != maps_section or symbol.name not in names:
-                raise error(f"{symbol.name!r} is no map of section .maps")
+                raise error(f"{symbol.name!r} is not a map of section .maps")
             if spec.type == MapType.BPF_MAP_TYPE_HASH_OF_MAPS and spec.key_size != 4:
                 raise error(f"{spec.name!r} has keys of {spec.key_size} bytes, not 4")
         elif spec.type == MapType.BPF_MAP_TYPE_PROG_ARRAY:
@@ -303,7 +305,7 @@ def slots(
                 symbol.shndx,
                 symbol.value,
             ):
-                raise error(f"{symbol.name!r} is no program")
+                raise error(f"{symbol.name!r} is not a program")
         else:
             raise error(f"{spec.name!r} holds neither maps nor programs")
         definition = btf.type(definition_id)
@@ -312,7 +314,7 @@ def slots(
             raise error(f"{spec.name!r} has no member 'values'")
         at = rel.offset - start - last.bit_offset // 8
         if at < 0 or at % 8:
-            raise error(f"lies outside 'values' of {spec.name!r}")
+            raise error(f"is outside 'values' of {spec.name!r}")
         found.setdefault(spec.name, {})[at // 8] = symbol.name
     return {name: sorted(values.items()) for name, values in found.items()}
 
@@ -326,7 +328,7 @@ def struct_ops_funcs(
     index: FunctionIndex,
     programs: Mapping[str, ProgramSpec],
 ) -> dict[str, dict[str, str]]:
-    """Programs that struct_ops maps point to: program name by member name, by map name.
+    """Find programs that struct_ops maps point to: program name by member name, by map name.
 
     :param maps: (offset in the section, map) of every map of the section
     """
@@ -336,19 +338,19 @@ def struct_ops_funcs(
         symbol = symbol_of(elf, section, rel.symbol, rel.offset)
         holder = next((m for m in maps if m[0] <= rel.offset < m[0] + m[1].value_size), None)
         if holder is None:
-            raise elf.error("a pointer in no struct_ops variable", section, rel.offset)
+            raise elf.error("a pointer outside the struct_ops variables", section, rel.offset)
         start, spec = holder
         struct = btf.type(spec.value_type_id)
         members = struct.members if isinstance(struct, Struct) else ()
         bit = 8 * (rel.offset - start)
         member = next((m for m in members if m.bit_offset == bit), None)
         if member is None or not _points_to_function(btf, member.type):
-            raise elf.error(f"no function pointer of {spec.name!r}", section, rel.offset)
+            raise elf.error(f"not a function pointer of {spec.name!r}", section, rel.offset)
         number = index.find(symbol.shndx, symbol.value // 8)
         program = programs.get(functions[number].name) if number is not None else None
         if symbol.value % 8 or program is None or program.type != ProgType.BPF_PROG_TYPE_STRUCT_OPS:
             raise elf.error(
-                f"member {member.name!r} points to {symbol.name!r}, which is no struct_ops program",
+                f"member {member.name!r} points to {symbol.name!r}, not a struct_ops program",
                 section,
                 rel.offset,
             )

@@ -1,11 +1,11 @@
 """Section names of programs: what ``SEC("...")`` says about a program.
 
 A section name is ``PREFIX`` or ``PREFIX/EXTRA``. The prefix decides program
-type, expected attach type, load flags and how the program is attached; the
-extra names the target. Whether a prefix may have an extra is part of its
-pattern (a trailing "+"), as libbpf writes it. All 116 patterns that libbpf
-1.8 knows are here. Each says in one word how its programs are attached;
-`pybpf.links.table` maps that word to the function that does it.
+type, expected attach type, load flags and how the program is attached. The
+extra names the target. The pattern says whether a prefix may have an extra
+(a trailing "+"), as libbpf writes it. All 116 patterns that libbpf
+1.8 knows are here. Each says in one word how its programs are attached.
+`pybpf.links.table` maps that word to the function that attaches them.
 
 Numbers are UAPI values (``enum bpf_prog_type``, ``enum bpf_attach_type``).
 """
@@ -22,15 +22,15 @@ __all__ = ["SECTIONS", "SectionDef", "find", "find_by_type"]
 
 @dataclass(frozen=True, slots=True)
 class SectionDef:
-    """One pattern.
+    """Describe one pattern.
 
     :param prefix: section name without "/EXTRA"
     :param takes_extra: "/EXTRA" may follow
     :param type: ``enum bpf_prog_type``
-    :param attach_type: ``enum bpf_attach_type``, the expected one; 0 where the type has none
-    :param how: how its programs are attached: a word of pybpf's own, a key of
+    :param attach_type: expected ``enum bpf_attach_type``; 0 if the type has none
+    :param how: how its programs are attached: a key of
         `pybpf.links.table.WAYS`
-    :param auto: can be attached by what the section name says alone
+    :param auto: the section name alone says how to attach it
     :param sleepable: loads with BPF_F_SLEEPABLE
     :param frags: loads with BPF_F_XDP_HAS_FRAGS
     :param attach_btf: the extra names a BTF type that must be known at load
@@ -50,12 +50,12 @@ class SectionDef:
 
     @property
     def pattern(self) -> str:
-        """The pattern as libbpf writes it."""
+        """Return the pattern as libbpf writes it."""
         return self.prefix + "+" if self.takes_extra else self.prefix
 
     @property
     def prog_flags(self) -> int:
-        """``bpf_attr.prog_flags`` the pattern asks for."""
+        """Return the ``bpf_attr.prog_flags`` that the pattern asks for."""
         return BPF_F_SLEEPABLE * self.sleepable | BPF_F_XDP_HAS_FRAGS * self.frags
 
 
@@ -70,7 +70,7 @@ def _rows() -> list[SectionDef]:
         sleepable: bool = True,
         attach_btf: bool = False,
     ) -> None:
-        """PREFIX+ for each prefix and, unless `sleepable` is False, PREFIX.s+ too."""
+        """Add PREFIX+ for each prefix and, unless `sleepable` is False, also PREFIX.s+."""
         for prefix in prefixes:
             for suffix in ("", ".s") if sleepable else ("",):
                 rows.append(
@@ -88,7 +88,7 @@ def _rows() -> list[SectionDef]:
                 )
 
     def by_hand(how: str, kind: int, **prefixes: int) -> None:
-        """Exact names; "__" stands for "/" since keywords cannot have one."""
+        """Add exact names. "__" stands for "/" because keywords cannot contain it."""
         for prefix, attach_type in prefixes.items():
             rows.append(SectionDef(prefix.replace("__", "/"), False, kind, attach_type, how))
 
@@ -171,7 +171,7 @@ def _rows() -> list[SectionDef]:
     )
     rows.append(SectionDef("syscall", False, P.BPF_PROG_TYPE_SYSCALL, 0, "run", sleepable=True))
 
-    # Networking: the caller names a device, a socket, a map or a cgroup.
+    # Networking. The caller names a device, a socket, a map or a cgroup.
     for prefix, attach_type in (
         ("", A.BPF_XDP),
         ("/devmap", A.BPF_XDP_DEVMAP),
@@ -284,7 +284,7 @@ SECTIONS: dict[str, SectionDef] = {row.prefix: row for row in _rows()}
 
 
 def find(section: str) -> SectionDef | None:
-    """What a section name means; None for a name libbpf does not know either.
+    """Find what a section name means. None for a name that libbpf does not know either.
 
     :param section: name without a leading "?"
     """
@@ -297,7 +297,7 @@ def find(section: str) -> SectionDef | None:
 
 
 def find_by_type(prog_type: int, attach_type: int) -> SectionDef | None:
-    """The first pattern with these types: what a program is whose section does not say it.
+    """Find the first pattern with these types, for a program whose section does not say.
 
     :param prog_type: ``enum bpf_prog_type``
     :param attach_type: ``enum bpf_attach_type``

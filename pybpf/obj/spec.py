@@ -1,8 +1,8 @@
 """Blueprints: what an object file asks for, as values.
 
-The same file gives the same `ObjectSpec` on every machine; nothing here knows
-a kernel. Programs and maps are in libbpf's order: programs by section index
-and offset, maps as `.maps` lists them in BTF, then one per data section, then
+The same file gives the same `ObjectSpec` on every machine. Nothing here depends on
+a kernel. Programs and maps are in libbpf's order. Programs come by section index
+and offset. Maps come as `.maps` lists them in BTF, then one per data section, then
 `.kconfig`, then struct_ops. A map reference in relocated code is an index into
 that order.
 """
@@ -50,17 +50,18 @@ R_JUMPTABLE = 6  # ldimm64: jump table at byte `offset` of .jumptables
 
 
 def object_name(file: str) -> str:
-    """libbpf's name of an object: the file name up to its first dot, 15 characters at most."""
+    """Return libbpf's name of an object: the file name up to its first dot, at most 15
+    characters."""
     return _cut(file.rpartition("/")[2].partition(".")[0], BPF_OBJ_NAME_LEN - 1)
 
 
 def _cut(text: str, size: int) -> str:
-    # The kernel counts bytes; half a character is dropped.
+    # The kernel counts bytes. An incomplete character at the end is dropped.
     return text.encode("utf-8", "surrogateescape")[:size].decode("utf-8", "ignore")
 
 
 class Reloc(NamedTuple):  # a tuple, because an object may have thousands
-    """A relocated instruction: its slot in the function, what it refers to (R_*), and where."""
+    """Describe a relocated instruction: its slot, what it refers to (R_*), and where."""
 
     insn: int
     kind: int
@@ -70,12 +71,12 @@ class Reloc(NamedTuple):  # a tuple, because an object may have thousands
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function symbol in an executable section.
+    """Describe a function symbol in an executable section.
 
     :param section: index of the ELF section
     :param start: first instruction in that section, 8-byte slots
     :param count: number of instructions, 8-byte slots
-    :param is_global: bound globally or weakly
+    :param is_global: has global or weak binding
     :param hidden: global, but with restricted visibility: BTF calls it static
     """
 
@@ -91,13 +92,13 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """An entry program.
+    """Describe an entry program.
 
     :param section: section name without a leading "?"
     :param type: ``enum bpf_prog_type``, 0 if the section name is unknown
     :param expected_attach_type: ``enum bpf_attach_type``
     :param flags: ``bpf_attr.prog_flags`` the section name asks for
-    :param attach_to: what follows the first "/" of the section name, or ""
+    :param attach_to: the part after the first "/" of the section name, or ""
     :param autoload: False for ``SEC("?...")``
     :param autoattach: the section name says all that attaching needs
     :param insn_cnt: own instructions, before subprograms are appended
@@ -118,13 +119,13 @@ class ProgramSpec:
 
     @property
     def sleepable(self) -> bool:
-        """Loads with BPF_F_SLEEPABLE."""
+        """Return True if it loads with BPF_F_SLEEPABLE."""
         return self.sec_def is not None and self.sec_def.sleepable
 
 
 @dataclass(frozen=True, slots=True)
 class StructOpsSpec:
-    """Contents of a struct_ops map as the object file has them.
+    """Hold the contents of a struct_ops map as in the object file.
 
     :param type_id: the struct, in the object's BTF
     :param funcs: program name by member name
@@ -140,12 +141,12 @@ class StructOpsSpec:
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
-    """A map to create.
+    """Describe a map to create.
 
     :param type: ``enum bpf_map_type``
     :param key_size: bytes
     :param value_size: bytes
-    :param max_entries: 0 where the loader decides (perf event arrays)
+    :param max_entries: 0 if the loader decides (perf event arrays)
     :param map_flags: ``BPF_F_*``
     :param pinning: 0 no, 1 by name (``LIBBPF_PIN_BY_NAME``)
     :param key_type_id: id in the object's BTF, 0 if not known
@@ -155,7 +156,7 @@ class MapSpec:
         None for other maps and for zeros of more than 16 MiB
     :param section: ELF section that defines it
     :param data: "data", "rodata", "bss" or "kconfig" for a data section's map, else ""
-    :param slots: (index, name of map or program) that a map of maps or a program array starts with
+    :param slots: initial (index, name of map or program) of a map of maps or a program array
     :param autocreate: False for ``SEC("?.struct_ops")``
     :param data_section: of an arena: the section with its variables, or ""
     """
@@ -182,15 +183,15 @@ class MapSpec:
 
     @property
     def is_internal(self) -> bool:
-        """Holds a data section."""
+        """Return True if it holds a data section."""
         return bool(self.data)
 
     def kernel_name(self, obj_name: str) -> str:
-        """The name libbpf gives the map in the kernel, 15 characters at most.
+        """Return the name libbpf gives the map in the kernel, at most 15 characters.
 
-        A data section's map is called after object and section: seven or more
-        characters are kept for the section, the object gets what is left of
-        15, and nothing if the section name has a second dot.
+        A data section's map is called after object and section. At least seven
+        characters are kept for the section, and the object gets what is left of
+        15. It gets nothing if the section name has a second dot.
 
         :param obj_name: see `object_name`
         """
@@ -207,7 +208,7 @@ class MapSpec:
 
 @dataclass(frozen=True, slots=True)
 class VariableSpec:
-    """A global variable in a data section.
+    """Describe a global variable in a data section.
 
     :param map: key of its map in `ObjectSpec.maps`
     :param offset: bytes into the map's value
@@ -226,12 +227,12 @@ class VariableSpec:
 
 @dataclass(frozen=True, slots=True)
 class Extern:
-    """A symbol that the kernel, or what is known of it, must provide.
+    """Describe a symbol that the kernel, or what is known about it, must provide.
 
     :param section: ".ksyms" or ".kconfig"
     :param weak: may stay unresolved
     :param btf_id: VAR or FUNC in the object's BTF
-    :param type_id: .ksyms: type behind modifiers, 0 for ``void``: an address from kallsyms
+    :param type_id: .ksyms: type behind modifiers; 0 for ``void``, an address from kallsyms
     :param is_func: a kfunc
     :param offset: .kconfig: bytes into the map's value
     :param size: .kconfig: bytes
@@ -251,7 +252,7 @@ class Extern:
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """What one object file asks for.
+    """Hold what one object file asks for.
 
     :param name: file name as the caller gave it
     :param license: "" if the object has none
@@ -283,19 +284,19 @@ class ObjectSpec:
 
     @property
     def object_name(self) -> str:
-        """libbpf's name of the object, the prefix of data section maps in the kernel."""
+        """Return libbpf's name of the object, the prefix of data section maps in the kernel."""
         return object_name(self.name)
 
     @cached_property
     def map_names(self) -> tuple[str, ...]:
-        """Names of the maps by index."""
+        """Return the names of the maps by index."""
         return tuple(self.maps)
 
     @cached_property
     def btf_ext(self) -> BtfExt | None:
-        """`.BTF.ext`, read when first needed.
+        """Return `.BTF.ext`. It is read on first use.
 
-        :raises ObjectFormatError: malformed
+        :raises ObjectFormatError: if it is malformed
         """
         from ..btf.ext import BtfExt
 
@@ -310,16 +311,16 @@ class ObjectSpec:
 
     @cached_property
     def text(self) -> int:
-        """Index of the section that holds subprograms, 0 if there is none."""
+        """Return the index of the section that holds subprograms, 0 if there is none."""
         for function in self.functions:
             if function.section_name == ".text":
                 return function.section
         return 0
 
     def btf_for_load(self) -> bytes | None:
-        """The object's BTF with what the compiler had to leave out, as BPF_BTF_LOAD takes it.
+        """Return the object's BTF for BPF_BTF_LOAD, completed where the compiler could not.
 
-        :raises ObjectFormatError: it cannot be completed
+        :raises ObjectFormatError: if it cannot be completed
         """
         from ..btf.encode import fixup_for_load
 

@@ -1,8 +1,8 @@
-"""Where global variables lie: DATASEC records completed from ELF symbols.
+"""Where global variables are: DATASEC records completed from ELF symbols.
 
-clang writes neither sizes of sections nor offsets of global variables into BTF;
-the ELF file has both. Files that went through a linker are complete already,
-which a section size other than zero tells.
+clang does not write the sizes of sections and the offsets of global variables into BTF.
+The ELF file has both. Files that went through a linker are already complete,
+which a non-zero section size shows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXTERN_SECTIONS = frozenset({".kconfig", ".ksyms"})
 
 
 class Placed(NamedTuple):
-    """A variable of a DATASEC: ``offset`` and ``size`` in bytes."""
+    """Describe a variable of a DATASEC: ``offset`` and ``size`` in bytes."""
 
     offset: int
     size: int
@@ -34,7 +34,7 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """A DATASEC with everything filled in.
+    """Hold a DATASEC with everything filled in.
 
     :param type_id: the DATASEC in the object's BTF
     :param size: bytes
@@ -48,15 +48,15 @@ class DataSection:
 
     @property
     def has_visible(self) -> bool:
-        """Holds a variable that other C files could see."""
+        """Tell whether it holds a variable that other C files could see."""
         return any(not entry.static for entry in self.entries)
 
 
 def place(elf: ElfFile, btf: Btf) -> dict[str, DataSection]:
-    """All DATASECs by name; of several with one name, the first.
+    """Complete all DATASECs, by name. Of several with one name, the first.
 
     :raises ObjectFormatError: a section or symbol is missing, or a variable
-        lies outside its section
+        is outside its section
     """
     sections: dict[str, DataSection] = {}
     symbols: dict[str, Symbol] | None = None
@@ -94,7 +94,7 @@ def _complete(
     for entry in datasec.entries:
         var = btf.type(entry.type)
         if not isinstance(var, Var):
-            raise elf.error(f"a member of {datasec.name!r} is no variable", ".BTF", 0)
+            raise elf.error(f"a member of {datasec.name!r} is not a variable", ".BTF", 0)
         offset, static = entry.offset, var.linkage == Linkage.STATIC
         if var.linkage not in (Linkage.STATIC, Linkage.EXTERN):
             symbol = symbols.get(var.name)
@@ -102,7 +102,7 @@ def _complete(
                 raise elf.error(f"no symbol for variable {var.name!r}", datasec.name, 0)
             if not datasec.size:
                 offset = symbol.value
-            # A hidden global is global for the C linker only.
+            # A hidden global is global only for the C linker.
             static = symbol.visibility in (STV_HIDDEN, STV_INTERNAL)
         if offset + entry.size > size:
             raise elf.error(

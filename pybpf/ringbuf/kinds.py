@@ -1,4 +1,4 @@
-"""From what a caller says a record is to the decoder that makes it."""
+"""Choose a record decoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["RingMap", "record_decoder"]
 
 
 class RingMap(Protocol):
-    """What a reader needs of its map; `pybpf.Map` is one."""
+    """Describe what a reader needs of its map. `pybpf.Map` is one."""
 
     @property
     def name(self) -> str: ...
@@ -33,9 +33,9 @@ class RingMap(Protocol):
 
 
 def record_decoder(kind: object, ring: RingMap) -> Decoder:
-    """The decoder of a record type, as `RingBuffer` takes it.
+    """Choose the decoder for a record type, as `RingBuffer` accepts it.
 
-    :param ring: the map the records come from, whose BTF has the named types
+    :param ring: map the records come from; its BTF has the named types
     """
     if kind is None or kind is bytes:
         return bytes_decoder()
@@ -44,7 +44,7 @@ def record_decoder(kind: object, ring: RingMap) -> Decoder:
     if isinstance(kind, (str, int)):
         btf = getattr(ring, "btf", None)
         if btf is None:
-            raise ValueError(f"map {ring.name!r} has no BTF to look type {kind!r} up in")
+            raise ValueError(f"map {ring.name!r} has no BTF, so type {kind!r} is not known")
         return codec_decoder(_btf_codec(btf, kind))
     if all(hasattr(kind, name) for name in ("decode", "iter_unpack", "size")):
         return codec_decoder(cast("RecordCodec", kind))

@@ -1,20 +1,20 @@
 """Perf event buffers: one ring per CPU, filled by ``bpf_perf_event_output``.
 
 Theory of operation. Programs older than the BPF ring buffer write their events
-into a perf event array, one software perf event per CPU, each with its own ring of
+into a perf event array. It has one software perf event per CPU, each with its own ring of
 pages (``kernel/events/ring_buffer.c``). The kernel moves ``data_head``, we move
-``data_tail``. Unlike the BPF ring it is mapped once, so a record may wrap; therefore a
-read copies all that is new out of one CPU's ring, gives the space back at once and
-decodes the copy. Records of one event type have equal headers, so, as in
-`pybpf.ringbuf.records`, one comparison at C speed finds a whole run of them.
+``data_tail``. Unlike the BPF ring it is mapped once, so a record may wrap. Therefore a
+read copies all new data out of one CPU's ring, gives the space back at once and
+decodes the copy. Records of one event type have equal headers, so one
+comparison at C speed finds a whole run of them, as in `pybpf.ringbuf.records`.
 
-The kernel counts what did not fit and tells us in a LOST record once there is room:
-`PerfBuffer.lost`. Records of one CPU come in order; between CPUs there is none. A
+The kernel counts the records that did not fit and reports them in a LOST record once there is
+room: `PerfBuffer.lost`. Records of one CPU come in order. There is no order between CPUs. A
 record's raw data is padded so that the record is a multiple of 8 bytes, so `bytes`
-may end in up to 7 bytes of padding.
+may end with up to 7 bytes of padding.
 
-Memory order: ``data_head`` is loaded before the data and the data before
-``data_tail`` is stored, which x86-64 keeps (see `pybpf.ringbuf.reader`).
+Memory order: ``data_head`` is loaded before the data, and the data is read before
+``data_tail`` is stored. x86-64 keeps this order (see `pybpf.ringbuf.reader`).
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ __all__ = ["PerfBuffer", "PerfScan", "scan_perf"]
 _LOST, _SAMPLE = 2, 9
 _DATA_HEAD, _DATA_TAIL = 128, 129
 
-# struct perf_event_header and the __u32 raw size. The decoders of BPF ring records look for a
-# payload 8 bytes behind an offset and use the same padding, so 4 bytes further in they fit.
+# struct perf_event_header and the __u32 raw size. The decoders of BPF ring records expect the
+# payload 8 bytes after an offset and the same padding, so the offset they get is 4 bytes further.
 _SAMPLE_OVERHEAD = 12
 _SHIFT = 4
 
 
 class PerfScan(NamedTuple):
-    """What `scan_perf` found."""
+    """Hold what `scan_perf` found."""
 
-    runs: list[Run]  # as the decoders of `pybpf.ringbuf.records` take them
+    runs: list[Run]  # for the decoders of `pybpf.ringbuf.records`
     records: int
     lost: int
 
@@ -63,8 +63,8 @@ class PerfScan(NamedTuple):
 def scan_perf(chunk: memoryview) -> PerfScan:
     """Find the samples in whole perf records.
 
-    :param chunk: records one behind the other, and 8 bytes more
-    :raises BpfError: EBADMSG if a record's size cannot be
+    :param chunk: consecutive records, and 8 bytes more
+    :raises BpfError: EBADMSG if the size of a record is impossible
     """
     words = chunk.cast("Q")
     end = len(chunk) - 8
@@ -114,7 +114,7 @@ class _CpuRing:
         self._data = memoryview(self._memory)[mmap.PAGESIZE :]
 
     def take(self) -> bytes:
-        """All new records, and 8 bytes more; b"" if there are none."""
+        """Take all new records, and 8 bytes more. b"" if there are none."""
         tail, head = self._control[_DATA_TAIL], self._control[_DATA_HEAD]
         if head == tail:
             return b""
@@ -132,11 +132,11 @@ class _CpuRing:
 
 
 class PerfBuffer:
-    """Reads a perf event array that programs write with ``bpf_perf_event_output``.
+    """Read a perf event array that programs write with ``bpf_perf_event_output``.
 
     :param events: a created map of type ``BPF_MAP_TYPE_PERF_EVENT_ARRAY``; it gets one
-        event for each CPU that is online and fits
-    :param type: what a record is, as for `pybpf.RingBuffer`
+        event for each online CPU that it has an entry for
+    :param type: type of a record, as for `pybpf.RingBuffer`
     :param pages: size of each CPU's ring, a power of two of pages
     :raises BpfError: the map is of another type, or the kernel refuses an event
     """
@@ -153,7 +153,7 @@ class PerfBuffer:
         self._rings: dict[int, _CpuRing] = {}  # by fd
         self._map = events
         self._lost: dict[int, int] = {}
-        self._left: list[tuple[int, list[Any]]] = []  # decoded and not asked for yet
+        self._left: list[tuple[int, list[Any]]] = []  # decoded, for the next call
         #: Name of the map.
         self.name = events.name
         with ExitStack() as undo:
@@ -185,7 +185,7 @@ class PerfBuffer:
         self._poll.register(fd.fileno(), select.POLLIN)
 
     def close(self) -> None:
-        """Take the events out of the map and close them; idempotent."""
+        """Take the events out of the map and close them. Closing again does nothing."""
         while self._rings:
             _, ring = self._rings.popitem()
             if self._map.created:
@@ -208,16 +208,16 @@ class PerfBuffer:
 
     @property
     def lost(self) -> int:
-        """Records that did not fit, as far as the kernel has said so."""
+        """Count the records that did not fit, as far as the kernel has reported them."""
         return sum(self._lost.values())
 
     @property
     def lost_by_cpu(self) -> dict[int, int]:
-        """The same for each CPU that lost any."""
+        """Count the lost records of each CPU that lost any."""
         return dict(self._lost)
 
     def read(self, timeout: float | None = None, max_records: int | None = None) -> list[Any]:
-        """Take the records that are there, waiting for the first one.
+        """Take all available records. Wait for the first one.
 
         :param timeout: seconds to wait if all rings are empty; 0 does not wait, None waits forever
         :param max_records: keep the rest for the next call
@@ -234,10 +234,10 @@ class PerfBuffer:
         return out
 
     def read_by_cpu(self, timeout: float | None = None) -> list[tuple[int, list[Any]]]:
-        """As `read`, as pairs of CPU and its records.
+        """Do what `read` does, but return pairs of a CPU and its records.
 
-        A record that cannot be decoded is consumed; its exception comes out of this
-        call, and the other records come out of the next one.
+        A record that cannot be decoded is consumed. This call raises its exception, and the
+        next call returns the other records.
         """
         if self._left:
             found, self._left = self._left, []
@@ -259,7 +259,7 @@ class PerfBuffer:
             if guilty is not None:
                 self._left = found
                 raise guilty
-            # A LOST record alone wakes us, too.
+            # A LOST record alone also wakes us.
             if found or (left is not None and not left):
                 return found
 
@@ -283,9 +283,9 @@ class PerfBuffer:
         return out, error
 
     def batches(self, timeout: float | None = None) -> Iterator[list[Any]]:
-        """Lists of records, one per wake-up.
+        """Yield lists of records, one list per wake-up.
 
-        :param timeout: stop after so many seconds without a record; None never stops
+        :param timeout: stop after this many seconds without a record; None never stops
         """
         while batch := self.read(timeout):
             yield batch

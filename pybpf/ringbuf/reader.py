@@ -1,36 +1,36 @@
 """The ring buffer consumer: two mappings, two positions, one poll().
 
 Theory of operation. The kernel shares three things with us: the consumer page
-(ours to write: how far we have read), the producer page (how far records were
-reserved) and the data pages, mapped twice in a row so that a record which
+(we write there how far we have read), the producer page (how far records were
+reserved) and the data pages, which are mapped twice in a row so that a record that
 wraps is still in one piece. A read takes a snapshot of the producer position,
 finds the complete records between the two positions (`records.scan`), decodes
-them and only then stores the new consumer position; that store gives the
-memory back to the producers, and every view into it is dead from then on. So
-what `read` returns is copied; `consume` and `chunk` hand out views and say for
-how long.
+them, and only then stores the new consumer position. That store gives the
+memory back to the producers, and every view into it is invalid from then on. So
+`read` returns copies, while `consume` and `chunk` return views and say for
+how long these are valid.
 
-Memory order. Right are: producer position before headers, headers before
+Memory order. This order must be kept: producer position before headers, headers before
 payload, payload before the store of the consumer position. x86-64 keeps loads
 in order and never moves a store before an earlier load, and CPython does not
 reorder across bytecodes, so plain loads and stores are enough there. Positions
-and headers go through `memoryview.cast`, which is one native aligned move;
-``struct "<Q"`` works byte by byte and could tear. On other machines `_fence`
-takes and releases a lock twice, which orders everything before against
+and headers go through `memoryview.cast`, which is one native aligned move.
+``struct "<Q"`` works byte by byte and could read a torn value. On other machines `_fence`
+takes and releases a lock twice. That orders everything before against
 everything after on machines whose lock is release/acquire with the usual
-total order; that path was reasoned about, never run.
+total order. This path was reasoned about, never run.
 
 Waiting. poll() asks the kernel again whether there is unread data, so a record
-that arrives between our look and our sleep is never missed (level triggered;
-edge triggered would lose wake-ups, because the kernel signals only a consumer
-that has caught up). A record that is reserved and not yet submitted counts as
-readable for poll() and not for us, so then we nap for a growing moment, at
+that arrives between our look and our sleep is never missed. (This is level triggered.
+Edge triggered would lose wake-ups, because the kernel signals only a consumer
+that has caught up.) A record that is reserved and not yet submitted counts as
+readable for poll() but not for us. Then we nap for a growing time, at
 most a millisecond, instead of spinning. BPF programs that submit with
-``BPF_RB_NO_WAKEUP`` wake nobody: their records are seen when the timeout ends.
+``BPF_RB_NO_WAKEUP`` wake nobody, and their records are seen when the timeout ends.
 
-Losses. The kernel counts no failed reservations, so the BPF program must: the
-convention is a ``__u64`` global variable (say ``dropped``) that it adds to
-atomically when ``bpf_ringbuf_reserve`` or ``bpf_ringbuf_output`` fails; pass it as
+Losses. The kernel does not count failed reservations, so the BPF program must. The
+convention is a ``__u64`` global variable (say ``dropped``) that it increments
+atomically when ``bpf_ringbuf_reserve`` or ``bpf_ringbuf_output`` fails. Pass it as
 ``RingBuffer(map, lost=lambda: obj.globals.dropped)`` and read ``.lost``.
 """
 
@@ -70,8 +70,8 @@ __all__ = ["Chunk", "RingBuffer"]
 
 # Space goes back to the producers after this many records, not after the whole batch.
 _SLICE = 1 << 12
-# Of `batches`: the records of one list stay in the CPU's cache and mostly out of the garbage
-# collector's sight; lists ten times as long take up to twice as long per record.
+# For `batches`: the records of one list stay in the CPU's cache and are mostly not seen by the
+# garbage collector. Lists ten times as long take up to twice as long per record.
 _BATCH = 512
 _NO_LIMIT = 1 << 62
 
@@ -90,9 +90,9 @@ def _make_fence() -> Callable[[], None] | None:
 
 
 class Chunk:
-    """Neighbouring records of one length, still in the ring: nothing was copied.
+    """Hold adjacent records of one length, still in the ring: nothing was copied.
 
-    Valid inside the ``with`` block of `RingBuffer.chunk` only; afterwards the
+    It is valid only inside the ``with`` block of `RingBuffer.chunk`. Afterwards the
     kernel writes new records there.
     """
 
@@ -114,9 +114,9 @@ class Chunk:
     def column(
         self, offset: int, code: Literal["B", "H", "I", "Q", "b", "h", "i", "q"]
     ) -> memoryview:
-        """One field of every record as a strided view.
+        """Return one field of every record as a strided view.
 
-        :param offset: of the field in the payload, bytes; a multiple of its size
+        :param offset: offset of the field in the payload, bytes; a multiple of its size
         :param code: native `struct` code of the field
 
         ``sum(chunk.column(8, "Q").tolist())`` runs at C speed.
@@ -127,28 +127,28 @@ class Chunk:
         return self.view.cast(code)[(offset + HEADER_SIZE) // width :: self.stride // width]
 
     def rows(self, fields: struct.Struct) -> Iterator[tuple[Any, ...]]:
-        """The records as tuples: copies, made all at once."""
+        """Return the records as tuples. These are copies, made all at once."""
         out: list[Any] = []
         struct_decoder(fields)(self.view, [(0, self.count, self.record_size)], out)
         return iter(out)
 
 
 class RingBuffer:
-    """Reads one ring buffer map.
+    """Read one ring buffer map.
 
     :param ring: a created map of type ``BPF_MAP_TYPE_RINGBUF``
-    :param type: what a record is: None for `bytes`, a `struct.Struct` for
+    :param type: type of a record: None for `bytes`, a `struct.Struct` for
         tuples (the fastest decoded form), a BTF type name (``"struct event"``) or id from
         the map's object, a BTF codec, or a function of a `memoryview` (which
-        dies when the function returns)
+        is invalid when the function returns)
     :param lost: gives the number of records the BPF side could not store
     :raises UnsupportedFeature: for a ring in overwrite mode
-    :raises BpfError: if the map is no ring buffer or cannot be mapped
+    :raises BpfError: if the map is not a ring buffer or cannot be mapped
 
-    One reader per ring: two would fight for the consumer position. A reader is
-    not to be used by two threads at once. If decoding record `i` of a batch
-    raises, the `i` records before it are returned; the next call raises the exception
-    and counts the guilty record as consumed.
+    Use one reader per ring: two would fight for the consumer position. Do not use a reader
+    from two threads at once. If decoding record `i` of a batch
+    fails, the `i` records before it are returned. The next call raises the exception
+    and counts the faulty record as consumed.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class RingBuffer:
         self._decode = record_decoder(type, ring)
         self._lost = lost
         self._fence = _make_fence()
-        # Our own, so that the map may be closed before the reader.
+        # A descriptor of our own, so that the map may be closed before the reader.
         self._fd = Fd(os.dup(ring.fileno()), f"ring buffer {ring.name!r}")
         #: Name of the map.
         self.name = ring.name
@@ -203,14 +203,14 @@ class RingBuffer:
     # -- life ---------------------------------------------------------------
 
     def close(self) -> None:
-        """Unmap the ring; the map itself stays. Idempotent."""
+        """Unmap the ring. The map itself stays. Closing again does nothing."""
         while self._views:
             self._views.pop().release()
         while self._maps:
             try:
                 self._maps.pop().close()
             except BufferError:
-                # A column of a `Chunk` is still around; unmapped when that goes.
+                # A column of a `Chunk` still exists. The memory is unmapped when it goes.
                 continue
         self._fd.close()
 
@@ -231,7 +231,7 @@ class RingBuffer:
         self.close()
 
     def fileno(self) -> int:
-        """An fd that is readable (poll, select, asyncio) when there is unread data."""
+        """Return an fd that is readable (poll, select, asyncio) when there is unread data."""
         return self._fd.fileno()
 
     def __repr__(self) -> str:
@@ -242,25 +242,25 @@ class RingBuffer:
 
     @property
     def consumer_position(self) -> int:
-        """Bytes ever consumed, headers and padding included."""
+        """Return the bytes ever consumed, including headers and padding."""
         self._check_open()
         return self._consumer[0]
 
     @property
     def producer_position(self) -> int:
-        """Bytes ever reserved, headers and padding included."""
+        """Return the bytes ever reserved, including headers and padding."""
         self._check_open()
         return self._producer[0]
 
     @property
     def available(self) -> int:
-        """Bytes reserved and not yet consumed, headers and padding included."""
+        """Return the bytes reserved but not yet consumed, including headers and padding."""
         consumed = self.consumer_position
         return self._producer[0] - consumed
 
     @property
     def lost(self) -> int | None:
-        """Records the BPF side could not store, or None if nobody counts them."""
+        """Return how many records the BPF side could not store, None if nobody counts them."""
         return None if self._lost is None else int(self._lost())
 
     def _check_open(self) -> None:
@@ -270,7 +270,7 @@ class RingBuffer:
     # -- looking and waiting ------------------------------------------------
 
     def _look(self, limit: int, *, one_run: bool = False) -> tuple[int, Scan] | None:
-        # The complete records there are now, and the position their offsets count from.
+        # Returns the complete records now, and the position their offsets are relative to.
         self._check_open()
         position = self._consumer[0]
         available = self._producer[0] - position
@@ -303,7 +303,7 @@ class RingBuffer:
         self._consumer[0] = position
 
     def _waits(self, timeout: float | None) -> Iterator[None]:
-        # Yields whenever it is worth looking again, a last time after the timeout.
+        # Yields whenever it is worth looking again, and a last time after the timeout.
         deadline = None if timeout is None else time.monotonic() + timeout
         nap = NAP_MIN
         while True:
@@ -334,7 +334,7 @@ class RingBuffer:
     # -- copies -------------------------------------------------------------
 
     def read(self, timeout: float | None = None, max_records: int | None = None) -> list[Any]:
-        """Take the records that are there, waiting for the first one.
+        """Take all available records. Wait for the first one.
 
         :param timeout: seconds to wait if the ring is empty; 0 does not wait, None waits forever
         :param max_records: leave the rest in the ring
@@ -343,14 +343,14 @@ class RingBuffer:
         out: list[Any] = []
         wanted = _limit(max_records)
         self._check_open()
-        # What arrives while we decode is for the next call, or a fast producer keeps us forever.
+        # Records that arrive now are for the next call. A fast producer could keep us forever.
         until = self._producer[0]
         look = self._await_look(timeout, min(_SLICE, wanted))
         if look is None:
             return out
         until = max(until, self._producer[0])
-        # Records are no garbage, and a collector that walks the growing list again and again
-        # makes a long one take up to four times as long.
+        # Records are not garbage. A collector that walks the growing list again and again
+        # makes a long read take up to four times as long.
         collecting = gc.isenabled()
         try:
             while look is not None and self._take(look, out):
@@ -366,8 +366,8 @@ class RingBuffer:
         return out
 
     def _take(self, look: tuple[int, Scan], out: list[Any]) -> bool:
-        # Decodes and consumes; False if a record cannot be decoded, which is then the first
-        # of the next call, or raises if it is the first of this one.
+        # Decodes and consumes. Returns False if a record cannot be decoded. That record is then
+        # the first of the next call. If it is the first of this call, this raises.
         base, found = look
         before = len(out)
         try:
@@ -383,12 +383,12 @@ class RingBuffer:
         return True
 
     def records(self, timeout: float | None = None) -> Iterator[Any]:
-        """Single records, one after the other.
+        """Yield single records, one after the other.
 
-        :param timeout: stop after so many seconds without a record; None never stops
+        :param timeout: stop after this many seconds without a record; None never stops
 
-        A record counts as consumed once it was yielded, also if the loop is left
-        by ``break`` or an exception: the next reader goes on behind it. Its space
+        A record counts as consumed once it was yielded, even if the loop is left
+        by ``break`` or an exception: the next reader continues after it. Its space
         in the ring is given back slice by slice, so prefer `batches` at high rates.
         """
         while True:
@@ -419,9 +419,9 @@ class RingBuffer:
                 self._store(base + behind)
 
     def batches(self, timeout: float | None = None, max_records: int = _BATCH) -> Batches:
-        """Lists of records, at least one per wake-up, for ``for`` and for ``async for``.
+        """Yield lists of records, at least one per wake-up, for ``for`` and for ``async for``.
 
-        :param timeout: stop after so many seconds without a record; None never stops
+        :param timeout: stop after this many seconds without a record; None never stops
         :param max_records: most records per list
         """
         return Batches(self, timeout, max_records)
@@ -439,8 +439,8 @@ class RingBuffer:
         :param timeout: as in `read`
         :returns: the number of records
 
-        The view is released when `callback` returns. An exception of `callback`
-        reaches the caller, and the record it was given counts as consumed.
+        The view is released when `callback` returns. If `callback` raises, the caller gets
+        the exception, and the record it was given counts as consumed.
         """
         look = self._await_look(timeout, _limit(max_records))
         if look is None:
@@ -465,11 +465,11 @@ class RingBuffer:
     def chunk(
         self, timeout: float | None = 0, max_records: int | None = None
     ) -> Iterator[Chunk | None]:
-        """The next run of equally long records, in place; None if there is none.
+        """Return the next run of equally long records, in place. None if there is none.
 
         :param timeout: as in `read`
 
-        The records are consumed when the ``with`` block ends, by an exception too.
+        The records are consumed when the ``with`` block ends, also by an exception.
         """
         look = self._await_look(timeout, _limit(max_records), one_run=True)
         if look is None:

@@ -1,21 +1,21 @@
-"""How records lie in a BPF ring buffer, and how a run of them is decoded.
+"""The layout of records in a BPF ring buffer, and how a run of them is decoded.
 
-Pure: works on any buffer that looks like the data pages of the kernel's ring
+Pure: it works on any buffer that looks like the data pages of the kernel's ring
 (``kernel/bpf/ringbuf.c``), so it is tested without a kernel.
 
 Theory of operation. Each record is an 8-byte header followed by its payload,
-padded to 8 bytes. The header's first ``__u32`` is the payload length in bytes;
-its top bits say BUSY (reserved, not yet submitted: nothing behind it may be
+padded to 8 bytes. The header's first ``__u32`` is the payload length in bytes.
+Its top bits say BUSY (reserved but not yet submitted: nothing after it may be
 read) and DISCARD (skip it). Walking the headers one by one costs Python some
-200 ns a record, 40 times what C pays, so `scan` guesses: when two headers in
-a row are equal, the next N records probably are of that length too. Then
-their headers are a strided view of the ring, and one comparison with N times
-that header, which runs at C speed, proves or refutes it: a busy, discarded or
+200 ns per record, 40 times what C needs. So `scan` guesses: if two headers in
+a row are equal, the next N records probably have that length, too. Then
+their headers are a strided view of the ring, and one comparison with N copies of
+that header, at C speed, proves or refutes it. A busy, discarded or
 different record makes a header differ. N grows eightfold with each success and starts
 again at 8 after a failure, so a ring of ever-changing lengths costs little
 more than the plain walk. The result is a list of runs (offset, records,
-length), and decoders work run by run, again with one C call each where the
-type allows (``struct.Struct.iter_unpack`` with the header as padding).
+length). Decoders work run by run, again with one C call each if the
+type allows it (``struct.Struct.iter_unpack`` with the header as padding).
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ LENGTH_MASK = DISCARD - 1
 
 _FIRST_GUESS = 8
 _GROWTH = 8
-_FORMS = 64  # compiled record layouts kept, for records of ever-changing length
+_FORMS = 64  # compiled record layouts to keep, for records of ever-changing length
 
 
-#: Neighbouring records of one length, none of them discarded: offset of the first
+#: Adjacent records of one length, none of them discarded: offset of the first
 #: header (bytes from the start of the data pages), number of records, length of one
 #: payload (bytes).
 Run = tuple[int, int, int]
 
 
 class Scan(NamedTuple):
-    """What `scan` found between two positions."""
+    """Hold what `scan` found between two positions."""
 
     runs: list[Run]
-    end: int  # offset behind the last record looked at, bytes
+    end: int  # offset after the last record that was read, bytes
     records: int  # in `runs`; discarded ones are not counted
     discarded: int
     busy: bool  # stopped at a record that is reserved but not submitted
@@ -77,7 +77,7 @@ class Scan(NamedTuple):
 
 
 def stride_of(length: int) -> int:
-    """Bytes one record with a payload of `length` bytes takes in the ring."""
+    """Return the bytes that a record with a payload of `length` bytes takes in the ring."""
     return (length + HEADER_SIZE + 7) & ~7
 
 
@@ -96,10 +96,10 @@ def scan(
         that a record that wraps is in one piece)
     :param start: offset of the consumer position, bytes
     :param end: offset of the producer position, bytes, >= `start`
-    :param limit: stop after this many records (discarded ones are free)
-    :param hint: a header value to expect first, from the `Scan` before
-    :param one_run: stop in front of the first record that does not extend the first run
-    :raises BpfError: EBADMSG if a record would reach beyond `end`
+    :param limit: stop after this many records (discarded ones do not count)
+    :param hint: a header value to expect first, from the previous `Scan`
+    :param one_run: stop before the first record that does not extend the first run
+    :raises BpfError: EBADMSG if a record goes beyond `end`
     """
     runs: list[Run] = []
     offset = start
@@ -133,7 +133,7 @@ def scan(
             if headers == memoryview(header.to_bytes(4, byteorder) * count).cast("I"):
                 guess *= _GROWTH
             else:
-                # A record that was busy when compared may be complete now: then all are alike.
+                # A record that was busy when compared may be complete now. Then all are equal.
                 odd = (i for i, seen in enumerate(headers.tolist()) if seen != header)
                 count = next(odd, count)
                 guess = _FIRST_GUESS
@@ -156,7 +156,7 @@ def scan(
 
 
 def record_offset(runs: Sequence[Run], index: int) -> int:
-    """Offset of the header of record number `index`, counted over all `runs`, in bytes."""
+    """Return the byte offset of the header of record `index`, counted over all `runs`."""
     for offset, count, length in runs:
         if index < count:
             return offset + index * stride_of(length)
@@ -165,7 +165,7 @@ def record_offset(runs: Sequence[Run], index: int) -> int:
 
 
 def skip_records(runs: Sequence[Run], count: int) -> list[Run]:
-    """The runs without their first `count` records."""
+    """Return the runs without their first `count` records."""
     left = []
     for offset, records, length in runs:
         gone = min(count, records)
@@ -175,13 +175,13 @@ def skip_records(runs: Sequence[Run], count: int) -> list[Run]:
     return left
 
 
-# A decoder appends the values of some runs to a list. What it appended before an
-# exception is right, so the caller knows which record failed.
+# A decoder appends the values of some runs to a list. The values it appended before an
+# exception are right, so the caller knows which record failed.
 Decoder = Callable[[memoryview, Sequence[Run], list[Any]], None]
 
 
 class RecordCodec(Protocol):
-    """What a typed record needs; `pybpf.btf.values.Codec` is one."""
+    """Describe what decodes a typed record. `pybpf.btf.values.Codec` is one."""
 
     @property
     def size(self) -> int: ...
@@ -196,7 +196,7 @@ def _too_short(length: int, size: int) -> ValueError:
 
 
 def bytes_decoder() -> Decoder:
-    """Records as `bytes`, copied out of the ring."""
+    """Decode records as `bytes`, copied out of the ring."""
     made: dict[int, struct.Struct] = {}
 
     def decode(data: memoryview, runs: Sequence[Run], out: list[Any]) -> None:
@@ -219,7 +219,7 @@ def bytes_decoder() -> Decoder:
 
 
 def struct_decoder(fields: struct.Struct) -> Decoder:
-    """Records as tuples; a record longer than `fields` has its tail ignored."""
+    """Decode records as tuples. If a record is longer than `fields`, its tail is ignored."""
     order = fields.format[:1] if fields.format[:1] in "@=<>!" else ""
     body = fields.format[len(order) :]
     size = fields.size
@@ -238,7 +238,7 @@ def struct_decoder(fields: struct.Struct) -> Decoder:
             if form is None:
                 if len(made) >= _FORMS:
                     made.clear()
-                # The header keeps 8-byte alignment, so native alignment ("@") holds too.
+                # The header keeps 8-byte alignment, so native alignment ("@") is also right.
                 form = struct.Struct(f"{order}{HEADER_SIZE}x{body}{stride - HEADER_SIZE - size}x")
                 made[stride] = form
             out.extend(form.iter_unpack(data[offset : offset + count * stride]))
@@ -247,7 +247,7 @@ def struct_decoder(fields: struct.Struct) -> Decoder:
 
 
 def codec_decoder(codec: RecordCodec) -> Decoder:
-    """Records decoded by a BTF codec; a longer record has its tail ignored."""
+    """Decode records by a BTF codec. If a record is longer, its tail is ignored."""
     size = codec.size
     decode_one = codec.decode
     iter_unpack = codec.iter_unpack
@@ -267,7 +267,7 @@ def codec_decoder(codec: RecordCodec) -> Decoder:
 
 
 def call_decoder(function: Callable[[memoryview], Any]) -> Decoder:
-    """Records as what `function` returns for a view of each.
+    """Decode records by calling `function` with a view of each.
 
     The view is of ring memory and is released when `function` returns.
     """

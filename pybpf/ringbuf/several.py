@@ -1,4 +1,4 @@
-"""Several ring buffers, waited for with one system call."""
+"""Wait for several ring buffers with one system call."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["RingBuffers"]
 
 
 class RingBuffers:
-    """Waits for several rings with one system call.
+    """Wait for several rings with one system call.
 
-    :param rings: open readers; they stay their owners' to close
+    :param rings: open readers; their owners close them
     """
 
     def __init__(self, rings: Iterable[RingBuffer]) -> None:
@@ -27,7 +27,7 @@ class RingBuffers:
             self._poll.register(fd, select.POLLIN)
 
     def wait(self, timeout: float | None = None) -> list[RingBuffer]:
-        """The rings with unread data, in the order given; [] after `timeout` seconds."""
+        """Wait for rings with unread data, in the order given. [] after `timeout` seconds."""
         ready = self._poll.poll(None if timeout is None else math.ceil(timeout * 1000))
         fds = {fd for fd, _ in ready}
         return [ring for fd, ring in self._rings.items() if fd in fds]
@@ -35,7 +35,7 @@ class RingBuffers:
     def read(
         self, timeout: float | None = None, max_records: int | None = None
     ) -> list[tuple[RingBuffer, list[Any]]]:
-        """One batch of each ring that has records, waiting for the first.
+        """Yield one batch of each ring that has records. Wait for the first.
 
         :param timeout: as in `RingBuffer.read`
         :param max_records: most records per ring

@@ -1,4 +1,4 @@
-"""Waiting for the records of one reader, batch by batch, also in asyncio."""
+"""Wait for the records of one reader, batch by batch, also in asyncio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAP_MIN, NAP_MAX = 50e-6, 1e-3
 
 
 class Readable(Protocol):
-    """A reader that can be waited for; `RingBuffer` is one."""
+    """Describe a reader that can be waited for. `RingBuffer` is one."""
 
     @property
     def available(self) -> int: ...
@@ -23,7 +23,7 @@ class Readable(Protocol):
 
 
 class Batches:
-    """Iterator over batches of one reader, synchronous and asynchronous."""
+    """Iterate over batches of one reader, synchronously and asynchronously."""
 
     def __init__(self, ring: Readable, timeout: float | None, max_records: int) -> None:
         self._ring = ring
@@ -55,7 +55,7 @@ class Batches:
             left = None if deadline is None else deadline - loop.time()
             if left is not None and left <= 0:
                 raise StopAsyncIteration
-            if ring.available:  # a busy record: readable for poll, not for us
+            if ring.available:  # a busy record: readable for poll but not for us
                 await asyncio.sleep(NAP_MAX)
                 continue
             ready = loop.create_future()

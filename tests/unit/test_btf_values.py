@@ -332,7 +332,7 @@ def test_short_buffers() -> None:
     one = event()
     with pytest.raises(ValueError, match="64 bytes needed at offset 1, the buffer has 64"):
         one.decode(bytes(64), 1)
-    with pytest.raises(ValueError, match="65 bytes are no multiple of 64"):
+    with pytest.raises(ValueError, match="65 bytes are not a multiple of 64"):
         one.iter_unpack(bytes(65))
     with pytest.raises(ValueError, match="size 0"):
         make(Struct("empty", 0)).iter_unpack(b"")
@@ -627,5 +627,5 @@ def test_values_with_bytes_around_them() -> None:
     assert list(one.iter_unpack(b"".join(rows), before=8, after=4)) == [
         (i, i + 1) for i in range(50)
     ]
-    with pytest.raises(ValueError, match="no multiple of 20"):
+    with pytest.raises(ValueError, match="not a multiple of 20"):
         one.iter_unpack(bytes(30), before=8, after=4)

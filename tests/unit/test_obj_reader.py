@@ -120,9 +120,9 @@ def test_two_programs_in_one_section() -> None:
     [
         (0, 24, "ends after the section"),
         (8, 16, "ends after the section"),
-        (0, 0, "no whole number"),
-        (0, 12, "no whole number"),
-        (4, 8, "no whole number"),
+        (0, 0, "not a multiple of 8"),
+        (0, 12, "not a multiple of 8"),
+        (4, 8, "not a multiple of 8"),
         (1 << 63, 8, "ends after the section"),
         ((1 << 64) - 8, 16, "ends after the section"),
     ],
