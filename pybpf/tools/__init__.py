@@ -1,7 +1,7 @@
-"""The tools that people run: a module each, or a package where a tool has several.
+"""The tools that people run. Each is a module, or a package if it has several commands.
 
 `entry` starts and ends every tool, `screen` prints for people, `inputs` reads files.
-Tools import public modules of pybpf only.
+Tools import only public modules of pybpf.
 """
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
-"""`pybpf obj`: what is in a BPF object file, its final code, whether it loads.
+"""`pybpf obj`: show what is in a BPF object file, its final code, and whether it loads.
 
-What the kernel holds (``list``, ``dump-map``) is in `kernelobj`.
+The commands for objects in the kernel (``list``, ``dump-map``) are in `kernelobj`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .entry import explain, plain
 from .pages import Page, page_of
 from .parsers import About, Example, Parser
 
-# What reads objects is imported by the commands: --help takes 27 ms instead of 90.
+# The commands import what reads objects, so --help takes 27 ms instead of 90.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["inspect", "load", "main", "page", "relocate"]
 
 _STATUSES = (
-    (0, "the report was made, and names what failed"),
+    (0, "the report was made; it names what failed"),
     (1, "a file that cannot be read"),
     (2, "wrong arguments"),
 )
@@ -42,31 +42,31 @@ _ABOUT = About(
     "BPF object files, and the objects that the kernel holds",
     examples=(
         Example("inspect trace.bpf.o", "programs and maps of an object"),
-        Example("load trace.bpf.o", "what the running kernel says to each program (needs root)"),
+        Example("load trace.bpf.o", "the running kernel's answer for each program (needs root)"),
         Example("list links", "every link, what it is attached to and who holds it (needs root)"),
     ),
     statuses=_STATUSES,
 )
 _INSPECT = About(
-    "programs and maps, with the numbers that the kernel gets",
+    "programs and maps of an object file, with the numbers that the kernel gets",
     examples=(Example("trace.bpf.o", "a table of programs and one of maps"),),
     statuses=_STATUSES,
 )
 _RELOCATE = About(
-    "final code of each program, for the kernel whose BTF is given",
+    "final code of each program, for the kernel with the given BTF",
     """\
-Asks no kernel and needs no privileges. Map references are positions in the order of
-`inspect`, descriptors of module BTF are 0 or 1, and addresses of kernel symbols, which
-change with every boot, are 0.""",
+Works offline and needs no privileges. Map references are positions in the order of
+`inspect`. Descriptors of module BTF are 0 or 1. Addresses of kernel symbols change with
+every boot, so they are 0.""",
     (Example("trace.bpf.o --btf /sys/kernel/btf/vmlinux", "code for the running kernel"),),
     _STATUSES,
 )
 _LOAD = About(
-    "the running kernel's answer to each program, loaded by itself",
+    "the running kernel's answer for each program, each loaded by itself",
     """\
-Needs root. What a tool would set before it loads its object gets a stand-in: 1024 entries
-for a map without a size (4096 bytes for a ring buffer, an entry per CPU for a CPU map), and
-127 frames for a map of stack traces.""",
+Needs root. Values that a tool would set before it loads its object get defaults: 1024
+entries for a map without a size (4096 bytes for a ring buffer, one entry per CPU for a CPU
+map), and 127 frames for a map of stack traces.""",
     (Example("trace.bpf.o", "ok, or the reason, for each program"),),
     _STATUSES,
 )
@@ -76,17 +76,17 @@ _KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 # enum bpf_map_type
 PERF_EVENT_ARRAY, STACK_TRACE, CPUMAP, STRUCT_OPS, RINGBUF, USER_RINGBUF = 4, 7, 16, 26, 27, 31
 SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE = 24, 28, 29, 32
-# Maps whose entries the loader or nobody counts.
+# Maps whose number of entries the loader sets, or nobody.
 NO_SIZE = {
     *(PERF_EVENT_ARRAY, STRUCT_OPS),
     *(SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE),
 }
-# A CPU map takes no more entries than the kernel has CPUs.
+# A CPU map cannot have more entries than the kernel has CPUs.
 STAND_INS = {RINGBUF: 4096, USER_RINGBUF: 4096, CPUMAP: os.cpu_count() or 1}
 
 
 def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
-    """Programs and maps as plain values; data section maps have libbpf's name."""
+    """Return programs and maps as plain values. Data section maps have libbpf's name."""
     return {
         "programs": [
             {
@@ -135,7 +135,7 @@ def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]
 
 
 def load(file: str, *, legacy_maps: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
-    """What the running kernel says to each program; the maps are made once."""
+    """Return the running kernel's answer for each program. The maps are made once."""
     import pybpf
 
     programs: dict[str, dict[str, Any]] = {}
@@ -159,7 +159,7 @@ def load(file: str, *, legacy_maps: bool = False) -> dict[str, dict[str, dict[st
 
 
 def _failure(err: Exception) -> dict[str, Any]:
-    # EINVAL is what libbpf answers to code that it cannot finish.
+    # libbpf answers EINVAL for code that it cannot complete.
     number = err.errno if isinstance(err, BpfError) else errno.EINVAL
     return {"ok": False, "errno": number or 0, "reason": str(err)}
 
@@ -169,7 +169,7 @@ def _fill_in(obj: Any) -> None:
 
     # An object's tool sets these at run time.
     for one in obj.maps.values():
-        # A trial neither finds nor leaves maps in the BPF file system.
+        # A trial neither uses nor leaves maps in the BPF file system.
         one.spec = replace(one.spec, pinning=0)
         if one.type == STACK_TRACE and not one.value_size:
             one.value_size = 127 * 8
@@ -178,7 +178,7 @@ def _fill_in(obj: Any) -> None:
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
-    """Columns under the first row's headings, numbers to the right."""
+    """Format columns under the first row's headings, with numbers to the right."""
     columns = []
     for cells in zip(*rows, strict=True):
         texts = [plain(str(cell)) for cell in cells]
@@ -294,12 +294,12 @@ def _parser(prog: str) -> Parser:
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Return the command line as data."""
     return page_of(_parser(prog))
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "bpfobj.py") -> int:
-    """Run the tool; returns its exit status."""
+    """Run the tool and return its exit status."""
     args = _parser(prog).parse_args(argv)
     try:
         status: int = args.run(args)

@@ -1,4 +1,4 @@
-"""`pybpf btf`: BTF type information as C, record by record, or the types of one name."""
+"""`pybpf btf`: print BTF type information as C or record by record, or find types by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pages import Page, page_of
 from .parsers import About, Example, Parser
 from .progress import Waiting
 
-# What reads BTF is imported by the commands: --help takes 25 ms less.
+# The commands import what reads BTF, so --help takes 25 ms less.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
@@ -22,29 +22,30 @@ __all__ = ["main", "page"]
 
 _STATUSES = ((0, "ok"), (1, "no such type, or a file that cannot be read"), (2, "wrong arguments"))
 _FILE_TEXT = """\
-FILE is raw BTF (also .gz), or an ELF file with a section .BTF. The file of a module under
-/sys/kernel/btf builds on the kernel's; for others --base names the file they build on."""
+FILE is raw BTF (also .gz), or an ELF file with a section .BTF. A module's file under
+/sys/kernel/btf builds on the kernel's BTF. For other split BTF, --base names the file it
+builds on."""
 _ABOUT = About(
-    "BTF type information: as C, as records, or by name",
+    "BTF type information, as C, as records, or by name",
     _FILE_TEXT,
     (
-        Example("dump --format c > vmlinux.h", "C declarations of all types of this kernel"),
-        Example("find task_struct", "one type of this kernel"),
-        Example("find 'vfs_*' --kind func", "the functions whose names match"),
+        Example("dump --format c > vmlinux.h", "C declarations of all types of the running kernel"),
+        Example("find task_struct", "one type of the running kernel"),
+        Example("find 'vfs_*' --kind func", "the functions with matching names"),
     ),
     _STATUSES,
 )
 _DUMP = About(
     "all types, as C declarations or record by record",
     "The records are those of `bpftool btf dump`, so diff can compare the two.",
-    (Example("--format c > vmlinux.h", "C declarations of all types of this kernel"),),
+    (Example("--format c > vmlinux.h", "C declarations of all types of the running kernel"),),
     _STATUSES,
 )
 _FIND = About(
-    "the types of one name",
+    "the types with a given name",
     examples=(
-        Example("task_struct", "one type of this kernel"),
-        Example("'vfs_*' --kind func", "the functions whose names match"),
+        Example("task_struct", "one type of the running kernel"),
+        Example("'vfs_*' --kind func", "the functions with matching names"),
     ),
     statuses=_STATUSES,
 )
@@ -61,7 +62,7 @@ KINDS = (
 
 
 def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
-    # (id, the Btf it is in), own types first.
+    # Yields (id, the Btf it is in), own types first.
 
     from ..kernel.globs import glob_regex, is_glob
 
@@ -80,7 +81,7 @@ def _find(btf: Btf, pattern: str) -> Iterator[tuple[int, Btf]]:
 
 
 def _shown(line: str) -> str:
-    # The tab in front of a member is ours, whatever is in its name is not.
+    # The tab before a member is ours. The rest may contain anything.
     return f"\t{plain(line[1:])}\n" if line[:1] == "\t" else f"{plain(line)}\n"
 
 
@@ -158,28 +159,28 @@ def _parser(prog: str) -> Parser:
         "--kind",
         choices=KINDS,
         metavar="KIND",
-        help=f"the only kind of type to print: {', '.join(KINDS)} (default: any)",
+        help=f"kind of the types to print: {', '.join(KINDS)} (default: any)",
     )
     for command in (dump, find):
         command.add_argument(
-            "--base", metavar="FILE", help="the BTF that split BTF in FILE builds on"
+            "--base", metavar="FILE", help="file with the BTF that split BTF in FILE builds on"
         )
-        command.add_argument("--json", action="store_true", help="records as JSON")
+        command.add_argument("--json", action="store_true", help="records as JSON instead of text")
     return parser
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Return the command line as data."""
     return page_of(_parser(prog))
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "btf.py") -> int:
-    """Run the tool; returns its exit status."""
+    """Run the tool and return its exit status."""
     parser = _parser(prog)
     args = parser.parse_args(argv)
     args.prog = prog
     if args.json and getattr(args, "format", "raw") == "c":
-        parser.error("--json is for --format raw only")
+        parser.error("--json needs --format raw")
     try:
         status: int = args.run(args)
         return status

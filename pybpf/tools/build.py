@@ -1,4 +1,5 @@
-"""`pybpf build`: BPF objects from C, with clang, our headers and a vmlinux.h made here."""
+"""`pybpf build`: compile BPF objects from C, with clang, our headers and a vmlinux.h made from
+BTF."""
 
 from __future__ import annotations
 
@@ -25,34 +26,38 @@ HEADERS = Path(__file__).resolve().parents[1] / "include"
 
 _STATUSES = ((0, "ok"), (1, "failed"), (2, "wrong arguments"))
 _ABOUT = About(
-    "BPF objects from C, with clang and a vmlinux.h made here",
+    "BPF objects from C, made with clang and a vmlinux.h from BTF",
     """\
-FILE may include pybpf.h (helpers, map and section macros, CO-RE reads), which comes with
-pybpf, and vmlinux.h (all types of a kernel), which is made from BTF when FILE includes it
-and none lies beside FILE. Include vmlinux.h first.
+FILE may include pybpf.h and vmlinux.h. pybpf.h comes with pybpf and has helpers, map and
+section macros, and CO-RE reads. vmlinux.h has all types of a kernel. It is made from BTF
+if FILE includes it and there is none beside FILE. Include vmlinux.h first.
 
-The object has BTF and no other debug information; it is read back after compiling.""",
+The object has BTF and no other debug information. It is read back after compiling.""",
     (
         Example("trace.bpf.c", "trace.bpf.o beside the source"),
-        Example("trace.bpf.c -o /tmp/trace.o -DDEBUG=1", "another place, and a macro"),
-        Example("trace.bpf.c --btf vmlinux-6.1", "vmlinux.h of another kernel"),
+        Example(
+            "trace.bpf.c -o /tmp/trace.o -DDEBUG=1", "an object elsewhere, with a macro defined"
+        ),
+        Example(
+            "trace.bpf.c --btf vmlinux-6.1", "an object built with vmlinux.h of another kernel"
+        ),
     ),
     _STATUSES,
 )
-# What the kernel calls our machine, for -D__TARGET_ARCH_.
+# The kernel's names of machines, for -D__TARGET_ARCH_.
 _ARCHES = {"x86_64": "x86", "aarch64": "arm64", "ppc64le": "powerpc", "s390x": "s390"}
 _FLAGS = ("-target", "bpf", "-O2", "-g", "-std=gnu11", "-Wall")
 
 
 class BuildError(Exception):
-    """An object cannot be made; the text says why."""
+    """Report that an object cannot be made. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A clang that compiles for BPF.
+    """Describe a clang that compiles for BPF.
 
-    :param path: the program
+    :param path: path of the program
     :param strip: llvm-strip of the same version, None if there is none
     """
 
@@ -63,8 +68,8 @@ class Compiler:
 def find_clang(name: str | None = None) -> Compiler:
     """Find a clang with a BPF target.
 
-    :param name: program to use; by default ``clang``, else the newest ``clang-N``
-    :raises BuildError: there is none, or it cannot compile for BPF
+    :param name: program to use; by default ``clang``, or else the newest ``clang-N``
+    :raises BuildError: if there is none, or it cannot compile for BPF
     """
     import shutil
     import subprocess
@@ -73,13 +78,13 @@ def find_clang(name: str | None = None) -> Compiler:
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         if name:
-            raise BuildError(f"{name}: no such program")
+            raise BuildError(f"{name}: program not found")
         raise BuildError("no clang on PATH; install it (Debian: apt install clang llvm)")
     done = subprocess.run([path, "--print-targets"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(f"{path} --print-targets failed: {done.stderr.strip()}")
     if not re.search(r"^\s*bpf\s", done.stdout, re.M):
-        raise BuildError(f"{path} has no bpf target; install another (Debian: apt install clang)")
+        raise BuildError(f"{path} cannot compile for BPF; try another (Debian: apt install clang)")
     suffix = re.search(r"-\d+$", os.path.basename(path))
     strips = [f"llvm-strip{suffix[0]}" if suffix else "llvm-strip", "llvm-strip"]
     return Compiler(path, next(filter(None, map(shutil.which, strips)), None))
@@ -125,7 +130,7 @@ def _include_flags(args: argparse.Namespace) -> list[str]:
 def _missing_headers(compiler: Compiler, source: Path, flags: Sequence[str]) -> set[str]:
     import subprocess
 
-    # -MG lists a header that was not found as it was written.
+    # -MG lists a missing header by the name in the source.
     command = [compiler.path, *_FLAGS, *flags, "-w", "-M", "-MG", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     names = done.stdout.replace("\\\n", " ").split()[1:]
@@ -133,10 +138,10 @@ def _missing_headers(compiler: Compiler, source: Path, flags: Sequence[str]) -> 
 
 
 def build(source: Path, target: Path, compiler: Compiler, args: argparse.Namespace) -> str:
-    """Compile one file, and read the object back; the old object stays if that fails.
+    """Compile one file and read the object back. If that fails, the old object stays.
 
     :returns: what is in it, for people
-    :raises BuildError: clang refuses it, or the object is not one that can be loaded
+    :raises BuildError: clang refuses it, or the object cannot be loaded
     :raises OSError: a file cannot be read or written
     """
     import subprocess
@@ -145,7 +150,7 @@ def build(source: Path, target: Path, compiler: Compiler, args: argparse.Namespa
     from ..obj.reader import read_object
 
     with open(source, "rb"):
-        pass  # the error that names the file
+        pass  # raises the error that names the file
     flags = _include_flags(args)
     with tempfile.TemporaryDirectory(prefix="pybpf-build-") as name:
         scratch = Path(name)
@@ -157,7 +162,7 @@ def build(source: Path, target: Path, compiler: Compiler, args: argparse.Namespa
         made = scratch / "object.o"
         command = [compiler.path, *_FLAGS, f"-mcpu={args.cpu}", *flags, "-c", str(source)]
         if subprocess.run([*command, "-o", str(made)], check=False).returncode:
-            raise BuildError(f"{source}: clang refuses it, see above{_hint(missing)}")
+            raise BuildError(f"{source}: clang reports errors, see above{_hint(missing)}")
         if compiler.strip:
             subprocess.run([compiler.strip, "-g", str(made)], check=True)
         data = made.read_bytes()
@@ -171,7 +176,7 @@ def build(source: Path, target: Path, compiler: Compiler, args: argparse.Namespa
 
 def _hint(missing: set[str]) -> str:
     if any(name.startswith("bpf/") for name in missing):
-        return "; pybpf.h has what <bpf/...> has, or install libbpf's headers (libbpf-dev)"
+        return "; use pybpf.h instead of <bpf/...>, or install libbpf's headers (libbpf-dev)"
     return ""
 
 
@@ -219,10 +224,12 @@ def _parser(prog: str) -> Parser:
         metavar="BTF",
         type=Path,
         default=_KERNEL,
-        help="BTF that vmlinux.h is made from (default: the running kernel's)",
+        help="file with the BTF to make vmlinux.h from (default: the running kernel's)",
     )
     parser.add_argument(
-        "--clang", metavar="CLANG", help="compiler (default: clang, else the newest clang-N)"
+        "--clang",
+        metavar="CLANG",
+        help="compiler to use (default: clang, or else the newest clang-N)",
     )
     parser.add_argument(
         "--cpu",
@@ -234,16 +241,16 @@ def _parser(prog: str) -> Parser:
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Return the command line as data."""
     return page_of(_parser(prog))
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "build.py") -> int:
-    """Run the tool; returns its exit status."""
+    """Run the tool and return its exit status."""
     parser = _parser(prog)
     args = parser.parse_args(argv)
     if args.output and len(args.files) > 1:
-        parser.error("-o names one object: give one FILE")
+        parser.error("-o needs exactly one FILE")
     for source in args.files:
         if source.suffix == ".o":
             parser.error(f"{source} is an object, not C source")

@@ -1,7 +1,7 @@
-"""`pybpf completion`: a script for bash, made from the tools' own parsers.
+"""`pybpf completion`: print a completion script for bash, made from the tools' own parsers.
 
-The script holds plain lists, so completing starts no Python. Names of kernel functions
-come from /proc/kallsyms, where they can be read without privileges.
+The script holds plain lists, so completing does not start Python. Names of kernel functions
+come from /proc/kallsyms, which can be read without privileges.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["bash", "main", "page"]
 
 _ABOUT = About(
     "shell completion for pybpf and its tools",
-    "An installed pybpf has the script under share/bash-completion, where bash finds it by itself.",
+    "An installed pybpf has the script under share/bash-completion, where bash finds it.",
     (Example("bash > ~/.local/share/bash-completion/completions/pybpf", "install it by hand"),),
     STATUSES,
 )
-# What a value's name says of the words it takes: compgen's option, or a function of the script.
+# Kinds of values: an option of compgen, or a function of the script.
 _FILES, _DIRECTORIES, _COMMANDS, _FUNCTIONS = "files", "directories", "commands", "functions"
 _KINDS = {
     "FILE": _FILES,
@@ -38,7 +38,7 @@ _HEAD = """\
 # bash completion for pybpf: written by `pybpf completion bash`, from the tools' own parsers.
 
 _pybpf_functions() {
-    # awk takes no backslash from what was typed, and names of functions have none.
+    # awk gets no backslash from the typed word; names of functions never have one.
     [[ $1 =~ ^[A-Za-z_][A-Za-z0-9_.]*$ ]] || return
     awk -v start="$1" '($2 == "t" || $2 == "T") && index($3, start) == 1 { print $3 }' \\
         /proc/kallsyms 2>/dev/null
@@ -63,7 +63,7 @@ _pybpf() {
     for ((; at < COMP_CWORD; at++)); do
         word=${COMP_WORDS[at]}
         if [[ $word == -- && $path == 'pybpf retsnoop' ]]; then
-            # What follows is another command, with a completion of its own.
+            # Another command follows, with its own completion.
             if declare -F _command_offset >/dev/null; then
                 _command_offset $((at + 1))
             elif ((at + 1 == COMP_CWORD)); then
@@ -79,7 +79,7 @@ _pybpf() {
         fi
     done
     word=${COMP_WORDS[COMP_CWORD - 1]}
-    if [[ $cur == '=' ]]; then # --option=VALUE comes as three words
+    if [[ $cur == '=' ]]; then # bash splits --option=VALUE into three words
         cur=
     elif [[ $word == '=' ]]; then
         word=${COMP_WORDS[COMP_CWORD - 2]}
@@ -100,24 +100,26 @@ _pybpf() {
 
 def _parser(prog: str) -> Parser:
     parser = Parser(prog=prog, about=_ABOUT)
-    parser.add_argument("shell", choices=["bash"], metavar="SHELL", help="the shell: bash")
+    parser.add_argument(
+        "shell", choices=["bash"], metavar="SHELL", help="shell to complete for: bash"
+    )
     return parser
 
 
 def page(prog: str) -> Page:
-    """This tool's own page."""
+    """Return this tool's own page."""
     return page_of(_parser(prog))
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pybpf completion") -> int:
-    """Run the tool; returns its exit status."""
+    """Run the tool and return its exit status."""
     _parser(prog).parse_args(argv)
     sys.stdout.write(bash(all_pages()))
     return 0
 
 
 def bash(root: Page) -> str:
-    """The script for a command and everything below it."""
+    """Return the script for a command and everything below it."""
     pages = list(_all(root))
     lines = ["", "_pybpf_table() {", "    options= commands= positional=", "    case $1 in"]
     for shown in pages:

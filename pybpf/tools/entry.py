@@ -1,7 +1,7 @@
-"""How every tool starts and ends: where it writes, what it says of errors, its exit status.
+"""Start and end every tool: its output, the wording of its errors, its exit status.
 
-Standard output is wrapped so that its errors cannot be taken for those of a file the tool reads.
-A reader that goes away ends the tool without a word, as SIGPIPE would.
+Standard output is wrapped so that its errors cannot be confused with those of a file the tool
+reads. If the reader of the output goes away, the tool ends silently, as with SIGPIPE.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STDOUT, _STDERR = 1, 2
 
 
 class _OutputError(Exception):
-    # Not an OSError: tools catch those and name the file they were reading.
+    # Not an OSError, because tools catch those and blame the file they were reading.
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
         self.error = error
@@ -43,8 +43,8 @@ class _Output(io.FileIO):
 
 
 def _prepare_streams() -> None:
-    # Python has None for a stream that was closed. Its number is taken here, or the next file
-    # opened would be written to; what only reads refuses writing as a closed one does.
+    # Python has None for a stream that was closed. Its number is taken here. Otherwise the next
+    # opened file would get it and be written to. Writing to a read-only stream fails as usual.
     for number, stream, mode in (
         (_STDOUT, sys.stdout, os.O_RDONLY),
         (_STDERR, sys.stderr, os.O_WRONLY),
@@ -66,7 +66,7 @@ def _prepare_streams() -> None:
 
 
 def _errors(former: io.TextIOWrapper | None) -> str:
-    # What is written for a character that the encoding of the terminal does not have.
+    # How to write a character that the encoding of the terminal does not have.
     if former is None:
         return "surrogateescape"
     try:
@@ -84,13 +84,13 @@ def _to_null(number: int, mode: int) -> None:
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    """Text that a terminal only shows: what is not printable becomes an escape such as ``\\x1b``.
+    """Make a text safe to show: unprintable characters become escapes such as ``\\x1b``.
 
     :param lines: keep line ends and tabs
     """
     if text.isprintable():
         return text
-    import re  # 5 ms that most runs need not spend
+    import re  # lazy: 5 ms that most runs do not need
 
     return re.sub(r"[^\n\t -~]" if lines else r"[^ -~]", _escape, text)
 
@@ -107,9 +107,9 @@ def _escape(match: re.Match[str]) -> str:
 def explain(error: Exception, file: object = "") -> str:
     """Put an error into words, with the name of the file it is about.
 
-    Names in it cannot steer the terminal (`plain`).
+    Names in it cannot control the terminal (`plain`).
 
-    :param file: what was being read, for errors that do not know
+    :param file: the file that was being read, for errors that do not name it
     """
     if isinstance(error, OSError) and not isinstance(error, BpfError):
         name = error.filename or file
@@ -122,8 +122,8 @@ def explain(error: Exception, file: object = "") -> str:
 def run(name: str, main: Callable[[], int]) -> NoReturn:
     """Run a tool and end the process with its status.
 
-    141 (128 + SIGPIPE) if the reader of its output went away, 130 if it was interrupted, 1
-    and one line if its output cannot be written.
+    The status is 141 (128 + SIGPIPE) if the reader of its output went away, and 130 if it was
+    interrupted. It is 1, with one line of explanation, if its output cannot be written.
     """
     _prepare_streams()
     try:

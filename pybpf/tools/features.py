@@ -1,4 +1,4 @@
-"""`pybpf features`: what a kernel can do for BPF tracing, each feature asked for, not looked up."""
+"""`pybpf features`: show what a kernel can do for BPF tracing. Each feature is tried."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ __all__ = ["describe", "feature_rows", "main", "page"]
 _ABOUT = About(
     "what the running kernel can do for BPF tracing",
     """\
-Each feature is tried, not looked up by version: supported, unsupported, or denied by a
-policy, with the reason. Most answers need root.""",
+Each feature is tried; versions are not compared. The answer is supported, unsupported, or
+denied by a policy, with the reason. Most answers need root.""",
     (
-        Example("", "a table: feature, answer, first release that has it, reason"),
-        Example("--save here.facts", "all that planning needs, for use on another machine"),
-        Example("--facts here.facts", "the table of a saved kernel"),
-        Example("--calibrate", "what attaching costs here, measured (some seconds)"),
+        Example("", "a table of features: answer, first release that has it, reason"),
+        Example(
+            "--save here.facts", "a file with all that planning needs, for use on another machine"
+        ),
+        Example("--facts here.facts", "the table for a saved kernel"),
+        Example("--calibrate", "the measured cost of attaching here (takes some seconds)"),
     ),
     STATUSES,
 )
@@ -40,7 +42,7 @@ _COLUMNS = ("FEATURE", "ANSWER", "SINCE", "WHY")
 
 
 def describe(facts: Facts) -> dict[str, Any]:
-    """The kernel itself as plain values, what cannot be read with the reason instead."""
+    """Return the kernel itself as plain values, with the reason for what cannot be read."""
     from ..errors import BpfError
 
     about: dict[str, Any] = {
@@ -67,7 +69,7 @@ def describe(facts: Facts) -> dict[str, Any]:
 
 
 def feature_rows(facts: Facts) -> list[tuple[str, str, str, str]]:
-    """(feature, answer, since, why) of every feature, in the order of `Feature`."""
+    """Return (feature, answer, since, why) of every feature, in the order of `Feature`."""
     from ..features import Feature
 
     found = facts.features
@@ -124,7 +126,7 @@ _COSTS = ("MECHANISM", "FUNCTIONS", "LOAD", "LINK", "ATTACH", "DETACH", "DETACH 
 
 
 def _calibrate(facts: Facts) -> list[dict[str, Any]]:
-    """Measured costs as plain values; times in milliseconds."""
+    """Measure costs and return plain values. Times are in milliseconds."""
     from dataclasses import asdict
 
     from ..multi.calibrate import measure
@@ -142,14 +144,14 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
 
 
 def _save(facts: Facts, path: str | Path) -> str:
-    # Returns what a reader should know of the file, "" for nothing.
+    # Returns what a reader should know about the file, "" for nothing.
     import json
     import tempfile
-    from pathlib import Path  # these two take 8 ms that --help need not spend
+    from pathlib import Path  # lazy: these two take 8 ms that --help does not need
 
     saved = facts.to_json()
-    # Beside it first: what was saved before is lost only to something whole. Made for the
-    # owner alone (0600), because it holds the addresses of kernel functions.
+    # It is first written beside the file, so a failure does not destroy what was saved before. Only
+    # the owner may read it (0600), because it holds the addresses of kernel functions.
     named, path = path, Path(os.path.realpath(path))
     try:
         if path.exists() and not path.is_file():
@@ -168,7 +170,7 @@ def _save(facts: Facts, path: str | Path) -> str:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(named)) from None
     if why := saved.get("ftrace_error"):
-        return f"{path}: without the traceable functions, so of no use to plan and why: {why}"
+        return f"{path}: plan and why cannot use it without traceable functions: {why}"
     return ""
 
 
@@ -178,15 +180,17 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--calibrate",
         action="store_true",
-        help="times to attach and detach by each mechanism, measured, in milliseconds",
+        help="measured times to attach and detach with each mechanism, in milliseconds",
     )
     parser.add_argument(
         "--save",
         metavar="FILE",
-        help="file to write all facts to; only its owner may read it (mode 0600)",
+        help="file to save all facts to; only its owner may read it (mode 0600)",
     )
     parser.add_argument(
-        "--facts", metavar="FILE", help="saved facts to show (default: the running kernel's)"
+        "--facts",
+        metavar="FILE",
+        help="file with saved facts to show (default: the running kernel)",
     )
     return parser
 
@@ -197,17 +201,17 @@ def _arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     if arguments.save == "-":
         parser.error("--save needs the name of a file")
     if arguments.facts and (arguments.calibrate or arguments.save):
-        parser.error("--facts is about another kernel: nothing to measure or save")
+        parser.error("--facts is for another kernel; --calibrate and --save are not")
     return arguments
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Return the command line as data."""
     return page_of(_parser(prog))
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "features.py") -> int:
-    """Run the tool; returns its exit status."""
+    """Run the tool and return its exit status."""
     arguments = _arguments(argv, prog)
     from .inputs import read_facts
 

@@ -1,4 +1,4 @@
-"""What tools read from files: BTF, whatever it is wrapped in, and the saved facts of a kernel."""
+"""Read files for tools: BTF in any wrapping, and the saved facts of a kernel."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..kernel.host import Facts
 
 __all__ = ["KERNEL", "read_btf", "read_facts"]
 
-#: BTF of the running kernel; modules have theirs beside it.
+#: BTF of the running kernel. Modules have theirs beside it.
 KERNEL = Path("/sys/kernel/btf/vmlinux")
 
 
 def read_btf(path: Path, base: Path | None = None) -> Btf:
-    """The BTF in a file: as it is, in gzip, or section .BTF of an ELF file of any machine.
+    """Read the BTF in a file: raw, in gzip, or in section .BTF of an ELF file of any machine.
 
-    :param base: what split BTF continues; by default the kernel's for a module's file beside it
+    :param base: what split BTF continues; by default, for a module's file, the kernel's beside it
     :raises OSError: the file cannot be read
-    :raises ObjectFormatError: it holds no BTF, or malformed BTF
+    :raises ObjectFormatError: it has no BTF, or malformed BTF
     """
     if base is None and path.parent == KERNEL.parent and path.name != KERNEL.name:
         base = KERNEL
@@ -44,10 +44,10 @@ def read_btf(path: Path, base: Path | None = None) -> Btf:
 
 
 def read_facts(path: str | None) -> Facts:
-    """The facts saved in a file; None is the running kernel's.
+    """Read the facts saved in a file. None means the running kernel.
 
     :raises OSError: the file cannot be read
-    :raises ValueError: it holds no facts
+    :raises ValueError: it does not contain facts
     """
     if path is None:
         return Facts()
@@ -55,5 +55,5 @@ def read_facts(path: str | None) -> Facts:
     try:
         return Facts.from_json(json.loads(data))
     except (ValueError, RecursionError) as error:
-        text = f"{path}: not facts that features --save wrote: {error}"
+        text = f"{path}: not a file that features --save wrote: {error}"
         raise ValueError(text) from None

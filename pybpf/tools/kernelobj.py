@@ -1,4 +1,4 @@
-"""`pybpf obj list` and `pybpf obj dump-map`: the BPF objects that the kernel holds."""
+"""`pybpf obj list` and `pybpf obj dump-map`: show the BPF objects that the kernel holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import BpfError
 from .parsers import About, Example
 from .screen import Column, Screen
 
-# What asks the kernel is imported by the commands, so that --help starts quickly.
+# The commands import what asks the kernel, so that --help starts quickly.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -33,11 +33,14 @@ Needs root. Owners are processes that hold a descriptor, and paths in a bpf file
     _STATUSES,
 )
 DUMP = About(
-    "entries of a map, by its id or the path where it is pinned",
+    "entries of a map, given by its id or the path of its pin",
     """\
-Needs root. Keys and values are typed from the BTF the map was made with; without BTF they are
-hexadecimal text. A value per CPU is a list.""",
-    (Example("42", "entries of map 42"), Example("/sys/fs/bpf/counts --json", "as JSON")),
+Needs root. Keys and values are typed from the BTF the map was made with. Without BTF they
+are hexadecimal text. The value of a per-CPU map is a list.""",
+    (
+        Example("42", "entries of map 42"),
+        Example("/sys/fs/bpf/counts --json", "entries of a pinned map, as JSON"),
+    ),
     _STATUSES,
 )
 
@@ -139,15 +142,15 @@ def run_list(args: argparse.Namespace) -> int:
 def dump_map(one: Map) -> list[dict[str, Any]]:
     """Read the entries of a map as JSON can have them.
 
-    An entry has ``key`` and ``value``. Entries of arrays of programs, maps and the like whose
-    slots are empty are left out.
+    An entry has ``key`` and ``value``. Empty slots of arrays of programs, maps and the like
+    are left out.
 
-    :raises BpfError: EOPNOTSUPP for a map that has no entries to read (a ring buffer)
+    :raises BpfError: EOPNOTSUPP for a map without readable entries (a ring buffer)
     """
     from ..obj.maptypes import KEYLESS, RINGS
 
     if one.type in RINGS or one.type in KEYLESS:
-        hint = "reading its records would take them out of it"
+        hint = "reading records would remove them"
         raise BpfError(errno.EOPNOTSUPP, f"map {one.name!r} ({one.type_name})", hint)
     return [{"key": _plain(key), "value": _plain(value)} for key, value in one.items()]
 

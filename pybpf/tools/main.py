@@ -1,4 +1,4 @@
-"""The command `pybpf`: runs one of the tools, whose module is imported only then."""
+"""The command `pybpf`: run one of the tools. Only that tool's module is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["all_pages", "main", "page", "run"]
 _USAGE = "TOOL [ARGUMENT...]"
 _SUMMARY = "tools for BPF programs and kernel tracing"
 _WRONG = 2
-_OPTIONS = (("-h", "--help", "this text"), ("-V", "--version", "the version of pybpf"))
+_OPTIONS = (("-h", "--help", "this help"), ("-V", "--version", "the version of pybpf"))
 
 
 def _help() -> str:
@@ -37,7 +37,7 @@ def _help() -> str:
             "options:",
             *(f"  {f'{short}, {long}':<{width + 3}}{what}" for short, long, what in _OPTIONS),
             "",
-            "`pybpf TOOL --help` and `man pybpf-TOOL` tell more.",
+            "For more, see `pybpf TOOL --help` and `man pybpf-TOOL`.",
             "",
             "exit status: that of the tool; most tools: 0 ok, 1 failed, 2 wrong arguments",
             "",
@@ -46,7 +46,7 @@ def _help() -> str:
 
 
 def page(name: str, tools: tuple[Page, ...]) -> Page:
-    """The page of the command itself.
+    """Return the page of the command itself.
 
     :param tools: pages of the tools
     """
@@ -55,7 +55,7 @@ def page(name: str, tools: tuple[Page, ...]) -> Page:
 
     about = About(
         _SUMMARY,
-        "Each tool has a manual page of its own, pybpf-TOOL(1), and --help.",
+        "Each tool has its own manual page, pybpf-TOOL(1), and --help.",
         statuses=STATUSES,
     )
     options = tuple(Argument((short, long), help=what) for short, long, what in _OPTIONS)
@@ -63,7 +63,7 @@ def page(name: str, tools: tuple[Page, ...]) -> Page:
 
 
 def all_pages() -> Page:
-    """Make the page of `pybpf` itself, with the pages of all tools; imports them."""
+    """Make the page of `pybpf` itself, with the pages of all tools. Imports all tools."""
     return page("pybpf", tuple(tool.load_page() for tool in TOOLS))
 
 
@@ -76,7 +76,7 @@ def _unknown(name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         sys.stderr.write(_help())
@@ -96,5 +96,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Run as the process's own command line, and end the process."""
+    """Run the process's own command line, then end the process."""
     entry.run("pybpf", main)

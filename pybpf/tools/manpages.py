@@ -1,4 +1,4 @@
-"""`pybpf man`: manual pages in roff, made from the tools' own parsers."""
+"""`pybpf man`: print manual pages in roff, made from the tools' own parsers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["files", "main", "page", "roff"]
 
 _ABOUT = About(
     "manual pages of pybpf and its tools, as roff",
-    "Made from the same data as --help, so the two agree. An installed pybpf has the pages\n"
-    "under share/man as well: man pybpf-retsnoop.",
+    "Made from the same data as --help, so the two agree. An installed pybpf also has the\n"
+    "pages under share/man: man pybpf-retsnoop.",
     (
-        Example("retsnoop | man -l -", "read the page of one tool"),
-        Example("> pybpf.1", "write the page of the command pybpf itself"),
+        Example("retsnoop | man -l -", "the page of one tool, shown by man"),
+        Example("> pybpf.1", "the page of the command pybpf, as a file"),
     ),
     STATUSES,
 )
@@ -28,18 +28,21 @@ _ABOUT = About(
 def _parser(prog: str) -> Parser:
     parser = Parser(prog=prog, about=_ABOUT)
     parser.add_argument(
-        "tool", nargs="?", metavar="TOOL", help="the tool (default: the command pybpf itself)"
+        "tool",
+        nargs="?",
+        metavar="TOOL",
+        help="tool to describe (default: the command pybpf itself)",
     )
     return parser
 
 
 def page(prog: str) -> Page:
-    """This tool's own page."""
+    """Return this tool's own page."""
     return page_of(_parser(prog))
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pybpf man") -> int:
-    """Run the tool; returns its exit status."""
+    """Run the tool and return its exit status."""
     args = _parser(prog).parse_args(argv)
     everything = all_pages()
     chosen = everything
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pybpf man") -> int:
 
 
 def files(root: Page) -> dict[str, str]:
-    """All pages by the names of their files.
+    """Return all pages, by the names of their files.
 
     :param root: the page of `pybpf`, with those of the tools
     """
@@ -69,7 +72,7 @@ def _others(root: Page, shown: Page) -> list[str]:
 
 
 def roff(shown: Page, others: Sequence[str] = ()) -> str:
-    """A page for ``man``.
+    """Return a page for ``man``.
 
     :param others: names of the pages that SEE ALSO lists
     """
@@ -77,7 +80,7 @@ def roff(shown: Page, others: Sequence[str] = ()) -> str:
 
 
 def _text(text: str) -> str:
-    # A hyphen that is typed, not one that is set; a dot or quote that is no request.
+    # Make each hyphen a minus sign, and a dot or quote at the start of a line plain text.
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return "\\&" + text if text[:1] in (".", "'") else text
 
@@ -99,7 +102,7 @@ def _lines(shown: Page, others: Sequence[str]) -> Iterator[str]:
     if shown.arguments:
         yield ".SH OPTIONS"
         yield from _arguments(shown.arguments)
-    if " " not in shown.name:  # pybpf itself, whose tools have pages of their own
+    if " " not in shown.name:  # pybpf itself; its tools have their own pages
         yield ".SH TOOLS"
         for tool in shown.commands:
             yield from (".TP", f".B {_text(tool.word)}", _text(tool.about.summary))

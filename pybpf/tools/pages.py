@@ -1,4 +1,4 @@
-"""A tool's command line as data: what man pages and shell completion are made from. Pure."""
+"""A tool's command line as data, to make man pages and shell completion from. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Argument", "Page", "page_of"]
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An option or a positional argument.
+    """Describe an option or a positional argument.
 
     :param names: how an option is written, e.g. ``("-v", "--verbose")``; () for a positional
-    :param value: what stands for its value, e.g. ``FILE``; "" if it takes none
+    :param value: placeholder of its value, e.g. ``FILE``; "" if it takes none
     :param help: a noun phrase
-    :param choices: the only values it takes; () for any
-    :param glued: the value may be left out and is written without a space
-    :param group: the heading it stands under, "" for none
+    :param choices: the only values it accepts; () for any
+    :param glued: the value may be left out, and is written without a space
+    :param group: the heading above it, "" for none
     """
 
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class Argument:
 
     @property
     def spelled(self) -> Iterator[str]:
-        """Each spelling of an option with its value."""
+        """Iterate over the spellings of an option with its value."""
         for name in self.names:
             if not self.value:
                 yield name
@@ -44,7 +44,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A tool or one of its commands.
+    """Describe a tool or one of its commands.
 
     :param name: as it is called, e.g. ``pybpf trampolines plan``
     :param usage: what may follow the name
@@ -62,26 +62,26 @@ class Page:
 
     @property
     def word(self) -> str:
-        """The last word of its name."""
+        """Return the last word of its name."""
         return self.name.rpartition(" ")[2]
 
     @property
     def options(self) -> tuple[Argument, ...]:
-        """The arguments that have a name."""
+        """Return the arguments that have a name."""
         return tuple(one for one in self.arguments if one.names)
 
     @property
     def positionals(self) -> tuple[Argument, ...]:
-        """The arguments that have none."""
+        """Return the arguments without a name."""
         return tuple(one for one in self.arguments if not one.names)
 
 
-# How often a positional is given, by argparse's nargs.
+# How a positional may be repeated, by argparse's nargs.
 _REPEATED = {"?": "[{}]", "*": "[{} ...]", "+": "{} [{} ...]"}
 
 
 def page_of(parser: Parser) -> Page:
-    """The page of a parser and of its commands."""
+    """Make the page of a parser and of its commands."""
     return Page(
         parser.prog,
         parser.about,

@@ -1,6 +1,6 @@
-"""What every tool says of itself: summary, examples, exit statuses, and its parser.
+"""How every tool describes itself: summary, examples, exit statuses, and its parser.
 
-A parser keeps what it was given, so that ``--help``, the man page and shell completion
+A parser keeps what it was given. So ``--help``, the man page and shell completion
 (`pages`) are made from the same data.
 """
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["STATUSES", "About", "Example", "Parser", "UsageError"]
 
-#: What the exit statuses of most tools mean.
+#: Meaning of the exit statuses of most tools.
 STATUSES = ((0, "ok"), (1, "failed"), (2, "wrong arguments"))
 
 
 class UsageError(ValueError):
-    """The arguments make no sense together, whatever the kernel has; the text says why."""
+    """Report that the arguments make no sense together on any kernel. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One way to call a tool.
+    """Describe one way to call a tool.
 
     :param arguments: what follows the tool's name, as typed into a shell
-    :param what: what that does
+    :param what: the result, a noun phrase
     """
 
     arguments: str
@@ -40,10 +40,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """A tool or command in words.
+    """Describe a tool or command in words.
 
     :param summary: one line, a noun phrase
-    :param text: paragraphs that follow it
+    :param text: the paragraphs after it
     :param statuses: exit statuses and what each means
     """
 
@@ -53,7 +53,7 @@ class About:
     statuses: tuple[tuple[int, str], ...] = ()
 
     def epilog(self, prog: str) -> str:
-        """Examples and exit statuses as ``--help`` shows them."""
+        """Format examples and exit statuses for ``--help``."""
         parts = []
         if self.examples:
             calls = [f"  {prog} {one.arguments}" for one in self.examples]
@@ -67,18 +67,18 @@ class About:
 
     @property
     def status_line(self) -> str:
-        """The exit statuses in one line."""
+        """Format the exit statuses in one line."""
         return ", ".join(f"{number} {what}" for number, what in self.statuses)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    # argparse asks shutil for the width, whose import takes 4 ms.
+    # argparse would import shutil for the width, which takes 4 ms.
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{"width": _columns() - 2, **options})
 
 
 def _columns() -> int:
-    # As shutil.get_terminal_size: COLUMNS, then the terminal, then 80.
+    # Like shutil.get_terminal_size: COLUMNS, then the terminal, then 80.
     try:
         columns = int(os.environ.get("COLUMNS", ""))
     except ValueError:
@@ -92,7 +92,7 @@ def _columns() -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that can be asked what it was given.
+    """Parse arguments, and remember what was added.
 
     :ivar about: what ``--help`` says around the options
     :ivar arguments: options and positionals, in the order they were added
@@ -112,10 +112,10 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
             **options,
         )
-        self.add_argument("-h", "--help", action="help", help="this text")
+        self.add_argument("-h", "--help", action="help", help="this help")
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """Add an argument, as `argparse.ArgumentParser` does, and remember it."""
+        """Add an argument as `argparse.ArgumentParser` does, and remember it."""
         action = super().add_argument(*names, **options)
         self.arguments.append(action)
         return action

@@ -1,4 +1,4 @@
-"""Signs of life on a terminal while something takes long."""
+"""Show on a terminal that work is going on while it takes long."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiting"]
 
-_AFTER = 1.0  # seconds of silence that nobody wonders about
+_AFTER = 1.0  # seconds of silence before the first message
 
 
 class Waiting:
-    """Says what is being waited for, and for how long, once it has taken more than a second.
+    """Say what is being waited for, and for how long, once it has taken more than a second.
 
-    Says nothing where `out` is not a terminal, and takes its line away at the end.
+    It says nothing if `out` is not a terminal, and it removes its line at the end.
 
     :param what: e.g. ``planning``
     :param out: usually standard error
-    :param after: seconds before it says anything, and between two updates
+    :param after: seconds before the first message, and between two updates
     """
 
     def __init__(self, what: str, out: TextIO, *, after: float = _AFTER) -> None:
@@ -31,11 +31,11 @@ class Waiting:
         self._after = after
         self._thread: Thread | None = None
         self._end: Event | None = None
-        self._shown = 0  # columns to take away
+        self._shown = 0  # columns to erase
 
     def __enter__(self) -> Self:
         if self._out.isatty():
-            import threading  # some milliseconds that a pipe need not spend
+            import threading  # lazy: some milliseconds that a pipe does not need
 
             self._end = threading.Event()
             self._thread = threading.Thread(target=self._tell, args=(self._end,), daemon=True)
@@ -58,6 +58,6 @@ class Waiting:
             self._write(f"\r{text}")
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody watches: the work goes on
+        with contextlib.suppress(OSError, ValueError):  # nobody watches, but the work goes on
             self._out.write(text)
             self._out.flush()

@@ -1,7 +1,7 @@
-"""Text for people: colours and tables that fit on a terminal, plain whole text on a pipe.
+"""Print text for people: colours and tables that fit on a terminal, plain whole text on a pipe.
 
-Names of processes, functions, programs and maps are other people's text. Whatever prints
-them takes them through `entry.plain`, so that none of them can steer the terminal.
+Names of processes, functions, programs and maps are untrusted text. Whatever prints
+them passes them through `entry.plain`, so that none of them can control the terminal.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["Column", "Line", "Screen", "cut", "fit", "many"]
 
 _GAP = 2  # blanks between columns
-_LEAST = 4  # what every column that may be cut keeps, however narrow the terminal
+_LEAST = 4  # columns that a cut cell keeps, however narrow the terminal
 
 
 def cut(text: str, width: int) -> str:
-    """`text` in at most `width` columns, with an ellipsis where it was longer."""
+    """Cut `text` to at most `width` columns, with an ellipsis if it was longer."""
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a report.
+    """Describe one line of a report.
 
     :param style: ANSI style (``1`` bold, ``2`` dim, ``31`` red ...), "" for none
-    :param wrap: go on in the next line after so many blanks where the terminal ends; None
-        cuts there instead
+    :param wrap: wrap at the end of the terminal and indent by this many blanks; None
+        cuts instead
     """
 
     text: str = ""
@@ -44,11 +44,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table.
+    """Describe one column of a table.
 
-    :param least: columns it keeps when it is cut to fit, None if it is never cut
-    :param drop: left out where the table does not fit even so, the lowest first; 0 never
-    :param style: of its cells
+    :param least: width it keeps when it is cut to fit, None if it is never cut
+    :param drop: leave it out if the table still does not fit, the lowest first; 0 never
+    :param style: style of its cells
     """
 
     name: str
@@ -59,7 +59,7 @@ class Column:
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int]:
-    """Widths of the columns so that a table fits in `width`; 0 for a column to leave out.
+    """Find widths of the columns so that a table fits in `width`. 0 leaves a column out.
 
     :param rows: cells, without the headings
     :param width: None for no limit
@@ -73,7 +73,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | N
         return sum(shown) + _GAP * (len(shown) - 1) - width
 
     def shrink(least: int | None) -> None:
-        # The widest columns give first, so that short ones stay whole.
+        # The widest columns are cut first, so that short ones stay whole.
         for _, at in sorted((-w, at) for at, w in enumerate(widths)):
             own = columns[at].least
             if own is not None and widths[at]:
@@ -91,7 +91,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | N
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Where text goes: colours and a width on a terminal, neither on a pipe.
+    """Print text, with colours and a width on a terminal, with neither on a pipe.
 
     :param width: columns, or None for no limit
     """
@@ -102,7 +102,8 @@ class Screen:
 
     @classmethod
     def of(cls, out: TextIO) -> Screen:
-        """A terminal (unless NO_COLOR or TERM=dumb forbids colours) or a plain stream."""
+        """Make a screen for a terminal (NO_COLOR or TERM=dumb turns colours off) or a plain
+        stream."""
         if not out.isatty():
             return cls(out)
         import shutil
@@ -111,11 +112,11 @@ class Screen:
         return cls(out, colour, shutil.get_terminal_size().columns)
 
     def paint(self, text: str, style: str) -> str:
-        """`text` in an ANSI style, if colours are on."""
+        """Put `text` in an ANSI style, if colours are on."""
         return f"\x1b[{style}m{text}\x1b[0m" if self.colour and text and style else text
 
     def line(self, text: str = "") -> None:
-        """Print a line as it is: names in it have been through `plain`."""
+        """Print a line as it is. Names in it must have been through `plain`."""
         print(text, file=self.out)
 
     def show(self, *lines: Line | str) -> None:
@@ -142,7 +143,7 @@ class Screen:
         )
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-        """Print headings and rows, cells cut to fit."""
+        """Print headings and rows. Cells are cut to fit."""
         body = [[plain(cell) for cell in row] for row in rows]
         widths = fit(columns, body, self.width)
         for number, row in enumerate([[c.name for c in columns], *body]):

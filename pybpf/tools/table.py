@@ -1,4 +1,4 @@
-"""The tools that the command `pybpf` has. Adding one is adding a row."""
+"""The tools of the command `pybpf`. To add a tool, add a row."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["TOOLS", "Tool", "find"]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool, whose module is imported when it is run.
+    """Describe a tool. Its module is imported when it is run.
 
-    The module has ``main(argv, prog)``, which gives the exit status, and ``page(prog)``.
+    The module has ``main(argv, prog)``, which returns the exit status, and ``page(prog)``.
 
-    :param name: what follows ``pybpf``
-    :param module: within ``pybpf.tools``
+    :param name: the word after ``pybpf``
+    :param module: module within ``pybpf.tools``
     :param summary: one line, as in the tool's own ``--help``
     """
 
@@ -32,12 +32,12 @@ class Tool:
     summary: str
 
     def load_main(self) -> Callable[[Sequence[str], str], int]:
-        """Import the module; gives its ``main``."""
+        """Import the module and return its ``main``."""
         main: Callable[[Sequence[str], str], int] = self._module().main
         return main
 
     def load_page(self) -> Page:
-        """Import the module; gives what its command line is."""
+        """Import the module and return its command line as data."""
         page: Page = self._module().page(f"pybpf {self.name}")
         return page
 
@@ -47,11 +47,11 @@ class Tool:
 
 TOOLS = (
     Tool("retsnoop", "retsnoop.cli", "the kernel function that failed, and its stack"),
-    Tool("trampolines", "trampolines.cli", "BPF trampolines: those there are, and those to come"),
+    Tool("trampolines", "trampolines.cli", "BPF trampolines: existing ones, and plans for more"),
     Tool("obj", "bpfobj", "BPF object files, and the objects that the kernel holds"),
-    Tool("btf", "btf", "BTF type information: as C, as records, or by name"),
+    Tool("btf", "btf", "BTF type information, as C, as records, or by name"),
     Tool("features", "features", "what the running kernel can do for BPF tracing"),
-    Tool("build", "build", "BPF objects from C, with clang and a vmlinux.h made here"),
+    Tool("build", "build", "BPF objects from C, made with clang and a vmlinux.h from BTF"),
     Tool("completion", "completion", "shell completion for pybpf and its tools"),
     Tool("man", "manpages", "manual pages of pybpf and its tools, as roff"),
 )

@@ -99,7 +99,7 @@ def test_what_clang_refuses(tmp_path: Path) -> None:
     done = run(source, "--clang", CLANG, cwd=tmp_path)
     assert done.returncode == 1
     assert "undeclared identifier 'VALUE'" in done.stderr
-    assert done.stderr.splitlines()[-1] == f"build.py: {source}: clang refuses it, see above"
+    assert done.stderr.splitlines()[-1] == f"build.py: {source}: clang reports errors, see above"
     assert (tmp_path / "a.bpf.o").read_bytes() == b"old"
 
 
@@ -109,16 +109,16 @@ def test_headers_of_libbpf_that_are_missing(tmp_path: Path) -> None:
     source = write(tmp_path / "a.bpf.c", "<bpf/no_such_helpers.h>")
     done = run(source, "--clang", CLANG, cwd=tmp_path)
     assert done.returncode == 1
-    assert "pybpf.h has what <bpf/...> has" in done.stderr
+    assert "use pybpf.h instead of <bpf/...>" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
         (("/no/such.bpf.c", "--clang", "CLANG"), 1, "/no/such.bpf.c: No such file or directory"),
-        (("a.bpf.c", "--clang", "/no/clang"), 1, "/no/clang: no such program"),
+        (("a.bpf.c", "--clang", "/no/clang"), 1, "/no/clang: program not found"),
         (("a.bpf.o",), 2, "a.bpf.o is an object"),
-        (("a.bpf.c", "b.bpf.c", "-o", "x"), 2, "-o names one object"),
+        (("a.bpf.c", "b.bpf.c", "-o", "x"), 2, "-o needs exactly one FILE"),
     ],
 )
 def test_wrong_arguments(
@@ -151,5 +151,5 @@ def test_which_clang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = build.find_clang()
     assert found == build.Compiler(str(tmp_path / "clang-18"), str(tmp_path / "llvm-strip-18"))
     fake(tmp_path, "clang", "x86-64      - 64-bit X86")
-    with pytest.raises(build.BuildError, match="clang has no bpf target"):
+    with pytest.raises(build.BuildError, match="clang cannot compile for BPF"):
         build.find_clang()

@@ -81,7 +81,7 @@ def test_plan_on_a_pipe_is_the_plan_itself(facts: str) -> None:
     args = tool._parser("trampolines.py").parse_args(["plan", "fexit.multi/*", "--facts", facts])
     assert text.startswith(f"{plan_command.run_plan(args)}\n")
     assert "\x1b" not in text
-    assert "-v names them" in text.splitlines()[-1]
+    assert "-v adds names" in text.splitlines()[-1]
 
 
 COMMANDS = [
@@ -153,7 +153,7 @@ def test_verbose_accounts_for_everything(facts: str) -> None:
         assert f"  image {group['images']['exit']} (exit)" in text
         assert "  functions: " + " ".join(sorted(group["labels"])) in text
     plan_text = run("plan", "fexit.multi/*", "--facts", facts)[1]
-    assert text.startswith(plan_text.partition("  -v names them")[0])
+    assert text.startswith(plan_text.partition("  -v adds names")[0])
     answer, listings = text.split("\ncode of group 0: ", 1)
     assert " r0 = " not in answer and "functions: " not in listings
     skipped = answer.split("\nskipped:\n")[1].partition("\n\n")[0]
@@ -224,7 +224,7 @@ def test_a_section_that_is_not_the_programs(
     [
         (["plan", "fexit.multi/do_exit"], 1, "never returns"),
         (["plan", "fexit.multi/nobody_*"], 1, "nobody_*"),
-        (["plan", "--object", MULTI], 2, "give --program; there are on_entry"),
+        (["plan", "--object", MULTI], 2, "choose one with --program; there are on_entry"),
         (["plan", "--object", MULTI, "--program", "nobody"], 2, "no program 'nobody'; there are"),
         (["plan", "--object", COST, "--program", "entry_0"], 2, "'fentry.multi' names no func"),
         (
@@ -233,7 +233,7 @@ def test_a_section_that_is_not_the_programs(
             "not a multi program",
         ),
         (["why", "--object", MULTI, "--program", "nobody", "vfs_read"], 2, "no program 'nobody'"),
-        (["why", "--program", "on_exit", "vfs_read"], 2, "of --object FILE"),
+        (["why", "--program", "on_exit", "vfs_read"], 2, "--program needs --object FILE"),
         (["plan", "--object", PLAIN], 1, "no multi program"),
         (["plan", "--object", WRONG + "x", "--program", "p"], 1, "No such file"),
         (["plan", "--object", WRONG, "--program", "moves_ctx"], 1, "instruction 5"),

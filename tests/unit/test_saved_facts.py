@@ -40,7 +40,7 @@ def test_a_file_that_is_something_else(
     path.write_bytes(content)
     assert tool.main([*arguments, "--facts", str(path)]) == 1  # type: ignore[attr-defined]
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{path}: not facts that features --save wrote: " in line
+    assert f"{path}: not a file that features --save wrote: " in line
 
 
 @pytest.mark.parametrize(("tool", "arguments"), COMMANDS)
@@ -69,7 +69,7 @@ def test_saving_without_traceable_functions_is_told(
     path = tmp_path / "facts.json"
     assert features.main(["--save", str(path)]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"features.py: {path}: without the traceable functions")
+    assert line.startswith(f"features.py: {path}: plan and why cannot use it")
     assert "looking for tracefs" in line
     assert "not mounted here" in json.loads(path.read_text())["ftrace_error"]
 

@@ -133,8 +133,8 @@ def test_list_of_names_that_are_not_traced(kernel: list[TrampolineImage]) -> Non
     assert status == 0
     assert "no function is traced" not in text
     assert text.splitlines()[2:4] == [
-        "nobody*: not among the 1 function traced by trampoline, nor on a kprobe link",
-        "ghost: not among the 1 function traced by trampoline, nor on a kprobe link",
+        "nobody*: not among the 1 function traced by trampoline, and not on a kprobe link",
+        "ghost: not among the 1 function traced by trampoline, and not on a kprobe link",
     ]
     kernel.append(replace(image(), function="twin", key=KEY + 1))
     assert run("list", "nobody")[1].startswith("nobody: not among the 2 functions traced")
@@ -150,7 +150,7 @@ def test_owners_that_cannot_be_seen(
     monkeypatch.setattr(attached_module.Registry, "read", lambda facts: known)
     text = run("list")[1]
     assert "not known" in text and "no process" not in text
-    assert text.splitlines()[-1].startswith(f"{words} not be looked into")
+    assert text.splitlines()[-1].startswith(f"{words} not be read")
 
 
 def test_classes_of_images(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:

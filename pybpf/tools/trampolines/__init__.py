@@ -1,6 +1,6 @@
-"""The trampolines of the running kernel: list, dump and verify them, plan more, tell why not.
+"""The trampolines of the running kernel: list, dump and verify them, plan more, explain refusals.
 
-`cli` reads the command line; each other module is one command.
+`cli` reads the command line. Each other module is one command.
 """
 
 __all__: list[str] = []

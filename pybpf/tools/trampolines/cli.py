@@ -1,4 +1,4 @@
-"""`pybpf trampolines`: the trampolines the kernel has, and what attaching would make of them."""
+"""`pybpf trampolines`: show the kernel's trampolines, and what attaching would do."""
 
 from __future__ import annotations
 
@@ -20,60 +20,62 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "page"]
 
-# Each mechanism has a price. Importing the mechanisms for --help would take 20 ms.
+# Each mechanism has a price, so these are their names. Importing them would take 20 ms.
 _MECHANISMS = tuple(OWN_OPS.prices)
 
-_OBJECT = Example("vfs_read --object trace.bpf.o", "the same for a program of yours")
+_OBJECT = Example("vfs_read --object trace.bpf.o", "the same for your own program")
 _ABOUT = About(
-    "BPF trampolines: those there are, and those to come",
+    "BPF trampolines: existing ones, and plans for more",
     """\
 FUNC is the name of a kernel function, MODULE:NAME, or a glob such as 'vfs_*'. Needs root and
-a readable /proc/kallsyms; plan and why do not with --facts FILE, which asks a kernel whose
-facts were saved (features --save FILE).""",
+a readable /proc/kallsyms. plan and why do not need them with --facts FILE, which uses the
+saved facts of a kernel (features --save FILE).""",
     (
-        Example("list", "functions traced through trampolines, and who traces them"),
+        Example("list", "functions traced through trampolines, and who traces each"),
         Example("plan 'fexit.multi/vfs_*'", "what attaching there would do, and what it costs"),
-        Example("why do_exit", "what can be attached to a function, and why something cannot"),
+        Example("why do_exit", "what can be attached to a function, and why not"),
     ),
     STATUSES,
 )
 _LIST = About(
     "traced functions, their programs, and who attached them",
     examples=(
-        Example("", "all of them"),
-        Example("'vfs_*' --classes", "some, and how few trampolines would do"),
+        Example("", "all traced functions"),
+        Example("'vfs_*' --classes", "some of them, and how few trampolines would do"),
     ),
     statuses=STATUSES,
 )
 _DUMP = About(
-    "one trampoline, instruction by instruction, each with its purpose",
-    examples=(Example("vfs_read", "the trampoline of a function that is traced now"),),
+    "instructions of one trampoline, each with its purpose",
+    examples=(Example("vfs_read", "the trampoline of a traced function"),),
     statuses=((0, "ok"), (1, "failed, or the function has no trampoline"), (2, "wrong arguments")),
 )
 _VERIFY = About(
     "comparison of the trampolines with the kernel's links",
-    examples=(Example("", "one line if all agree, else each finding"),),
+    examples=(Example("", "one line if all agree, or else each finding"),),
     statuses=((0, "all agree"), (1, "findings, or failed"), (2, "wrong arguments")),
 )
 _PLAN = About(
-    "what attaching a multi program would do: mechanisms, cost, skipped functions",
+    "what attaching a multi program would do: mechanisms, cost, and skipped functions",
     """\
-SECTION is KIND.multi[.s]/GLOB with KIND fentry, fexit or fsession. Without --object the plan
-is for a program that reads every argument and, after entry, the return value. Nothing is
+SECTION is KIND.multi[.s]/GLOB, where KIND is fentry, fexit or fsession. Without --object the
+plan is for a program that reads every argument and, after entry, the return value. Nothing is
 attached.""",
     (
-        Example("'fexit.multi/vfs_*'", "for all functions that match"),
-        Example("-v 'fentry.multi/mod:*'", "a whole module; names, reasons and listings"),
-        Example("--object trace.bpf.o --program on_exit", "for a program of yours"),
+        Example("'fexit.multi/vfs_*'", "a plan for all matching functions"),
+        Example(
+            "-v 'fentry.multi/mod:*'", "a plan for a whole module, with names, reasons and listings"
+        ),
+        Example("--object trace.bpf.o --program on_exit", "a plan for your own program"),
     ),
     ((0, "ok"), (1, "no function can be attached to, or failed"), (2, "wrong arguments")),
 )
 _WHY = About(
-    "what can be attached to a function, by which mechanism, and who is there",
+    "what can be attached to a function, by which mechanism, and who is attached now",
     """\
 Without --object the answer is for programs that read every argument and, after entry, the
 return value.""",
-    (Example("do_exit vfs_read", "two functions of the running kernel"), _OBJECT),
+    (Example("do_exit vfs_read", "answers for two functions of the running kernel"), _OBJECT),
     ((0, "ok"), (1, "a function was not found, or failed"), (2, "wrong arguments")),
 )
 
@@ -93,16 +95,20 @@ def _list_arguments(parser: Parser) -> None:
         "functions", nargs="*", metavar="FUNC", help="functions to list (default: all)"
     )
     parser.add_argument(
-        "--stale", action="store_true", help="also trampolines that a newer one has replaced"
+        "--stale",
+        action="store_true",
+        help="additional rows for trampolines that a newer one has replaced",
     )
     parser.add_argument(
-        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
+        "--classes",
+        action="store_true",
+        help="additional table of how few trampolines would do, and where",
     )
 
 
 def _dump_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "function", metavar="FUNC", help="a traced function, or a symbol bpf_trampoline_KEY"
+        "function", metavar="FUNC", help="traced function, or symbol bpf_trampoline_KEY"
     )
 
 
@@ -112,7 +118,7 @@ def _verify_arguments(parser: Parser) -> None:
         type=_seconds,
         default=10.0,
         metavar="S",
-        help="seconds that a disagreement must last to count as one (default: %(default)g)",
+        help="seconds that a disagreement must last to be reported (default: %(default)g)",
     )
 
 
@@ -124,7 +130,9 @@ def _program_arguments(parser: Parser) -> None:
         help="program of the object (default: its only multi program)",
     )
     parser.add_argument(
-        "--facts", metavar="FILE", help="saved facts of a kernel (default: the running one)"
+        "--facts",
+        metavar="FILE",
+        help="file with the saved facts of a kernel (default: the running kernel)",
     )
 
 
@@ -133,7 +141,7 @@ def _plan_arguments(parser: Parser) -> None:
         "section",
         nargs="?",
         metavar="SECTION",
-        help="kind and functions, e.g. 'fexit.multi/vfs_*'; with --object a glob alone will do",
+        help="kind and functions, e.g. 'fexit.multi/vfs_*'; with --object a glob is enough",
     )
     _program_arguments(parser)
     parser.add_argument(
@@ -141,20 +149,22 @@ def _plan_arguments(parser: Parser) -> None:
         default="auto",
         choices=["auto", *_MECHANISMS],
         metavar="NAME",
-        help="the only mechanism to use: "
+        help="mechanism to use: "
         + ", ".join(_MECHANISMS)
         + " (default: auto, the best for each function)",
     )
     parser.add_argument(
         "--prefer",
         choices=["overhead"],
-        help="what to keep low: overhead is the cost of each call (default: the cost to attach)",
+        help="cost to keep low: overhead, the cost of each call (default: the cost of attaching)",
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="also names, reasons and listings"
+        "-v", "--verbose", action="store_true", help="more detail: names, reasons and listings"
     )
     parser.add_argument(
-        "--classes", action="store_true", help="also how few trampolines would do, and for whom"
+        "--classes",
+        action="store_true",
+        help="additional table of how few trampolines would do, and where",
     )
 
 
@@ -163,7 +173,7 @@ def _why_arguments(parser: Parser) -> None:
     _program_arguments(parser)
 
 
-# What runs a command is imported only then: the planner is much for those who look at images.
+# Each command imports its module only when it runs: looking at images does not need the planner.
 
 
 def _list(args: argparse.Namespace, screen: Screen) -> int:
@@ -218,14 +228,14 @@ def _parser(prog: str) -> Parser:
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Return the command line as data."""
     return page_of(_parser(prog))
 
 
 def main(
     argv: Sequence[str] | None = None, prog: str = "trampolines.py", out: TextIO | None = None
 ) -> int:
-    """Run one command; the exit status."""
+    """Run one command and return the exit status."""
     args = _parser(prog).parse_args(argv)
     args.prog = prog
     try:
@@ -236,7 +246,7 @@ def main(
         return _fail(prog, f"{missing}: pip install {error.name}, or make setup in a checkout")
     except DeniedByPolicy as error:
         other = "vagrant/vm --kernel 6.12 -- python3 tools/trampolines.py ..."
-        also = " (plan and why: or --facts FILE)" if args.command in ("plan", "why") else ""
+        also = " (or, for plan and why, --facts FILE)" if args.command in ("plan", "why") else ""
         return _fail(prog, f"{explain(error)}; on another kernel, from a checkout: {other}{also}")
     except UsageError as error:
         return _fail(prog, explain(error), 2)

@@ -1,4 +1,4 @@
-"""`trampolines dump`: one image, instruction by instruction, each with its purpose."""
+"""`trampolines dump`: show one image, instruction by instruction, each with its purpose."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["dump", "dump_json", "dump_text", "find_image"]
 
-# Columns of a listing: offset, bytes, instruction, and what its comment is to have.
+# Widths of a listing: offset, bytes, instruction, and the least for its comment.
 _OFFSET, _BYTES, _TEXT, _COMMENT = 6, 23, 45, 26
 
 
 def dump(args: argparse.Namespace, screen: Screen) -> int:
-    """Run ``dump``: 1 if the function has no trampoline."""
+    """Run ``dump``. Return 1 if the function has no trampoline."""
     image = find_image(args.function)
     if image is None:
         text = f"{args.function} has no trampoline; see: {args.prog} list"
@@ -35,7 +35,7 @@ def dump(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def find_image(asked: str) -> TrampolineImage | None:
-    """Find the image of a function, or the one with that symbol."""
+    """Find the image of a function, or the image with that symbol."""
     from ...trampoline.image import image_of, images
 
     module, _, name = asked.rpartition(":")
@@ -45,7 +45,7 @@ def find_image(asked: str) -> TrampolineImage | None:
 
 
 def _listing(code: Sequence[Instruction], screen: Screen, comments: bool) -> None:
-    # The bytes give way where the terminal has no room for them and the comments.
+    # The bytes are left out if the terminal has no room for them and the comments.
     narrow = screen.width is not None and screen.width < _OFFSET + _BYTES + _TEXT + _COMMENT
     for insn in code:
         name, _, operands = insn.text.partition(" ")

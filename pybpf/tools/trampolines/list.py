@@ -1,4 +1,4 @@
-"""`trampolines list`: every traced function, its programs, and who attached them."""
+"""`trampolines list`: show every traced function, its programs, and who attached them."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _CLASSES = (
     Column("PROGRAMS", 8),
     Column("NAMES", 12, style="36"),
 )
-_NAMED = 8  # functions of a link or class that a table names
+_NAMED = 8  # most functions of a link or class that a table names
 
 
 class _Asked:
-    """Which functions a command line asks for: all, if it names none."""
+    """Match the functions that a command line asks for: all, if it names none."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._matcher = Matcher([parse_pattern(text) for text in patterns]) if patterns else None
@@ -64,7 +64,7 @@ class _Asked:
 
 
 def list_images(args: argparse.Namespace, screen: Screen) -> int:
-    """Run ``list``: every traced function with its programs and who attached them."""
+    """Run ``list``: show every traced function, its programs and who attached them."""
     from ... import Facts
     from ...trampoline.registry import image_classes, tracing
 
@@ -101,7 +101,7 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
     lost = _not_traced(args.functions, found, probes) if traced else []
     functions = many(len({image.key for image in traced}), "function")
     for name in lost:
-        text = f"{name}: not among the {functions} traced by trampoline, nor on a kprobe link"
+        text = f"{name}: not among the {functions} traced by trampoline, and not on a kprobe link"
         screen.show(Line(text, "33", 2))
     if probes:
         if found or lost or not traced:
@@ -112,11 +112,11 @@ def list_images(args: argparse.Namespace, screen: Screen) -> int:
         screen.show("")
         classes_table(classes, screen)
     if unsettled:
-        text = f"{many(unsettled, 'function')} did not agree with the links: still changing?"
+        text = f"{many(unsettled, 'function')} do not agree with the links, perhaps still changing"
         screen.show("", Line(f"{text} (see: verify)", "33", 0))
     if known.owners.hidden:
         who = many(known.owners.hidden, "process", "processes")
-        text = f"{who} could not be looked into: owners may be missing"
+        text = f"{who} could not be read, so owners may be missing"
         screen.show("", Line(text, "31", 0))
     return 0
 
@@ -131,7 +131,7 @@ def _not_traced(
 
 
 def _called(image: TrampolineImage) -> Iterator[ImageProgram]:
-    # Each program once: a session is called at both sides.
+    # Each program once. A session program is called on both sides.
     for one in image.programs:
         if not (one.call.kind == "fsession" and one.call.phase == "exit"):
             yield one
@@ -212,7 +212,7 @@ def _probe_json(one: Probed, known: Registry) -> dict[str, object]:
 
 
 def classes_table(found: Classes, screen: Screen) -> None:
-    """Classes as a table under one line that sums them up."""
+    """Print classes as a table under one line that sums them up."""
     screen.show(*class_lines(found))
     if found.classes:
         rows = []
@@ -225,5 +225,5 @@ def classes_table(found: Classes, screen: Screen) -> None:
 
 
 def class_lines(found: Classes) -> Iterable[Line]:
-    """What the classes come to."""
+    """Return a line with the summary of the classes."""
     yield Line(f"classes: {found.summary}", "1", 2)

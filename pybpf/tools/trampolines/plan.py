@@ -1,7 +1,7 @@
-"""`trampolines plan`: what attaching a multi program would do, and what `why` uses of it.
+"""`trampolines plan`: show what attaching a multi program would do. `why` uses parts of it.
 
-It works on the running kernel, or on facts that ``features --save`` wrote on
-another one; then it needs no privileges. Nothing is attached either way.
+It works on the running kernel. With facts that ``features --save`` wrote on
+another kernel, it needs no privileges. Nothing is attached in either case.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HOOKS = {f"{hook.value}.multi": hook for hook in Hook}
 
 
 def default_program(section: str) -> tuple[Template, str]:
-    """A program that reads every slot (and, past entry, the return value), and the glob.
+    """Make a program that reads every slot (and, after entry, the return value), and the glob.
 
     :param section: e.g. ``fexit.multi/vfs_*``
     :raises UsageError: if it is not a multi section
@@ -66,9 +66,9 @@ def default_program(section: str) -> tuple[Template, str]:
 
 
 def plan_json(made: Plan, *, classes: bool) -> dict[str, object]:
-    """`Plan.to_json` as a value.
+    """Return `Plan.to_json` as a value.
 
-    :param classes: also how few trampolines would do
+    :param classes: include how few trampolines would do
     """
     shown: dict[str, object] = json.loads(made.to_json())
     if classes:
@@ -77,7 +77,7 @@ def plan_json(made: Plan, *, classes: bool) -> dict[str, object]:
 
 
 def plan_lines(made: Plan, *, verbose: bool, prog: str) -> Iterator[Line]:
-    """Put a plan into text: the answer first, with `verbose` also names, reasons and listings.
+    """Put a plan into text: the answer first. `verbose` adds names, reasons and listings.
 
     :param prog: how the tool was called, for the hint at the end
     """
@@ -88,10 +88,10 @@ def plan_lines(made: Plan, *, verbose: bool, prog: str) -> Iterator[Line]:
         yield Line(text, "33" if counted else "36" if number < len(made.groups) else "", 4)
     total = made.cost.attach_s + made.cost.detach_s
     if total > SLOW_S:
-        yield Line(f"  this will take about {total:.0f} s on such a machine", "31", 4)
+        yield Line(f"  this will take about {total:.0f} s on a machine like this", "31", 4)
     if not verbose:
         if made.skipped:
-            yield Line(f"  -v names them, with hints; `{prog} why FUNC` explains one", "2", 4)
+            yield Line(f"  -v adds names and hints; `{prog} why FUNC` explains one", "2", 4)
         return
     if made.skipped:
         yield Line()
@@ -115,7 +115,7 @@ def plan_lines(made: Plan, *, verbose: bool, prog: str) -> Iterator[Line]:
 
 
 def show_plan(args: argparse.Namespace, screen: Screen) -> int:
-    """Run ``plan``: 1 if no function can be attached to.
+    """Run ``plan``. Return 1 if no function can be attached to.
 
     :raises UsageError: as `run_plan`
     """
@@ -134,12 +134,12 @@ def show_plan(args: argparse.Namespace, screen: Screen) -> int:
 def run_plan(args: argparse.Namespace) -> Plan:
     """Make the plan that the arguments ask for.
 
-    :raises UsageError: neither a multi section nor an object, a program that the object does not
-        have, a section that is not the program's, or no functions
+    :raises UsageError: no multi section and no object, a program that the object does not
+        have, a section that does not fit the program, or no functions
     :raises PlanError: nothing matches, or the program cannot be a multi program
     """
     if args.program and not args.object:
-        raise UsageError("--program names a program of --object FILE")
+        raise UsageError("--program needs --object FILE")
     facts = read_facts(args.facts)
     with ExitStack() as stack:
         if args.object:
@@ -157,16 +157,16 @@ def run_plan(args: argparse.Namespace) -> Plan:
             raise UsageError(
                 f"section {one.section!r} names no functions: give a glob as well, e.g. 'vfs_*'"
                 if args.object
-                else "no functions: write them after the slash, e.g. fexit.multi/vfs_*"
+                else "no functions given; write them after the slash, e.g. fexit.multi/vfs_*"
             )
         return plan(program, glob, facts, args.mechanism, prefer=args.prefer)
 
 
 def chosen_program(obj: Object, file: str, name: str | None) -> Program:
-    """The multi program of this name, or the only one.
+    """Find the multi program with this name, or the only one.
 
     :raises PlanError: there is no multi program
-    :raises UsageError: there is none of this name, or several and no name
+    :raises UsageError: none has this name, or there are several and no name was given
     """
     multis = {p.name: p for p in obj.programs.values() if p.is_multi}
     if not multis:
@@ -174,7 +174,7 @@ def chosen_program(obj: Object, file: str, name: str | None) -> Program:
     if name is None and len(multis) == 1:
         (name,) = multis
     if name not in multis:
-        what = "several multi programs: give --program"
+        what = "it has several multi programs; choose one with --program"
         if name is not None:
             one = obj.programs.get(name)
             what = f"no program {name!r}"
@@ -185,7 +185,7 @@ def chosen_program(obj: Object, file: str, name: str | None) -> Program:
 
 
 def _glob(program: Program, section: str | None) -> str:
-    # What SECTION says where the program has one of its own: a glob alone, or of the same kind.
+    # SECTION, if the program has its own section: a glob alone, or a section of the same kind.
     if section is None:
         return program.attach_to
     kind, slash, glob = section.lstrip("?").partition("/")
@@ -193,7 +193,7 @@ def _glob(program: Program, section: str | None) -> str:
         return section
     if kind != program.section.lstrip("?").partition("/")[0]:
         raise UsageError(
-            f"{section!r}, but program {program.name!r} is in section {program.section!r}: "
-            "give other functions as a glob alone"
+            f"{section!r} does not fit program {program.name!r} in section {program.section!r}; "
+            "to choose other functions, give only a glob"
         )
     return glob or program.attach_to

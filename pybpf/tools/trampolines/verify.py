@@ -1,4 +1,4 @@
-"""`trampolines verify`: compares the images with the kernel's links."""
+"""`trampolines verify`: compare the images with the kernel's links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["verify_images"]
 
 
 def verify_images(args: argparse.Namespace, screen: Screen) -> int:
-    """``verify``: do the images agree with the links? 1 if they do not."""
+    """Run ``verify``. Return 1 if the images do not agree with the links."""
     from ...trampoline.verify import survey
 
     with Waiting("comparing images with links", sys.stderr):

@@ -1,7 +1,7 @@
-"""`trampolines why`: what can be attached to a function, and who is there.
+"""`trampolines why`: show what can be attached to a function, and who is attached.
 
-Like `plan` it works on the running kernel or on saved facts; who is attached only
-the running kernel knows.
+Like `plan` it works on the running kernel or on saved facts. Only the running kernel
+knows who is attached.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["show_why", "why", "why_lines"]
 
 _YES = "yes"
-_UNSURE = "unknown: only the kernel can say whether a sleepable program may run on it"
+_UNSURE = "unknown: only the kernel can tell whether a sleepable program may run on it"
 
 
 def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[dict[str, object]]:
@@ -61,10 +61,10 @@ def _attached_to(target: Target, facts: Facts, known: Registry | None) -> list[d
 
 
 def _templates(args: argparse.Namespace, facts: Facts) -> dict[str, Template]:
-    # By section: the program that was named, or one that reads everything for each.
+    # By section: the named program, or for each section one that reads everything.
     if not args.object:
         if args.program:
-            raise UsageError("--program names a program of --object FILE")
+            raise UsageError("--program needs --object FILE")
         return {section: default_program(section)[0] for section in HOOKS}
     import pybpf
 
@@ -74,7 +74,7 @@ def _templates(args: argparse.Namespace, facts: Facts) -> dict[str, Template]:
 
 
 def why(args: argparse.Namespace) -> list[dict[str, object]]:
-    """Ask for each function: each hook and mechanism, possible or the reason; who is there.
+    """Find out for each function: each hook and mechanism with its answer, and who is attached.
 
     :raises UsageError: the object has no such multi program
     """
@@ -137,7 +137,7 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
-    """Put what `why` found into text."""
+    """Put the result of `why` into text."""
     for row in rows:
         if not row["found"]:
             yield Line(str(row.get("text") or f"{row['function']}: {row['reason']}"), "31", 2)
@@ -146,7 +146,7 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
         if row["slots"] is not None:
             slots = f"{many(int(str(row['slots'])), 'slot')}, returns {row['returns']}"
         programs = f"{row['occupied']} of {row['max_programs']} programs"
-        # One of several of this name is told by its address.
+        # If several functions have this name, the address tells them apart.
         where = "" if row.get("unique", True) else f" at {row['address']:#x}"
         yield Line(f"{row['function']}{where}: {slots}, {programs}", "1", 2)
         attached = row["attached"]
@@ -168,7 +168,7 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
 
 
 def _refusals(hooks: dict[str, dict[str, str]]) -> Iterator[str]:
-    # Each reason once, however many mechanisms and sections it is the reason for.
+    # Each reason once, however many mechanisms and sections share it.
     reasons: dict[str, dict[str, list[str]]] = {}  # reason -> mechanism -> sections
     for section, ways in hooks.items():
         for mechanism, said in ways.items():
@@ -186,7 +186,7 @@ def _refusals(hooks: dict[str, dict[str, str]]) -> Iterator[str]:
 
 
 def show_why(args: argparse.Namespace, screen: Screen) -> int:
-    """Run ``why``: 1 if a function was not found."""
+    """Run ``why``. Return 1 if a function was not found."""
     with Waiting("asking the kernel", sys.stderr):
         rows = why(args)
     if args.json:
