@@ -332,7 +332,7 @@ def link_update(
         attr.flags, attr.old_prog_fd = BPF_F_REPLACE, fileno(old_prog_fd)
     result = try_bpf(Cmd.BPF_LINK_UPDATE, attr)
     if result == -EPERM and old_prog_fd is not None:
-        hint = "the link does not run the given old program"
+        hint = "the link runs another program, not the given old one"
         raise BpfError(EPERM, "BPF_LINK_UPDATE", hint)
     if result < 0:
         raise error(-result, Cmd.BPF_LINK_UPDATE)

@@ -1,11 +1,11 @@
-"""Editing an instruction stream: replace, insert in front, keep everything pointing right.
+"""Edit an instruction stream: replace or insert instructions, and keep every jump right.
 
-Relative distances in BPF are counted in slots from the next slot, so changing
+Relative distances in BPF are counted in slots from the next slot. So changing
 the length of anything moves every jump, subprogram call and function reference
-that spans it, and the instruction offsets in func_info and line_info too. The
-editor first lays the new stream out (old slot -> new slot), then copies every
-untouched instruction with its distance measured anew. A jump to a replaced
-instruction lands on the first instruction of its replacement.
+across it, and also the instruction offsets in func_info and line_info. The
+editor first lays out the new stream (old slot -> new slot), then copies every
+untouched instruction with its new distance. A jump to a replaced
+instruction goes to the first instruction of its replacement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Code", "edit", "function_starts", "lead", "prepend"]
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A program's instructions with what .BTF.ext says about them.
+    """Hold a program's instructions with what .BTF.ext says about them.
 
     :param insns: one `Insn` per 8-byte slot; subprograms follow the main one
     :param func_info: (slot, BTF id of the FUNC) of each function, ascending
@@ -34,7 +34,7 @@ class Code:
 
 
 def _relative(insn: Insn) -> int | None:
-    # Distance in slots of anything that points at another instruction.
+    # Distance in slots, for anything that points at another instruction.
     if insn.is_subprog_call or (insn.is_ld_imm64 and insn.src == asm.PSEUDO_FUNC):
         return insn.imm
     return insn.jump_delta
@@ -49,7 +49,7 @@ def _with_relative(insn: Insn, delta: int) -> Insn:
 
 
 def function_starts(insns: Sequence[Insn]) -> list[int]:
-    """First slots of the main program and of everything called or referenced, ascending."""
+    """Find the first slots of the main program and of all called or referenced functions."""
     starts = {0}
     for slot, insn in enumerate(insns):
         if insn.is_subprog_call or (insn.is_ld_imm64 and insn.src == asm.PSEUDO_FUNC):
@@ -58,10 +58,10 @@ def function_starts(insns: Sequence[Insn]) -> list[int]:
 
 
 def edit(code: Code, replacements: Mapping[int, Sequence[Insn]]) -> tuple[Code, list[int]]:
-    """Put a sequence in the place of some instructions.
+    """Replace some instructions by sequences.
 
-    :param replacements: old slot -> instructions; a jump inside a sequence must stay
-        inside it or land right behind it. The slot of a 64-bit immediate stands for both.
+    :param replacements: old slot -> instructions. A jump inside a sequence must stay
+        inside it or go to the slot right after it. The slot of a 64-bit immediate stands for both.
     :returns: the new code, and the new slot of each old one (one more entry for the end)
     :raises ValueError: if a jump no longer fits in 16 bits
     """
@@ -103,14 +103,14 @@ def edit(code: Code, replacements: Mapping[int, Sequence[Insn]]) -> tuple[Code, 
     lines: list[tuple[int, int, int, int]] = []
     for slot, file_off, line_off, col in code.line_info:
         if lines and lines[-1][0] == places[slot]:
-            lines.pop()  # its instruction was removed: the later line holds
+            lines.pop()  # its instruction was removed, so the later line is right
         if places[slot] < len(out):
             lines.append((places[slot], file_off, line_off, col))
     return Code(tuple(out), funcs, tuple(lines)), places
 
 
 def prepend(code: Code, insns: Sequence[Insn], func_id: int | None) -> Code:
-    """Put a new main function in front; the old one becomes its subprogram.
+    """Add a new main function. The old one becomes its subprogram.
 
     :param func_id: BTF FUNC of the new function, None when there is no func_info
     """
@@ -121,9 +121,9 @@ def prepend(code: Code, insns: Sequence[Insn], func_id: int | None) -> Code:
 
 
 def lead(code: Code, insns: Sequence[Insn]) -> Code:
-    """Put instructions in front of the main function, which begins with them from now on.
+    """Insert instructions at the start of the main function.
 
-    Jumps back to its first instruction do not run them again.
+    Jumps back to its former first instruction do not run them again.
     """
     out = _shifted(code, insns)
     funcs = tuple((slot if slot > len(insns) else 0, type_id) for slot, type_id in out.func_info)
@@ -131,7 +131,7 @@ def lead(code: Code, insns: Sequence[Insn]) -> Code:
 
 
 def _shifted(code: Code, insns: Sequence[Insn]) -> Code:
-    # Instructions in front of all functions, under the first source line.
+    # Puts instructions before all functions, under the first source line.
     shift = len(insns)
     funcs = tuple((slot + shift, type_id) for slot, type_id in code.func_info)
     lines = tuple((slot + shift, file, line, col) for slot, file, line, col in code.line_info)

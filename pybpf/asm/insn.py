@@ -3,8 +3,8 @@
 A stream is a sequence of 8-byte slots (``struct bpf_insn``, UAPI
 include/uapi/linux/bpf.h): code u8, dst 4 bits, src 4 bits, off s16, imm s32,
 little-endian. A 64-bit immediate load takes two slots and stays two `Insn`
-here, the second with code 0, so an index into the list is the index the
-verifier and .BTF.ext use and jump offsets need no translation.
+here, the second with code 0. So an index into the list is the index that the
+verifier and .BTF.ext use, and jump offsets need no translation.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Insn:
 
     @property
     def cls(self) -> int:
-        """Instruction class, e.g. ``opcodes.LDX``."""
+        """Return the instruction class, e.g. ``opcodes.LDX``."""
         return self.code & op.CLASS_MASK
 
     @property
@@ -93,12 +93,12 @@ class Insn:
 
     @property
     def is_call(self) -> bool:
-        """A helper, kfunc or subprogram call."""
+        """Return True for a helper, kfunc or subprogram call."""
         return self.code == op.JMP | op.CALL
 
     @property
     def is_subprog_call(self) -> bool:
-        """A call to another function of the same program (BPF_PSEUDO_CALL)."""
+        """Return True for a call to a function of the same program (BPF_PSEUDO_CALL)."""
         return self.code == op.JMP | op.CALL and self.src == PSEUDO_CALL
 
     @property
@@ -107,7 +107,7 @@ class Insn:
 
     @property
     def jump_delta(self) -> int | None:
-        """Slots from the next slot to the jump's target; None if this is no jump."""
+        """Return the slots from the next slot to the jump's target. None if this is not a jump."""
         if not self.is_jump_class:
             return None
         operation = self.code & op.OP_MASK
@@ -118,14 +118,14 @@ class Insn:
         return self.off
 
     def with_jump_delta(self, delta: int) -> Insn:
-        """The same jump with another distance, in slots."""
+        """Return the same jump with another distance, in slots."""
         if self.code & op.OP_MASK == op.JA and self.cls == op.JMP32:
             return Insn(self.code, self.dst, self.src, self.off, delta)
         return Insn(self.code, self.dst, self.src, delta, self.imm)
 
 
 def decode(data: bytes | bytearray | memoryview) -> list[Insn]:
-    """Instructions of a stream.
+    """Decode the instructions of a stream.
 
     :param data: whole slots, length in bytes a multiple of 8
     :raises ValueError: if the length is not a multiple of 8
@@ -139,7 +139,7 @@ def decode(data: bytes | bytearray | memoryview) -> list[Insn]:
 
 
 def encode(insns: Iterable[Insn]) -> bytes:
-    """The stream's bytes, 8 per instruction."""
+    """Encode instructions, 8 bytes each."""
     return b"".join(_SLOT.pack(i.code, i.src << 4 | i.dst, i.off, i.imm) for i in insns)
 
 

@@ -1,4 +1,4 @@
-"""Instructions as text, in the form ``llvm-objdump --mcpu=v4`` prints BPF.
+"""Print instructions as text, in the form that ``llvm-objdump --mcpu=v4`` prints BPF.
 
 Pure. `line` renders one instruction, `listing` a stream with slot numbers.
 """
@@ -129,7 +129,7 @@ def _unknown(insn: Insn) -> str:
 
 
 def line(insn: Insn, following: Insn | None = None) -> str:
-    """One instruction as text.
+    """Return one instruction as text.
 
     :param following: the next slot, needed to show the upper half of a 64-bit immediate
     """
@@ -161,7 +161,7 @@ def line(insn: Insn, following: Insn | None = None) -> str:
 def listing(
     insns: Sequence[Insn], note: Callable[[int], str | None] | None = None
 ) -> Iterator[str]:
-    """``SLOT: text`` lines; `note(slot)` may add a comment to a line."""
+    """Yield ``SLOT: text`` lines. `note(slot)` may add a comment to a line."""
     skip = False
     for slot, insn in enumerate(insns):
         if skip:

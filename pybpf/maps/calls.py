@@ -1,8 +1,8 @@
-"""Prepared element commands of one map: what all map operations stand on.
+"""Prepared element commands of one map. All map operations use them.
 
-Theory of operation. Single operations go through a pool of prepared `Element`s:
-popping one is atomic, so two threads never share a buffer, and one thread
-never builds more than one. `Calls` needs no more than an fd, a type and two `Field`s, so
+Theory of operation. Single operations go through a pool of prepared `Element`s.
+Popping one is atomic, so two threads never share a buffer, and one thread
+never builds more than one. `Calls` needs only an fd, a type and two `Field`s, so
 `Map` (typed keys and values) and `Map.raw` (bytes) share all that is built on it.
 """
 
@@ -20,13 +20,13 @@ from .fields import Field
 
 __all__ = ["MISSING", "NO_SUCH_COMMAND", "Calls"]
 
-#: What a kernel answers that lacks a command, for this type of map or at all.
+#: Answers of a kernel that lacks a command, for this type of map or entirely.
 NO_SUCH_COMMAND = frozenset({ENOTSUPP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 MISSING: Any = object()
 
 
 class Calls:
-    """One map's fd, fields and pool of prepared commands."""
+    """Hold one map's fd, fields and pool of prepared commands."""
 
     def __init__(self, name: str, kind: int, max_entries: int, key: Field, value: Field) -> None:
         self._name = name
@@ -42,10 +42,10 @@ class Calls:
         self._value_at, self._convert_value = value.at, value.convert
         self._decode = value.decode
 
-    # -- what the owner provides --------------------------------------------
+    # -- provided by the subclass -------------------------------------------
 
     def fileno(self) -> int:
-        """The map's fd.
+        """Return the map's fd.
 
         :raises BpfError: EBADF if there is none (not created yet, or closed)
         """
@@ -64,7 +64,7 @@ class Calls:
         try:
             element.typed_key[self._key_at] = key if convert is None else convert(key)
         except Exception:
-            # The slow form takes more kinds of keys and explains what it refuses.
+            # The slow form accepts more kinds of keys and explains what it refuses.
             element.key[:] = self._key.encode(key)
 
     def _fill_value(self, element: Element, value: Any) -> None:
@@ -97,7 +97,7 @@ class Calls:
         flags: int = 0,
         result: Callable[[Element], None] | None = None,
     ) -> int:
-        # Runs one prepared command; 0 or ENOENT, anything else raises.
+        # Runs one prepared command. Returns 0 or ENOENT, and raises on anything else.
         pool = self._pool
         try:
             element = pool.pop()

@@ -1,11 +1,11 @@
 """`Map`: one BPF map, from its blueprint to its closing.
 
-Theory of operation. Before it is created a map is a set of parameters that may
+Theory of operation. Before it is created, a map is a set of parameters that may
 still be changed (``max_entries``, sizes, flags, the initial contents of a data
-section). `create`, `reuse_fd` or a ``from_*`` constructor gives it an fd; from then on the
-parameters are fixed, and the mapping operations of `Entries` work. Keys
-and values are typed from BTF where the blueprint has types of the right size;
-array indices and file descriptors are ints anyway; everything else is `bytes`.
+section). `create`, `reuse_fd` or a ``from_*`` constructor gives it an fd. From then on the
+parameters are fixed and the mapping operations of `Entries` work. Keys
+and values are typed from BTF if the blueprint has types of the right size.
+Array indices and file descriptors are always ints. Everything else is `bytes`.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _SETTABLE = frozenset(
 
 
 class Map(Entries):
-    """One BPF map; a mutable mapping over typed keys and values once created.
+    """Handle one BPF map: a mutable mapping over typed keys and values, once created.
 
     :param spec: what to create
-    :param btf: where `spec`'s type ids live; None leaves keys and values untyped
+    :param btf: BTF with the types that `spec` refers to; None leaves keys and values untyped
 
     ``raw`` is the same mapping over `bytes`. A map owns its fd (and its memory
     mapping): `close` it or use it as a context manager.
@@ -68,19 +68,19 @@ class Map(Entries):
         self._fd: Fd | None = None
         self.spec = spec
         self.btf = btf
-        #: Name in the object file; the kernel's own is in `info`.
+        #: Name in the object file. The kernel's own name is in `info`.
         self.name = spec.name
         for setting in _SETTABLE:
             setattr(self, setting, getattr(spec, setting))
-        #: Contents a data section's map starts with, to be edited before it is created.
+        #: Initial contents of a data section's map. They may be edited before it is created.
         self.initial: bytearray | None = None
         if spec.data:
             self.initial = bytearray(spec.initial or bytes(spec.value_size))
         elif spec.data_section:
             self.initial = bytearray(spec.initial or b"")
-        #: Where it is pinned, or None.
+        #: Path where it is pinned, or None.
         self.pin_path: str | None = None
-        #: errno of the kernel's refusal of the map's BTF types, 0 if it took them.
+        #: errno if the kernel refused the map's BTF types, 0 if it accepted them.
         self.btf_refused = 0
         #: Members of a struct_ops map, to be changed before it is loaded; None for other maps.
         self.struct_ops: StructOps | None = None
@@ -99,7 +99,7 @@ class Map(Entries):
             raise AttributeError(f"map {self.name!r} exists: its {name} can no longer be changed")
         super().__setattr__(name, value)
 
-    # -- coming into being ---------------------------------------------------
+    # -- creation --------------------------------------------------------------
 
     @classmethod
     def create_new(
@@ -141,9 +141,9 @@ class Map(Entries):
 
     @classmethod
     def from_fd(cls, fd: int | Fd, *, btf: Btf | None = None) -> Map:
-        """Stand for a map that exists; `fd` is duplicated and stays the caller's.
+        """Use a map that already exists. `fd` is duplicated and still belongs to the caller.
 
-        :param btf: where the types of keys and values are; None asks the kernel for the BTF
+        :param btf: BTF with the types of keys and values; None asks the kernel for the BTF
             that the map was made with. Without either, keys and values are `bytes`
         """
         from ..obj.spec import MapSpec
@@ -202,19 +202,19 @@ class Map(Entries):
         btf_vmlinux_value_type_id: int = 0,
         value_type_btf_obj_fd: int = 0,
     ) -> None:
-        """Create the map in the kernel, fill a data section's, freeze a read-only one.
+        """Create the map in the kernel. Fill it if it is a data section's, freeze it if read-only.
 
-        :param name: the kernel's name for it; None takes the blueprint's. Cut to 15
-            characters, what the kernel does not allow becomes "_"
-        :param btf_fd: of the object's BTF; if the kernel refuses the map with its BTF types, it
-            is created without them and the errno kept in `btf_refused`
+        :param name: the kernel's name for it; None takes the blueprint's. It is cut to 15
+            characters, and characters that the kernel does not allow become "_"
+        :param btf_fd: descriptor of the object's BTF; if the kernel refuses the map with its BTF
+            types, it is created without them and the errno is kept in `btf_refused`
         :param inner: pattern for the maps in a map of maps; None makes one from the blueprint
         :param btf_vmlinux_value_type_id: of a struct_ops map: the kernel's value struct
         :param value_type_btf_obj_fd: of the module's BTF that has it, 0 for the kernel's own
         :raises BpfError: the kernel refuses; its hint names the likely reason
         """
         if self._fd is not None:
-            raise BpfError(errno.EEXIST, f"map {self.name!r}", "the map exists already")
+            raise BpfError(errno.EEXIST, f"map {self.name!r}", "the map already exists")
         pattern: Map | None = None
         if inner is None and self.type in OUTER and self.spec.inner is not None:
             inner = pattern = self.new_inner(btf_fd=btf_fd)
@@ -306,16 +306,16 @@ class Map(Entries):
                     memory[: len(data)] = data
             return
         assert self.initial is not None
-        # A new map is all zeros.
+        # A new map contains only zeros.
         if self.initial.strip(b"\0"):
             self.raw[bytes(4)] = bytes(self.initial)
         if self.spec.data in ("rodata", "kconfig"):
             self.freeze()
 
     def new_inner(self, *, name: str | None = None, btf_fd: int = 0) -> Map:
-        """Create a map as the blueprint of this map of maps describes its inner maps.
+        """Create an inner map as the blueprint of this map of maps describes it.
 
-        The caller owns it; ``outer[key] = inner`` stores it.
+        The caller owns it. ``outer[key] = inner`` stores it.
         """
         if self.spec.inner is None:
             raise BpfError(errno.EINVAL, f"map {self.name!r}", "it has no inner map description")
@@ -324,12 +324,12 @@ class Map(Entries):
         return inner
 
     def reuse_fd(self, fd: int | Fd) -> None:
-        """Stand for a map that exists instead of creating one.
+        """Use a map that already exists instead of creating one.
 
-        :param fd: is duplicated and stays the caller's
+        :param fd: is duplicated and still belongs to the caller
         """
         if self._fd is not None:
-            raise BpfError(errno.EEXIST, f"map {self.name!r}", "the map exists already")
+            raise BpfError(errno.EEXIST, f"map {self.name!r}", "the map already exists")
         number = fd if isinstance(fd, int) else fd.fileno()
         info = bpf.map_info(number)
         self.type = info.type
@@ -362,9 +362,9 @@ class Map(Entries):
 
     @property
     def raw(self) -> Entries:
-        """The same mapping over `bytes`.
+        """Return the same mapping over `bytes`.
 
-        A per-CPU value is the values of all possible CPUs, each padded to 8 bytes.
+        A per-CPU value holds the values of all possible CPUs, each padded to 8 bytes.
         """
         if self._raw is None:
             self.fileno()
@@ -373,14 +373,14 @@ class Map(Entries):
 
     @property
     def type_name(self) -> str:
-        """Its type in a word: ``hash``, ``ringbuf``..."""
+        """Return its type as a word: ``hash``, ``ringbuf``..."""
         return uapi_word(MapType, "BPF_MAP_TYPE_", self.type)
 
     # -- life ----------------------------------------------------------------
 
     @property
     def fd(self) -> Fd:
-        """The map's fd, owned by this object.
+        """Return the map's fd, owned by this object.
 
         :raises BpfError: EBADF before creation and after `close`
         """
@@ -394,16 +394,16 @@ class Map(Entries):
 
     @property
     def created(self) -> bool:
-        """There is an fd."""
+        """Return True if it has an fd."""
         return self._fd is not None
 
     @property
     def closed(self) -> bool:
-        """There was an fd and it was closed."""
+        """Return True if its fd was closed."""
         return self._closed
 
     def close(self) -> None:
-        """Give the fd and the memory mapping back; idempotent.
+        """Close the fd and the memory mapping. Closing again does nothing.
 
         The kernel keeps the map while programs, other fds or a pin use it.
         """
@@ -420,7 +420,7 @@ class Map(Entries):
     def _unmap(self) -> None:
         memory, self._memory = self._memory, None
         if memory is not None:
-            # With a view still around it is unmapped when that goes.
+            # If a view still exists, the memory is unmapped when it goes.
             with contextlib.suppress(BufferError):
                 memory.close()
 
@@ -438,7 +438,7 @@ class Map(Entries):
     # -- the map as a whole --------------------------------------------------
 
     def info(self) -> Any:
-        """``struct bpf_map_info``: id, kernel name, sizes, flags."""
+        """Return ``struct bpf_map_info``: id, kernel name, sizes, flags."""
         return bpf.map_info(self.fileno())
 
     def attach(self) -> Link:
@@ -464,9 +464,9 @@ class Map(Entries):
         return self.struct_ops_value
 
     def freeze(self) -> None:
-        """Make the map read-only for user space, for good (BPF_MAP_FREEZE).
+        """Make the map read-only for user space, permanently (BPF_MAP_FREEZE).
 
-        :raises BpfError: EBUSY while a view from `memory` is around: it could be written through
+        :raises BpfError: EBUSY while a view from `memory` exists, because it could be written
         """
         self._unmap()
         bpf.map_freeze(self.fileno())
@@ -484,7 +484,7 @@ class Map(Entries):
         self.pin_path = None
 
     def differences(self, fd: int | Fd) -> list[str]:
-        """What keeps the map behind `fd` from standing in for this blueprint.
+        """List the differences that keep the map behind `fd` from replacing this blueprint.
 
         :returns: one text per parameter that differs; [] if `reuse_fd` may be used
         """
@@ -515,8 +515,8 @@ class Map(Entries):
     def memory(self) -> memoryview:
         """Map the values of an array with ``BPF_F_MMAPABLE``, or an arena, as programs see them.
 
-        Element `i` starts at ``i`` times the value size rounded up to 8 bytes. Read-only
-        for maps that user space may not write. The mapping lives until `close`.
+        Element `i` starts at ``i`` times the value size rounded up to 8 bytes. The view is
+        read-only if user space may not write to the map. It is valid until `close`.
 
         :raises BpfError: the map cannot be mapped
         """
@@ -550,7 +550,7 @@ class Map(Entries):
 
 
 class _Raw(Entries):
-    # The bytes side of a map; shares its fd.
+    # The same map over bytes. It shares the fd.
 
     def __init__(self, owner: Map, key_size: int, value_size: int) -> None:
         self._owner = owner
@@ -570,7 +570,7 @@ class _Raw(Entries):
 
 
 def _types_of(info: bpf.MapInfo) -> Btf | None:
-    # The BTF that a map was made with; None if it has none, or if it may not be read.
+    # Returns the BTF that a map was made with. None if it has none or we may not read it.
     from ..kernel import btf as kernel_btf
 
     try:

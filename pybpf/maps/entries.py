@@ -30,16 +30,16 @@ _END: Any = object()
 
 
 class Entries(Walk, MutableMapping[Any, Any]):
-    """A mutable mapping over the entries of one map.
+    """Access the entries of one map as a mutable mapping.
 
-    Unlike a dict it is always true, equal only to itself and hashable: it is
-    a handle on something shared that BPF programs change at any time.
+    Unlike a dict it is always true, equal only to itself, and hashable. It is
+    a handle to shared data that BPF programs may change at any time.
     """
 
     # -- one entry -----------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
-        # `_fill_key` and `_run` spelled out: this is the hottest path of all.
+        # `_fill_key` and `_run` written out here: this is the hottest path of all.
         pool = self._pool
         try:
             element = pool.pop()
@@ -92,10 +92,10 @@ class Entries(Walk, MutableMapping[Any, Any]):
                 return self._run("lookup", "lookup", value=key) == 0
             return self._run("lookup", "lookup", key) == 0
         except (TypeError, ValueError):
-            return False  # cannot be a key of this map, as for a dict of another type
+            return False  # such a value cannot be a key of this map
 
     def lookup(self, key: Any, default: Any = None, *, flags: int = 0) -> Any:
-        """The value at `key`, or `default`.
+        """Return the value at `key`, or `default`.
 
         :param flags: such as ``BPF_F_LOCK``
         """
@@ -108,14 +108,14 @@ class Entries(Walk, MutableMapping[Any, Any]):
 
         :param flags: ``BPF_ANY`` 0, ``BPF_NOEXIST`` 1 (create only), ``BPF_EXIST`` 2 (replace
             only), ``BPF_F_LOCK`` 4
-        :raises KeyError: ``BPF_EXIST`` and there is none
-        :raises BpfError: EEXIST for ``BPF_NOEXIST`` and there is one
+        :raises KeyError: with ``BPF_EXIST`` if there is no such entry
+        :raises BpfError: EEXIST with ``BPF_NOEXIST`` if there is such an entry
         """
         if self._run("update", "update", key, value, flags) == errno.ENOENT:
             raise KeyError(key)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        """The value at `key`, written as `default` first if there was none; atomic."""
+        """Return the value at `key`. If there is none, first write `default`. Atomic."""
         try:
             self.put(key, default, flags=ElemFlag.BPF_NOEXIST)
         except BpfError as err:
@@ -124,12 +124,12 @@ class Entries(Walk, MutableMapping[Any, Any]):
         return self[key]
 
     def pop(self, key: Any = MISSING, default: Any = MISSING) -> Any:
-        """Take an entry out of the map.
+        """Remove an entry from the map and return its value.
 
-        Atomic where the kernel has lookup-and-delete for the map (hashes since
-        5.14), a lookup and a deletion elsewhere. Queues and stacks have no key.
+        This is atomic if the kernel has lookup-and-delete for the map (hashes since
+        5.14), otherwise a lookup and a deletion. Queues and stacks have no key.
 
-        :raises KeyError: there is none, and no `default`
+        :raises KeyError: there is no such entry, and no `default`
         :raises IndexError: the queue or stack is empty, and there is no `default`
         """
         out: list[Any] = []
@@ -161,9 +161,9 @@ class Entries(Walk, MutableMapping[Any, Any]):
         self._run("update", "push", value=value, flags=flags)
 
     def peek(self) -> Any:
-        """What `pop` of a queue or stack would give.
+        """Return what `pop` of a queue or stack would return.
 
-        :raises IndexError: it is empty
+        :raises IndexError: if it is empty
         """
         out: list[Any] = []
         self._run("lookup", "peek", result=self._decoded(out))
@@ -182,7 +182,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
         return memoryview(array("I", range(self._entries))).cast("B")
 
     def __len__(self) -> int:
-        """Number of entries; for anything but an array this walks the map."""
+        """Count the entries. For anything but an array this walks the map."""
         if self._kind in FULL_ARRAYS:
             return self._entries
         return sum(count for _, _, count in self.batches())
@@ -196,25 +196,25 @@ class Entries(Walk, MutableMapping[Any, Any]):
     __hash__ = object.__hash__
 
     def keys(self) -> Keys:
-        """The keys, as a view."""
+        """Return the keys, as a view."""
         return Keys(self)
 
     def values(self, batch: int | None = None) -> Values:
-        """The values, as a view.
+        """Return the values, as a view.
 
         :param batch: entries per system call; None picks a size
         """
         return Values(self, lambda: self._decoded_values(batch))
 
     def items(self, batch: int | None = None) -> Items:
-        """Keys and values, as a view.
+        """Return keys and values, as a view.
 
         :param batch: entries per system call; None picks a size
         """
         return Items(self, lambda: self._pairs(batch))
 
     def to_dict(self, batch: int | None = None) -> dict[Any, Any]:
-        """All entries, read with as few system calls as possible.
+        """Read all entries with as few system calls as possible.
 
         :param batch: entries per system call; None picks a size
         """
@@ -229,7 +229,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
         """Write many entries with as few system calls as possible.
 
         :param other: a mapping or pairs of key and value
-        :raises BpfError: an entry was refused; those before it are written
+        :raises BpfError: an entry was refused; the entries before it are written
         """
         if isinstance(other, Mapping) and not isinstance(other, Entries):
             keys, values = list(other), list(other.values())
@@ -256,17 +256,17 @@ class Entries(Walk, MutableMapping[Any, Any]):
             self[key] = value
 
     def update_packed(self, keys: Buffer, values: Buffer) -> None:
-        """Write entries that are packed as `batches` hands them out, with one system call.
+        """Write entries that are packed as `batches` yields them, with one system call.
 
-        :raises ValueError: the sizes do not fit the map and each other
-        :raises BpfError: an entry was refused, those before it are written; or the map
-            has no batches
+        :raises ValueError: the sizes do not fit the map or each other
+        :raises BpfError: an entry was refused (the entries before it are written), or the map
+            has no batch commands
         """
         count = len(keys) // (self._key.size or 1)
         if len(keys) != count * self._key.size or len(values) != count * self._value.size:
             raise ValueError(
                 f"{len(keys)} bytes of keys and {len(values)} of values given, "
-                f"an entry takes {self._key.size} and {self._value.size}"
+                f"but an entry takes {self._key.size} and {self._value.size}"
             )
         if count:
             _, code = self._write_packed(keys, values, count)
@@ -274,22 +274,22 @@ class Entries(Walk, MutableMapping[Any, Any]):
                 raise self._error("batch update", code)
 
     def _write_packed(self, keys: Buffer, values: Buffer, count: int) -> tuple[int, int]:
-        # Number written from the front, and the errno that stopped it or 0.
+        # Returns how many were written, and the errno that stopped it or 0.
         calls = Batch(self.fileno(), self._key.size, self._value.size, count)
         calls.keys[: len(keys)] = keys
         calls.values[: len(values)] = values
         calls.count = count
         if calls.update() >= 0:
             return count, 0
-        # `count` is only written by a kernel that knows the command and came to the entries.
+        # Only a kernel that knows the command and reached the entries writes `count`.
         return calls.count % count, last_errno()
 
     def delete(self, keys: Iterable[Any], *, missing_ok: bool = False) -> int:
         """Delete many entries with as few system calls as possible.
 
-        :param missing_ok: pass over keys that are not there
+        :param missing_ok: skip keys that do not exist
         :returns: how many were deleted
-        :raises KeyError: a key is not there; those before it are deleted
+        :raises KeyError: a key does not exist; the keys before it are deleted
         """
         rest = list(keys)
         deleted = 0
@@ -306,7 +306,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
         return deleted
 
     def _delete_some(self, keys: list[Any]) -> tuple[int, int]:
-        # Number deleted from the front, and the errno that stopped it or 0.
+        # Returns how many were deleted, and the errno that stopped it or 0.
         if len(keys) > 1:
             calls = Batch(self.fileno(), self._key.size, 0, len(keys))
             calls.keys[: len(keys) * self._key.size] = self._key.encode_all(keys)
@@ -318,11 +318,11 @@ class Entries(Walk, MutableMapping[Any, Any]):
         return (0, errno.ENOENT) if self._run("delete", "delete", keys[0]) else (1, 0)
 
     def drain(self, batch: int | None = None) -> Iterator[tuple[Any, Any]]:
-        """Take entries out of the map while iterating over them.
+        """Remove entries from the map while iterating over them.
 
         :param batch: entries per system call; None picks a size
 
-        What was taken and not yet asked for when the iteration ends early is lost.
+        If the iteration ends early, entries that were removed but not yet yielded are lost.
         """
         return self._pairs(batch, delete=True)
 
@@ -340,13 +340,13 @@ class Entries(Walk, MutableMapping[Any, Any]):
 
 
 class Keys(KeysView[Any]):
-    """Keys of a map."""
+    """View the keys of a map."""
 
     _mapping: Entries
 
 
 class Items(ItemsView[Any, Any]):
-    """Keys and values of a map, read in batches.
+    """View the keys and values of a map, read in batches.
 
     :param walk: starts a walk over the pairs
     """
@@ -360,7 +360,7 @@ class Items(ItemsView[Any, Any]):
 
 
 class Values(ValuesView[Any]):
-    """Values of a map, read in batches.
+    """View the values of a map, read in batches.
 
     :param walk: starts a walk over the values
     """

@@ -1,9 +1,9 @@
-"""How map keys and values turn into bytes and back.
+"""Convert map keys and values to bytes and back.
 
 A `Field` is one side of a map entry. Integers, the most common case, have
-their own class because they allow C-speed forms of everything (a struct's
-bound ``pack``, one ``memoryview.cast().tolist()`` for a whole batch); BTF types go
-through their codec; what has no type stays `bytes`.
+their own class because everything has a C-speed form for them (a struct's
+bound ``pack``, one ``memoryview.cast().tolist()`` for a whole batch). BTF types use
+their codec. What has no type stays `bytes`.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ Buffer = bytes | bytearray | memoryview
 
 def _exact(data: Buffer, size: int) -> bytes:
     if len(data) != size:
-        raise ValueError(f"{len(data)} bytes given, the map takes {size}")
+        raise ValueError(f"{len(data)} bytes given, but the map needs {size}")
     return bytes(data)
 
 
 class Field:
-    """One side of a map entry: bytes as they are.
+    """Convert one side of a map entry: bytes as they are.
 
-    Subclasses replace `encode`, `decode` and, where a batch can be done
-    faster than item by item, `decode_all`.
+    Subclasses replace `encode` and `decode`. If a batch can be done
+    faster than item by item, they also replace `decode_all`.
     """
 
     __slots__ = ("at", "convert", "decode", "size")
 
-    #: Bytes in the map's buffers.
+    #: Size in the map's buffers, in bytes.
     size: int
-    #: Value from a buffer prepared by `view`.
+    #: Returns the value from a buffer prepared by `view`.
     decode: Callable[[memoryview], Any]
-    #: The quick way to write: ``view[at] = convert(value)``, or ``= value`` if it is None. Does
-    #: for the usual type of value what `encode` does, raises anything for others.
+    #: The quick way to write: ``view[at] = convert(value)``, or ``= value`` if it is None. For
+    #: the usual type of value it does what `encode` does. It raises anything for others.
     at: Any
     convert: Callable[[Any], Buffer] | None
 
@@ -66,33 +66,34 @@ class Field:
         self.convert = None
 
     def view(self, buffer: memoryview) -> memoryview:
-        """The form of an element buffer that `decode` and `at` want, made once per buffer."""
+        """Return an element buffer in the form that `decode` and `at` need. Made once per
+        buffer."""
         return buffer
 
     def encode(self, value: Any) -> Buffer:
-        """Bytes of `value`, exactly `size` of them.
+        """Encode `value` in exactly `size` bytes.
 
-        :raises TypeError: for a value of a wrong type
-        :raises ValueError: for one of a wrong size or out of range
+        :raises TypeError: if the value has a wrong type
+        :raises ValueError: if it has a wrong size or is out of range
         """
         if isinstance(value, (bytes, bytearray, memoryview)):
             return _exact(value, self.size)
-        raise TypeError(f"{value!r} given, the map takes {self.size} bytes")
+        raise TypeError(f"{value!r} given, but the map needs {self.size} bytes")
 
     def decode_all(self, data: memoryview) -> Iterable[Any]:
-        """The values that lie one behind the other in `data`."""
+        """Decode the consecutive values in `data`."""
         if not self.size:
             return []
         return chain.from_iterable(struct.iter_unpack(f"={self.size}s", data))
 
     def encode_all(self, values: Sequence[Any]) -> Buffer:
-        """The bytes of `values`, one behind the other."""
+        """Encode `values`, one after the other."""
         return b"".join(map(self.encode, values))
 
 
 class BytesField(Field):
-    """Keys or values without a type: read as `bytes`, written from `bytes` or from an
-    int, in native order, where 1, 2, 4 or 8 bytes are wanted.
+    """Convert keys or values without a type: read as `bytes`, written from `bytes`. If they have
+    1, 2, 4 or 8 bytes, they may also be written from an int, in native order.
     """
 
     __slots__ = ()
@@ -108,7 +109,7 @@ class BytesField(Field):
 
 
 class IntField(Field):
-    """Integers and enums of 1, 2, 4 or 8 bytes, in native order.
+    """Convert integers and enums of 1, 2, 4 or 8 bytes, in native order.
 
     :param size: bytes
     :param signed: two's complement
@@ -134,7 +135,7 @@ class IntField(Field):
                 return _exact(value, self.size)
             if hasattr(value, "__index__"):
                 raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
-            raise TypeError(f"{value!r} given, the map takes an int") from None
+            raise TypeError(f"{value!r} given, but the map needs an int") from None
 
     def decode_all(self, data: memoryview) -> Iterable[Any]:
         return data.cast(self._code).tolist()
@@ -147,7 +148,7 @@ class IntField(Field):
 
 
 class Codec(Protocol):
-    """`pybpf.btf.values.Codec`, as far as maps need it."""
+    """Describe `pybpf.btf.values.Codec`, as far as maps need it."""
 
     @property
     def size(self) -> int: ...
@@ -160,7 +161,7 @@ class Codec(Protocol):
 
 
 class CodecField(Field):
-    """Structs, arrays and other BTF types."""
+    """Convert structs, arrays and other BTF types."""
 
     __slots__ = ("_codec",)
 
@@ -178,9 +179,9 @@ class CodecField(Field):
 
 
 class FdField(IntField):
-    """Kernel objects: written as a file descriptor, read back as the object's id.
+    """Convert kernel objects: written as a file descriptor, read back as the object's id.
 
-    Takes an int or anything with ``fileno()``: a `Program`, `Map`, `Fd` or file.
+    It accepts an int or anything with ``fileno()``: a `Program`, `Map`, `Fd` or file.
     """
 
     __slots__ = ()
@@ -194,9 +195,9 @@ class FdField(IntField):
 
 
 class LpmField(Field):
-    """Keys of an LPM trie (``struct bpf_lpm_trie_key``): ``(prefix length in bits, address)``.
+    """Convert LPM trie keys (``struct bpf_lpm_trie_key``): ``(prefix length in bits, address)``.
 
-    :param size: of the key in the map, bytes; the address takes `size` - 4
+    :param size: size of the key in the map, bytes; the address takes `size` - 4
     """
 
     __slots__ = ()
@@ -209,7 +210,7 @@ class LpmField(Field):
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int):
             bits, address = value
             if not 0 <= bits <= 8 * (self.size - 4):
-                raise ValueError(f"prefix length {bits} of {8 * (self.size - 4)} bits")
+                raise ValueError(f"prefix length {bits} exceeds {8 * (self.size - 4)} bits")
             return struct.pack("=I", bits) + _exact(address, self.size - 4)
         return super().encode(value)
 
@@ -222,9 +223,9 @@ class LpmField(Field):
 
 
 class StackField(Field):
-    """Values of a stack trace map: a tuple of addresses, innermost first.
+    """Convert values of a stack trace map: a tuple of addresses, innermost first.
 
-    :param size: of a value, bytes
+    :param size: size of a value, bytes
     :param build_id: the map has ``BPF_F_STACK_BUILD_ID``; items are
         ``(status, build id, offset or address)`` of ``struct bpf_stack_build_id``
     """
@@ -241,7 +242,7 @@ class StackField(Field):
             rows = struct.iter_unpack("=i20sQ", data)
             return tuple(row for row in rows if row[0])
         addresses: list[int] = data.cast("Q").tolist()
-        # Unused entries are zero; no return address is.
+        # Unused entries are zero. A return address never is.
         end = addresses.index(0) if 0 in addresses else len(addresses)
         return tuple(addresses[:end])
 
@@ -250,7 +251,7 @@ class StackField(Field):
 
 
 class PerCpuField(Field):
-    """One value for each possible CPU, each padded to 8 bytes.
+    """Convert one value for each possible CPU, each padded to 8 bytes.
 
     :param item: the value of one CPU
     :param cpus: number of possible CPUs

@@ -1,9 +1,9 @@
-"""Why the kernel refuses to create a map.
+"""Explain why the kernel refuses to create a map.
 
-BPF_MAP_CREATE answers EINVAL, E2BIG or ENOMEM without a word. `explain` compares the
-arguments with what ``map_alloc_check`` of each type asks (``kernel/bpf/*.c``) and
-names the likely culprit. It is consulted after a refusal only, so a kernel
-that learns to accept more is never held back.
+BPF_MAP_CREATE answers EINVAL, E2BIG or ENOMEM without an explanation. `explain` compares the
+arguments with what ``map_alloc_check`` of each type requires (``kernel/bpf/*.c``) and
+names the likely culprit. It is used only after a refusal, so it never stops a kernel
+that learns to accept more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RINGBUF = MapType.BPF_MAP_TYPE_RINGBUF
 BLOOM_FILTER = MapType.BPF_MAP_TYPE_BLOOM_FILTER
 USER_RINGBUF = MapType.BPF_MAP_TYPE_USER_RINGBUF
 
-# What a type is called in a message.
+# Names of types in messages.
 _NAMES: dict[int, str] = {
     QUEUE: "queue",
     STACK: "stack",
@@ -62,13 +62,13 @@ def explain(
     *,
     inner: bool = False,
 ) -> str:
-    """The likely reason for `error`, or "" if nothing looks wrong.
+    """Return the likely reason for `error`, or "" if nothing looks wrong.
 
     :param error: positive errno of BPF_MAP_CREATE
     :param inner: an inner map was given
     """
     if error == errno.ENOMEM:
-        return f"{max_entries} entries of {key_size} + {value_size} bytes do not fit into memory"
+        return f"{max_entries} entries of {key_size} + {value_size} bytes do not fit in memory"
     if error not in (errno.EINVAL, errno.E2BIG, errno.EPERM):
         return ""
     for wrong, text in _checks(map_type, key_size, value_size, max_entries, map_flags, inner):

@@ -1,4 +1,4 @@
-"""What the map types have in common, and which field each gets for key and value."""
+"""Choose the fields for key and value of each map type."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ T = MapType
 
 
 def key_field(kind: int, size: int, btf: Btf | None, type_id: int) -> Field:
-    """What keys of a map are.
+    """Choose the field for the keys of a map.
 
     :param size: bytes
-    :param type_id: in `btf`, 0 if not known
+    :param type_id: id in `btf`, 0 if not known
     """
     if kind in INDEXED and size == 4:
         return IntField(4)
@@ -47,11 +47,11 @@ def key_field(kind: int, size: int, btf: Btf | None, type_id: int) -> Field:
 
 
 def value_field(kind: int, size: int, flags: int, btf: Btf | None, type_id: int) -> Field:
-    """What values of a map are.
+    """Choose the field for the values of a map.
 
-    :param size: of one value (one CPU's), bytes
-    :param flags: of the map
-    :param type_id: in `btf`, 0 if not known
+    :param size: size of one value (one CPU's), bytes
+    :param flags: flags of the map
+    :param type_id: id in `btf`, 0 if not known
     """
     if kind in FD_VALUES and size == 4:
         return FdField()

@@ -11,22 +11,22 @@ __all__ = ["PerCpu", "possible_cpus"]
 
 
 def possible_cpus() -> int:
-    """Count the possible CPUs of this machine: the length of every `PerCpu` read here.
+    """Count the possible CPUs of this machine, which is the length of every `PerCpu` read here.
 
     The kernel copies ``num_possible_cpus()`` values in the order of the set bits, so holes in
     their numbers do not count.
 
     :raises BpfError: if sysfs is not mounted
-    :raises ObjectFormatError: if the kernel's list has another form
+    :raises ObjectFormatError: if the kernel's list is malformed
     """
     return len(cpus("possible"))
 
 
 class PerCpu(Sequence[Any]):
-    """The values of one per-CPU map entry, one for each possible CPU.
+    """Hold the values of one per-CPU map entry, one for each possible CPU.
 
-    Assigning a `PerCpu`, list or tuple of that length writes each CPU's own
-    value; assigning anything else writes the same value for every CPU.
+    Assigning a `PerCpu`, list or tuple of that length to an entry writes each CPU's own
+    value. Assigning anything else writes the same value for every CPU.
     """
 
     __slots__ = ("_values",)
@@ -61,12 +61,12 @@ class PerCpu(Sequence[Any]):
         return f"PerCpu({list(self._values)!r})"
 
     def sum(self, key: Callable[[Any], Any] | None = None) -> Any:
-        """The sum over all CPUs.
+        """Add the values of all CPUs.
 
-        :param key: takes the number out of a value, e.g. ``lambda v: v.packets``; without
-            it, arrays are added item by item and records member by member, where
-            members that are no numbers stay those of the first CPU
-        :raises TypeError: if the values are no numbers, arrays or records
+        :param key: takes the number out of a value, e.g. ``lambda v: v.packets``. Without
+            it, arrays are added item by item and records member by member. Members that
+            are not numbers keep the value of the first CPU.
+        :raises TypeError: if the values are not numbers, arrays or records
         """
         values = self._values if key is None else tuple(map(key, self._values))
         return _add(values)

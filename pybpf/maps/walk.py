@@ -1,9 +1,9 @@
-"""Walking a map: in batches where the kernel has them, else key by key.
+"""Walk a map: in batches if the kernel has them, otherwise key by key.
 
-Theory of operation. The batch commands take some 250 ns an entry instead of the
-4000 of a get_next_key and lookup pair. Whether a map has them is found by
-asking: ENOTSUPP (524), or EINVAL from kernels before 5.6, sends the walk down the
-per-key road, whose own errors are then the answer.
+Theory of operation. The batch commands take some 250 ns per entry. A pair of get_next_key
+and lookup takes 4000. Whether a map has batches is found by trying: ENOTSUPP (524), or EINVAL
+from kernels before 5.6, means that the walk goes key by key. The errors of that walk are
+then the answer.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .calls import NO_SUCH_COMMAND, Calls
 
 __all__ = ["BATCH_BYTES", "Walk"]
 
-#: Keys and values in one call, unless the caller says otherwise.
+#: Bytes of keys and values in one call, unless the caller says otherwise.
 BATCH_BYTES = 4 << 20
 
 
 class Walk(Calls):
-    """The whole-map reads."""
+    """Read whole maps."""
 
     def _keys_one_by_one(self) -> Iterator[bytes]:
-        # The next key is asked for before one is yielded, so it may be deleted meanwhile.
+        # The next key is read before one is yielded, so the yielded key may be deleted meanwhile.
         element = self._new_element()
         if element.first() < 0:
             if (code := last_errno()) != errno.ENOENT:
@@ -73,16 +73,16 @@ class Walk(Calls):
     def batches(
         self, batch: int | None = None, *, delete: bool = False
     ) -> Iterator[tuple[memoryview, memoryview, int]]:
-        """Keys and values as the kernel copies them, many at a time.
+        """Yield keys and values as the kernel copies them, many at a time.
 
         :param batch: entries per call; None picks a size
-        :param delete: take what is returned out of the map
-        :returns: packed keys, packed values (per-CPU values padded to 8 bytes,
-            for all possible CPUs), number of entries. The views die when the next is asked for.
+        :param delete: remove what is returned from the map
+        :returns: packed keys, packed values (per-CPU values padded to 8 bytes, for all possible
+            CPUs), number of entries. The views are valid until the next ones are requested.
         """
         size = self._chunk_size(batch)
         if self._kind == MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS:
-            # Its batch lookup gives up at the first empty slot.
+            # Batch lookup of such a map stops at the first empty slot.
             yield from self._singles(size, delete)
             return
         calls = Batch(self.fileno(), self._key.size, self._value.size, size)
@@ -102,7 +102,8 @@ class Walk(Calls):
             if failed and not started and code in NO_SUCH_COMMAND:
                 yield from self._singles(size, delete)
                 return
-            # ENOENT is the end; EINTR a walk that the map's changes cut short and that goes on.
+            # ENOENT is the end. EINTR: changes of the map cut the batch short, and the walk
+            # continues.
             if failed and code not in (errno.ENOENT, errno.EINTR):
                 raise self._error("batch lookup", code)
             started = True
@@ -123,7 +124,7 @@ class Walk(Calls):
             calls.advance()
 
     def _singles(self, size: int, delete: bool) -> Iterator[tuple[memoryview, memoryview, int]]:
-        # What `batches` gives, one key at a time.
+        # Yields what `batches` yields, one key at a time.
         walk = self._items_one_by_one()
         while rows := [(key, bytes(value)) for key, value in islice(walk, size)]:
             if delete:
@@ -137,7 +138,7 @@ class Walk(Calls):
 
     def _pairs(self, batch: int | None, delete: bool = False) -> Iterator[tuple[Any, Any]]:
         decode_keys, decode_values = self._key.decode_all, self._value.decode_all
-        # Decoding may be lazy: a batch is used up before the next one overwrites it.
+        # Decoding may be lazy. A batch is used up before the next one overwrites it.
         return chain.from_iterable(
             zip(decode_keys(keys), decode_values(values), strict=True)
             for keys, values, _ in self.batches(batch, delete=delete)

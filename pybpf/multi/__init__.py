@@ -1,4 +1,4 @@
-"""Multi programs: plans for many functions, rewritten code, attached as one."""
+"""Multi programs: plans for many functions, with code rewritten for them and attached as one."""
 
 from __future__ import annotations
 

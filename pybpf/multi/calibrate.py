@@ -1,10 +1,10 @@
-"""What attaching costs on the running kernel: measured, for the planner's cost table.
+"""Measure what attaching costs on the running kernel, for the planner's cost table.
 
-Each mechanism attaches a program that returns 0 and takes it away again; times
-are wall clock, minimum of a few rounds where a round is cheap. Mechanisms that
-take many functions in one link are measured with one function and with many,
-which tells the price of the link from the price of each function. What the
-kernel cannot do is left out.
+Each mechanism attaches a program that returns 0 and detaches it again. Times
+are wall clock, and the minimum of a few rounds if a round is cheap. Mechanisms with
+one link for many functions are measured with one function and with many.
+That separates the price of the link from the price of each function. A mechanism that the
+kernel does not have is left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Measured", "measure"]
 
 #: Functions that only BPF_PROG_TEST_RUN calls.
 TEST_FUNCTIONS = "bpf_fentry_test?"
-#: Where the many functions of one link are taken from: code of no urgency.
+#: Functions for a link of many functions: code that is not urgent.
 CROWD = ("ext4_*", "tcp_*", "ip6_*", "sk_*", "security_*", "btrfs_*", "xfs_*", "nfs*")
 _CROWD_SIZE = 200
 _ROUNDS = 3
@@ -45,10 +45,10 @@ _RETURN_0 = asm.encode([asm.mov(0, 0), asm.exit_()])
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one mechanism costs on one kernel; times in milliseconds.
+    """Hold what one mechanism costs on one kernel. Times are in milliseconds.
 
     :param mechanism: ``trampoline``, ``tracing_multi``, ``kprobe_multi``, ``kprobe``
-    :param functions: how many functions were attached to
+    :param functions: number of functions attached to
     :param load: verifying and compiling one program
     :param link: part of an attach that does not depend on the number of functions
     :param attach: per function
@@ -66,7 +66,7 @@ class Measured:
 
 
 def measure(facts: Facts) -> tuple[Measured, ...]:
-    """Costs of every mechanism the kernel has. Takes some seconds, most of them detaching.
+    """Measure every mechanism the kernel has. Takes some seconds, mostly for detaching.
 
     :raises BpfError: if something that the probes found possible fails
     :raises UnsupportedFeature: if the kernel has no functions to try it on
@@ -114,7 +114,7 @@ def _load_ms(load: Callable[[], Fd]) -> float:
 
 
 def _up_and_down(attach: Iterable[Callable[[], Fd]]) -> tuple[float, float]:
-    """Milliseconds to make all links, and to close them."""
+    """Measure the milliseconds to make all links, and to close them."""
     with ExitStack() as stack:
         start = time.perf_counter()
         for one in attach:
@@ -126,7 +126,7 @@ def _up_and_down(attach: Iterable[Callable[[], Fd]]) -> tuple[float, float]:
 
 
 def _each(mechanism: str, load: float, attach: Sequence[Callable[[], Fd]]) -> Measured:
-    """A mechanism with one link per function."""
+    """Measure a mechanism with one link per function."""
     up, down = _up_and_down(attach)
     return Measured(mechanism, len(attach), load, 0.0, up / len(attach), down / len(attach))
 
@@ -137,7 +137,7 @@ def _together(
     attach: Callable[[Sequence[Candidate]], Fd],
     crowd: Sequence[Candidate],
 ) -> Measured:
-    """A mechanism with one link for all functions: a straight line through two counts."""
+    """Measure a mechanism with one link for all functions: a straight line through two counts."""
 
     def best(count: int) -> tuple[float, float]:
         rounds = [_up_and_down([lambda: attach(crowd[:count])]) for _ in range(_ROUNDS)]

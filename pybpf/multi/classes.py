@@ -1,4 +1,4 @@
-"""What a plan attaches, as `pybpf.trampoline.classes` counts it."""
+"""List what a plan attaches, in the form that `pybpf.trampoline.classes` counts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _OF_SIDE = {Side.ENTRY: Kind.FENTRY, Side.EXIT: Kind.FEXIT, Side.SESSION: Kind.F
 
 
 def planned(plan: Plan, program: str = "") -> list[Attachment]:
-    """What a plan attaches by trampoline, in the order the engine does it: exit before entry.
+    """List what a plan attaches by trampoline, in the engine's order: exit before entry.
 
-    kprobe groups have no trampolines and give nothing.
+    kprobe groups have no trampolines and add nothing.
 
-    :param program: a name other than the plan's, for two programs that share one
+    :param program: a name instead of the plan's, for two programs that share one
     """
     out: list[Attachment] = []
     for group in plan.groups:

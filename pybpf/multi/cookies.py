@@ -1,9 +1,9 @@
 """Cookies: the values that bpf_get_attach_cookie gives, function by function.
 
-A caller gives one cookie for all functions, one for each that was named, or a function that
+A caller gives one cookie for all functions, one for each named function, or a function that
 computes it. Several functions may have one name: static functions, and functions of
-modules. A cookie for such a name goes to all of them, and people are told; a target or
-``NAME@ADDRESS`` means one of them.
+modules. A cookie for such a name goes to all of them, and a warning says so. A target or
+``NAME@ADDRESS`` means exactly one of them.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["Cookies", "cookie_function", "shared_cookies"]
 #: One for all, one per named function in order, by name or target, or computed.
 Cookies = int | Sequence[int] | Mapping[str, int] | Mapping[Target, int] | Callable[[Target], int]
 
-# Who is meant by a name: module (None: of any), function, address (None: whichever).
+# What a name means: module (None: any), function, address (None: any).
 _Who = tuple[str | None, str, int | None]
 
 
 class _Named:
-    # Cookies by name: a function from a target to its cookie, 0 for those nobody named.
+    # Cookies by name: a function from a target to its cookie, 0 for functions not named.
     def __init__(self, pairs: Iterable[tuple[Item, int]]) -> None:
         self.known: dict[_Who, int] = {}
         for item, cookie in pairs:
             if self.known.setdefault(_who(item), cookie) != cookie:
                 raise PlanError(f"{item!r} is named twice, with different cookies")
-        # A function named with its address may be elsewhere by now: its module was loaded anew.
+        # A function named with its address may have moved, because its module was reloaded.
         exact = [who for who in self.known if who[2] is not None]
         places = Counter((module, name) for module, name, _ in exact)
         self._only = {who[:2]: who for who in exact if places[who[:2]] == 1}
@@ -57,7 +57,7 @@ class _Named:
 def cookie_function(
     cookies: Cookies | None, asked: str | Sequence[Item]
 ) -> Callable[[Target], int] | None:
-    """Make a function from a target to its cookie; None where nobody asked for cookies.
+    """Make a function from a target to its cookie. None if no cookies were requested.
 
     :param asked: what the caller named, for a sequence of cookies
     :raises PlanError: if a cookie is for a glob, or does not belong to a function
@@ -70,12 +70,12 @@ def cookie_function(
     if isinstance(cookies, Mapping):
         return _Named(cookies.items())
     if isinstance(asked, str) or len(asked) != len(cookies):
-        raise PlanError("a sequence of cookies goes with as many functions, named one by one")
+        raise PlanError("a sequence of cookies needs as many functions, named one by one")
     return _Named(zip(asked, cookies, strict=True))
 
 
 def shared_cookies(cookies: Callable[[Target], int] | None, targets: Iterable[Target]) -> str:
-    """Say which functions share a cookie because they share the name it was given for.
+    """Say which functions share a cookie because they share the name that it was given for.
 
     :param cookies: what `cookie_function` made
     :returns: one line, "" if there are none
@@ -96,7 +96,7 @@ def shared_cookies(cookies: Callable[[Target], int] | None, targets: Iterable[Ta
     ]
     more = f", and {len(shared) - 3} more" if len(shared) > 3 else ""
     return (
-        f"functions of one name share a cookie: {'; '.join(said)}{more} "
+        f"functions with the same name share a cookie: {'; '.join(said)}{more} "
         "(a Target or NAME@ADDRESS tells them apart)"
     )
 

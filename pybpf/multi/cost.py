@@ -1,12 +1,12 @@
-"""What attaching costs: predicted set-up, tear-down and price per traced call.
+"""What attaching costs: predicted time to attach and detach, and price per traced call.
 
 The constants were measured on Debian's kernels in an emulated machine (QEMU 10,
-TCG, one vCPU): use them as ratios between mechanisms. ``tools/features.py
---calibrate`` measures the running kernel and prints a table to put in their
-place. Costs are linear in the number of functions, but for single kprobes: the
-kernel keeps the functions of all of them in one ftrace filter and copies it for
-each it adds (``ftrace_set_filter_ip()``), so each costs a little more than the
-one before. A prediction never falls when a function is added.
+TCG, one vCPU). Use them as ratios between mechanisms. ``tools/features.py
+--calibrate`` measures the running kernel and prints a table that can replace
+them. Costs are linear in the number of functions, except for single kprobes. The
+kernel keeps the functions of all single kprobes in one ftrace filter and copies it each
+time it adds one (``ftrace_set_filter_ip()``), so each costs a little more than the
+one before. Adding a function never lowers a prediction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MS_PER_INSN = 4e-6
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A prediction: seconds to attach and detach, instructions per traced call."""
+    """Predict a cost: seconds to attach and detach, instructions per traced call."""
 
     attach_s: float = 0.0
     detach_s: float = 0.0
@@ -45,16 +45,16 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Constants of one mechanism, one program at one side of a function.
+    """Hold the constants of one mechanism, for one program at one side of a function.
 
     :param setup_ms: milliseconds to load and attach, per function
     :param teardown_ms: milliseconds to detach, per function
-    :param fixed_ms: milliseconds per group, whatever its size
+    :param fixed_ms: milliseconds per group of any size
     :param entry_insns: instructions one traced call costs at entry
     :param exit_insns: the same at exit
     :param source: where the numbers come from
-    :param growth_us: microseconds that setting up a function takes longer for each function of
-        the group before it
+    :param growth_us: extra microseconds to set up a function, for each function that came before
+        it in the group
     """
 
     setup_ms: float
@@ -66,9 +66,9 @@ class Price:
     growth_us: float = 0.0
 
     def per_target_ms(self, sides: int) -> float:
-        """Set-up and tear-down of one function more, in ms.
+        """Return set-up and tear-down time of one more function, in ms.
 
-        :param sides: programs put on it: 1, or 2 for a pair at entry and exit
+        :param sides: programs attached to it: 1, or 2 for a pair at entry and exit
         """
         return sides * (self.setup_ms + self.teardown_ms)
 
@@ -90,12 +90,12 @@ class Price:
         )
 
     def insns(self, *, entry: bool, exit_: bool) -> int:
-        """Instructions per traced call for a program at those sides."""
+        """Return the instructions per traced call for a program at those sides."""
         return (self.entry_insns if entry else 0) + (self.exit_insns if exit_ else 0)
 
     def predict(self, count: int, *, sides: int, entry: bool, exit_: bool) -> Cost:
-        """Cost of one group of `count` functions."""
-        # Both sides of a function are one entry of the filter.
+        """Predict the cost of one group of `count` functions."""
+        # The two sides of a function are one entry of the filter.
         growth_ms = self.growth_us * count * (count - 1) / 2 / 1000
         return Cost(
             (self.fixed_ms + sides * count * self.setup_ms + growth_ms) / 1000,
@@ -106,7 +106,7 @@ class Price:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Prices of all mechanisms, by name, on one kind of kernel."""
+    """Hold the prices of all mechanisms, by name, on one kind of kernel."""
 
     name: str
     prices: Mapping[str, Price]
@@ -119,7 +119,7 @@ _RUNS = "measured on Debian {}, QEMU TCG, N=200"
 # The 2000th single kprobe took 21 ms of CPU to set up, the first 9, on Debian's 6.1 (QEMU TCG).
 _FILTER_US = 6
 
-#: Kernels where each trampoline has an ftrace_ops of its own: every detach waits
+#: Kernels where each trampoline has its own ftrace_ops. Every detach waits
 #: for two RCU-tasks grace periods (6.1 and 6.12).
 OWN_OPS = CostModel(
     "own-ops",

@@ -3,7 +3,7 @@
 Every kernel has its own lists and 6.1 has neither: it accepts a fentry program
 on ``__rcu_read_lock`` and hangs, and a fexit program on ``do_exit`` whose
 trampoline then never ends. So these lists are ours, a superset of every
-kernel's, and apply to every mechanism on every kernel. A pattern that matches
+kernel's. They apply to every mechanism on every kernel. A pattern that matches
 nothing on the running kernel costs nothing.
 """
 
@@ -18,9 +18,9 @@ __all__ = ["DENY", "NORETURN", "Denied", "denied", "never_returns", "risky"]
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """One rule of the deny list.
+    """Describe one rule of the deny list.
 
-    :param pattern: function name; a final ``*`` stands for any ending
+    :param pattern: function name; a final ``*`` matches any ending
     :param why: what goes wrong, in a few words
     :param source: where that is known from
     """
@@ -41,7 +41,7 @@ _RUNTIME = "called by every trampoline or program entry"
 _HANGS = "hangs 6.1 at once; left out on every kernel"
 _RECURSES = "runs inside the program's own entry or exit: recursion"
 
-#: Functions no program is put on.
+#: Functions that no program is attached to.
 DENY: tuple[Denied, ...] = (
     Denied("migrate_disable", _RUNTIME, _VERIFIER),
     Denied("migrate_enable", _RUNTIME, _VERIFIER),
@@ -70,8 +70,8 @@ DENY: tuple[Denied, ...] = (
     Denied("default_idle", "runs where RCU is not watching", _RETSNOOP),
 )
 
-#: Functions that never return: nothing at their exit ever runs, and a
-#: trampoline with an exit part would be left without the end of its call.
+#: Functions that never return. Nothing at their exit ever runs, and a
+#: trampoline with an exit part would never see the end of its call.
 #: Sources: kernel/bpf/verifier.c noreturn_deny of 6.12 and 7.3,
 #: tools/objtool/noreturns.h of 6.x, and the syscall wrappers around them.
 NORETURN: frozenset[str] = frozenset(
@@ -144,7 +144,7 @@ _EITHER = NORETURN | _EXACT.keys()
 
 
 def denied(name: str) -> Denied | None:
-    """The rule that forbids tracing `name`, or None."""
+    """Return the rule that forbids tracing `name`, or None."""
     rule = _EXACT.get(name)
     if rule is None and name.startswith(_PREFIXES):
         rule = next(r for r in _PREFIXED if r.matches(name))
@@ -152,7 +152,7 @@ def denied(name: str) -> Denied | None:
 
 
 def risky(names: Sequence[str]) -> set[str]:
-    """Those of which `denied` or `never_returns` has anything to say."""
+    """Return the names that `denied` or `never_returns` applies to."""
     found = set(_EITHER.intersection(names))
     text = "\n".join(["", *names, ""])  # one search of all names is cheaper than thousands
     for prefix in _PREFIXES:
@@ -165,5 +165,5 @@ def risky(names: Sequence[str]) -> set[str]:
 
 
 def never_returns(name: str) -> bool:
-    """True if exit programs must not be put on `name`."""
+    """Return True if exit programs must not be attached to `name`."""
     return name in NORETURN

@@ -1,30 +1,30 @@
-"""Running a plan: load the variants, make the links, undo everything on failure.
+"""Run a plan: load the variants, make the links, undo everything on failure.
 
-Theory of operation. A group becomes one loaded program and one link where the
-mechanism takes many functions (tracing_multi, kprobe.multi), and a program and
-a link per function where it does not (clones; single kprobes share a program).
-A many-function link is all or nothing in the kernel and does not say who was
-to blame, so a refused batch is split in halves until the guilty are alone;
-they are reported as refused and the rest stays attached. A function whose
-trampoline turns out to be full is planned again without trampolines. A function
-whose module went or was loaded anew while attaching is never left to a link made
-from what was read before (`ground`): it is looked up and planned again. Exit
+Theory of operation. If the mechanism has links for many functions (tracing_multi,
+kprobe.multi), a group becomes one loaded program and one link. Otherwise it becomes a
+program and a link per function (clones; single kprobes share a program).
+The kernel attaches a link of many functions as a whole or not at all, and does not say which
+function it refused. So a refused batch is split in halves until the refused functions are
+alone. They are reported as refused and the rest stays attached. A function whose
+trampoline turns out to be full is planned again without trampolines. If a function's
+module was unloaded or reloaded while attaching, the function is never left to a link made
+from old facts (`ground`): it is looked up and planned again. Exit
 programs are attached before entry programs and detached after them, so that no
-entry is seen without its exit. A function refused at one side of such a pair
-keeps nothing at the other.
+entry is seen without its exit. If a function is refused at one side of such a pair,
+nothing stays attached at its other side.
 
-Others may attach to the same functions, and detach from them, meanwhile. The
+Others may attach to the same functions and detach from them meanwhile. The
 kernel makes them wait for each other (a lock per trampoline, one for ftrace's
-hashes, and a loop where a live patch is changing the function:
-``bpf_trampoline_update()`` in kernel/bpf/trampoline.c). A trampoline that they
-filled meanwhile is met by planning the function again. Nothing else is tried
-twice: no other refusal is known to come from company alone.
+hashes, and a loop while a live patch changes the function:
+``bpf_trampoline_update()`` in kernel/bpf/trampoline.c). If others fill a trampoline
+meanwhile, the function is planned again. Nothing else is tried
+twice: no other refusal is known to be caused by other tracers alone.
 
-Everything made is pushed on one stack; an error or an interrupt closes it in
-reverse order. An interrupt is held back from the moment a link is asked for
-until it is on the stack (`held`), and while an unfinished attach is undone, so
-that no link is ever nobody's. Detaching thousands of clones takes minutes on
-6.x kernels, in the kernel: `MultiLink.detach` reports progress after each link
+Everything made is pushed on one stack. An error or an interrupt closes it in
+reverse order. An interrupt is delayed from the moment a link is requested
+until it is on the stack (`held`), and while an unfinished attach is undone. So
+every link always has an owner. Detaching thousands of clones takes minutes on
+6.x kernels, in the kernel. `MultiLink.detach` reports progress after each link
 and may be interrupted and called again.
 """
 
@@ -65,7 +65,7 @@ __all__ = ["attach"]
 _SLOTS_WITHOUT_STACK = 6
 
 
-# A call site lies this many bytes past the function's address at most: endbr64.
+# A call site is at most this many bytes after the function's address: endbr64.
 _ENDBR = 4
 
 
@@ -89,7 +89,7 @@ class _Engine:
         self.done = 0
         self.total = 0
         self._program: Fd | None = None
-        # Digests of variants that were only loadable as scalars: the next function is not tried.
+        # Digests of variants that loaded only as scalars. They are not tried for the next function.
         self._hopeless: set[str] = set()
 
     def cookie(self, target: Target) -> int:
@@ -103,11 +103,11 @@ class _Engine:
     def keep(
         self, link: links.Link, group: Group, part: Part, targets: Sequence[Target]
     ) -> Sequence[Target]:
-        """Keep a new link if it is where its targets are, else close it.
+        """Keep a new link if it is on its targets, otherwise close it.
 
-        To be called with interrupts held back.
+        Call it with interrupts held back.
 
-        :returns: the targets; fewer if the link was closed, and the others are refused
+        :returns: the targets; fewer if the link was closed and the others are refused
         """
         try:
             left = self.reached(group.mechanism, link, self.standing(targets))
@@ -121,7 +121,7 @@ class _Engine:
         return left
 
     def standing(self, targets: Sequence[Target]) -> Sequence[Target]:
-        """Those whose module is the one they were found in; the others are refused as stale."""
+        """Return the targets whose module has not changed. The others are refused as stale."""
         if self.ground is None:
             return targets
         modules = set(Targets.of(targets).modules)
@@ -138,7 +138,7 @@ class _Engine:
     def reached(
         self, mechanism: Mechanism, link: links.Link, targets: Sequence[Target]
     ) -> Sequence[Target]:
-        """Those that a link is on, where the kernel finds functions itself and tells which."""
+        """Return the targets a link is on, if the kernel finds functions itself and says which."""
         where = mechanism.places(link)
         if not where:
             return targets
@@ -164,7 +164,7 @@ class _Engine:
         why: Callable[[Target], Stale],
         targets: Sequence[Target],
     ) -> Sequence[Target]:
-        # The others; those that are lost are refused.
+        # Returns the others. The lost targets are refused.
         for target in lost:
             self.refuse(target, why(target))
         self.step(len(lost))
@@ -213,10 +213,10 @@ class _Engine:
         return tuple(t for t in targets if target_key(t) not in self.refused)
 
     def drop_halves(self, group: Group, first: int) -> Sequence[Target]:
-        """A function refused at one side of a pair keeps nothing at the other.
+        """Detach functions that were refused at one side of a pair from the other side.
 
-        Where a link holds many functions, all of the group's are closed: made again by
-        itself, the exit link would come after the entry link.
+        If a link holds many functions, all of the group's links are closed. If only the exit
+        link were made again, it would come after the entry link.
 
         :param first: number of the first link of the group
         :returns: functions to attach to again
@@ -242,7 +242,7 @@ class _Engine:
             program = self.load(group, part)
         except BpfError:
             if not self.standing(targets):
-                return  # the module went
+                return  # the module was unloaded
             raise
         pending = [targets]
         while pending:
@@ -275,7 +275,7 @@ class _Engine:
 
     def load(self, group: Group, part: Part) -> Fd:
         # A program that several functions share. Not in a `with`: an interrupt between its
-        # body and its end would pass the end over.
+        # body and its end would skip the end.
         with held():
             self._program = self._load(group, part, part.variant)
             return self._program
@@ -306,7 +306,7 @@ class _Engine:
     # -- a link for each function
 
     def alone(self, group: Group, part: Part, target: Target, program: Fd | None = None) -> None:
-        """Make one function's own link, or note why it has none.
+        """Make one function's own link, or record why it has none.
 
         :param program: the one that the functions share, None if each has its own
         """
@@ -323,7 +323,7 @@ class _Engine:
             raise
         except BpfError as error:
             if not self.standing([target]):
-                return  # whatever was said: its module went
+                return  # the error does not matter: its module was unloaded
             self.refuse(target, error)
         else:
             if not kept:
@@ -345,7 +345,7 @@ class _Engine:
             except VerifierError as error:
                 first = first or error
                 if is_sleep_refusal(error):
-                    break  # whatever is loaded
+                    break  # any loaded variant will do
                 continue
             if variant.scalars:
                 self._hopeless.add(part.variant.digest)
@@ -354,19 +354,19 @@ class _Engine:
         raise first
 
     def undo(self) -> None:
-        with held():  # until everything is undone; then the interrupt, if another came
+        with held():  # an interrupt waits until everything is undone
             self.link.detach()
             self.unload()
 
 
 def _files(group: Group) -> int:
-    # Open files that its links hold.
+    # Number of open files that its links hold.
     links_ = 1 if group.mechanism.shared else len(group.targets)
     return len(group.parts) * links_ * group.mechanism.files
 
 
 def _no_place(error: BpfError) -> bool:
-    # The trampoline is full or saves too few slots; E2BIG of the verifier is about the program.
+    # The trampoline is full or saves too few slots. E2BIG from the verifier blames the program.
     return error.errno in (errno.E2BIG, ENOTSUPP) and not isinstance(error, VerifierError)
 
 
@@ -381,7 +381,7 @@ def _said(target: Target, error: BpfError, template: Template) -> Skipped:
     reason = Reason.KERNEL_REFUSED
     if _no_place(error):
         reason = Reason.TRAMPOLINE_FULL if error.errno == errno.E2BIG else Reason.TOO_MANY_SLOTS
-    # A link of many functions does not say what was wrong with one.
+    # A link of many functions does not say what was wrong with a single one.
     unsure = template.sleepable and target.may_sleep is None and error.errno == errno.EINVAL
     hint = f"perhaps {NO_SLEEP[0]}" if unsure else ""
     return Skipped(target.name, target.module, reason, detail, hint)
@@ -397,18 +397,18 @@ def attach(
     ground: Stands | None = None,
     losses: Losses | None = None,
 ) -> MultiLink:
-    """Do what a plan says; what the kernel refuses one by one is skipped, not fatal.
+    """Carry out a plan. Functions that the kernel refuses one by one are skipped, not fatal.
 
     :param source: the programs of the object, which loads variants and makes guards
-    :param plan: made of `template` with `facts` and `options`
+    :param plan: made from `template` with `facts` and `options`
     :param cookies: target -> ``__u64`` for bpf_get_attach_cookie
-    :param ground: tells whether the modules of targets are still the same; None: they are
+    :param ground: tells whether the modules of targets are still the same; None: assume so
     :param losses: counts what the links miss
-    :raises PlanError: nothing could be attached; ``.skipped`` has the reasons
+    :raises PlanError: no function could be attached to; ``.skipped`` has the reasons
     :raises VerifierError: the program itself is at fault: the verifier refused a group's variant,
         or every function's clone
     :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
-    :raises BpfError: EMFILE if the links would be more than the process may have open; a soft
+    :raises BpfError: EMFILE if it needs more links than the process may have open; a soft
         limit (RLIMIT_NOFILE) that is too low is raised first
     """
     if options.planned is not None:
@@ -423,14 +423,14 @@ def attach(
             engine.undo()
             raise
     except BaseException:
-        engine.undo()  # an interrupt may come before the first has begun to hold them back
+        engine.undo()  # an interrupt may come before the first `held` begins
         raise
 
 
 def look_again(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> tuple[Skipped, ...]:
-    """Attach to functions whose module went or was loaded anew, as they are now.
+    """Attach to functions whose module was unloaded or reloaded, as they are now.
 
-    :returns: those that are gone, or cannot be attached to any more
+    :returns: functions that are gone, or cannot be attached to any more
     """
     nowhere: tuple[Skipped, ...] = ()
     for _ in range(ROUNDS):
@@ -452,7 +452,7 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
     engine.run(link.plan.groups)
     nowhere = look_again(engine, facts, options)
     # Full trampolines (E2BIG) and kernels without stack arguments (ENOTSUPP) are known
-    # only now: plan those functions again.
+    # only now. Plan those functions again.
     full = [t for t, e in engine.refused.values() if _no_place(e)]
     if full:
         again = [
@@ -472,7 +472,7 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
         nowhere += (*spill.skipped, *look_again(engine, facts, options))
     errors = [error for _, error in engine.refused.values()]
     if errors and not link and all(map(_blames_program, errors)):
-        raise errors[0]  # whoever asked needs the log
+        raise errors[0]  # the caller needs the log
     link.refused = (
         *nowhere,
         *(_said(target, error, engine.template) for target, error in engine.refused.values()),
@@ -483,7 +483,7 @@ def _run(engine: _Engine, facts: PlanFacts, options: AttachOptions) -> MultiLink
 
 
 def _blames_program(error: BpfError) -> bool:
-    # The verifier found a fault in the program, not in the function it is for.
+    # The verifier found a fault in the program, not in the function that it is for.
     return isinstance(error, VerifierError) and not is_sleep_refusal(error)
 
 

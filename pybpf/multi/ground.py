@@ -1,10 +1,10 @@
-"""What targets stand on: the modules as they were when addresses and BTF ids were read.
+"""The modules that targets depend on, as they were when addresses and BTF ids were read.
 
-Between reading an address and making a link, a module may go, or be loaded anew somewhere else,
-and its former memory may hold another module's functions. No look beforehand can rule that out.
-So the engine asks before each link and again after it: if the module is the same one both times,
-it was there all the while, and the link is where the address was read (`pybpf.kernel.modules`
-tells why). If not, the link is closed at once, and its functions are looked up anew.
+Between reading an address and making a link, a module may be unloaded, or reloaded elsewhere,
+and its old memory may hold another module's functions. No earlier check can rule that out.
+So the engine checks before each link and again after it. If the module is the same both times,
+it was there all the time, and the link is on the address that was read (`pybpf.kernel.modules`
+explains why). If not, the link is closed at once, and its functions are looked up again.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUNDS", "Ground", "Stale", "Stands"]
 
-#: So often functions of modules that come and go are looked up anew.
+#: Times that functions of modules that come and go are looked up again.
 ROUNDS = 4
 
 
 class Stale(BpfError):
-    """A function is no longer what was planned for: its module went, or it is elsewhere.
+    """Report that a function changed since it was planned: its module was unloaded, or it moved.
 
-    :param again: looking it up anew may help
+    :param again: looking it up again may help
     """
 
     def __init__(self, target: Target, reason: Reason, detail: str = "", *, again: bool) -> None:
@@ -44,20 +44,20 @@ class Stale(BpfError):
 
 
 class Stands(Protocol):
-    """What the engine asks about the modules of its targets."""
+    """Answer the engine's questions about the modules of its targets."""
 
     def lost(self, modules: Iterable[str]) -> set[str]:
-        """Modules of which what was read no longer holds; "" is the kernel itself."""
+        """Find the modules whose facts no longer hold. "" is the kernel itself."""
 
     def again(self, targets: Sequence[Target]) -> tuple[Sequence[Target], list[Skipped]]:
-        """Look functions up anew; those that are not there any more come with a reason."""
+        """Look functions up again. Functions that no longer exist come with a reason."""
 
 
 class Ground:
-    """The modules of the running kernel, at the moment that facts are of.
+    """Check the modules of the running kernel against the moment of the facts.
 
-    :param resolver: finds functions anew
-    :param facts: what the targets were found in
+    :param resolver: looks functions up again
+    :param facts: the facts that the targets were found in
     :param template: the program that is attached
     """
 
@@ -67,13 +67,13 @@ class Ground:
         self._template = template
 
     def lost(self, modules: Iterable[str]) -> set[str]:
-        """Find the modules of which what was read no longer holds."""
+        """Find the modules whose facts no longer hold."""
         return self._facts.loaded.lost(modules)
 
     def again(self, targets: Sequence[Target]) -> tuple[Sequence[Target], list[Skipped]]:
         """Look functions up in facts of this moment.
 
-        :returns: those that are there, with their addresses and BTF ids of now; and the others
+        :returns: functions that exist, with their present addresses and BTF ids, and the others
         """
         self._facts = self._facts.current()
         at_exit = self._template.hook is not Hook.ENTRY

@@ -1,22 +1,22 @@
-"""The recursion guard: many loaded copies of one program recurse no further than one would.
+"""The recursion guard: many loaded copies of one program recurse no more than one would.
 
-Theory of operation. A program that a helper call of its own runs again is
-stopped by the kernel: each loaded program has a flag per CPU, ``prog->active``.
+Theory of operation. If a program's own helper call runs the program again, the
+kernel stops that: each loaded program has a flag per CPU, ``prog->active``.
 A multi program that is loaded once per function (clones), or once per module or
-side, has as many flags, so its copies run inside one another's helper calls and
-the work grows exponentially: on Debian's 6.12 one map update with clones on the
+side, has as many flags. So its copies run inside one another's helper calls and
+the work grows exponentially. On Debian's 6.12 one map update with clones on the
 12 functions behind it ran them 471,114 times, and with 14 the machine was dead.
 
-So copies whose calls can reach traced functions (`callees`) get a flag of their
-own, one for all of them and for each CPU, taken before the body and released
+So copies whose calls can reach traced functions (`callees`) get their own
+flag, one for all of them and for each CPU. It is taken before the body and released
 after it. A copy that finds the flag taken counts a miss and returns 0, as the
-kernel does. The flag is one for all such programs of an object, whichever links
-they have: functions may be attached to one by one, and an entry and an exit
+kernel does. All such programs of an object share the flag, whichever links
+they have. Functions may be attached to one by one, and an entry and an exit
 program that share a ring buffer would wait for its lock inside one another (the
-exit of _raw_spin_lock_irqsave runs with the lock held; 6.x do not notice). That
-is the rule that the kernel has for kprobes, all of which share one flag.
+exit of _raw_spin_lock_irqsave runs with the lock held; 6.x do not notice). The
+kernel has the same rule for kprobes, which all share one flag.
 
-In front of the program::
+The guard puts this before the program::
 
     r9 = r1                               the context
     call bpf_get_smp_processor_id         denied to all tracing (`denylist`)
@@ -38,32 +38,32 @@ In front of the program::
     r9 = r1                               the flag's address, until the exit
     r1 = r2
 
-and before each exit of the main function ``*(u32 *)(r9 + 0x0) = 0x0``. r9
-stands for a callee-saved register that the main function does not use; where it
-uses them all, the address is computed again at the exit. Both forms take no
-stack, make no deeper calls and leave the context's type alone, so whatever the
-verifier accepts without the guard it accepts with it. Subprograms and callbacks
+and before each exit of the main function ``*(u32 *)(r9 + 0x0) = 0x0``. Here r9
+stands for any callee-saved register that the main function does not use. If it
+uses them all, the address is computed again at the exit. Both forms use no
+stack, make no deeper calls and do not change the context's type. So whatever the
+verifier accepts without the guard it also accepts with it. Subprograms and callbacks
 return to the main function and need nothing.
 
-Why plain loads and stores do. Programs run with migration disabled, so the CPU
+Plain loads and stores are enough. Programs run with migration disabled, so the CPU
 stays the same. An interrupt between the load and the store runs complete
-programs, which leave the flag as they found it. A task that is preempted there
-and another that gets in between both run, and the first to end clears the flag
-of the other: one nested run more, not a flag that stays taken. Misses are
+programs, which leave the flag as they found it. If a task is preempted there
+and another gets in between, both run, and the first to end clears the flag
+of the other. That is one nested run more, not a flag that stays taken. Misses are
 counted atomically.
 
-What it costs besides time: while a copy runs, or sleeps, or is preempted, the
+There is a cost besides time. While a copy runs, or sleeps, or is preempted, the
 others miss the calls of interrupts and of other tasks on that CPU, as they
 would if they were one program. All of that is in the counts of misses, one for
 each link.
 
 Measured with a clock that counts instructions (`tests.bench multi`), a run
-costs 21 more on 6.1 and 19 on 6.12 and 7.3; 28 and 24 where no register is free.
+costs 21 more on 6.1 and 19 on 6.12 and 7.3; 28 and 24 if no register is free.
 
-Two programs cannot have that form. After bpf_tail_call from the main function
-nothing of it runs any more, so there the whole program becomes a static
-subprogram of a new main function, to which the callee returns; that takes 32
-bytes of stack. And bpf_throw leaves every function at once: `obstacle`.
+Two kinds of program cannot have that form. After bpf_tail_call from the main function
+nothing of it runs any more. So the whole program becomes a static
+subprogram of a new main function, to which the callee returns. That takes 32
+bytes of stack. And bpf_throw leaves every function at once: see `obstacle`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ from .traits import CtxHelper
 
 __all__ = ["FLAGS", "MISSES", "SLOT_SIZE", "filled", "guarded", "mask_of", "obstacle"]
 
-#: Map numbers that stand for the guard's maps until it is loaded: no object's map is negative.
+#: Numbers of the guard's maps until it is loaded. No map of an object has a negative number.
 FLAGS, MISSES = -1, -2
 #: Bytes of each CPU in both maps: a cache line. A flag is ``__u32``, a count ``__u64``.
 SLOT_SIZE = 64
@@ -88,12 +88,12 @@ _MAX_STACK = 512  # bytes of a call chain, MAX_BPF_STACK
 _FRAME = 32  # least bytes that 6.x counts for a function
 _GET_SMP_PROCESSOR_ID = 8
 _SAVED = (op.R9, op.R8, op.R7, op.R6)
-# ``r0 &= CPUs``, to be filled in. An offset there is reserved, so no program has this.
+# ``r0 &= CPUs``, to be filled in. The offset is reserved here, so no program has this.
 _MASK = Insn(op.ALU64 | op.AND | op.K, op.R0, 0, -1, 0)
 
 
 def mask_of(cpus: int) -> int:
-    """What a CPU number is limited with: one less than a power of two.
+    """Return the mask for a CPU number: one less than a power of two.
 
     :param cpus: the highest possible CPU's number plus one
     """
@@ -101,7 +101,7 @@ def mask_of(cpus: int) -> int:
 
 
 def filled(insn: Insn, maps: Mapping[int, int], mask: int) -> Insn:
-    """An instruction of the guard as the kernel takes it; any other as it is.
+    """Return an instruction of the guard with its values filled in. Others stay the same.
 
     :param maps: descriptors of `FLAGS` and `MISSES`
     :param mask: `mask_of` the machine's CPUs
@@ -114,7 +114,7 @@ def filled(insn: Insn, maps: Mapping[int, int], mask: int) -> Insn:
 
 
 def _slot(number: int) -> list[Insn]:
-    # r1 = the running CPU's slot of a map; r0 its offset.
+    # r1 = the running CPU's slot of a map, r0 = its offset.
     return [
         asm.call(_GET_SMP_PROCESSOR_ID),
         _MASK,
@@ -125,7 +125,7 @@ def _slot(number: int) -> list[Insn]:
 
 
 def _enter(context: int) -> list[Insn]:
-    # Take the flag or count a miss and leave; r1 = its address after that.
+    # Take the flag, or count a miss and leave. Afterwards r1 = its address.
     miss = [
         *asm.ld_imm64(op.R1, MISSES & 0xFFFFFFFF, asm.PSEUDO_MAP_VALUE),
         asm.alu_reg(op.ADD, op.R1, op.R0),
@@ -145,7 +145,7 @@ def _enter(context: int) -> list[Insn]:
 
 
 def _leave() -> list[Insn]:
-    # Release the flag by its address computed again; nothing but r0 is wanted any more.
+    # Compute the flag's address again and release it. Only r0 is still needed.
     return [
         asm.mov_reg(op.R6, op.R0),
         *_slot(FLAGS),
@@ -155,7 +155,7 @@ def _leave() -> list[Insn]:
 
 
 def _main_end(code: Code) -> int:
-    # One past the last slot of the main function: subprograms follow it.
+    # The slot after the main function. Subprograms follow it.
     starts = function_starts(code.insns)
     return starts[1] if len(starts) > 1 else len(code.insns)
 
@@ -171,9 +171,9 @@ def _free(main: Sequence[Insn]) -> int | None:
 
 
 def guarded(code: Code, static: Callable[[int], int] = lambda type_id: type_id) -> Code:
-    """The same program with the guard around it.
+    """Return the same program with the guard around it.
 
-    :param code: as a lowering made it
+    :param code: the result of a lowering
     :param static: BTF id of a FUNC -> id of its twin with static linkage
     """
     main = code.insns[: _main_end(code)]
@@ -191,7 +191,7 @@ def guarded(code: Code, static: Callable[[int], int] = lambda type_id: type_id) 
 
 
 def _swap(holder: int) -> list[Insn]:
-    # The context back to r1, the flag's address to where that was.
+    # Put the context back into r1, and the flag's address where the context was.
     return [
         asm.mov_reg(op.R2, holder),
         asm.mov_reg(holder, op.R1),
@@ -200,7 +200,7 @@ def _swap(holder: int) -> list[Insn]:
 
 
 def _wrapped(code: Code, static: Callable[[int], int]) -> Code:
-    # The program as a static subprogram of a new main function.
+    # Makes the program a static subprogram of a new main function.
     main_id = code.func_info[0][1] if code.func_info else None
     funcs = tuple((slot, type_id if slot else static(type_id)) for slot, type_id in code.func_info)
     front = [
@@ -214,7 +214,7 @@ def _wrapped(code: Code, static: Callable[[int], int]) -> Code:
 
 
 def _stack(insns: Sequence[Insn]) -> int:
-    # Bytes of stack that a function may reach down to: no less than the verifier finds.
+    # Bytes of stack that a function may use: no less than the verifier finds.
     lowest = 0
     for insn in insns:
         base = {op.ST: insn.dst, op.STX: insn.dst, op.LDX: insn.src}.get(insn.cls)
@@ -226,19 +226,19 @@ def _stack(insns: Sequence[Insn]) -> int:
 
 
 def obstacle(code: Code, kfuncs: Collection[str], throw: str) -> str:
-    """Why a program cannot have the guard, "" if it can.
+    """Return why a program cannot have the guard, "" if it can.
 
     :param kfuncs: names of the kfuncs it calls
-    :param throw: the one that ends a program wherever it is
+    :param throw: the kfunc that ends a program at any depth
     """
     if throw in kfuncs:
         return f"{throw} would leave its recursion guard set"
     if _tail_calls(code.insns[: _main_end(code)]):
         ends = [*function_starts(code.insns), len(code.insns)]
-        # All functions together: no less than the deepest chain of calls.
+        # The sum over all functions, which is no less than the deepest chain of calls.
         total = _FRAME
         for start, end in pairwise(ends):
             total += -(-_stack(code.insns[start:end]) // _FRAME) * _FRAME
         if total > _MAX_STACK:
-            return "a tail call and so much stack leave no room for its recursion guard"
+            return "its tail call and its stack leave no room for its recursion guard"
     return ""

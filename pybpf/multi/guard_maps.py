@@ -1,4 +1,4 @@
-"""The maps behind a recursion guard: flags that an object's links share, misses of one link."""
+"""The maps of a recursion guard: flags shared by an object's links, and misses of one link."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_flags(cpus: Iterable[int]) -> Fd:
 
 
 class GuardMaps:
-    """What the guard's code refers to, and how often it found the flag taken.
+    """Hold the maps that the guard's code uses, and count how often it found the flag taken.
 
     :ivar mask: limits a CPU number to the maps' size
     """
@@ -41,26 +41,26 @@ class GuardMaps:
     def __init__(self, flags: Fd, cpus: tuple[int, ...]) -> None:
         """Create the map of misses.
 
-        :param flags: from `make_flags`; stays the caller's
+        :param flags: from `make_flags`; still belongs to the caller
         :param cpus: numbers of all possible CPUs, as for `make_flags`
         """
         self.mask = mask_of(max(cpus, default=0) + 1)
         self._flags = flags
         self._misses = _make("pybpf_missed", cpus)
-        # The key stays 0, that of an array's only entry.
+        # The key stays 0, because the array has only one entry.
         self._entry = Element(self._misses.fileno(), 4, SLOT_SIZE * (self.mask + 1))
         self._last = 0
 
     @property
     def maps(self) -> dict[int, int]:
-        """Descriptors by the numbers that stand for them in the code."""
+        """Return descriptors by the map numbers used in the code."""
         return {FLAGS: self._flags.fileno(), MISSES: self._misses.fileno()}
 
     @property
     def misses(self) -> int:
-        """Runs that found another copy of the program running on their CPU.
+        """Count the runs that found another copy of the program running on their CPU.
 
-        After `close` the last value.
+        After `close`, return the last value.
 
         :raises BpfError: if the kernel refuses
         """
@@ -71,7 +71,7 @@ class GuardMaps:
         return self._last
 
     def close(self) -> None:
-        """Read the misses for the last time and give the map up. May be called again."""
+        """Read the misses for the last time and close the map. May be called again."""
         try:
             _ = self.misses
         finally:

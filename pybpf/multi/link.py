@@ -1,6 +1,6 @@
 """`MultiLink`: a multi program attached to many functions.
 
-The engine pushes each link it makes on the MultiLink's stack as a `Piece`. Detaching pops
+The engine pushes each link it makes on the MultiLink's stack as a `Piece`. Detaching removes
 them one by one, so after an interrupt the MultiLink still knows what is attached.
 """
 
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 
 __all__ = ["SLOW_S", "Changed", "MultiLink", "Piece", "say_takes", "target_key", "warn"]
 
-#: Seconds, predicted for an emulated machine, from which people are told beforehand.
+#: Predicted seconds (for an emulated machine) from which a warning comes beforehand.
 SLOW_S = 5.0
 
 
 def warn(text: str) -> None:
-    """Tell people through the logger ``pybpf``."""
-    import logging  # seldom wanted
+    """Warn people through the logger ``pybpf``."""
+    import logging  # lazy: rarely needed
 
     logging.getLogger("pybpf").warning("%s", text)
 
 
 def say_takes(functions: int, seconds: float) -> str:
-    """Words for a prediction of attaching or detaching."""
+    """Put a prediction for attaching or detaching into words."""
     return f"{functions} functions will take about {seconds:.0f} s (less where KVM is used)"
 
 
 def target_key(target: Target) -> tuple[str, str, int]:
-    """What tells a function from all others: module, name, address."""
+    """Return what identifies a function: module, name, address."""
     return (target.module, target.name, target.address)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """One of the kernel's links, and what it does.
+    """Hold one of the kernel's links, and what it does.
 
     :param part: the program: where it runs, and the variant that was loaded
     """
@@ -64,10 +64,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A function that was attached to in another way than planned.
+    """Describe a function that was attached to in another way than planned.
 
-    :param planned: the group it has in the plan
-    :param attached: the group it is in now
+    :param planned: its group in the plan
+    :param attached: its group now
     """
 
     target: Target
@@ -84,54 +84,54 @@ def _way(group: Group) -> str:
 
 
 class MultiLink:
-    """A multi program attached to many functions; owns all its links.
+    """Hold a multi program attached to many functions. It owns all its links.
 
-    :ivar plan: what was planned; its `skipped` were never tried
+    :ivar plan: what was planned; the functions in its `skipped` were never tried
     :ivar refused: functions that were tried and left out, with the reasons
     :ivar spilled: functions whose trampoline was full, attached by another mechanism
     """
 
     def __init__(self, plan: Plan, losses: Losses | None = None) -> None:
-        """Attach nothing yet.
+        """Start without attachments.
 
-        :param losses: counts what the links miss; without it kprobes count as unknown
+        :param losses: counts what the links miss; without it, losses of kprobes are unknown
         """
         self.plan = plan
         self.refused: tuple[Skipped, ...] = ()
         self.spilled: tuple[Target, ...] = ()
-        #: The kernel's links in the order they were made. The engine's: read `links`, `groups`.
+        #: The kernel's links in the order they were made. For the engine; read `links` or `groups`.
         self.pieces: list[Piece] = []
         self._detached: list[Piece] = []  # last attached first
-        #: Maps of the recursion guard of clones, if there is one. The engine's: read `missed`.
+        #: Maps of the clones' recursion guard, if there is one. For the engine; read `missed`.
         self.guard: GuardMaps | None = None
         self.losses = losses or Losses(lambda: False)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Functions left out, with reasons: those of the plan, then the refused ones."""
+        """Return the functions left out, with reasons: those of the plan, then the refused ones."""
         return (*self.plan.skipped, *self.refused)
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Functions it was attached to, each once; `detach` leaves them readable."""
+        """Return the functions it was attached to, each once. Still readable after `detach`."""
         seen = {target_key(t): t for piece in self._all_pieces() for t in piece.targets}
         return tuple(seen.values())
 
     @property
     def attached(self) -> bool:
-        """True while it is attached to at least one function."""
+        """Return True while it is attached to at least one function."""
         return any(piece.targets for piece in self.pieces)
 
     def _all_pieces(self) -> list[Piece]:
-        # In the order they were made, those that were detached since included.
+        # In the order they were made, including those that were detached since.
         return [*self.pieces, *reversed(self._detached)]
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """What was attached, in groups like those of a plan; `detach` leaves them readable.
+        """Return what was attached, in groups like those of a plan. Readable after `detach`.
 
-        Equal to ``plan.groups`` where everything went as planned. Where it did not, it says
-        what is there instead: see `changed`.
+        Equal to ``plan.groups`` if everything went as planned. If not, it says
+        what was attached instead: see `changed`.
         """
         ways: dict[tuple[str, str, int], tuple[Target, list[Piece]]] = {}
         for piece in reversed(self._all_pieces()):  # of a pair, the exit part was made first
@@ -144,10 +144,10 @@ class MultiLink:
 
     @property
     def changed(self) -> tuple[Changed, ...]:
-        """Functions attached in another way than planned.
+        """Return functions attached in another way than planned.
 
         The kernel's verifier may refuse the planned variant of one function, or its trampoline
-        may be full; then the next way is taken.
+        may be full. The next possible way is then used.
         """
         planned = {target_key(t): group for group in self.plan.groups for t in group.targets}
         # A function that moved before it was attached to has another address than planned.
@@ -165,14 +165,14 @@ class MultiLink:
 
     @property
     def links(self) -> tuple[links.Link, ...]:
-        """The kernel's links that are open, in the order they were made."""
+        """Return the kernel's open links, in the order they were made."""
         return tuple(piece.link for piece in self.pieces)
 
     @property
     def missed(self) -> Missed:
-        """Calls that the program missed, as the kernel and the recursion guard count them.
+        """Count the calls that the program missed, from the kernel and the recursion guard.
 
-        After `detach` the last values. What this kernel does not count is unknown, never 0.
+        After `detach`, return the last values. What this kernel does not count is unknown, never 0.
 
         :raises BpfError: if the kernel refuses
         """
@@ -180,9 +180,9 @@ class MultiLink:
         return self.losses.now(piece.link for piece in self.pieces) + Missed(guard=guard)
 
     def missed_of(self, link: Link) -> Missed:
-        """Calls that the kernel counted as missed for one of `links`.
+        """Count the calls that the kernel reports as missed for one of `links`.
 
-        Links that share a program have its count in common. The recursion guard's count is of
+        Links that share a program share its count. The recursion guard counts for
         all links together: see `missed`.
 
         :raises BpfError: if the kernel refuses
@@ -190,20 +190,20 @@ class MultiLink:
         return self.losses.of(link)
 
     def detach(self, progress: Progress | None = None) -> None:
-        """Undo every attachment, those pinned too, last attached first. May be called again.
+        """Undo every attachment, including pinned ones, last attached first. May be called again.
 
         `targets`, `groups`, `skipped` and `plan` still say what was done. On 6.x kernels a
-        function that this was the only program of takes 130-160 ms: where that comes to more
-        than 5 s and nobody shows progress, the logger ``pybpf`` warns. An interrupt leaves the
-        rest attached; call again to go on.
+        function takes 130-160 ms if this was its only program. If that adds up to more
+        than 5 s and there is no `progress`, the logger ``pybpf`` warns. An interrupt leaves the
+        rest attached; call it again to continue.
 
-        :param progress: called with (functions detached, functions in all) after each link
+        :param progress: called with (functions detached, functions in total) after each link
         :raises OSError: if a pin cannot be removed
         """
         self._release(progress, unpin=True)
 
     def close(self) -> None:
-        """Release the links, which detaches those that are not pinned. May be called again."""
+        """Close the links, which detaches those that are not pinned. May be called again."""
         self._release(None, unpin=False)
 
     def _release(self, progress: Progress | None, *, unpin: bool) -> None:
@@ -238,7 +238,7 @@ class MultiLink:
         return len(self.targets)
 
     def __bool__(self) -> bool:
-        """True while it is attached to at least one function."""
+        """Return True while it is attached to at least one function."""
         return self.attached
 
     def __repr__(self) -> str:

@@ -1,17 +1,17 @@
 """Calls that an attached program missed, as the kernel and the recursion guard count them.
 
-Theory of operation. Three counters tell of calls on which a program did not run:
+Theory of operation. Three counters count calls on which a program did not run:
 
 - ``bpf_prog_info.recursion_misses``: the program (for kprobes: any kprobe
-  program) was running on that CPU already. Tracing programs have it since 5.12,
-  kprobe programs since 6.7; before that it stays 0, which says nothing.
+  program) was already running on that CPU. Tracing programs have it since 5.12,
+  kprobe programs since 6.7. Before that it stays 0, which says nothing.
 - ``bpf_link_info``'s ``missed`` of a kprobe or kprobe.multi link (6.7): the hit
-  did not get as far as the program.
+  did not reach the program.
 - the recursion guard of many copies of one program, see `guard`.
 
 What a kernel does not count is unknown here, never 0. `docs/losses.md` says what
 can be lost where. A program's counter is read through its id, which the kernel
-allows with CAP_SYS_ADMIN; without it that link's losses are unknown.
+allows with CAP_SYS_ADMIN. Without it, that link's losses are unknown.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _KPROBES = frozenset({LinkType.BPF_LINK_TYPE_KPROBE_MULTI, LinkType.BPF_LINK_TYP
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Calls on which a program was attached and did not run.
+    """Count calls on which a program was attached and did not run.
 
-    :param guard: found another copy of the program running on that CPU
-    :param programs: ``recursion_misses``: found the program itself running on that CPU
-    :param hits: of kprobes: did not get as far as the program
-    :param unknown_links: links of which this kernel does not tell, or not to this process;
+    :param guard: another copy of the program was running on that CPU
+    :param programs: ``recursion_misses``: the program itself was running on that CPU
+    :param hits: for kprobes: the hit did not reach the program
+    :param unknown_links: number of links that this kernel does not report, or not to this process;
         their losses are in none of the counts
     """
 
@@ -57,12 +57,12 @@ class Missed:
 
     @property
     def count(self) -> int:
-        """All that are known."""
+        """Return the sum of the known counts."""
         return self.guard + self.programs + self.hits
 
     @property
     def known(self) -> bool:
-        """`count` is of all links."""
+        """Return True if `count` includes all links."""
         return not self.unknown_links
 
     def __add__(self, other: Missed) -> Missed:
@@ -82,12 +82,12 @@ class Missed:
 
 
 def counts_kprobes(btf: Btf | None) -> bool:
-    """The kernel counts what kprobe programs miss (6.7): its link info has a place for it.
+    """Tell whether the kernel counts what kprobe programs miss (6.7).
 
-    Both counters came in one series; "bpf: Add missed value to kprobe_multi link info" is the
-    part that can be seen.
+    Its link info then has a place for it. Both counters came in one series; "bpf: Add missed
+    value to kprobe_multi link info" is the part that can be seen.
 
-    :param btf: the running kernel's; None if it is not known, which is no "yes"
+    :param btf: the running kernel's; None if not known, which gives False
     """
     found = btf.find("bpf_link_info", BtfKind.STRUCT) if btf is not None else None
     return btf is not None and found is not None and _has_member(btf, found, "missed")
@@ -96,20 +96,20 @@ def counts_kprobes(btf: Btf | None) -> bool:
 def losses_on(facts: Facts) -> Losses:
     """Count what links on a kernel miss.
 
-    :param facts: of the kernel; its types are read when a kprobe is seen
+    :param facts: facts of the kernel; its types are read when a kprobe is seen
     """
 
     def tells() -> bool:
         try:
             return counts_kprobes(facts.btf.vmlinux())
         except (OSError, UnsupportedFeature, ObjectFormatError):
-            return False  # it has no BTF, or none that can be read
+            return False  # the kernel has no BTF, or it cannot be read
 
     return Losses(tells)
 
 
 def _has_member(btf: Btf, type_id: int, name: str) -> bool:
-    # Also in the structs and unions inside.
+    # Looks into nested structs and unions, too.
     kind = btf.type(btf.skip_mods_and_typedefs(type_id))
     if not isinstance(kind, (Struct, Union)):
         return False
@@ -118,14 +118,14 @@ def _has_member(btf: Btf, type_id: int, name: str) -> bool:
 
 @dataclass(slots=True)
 class _Reading:
-    # What one link's own info says; the program's counter is read through `program`.
+    # What one link's own info says. The program's counter is read through `program`.
     program: int = 0
     hits: int = 0
     told: bool = False
 
 
 class Losses:
-    """What the links of one attachment missed, while they are there and afterwards.
+    """Count what the links of one attachment missed, while they exist and afterwards.
 
     :param kprobes: gives `counts_kprobes` of the running kernel; called when there are kprobes
     """
@@ -137,7 +137,7 @@ class Losses:
         self._unknown = 0
 
     def now(self, links: Iterable[Link]) -> Missed:
-        """Of these links, and of those that `close` has closed."""
+        """Count for these links, and for those that `close` has closed."""
         live: dict[int, int | None] = {}  # several links may share a program
         hits, unknown = self._hits, self._unknown
         for link in links:
@@ -151,7 +151,7 @@ class Losses:
         return Missed(programs=programs, hits=hits, unknown_links=unknown)
 
     def of(self, link: Link) -> Missed:
-        """Of one link. Several links may share a program, whose misses are then those of all."""
+        """Count for one link. If several links share a program, its misses are those of all."""
         return Losses(self._kprobes).now([link])
 
     def close(self, link: Link) -> None:
@@ -172,7 +172,7 @@ class Losses:
     def _read(self, link: Link) -> _Reading:
         try:
             info = link.info()
-        except (BpfError, ValueError):  # not ours to see, or closed by somebody else
+        except (BpfError, ValueError):  # we may not see it, or it was closed elsewhere
             return _Reading()
         told = info.type not in _KPROBES or self._kprobes()
         return _Reading(info.prog_id, info.missed, told)

@@ -1,4 +1,4 @@
-"""What a caller may choose about planning and attaching, checked once, when it is made."""
+"""The choices of a caller about planning and attaching, checked once, when they are made."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = ["AUTO", "AttachOptions", "Progress"]
 
-#: Called with (done, in all): programs on functions while attaching, where a session made of a
-#: pair counts twice; functions of links while detaching.
+#: Called with (done, total). While attaching, it counts programs on functions, so a session made
+#: of a pair counts twice. While detaching, it counts functions of links.
 Progress = Callable[[int, int], None]
 
-# The lowerings that may be asked for.
+# The lowerings that a caller may request.
 _LOWERINGS = (Lowering.DIRECT, Lowering.FRAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachOptions:
-    """How to plan and attach a multi program.
+    """Choose how to plan and attach a multi program.
 
-    :param mechanism: "auto", or the one to use
-    :param prefer: "overhead": the least cost per call first, whatever it costs to attach
-    :param lowering: "auto", or "direct" or "frame" for programs that read context slots; only
+    :param mechanism: "auto", or the mechanism to use
+    :param prefer: "overhead": the lowest cost per call first, whatever it costs to attach
+    :param lowering: "auto"; or "direct" or "frame" for programs that read context slots. Only
         mechanisms that have it are then used
     :param cookies: values for bpf_get_attach_cookie, see `pybpf.multi.cookies`
-    :param progress: called with (programs attached, programs in all)
+    :param progress: called with (programs attached, programs in total)
     :param planned: called with the plan before anything is attached
     :raises PlanError: if the mechanism, the preference or the lowering is unknown
     """
@@ -47,12 +47,12 @@ class AttachOptions:
 
     def __post_init__(self) -> None:
         if self.prefer not in (None, "overhead"):
-            raise PlanError(f"prefer={self.prefer!r}: only 'overhead' is known")
+            raise PlanError(f"prefer={self.prefer!r}: must be 'overhead'")
         _ = self.mechanisms, self.shape
 
     @property
     def mechanisms(self) -> tuple[Mechanism, ...]:
-        """The mechanisms to choose from: all for "auto"."""
+        """Return the mechanisms to choose from: all for "auto"."""
         if self.mechanism == "auto":
             return MECHANISMS
         if isinstance(self.mechanism, Mechanism):
@@ -61,19 +61,19 @@ class AttachOptions:
             if one.value == self.mechanism:
                 return (one,)
         names = ", ".join(one.value for one in MECHANISMS)
-        raise PlanError(f"mechanism {self.mechanism!r}: one of auto, {names}")
+        raise PlanError(f"mechanism {self.mechanism!r}: must be one of auto, {names}")
 
     @property
     def shape(self) -> Lowering | None:
-        """The one lowering to use, None for "auto"."""
+        """Return the lowering to use, None for "auto"."""
         if self.lowering == "auto":
             return None
         for form in _LOWERINGS:
             if self.lowering in (form, form.value):
                 return form
         names = ", ".join(form.value for form in _LOWERINGS)
-        raise PlanError(f"lowering {self.lowering!r}: one of auto, {names}")
+        raise PlanError(f"lowering {self.lowering!r}: must be one of auto, {names}")
 
 
-#: Everything left to the planner.
+#: Leave everything to the planner.
 AUTO = AttachOptions()

@@ -1,8 +1,8 @@
-"""What the planner is asked and what it answers, as values.
+"""The planner's question and its answer, as values.
 
-`PlanFacts` is what the kernel offers; a `Template` and `Target` values complete the question.
-A `Plan` is groups of targets that share variants, those skipped, and the predicted cost. All of
-it is plain data: comparable, printable, made without a kernel.
+`PlanFacts` is what the kernel offers. A `Template` and `Target` values complete the question.
+A `Plan` has groups of targets that share variants, the skipped functions, and the predicted cost.
+All of it is plain data: comparable, printable, made without a kernel.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MAX_PROGRAMS = 38  # BPF_MAX_TRAMP_LINKS on x86-64, 6.x; 36 where fsession exis
 
 
 class Side(Enum):
-    """Where one loaded program of a group runs."""
+    """Say where one loaded program of a group runs."""
 
     ENTRY = "entry"
     EXIT = "exit"
@@ -49,11 +49,11 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PlanFacts:
-    """What the planner knows of a kernel.
+    """Hold what the planner knows about a kernel.
 
     :param features: answers of the probes
     :param max_programs: programs one trampoline holds (kernel-wide constant)
-    :param max_slots: argument slots its trampolines save: 6, or 12 where stack
+    :param max_slots: argument slots its trampolines save: 6, or 12 if stack
         arguments are copied
     :param costs: prices of the mechanisms
     """
@@ -65,7 +65,7 @@ class PlanFacts:
 
     @classmethod
     def of(cls, features: FeatureSet, *, max_slots: int = 12) -> PlanFacts:
-        """Defaults that follow from the features."""
+        """Derive the defaults from the features."""
         has_session = features.supports(Feature.FSESSION)
         shared = features.supports(Feature.TRACING_MULTI)
         return cls(
@@ -78,7 +78,7 @@ class PlanFacts:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One program of a group: where it runs and its variant."""
+    """Describe one program of a group: where it runs and its variant."""
 
     side: Side
     variant: Variant
@@ -86,12 +86,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Targets that share mechanism, BTF object and variants.
+    """Hold targets that share mechanism, BTF object and variants.
 
-    No other group has all of these: two pairs may have one variant in common, not both.
+    No other group has all of these in common. Two groups of pairs may share one variant, not both.
 
-    :param targets: by address
-    :param parts: one, or an entry and an exit part where a session is made of a pair
+    :param targets: sorted by address
+    :param parts: one part, or an entry and an exit part if a session is made of a pair
     """
 
     mechanism: Mechanism
@@ -105,22 +105,22 @@ class Group:
 
     @property
     def programs(self) -> int:
-        """Programs that are loaded for it: one a side, and for clones one a function too."""
+        """Count the programs loaded for it: one per side, and for clones one per function."""
         each = len(self.targets) if self.mechanism.per_function else 1
         return len(self.parts) * each
 
     @property
     def kind(self) -> str:
-        """``entry``, ``exit``, ``session`` or ``entry+exit``."""
+        """Return ``entry``, ``exit``, ``session`` or ``entry+exit``."""
         return "+".join(part.side.value for part in self.parts)
 
     @property
     def key(self) -> GroupKey:
-        """The group's place among the groups of a plan; no two groups have the same."""
+        """Return the group's place among the groups of a plan. No two groups have the same."""
         return group_key(self.mechanism, self.module, self.parts)
 
     def same_way(self, other: Group) -> bool:
-        """True if both run the same variants by the same mechanism, whatever the targets."""
+        """Return True if both run the same variants by the same mechanism, on any targets."""
         return self.key == other.key
 
 
@@ -129,7 +129,7 @@ GroupKey = tuple[int, str, str, tuple[tuple[str, str], ...]]
 
 
 def group_key(mechanism: Mechanism, module: str, parts: Iterable[Part]) -> GroupKey:
-    """See `Group.key`."""
+    """Make the key of a group; see `Group.key`."""
     variants = tuple([(part.side.value, part.variant.digest) for part in parts])
     return (mechanism.rank, mechanism.value, module, variants)
 
@@ -137,9 +137,9 @@ def group_key(mechanism: Mechanism, module: str, parts: Iterable[Part]) -> Group
 def in_groups(
     ways: Iterable[tuple[Mechanism, str, tuple[Part, ...], Target]],
 ) -> tuple[Group, ...]:
-    """Groups of functions, in the order of a plan.
+    """Form groups of functions, in the order of a plan.
 
-    :param ways: of each function: mechanism, module, parts, and the function itself
+    :param ways: for each function: mechanism, module, parts, and the function itself
     """
     found: dict[GroupKey, tuple[Mechanism, str, tuple[Part, ...], list[Target]]] = {}
     for mechanism, module, parts, target in ways:
@@ -153,7 +153,7 @@ def in_groups(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Groups, what was skipped, and what it will cost. A value: comparable, printable."""
+    """Hold groups, skipped functions and the predicted cost. Values can be compared and printed."""
 
     program: str
     hook: Hook
@@ -164,7 +164,7 @@ class Plan:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Every function that will be attached to."""
+        """Return every function that will be attached to."""
         return tuple(t for group in self.groups for t in group.targets)
 
     @property
@@ -174,27 +174,27 @@ class Plan:
 
     @property
     def guarded(self) -> bool:
-        """Its programs share a recursion guard, so that they recurse no further than one would."""
+        """Tell whether its programs share a recursion guard."""
         return any(part.variant.guarded for group in self.groups for part in group.parts)
 
     @property
     def unsure(self) -> tuple[Target, ...]:
-        """Functions of which only the kernel can say whether they take a sleepable program.
+        """Return functions where only the kernel can tell whether a sleepable program may run.
 
-        Attaching tries them; those it refuses are then in `MultiLink.refused`.
+        Attaching tries them. Those it refuses are then in `MultiLink.refused`.
         """
         return tuple(t for t in self.targets if t.may_sleep is None) if self.sleepable else ()
 
     @property
     def reasons(self) -> Counter[Reason]:
-        """How many functions were skipped for each reason."""
+        """Count the functions that were skipped for each reason."""
         return Counter(s.reason for s in self.skipped)
 
     def to_json(self) -> str:
-        """JSON text: program, hook, groups with their targets, skipped, unsure, cost.
+        """Return JSON text: program, hook, groups with their targets, skipped, unsure, cost.
 
         ``guarded``: the programs share a recursion guard. A group's ``labels`` are its
-        ``targets`` with their modules: kprobe groups have no ``module`` of their own.
+        ``targets`` with their modules, because kprobe groups have no ``module``.
         """
         return json.dumps(
             {
@@ -250,14 +250,14 @@ class Plan:
             )
         if self.guarded:
             programs = many(sum(group.programs for group in self.groups), "program")
-            yield f"  guarded: {programs} with one recursion guard, for their calls may be traced"
+            yield f"  guarded: {programs} with one recursion guard, as their calls may be traced"
         yield (
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
             f"{self.cost.insns_per_call} instructions per call"
         )
         if unsure := len(self.unsure):
             of = "this function" if unsure == 1 else f"{unsure} functions"
-            yield f"  not known of {of}: whether the kernel lets a sleepable program run there"
+            yield f"  not known for {of}: whether the kernel lets a sleepable program run there"
         if self.skipped:
             yield f"  skipped: {len(self.skipped)}"
             for reason, number in sorted(self.reasons.items(), key=lambda i: (-i[1], i[0].value)):

@@ -1,8 +1,7 @@
 """Multi programs of an object: template, plan, variants and links.
 
-It links a multi program
-into a `Template`, finds targets, lets the engine run the plan, and loads each
-variant the engine asks for through the object's `Binding`.
+This module links a multi program into a `Template`, finds targets, lets the engine run the
+plan, and loads each variant that the engine needs through the object's `Binding`.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _HOOKS = {
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    # What was loaded last: instructions, func_info and line_info of a code.
+    # The last loaded code: instructions, func_info and line_info.
     template: Template
     code: Code
     guard: GuardMaps | None
@@ -63,8 +62,8 @@ class _Packed:
 
 
 class _MultiLinker(Linker):
-    # Session kfuncs are what a mechanism makes of them: left open here, never an error,
-    # although kernels differ in their prototypes and 6.1 has none.
+    # Each mechanism replaces session kfuncs in its own way. They are left open here and are never
+    # an error, although kernels differ in their prototypes and 6.1 has none.
     def resolve(self, number: int) -> Resolved | None:
         extern = self.spec.externs[number]
         if not extern.weak and extern.name.startswith(SESSION):
@@ -73,22 +72,22 @@ class _MultiLinker(Linker):
 
 
 class MultiPrograms:
-    """Plans, loads and attaches the multi programs of one object."""
+    """Plan, load and attach the multi programs of one object."""
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
         self._templates: dict[tuple[str, int, int], Template] = {}
         self._last: _Packed | None = None
-        self._flags: Fd | None = None  # of the recursion guard
+        self._flags: Fd | None = None  # for the recursion guard
 
     def template(self, program: Program) -> Template:
-        """A multi program's code and what messages need, for planning.
+        """Return a multi program's code and what messages need, for planning.
 
-        :raises PlanError: if it is no ``*.multi`` program
+        :raises PlanError: if it is not a ``*.multi`` program
         :raises RelocationError: it refers to something this kernel lacks
         """
         if not program.is_multi:
-            raise PlanError(f"program {program.name!r} ({program.section}) is no multi program")
+            raise PlanError(f"program {program.name!r} ({program.section}) is not a multi program")
         if self.binding.is_stale(self._linker):
             self._templates.clear()
             del self.__dict__["_linker"]
@@ -105,7 +104,7 @@ class MultiPrograms:
         return self._templates[key]
 
     def _arrays(self) -> frozenset[int]:
-        # Numbers of the maps whose look-ups every kernel's verifier writes out.
+        # Numbers of the maps whose look-ups every kernel's verifier inlines.
         maps = self.binding.maps
         return frozenset(
             number
@@ -116,7 +115,7 @@ class MultiPrograms:
         )
 
     def make_guard(self) -> GuardMaps:
-        """Make maps for one more link: flags that all links of the object share, own misses.
+        """Make maps for one more link: its own misses, and flags shared by all links of the object.
 
         :raises BpfError: if the kernel refuses
         """
@@ -148,7 +147,7 @@ class MultiPrograms:
         """Load one variant of a multi program (BPF_PROG_LOAD).
 
         :param btf_id: function to load for, 0 for none
-        :param module: whose BTF it is in, "" for vmlinux
+        :param module: module whose BTF it is in, "" for vmlinux
         :param guard: maps of its recursion guard, if it has one
         """
         self.binding.require_running()
@@ -171,7 +170,7 @@ class MultiPrograms:
     def _packed(
         self, template: Template, code: Code, guard: GuardMaps | None
     ) -> tuple[bytes, bytes, bytes]:
-        # The last variant is kept: clones load the same one for function after function.
+        # The last variant is kept, because clones load the same one for each function.
         last = self._last
         if last is None or not last.is_of(template, code, guard):
             info = pack_info(code) if self.binding.btf_fd else (b"", b"")
@@ -180,7 +179,7 @@ class MultiPrograms:
         return last.records
 
     def _variant_bytes(self, template: Template, code: Code, guard: GuardMaps | None) -> bytes:
-        # Map numbers become descriptors, session calls the kernel's kfuncs.
+        # Map numbers become descriptors, and session calls become the kernel's kfuncs.
         out = bytearray(encode(code.insns))
         guards = guard.maps if guard is not None else {}
         for slot, insn in enumerate(code.insns):
@@ -198,7 +197,7 @@ class MultiPrograms:
         return bytes(out)
 
     def attach(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink:
-        """See `Program.attach_multi`."""
+        """Attach a program; see `Program.attach_multi`."""
         wanted = asked if isinstance(asked, str) else listed(asked)
         if not wanted:
             raise PlanError(f"program {program.name!r}: no function was named")
@@ -210,7 +209,7 @@ class MultiPrograms:
             facts = plan_facts(now)
             plan = self._resolver.at(now).plan(template, wanted, facts, options)
             if now.hold():
-                break  # else modules came or went while their symbols were read
+                break  # otherwise modules came or went while their symbols were read
         if cookie is not None and (shared := shared_cookies(cookie, plan.targets)):
             warn(f"program {program.name!r}: {shared}")
         ground = None if now.is_saved else Ground(self._resolver, now, template)

@@ -10,26 +10,26 @@ from ..kernel.functions import label
 
 __all__ = ["HOPELESS", "NO_ROOM", "NO_SLEEP", "Reason", "Skipped"]
 
-#: Errors of an attach that do not depend on the function, so every other would fail the same
-#: way: a batch is not split for these.
+#: Errors of an attach that do not depend on the function. Every other function would fail the
+#: same way, so a batch is not split for these.
 HOPELESS = frozenset(
     {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINTR}
 )
-#: Errors of an attach that no function caused: nothing more can be opened.
+#: Errors of an attach that no function caused: no more files can be opened.
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE})
 
-#: Detail and hint for a function that takes no sleepable program.
+#: Detail and hint for a function that cannot have a sleepable program.
 NO_SLEEP = (
-    "the kernel lets no sleepable program run on this function",
+    "the kernel does not let sleepable programs run on this function",
     "a program whose section has no .s can be attached",
 )
 
 
 class Reason(Enum):
-    """Why a function was left out.
+    """Say why a function was left out.
 
-    ``.value`` is the name used in JSON, ``.text`` one line for people. A
-    `Skipped` adds what is particular to the function.
+    ``.value`` is the name used in JSON, ``.text`` is one line for people. A
+    `Skipped` adds details about the function.
     """
 
     text: str
@@ -64,14 +64,14 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """One function that is left out, and why.
+    """Describe one function that is left out, and why.
 
-    :param name: function name as asked for
+    :param name: function name as requested
     :param module: kernel module, "" for the kernel itself
-    :param reason: the word for it
-    :param detail: what is particular to this function, e.g. ``3 addresses``
+    :param reason: the reason, as a word
+    :param detail: what is special about this function, e.g. ``3 addresses``
     :param hint: what would help, "" if nothing is known
-    :param address: which of several functions of this name, 0 if there is one only
+    :param address: tells apart functions with this name, 0 if there is only one
     """
 
     name: str
@@ -83,12 +83,12 @@ class Skipped:
 
     @property
     def label(self) -> str:
-        """``name`` or ``name [module]``."""
+        """Return ``name`` or ``name [module]``."""
         return label(self.name, self.module)
 
     @property
     def why(self) -> str:
-        """Reason, detail and hint in one line, without the function."""
+        """Return reason, detail and hint in one line, without the function."""
         text = self.reason.text
         if self.detail:
             text += f": {self.detail}"

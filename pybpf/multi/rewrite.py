@@ -1,11 +1,11 @@
-"""The lowerings: a multi program's context accesses become what a mechanism offers.
+"""The lowerings: turn a multi program's context accesses into what a mechanism offers.
 
 Every lowering takes a program whose accesses `traits.analyse` has proved and
-gives new instructions; it never looks at the kernel. Slots past the function's
+returns new instructions. It never looks at the kernel. Slots after the function's
 own and the return value of a void function become the constant 0.
 
-`direct` keeps the kernel's own trampoline context, arguments at ``8 * i`` and
-the return value behind the last slot. fexit.multi on a function of two slots::
+`direct` keeps the kernel's own trampoline context: arguments at ``8 * i`` and
+the return value after the last slot. Example: fexit.multi on a function of two slots::
 
     before                              after
     r1 = *(u64 *)(r6 + 0x8)   ctx[1]    r1 = *(u64 *)(r6 + 0x8)
@@ -13,9 +13,9 @@ the return value behind the last slot. fexit.multi on a function of two slots::
     r0 = *(u64 *)(r6 + 0x30)  ctx[6]    r0 = *(u64 *)(r6 + 0x10)
 
 `frame` works on any function with one variant. A new main function builds
-``[ret][arg0][arg1]...`` on its stack, return value first, so that no argument
-moves when a function has more of them; the body runs as a static subprogram
-with r1 = frame, and the real context lies 8 bytes below for the helpers that
+``[ret][arg0][arg1]...`` on its stack, with the return value first, so that no argument
+moves when a function has more of them. The body runs as a static subprogram
+with r1 = frame. The real context is 8 bytes below, for the helpers that
 need it::
 
     before                              after
@@ -35,8 +35,8 @@ need it::
     call bpf_get_func_ip                r1 = *(u64 *)(r1 - 0x8)
                                         call bpf_get_func_ip
 
-`regs` is for kprobe programs, whose context is ``struct pt_regs``: each load
-goes to the register's place, and bpf_get_func_arg/ret/arg_cnt, which the
+`regs` is for kprobe programs, whose context is ``struct pt_regs``. Each load
+goes to the register's place. bpf_get_func_arg/ret/arg_cnt, which the
 kernel does not give to kprobes, are written out::
 
     r1 = *(u64 *)(r6 + 0x8)   ctx[1]    r1 = *(u64 *)(r6 + 0x68)      rsi
@@ -70,7 +70,7 @@ PT_REGS_ARGS = (112, 104, 96, 88, 72, 64)  # rdi rsi rdx rcx r8 r9
 PT_REGS_RET = 80  # rax
 
 _EINVAL = -22
-_CTX_OFF = -8  # of the real context, from the frame
+_CTX_OFF = -8  # offset of the real context from the frame
 _RET_OFF = 0
 
 
@@ -87,9 +87,9 @@ def _moved(insn: Insn, off: int) -> list[Insn]:
 
 
 def _as_scalar(insn: Insn, access: Access, off: int) -> list[Insn]:
-    # A whole-slot load whose result the verifier takes for a number: negating a pointer
+    # A whole-slot load whose result the verifier treats as a number. Negating a pointer
     # twice restores its bits and leaves a scalar (NEG on a pointer is allowed with
-    # CAP_PERFMON), and whole-slot loads are what newer kernels want of pointers.
+    # CAP_PERFMON). Newer kernels require whole-slot loads of pointers.
     dst = insn.dst
     out = [asm.load(op.DW, dst, insn.src, off)]
     out += [Insn(op.ALU64 | op.NEG, dst), Insn(op.ALU64 | op.NEG, dst)]
@@ -102,11 +102,11 @@ def _as_scalar(insn: Insn, access: Access, off: int) -> list[Insn]:
 
 
 def direct(code: Code, traits: Traits, *, slots: int, returns: bool, scalars: bool = False) -> Code:
-    """For a fentry/fexit/fsession clone of one function model.
+    """Rewrite it for a fentry/fexit/fsession clone of one function model.
 
     :param slots: argument slots of the function
     :param returns: False for a void function
-    :param scalars: load pointers as numbers (two instructions more each); needed when the
+    :param scalars: load pointers as numbers (two more instructions each); needed when the
         program calculates with an argument that is a pointer in BTF
     """
     new: dict[int, Sequence[Insn]] = {}
@@ -128,14 +128,14 @@ def direct(code: Code, traits: Traits, *, slots: int, returns: bool, scalars: bo
 def frame(
     code: Code, traits: Traits, *, returns: bool = True, static: Callable[[int], int] = lambda i: i
 ) -> Code:
-    """For any function: the body sees a frame that a new main function builds.
+    """Rewrite it for any function: the body sees a frame that a new main function builds.
 
     :param returns: False leaves the return value 0 (void functions)
     :param static: BTF id of a FUNC -> id of its twin with static linkage, so that the
-        verifier follows the body with the frame it is really called with
+        verifier checks the body with the frame that it is really called with
     """
     if not traits.accesses:
-        return code  # helpers only: the real context serves
+        return code  # it only uses helpers, so the real context will do
     new: dict[int, Sequence[Insn]] = {}
     for access in traits.accesses:
         insn = code.insns[access.insn]
@@ -157,7 +157,7 @@ def frame(
     base = -(last + 8)
     wanted = sorted(traits.slots)
     fills_ret = traits.reads_ret and returns
-    # The context is needed again by every helper call but the first.
+    # Every helper call but the first needs the context again.
     kept = len(wanted) + fills_ret > 1
     main = [asm.mov_reg(op.R6, op.R1)] if kept else []
     if keep_ctx:
@@ -169,8 +169,8 @@ def frame(
     fills = [_fill(slot, base, again=at > 0) for at, slot in enumerate(wanted)]
     half = len(fills) // 2
     if half >= 2:
-        # Half way, a slot that the function does not have ends it: it has no later ones either.
-        # Most functions have few arguments; asking after each slot would cost the others more.
+        # Half way, a slot that the function does not have ends it: later ones do not exist either.
+        # Most functions have few arguments. A check after each slot would cost the others more.
         rest = sum(len(fill) for fill in fills[half:])
         fills[half - 1].append(asm.jmp(op.JNE, op.R0, 0, rest))
     for fill in fills:
@@ -193,7 +193,7 @@ def frame(
 
 
 def _fill(slot: int, base: int, *, again: bool) -> list[Insn]:
-    # bpf_get_func_arg of one slot to its place in the frame; `again`: r1 is the context no more.
+    # bpf_get_func_arg of one slot to its place in the frame. `again`: r1 no longer has the context.
     return [
         *([asm.mov_reg(op.R1, op.R6)] if again else []),
         asm.mov(op.R2, slot),
@@ -219,7 +219,7 @@ def _get_func_arg(call: CtxCall, slots: int) -> list[Insn]:
             return [asm.mov(op.R0, _EINVAL)]
         return _fetch(PT_REGS_ARGS[call.arg], op.R3)
     out: list[Insn] = []
-    rest = 5 * count  # slots of the whole chain, the final r0 = -EINVAL not counted
+    rest = 5 * count  # slots of the whole chain, without the final r0 = -EINVAL
     for index in range(count):
         rest -= 5
         out.append(asm.jmp(op.JNE, op.R2, index, 4))
@@ -229,7 +229,7 @@ def _get_func_arg(call: CtxCall, slots: int) -> list[Insn]:
 
 
 def regs(code: Code, traits: Traits, *, slots: int, returns: bool) -> Code:
-    """For a kprobe, kprobe.multi or kprobe.session program.
+    """Rewrite it for a kprobe, kprobe.multi or kprobe.session program.
 
     :param slots: argument slots of the function; only the first six are in registers
     :param returns: False for a void function
@@ -253,7 +253,7 @@ def regs(code: Code, traits: Traits, *, slots: int, returns: bool) -> Code:
 
 
 def without_return(code: Code, traits: Traits) -> tuple[Code, Sequence[int]]:
-    """For the entry half of a pair: bpf_get_func_ret gives 0, where there is no return value yet.
+    """Rewrite it for the entry half of a pair, where bpf_get_func_ret gives 0.
 
     :returns: the code, and the new slot of each old one
     """
@@ -264,10 +264,10 @@ def without_return(code: Code, traits: Traits) -> tuple[Code, Sequence[int]]:
 def fold_session(
     code: Code, kfuncs: Mapping[int, str], *, is_return: bool
 ) -> tuple[Code, dict[int, str]]:
-    """Replace bpf_session_is_return by a constant: one half of an entry/exit pair.
+    """Replace bpf_session_is_return by a constant, for one half of an entry/exit pair.
 
     :param kfuncs: slot of a kfunc call -> its name
-    :returns: the code, in which no instruction has moved, and the kfunc calls that are left
+    :returns: the code, in which no instruction has moved, and the remaining kfunc calls
     """
     new = {
         slot: [asm.mov(op.R0, int(is_return))]

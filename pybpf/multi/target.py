@@ -10,11 +10,11 @@ __all__ = ["Target"]
 
 @dataclass(frozen=True, slots=True)
 class Target(KernelFunction):
-    """One kernel function, and what attaching to it needs to know besides.
+    """Describe one kernel function, and what else attaching to it needs to know.
 
     :param unique: no other function of this module has its name
-    :param kprobe: not on the kprobe blacklist
-    :param occupied: programs its trampoline holds already
+    :param kprobe: it is not on the kprobe blacklist
+    :param occupied: number of programs its trampoline already holds
     :param may_sleep: the kernel lets sleepable programs run on it; None if that is not known
     """
 

@@ -1,4 +1,4 @@
-"""`Template`: a multi program before it is fitted to functions, made of a linked program."""
+"""`Template`: a multi program before it is fitted to functions, made from a linked program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LINE = struct.Struct("<IIII")  # struct bpf_line_info: insn_off, file_name_off,
 
 @dataclass(frozen=True)
 class Template:
-    """A multi program before it is fitted to functions.
+    """Hold a multi program before it is fitted to functions.
 
     :param code: linked instructions with func_info and line_info
     :param kfuncs: slot of a kfunc call -> kfunc name
@@ -41,16 +41,16 @@ class Template:
     kfuncs: Mapping[int, str] = field(default_factory=dict)
     source: Mapping[int, str] = field(default_factory=dict)
     static: Callable[[int], int] = field(default=lambda type_id: type_id, compare=False)
-    #: Call number that stands for a session kfunc in `code` -> its name.
+    #: Call number of a session kfunc in `code` -> its name.
     session_calls: Mapping[int, str] = field(default_factory=dict)
     #: Slot of any kfunc's call -> arguments it takes.
     kfunc_args: Mapping[int, int] = field(default_factory=dict)
     #: Slot of any kfunc's call -> its name.
     kfunc_names: Mapping[int, str] = field(default_factory=dict)
-    #: Numbers of the maps whose look-ups the verifier writes out.
+    #: Numbers of the maps whose look-ups the verifier inlines.
     arrays: frozenset[int] = frozenset()
 
-    # Variants made of it so far, by what they were made for.
+    # Variants made from it so far, by what they were made for.
     _variants: dict[tuple[object, ...], Variant] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -61,7 +61,7 @@ class Template:
     def variant(
         self, lowering: Lowering, make: Callable[[], Code], *key: object, scalars: bool = False
     ) -> Variant:
-        """The variant of a lowering, made once.
+        """Return the variant of a lowering, made once.
 
         :param make: rewrites the code
         :param key: what the rewritten code depends on
@@ -73,7 +73,7 @@ class Template:
         return variant
 
     def guarded(self, variant: Variant) -> Variant:
-        """A variant of this template with the recursion guard around it, made once."""
+        """Return a variant of this template with the recursion guard around it, made once."""
         full = ("guarded", variant.lowering.value, variant.scalars, variant.digest)
         found = self._variants.get(full)
         if found is None:
@@ -83,9 +83,9 @@ class Template:
         return found
 
     def half(self, is_return: bool) -> Template:
-        """The entry or exit half of a session program, made once.
+        """Return the entry or exit half of a session program, made once.
 
-        bpf_session_is_return is folded, and at entry bpf_get_func_ret gives 0, as it does in a
+        bpf_session_is_return is folded. At entry bpf_get_func_ret gives 0, as it does in a
         fsession program.
         """
         if is_return not in self._halves:
@@ -108,7 +108,7 @@ class Template:
 
     @cached_property
     def reads_ret_at_entry(self) -> bool:
-        """The entry side of a session looks at the return value, which is 0 there."""
+        """Tell whether the entry side of a session reads the return value, which is 0 there."""
         return self._folded(False).traits.needs_ret
 
     def _folded(self, is_return: bool) -> Template:
@@ -118,7 +118,10 @@ class Template:
 
     @cached_property
     def traits(self) -> Traits:
-        """:raises PlanError: if the use of the context cannot be proved"""
+        """Prove how the program uses its context, once.
+
+        :raises PlanError: if that is not possible
+        """
         return analyse(
             self.code,
             self.hook,
@@ -141,12 +144,12 @@ def make_template(
     static: Callable[[int], int] = lambda type_id: type_id,
     arrays: frozenset[int] = frozenset(),
 ) -> Template:
-    """A `Template` of a linked multi program.
+    """Make the `Template` of a linked multi program.
 
     :param btf: the object's BTF, for source lines in messages
     :param static: BTF id of a FUNC -> id of its twin with static linkage
-    :param arrays: numbers of the maps whose look-ups the verifier writes out
-    :raises PlanError: if it refers to modules, which variants cannot carry along
+    :param arrays: numbers of the maps whose look-ups the verifier inlines
+    :raises PlanError: if it refers to modules, which variants cannot do
     """
     if linked.btf_fd_refs or linked.kfunc_modules:
         raise PlanError(
@@ -182,7 +185,7 @@ def make_template(
 
 
 def pack_info(code: Code) -> tuple[bytes, bytes]:
-    """func_info and line_info records of a code, as BPF_PROG_LOAD takes them."""
+    """Pack the func_info and line_info records of a code for BPF_PROG_LOAD."""
     return (
         b"".join(_FUNC.pack(*row) for row in code.func_info),
         b"".join(_LINE.pack(*row) for row in code.line_info),

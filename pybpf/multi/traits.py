@@ -1,24 +1,25 @@
-"""What a multi program does with its context, proved by a data-flow pass.
+"""Prove what a multi program does with its context, with a data-flow pass.
 
 Theory of operation. The context of a multi program is an array of 8-byte slots
-that exists in no register or memory of the kernel as the program sees it, so
-every access must be found and rewritten, and an access that is missed reads a
-wrong value silently. The pass therefore follows, along every path, which
+that exists in no register or memory of the kernel as the program sees it. So
+every access must be found and rewritten. An access that is missed silently reads a
+wrong value. The pass therefore follows, along every path, which
 registers and which 8-byte stack slots hold the context pointer. A value is one
-of: the context; a pointer into a known frame of the BPF stack, with a known
-offset or not; a known constant; unknown (None); or `Lost`, which means it may
-or may not be derived from the context. Values meet at joins: equal stays, the
-context meeting anything else is `Lost`. A subprogram or callback is analysed
-once for each distinct state it is called with, the callers' frames included,
+of these: the context; a pointer into a known frame of the BPF stack, with a known
+offset or not; a known constant; unknown (None); or `Lost`, which means that it may
+or may not be derived from the context. Where paths join, equal values stay, and the
+context joined with anything else is `Lost`. A subprogram or callback is analysed
+once for each distinct state it is called with, including the callers' frames,
 because it may read what they spilled. A load, store or context helper through
-a `Lost` value is refused: the error names the instruction and what lost the
-proof. So is the context as any other argument of a helper or kfunc, which would
-take a frame for memory. A branch that two known numbers decide is followed one way only, as the
-verifier does: so the two halves of a session, in which bpf_session_is_return is
-a constant, read each their own. What is left is a list of accesses that is complete.
+a `Lost` value is refused, and the error names the instruction and what lost the
+proof. Passing the context as any other argument of a helper or kfunc is also refused,
+because it would take a frame for memory. If two known numbers decide a branch, it is followed
+in one direction only, as in the verifier. So the two halves of a session, in which
+bpf_session_is_return is a constant, each see only their own reads. The result is a complete
+list of accesses.
 
 The verifier has the same knowledge and would refuse most of what is `Lost`
-anyway; being stricter than it is safe, being laxer is not.
+anyway. Being stricter than the verifier is safe, being laxer is not.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ RET_SLOT = 6  # ctx[6]: the return value, exit side only
 
 
 class Hook(enum.Enum):
-    """When a multi program runs."""
+    """Say when a multi program runs."""
 
     ENTRY = "fentry"
     EXIT = "fexit"
@@ -75,7 +76,7 @@ class CtxHelper(enum.IntEnum):
 
 
 # helper id -> register in which its callback gets the caller's context argument,
-# and the register of the helper call that argument comes from
+# and the register of the helper call that holds this argument
 _CALLBACKS = {
     164: (4, 3),  # for_each_map_elem(map, cb, ctx, flags): cb(map, key, value, ctx)
     180: (3, 4),  # find_vma(task, addr, cb, ctx, flags): cb(task, vma, ctx)
@@ -117,7 +118,7 @@ _MEMORY_READERS = {4, 45, 112, 113, 114, 115}
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One proven load from the context.
+    """Describe one proven load from the context.
 
     :param insn: instruction index, in slots
     :param slot: context slot, 0..5 an argument, 6 the return value
@@ -133,7 +134,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class CtxCall:
-    """One call that passes the context.
+    """Describe one call that passes the context.
 
     :param insn: instruction index, in slots
     :param helper: helper id, or -1 for a kfunc
@@ -151,7 +152,7 @@ class CtxCall:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a program needs of the place it is attached to.
+    """Hold what a program needs from the place it is attached to.
 
     :param slots: argument slots read through the context, 0..5
     :param reads_ret: reads ``ctx[6]``
@@ -159,7 +160,7 @@ class Traits:
     :param calls: every call that passes the context, by instruction
     :param helpers: ids of `calls`
     :param ctx_functions: first slots of the subprograms that receive the context
-    :param called: ids of all helpers it calls, look-ups in array maps left out
+    :param called: ids of all helpers it calls, without look-ups in array maps
     :param called_kfuncs: names of all kfuncs it calls, "" for one whose name is not known
     """
 
@@ -177,17 +178,17 @@ class Traits:
 
     @property
     def needs_args(self) -> bool:
-        """Reads an argument, by slot or by helper."""
+        """Return True if it reads an argument, by slot or by helper."""
         return bool(self.slots) or CtxHelper.get_func_arg in self.helpers
 
     @property
     def needs_ret(self) -> bool:
-        """Reads the return value, by slot or by helper."""
+        """Return True if it reads the return value, by slot or by helper."""
         return self.reads_ret or CtxHelper.get_func_ret in self.helpers
 
     @property
     def max_arg(self) -> int | None:
-        """Highest argument slot wanted, -1 for none, None if a helper call's index varies."""
+        """Return the highest argument slot it reads, -1 for none, None if an index varies."""
         wanted = [*self.slots]
         for call in self.calls:
             if call.helper == CtxHelper.get_func_arg:
@@ -244,12 +245,12 @@ class _State:
 
 
 def _helper_args(helper: int) -> int:
-    # Registers past the arguments hold leftovers.
+    # Registers after the arguments hold old values.
     return HELPER_ARGS[helper] if 0 < helper < len(HELPER_ARGS) else 5
 
 
 def _helper_name(helper: int) -> str:
-    from .._uapi.helpers import Helper  # much to import for an error
+    from .._uapi.helpers import Helper  # lazy: a large import that only errors need
 
     known = helper in Helper._value2member_map_
     return f"bpf_{Helper(helper).name.removeprefix('BPF_FUNC_')}" if known else f"helper {helper}"
@@ -274,7 +275,7 @@ def _join(a: _Value, b: _Value, at: int) -> _Value:
 
 
 def _join_states(old: _State, new: _State, at: int) -> bool:
-    # Widen `old` by `new`; True if that changed it.
+    # Widens `old` by `new`. Returns True if that changed it.
     changed = False
     for reg, value in enumerate(new.regs):
         merged = _join(old.regs[reg], value, at)
@@ -298,7 +299,7 @@ class _Facts:
     accesses: dict[int, Access] = field(default_factory=dict)
     calls: dict[int, CtxCall] = field(default_factory=dict)
     ctx_functions: set[int] = field(default_factory=set)
-    # instruction -> its base register was seen to be something else than the context
+    # instructions whose base register was seen to hold something other than the context
     other: set[int] = field(default_factory=set)
     called: set[int] = field(default_factory=set)
     called_kfuncs: set[str] = field(default_factory=set)
@@ -342,7 +343,7 @@ class _Pass:
             slot, f"{use} a value that cannot be proved: {value.why} (instruction {value.at})"
         )
 
-    # -- one function in one calling state; gives the state at its exits, None if it has none
+    # -- one function in one calling state; returns the state at its exits, None if it has none
 
     def function(self, start: int, entry: _State) -> _State | None:
         key = (start, *entry.key())
@@ -400,7 +401,7 @@ class _Pass:
         return [slot + 1]
 
     def decided(self, insn: Insn, state: _State) -> bool | None:
-        # Which way a jump goes when both sides are known numbers, as the verifier sees it.
+        # The direction of a jump if both sides are known numbers, as in the verifier.
         operation = insn.code & op.OP_MASK
         if operation == op.JA:
             return True
@@ -436,7 +437,7 @@ class _Pass:
                     source = ((source & (2 * sign - 1)) ^ sign) - sign
                 regs[insn.dst] = source & (_M64 if wide else 0xFFFFFFFF)
             else:
-                # A truncated pointer is a number; an arena's cast (off 1) gives nothing known.
+                # A truncated pointer is a number. An arena's cast (off 1) gives an unknown value.
                 regs[insn.dst] = source if wide and plain else None
             return
         value = regs[insn.dst]
@@ -504,7 +505,7 @@ class _Pass:
         if atomic and insn.imm == _LOAD_ACQUIRE:
             base = state.regs[insn.src]
             if base is _CTX:
-                raise self.fail(slot, "loads atomically from the context, which is no memory")
+                raise self.fail(slot, "loads atomically from the context, which is not memory")
             self.load(slot, insn, state)
             return
         atomic = atomic and insn.imm != _STORE_RELEASE
@@ -553,7 +554,7 @@ class _Pass:
             self.kfunc(slot, state)
         else:
             self.helper(slot, insn.imm, state)
-        # Whatever memory was handed over may have been written.
+        # Memory that was passed to the call may have been written.
         for value in state.regs[1:6]:
             if isinstance(value, _Stack):
                 frame = state.frames[value.depth]
@@ -573,7 +574,7 @@ class _Pass:
                 if isinstance(value, _Func):
                     args: list[_Value] = [None] * 5
                     args[reg - 1] = regs[source]
-                    # It runs any number of times, each seeing what the last one left.
+                    # It runs any number of times, and each run sees what the previous one left.
                     before = None
                     while before != state.key():
                         before = state.key()
@@ -606,14 +607,14 @@ class _Pass:
         self.facts.calls[slot] = CtxCall(slot, helper, arg)
 
     def written_out(self, slot: int, value: _Value) -> bool:
-        # A look-up in one and the same array, whichever way it is come to.
+        # True if every path to this look-up uses the same array.
         if not isinstance(value, _Map) or value.number not in self.arrays:
             return False
         return self.facts.lookups.setdefault(slot, value.number) == value.number
 
     def handed(self, slot: int, callee: str | int, state: _State, first: int, last: int) -> None:
-        # Arguments that must not be the context. The verifier says so of the real one; a frame
-        # on the stack it would take for memory.
+        # Arguments that must not be the context. The verifier checks that for the real context, but
+        # it would accept a frame on the stack as memory.
         for value in state.regs[first : last + 1]:
             if _tainted(value):
                 callee = callee if isinstance(callee, str) else _helper_name(callee)
@@ -670,14 +671,14 @@ def analyse(
     kfunc_names: Mapping[int, str] | None = None,
     arrays: Collection[int] = (),
 ) -> Traits:
-    """Prove what a multi program reads of its context.
+    """Prove what a multi program reads from its context.
 
     :param code: the linked program, subprograms appended
     :param source: slot -> ``file:line: text`` for messages
     :param kfuncs: slot of a call of a session kfunc -> name
-    :param kfunc_args: slot of any kfunc's call -> arguments it takes; 5 if not known
+    :param kfunc_args: slot of any kfunc's call -> number of its arguments; 5 if not known
     :param kfunc_names: slot of any kfunc's call -> name
-    :param arrays: numbers of the maps whose look-ups the verifier writes out
+    :param arrays: numbers of the maps whose look-ups the verifier inlines
     :raises PlanError: naming instruction and source line, if the use of the context
         cannot be proved, or reads what a multi context does not have
     """

@@ -493,7 +493,7 @@ def test_reuse_fd_takes_over_the_parameters() -> None:
             other[u32(1)] = u64(1)
             assert m[u32(1)] == u64(1)
             assert other.fileno() != m.fileno()
-            with pytest.raises(BpfError, match="exists already"):
+            with pytest.raises(BpfError, match="already exists"):
                 other.reuse_fd(m.fd)
 
 
@@ -507,7 +507,7 @@ def test_life_of_a_map() -> None:
     assert m.info().max_entries == 20 and m.info().name == "odd_name_"
     with pytest.raises(AttributeError, match="max_entries can no longer be changed"):
         m.max_entries = 30
-    with pytest.raises(BpfError, match="exists already"):
+    with pytest.raises(BpfError, match="already exists"):
         m.create()
     raw = m.raw
     m[u32(1)] = u64(1)

@@ -669,7 +669,7 @@ def test_functions_that_take_no_sleepable_program_are_skipped(kernel: Kernel) ->
 def test_nothing_left_that_takes_a_sleepable_program(kernel: Kernel) -> None:
     """A PlanError with all the reasons, never the verifier's word of one function."""
     kernel.refuse = lambda what: NOT_SLEEPABLE if what.startswith("load") else None
-    with pytest.raises(PlanError, match="lets no sleepable program run") as caught:
+    with pytest.raises(PlanError, match="does not let sleepable programs run") as caught:
         attach(kernel, SLEEPS, TARGETS, K6_1)
     assert {s.reason for s in caught.value.skipped} == {Reason.NOT_SLEEPABLE}
     assert len(caught.value.skipped) == 5
@@ -702,7 +702,7 @@ def test_a_link_of_many_does_not_say_who_cannot_sleep(
         assert len(link.targets) == 4
         (skipped,) = link.skipped
         assert (skipped.name, skipped.reason) == ("f1", Reason.KERNEL_REFUSED)
-        assert "perhaps the kernel lets no sleepable program run" in skipped.hint
+        assert "perhaps the kernel does not let sleepable programs run" in skipped.hint
 
 
 def masks(code: Code) -> int:

@@ -384,7 +384,7 @@ def test_bad_type_ids_and_offsets() -> None:
     with pytest.raises(RelocationError, match="anonymous"):
         one(btf, [btf], 8, "0", type_id=0)
     for at in (-8, 4, 8):
-        with pytest.raises(RelocationError, match="not that of an instruction"):
+        with pytest.raises(RelocationError, match="not the start of an instruction"):
             relocate(bytearray(8), [(at, CoreRelo(0, 2, "0:0", 0))], btf, [btf], program="p")
 
 

@@ -88,7 +88,7 @@ def test_round_trip(field: Field, values: st.SearchStrategy[Any], data: Any) -> 
 def test_bytes_are_always_taken(field: Field) -> None:
     """Raw bytes of the right size pass through every field; others are refused."""
     assert field.encode(b"\1" * field.size) == b"\1" * field.size
-    with pytest.raises(ValueError, match=f"the map takes {field.size}"):
+    with pytest.raises(ValueError, match=f"the map needs {field.size}"):
         field.encode(b"\1" * (field.size + 1))
 
 

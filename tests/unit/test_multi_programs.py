@@ -178,7 +178,7 @@ def test_functions_of_one_name_share_a_cookie_and_people_are_told(
         assert [t.address for t in caught.value.plan.targets if t.name == "version_show"] == at
         (said,) = caplog.messages
         assert said == (
-            "program 'by_cookie': functions of one name share a cookie: 3 by "
+            "program 'by_cookie': functions with the same name share a cookie: 3 by "
             + " and ".join(f"version_show at {address:#x}" for address in at)
             + " (a Target or NAME@ADDRESS tells them apart)"
         )
@@ -269,7 +269,7 @@ def test_there_is_one_plan(program: pybpf.Program, facts: Facts) -> None:
     ("options", "words"),
     [
         ({"mechanism": "magic"}, "one of auto, tracing_multi"),
-        ({"prefer": "speed"}, "only 'overhead' is known"),
+        ({"prefer": "speed"}, "must be 'overhead'"),
         ({"lowering": "regs"}, "one of auto, direct, frame"),
     ],
 )

@@ -438,8 +438,8 @@ def test_relocations_that_make_no_sense(opcode: int, says: str) -> None:
 @pytest.mark.parametrize(
     ("rel", "says"),
     [
-        ((4, 1, 1), "no instruction"),
-        ((24, 1, 1), "no instruction"),
+        ((4, 1, 1), "outside the instructions"),
+        ((24, 1, 1), "outside the instructions"),
         ((0, 1, 99), "symbol 99"),
         ((0, 1, 2), "in section 0xfff1"),
         ((16, 1, 3), "half an instruction"),

@@ -371,7 +371,10 @@ def test_why_of_a_program_says_what_plan_does(facts: str) -> None:
     ask = ("--object", MULTI, "--program", "on_exit_ret", "--facts", facts)
     text = run("why", "vfs_read", *ask)[1]
     assert "on_exit_ret (fexit.multi/" in text and ": trampoline, kprobe_multi, kprobe" in text
-    assert "not tracing_multi: not available on this kernel: it has no tracing_multi (7.2" in text
+    assert (
+        "not tracing_multi: not available on this kernel: the kernel has no tracing_multi (7.2"
+        in text
+    )
     assert "reads every argument" not in text
     assert "kprobe_multi" in run("plan", "vfs_read", *ask)[1]
     assert "  fexit.multi: trampoline\n" in run("why", "vfs_read", "--facts", facts)[1]

@@ -460,11 +460,11 @@ def test_whether_a_sleepable_program_may_run_is_a_question(facts: PlanFacts) -> 
     assert {t.name for t in out.targets} == {"yes", "unknown"}
     assert {g.mechanism for g in out.groups} <= {TRACING_MULTI, TRAMPOLINE}
     assert [t.name for t in out.unsure] == ["unknown"]
-    assert "not known of this function" in str(out)
+    assert "not known for this function" in str(out)
     assert json.loads(out.to_json())["unsure"] == ["unknown"]
     (skipped,) = out.skipped
     assert (skipped.name, skipped.reason) == ("no", Reason.NOT_SLEEPABLE)
-    assert "the kernel lets no sleepable program run on this function" in skipped.why
+    assert "the kernel does not let sleepable programs run on this function" in skipped.why
     for mechanism, said in answers(sleeps, no, facts).items():
         assert said is not None
         if mechanism in (TRACING_MULTI, TRAMPOLINE):

@@ -1,8 +1,8 @@
-"""How the kernel is asked to run a program on a function: each mechanism is one object.
+"""The ways to ask the kernel to run a program on a function. Each mechanism is one object.
 
-The planner and the engine know mechanisms only by what `base.Mechanism` says of them, so
-adding one is one object, listed in `MECHANISMS`, and its prices (`pybpf.multi.cost`). All
-of it is pure: what makes links is handed in by the engine.
+The planner and the engine know mechanisms only through `base.Mechanism`. To
+add one, write its object, list it in `MECHANISMS`, and add its prices (`pybpf.multi.cost`). All
+of it is pure: the engine passes in what makes links.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ __all__ = [
     "Request",
 ]
 
-#: All that are known, in the order in which a plan lists their groups.
+#: All known mechanisms, in the order in which a plan lists their groups.
 MECHANISMS: tuple[Mechanism, ...] = (TRACING_MULTI, TRAMPOLINE, KPROBE_MULTI, KPROBE)

@@ -1,4 +1,4 @@
-"""What tracing_multi and trampoline have in common: functions named by BTF id."""
+"""The common part of tracing_multi and trampoline, which name functions by BTF id."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["ByTrampoline"]
 _BY_ADDRESS = (
     "kprobe_multi or kprobe can trace it if the program reads neither arguments nor return value"
 )
-_FEWER = "attach to one function, or by a mechanism that loads it once"
+_FEWER = "attach to one function, or use a mechanism that loads the program once"
 
 
 class ByTrampoline(Mechanism):
-    """A program that the function's trampoline calls."""
+    """Run a program from the function's trampoline."""
 
     prog_type = ProgType.BPF_PROG_TYPE_TRACING
     needs_btf = True
     can_sleep = True
 
     def problem(self, request: Request, target: Target) -> Refusal | None:
-        """The kernel's rules for trampolines, and what a trampoline can hold."""
+        """Check the kernel's rules for trampolines, and what a trampoline can hold."""
         model, facts = target.model, request.facts
         if not target.unique:
             return Refusal(Reason.AMBIGUOUS, "the kernel would take the first", _BY_ADDRESS)
@@ -42,7 +42,7 @@ class ByTrampoline(Mechanism):
         if model.obstacle is not None:
             return Refusal(model.obstacle, f"{model.params} parameters, {model.slots} slots")
         if model.slots > facts.max_slots:
-            detail = f"{model.slots} slots, this kernel's trampolines save {facts.max_slots}"
+            detail = f"{model.slots} slots, but this kernel's trampolines save {facts.max_slots}"
             return Refusal(Reason.TOO_MANY_SLOTS, detail)
         if request.exits and model.returns is Return.WIDE:
             return Refusal(Reason.RETURNS_STRUCT, f"returns {model.ret_size} bytes")
@@ -57,7 +57,7 @@ class ByTrampoline(Mechanism):
         return None
 
     def variant(self, request: Request, side: Side, template: Template, target: Target) -> Variant:
-        """The program as it is if it reads no context slot, else with a frame."""
+        """Return the program unchanged if it reads no context slot, otherwise with a frame."""
         traits = template.traits
         if not traits.accesses:
             return template.variant(Lowering.NATIVE, lambda: template.code)
@@ -65,7 +65,7 @@ class ByTrampoline(Mechanism):
 
     @staticmethod
     def frame(template: Template, *, shown: bool) -> Variant:
-        """The program called with a frame of its own.
+        """Return the program called with its own frame.
 
         :param shown: the frame has the return value
         """

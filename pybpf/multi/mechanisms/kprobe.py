@@ -1,4 +1,4 @@
-"""kprobe: one program for all functions, and a perf event and a link for each."""
+"""kprobe: one program for all functions, with a perf event and a link for each function."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ class _KprobeMulti(ByRegisters):
     shared = True
 
     def stray(self, template: Template) -> str:
-        # At entry it has what is in a register for a return value, every other session has 0.
-        return ", for it reads the return value at entry too" if template.reads_ret_at_entry else ""
+        # At entry its return value is whatever is in the register. All other sessions read 0.
+        return ", as it reads the return value at entry, too" if template.reads_ret_at_entry else ""
 
     def attach_type(self, side: Side) -> int:
         if side is Side.SESSION:
@@ -36,7 +36,7 @@ class _KprobeMulti(ByRegisters):
         return AttachType.BPF_TRACE_KPROBE_MULTI
 
     def link(self, doors: Doors, job: Job) -> Link:
-        # In any order: the kernel sorts the addresses, and the cookies along.
+        # The order does not matter: the kernel sorts the addresses together with the cookies.
         made: Link = doors.attach_kprobe_multi(
             job.program,
             addrs=array("Q", Targets.of(job.targets).addresses),

@@ -1,4 +1,4 @@
-"""What kprobe_multi and kprobe have in common: functions by address, arguments in registers."""
+"""The common part of kprobe_multi and kprobe: functions by address, arguments in registers."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ __all__ = ["ByRegisters"]
 
 
 class ByRegisters(Mechanism):
-    """A program that a kprobe calls, with ``struct pt_regs``."""
+    """Run a program from a kprobe, with ``struct pt_regs``."""
 
     prog_type = ProgType.BPF_PROG_TYPE_KPROBE
     shares_flag = True
 
     def problem(self, request: Request, target: Target) -> Refusal | None:
-        """What no kprobe can do."""
+        """Check what no kprobe can do."""
         if not target.unique and not target.address:
             return Refusal(Reason.AMBIGUOUS, "", "give the address")
         helpers = request.template.traits.helpers
         cookies = request.facts.features.supports(Feature.ATTACH_COOKIE)
         if CtxHelper.get_attach_cookie in helpers and not cookies:
-            return Refusal(Reason.NO_MECHANISM, "it has no cookies on kprobes")
+            return Refusal(Reason.NO_MECHANISM, "the kernel has no cookies on kprobes")
         return None
 
     def side_problem(
         self, request: Request, side: Side, template: Template, target: Target
     ) -> Refusal | None:
-        """What registers do not have."""
+        """Check for values that are not in registers."""
         model, traits = target.model, template.traits
         counts = traits.needs_args or CtxHelper.get_func_arg_cnt in traits.helpers
         if model is None or not target.unique:
-            # Without a model it is not known which slots are its own, or whether it is void.
+            # Without a model, neither its number of slots nor whether it is void is known.
             if counts or traits.needs_ret:
                 reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
                 return Refusal(reason, "the program reads arguments or the return value")
@@ -55,17 +55,17 @@ class ByRegisters(Mechanism):
             side is Side.EXIT
             or (side is Side.SESSION and _reads_own_args(request.template.half(True).traits, model))
         ):
-            hint = "fentry/fexit clones have them"
-            return Refusal(Reason.NO_EXIT_ARGS, "kprobes lose argument registers", hint)
+            hint = "use fentry/fexit clones, which keep them"
+            return Refusal(Reason.NO_EXIT_ARGS, "kprobes do not keep argument registers", hint)
         if model.structs and traits.needs_args:
-            return Refusal(Reason.TOO_MANY_SLOTS, "a struct by value may be on the stack")
+            return Refusal(Reason.TOO_MANY_SLOTS, "a struct passed by value may be on the stack")
         top = traits.max_arg
         if model.slots > REGISTER_SLOTS and (top is None or top >= REGISTER_SLOTS):
             return Refusal(Reason.TOO_MANY_SLOTS, "arguments on the stack are not in pt_regs")
         return None
 
     def variant(self, request: Request, side: Side, template: Template, target: Target) -> Variant:
-        """Slots and helpers become loads from registers."""
+        """Turn slots and helpers into loads from registers."""
         count, shown = slots(target), returns(side, target)
         return template.variant(
             Lowering.REGS,

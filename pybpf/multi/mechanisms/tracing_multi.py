@@ -47,11 +47,12 @@ class _TracingMulti(ByTrampoline):
         )
 
     def places(self, link: Link) -> Mapping[int, int]:
-        """The kernel looks the names of BTF ids up itself; from 7.3 on it tells what it found."""
+        """Return what the kernel found. It looks up BTF ids itself, and reports them from 7.3
+        on."""
         try:
             info = link.info()
         except BpfError:
-            return {}  # not told is not wrong
+            return {}  # not reported does not mean wrong
         return dict(zip(info.ids, info.addrs, strict=False))
 
 

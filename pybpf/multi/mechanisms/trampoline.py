@@ -1,4 +1,4 @@
-"""trampoline: a clone of the program, and a link, for each function (fentry, fexit, fsession)."""
+"""trampoline: a clone of the program and a link for each function (fentry, fexit, fsession)."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ class _Trampoline(ByTrampoline):
         if template.hook is Hook.SESSION and part.side is not Side.SESSION:
             template = template.half(part.side is Side.EXIT)
         whole = template.guarded if part.variant.guarded else lambda variant: variant
-        # The program calculates with an argument that is a pointer for this function.
+        # The program calculates with an argument that is a pointer in this function.
         yield whole(self._direct(template, part.side, target, scalars=True))
-        # No load of an argument that points to a pointer, an enum or a function is allowed on
-        # 6.x ("is not a struct"), but the helper gives it.
+        # 6.x does not allow loads of an argument that points to a pointer, an enum or a function
+        # ("is not a struct"), but the helper returns it.
         yield whole(self.frame(template, shown=returns(part.side, target)))
 
     def link(self, doors: Doors, job: Job) -> Link:
