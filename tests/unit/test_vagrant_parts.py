@@ -503,7 +503,7 @@ def test_rows_side_by_side(
     said = err.splitlines()
     assert "  6.12 | two" in said
     assert "e2e: row latest: the run was killed (status -9)" in said
-    assert sum("s in all" in line for line in said) == 3
+    assert sum("s in total" in line for line in said) == 3
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -1,7 +1,7 @@
-"""Rows side by side: each is a process of its own, and its lines say which row they are of.
+"""Run rows side by side. Each is a process, and its lines say which row they belong to.
 
-One thread does it all. It must: a run is killed when the thread that started it ends, so that
-nothing outlives us (`inside.outside`).
+One thread does it all. This is necessary: a run is killed when the thread that started it ends,
+so that nothing outlives us (`inside.outside`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ CHUNK = 1 << 16
 
 @dataclass(eq=False)
 class _Run:
-    """One row at work."""
+    """Track one running row."""
 
     setting: Setting
     process: subprocess.Popen[bytes]
     began: float
-    lines: dict[int, bytes] = field(default_factory=dict)  # of each pipe: what has no end yet
+    lines: dict[int, bytes] = field(default_factory=dict)  # for each pipe: the unfinished line
 
 
 def run(rows: Sequence[str], jobs: int, setting: Callable[[str], Setting]) -> dict[str, int]:
-    """Run rows, at most `jobs` at once; the exit status of each.
+    """Run rows, at most `jobs` at once. Return the exit status of each.
 
-    A row that is alone has our output to itself.
+    If only one row runs, its output is passed on unchanged.
 
     :param setting: called with each row just before it starts
     """
@@ -60,7 +60,7 @@ def run(rows: Sequence[str], jobs: int, setting: Callable[[str], Setting]) -> di
                     statuses[row] = inside.ended(one.process, one.setting)
                     _end(one)
                     running.remove(one)
-                    note(f"row {row} took {time.monotonic() - one.began:.0f} s in all")
+                    note(f"row {row} took {time.monotonic() - one.began:.0f} s in total")
         finally:
             for one in running:
                 _end(one)
@@ -79,7 +79,7 @@ def _start(setting: Setting, selector: selectors.BaseSelector, *, alone: bool) -
 
 
 def _pass_on(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
-    # Whole lines, so that those of two rows do not mix.
+    # Only whole lines, so that the lines of two rows do not mix.
     sink: BinaryIO
     one, sink = key.data
     some = os.read(key.fd, CHUNK)
@@ -97,7 +97,7 @@ def _pass_on(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> No
 
 
 def _end(one: _Run) -> None:
-    # The closing of its standard input is the end of all that still runs in there.
+    # Closing its standard input ends everything that still runs in there.
     process = one.process
     with contextlib.ExitStack() as stack:
         for stream in (process.stdout, process.stderr):

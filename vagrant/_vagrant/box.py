@@ -1,11 +1,11 @@
-"""The local box: a Debian disk with every row's kernel and all that the tests need, from Debian's
-packages only.
+"""Build the local box: a Debian disk with every row's kernel and all that the tests need, made
+only from Debian's packages.
 
 mmdebstrap installs Debian 13 and the kernels, the same releases that `vagrant/vm` boots, into a
-directory; mke2fs copies that into the one partition of a disk file; the boot loader's two parts are
-written before it.  Nothing is mounted and no machine is started.  The box is cached under a name
-made from its inputs, beside the kernels with their initial RAM disks, for a machine that boots
-them directly.
+directory. mke2fs copies that into the one partition of a disk file. The boot loader's two parts
+are written before it. Nothing is mounted and no machine is started. The box is cached under a name
+made from its inputs. Beside it are the kernels with their initial RAM disks, for a machine that
+boots them directly.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ HOOKS = HERE.parent / "box"
 USERLAND = "trixie"
 DISK_SIZE = 4 << 30  # bytes; the file is sparse
 SECTOR = 512
-FIRST_SECTOR = 2048  # of the partition
+FIRST_SECTOR = 2048  # first sector of the partition
 KEPT_BOXES = 2
-# As vagrant/vm boots its guests, so that both say the same of the kernel.
+# As in vagrant/vm, so that both give the same results for a kernel.
 COMMAND_LINE = (
     "net.ifnames=0 console=ttyS0 loglevel=5 panic=0 oops=panic nowatchdog "
     "rcupdate.rcu_cpu_stall_suppress=1"
@@ -48,7 +48,7 @@ PACKAGES = (
     *("iproute2", "iputils-ping", "procps", "kmod", "rsync"),
     *("initramfs-tools", "zstd", "grub-pc-bin", "grub2-common"),
 )
-# What pyproject.toml asks for, by its names on PyPI; provision.sh installs the same.
+# The requirements of pyproject.toml, by their names on PyPI. provision.sh installs the same.
 PYTHON_PACKAGES = {
     "capstone": "python3-capstone",
     "psutil": "python3-psutil",
@@ -56,7 +56,7 @@ PYTHON_PACKAGES = {
     "pytest": "python3-pytest",
     "hypothesis": "python3-hypothesis",
 }
-KEYS = (  # vagrant's well-known public key, wherever this version keeps it
+KEYS = (  # places where versions of vagrant keep its well-known public key
     "/usr/share/rubygems-integration/all/gems/vagrant-*/keys/vagrant.pub",
     "/opt/vagrant/embedded/gems/**/keys/vagrant.pub",
 )
@@ -67,41 +67,41 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Box:
-    """A box that was built."""
+    """Describe a box that was built."""
 
-    name: str  # as vagrant knows it
+    name: str  # vagrant's name for it
     file: Path
     boot: Path  # directory of vmlinuz-RELEASE and initrd.img-RELEASE
-    sha256: str  # of the file
+    sha256: str  # checksum of the file
     releases: dict[str, str]  # row -> kernel release
 
 
 def note(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Print one line for the person at the terminal."""
     print(f"build-box: {text}", file=sys.stderr, flush=True)
 
 
 def die_with_parent() -> None:
-    """In a new process: be killed when its parent ends."""
+    """Have this new process killed when its parent ends."""
     _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def as_root(*command: str | Path) -> list[str]:
-    """The command, through sudo if need be."""
+    """Return the command, with sudo if needed."""
     words = [str(word) for word in command]
     return words if os.geteuid() == 0 else ["sudo", "-E", *words]
 
 
 def public_key() -> Path:
-    """The public half of the key that vagrant logs in with."""
+    """Find the public half of the key that vagrant logs in with."""
     for pattern in KEYS:
         for path in sorted(Path("/").glob(pattern[1:])):
             return path
-    raise VmError("vagrant's public key is nowhere: run vagrant/host.sh vagrant")
+    raise VmError("vagrant's public key was not found: run vagrant/host.sh vagrant")
 
 
 def box(*, update: bool = False) -> Box:
-    """The box, built if the cache has none of its inputs or if told to build it anew."""
+    """Return the box. Build it if the cache has none for its inputs, or on `update`."""
     missing = [name for name in NEEDED if not shutil.which(name)]
     if missing:
         raise VmError(f"{', '.join(missing)} missing: run vagrant/host.sh vagrant")
@@ -118,7 +118,7 @@ def box(*, update: bool = False) -> Box:
     if update or not (target / "facts.json").is_file():
         with cache.locked("box.lock"):
             if update or not (target / "facts.json").is_file():
-                for left in home.glob(".*"):  # of a build that was killed
+                for left in home.glob(".*"):  # left by a build that was killed
                     subprocess.run(as_root("rm", "-rf", left), check=False)
                 _build(target, found)
     cache.write_atomic(home / "current", name.encode() + b"\n")
@@ -135,14 +135,14 @@ def box(*, update: bool = False) -> Box:
 
 
 def _prune(home: Path) -> None:
-    """Keep the boxes that were used last."""
+    """Delete all but the boxes that were used last."""
     by_age = sorted(home.glob("*/facts.json"), key=lambda path: path.stat().st_mtime)
     for old in by_age[:-KEPT_BOXES]:
         shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def sources(rows: Sequence[kernels.Row]) -> tuple[str, str]:
-    """sources.list for the userland and the kernels, and the preferences that keep them apart."""
+    """Return sources.list for userland and kernels, and preferences that keep them apart."""
     main, security = apt.mirrors()
     signed = next((f"[signed-by={k}] " for k in apt.KEYRINGS if os.path.exists(k)), "")
     suites = [USERLAND, *(suite for row in rows for suite in row.suites)]
@@ -153,13 +153,13 @@ def sources(rows: Sequence[kernels.Row]) -> tuple[str, str]:
             lines.append(f"deb {signed}{uri} {suite} main\n")
     pins = "Package: linux-base\nPin: release n=trixie-backports\nPin-Priority: 900\n"
     for suite in dict.fromkeys(suites):
-        if suite.partition("-")[0] != USERLAND:  # kernels only, by their full names
+        if suite.partition("-")[0] != USERLAND:  # only kernels, by their full names
             pins += f"\nPackage: *\nPin: release n={suite}\nPin-Priority: 1\n"
     return "".join(lines), pins
 
 
 def run(what: str, command: Sequence[str], log: Path, **environment: str) -> None:
-    """Run one step; if it fails, its last words are the error's text."""
+    """Run one step. If it fails, its last lines are the error's text."""
     with open(log, "wb") as file:
         try:
             done = subprocess.run(
@@ -179,7 +179,7 @@ def run(what: str, command: Sequence[str], log: Path, **environment: str) -> Non
 
 
 def _build(target: Path, found: dict[str, kernels.Kernel]) -> None:
-    """Make the directory `target`: pybpf.box, boot/, facts.json."""
+    """Fill the directory `target`: pybpf.box, boot/, facts.json."""
     name = f"pybpf-{target.name}"
     began = time.monotonic()
     with cache.staged(target) as work, contextlib.ExitStack() as stack:
@@ -194,7 +194,7 @@ def _build(target: Path, found: dict[str, kernels.Kernel]) -> None:
         for release in releases.values():
             for file in (f"vmlinuz-{release}", f"initrd.img-{release}"):
                 if not (root / "boot" / file).is_file():
-                    raise VmError(f"the box has no /boot/{file}: its package did not install whole")
+                    raise VmError(f"the box has no /boot/{file}: its package is incomplete")
                 shutil.copyfile(root / "boot" / file, boot / file)
         _disk(root, work)
         _pack(work)
@@ -232,7 +232,7 @@ def _install(root: Path, work: Path, found: dict[str, kernels.Kernel]) -> None:
     ]
     note("installing Debian packages into a new disk (a minute or two)")
     environment = {"VAGRANT_KEY": str(public_key()), "BOX_CMDLINE": COMMAND_LINE}
-    # In a PID namespace, so that nothing of it goes on when we are killed.
+    # In a PID namespace, so that nothing continues when we are killed.
     alone = ("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
     command = as_root(*alone, "mmdebstrap", *options, USERLAND, root, work / "sources")
     try:
@@ -249,12 +249,12 @@ def _install(root: Path, work: Path, found: dict[str, kernels.Kernel]) -> None:
 
 
 def _disk(root: Path, work: Path) -> None:
-    """One partition with the directory's files, a partition table and grub in front of it."""
+    """Make a disk: partition table and grub, then one partition with the directory's files."""
     disk = work / "disk"
     with open(disk, "wb") as file:
         file.truncate(DISK_SIZE)
     start = FIRST_SECTOR * SECTOR
-    # grub of an old release reads the disk too, so no feature it may not know.
+    # Leave out features that an old grub does not know, because it also reads the disk.
     options = ["-q", "-F", "-t", "ext4", "-L", "pybpf", "-O", "^metadata_csum_seed,^orphan_file"]
     options += ["-E", f"offset={start},lazy_itable_init=1", "-d", str(root), str(disk)]
     command = as_root("mke2fs", *options, f"{(DISK_SIZE - start) >> 10}k")
@@ -272,14 +272,14 @@ def _disk(root: Path, work: Path) -> None:
 
 
 def master_boot_record(code: bytes, first: int, count: int) -> bytes:
-    """Sector 0: boot code and one bootable Linux partition of `count` sectors."""
-    anywhere = b"\xfe\xff\xff"  # cylinder, head, sector: beyond what they can say
+    """Make sector 0: boot code and one bootable Linux partition of `count` sectors."""
+    anywhere = b"\xfe\xff\xff"  # cylinder, head, sector: the value for "too large to express"
     entry = struct.pack("<B3sB3sII", 0x80, anywhere, 0x83, anywhere, first, count)
     return code.ljust(440, b"\0") + bytes(6) + entry + bytes(48) + b"\x55\xaa"
 
 
 def _pack(work: Path) -> None:
-    """The .box: an archive of the disk and two words for vagrant."""
+    """Make the .box: an archive of the disk and vagrant's two small files."""
     metadata = {"provider": "libvirt", "format": "qcow2", "virtual_size": DISK_SIZE >> 30}
     (work / "metadata.json").write_text(json.dumps(metadata) + "\n")
     (work / "Vagrantfile").write_text(

@@ -1,4 +1,4 @@
-"""The command line of `vagrant/build-box`."""
+"""Read the command line of `vagrant/build-box`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .box import Box, as_root, box, note
 
 __all__ = ["main"]
 
-BOOT = "/var/lib/libvirt/images/pybpf"  # where Vagrantfile looks, and libvirt's user may read
+BOOT = "/var/lib/libvirt/images/pybpf"  # Vagrantfile looks here, and libvirt's user may read it
 
 
 def install(made: Box) -> None:
-    """Copy the kernels to where a libvirtd that runs as another user can read them."""
+    """Copy the kernels to a place where a libvirtd of another user can read them."""
     files = sorted(made.boot.iterdir())
     command = as_root("install", "-D", "-m", "644", "-t", BOOT, *files)
     if subprocess.run(command, check=False).returncode:
@@ -24,21 +24,21 @@ def install(made: Box) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as `vagrant/build-box`; the value is the exit status."""
+    """Run `vagrant/build-box` and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="vagrant/build-box",
-        description="Build the local Vagrant box from Debian packages, unless it is built already, "
+        description="Build the local Vagrant box from Debian packages, unless it is already built, "
         "and print its file name.",
-        epilog="It is kept below ~/.cache/pybpf/boxes ($PYBPF_CACHE).  Use it with "
+        epilog="The box is kept below ~/.cache/pybpf/boxes ($PYBPF_CACHE). Use it with "
         "`BOX=local vagrant up`.",
     )
     parser.add_argument(
         "--install",
         action="store_true",
-        help=f"copy the kernels to {BOOT}, for `vagrant up` with the system's libvirtd",
+        help=f"also copy the kernels to {BOOT}, for `vagrant up` with the system's libvirtd",
     )
     parser.add_argument(
-        "--update", action="store_true", help="look for newer kernels, and build it anew"
+        "--update", action="store_true", help="look for newer kernels, and build the box again"
     )
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The command line of `vagrant/e2e`."""
+"""Read the command line of `vagrant/e2e`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["main"]
 
 DESCRIPTION = """\
 Bring up the Vagrant machine on a kernel row, run the end-to-end tests in it, bring the results
-back and destroy it.  Exit status: pytest's own; 124 time limit; 125 the machine did not come up, or
-died."""
+back and destroy the machine. The exit status is pytest's; 124 means a time limit, 125 that the
+machine did not come up or died."""
 EPILOG = """\
 Words after `--` go to pytest instead of the default tests: `vagrant/e2e 6.12 -- tests/live -x`.
-Results are in --out: junit.xml, whatever the tests left under $OUT, console.log and vagrant.log.
-It needs root or sudo.  libvirtd, its network and vagrant run in namespaces of the run's own, so
+Results are in --out: junit.xml, files that the tests left under $OUT, console.log and vagrant.log.
+It needs root or sudo. libvirtd, its network and vagrant run in the run's own namespaces, so
 nothing of them is left, however the run ends."""
 TESTS = ("tests/e2e", "tests/live")
-SHORT = ("-m", "not long")  # as `make test`
+SHORT = ("-m", "not long")  # as in `make test`
 TOOLS: tuple[str, ...] = (
     *("vagrant", "libvirtd", "virtlogd", "virsh", "dnsmasq", "iptables"),
     *("rsync", "ssh", "ip", "mount", "unshare"),
@@ -38,7 +38,7 @@ TOOLS: tuple[str, ...] = (
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; usage errors exit with 2."""
+    """Parse the options. Usage errors exit with status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     at = words.index("--") if "--" in words else len(words)
     rows = kernels.rows()
@@ -50,34 +50,38 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "row", nargs="?", choices=[*rows, "all"], default="all", help="kernel row (%(default)s)"
+        "row",
+        nargs="?",
+        choices=[*rows, "all"],
+        default="all",
+        help="kernel row (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
         default=CHECKOUT / ".vagrant-out",
-        help="results go to DIR/ROW (.vagrant-out)",
+        help="directory for results, in DIR/ROW (default: .vagrant-out)",
     )
     parser.add_argument(
-        "--long", action="store_true", help="also the long tests that `make test` leaves out"
+        "--long", action="store_true", help="also run the long tests that `make test` leaves out"
     )
     parser.add_argument(
-        "--grub", action="store_true", help="let the box's grub pick the kernel, not libvirt"
+        "--grub", action="store_true", help="boot the kernel by the box's grub, not by libvirt"
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=7200,
         metavar="S",
-        help="seconds one row's tests may take (%(default)g)",
+        help="time limit for one row's tests, in seconds (default: %(default)g)",
     )
     parser.add_argument(
         "--jobs",
         type=int,
         metavar="N",
         default=min(2, os.cpu_count() or 1),
-        help="machines at once, 2 GiB of memory each (%(default)s)",
+        help="number of machines at once, with 2 GiB of memory each (default: %(default)s)",
     )
     parser.add_argument(
         "--setup", action="store_true", help="only install and build what is missing"
@@ -85,8 +89,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, more = parser.parse_known_args(words[:at])
     if more:
         parser.error(
-            f"one row, or all, and nothing else: {' '.join(more)}; "
-            "what pytest is to get goes behind --"
+            f"unexpected argument {' '.join(more)}: give one row or all; "
+            "put pytest's arguments after --"
         )
     options.tests = words[at + 1 :]
     if options.jobs < 1:
@@ -97,7 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def set_up() -> str:
-    """QEMU's path, after installing what is missing."""
+    """Install what is missing and return QEMU's path."""
     path, missing = "", [tool for tool in TOOLS + box.NEEDED if not shutil.which(tool)]
     missing += [name for name in inside.PRIVATE if not os.path.isdir(name)]
     try:
@@ -116,7 +120,7 @@ def set_up() -> str:
 
 
 def check(made: box.Box, row: str) -> str:
-    """The release of the row's kernel in a box that is whole."""
+    """Check that the box is complete. Return the release of the row's kernel."""
     with open(made.file, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != made.sha256:
             raise Failure(f"the box {made.file} is broken: run vagrant/build-box --update")
@@ -128,7 +132,7 @@ def check(made: box.Box, row: str) -> str:
 
 
 def prepare(row: kernels.Row, emulator: str, made: box.Box, options: argparse.Namespace) -> Setting:
-    """What one row's machine is to be and to run; its directory for results is empty."""
+    """Decide what one row's machine is and runs. Empty its directory for results."""
     release = check(made, row.name)
     accel = os.environ.get("PYBPF_ACCEL") or (
         "kvm" if qemu.kvm_works(emulator, kernels.kernel(row)) else "tcg"
@@ -143,12 +147,12 @@ def prepare(row: kernels.Row, emulator: str, made: box.Box, options: argparse.Na
 
 
 def interrupt(number: int, frame: object) -> None:
-    """A signal that ends us ends the machine too."""
+    """End the machine when a signal ends us."""
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as `vagrant/e2e`; the value is the exit status."""
+    """Run `vagrant/e2e` and return its exit status."""
     options = parse(arguments)
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)

@@ -2,10 +2,11 @@
 
     python3 -B vagrant/_vagrant/grub.py ROW
 
-The metapackage has one name in all suites, so the row's real package and version are looked up as
-`vagrant/vm` does it, in a private list of that row's suites; what apt then installs are files.  The
-default is the full menu id of the kernel, submenu first: grub takes a bare release, which begins
-with a digit, for the number of an entry.  /run/pybpf-reboot is left if another kernel runs now.
+The metapackage has one name in all suites. So the row's real package and version are looked up as
+in `vagrant/vm`, in a private list of that row's suites, and apt then installs files. The
+default is the full menu id of the kernel, submenu first, because grub takes a bare release, which
+begins with a digit, for the number of an entry. If another kernel runs now, /run/pybpf-reboot is
+left.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ ENTRY = re.compile(r"^\s*(menuentry|submenu) .*?\$menuentry_id_option '([^']+)' 
 
 
 def menu_id(menu: str, release: str) -> str | None:
-    """What GRUB_DEFAULT must be for `release`: "SUBMENU>ENTRY", or "ENTRY" if it is in no submenu.
+    """Find GRUB_DEFAULT for `release`: "SUBMENU>ENTRY", or "ENTRY" if it is in no submenu.
 
-    :param menu: text of a grub.cfg that grub-mkconfig wrote
+    :param menu: text of a grub.cfg written by grub-mkconfig
     """
     submenu = ""
     for kind, name in ENTRY.findall(menu):
@@ -48,7 +49,7 @@ def menu_id(menu: str, release: str) -> str | None:
 
 
 def installed(row: kernels.Row) -> str | None:
-    """The release of the row's kernel if the box came with one."""
+    """Return the release of the row's kernel if the box came with one."""
     wanted = re.compile(r"([7-9]|\d\d)\." if row.name == "latest" else re.escape(row.name) + r"\.")
     found = [
         path.name.removeprefix("vmlinuz-")
@@ -59,12 +60,13 @@ def installed(row: kernels.Row) -> str | None:
 
 
 def parts(fields: dict[str, str]) -> list[str]:
-    """The packages that a kernel is cut into, from the control fields of one of them."""
+    """List the packages that a kernel is split into, from the control fields of one of them."""
     return re.findall(r"\b(linux-(?:base|binary|modules)-\d[a-z0-9.+-]*) \(=", _depends(fields))
 
 
 def least_base(fields: dict[str, str]) -> str | None:
-    """The version of linux-base that a kernel's package asks for, which its suite may have only."""
+    """Return the version of linux-base that a kernel's package needs. Only its suite may have
+    it."""
     found = re.search(r"\blinux-base \(>= ([^)]+)\)", _depends(fields))
     return found[1] if found else None
 
@@ -74,7 +76,7 @@ def _depends(fields: dict[str, str]) -> str:
 
 
 def has_base(least: str) -> bool:
-    """The machine's linux-base is new enough."""
+    """Tell whether the machine's linux-base is new enough."""
     query = ["dpkg-query", "-W", "-f", "${Version}", "linux-base"]
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     compare = ["dpkg", "--compare-versions", done.stdout or "0", "ge", least]
@@ -82,8 +84,8 @@ def has_base(least: str) -> bool:
 
 
 def install(row: kernels.Row) -> str:
-    """Install the row's kernel; its release."""
-    subprocess.run(["apt-get", "-q", "update"], check=False)  # tells us of the mirrors
+    """Install the row's kernel and return its release."""
+    subprocess.run(["apt-get", "-q", "update"], check=False)  # makes the mirrors known
     suite = Suite(row.name, row.suites)
     suite.update()
     real = kernels.dependency(suite.show(row.package), r"linux-image-\d.*")
@@ -116,7 +118,7 @@ def install(row: kernels.Row) -> str:
 def choose(release: str) -> None:
     """Make grub boot `release` by default."""
     before = CHOICE.read_text() if CHOICE.exists() else ""
-    for _ in range(2):  # the first menu tells the id
+    for _ in range(2):  # the first menu gives the id
         subprocess.run(["update-grub"], check=True, stderr=subprocess.DEVNULL)
         name = menu_id(MENU.read_text(), release)
         if not name:
@@ -132,7 +134,7 @@ def choose(release: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 if the next boot is the row's kernel."""
+    """Install and choose the row's kernel. Return 0 if the next boot is that kernel."""
     row = kernels.rows()[arguments[0]]
     try:
         release = installed(row) or install(row)

@@ -1,15 +1,15 @@
 """Run libvirt, its bridge and vagrant where nobody else can see them, and leave nothing behind.
 
 `outside` starts this module under unshare(1), as process 1 of new PID, network, mount and IPC
-namespaces.  libvirtd's bridge, dnsmasq and firewall rules exist in that network only, libvirt's
-directories and /run are file systems in memory that only these processes see, and a /dev/kvm that
+namespaces. libvirtd's bridge, dnsmasq and firewall rules exist only in that network. libvirt's
+directories and /run are file systems in memory that only these processes see. A /dev/kvm that
 does not work is hidden (libvirtd loses a minute on it for each machine).
 
-Everything lives as long as process 1.  That process ends when its work does, when its parent does
-(PR_SET_PDEATHSIG, by unshare's --kill-child), or when the pipe that is its standard input, whose
-other end only `outside` holds, is closed; the kernel does that however `outside` ends.  When
-process 1 is gone the kernel kills all the rest, and with the last of them go network, mounts and
-the memory.
+Everything lives as long as process 1. It ends when its work ends, when its parent ends
+(PR_SET_PDEATHSIG, by unshare's --kill-child), or when the pipe that is its standard input is
+closed. Only `outside` holds the other end, and the kernel closes it however `outside` ends. When
+process 1 is gone, the kernel kills all the others. With the last of them, the network, the mounts
+and the memory disappear.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ log_outputs = "2:file:/var/log/libvirt/virtlogd.log"
 
 
 def outside(setting: Setting, output: int | None = None) -> subprocess.Popen[bytes]:
-    """Start `setting` in namespaces of its own, as root; `ended` says what became of it.
+    """Start `setting` in its own namespaces, as root. `ended` gives its exit status.
 
-    It is killed when the thread that called this ends.
+    The run is killed when the calling thread ends.
 
     :param output: None, or subprocess.PIPE for standard output and error
     """
-    if os.geteuid() != 0:  # asks for the password while there is a terminal to ask at
+    if os.geteuid() != 0:  # ask for the password while there is a terminal
         if not shutil.which("sudo"):
-            raise Failure("it makes namespaces: it needs root or sudo")
+            raise Failure("this makes namespaces, so it needs root or sudo")
         subprocess.run(["sudo", "-v"], check=False)
     command = ["env", f"PYBPF_CACHE={cache.root()}"]
     command += ["unshare", "--net", "--mount", "--ipc", "--pid", "--fork", "--mount-proc"]
@@ -84,16 +84,16 @@ def outside(setting: Setting, output: int | None = None) -> subprocess.Popen[byt
     return subprocess.Popen(
         as_root(*command),
         cwd=CHECKOUT,
-        stdin=subprocess.PIPE,  # nothing is ever written: its closing ends them
+        stdin=subprocess.PIPE,  # nothing is ever written; closing it ends the run
         stdout=output,
         stderr=output,
-        start_new_session=True,  # Ctrl-C is ours to handle
+        start_new_session=True,  # we handle Ctrl-C
         preexec_fn=die_with_parent,  # noqa: PLW1509  no threads here
     )
 
 
 def ended(process: subprocess.Popen[bytes], setting: Setting) -> int:
-    """The exit status of a run that has ended."""
+    """Return the exit status of a run that has ended."""
     status = process.wait()
     if status < 0 or status > 128:
         note(f"row {setting.row}: the run was killed (status {status})")
@@ -113,8 +113,8 @@ def mount(*arguments: str | Path) -> None:
 
 
 def furnish(accel: str) -> None:
-    """Give this mount namespace its private file systems, this network its loopback."""
-    mount("-t", "sysfs", "sysfs", "/sys")  # shows this network; and has no cgroups to leave behind
+    """Give this mount namespace its private file systems, and this network its loopback."""
+    mount("-t", "sysfs", "sysfs", "/sys")  # shows this network, and has no cgroups to leave behind
     mount("-t", "tmpfs", "-o", "mode=755,size=75%", "pybpf", "/run")
     for name in PRIVATE:
         if not os.path.isdir(name):
@@ -137,7 +137,7 @@ def furnish(accel: str) -> None:
 
 
 def _add_user(name: str, line: str) -> None:
-    """libvirtd does not start without the user that its full package makes: have it here only."""
+    """Add the user that libvirtd's full package would make, only here. It needs that user."""
     text = Path(name).read_text()
     if not any(each.startswith(f"{USER}:") for each in text.splitlines()):
         private = STATE / name.strip("/").replace("/", "-")
@@ -146,7 +146,7 @@ def _add_user(name: str, line: str) -> None:
 
 
 class Daemon:
-    """virtlogd or libvirtd, until `stop`."""
+    """Run virtlogd or libvirtd until `stop`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -170,7 +170,7 @@ class Daemon:
             time.sleep(0.1)
 
     def said(self) -> str:
-        """Its last complaints, or the last line of its log."""
+        """Return its last errors, or the last line of its log."""
         lines: list[str] = []
         for path in (self.log, STATE / f"{self.name}.out"):
             if path.exists():
@@ -179,7 +179,7 @@ class Daemon:
         return " / ".join(line.partition(" : ")[2] for line in errors[-2:]) or "".join(lines[-1:])
 
     def stop(self) -> None:
-        """End it, by force if it takes too long."""
+        """Stop it, by force if it takes too long."""
         self.process.terminate()
         try:
             self.process.wait(15)
@@ -189,7 +189,7 @@ class Daemon:
 
 
 def work(setting: Setting) -> int:
-    """The run itself, in a child of process 1."""
+    """Do the work of the run, in a child of process 1."""
     daemons: list[Daemon] = []
     try:
         furnish(setting.accel)
@@ -212,7 +212,7 @@ def work(setting: Setting) -> int:
 
 
 def give_back(out: Path) -> None:
-    """Let the results belong to who called sudo."""
+    """Give the results to the user who called sudo."""
     user, group = int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0"))
     if user:
         for path in (out, *out.rglob("*")):
@@ -220,11 +220,11 @@ def give_back(out: Path) -> None:
 
 
 def main(text: str) -> int:
-    """Process 1: wait for the work, and for whatever else becomes our child."""
+    """Run as process 1: wait for the work, and for all others that become our children."""
 
     def watch() -> None:
         os.read(0, 1)
-        os._exit(DIED)  # and the kernel ends the rest
+        os._exit(DIED)  # the kernel ends the rest
 
     child = os.fork()
     if not child:

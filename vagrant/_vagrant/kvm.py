@@ -1,6 +1,6 @@
-"""The command line of `vagrant/kvm`: does KVM truly work here?
+"""The command line of `vagrant/kvm`, which tells whether KVM really works here.
 
-A /dev/kvm that opens proves nothing; see `kvm_works`, which boots one of our kernels under it.
+A /dev/kvm that opens proves nothing. `kvm_works` boots one of our kernels under it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def answer() -> tuple[bool, str]:
-    """Whether it works, and the reason in a few words."""
+    """Return whether it works, and the reason in a few words."""
     if os.environ.get("PYBPF_KVM") in ("0", "no"):
         return False, "PYBPF_KVM says no"
     if not os.path.exists("/dev/kvm"):
@@ -33,12 +33,12 @@ def answer() -> tuple[bool, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as `vagrant/kvm`; 0 if KVM works, 1 if not."""
+    """Run `vagrant/kvm`. Return 0 if KVM works, 1 if not."""
     parser = argparse.ArgumentParser(
         prog="vagrant/kvm",
-        description="Say whether KVM truly works: boot a kernel under it, once per boot of this "
-        "machine.  Exit status 0 if it does, 1 if not.",
-        epilog="PYBPF_KVM=0 says no without trying.",
+        description="Find out whether KVM really works: boot a kernel under it, once per boot of "
+        "this machine. The exit status is 0 if it works, 1 if not.",
+        epilog="With PYBPF_KVM=0 the answer is no, without a trial.",
     )
     parser.parse_args(arguments)
     works, why = answer()

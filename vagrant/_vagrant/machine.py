@@ -1,9 +1,9 @@
-"""One Vagrant machine, from `vagrant up` to `vagrant destroy`, and what became of it.
+"""One Vagrant machine, from `vagrant up` to `vagrant destroy`, and what happened to it.
 
-Vagrant waits as long as it is told to for a guest that will never answer, so while it brings the
-machine up, and while tests run, somebody must look at the guest itself: its console tells of a
-panic, libvirt tells when the emulator has gone, and a console that stays empty means that the
-processor does not run.  Each of these ends the wait at once, with one sentence.
+Vagrant waits for as long as it is told for a guest that will never answer. So while it brings the
+machine up, and while tests run, we watch the guest itself. Its console shows a
+panic, libvirt shows when the emulator is gone, and a console that stays empty means that the
+processor does not run. Each of these ends the wait at once, with one sentence.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ __all__ = ["Failure", "Machine", "Setting"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DIED, TIMED_OUT = qemu.DIED, qemu.TIMED_OUT
-#: Of the run's own: QEMU as vagrant/vm runs it, in one thread. libvirt has no word for that.
+#: A script of the run: QEMU in one thread, as in vagrant/vm. libvirt has no option for that.
 EMULATOR = Path("/run/pybpf/qemu")
 POLL = 2.0  # seconds between looks at the guest
-UP_LIMIT = {"tcg": 1500.0, "kvm": 600.0}  # seconds of `vagrant up`; 110 are usual without KVM
-SILENCE = {"tcg": 300.0, "kvm": 60.0}  # seconds a started guest may say nothing at all
+UP_LIMIT = {
+    "tcg": 1500.0,
+    "kvm": 600.0,
+}  # seconds for `vagrant up`; 110 are usual without KVM
+SILENCE = {"tcg": 300.0, "kvm": 60.0}  # seconds that a started guest may stay silent
 DESTROY_LIMIT = 120.0
 FETCH_LIMIT = 300.0
-GRACE = 60.0  # seconds from the tests' own time limit to ours
+GRACE = 60.0  # seconds between the tests' own time limit and ours
 KILLED = 128 + 9
-LOST = 255  # status of ssh itself
-DOMAIN = "pybpf_default"  # as Vagrantfile has libvirt call it
+LOST = 255  # exit status of ssh itself
+DOMAIN = "pybpf_default"  # the name that Vagrantfile gives it in libvirt
 IN_GUEST = "/src"
 OUT = "/out"
 NO_ROOT = re.compile(rb"Gave up waiting for root file system|ALERT!.*does not exist")
@@ -45,20 +48,20 @@ PROGRESS = re.compile(r"==> \w+:|    \w+:|Progress: ")
 
 
 class Failure(Exception):
-    """The machine did not do its part; the text is one sentence, `status` the run's."""
+    """Report that the machine failed. The text is one sentence, `status` is the run's."""
 
     def __init__(self, text: str, status: int = DIED, *, console: bool = False) -> None:
         super().__init__(text)
         self.status = status
-        self.console = console  # what the guest said last is worth showing
+        self.console = console  # the guest's last lines are worth showing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """What a run needs to know; goes through JSON to the process inside the namespaces."""
+    """Hold what a run needs to know. It goes as JSON to the process inside the namespaces."""
 
     row: str
-    release: str  # that `uname -r` must say
+    release: str  # `uname -r` must print this
     accel: str  # "tcg" or "kvm"
     boot: str  # "direct" or "grub"
     out: str  # directory for results
@@ -66,26 +69,26 @@ class Setting:
     tests: tuple[str, ...]  # arguments of pytest
 
     def to_json(self) -> str:
-        """For the command line of the inner process."""
+        """Return it as JSON, for the command line of the inner process."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Setting:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         fields = json.loads(text)
         fields["tests"] = tuple(fields["tests"])
         return cls(**fields)
 
 
 def note(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Print one line for the person at the terminal."""
     print(f"e2e: {text}", file=sys.stderr, flush=True)
 
 
 class Machine:
-    """The machine of one run.
+    """Handle the machine of one run.
 
-    :param state: a directory of the run's own, for all that vagrant and ssh keep
+    :param state: the run's own directory, for everything that vagrant and ssh keep
     """
 
     def __init__(self, setting: Setting, state: Path) -> None:
@@ -119,17 +122,17 @@ class Machine:
     # -- looking at the guest
 
     def said(self) -> bytes:
-        """All that the guest's console showed."""
+        """Return all that the guest's console showed."""
         try:
             return self.console.read_bytes()
         except OSError:
             return b""
 
     def trouble(self, state: str, since: float) -> Failure | None:
-        """Why there is no point in waiting longer.
+        """Return why there is no point in waiting longer, None if there is.
 
         :param state: libvirt's word for the domain, once it has been running
-        :param since: monotonic time when it was first seen to run
+        :param since: monotonic time when it was first seen running
         """
         said = self.said()
         if qemu.DEATH.search(said):
@@ -148,7 +151,7 @@ class Machine:
         return None
 
     def _domain_state(self) -> str:
-        """libvirt's word for it; empty if there is no such domain."""
+        """Return libvirt's word for the domain's state. Empty if there is no such domain."""
         done = subprocess.run(
             ["virsh", "-q", "domstate", DOMAIN],
             env=self.environment,
@@ -168,13 +171,13 @@ class Machine:
         watch: bool = True,
         removes: bool = False,
     ) -> int:
-        """The status of a process; Failure as soon as the guest is lost or the time is up.
+        """Wait for a process and return its status. Failure if the guest is lost or time is up.
 
-        :param watch: there is, or will be, a guest to look at
+        :param watch: there is, or will be, a guest to watch
         :param removes: the process removes the domain itself when it gives up
         """
         began = time.monotonic()
-        since: float | None = None  # when the domain was first seen to run
+        since: float | None = None  # when the domain was first seen running
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -186,7 +189,7 @@ class Machine:
                     continue
                 state = self._domain_state()
                 if since is not None and not state and removes:
-                    continue  # it will say why
+                    continue  # it will report why
                 if since is None and state == "running":
                     since = now
                 if since is not None and (why := self.trouble(state, since)):
@@ -199,7 +202,7 @@ class Machine:
     # -- steps
 
     def vagrant(self, *arguments: str, limit: float, watch: bool = False) -> None:
-        """Run vagrant; all it says goes to vagrant.log."""
+        """Run vagrant. Its output goes to vagrant.log."""
         with open(self.log, "ab") as log:
             start = log.tell()
             process = subprocess.Popen(
@@ -220,7 +223,7 @@ class Machine:
             raise Failure(f"{what} failed: {complaint(text)}{hint}", console=watch)
 
     def up(self) -> None:
-        """Bring the machine up, provisioned, and see that it runs the row's kernel."""
+        """Bring the machine up, provision it, and check that it runs the row's kernel."""
         self.vagrant("up", "--provider=libvirt", limit=UP_LIMIT[self.setting.accel], watch=True)
         config = subprocess.run(
             ["vagrant", "ssh-config"],
@@ -244,14 +247,14 @@ class Machine:
             )
 
     def ssh(self, script: str) -> list[str]:
-        """The command that runs a shell script in the machine, as root."""
+        """Return the command that runs a shell script in the machine, as root."""
         options = ["-T", "-F", str(self.config)]
         for option in ("LogLevel=ERROR", "ServerAliveInterval=15", "ServerAliveCountMax=8"):
             options += ["-o", option]
         return ["ssh", *options, "default", f"sudo sh -c {shlex.quote(script)}"]
 
     def test(self) -> int:
-        """Run the tests; pytest's status."""
+        """Run the tests and return pytest's status."""
         limit = self.setting.timeout
         command = ["python3", "-m", "pytest", f"--junitxml={OUT}/junit.xml", "-o"]
         command += [f"junit_suite_name={self.setting.row}", "-p", "no:cacheprovider"]
@@ -278,7 +281,7 @@ class Machine:
             if not ended:
                 print(flush=True)  # pytest was in the middle of a line
         if status == KILLED and time.monotonic() - began > limit:
-            status = TIMED_OUT  # timeout(1) had to use force
+            status = TIMED_OUT  # timeout(1) had to kill it
         if status == LOST:
             raise self.trouble(self._domain_state(), time.monotonic()) or Failure(
                 "the connection to the guest was lost", console=True
@@ -288,7 +291,7 @@ class Machine:
         return status
 
     def fetch(self) -> None:
-        """Bring $OUT back: junit.xml, and whatever else the tests left there."""
+        """Bring $OUT back: junit.xml, and all other files that the tests left there."""
         with open(self.state / "out.tar.gz", "w+b") as archive:
             process = subprocess.Popen(
                 self.ssh(f"tar -C {OUT} -czf - ."), stdin=subprocess.DEVNULL, stdout=archive
@@ -303,7 +306,7 @@ class Machine:
         self.vagrant("destroy", "-f", limit=DESTROY_LIMIT)
 
     def run(self) -> int:
-        """All of it; the exit status.  What went wrong is said on standard error."""
+        """Do all steps and return the exit status. Errors go to standard error."""
         row = self.setting.row
         began = time.monotonic()
         status = 0
@@ -343,7 +346,7 @@ class Machine:
 
 
 def complaint(said: str) -> str:
-    """The error in what vagrant printed, on one line: what is neither progress nor a Ruby trace."""
+    """Find the error in vagrant's output, on one line, without progress and Ruby traces."""
     lines = [line.rstrip() for line in COLOUR.sub("", said).splitlines()]
     progress = [line for line in lines if PROGRESS.match(line)]
     words = []
@@ -352,8 +355,8 @@ def complaint(said: str) -> str:
             continue
         words += re.sub(r"^\S+\.rb:\d+:in `\S+': ", "", line).split()
     text = " ".join(words)[:800]
-    if "wait_for timeout" in text:  # 300 times two seconds, which no setting changes
+    if "wait_for timeout" in text:  # 300 times two seconds; no setting changes that
         text = "the guest asked for no address in ten minutes, see console.log"
     if "SSH command responded with a non-zero exit status" in text and progress:
-        text = PROGRESS.sub("", progress[-1]).strip()  # of provisioning: its own last line
+        text = PROGRESS.sub("", progress[-1]).strip()  # the last line of provisioning
     return text or "it said nothing"

@@ -1,1 +1,1 @@
-"""The parts of `vagrant/vm`; standard library only, for it runs before `.venv` exists."""
+"""The parts of `vagrant/vm`. Standard library only, because it runs before `.venv` exists."""

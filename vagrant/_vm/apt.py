@@ -1,7 +1,7 @@
-"""Packages of another Debian suite, without touching the machine's own apt.
+"""Get packages of another Debian suite without touching the machine's own apt.
 
-The mirrors are those the machine's apt sources name; the suite gets a sources list, package lists
-and a cache of its own in a directory below our cache.  apt checks the signatures as always.
+The mirrors are those in the machine's apt sources. The suite gets its own sources list, package
+lists and cache, in a directory below our cache. apt checks the signatures as always.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEYRINGS = (
 
 
 def run(command: Sequence[str], cwd: Path | None = None) -> str:
-    """Standard output of a command; VmError with its own words if it fails."""
+    """Return the standard output of a command. Raise VmError with its last lines if it fails."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(
@@ -37,7 +37,7 @@ def run(command: Sequence[str], cwd: Path | None = None) -> str:
             check=False,
         )
     except FileNotFoundError:
-        raise VmError(f"{command[0]} is missing: this set-up needs a Debian host") from None
+        raise VmError(f"{command[0]} is missing: a Debian host is needed") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-2000:]
         raise VmError(f"{' '.join(command[:1])} failed ({done.returncode}): {said}")
@@ -45,7 +45,7 @@ def run(command: Sequence[str], cwd: Path | None = None) -> str:
 
 
 def codename() -> str:
-    """The host's release: "bookworm", "trixie"."""
+    """Return the host's release: "bookworm", "trixie"."""
     text = Path("/etc/os-release").read_text()
     found = re.search(r"^VERSION_CODENAME=\"?(\w+)", text, re.M)
     if not found:
@@ -54,7 +54,7 @@ def codename() -> str:
 
 
 def mirrors() -> tuple[str, str | None]:
-    """URIs of the main and the security archive that the machine's apt is set to use."""
+    """Find the URIs of the main and the security archive in the machine's apt settings."""
     targets = run(
         [
             "apt-get",
@@ -76,7 +76,7 @@ def mirrors() -> tuple[str, str | None]:
 
 
 class Suite:
-    """apt-get over a few suites only, with all its state in `directory`."""
+    """Run apt-get on a few suites, with all its state in `directory`."""
 
     def __init__(self, name: str, suites: Sequence[str]) -> None:
         self.directory = cache.root() / "apt" / name
@@ -114,12 +114,12 @@ class Suite:
         run(["apt-get", *self.options, "-o", "APT::Update::Error-Mode=any", "update"])
 
     def show(self, package: str) -> dict[str, str]:
-        """The candidate's control fields."""
+        """Return the candidate's control fields."""
         text = run(["apt-cache", *self.options, "show", "--no-all-versions", package])
         return dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", text, re.M))
 
     def closure(self, package: str) -> dict[str, str]:
-        """Versions of the package and of all it depends on, as on a machine that has nothing."""
+        """Return the versions of the package and all its dependencies, as on an empty machine."""
         options = [*self.options, "--simulate", "--no-install-recommends"]
         text = run(["apt-get", *options, "install", package])
         found = dict(re.findall(r"^Inst (\S+) \((\S+)", text, re.M))
@@ -128,7 +128,7 @@ class Suite:
         return found
 
     def download(self, package: str, version: str, into: Path) -> Path:
-        """Download one .deb; apt checks it against the signed lists."""
+        """Download one .deb. apt checks it against the signed lists."""
         run(["apt-get", *self.options, "download", f"{package}={version}"], cwd=into)
         found = sorted(into.glob(f"{package}_*.deb"))
         if len(found) != 1:

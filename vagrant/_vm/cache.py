@@ -1,7 +1,7 @@
-"""What set-up keeps between runs: a directory that may be deleted at any time.
+"""Files that set-up keeps between runs, in a directory that may be deleted at any time.
 
-Everything in it is made under a temporary name and renamed into place, so a reader sees a whole
-entry or none, and one lock makes concurrent runs build an entry once.
+Everything in it is made under a temporary name and renamed into place. So a reader sees a complete
+entry or none. One lock makes concurrent runs build an entry only once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["VmError", "digest", "locked", "root", "staged", "write_atomic"]
 
 
 class VmError(Exception):
-    """The guest cannot be set up or started; the text says what to do."""
+    """Report that the guest cannot be set up or started. The text says what to do."""
 
 
 def root() -> Path:
-    """`$PYBPF_CACHE`, else `~/.cache/pybpf` (or below `$XDG_CACHE_HOME`)."""
+    """Return `$PYBPF_CACHE`, or `~/.cache/pybpf` (or below `$XDG_CACHE_HOME`)."""
     chosen = os.environ.get("PYBPF_CACHE")
     if chosen:
         path = Path(chosen)
@@ -33,14 +33,14 @@ def root() -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VmError(
-            f"no cache folder {path}: {error.strerror}; set PYBPF_CACHE to one that can be written"
+            f"no cache folder {path}: {error.strerror}; set PYBPF_CACHE to a writable folder"
         ) from None
     return path
 
 
 @contextlib.contextmanager
 def locked(name: str = "lock") -> Iterator[None]:
-    """Hold the cache's lock `name`: one process at a time; the kernel drops it if we die."""
+    """Hold the cache's lock `name`, one process at a time. The kernel drops it if we die."""
     with open(root() / name, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -48,7 +48,7 @@ def locked(name: str = "lock") -> Iterator[None]:
 
 @contextlib.contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """A fresh directory that becomes `target` if the block ends well, and vanishes if not."""
+    """Yield a new directory. It becomes `target` if the block succeeds, and is deleted if not."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     work.chmod(0o755)
@@ -62,7 +62,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the file at once: readers see the old bytes or the new ones."""
+    """Replace the file in one step: readers see the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -76,7 +76,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def digest(*parts: bytes | str) -> str:
-    """A short name for inputs; parts are length-prefixed, so they cannot run together."""
+    """Make a short name from inputs. Parts are length-prefixed, so they cannot run together."""
     state = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -1,7 +1,7 @@
-"""The copy of the checkout that a guest gets: the files git knows, with their byte code.
+"""Make the copy of the checkout that a guest gets: the files git knows, with their byte code.
 
-An emulated guest takes ten seconds and more to compile the package and its tests; the host does it
-once per content.
+An emulated guest takes ten seconds and more to compile the package and its tests. The host does
+that once per content.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import cache, cpio
 __all__ = ["CHECKOUT", "add", "files"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-PYTHON = "/usr/bin/python3"  # the guest's
+PYTHON = "/usr/bin/python3"  # the guest's Python
 PRUNED = {
     ".git",
     ".venv",
@@ -28,8 +28,8 @@ PRUNED = {
     ".hypothesis",
 }
 KEEP_DAYS = 14
-# Runs under PYTHON: reads [[source, name in the guest, byte code file], ...].  A hash of the source
-# in the byte code, checked on import, keeps it right when a test edits a source file.
+# Runs under PYTHON and reads [[source, name in the guest, byte code file], ...]. The byte code has
+# a hash of the source, checked on import, so it stays right when a test edits a source file.
 COMPILE = """
 import json, os, py_compile, sys
 mode = py_compile.PycInvalidationMode.CHECKED_HASH
@@ -39,12 +39,12 @@ for source, name, target in json.load(sys.stdin):
         py_compile.compile(source, part, name, doraise=True, invalidation_mode=mode)
         os.replace(part, target)
     except (OSError, py_compile.PyCompileError):
-        pass  # the guest will say so if it matters
+        pass  # the guest will report it if it matters
 """
 
 
 def files() -> list[Path]:
-    """What git tracks or would track; all but caches where git cannot tell."""
+    """List what git tracks or would track. Without git, list everything except caches."""
     command = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others"]
     try:
         done = subprocess.run(
@@ -66,7 +66,7 @@ def files() -> list[Path]:
 
 
 def add(writer: cpio.Writer, where: str) -> None:
-    """Put the checkout at `where` in the archive."""
+    """Put the checkout into the archive at `where`."""
     writer.directory(where)
     sources: list[tuple[Path, bytes]] = []
     for name in files():
@@ -79,13 +79,13 @@ def add(writer: cpio.Writer, where: str) -> None:
             else:
                 writer.copy(path, f"{where}/{name}")
         except FileNotFoundError:
-            continue  # somebody removed it since it was listed
+            continue  # it was removed since it was listed
     for name, code in (_byte_code(sources, where) | _rewritten(sources)).items():
         writer.file(f"{where}/{name}", code)
 
 
 def _byte_code(sources: list[tuple[Path, bytes]], where: str) -> dict[Path, bytes]:
-    """`__pycache__` entries of source files, compiled where the cache has none."""
+    """Return `__pycache__` entries of source files. Compile those that the cache lacks."""
     tag = _tag()
     store = cache.root() / "pyc" / tag
     store.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def _byte_code(sources: list[tuple[Path, bytes]], where: str) -> dict[Path, byte
 
 
 def _rewritten(sources: list[tuple[Path, bytes]]) -> dict[Path, bytes]:
-    """Byte code of tests that the host's pytest has left, if the guest's can use it.
+    """Return byte code of tests that the host's pytest left, if the guest's can use it.
 
     pytest checks it by a hash of the source.
     """
@@ -118,13 +118,13 @@ def _rewritten(sources: list[tuple[Path, bytes]]) -> dict[Path, bytes]:
 
 
 def _tag() -> str:
-    """The guest Python's name for its byte code, e.g. cpython-311."""
+    """Return the guest Python's name for its byte code, e.g. cpython-311."""
     command = [PYTHON, "-I", "-c", "import sys; print(sys.implementation.cache_tag)"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _prune(store: Path) -> None:
-    """Forget byte code that is two weeks old; what is still wanted is soon made again."""
+    """Delete byte code that is two weeks old. If it is still needed, it is quickly made again."""
     oldest = time.time() - KEEP_DAYS * 86400
     for path in store.iterdir():
         if path.stat().st_mtime < oldest:

@@ -1,4 +1,4 @@
-"""The command line of `vagrant/vm`."""
+"""Read the command line of `vagrant/vm`."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ __all__ = ["main"]
 
 DESCRIPTION = """\
 Run CMD as root in a throw-away virtual machine, on a copy of this checkout (its root is the
-current directory), with python3, pytest and pybpf's dependencies at hand.  What CMD leaves under
-$OUT comes back into --out DIR.  Exit status: CMD's own; 124 time limit; 125 the guest died (the
-console's last lines are then on standard error)."""
+current directory), with python3, pytest and pybpf's dependencies. Files that CMD leaves under
+$OUT come back into --out DIR. The exit status is CMD's; 124 means a time limit, 125 that the
+guest died (the console's last lines are then on standard error)."""
 EPILOG = """\
 The first run on a machine installs QEMU and fetches the kernels (vagrant/host.sh, Debian
-packages); later runs need no network.  Kernels and the guest image live in ~/.cache/pybpf
+packages). Later runs need no network. Kernels and the guest image are in ~/.cache/pybpf
 ($PYBPF_CACHE), which may be deleted at any time."""
 CONSOLE_LINES = 40
 
 
 def note(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Print one line for the person at the terminal."""
     print(f"vm: {text}", file=sys.stderr, flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; usage errors exit with 2."""
+    """Parse the options. Usage errors exit with status 2."""
     rows = kernels.rows()
     parser = argparse.ArgumentParser(
         prog="vagrant/vm",
@@ -48,7 +48,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--kernel", choices=[*rows, "all"], default="latest", help="kernel row (%(default)s)"
+        "--kernel",
+        choices=[*rows, "all"],
+        default="latest",
+        help="kernel row (default: %(default)s)",
     )
     parser.add_argument(
         "--icount",
@@ -56,17 +59,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="deterministic clock that counts instructions and skips idle waits",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where $OUT comes back (with `all`: DIR/ROW)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory for the files of $OUT (with `all`: DIR/ROW)",
     )
     parser.add_argument(
         "--in",
         dest="into",
         type=Path,
         metavar="DIR",
-        help="a directory whose contents the guest has under $IN",
+        help="directory whose contents the guest gets under $IN",
     )
     parser.add_argument(
-        "--timeout", type=float, default=900, metavar="S", help="seconds CMD may take (%(default)g)"
+        "--timeout",
+        type=float,
+        default=900,
+        metavar="S",
+        help="time limit for CMD (default: %(default)g)",
     )
     parser.add_argument(
         "--with",
@@ -74,19 +84,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         choices=list(extras.EXTRAS),
         default=[],
-        help="a program that the guest has besides (Debian packages, fetched the first time)",
+        help="additional program for the guest (a Debian package, fetched the first time)",
     )
     parser.add_argument(
         "--setup", action="store_true", help="only install and fetch what is missing"
     )
     parser.add_argument("--update", action="store_true", help="look for newer kernels first")
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="no words from vm itself unless something failed"
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no messages from vm itself unless something failed",
     )
     parser.add_argument("command", nargs="*", metavar="CMD ARGS")
     options = parser.parse_args(arguments)
     if not options.command and not (options.setup or options.update):
-        parser.error("which command? vagrant/vm [options] -- CMD ARGS")
+        parser.error("a command is missing: vagrant/vm [options] -- CMD ARGS")
     if options.into and not options.into.is_dir():
         parser.error(f"--in {options.into}: not a directory")
     if not 0 < options.timeout < math.inf:
@@ -95,7 +108,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def set_up(quiet: bool) -> str:
-    """QEMU's path, after installing what is missing."""
+    """Install what is missing and return QEMU's path."""
     try:
         path = qemu.qemu_command()
         missing = [t for t in ("busybox", "zstd", "dpkg-deb") if not shutil.which(t)]
@@ -137,13 +150,13 @@ def write_initrd(
             cpio.add_tree(writer, into, "in")
         writer.close()
         for image_file in images:
-            out.write(b"\0" * (-out.tell() % 4))  # where the kernel looks for the next archive
+            out.write(b"\0" * (-out.tell() % 4))  # the kernel looks for the next archive there
             with open(image_file, "rb") as file:
                 shutil.copyfileobj(file, out)
 
 
 def unpack(archive: bytes, into: Path) -> None:
-    """Files and directories of the guest's archive; nothing that could reach outside `into`."""
+    """Unpack files and directories of the guest's archive. Nothing can get outside `into`."""
     into = Path(os.path.abspath(into))
     into.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -155,18 +168,18 @@ def unpack(archive: bytes, into: Path) -> None:
                 target.mkdir(parents=True, exist_ok=True)
             elif data := tar.extractfile(member) if member.isfile() else None:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.unlink(missing_ok=True)  # not through a link that is there already
+                target.unlink(missing_ok=True)  # do not write through an existing link
                 with open(target, "wb") as file:
                     shutil.copyfileobj(data, file)
                 target.chmod(member.mode & 0o755 | 0o600)
 
 
 def show_console(console: bytes) -> None:
-    """The last lines the kernel said, to standard error."""
+    """Print the kernel's last lines to standard error."""
     lines = console.decode(errors="replace").replace("\r", "").rstrip().split("\n")
     note(f"the console's last lines of {len(lines)}:")
     first = next((at for at, line in enumerate(lines) if qemu.DEATH.search(line.encode())), 0)
-    if first:  # a few lines before it, for the oops that led to it begins there
+    if first:  # start a few lines earlier, where the oops that led to it begins
         first = max(0, first - CONSOLE_LINES // 2)
     last = lines[-CONSOLE_LINES:] if len(lines) - first < CONSOLE_LINES else lines[first:]
     for line in last[: 2 * CONSOLE_LINES]:
@@ -175,13 +188,13 @@ def show_console(console: bytes) -> None:
 
 
 def sink(data: bytes) -> None:
-    """The command's output, as it is."""
+    """Write the command's output unchanged."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
 def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: Path | None) -> int:
-    """One run in one guest, started anew once if the guest died before the command began."""
+    """Run once in one guest. Try again once if the guest died before the command began."""
     kernel = kernels.kernel(row)
     images = [image.image(), *(extras.archive(name) for name in dict.fromkeys(options.extras))]
     accel = "kvm" if not options.icount and qemu.kvm_works(emulator, kernel) else "tcg"
@@ -210,7 +223,7 @@ def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: P
         how = f"{kernel.release}, {accel}{', icount' if options.icount else ''}"
         note(
             f"row {row.name} ({how}): status {result.status}, "
-            f"{result.boot_seconds:.1f} s to boot, {result.seconds:.1f} s in all, "
+            f"{result.boot_seconds:.1f} s to boot, {result.seconds:.1f} s in total, "
             f"{result.cpu_seconds:.0f} s of CPU"
         )
     if warned := qemu.complaints(result.console):
@@ -221,12 +234,12 @@ def run_row(row: kernels.Row, emulator: str, options: argparse.Namespace, out: P
 
 
 def interrupt(number: int, frame: object) -> None:
-    """A signal that ends us ends the guest too, by way of the usual clean-up."""
+    """End the guest when a signal ends us, with the usual clean-up."""
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as `vagrant/vm`; the value is the exit status."""
+    """Run `vagrant/vm` and return its exit status."""
     options = parse(arguments)
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
@@ -255,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(str(error))
         return qemu.DIED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains of it again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python reports it again at exit
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         note("interrupted")

@@ -1,4 +1,4 @@
-"""Write "newc" cpio archives, the form the kernel unpacks as its first root file system."""
+"""Write "newc" cpio archives, which the kernel unpacks as its first root file system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Writer", "add_tree"]
 
 
 class Writer:
-    """Entries go straight to `out`; `close` writes the trailer.  Everything belongs to root."""
+    """Write entries straight to `out`. `close` writes the trailer. Everything belongs to root."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
@@ -31,7 +31,7 @@ class Writer:
         self._written += len(head) + len(pad) + len(data) + -len(data) % 4
 
     def directory(self, name: str, mode: int = 0o755) -> None:
-        """A directory and, where this archive has not made them yet, those above it."""
+        """Add a directory, and those above it that the archive does not have yet."""
         name = name.strip("/")
         above = os.path.dirname(name)
         if above and above not in self._directories:
@@ -41,24 +41,24 @@ class Writer:
             self._put(name, stat.S_IFDIR | mode, b"")
 
     def file(self, name: str, data: bytes, mode: int = 0o644) -> None:
-        """A regular file."""
+        """Add a regular file."""
         name = name.strip("/")
         self.directory(os.path.dirname(name))
         self._put(name, stat.S_IFREG | (mode & 0o777), data)
 
     def symlink(self, name: str, target: str) -> None:
-        """A symbolic link."""
+        """Add a symbolic link."""
         name = name.strip("/")
         self.directory(os.path.dirname(name))
         self._put(name, stat.S_IFLNK | 0o777, os.fsencode(target))
 
     def character_device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
-        """A character device node."""
+        """Add a character device node."""
         self.directory(os.path.dirname(name.strip("/")))
         self._put(name.strip("/"), stat.S_IFCHR | mode, b"", (major, minor))
 
     def copy(self, source: Path, name: str) -> None:
-        """A file, link or directory as it is on the host; other kinds are left out."""
+        """Add a file, link or directory as it is on the host. Other kinds are left out."""
         status = source.lstat()
         if stat.S_ISLNK(status.st_mode):
             self.symlink(name, os.readlink(source))
@@ -68,7 +68,7 @@ class Writer:
             self.directory(name, status.st_mode & 0o777 | 0o700)
 
     def close(self) -> None:
-        """Write the trailer, and pad: the kernel wants the next archive aligned to four bytes."""
+        """Write the trailer and pad it: the kernel needs the next archive aligned to four bytes."""
         self._put("TRAILER!!!", 0, b"")
         self._out.write(b"\0" * (-self._written % 512))
 
@@ -76,7 +76,7 @@ class Writer:
 def add_tree(
     writer: Writer, source: Path, name: str, keep: Callable[[Path], bool] = lambda path: True
 ) -> None:
-    """Everything below `source` as `name/...`, in sorted order; `keep` prunes."""
+    """Add everything below `source` as `name/...`, in sorted order. `keep` can leave files out."""
     writer.directory(name)
     pending: Iterable[Path] = sorted(source.iterdir())
     for path in pending:

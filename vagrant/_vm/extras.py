@@ -1,12 +1,12 @@
-"""Debian programs that a guest has only when asked: `vagrant/vm --with bpftrace`.
+"""Debian programs that a guest has only on request: `vagrant/vm --with bpftrace`.
 
-Each is an archive of its own, put behind the guest's image, so that other runs neither fetch nor
-unpack it. The program comes from one Debian suite whatever the host's is, and that suite's C
-library is newer than the guest's Python knows. So it lives below a directory of its own with every
+Each has its own archive, which follows the guest's image, so other runs neither fetch nor
+unpack it. The program always comes from one Debian suite, and that suite's C
+library is newer than the guest's Python knows. So it is in its own directory with every
 library it needs, and a script on the PATH starts it through its own dynamic loader.
 
-`NAME/current` in the cache names the version in use, as for kernels: it changes only on
-`--update`, so a run needs no network once the archive is there.
+`NAME/current` in the cache names the version in use, as for kernels. It changes only on
+`--update`, so a run needs no network once the archive exists.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Extra:
-    """One program of Debian's.
+    """Describe one of Debian's programs.
 
-    :param package: holds it; what it depends on comes along as far as the program loads it
-    :param program: its path in the package, and its name in the guest
+    :param package: package that has it; its dependencies come along if the program loads them
+    :param program: its path in the package; the last part is its name in the guest
     """
 
     package: str
@@ -50,14 +50,14 @@ EXTRAS = {e.name: e for e in (Extra("bpftrace", TRIXIE, "usr/bin/bpftrace"),)}
 
 
 def archive(name: str, *, update: bool = False) -> Path:
-    """The program's archive, fetched if the cache lacks it or if told to look for a newer one."""
+    """Return the program's archive. Fetch it if the cache lacks it, or on `update`."""
     extra = EXTRAS[name]
     home = cache.root() / "extras" / name
     if not update and (found := _cached(home)):
         return found
     with cache.locked():
         if not update and (found := _cached(home)):
-            return found  # somebody else made it while we waited
+            return found  # another process made it while we waited
         _fetch(extra, home)
     found = _cached(home)
     if not found:
@@ -66,7 +66,7 @@ def archive(name: str, *, update: bool = False) -> Path:
 
 
 def _recipe() -> str:
-    """Changes when this file would make another archive."""
+    """Return a value that changes when this file would make another archive."""
     return cache.digest(
         *((Path(__file__).parent / f).read_bytes() for f in ("extras.py", "cpio.py"))
     )
@@ -121,7 +121,7 @@ def _pack(extra: Extra, tree: Path, writer: cpio.Writer) -> None:
 
 
 def _loaded(tree: Path, program: str) -> dict[str, Path]:
-    """Libraries that the program loads, by the names it asks for, as its own loader finds them."""
+    """Find the libraries that the program loads, by name, as its own loader finds them."""
     command = [tree / LOADER, "--inhibit-cache", "--library-path", tree / LIBRARIES, "--list"]
     text = apt.run([*map(str, command), str(tree / program)])
     found = {}

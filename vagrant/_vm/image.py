@@ -1,9 +1,9 @@
-"""The guest's userland: busybox, the host's Debian Python and our Python dependencies, as one
-compressed initramfs.
+"""Build the guest's userland: busybox, the host's Debian Python and our Python dependencies, as
+one compressed initramfs.
 
-The same image serves every kernel row.  It needs no root to build, no kernel modules to boot, and
-it is cached under a name made from everything that goes into it.  The checkout is not in it: each
-run puts a small archive of it in front.
+The same image serves every kernel row. It needs no root to build and no kernel modules to boot.
+It is cached under a name made from everything that goes into it. The checkout is not in it: each
+run adds a small archive of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["image", "requirements"]
 CHECKOUT = Path(__file__).parent.parent.parent
 PYTHON = "/usr/bin/python3"  # Debian's own: a relocated or user-built one may miss its libraries
 KEPT_IMAGES = 4
-SOURCE = "/src"  # where the checkout is in the guest
+SOURCE = "/src"  # path of the checkout in the guest
 SKIP_STDLIB = re.compile(
     r"__pycache__|test|tests|idlelib|idle_test|tkinter|lib2to3|ensurepip|turtledemo|pydoc_data|config-.*|"
     r"dist-packages|site-packages|.*\.a"
@@ -35,13 +35,13 @@ SKIP_STDLIB = re.compile(
 
 
 def requirements() -> list[str]:
-    """What `pyproject.toml` says the package needs to run and to be tested."""
+    """Read from `pyproject.toml` what the package needs to run and to be tested."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     return [*project["project"]["dependencies"], *project["dependency-groups"]["test"]]
 
 
 def image() -> Path:
-    """The image file, built first if its inputs have changed."""
+    """Return the image file. Build it first if its inputs have changed."""
     python = _python_facts()
     busybox = shutil.which("busybox")
     if not busybox or not shutil.which("zstd"):
@@ -65,20 +65,20 @@ def image() -> Path:
 
 
 def _prune(images: Path) -> None:
-    """Keep the few images that were used last."""
+    """Delete all but the few images that were used last."""
     by_age = sorted(images.glob("*/image"), key=lambda path: path.stat().st_mtime)
     for old in by_age[:-KEPT_IMAGES]:
         shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _identity(path: str) -> list[str | int]:
-    """Enough to notice that a host file was upgraded."""
+    """Return enough to notice that a host file was upgraded."""
     status = os.stat(path)
     return [os.path.realpath(path), status.st_size, status.st_mtime_ns]
 
 
 def _python_facts() -> dict[str, object]:
-    """Paths of the host's Debian Python, as it tells them itself."""
+    """Ask the host's Debian Python for its paths."""
     if not os.path.exists(PYTHON):
         raise VmError(f"{PYTHON} is missing: run vagrant/host.sh python")
     code = (
@@ -95,7 +95,8 @@ def _python_facts() -> dict[str, object]:
 
 
 def _libraries(files: Iterable[Path], inside: Path) -> dict[str, Path]:
-    """Host libraries that these need, by the loader's path; `inside` is the image's own tree."""
+    """Find the host libraries that files need, by the loader's path. `inside` is the image's
+    tree."""
     found: dict[str, Path] = {}
     text = subprocess.run(
         ["ldd", *files], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -105,13 +106,13 @@ def _libraries(files: Iterable[Path], inside: Path) -> dict[str, Path]:
         if match:
             path = Path(match[1])
             if path.is_relative_to(inside):
-                continue  # a wheel's own library: it is there already
+                continue  # a wheel's own library is already in the image
             found[os.path.join(os.path.realpath(path.parent), path.name)] = path
     return found
 
 
 def _wheels(into: Path, scratch: Path) -> None:
-    """Install our Python dependencies into a directory, with a throw-away environment's pip."""
+    """Install our Python dependencies into a directory, with the pip of a temporary environment."""
     venv = scratch / "venv"
     try:
         subprocess.run(
@@ -141,9 +142,9 @@ def _wheels(into: Path, scratch: Path) -> None:
 
 
 def _rewrite_asserts(packages: Path, scratch: Path) -> None:
-    """Let pytest rewrite the plugins it would rewrite at every start of an emulated guest (7 s).
+    """Let pytest rewrite plugins now. Otherwise every start of an emulated guest does it (7 s).
 
-    Its byte code names the source's time, which is 0 in the guest.
+    The byte code names the source's time, which is 0 in the guest.
     """
     for source in packages.rglob("*.py"):
         os.utime(source, (0, 0))
@@ -158,7 +159,7 @@ def _rewrite_asserts(packages: Path, scratch: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": ""},
         cwd=tests,
         capture_output=True,
-        check=False,  # only time is lost if it fails
+        check=False,  # a failure only costs time
     )
 
 
@@ -186,7 +187,7 @@ def _build(work: Path, python: dict[str, object], busybox: Path) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
-        )  # test files of packages that do not compile are no reason to fail
+        )  # some packages have test files that do not compile
         _rewrite_asserts(packages, scratch)
         binaries = [Path(os.path.realpath(PYTHON)), *root.rglob("*.so"), *root.rglob("*.so.*")]
         libraries = _libraries([*binaries, busybox], root)

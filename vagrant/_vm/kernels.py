@@ -1,10 +1,10 @@
 """The kernels that tests run on: Debian's cloud kernels, unpacked from their packages, never
 installed.
 
-A row of rows.json names suites and a metapackage.  The metapackage's dependency names the real one,
-and that (or, in newer releases, the -binary- package it depends on) holds the vmlinuz.
-`row/current` in the cache names the version in use; it changes only on `--update`, so a run needs
-no network once a kernel is there.
+A row of rows.json names suites and a metapackage. The metapackage depends on the real package.
+That one (or, in newer releases, the -binary- package it depends on) has the vmlinuz.
+`row/current` in the cache names the version in use. It changes only on `--update`, so a run needs
+no network once a kernel is cached.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ ROWS = Path(__file__).parent.parent / "rows.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the kernel matrix."""
+    """Describe one row of the kernel matrix."""
 
     name: str
     suites: tuple[str, ...]
     package: str
-    modules: tuple[str, ...]  # that a guest can load, with what they depend on
+    modules: tuple[str, ...]  # modules that a guest can load; their dependencies come along
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel ready to boot."""
+    """Describe a kernel that is ready to boot."""
 
     row: str
-    release: str  # as uname -r says
-    version: str  # of the package
+    release: str  # output of uname -r
+    version: str  # version of the package
     vmlinuz: Path
     modules: Path  # a directory of NAME.ko and modules.dep
 
 
 def rows() -> dict[str, Row]:
-    """rows.json by name, in its order."""
+    """Read rows.json. Rows by name, in its order."""
     data = json.loads(ROWS.read_text())
     modules = tuple(data["modules"])
     return {
@@ -60,13 +60,13 @@ def rows() -> dict[str, Row]:
 
 
 def kernel(row: Row, *, update: bool = False) -> Kernel:
-    """The row's kernel, fetched if the cache lacks it or if told to look for a newer one."""
+    """Return the row's kernel. Fetch it if the cache lacks it, or on `update`."""
     home = cache.root() / "kernels" / row.name
     if not update and (found := _cached(row, home)):
         return found
     with cache.locked():
         if not update and (found := _cached(row, home)):
-            return found  # somebody else made it while we waited
+            return found  # another process made it while we waited
         _fetch(row, home)
     found = _cached(row, home)
     if not found:
@@ -87,7 +87,7 @@ def _cached(row: Row, home: Path) -> Kernel | None:
 
 
 def dependency(fields: dict[str, str], pattern: str) -> tuple[str, str] | None:
-    """(package, version or "") of the first dependency whose name matches."""
+    """Return (package, version or "") of the first dependency whose name matches."""
     for item in fields.get("Depends", "").split(","):
         found = re.match(r"\s*([a-z0-9][a-z0-9.+-]*)(?::\w+)?\s*(?:\(= ([^)]+)\))?", item)
         if found and re.fullmatch(pattern, found[1]):
@@ -116,7 +116,7 @@ def _fetch(row: Row, home: Path) -> None:
         tree = Path(scratch) / "tree"
         tree.mkdir()
         needed = [package]
-        if binary:  # newer releases put the modules into a package of their own
+        if binary:  # newer releases have a separate package for the modules
             needed.append(f"linux-modules-{release}")
         for each in needed:
             deb = suite.download(each, version, Path(scratch))
@@ -129,7 +129,7 @@ def _fetch(row: Row, home: Path) -> None:
 
 
 def _take_modules(tree: Path, release: str, into: Path, wanted: Sequence[str]) -> None:
-    """Modules and their dependencies, uncompressed, with the modules.dep that modprobe reads."""
+    """Copy modules and their dependencies, uncompressed, with the modules.dep for modprobe."""
     files = {}
     for base in (tree / "usr/lib/modules" / release, tree / "lib/modules" / release):
         for path in base.rglob("*.ko*"):
@@ -147,7 +147,7 @@ def _take_modules(tree: Path, release: str, into: Path, wanted: Sequence[str]) -
         if files[name].suffix == ".xz":
             data = lzma.decompress(data)
         elif files[name].suffix != ".ko":
-            raise VmError(f"do not know how to unpack {files[name].name}")
+            raise VmError(f"cannot unpack {files[name].name}: unknown compression")
         (into / f"{name}.ko").write_bytes(data)
         found = re.search(rb"\0depends=([^\0]*)\0", data)
         names = found[1].decode().replace("-", "_").split(",") if found else []
@@ -155,7 +155,7 @@ def _take_modules(tree: Path, release: str, into: Path, wanted: Sequence[str]) -
         pending += depends[name]
     lines = []
     for name in sorted(depends):
-        needs: list[str] = []  # all of them, what each needs after it: modprobe loads from the end
+        needs: list[str] = []  # all, each before those it needs: modprobe loads from the end
         queue = list(depends[name])
         while queue:
             each = queue.pop(0)
@@ -166,7 +166,7 @@ def _take_modules(tree: Path, release: str, into: Path, wanted: Sequence[str]) -
 
 
 def _take_vmlinuz(tree: Path, release: str, work: Path) -> None:
-    """vmlinuz out of the unpacked packages, wherever this release of Debian puts it."""
+    """Find vmlinuz in the unpacked packages, wherever this release of Debian puts it."""
     places = (
         tree / f"boot/vmlinuz-{release}",
         tree / f"usr/lib/modules/{release}/vmlinuz",

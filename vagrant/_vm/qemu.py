@@ -1,10 +1,10 @@
-"""Start QEMU, stream what the command prints, and know how the guest ended.
+"""Start QEMU, stream what the command prints, and find out how the guest ended.
 
-Two serial ports: the kernel's console goes to a file that is shown only when the guest dies; the
-other carries the command's output byte for byte and, behind a marker with a random token, its
-status and the archive of `$OUT`.  The time limit runs on the host's clock from the command's start:
-at its end the guest is told, stops the command and still sends what there is; a guest that does not
-answer is killed.
+There are two serial ports. The kernel's console goes to a file that is shown only if the guest
+dies. The other port carries the command's output byte for byte, then a marker with a random token,
+the status and the archive of `$OUT`. The time limit runs on the host's clock from the command's
+start. At its end the guest is told, stops the command and still sends its files. A guest that does
+not answer is killed.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _LIBC = ctypes.CDLL(None)
 TIMED_OUT = 124
 DIED = 125
 OLDEST_QEMU = 8
-BOOT_LIMIT = 240.0  # seconds; 4-10 is usual without KVM, a loaded machine takes several times that
-GRACE = 45.0  # seconds from "time is up" to the whole archive
+BOOT_LIMIT = 240.0  # seconds; 4-10 is usual without KVM, and several times that on a busy machine
+GRACE = 45.0  # seconds between "time is up" and the whole archive
 DEATH = re.compile(rb"Kernel panic - not syncing|PANIC: double fault|KVM internal error")
 UNSTARTED = "the guest did not start the command"
 COMPLAINT = re.compile(
@@ -56,7 +56,7 @@ COMMAND_LINE = (
 
 
 def qemu_command() -> str:
-    """The emulator's path; VmError if there is none, or one that corrupts guests."""
+    """Return the emulator's path. VmError if there is none, or if it would corrupt guests."""
     path = shutil.which("qemu-system-x86_64")
     if not path:
         raise VmError("qemu-system-x86_64 is missing: run vagrant/host.sh vm")
@@ -72,9 +72,9 @@ def qemu_command() -> str:
 
 
 def kvm_works(qemu: str, kernel: Kernel, limit: float = 6.0) -> bool:
-    """True only if this kernel has been seen to boot under KVM since the host's last boot.
+    """Return True only if this kernel has booted under KVM since the host's last boot.
 
-    A /dev/kvm that opens proves nothing: it may abort, or hang at the first instruction that it
+    A /dev/kvm that opens proves nothing. It may abort, or hang at the first instruction that it
     cannot run.
     """
     choice = os.environ.get("PYBPF_KVM")
@@ -122,20 +122,20 @@ BARE = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended."""
+    """Say how a run ended."""
 
-    status: int  # the command's, or TIMED_OUT, or DIED
+    status: int  # the command's status, or TIMED_OUT, or DIED
     started: bool  # the command was started
     why: str  # empty if the command ended by itself
     archive: bytes  # tar.gz of $OUT, empty if none
-    console: bytes  # all the kernel's console said
+    console: bytes  # the kernel's whole console output
     boot_seconds: float
     seconds: float
-    cpu_seconds: float = 0.0  # of the emulator, all its threads
+    cpu_seconds: float = 0.0  # CPU time of the emulator, all its threads
 
 
 class Guest:
-    """One run of one command in one guest."""
+    """Run one command in one guest."""
 
     def __init__(
         self,
@@ -153,8 +153,8 @@ class Guest:
         elif accel == "kvm":
             machine = ["-accel", "kvm", "-cpu", "host"]
         else:
-            # One thread for both CPUs: no CPU runs code that another has just patched (an int3
-            # that is not there any more is an oops), and there is less to lock.
+            # One thread for both CPUs. No CPU runs code that another has just patched (an int3
+            # that is no longer there is an oops), and there is less to lock.
             machine = ["-accel", "tcg,thread=single", "-cpu", "max"]
         self.console = initrd.parent / "console"
         self.command = [qemu, *machine, "-smp", "2", "-m", memory, *BARE]
@@ -164,7 +164,7 @@ class Guest:
         self.command += ["-append", f"{COMMAND_LINE} vm.token={self.token}"]
 
     def run(self, timeout: float, sink: Callable[[bytes], object]) -> Result:
-        """Run to the end; `sink` gets the command's output as it comes."""
+        """Run to the end. `sink` gets the command's output as it comes."""
         began = time.monotonic()
         self.console.write_bytes(b"")
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -175,7 +175,7 @@ class Guest:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is ours to handle
+                start_new_session=True,  # we handle Ctrl-C
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  no threads here
             )
             try:
@@ -205,8 +205,8 @@ class Guest:
     ) -> Result:
         assert process.stdin and process.stdout
         marker = b"\0" + self.token.encode() + b" "
-        held = b""  # output not given to sink yet: it may be the beginning of the marker
-        tail: list[bytes] | None = None  # once the marker was seen: what follows it
+        held = b""  # output not yet passed to sink: it may be the start of the marker
+        tail: list[bytes] | None = None  # what follows the marker, once it was seen
         want = have = status = 0
         started = told = False
         boot, end, why = 0.0, began + BOOT_LIMIT, UNSTARTED
@@ -256,7 +256,7 @@ class Guest:
             return Result(status, True, why, b"".join(tail)[:want], b"", boot, took)
         if tail is None and held:
             sink(held)
-        console = self.console.read_bytes()  # the loop may have ended before it saw the last of it
+        console = self.console.read_bytes()  # the loop may have ended before it saw the end of it
         started = started or f" {self.token}".encode() in console
         if DEATH.search(console):
             why = "the kernel panicked"
@@ -270,18 +270,18 @@ class Guest:
 
 
 def complaints(console: bytes) -> list[str]:
-    """Lines of the console in which the kernel warns of a fault of its own."""
+    """Find console lines in which the kernel warns of its own faults."""
     lines = console.decode(errors="replace").replace("\r", "").split("\n")
     return [line.strip() for line in lines if COMPLAINT.search(line.encode())]
 
 
 def _die_with_parent() -> None:
-    """In the new process: be killed when `vagrant/vm` dies, however: no guest is left over."""
+    """Have this new process killed when `vagrant/vm` dies, so that no guest is left over."""
     _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _overlap(data: bytes, marker: bytes) -> int:
-    """Length of the longest end of `data` that could be the beginning of `marker`."""
+    """Return the length of the longest end of `data` that could be the start of `marker`."""
     for size in range(min(len(marker) - 1, len(data)), 0, -1):
         if data.endswith(marker[:size]):
             return size
