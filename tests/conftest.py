@@ -1,4 +1,4 @@
-"""Where each test runs, and what every kernel-touching test is held to.
+"""Decide where each test runs, and check what every kernel-touching test must keep.
 
     pytest tests/unit                        no kernel asked
     pytest tests/live                        the running kernel
@@ -27,10 +27,10 @@ from tests.support.matrix import Matrix
 __all__ = ["owned_descriptors"]  # a fixture for all tests
 
 TESTS = Path(__file__).parent
-TIME_LIMIT = 600  # seconds for one kernel-touching test, in an emulated guest too
+TIME_LIMIT = 600  # seconds for one kernel-touching test, also in an emulated guest
 
 
-# No wall-clock judgement on a shared machine; CI draws the same examples every time.
+# Do not judge wall-clock time on a shared machine. CI draws the same examples every time.
 settings.register_profile(
     "pybpf",
     deadline=None,
@@ -54,15 +54,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         metavar="N",
         default=min(2, os.cpu_count() or 1),
-        help="guests at once",
+        help="number of guests at once",
     )
     group.addoption(
-        "--vm-timeout", type=int, metavar="S", default=7200, help="seconds one guest may take"
+        "--vm-timeout",
+        type=int,
+        metavar="S",
+        default=7200,
+        help="time limit for one guest, in seconds",
     )
     group.addoption(
         "--update-golden",
         action="store_true",
-        help="write tests/e2e/golden from what the kernels of the rows give now",
+        help="rewrite tests/e2e/golden from what the kernels of the rows give now",
     )
 
 
@@ -70,10 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "needs(*features): kernel features the test cannot do without (tests/support/require.py)",
         "rows(*names): the only rows the test is for; `host` is the running kernel",
-        "unprivileged: a live test that root has no part in",
+        "unprivileged: a live test that does not need root",
         "icount: run in a guest whose clock skips idle waits (many slow detaches)",
-        "guest_with(*programs): run in a guest that has these besides (vagrant/vm --with)",
-        "long: left to `make e2e`",
+        "guest_with(*programs): run in a guest with these additional programs (vagrant/vm --with)",
+        "long: runs only in `make e2e`",
         f"time_limit(seconds): how long the test may take, if not {TIME_LIMIT} s",
     ):
         config.addinivalue_line("markers", line)
@@ -97,7 +101,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Time limit of kernel-touching tests."""
+    """Enforce the time limit of kernel-touching tests."""
     if not _touches_the_kernel(item):
         return (yield)
     marker = item.get_closest_marker("time_limit")
@@ -125,7 +129,7 @@ def no_leaked_descriptors(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     left = bpf_descriptors() - before
     if left:
-        gc.collect()  # a cycle may still hold one: that is late, not lost
+        gc.collect()  # a reference cycle may still hold one, which is not a leak
         left = bpf_descriptors() - before
     if left:
         pytest.fail(f"left open: {', '.join(f'{number} {what}' for number, what in sorted(left))}")

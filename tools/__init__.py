@@ -1,1 +1,1 @@
-"""What runs from a checkout: a starter for each tool, and `dev` for developers."""
+"""Scripts to run from a checkout: a starter for each tool, and `dev` for developers."""

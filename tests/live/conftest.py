@@ -23,14 +23,14 @@ def _mounted(kind: str, where: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def bpffs(tmp_path: Path) -> Iterator[Path]:
-    """A bpf file system of this test's own."""
+    """Mount a bpf file system for this test."""
     with _mounted("bpf", tmp_path / "bpffs") as where:
         yield where
 
 
 @pytest.fixture
 def cgroup(tmp_path: Path) -> Iterator[Path]:
-    """A new cgroup, wherever the machine has the hierarchy mounted."""
+    """Make a new cgroup, wherever the machine has the hierarchy mounted."""
     with _mounted("cgroup2", tmp_path / "cgroup2") as root:
         own = root / f"pybpf-test-{os.getpid()}"
         own.mkdir()

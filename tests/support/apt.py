@@ -1,7 +1,7 @@
-"""Debian packages of another suite than the machine's, without touching its apt state.
+"""Get Debian packages of another suite without touching the machine's apt state.
 
 The mirror comes from the machine's own sources, so no host name is written
-here. Lists and packages live in a folder of the caller's.
+here. Lists and packages are kept in a folder of the caller.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class AptError(Exception):
-    """A package could not be had; says which and what apt answered."""
+    """Report that a package could not be fetched. Says which, and what apt answered."""
 
 
 def mirror() -> str:
-    """The URI of the machine's Debian archive.
+    """Find the URI of the machine's Debian archive.
 
     :raises AptError: no source lists component main of a Debian release
     """
@@ -51,7 +51,7 @@ def _debian(uris: str, suites: str, _component: str) -> str:
 
 
 def download(packages: list[str], suite: str, work: Path) -> list[Path]:
-    """Fetch packages into `work`; returns their .deb files.
+    """Fetch packages into `work` and return their .deb files.
 
     :raises AptError: apt-get failed
     """

@@ -1,4 +1,4 @@
-"""Debian's bpftrace, counting the calls of this process while it runs."""
+"""Run Debian's bpftrace to count the calls of this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _prctl = ctypes.CDLL(None).prctl
 
 
 def named(name: str, run: Callable[[], None]) -> None:
-    """`run` under another name of this process (``comm``), at most 9 characters."""
+    """Call `run` under another process name (``comm``), at most 9 characters."""
     usual = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
     _prctl(_PR_SET_NAME, f"{_PREFIX}{name}".encode(), 0, 0, 0)
     run()
@@ -28,15 +28,15 @@ def named(name: str, run: Callable[[], None]) -> None:
 
 
 class Bpftrace:
-    """A bpftrace that counts calls of this process by its name, by kind of probe.
+    """Run a bpftrace that counts calls of this process by its name, by kind of probe.
 
-    It is told of begin and end of a phase by the process's name, see `named`.
+    The process's name tells it the begin and end of a phase, see `named`.
     """
 
     def __init__(self, names: Sequence[str], directory: Path) -> None:
         self.output = directory / "output"
         script = directory / "count.bt"
-        lines = ['interval:s:1 { printf("ready\\n"); }']  # printed once all is attached
+        lines = ['interval:s:1 { printf("ready\\n"); }']  # printed when everything is attached
         for kind in KINDS:
             prefix = f"{kind}:vmlinux:" if kind.startswith("f") else f"{kind}:"
             lines.append(",\n".join(prefix + name for name in names))
@@ -54,7 +54,7 @@ class Bpftrace:
             time.sleep(0.1)
 
     def finish(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Stop it: phase -> kind of probe -> calls by function."""
+        """Stop it and return phase -> kind of probe -> calls by function."""
         self.process.send_signal(signal.SIGINT)
         status = self.process.wait()
         assert status == 0, self.output.read_text()

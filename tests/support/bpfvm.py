@@ -1,9 +1,9 @@
-"""A BPF interpreter: what a stream computes, with no kernel.
+"""A BPF interpreter: it finds out what a stream computes, without a kernel.
 
-It runs the instructions the lowerings emit and clang makes of tracing programs:
+It runs the instructions that the lowerings emit and that clang makes of tracing programs:
 64- and 32-bit arithmetic, jumps, loads and stores of every width, atomic
-addition, helper, subprogram and callback calls. Memory is a set of regions at made-up addresses;
-an access outside every region is an error, as it would be for the verifier.
+addition, helper, subprogram and callback calls. Memory is a set of regions at made-up addresses.
+An access outside every region is an error, as it would be for the verifier.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Helper = Callable[["Vm", int, int, int, int, int], int]
 
 
 class VmFault(Exception):
-    """The program did what the verifier would not allow."""
+    """Report that the program did what the verifier would not allow."""
 
 
 def signed(value: int, bits: int) -> int:
@@ -31,7 +31,7 @@ def signed(value: int, bits: int) -> int:
 
 
 class Vm:
-    """One machine: memory regions and helpers; `run` may be called again."""
+    """Simulate one machine with memory regions and helpers. `run` may be called again."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Vm:
         self.executed = 0
 
     def map(self, data: bytes | bytearray) -> int:
-        """Put bytes into memory; gives their address."""
+        """Put bytes into memory and return their address."""
         address = self._next
         self.regions[address] = bytearray(data)
         self._next += (len(data) + 0x10FFF) & ~0xFFFF
@@ -71,7 +71,7 @@ class Vm:
         region[off : off + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
     def run(self, ctx: int) -> int:
-        """Run from the first instruction with r1 = ctx; gives r0."""
+        """Run from the first instruction with r1 = ctx and return r0."""
         return self.call(0, [ctx, 0, 0, 0, 0], [0, 0, 0, 0])
 
     def call(self, start: int, args: Sequence[int], saved: Sequence[int]) -> int:

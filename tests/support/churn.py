@@ -1,8 +1,8 @@
 """Another tracer: a process that attaches to and detaches from shared functions at random.
 
-It is forked, so that it need not find out again what is known of the kernel, and runs until its
-pipe is closed. What each of its programs saw of its own calls must be the truth; what went wrong
-comes back through the other pipe, with what it did before.
+It is forked, so that it does not have to find out again what is known of the kernel. It runs until
+its pipe is closed. What each of its programs saw of its own calls must be the truth. If something
+went wrong, that comes back through the other pipe, with what it did before.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tests.support.witness import Witness
 
 __all__ = ["Churner", "Watched", "wrong_counts"]
 
-#: Programs of witness.bpf.c by the side they run at. What sees no return value in its context
-#: works with every mechanism.
+#: Programs of witness.bpf.c by the side they run at. A program that sees no return value in its
+#: context works with every mechanism.
 ENTRIES = ("entry_slots", "entry_helpers", "entry_narrow")
 EXITS = ("exit_ret",)
 
 
 @dataclass
 class Watched:
-    """A program of a witness, attached to some of its functions."""
+    """Hold a program of a witness, attached to some of its functions."""
 
     witness: Witness
     program: str
@@ -42,7 +42,7 @@ class Watched:
         return {target.name for target in self.link.targets}
 
     def missed(self) -> int:
-        """Runs that the kernel left out, and counted: its programs were running already."""
+        """Count the runs that the kernel left out because its programs were already running."""
         total = 0
         for link in self.link.links:
             info = link.info()
@@ -58,11 +58,11 @@ class Watched:
 
 
 def wrong_counts(witness: Witness, watched: Sequence[Watched]) -> list[str]:
-    """Make the known calls; what the programs saw of them that is not the truth.
+    """Make the known calls. Return what the programs saw of them that is not the truth.
 
     An entry may lack what the kernel itself counts as missed. An exit may lack calls that were
-    in flight while another program came or went (6.x says nothing of them), so of exits only
-    too many are wrong here.
+    in flight while another program came or went (6.x does not report them). So for exits only
+    too many calls are wrong here.
     """
     before = [one.missed() for one in watched]
     witness.run(calls, witness.functions)
@@ -80,7 +80,7 @@ def wrong_counts(witness: Witness, watched: Sequence[Watched]) -> list[str]:
 
 @dataclass
 class Report:
-    """What a churner did."""
+    """Hold what a churner did."""
 
     attached: int = 0
     by: dict[str, int] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def _churn(names: Sequence[str], mechanisms: Sequence[str], seed: int, stop: int
 
 
 class Churner:
-    """A forked process that runs `_churn` until `finish`."""
+    """Run `_churn` in a forked process until `finish`."""
 
     def __init__(self, names: Sequence[str], mechanisms: Sequence[str], seed: int) -> None:
         stop_read, self._stop = os.pipe()
@@ -141,8 +141,8 @@ class Churner:
         return not select.select([self._said], [], [], 0)[0]
 
     def finish(self) -> Report:
-        """Stop it and hear what it did."""
-        os.write(self._stop, b"x")  # not only closed: one that was forked later has it open too
+        """Stop it and return what it did."""
+        os.write(self._stop, b"x")  # a later fork may have it open, too
         os.close(self._stop)
         with open(self._said, "rb") as said:
             text = said.read()

@@ -1,4 +1,4 @@
-"""Writes small ELF64 objects in a test, so that the test shows the bytes it is about."""
+"""Write small ELF64 objects in a test, so that the test shows the bytes it is about."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class _Section:
 
 
 def code(*insns: tuple[int, int, int, int]) -> bytes:
-    """Instructions from (code, src << 4 | dst, off, imm)."""
+    """Make instructions from (code, src << 4 | dst, off, imm)."""
     return b"".join(struct.pack("<BBhi", *insn) for insn in insns)
 
 
 @dataclass
 class ElfWriter:
-    """Sections and symbols in the order they were added; index 0 of both is the null entry."""
+    """Collect sections and symbols in order. Index 0 of both is the null entry."""
 
     machine: int = 247
     type: int = 1
@@ -50,7 +50,7 @@ class ElfWriter:
         entsize: int = 0,
         size: int | None = None,
     ) -> int:
-        """Add a section; returns its index."""
+        """Add a section and return its index."""
         self.sections.append(_Section(name, data, type, flags, 0, info, entsize, size))
         return len(self.sections) - 1
 
@@ -69,7 +69,7 @@ class ElfWriter:
         type: int = 0,
         visibility: int = 0,
     ) -> int:
-        """Add a symbol; returns its index."""
+        """Add a symbol and return its index."""
         at = len(self.strings) if name else 0
         if name:
             self.strings += name.encode() + b"\0"
@@ -89,7 +89,7 @@ class ElfWriter:
         return self.section(name, data, type=REL, info=target, entsize=16)
 
     def build(self) -> bytes:
-        """The file: header, contents, section headers."""
+        """Return the file: header, contents, section headers."""
         sections = list(self.sections)
         if self.with_symbols:
             sections.append(_Section(".symtab", b"".join(self.symbols), SYMTAB, entsize=24))
@@ -145,7 +145,7 @@ class ElfWriter:
 
 
 def section_header(data: bytes, name: str) -> int:
-    """File offset of a section's header."""
+    """Return the file offset of a section's header."""
     (shoff,) = struct.unpack_from("<Q", data, 40)
     count, names = struct.unpack_from("<HH", data, 60)
     (strings,) = struct.unpack_from("<Q", data, shoff + names * 64 + 24)
@@ -159,7 +159,7 @@ def section_header(data: bytes, name: str) -> int:
 
 
 def replace_name(data: bytes, old: str, new: str) -> bytes:
-    """The file with a section renamed to something no longer, by its own header only."""
+    """Rename one section to a name that is not longer, only by its own header."""
     at = section_header(data, old)
     (shoff,) = struct.unpack_from("<Q", data, 40)
     (names,) = struct.unpack_from("<H", data, 62)

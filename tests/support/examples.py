@@ -1,4 +1,4 @@
-"""How many examples a property is tried with: all in `make test`, a third in `make unit`."""
+"""Choose how many examples a property test draws: all in `make test`, a third in `make unit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kernel that is not there: answers bpf(2) and perf_event_open(2) from Python functions."""
+"""A fake kernel that answers bpf(2) and perf_event_open(2) with Python functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pybpf._uapi.perf import PerfEventAttr
 
 __all__ = ["FakeKernel", "read_bytes"]
 
-# Command -> how its attr is looked at.
+# Command -> structure to read its attr with.
 _ATTRS: dict[int, Any] = {
     Cmd.BPF_MAP_CREATE: structs.MapCreate,
     Cmd.BPF_MAP_LOOKUP_ELEM: structs.MapElem,
@@ -45,12 +45,12 @@ _ATTRS: dict[int, Any] = {
 
 
 def read_bytes(address: int, size: int) -> bytes:
-    """What the caller left at an address it gave to the kernel."""
+    """Read what the caller put at an address that it gave to the kernel."""
     return ctypes.string_at(address, size) if size else b""
 
 
 class FakeKernel:
-    """Stands in for the system calls. ``on[cmd]`` gets the attr and returns a result or -errno.
+    """Replace the system calls. ``on[cmd]`` gets the attr and returns a result or -errno.
 
     ``calls`` has (cmd, size) of each call. `attrs` chooses another structure for a command.
     ``on_perf`` answers perf_event_open(2).
@@ -77,7 +77,7 @@ class FakeKernel:
         return self._answer(self.on[cmd](kind.from_address(attr)))
 
     def prepare(self, cmd: int, attr: Any, size: int = 0) -> Callable[[], int]:
-        """What `door.prepare` makes, for this kernel."""
+        """Make what `door.prepare` makes, for this kernel."""
         size = size or ctypes.sizeof(attr)
         return partial(self, SYS_BPF, int(cmd), ctypes.addressof(attr), size, 0, 0)
 
@@ -90,5 +90,5 @@ class FakeKernel:
 
     @staticmethod
     def fd() -> int:
-        """A real descriptor, so that closing it is a true close."""
+        """Open a real descriptor, so that closing it is a real close."""
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
-"""Says where a leaked `Fd` was opened.
+"""Say where a leaked `Fd` was opened.
 
-`tests/conftest.py` looks at the process's descriptors after each kernel-touching
-test; this fixture looks at the owners instead: an `Fd` collected while open, or
+`tests/conftest.py` checks the process's descriptors after each kernel-touching
+test. This fixture checks their owners instead: an `Fd` that was collected while open, or is
 still open at the end, fails the test with the lines that opened it.
 """
 
@@ -33,7 +33,7 @@ def _opened_at() -> str:
 
 
 class FdTracker:
-    """Follows every `Fd` of the process. ``open`` maps its id to a description."""
+    """Follow every `Fd` of the process. ``open`` maps its id to a description."""
 
     def __init__(self) -> None:
         self.open: dict[int, str] = {}
@@ -50,13 +50,13 @@ class FdTracker:
 
 @pytest.fixture(autouse=True)
 def owned_descriptors(request: pytest.FixtureRequest) -> Iterator[FdTracker]:
-    """Fail a test that leaves an `Fd` open or lets one be collected open."""
+    """Fail a test that leaves an `Fd` open, or lets one be collected while open."""
     tracker = FdTracker()
     former = set_tracer(tracker)
     try:
         yield tracker
         if tracker.open:
-            gc.collect()  # a cycle may still hold it: then it is in `leaked` now
+            gc.collect()  # a cycle may have held it; then it is in `leaked` now
     finally:
         set_tracer(former)
     lost = [*tracker.leaked, *tracker.open.values()]

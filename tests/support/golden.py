@@ -1,11 +1,12 @@
-"""Trampoline listings without what differs from boot to boot, build to build and CPU to CPU.
+"""Trampoline listings without the parts that differ between boots, builds and CPUs.
 
 A golden listing keeps what the kernel's code generator decides: instructions and their order,
 registers, frame offsets, cookies, the functions called, how the traced function is entered.
-Addresses become names: ``<prog X>`` and ``<code X>`` are struct bpf_prog and machine code of the
-program X, ``<image>`` is the image's own descriptor, branches inside the image go to labels. Bytes,
-offsets and sizes are left out, and so is what the CPU's mitigations add (return thunks, call depth
-accounting): a golden listing holds under emulation and on any host. Pure: an image in, text out.
+Addresses become names. ``<prog X>`` and ``<code X>`` are struct bpf_prog and machine code of the
+program X, ``<image>`` is the image's own descriptor, and branches inside the image go to labels.
+Bytes, offsets and sizes are left out, and so is what the CPU's mitigations add (return thunks, call
+depth accounting). So a golden listing is valid under emulation and on any host. Pure: an image in,
+text out.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ _LABEL, _TEXT = 5, 37  # widths of the columns before the comment
 
 
 def normalise(image: TrampolineImage, names: Mapping[str, str] | None = None) -> str:
-    """The golden listing of an image.
+    """Return the golden listing of an image.
 
-    :param names: what to call programs, by their kernel names; others keep theirs
+    :param names: names for programs, by their kernel names; others keep theirs
     """
     return _Listing(image, names or {}).text()
 
 
 def difference(golden: str, found: str, path: str, here: str) -> str:
-    """A unified diff from a golden listing to what was found; "" if there is none.
+    """Return a unified diff from a golden listing to what was found. "" if they are equal.
 
-    :param path: of the golden listing
-    :param here: what the other side is called
+    :param path: path of the golden listing
+    :param here: name of the other side
     """
     lines = difflib.unified_diff(
         golden.splitlines(), found.splitlines(), path, here, lineterm="", n=4
@@ -63,7 +64,7 @@ class _Listing:
         return self.names.get(one.name, one.name or "?")
 
     def function(self, address: int | None) -> str:
-        """An address in the traced function, or "" if it is not one of its entry's."""
+        """Name an address in the traced function, "" if it is not one of its entry's."""
         start = self.image.function_address
         if address is None or start is None or not 0 <= address - start < 16:
             return ""
@@ -119,7 +120,7 @@ class _Listing:
         return lines
 
     def labels(self) -> dict[int, str]:
-        """Offset -> label of what the image's own branches lead to."""
+        """Return offset -> label for the targets of the image's own branches."""
         code = self.image.code
         targets = {
             insn.target - code.address
@@ -133,7 +134,7 @@ class _Listing:
         name, _, operands = insn.text.partition(" ")
         if insn.role is Role.RET:  # or a jump to a return thunk
             return "ret"
-        if insn.role is Role.ALIGN:  # as many as the bytes before them ask for
+        if insn.role is Role.ALIGN:  # their number depends on the bytes before them
             return "nop ..."
         if insn.target is not None:
             operands = self.target(insn, labels)

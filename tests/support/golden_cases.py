@@ -1,8 +1,8 @@
-"""The trampolines that golden listings are kept of, and where a case has none: as data.
+"""The trampolines with golden listings, and the rows where a case has none: as data.
 
-A case is a kernel function and the programs put on it, in that order. A row lacks a case when
-vagrant/rows.json says that it lacks a feature the case needs, or when `Case.refused` holds the
-errno its kernel gives instead; nothing else excuses a missing golden listing.
+A case is a kernel function and the programs attached to it, in that order. A row lacks a case if
+vagrant/rows.json says that it lacks a feature the case needs, or if `Case.refused` holds the
+errno that its kernel gives instead. Nothing else excuses a missing golden listing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 GOLDEN = rows.ROOT / "tests/e2e/golden"
 ENOTSUPP = 524  # kernel-internal
-# Stable over kernels: called from other files, so that no compiler changes its arguments.
+# Stable over kernels: it is called from other files, so no compiler changes its arguments.
 SEVEN = "ip6_xmit"
 
 _NEEDS = {
@@ -41,13 +41,13 @@ _NEEDS = {
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """One program to attach.
+    """Describe one program to attach.
 
     :param kind: fentry, fexit, fmod_ret or fsession
-    :param name: what listings call it; "" means its kind
+    :param name: name in listings; "" means its kind
     :param ip: it calls bpf_get_func_ip
     :param keeps: a session program that keeps a cookie between its two runs
-    :param mechanism: "" for a plain program of the kind; a multi program is put there by
+    :param mechanism: "" for a plain program of the kind; a multi program is attached by
         ``trampoline`` (a clone) or ``tracing_multi``
     """
 
@@ -60,13 +60,13 @@ class Put:
 
     @property
     def label(self) -> str:
-        """What listings call it."""
+        """Return its name in listings."""
         return self.name or (f"{self.kind}.multi" if self.mechanism else self.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Programs on one function.
+    """Describe programs on one function.
 
     :param refused: row -> errno of attaching there
     """
@@ -78,12 +78,12 @@ class Case:
 
     @property
     def needs(self) -> tuple[Feature, ...]:
-        """What the kernel must have."""
+        """Return the features that the kernel must have."""
         found = [Feature.FENTRY]
         for put in self.puts:
             if put.mechanism == "tracing_multi":
                 found.append(Feature.TRACING_MULTI)
-            elif not put.mechanism:  # a clone is what the kernel has: a session may be a pair
+            elif not put.mechanism:  # a clone uses what the kernel has: a session may be a pair
                 found.append(_NEEDS[put.kind])
             if put.cookie:
                 found.append(Feature.TRACING_COOKIE)
@@ -98,12 +98,12 @@ def _multi(kind: str, cookie: int = 0) -> Put:
     return Put(kind, cookie=cookie, mechanism="tracing_multi")
 
 
-_TEST = "bpf_fentry_test{}".format  # (1) to (6): so many arguments
+_TEST = "bpf_fentry_test{}".format  # (1) to (6): the number of arguments
 _PAIR = (Put("fentry"), Put("fexit"))
 CASES = (
     *(Case(f"fentry_{slots}", _TEST(slots), (Put("fentry"),)) for slots in (1, 3, 6)),
     *(Case(f"fexit_{slots}", _TEST(slots), (Put("fexit"),)) for slots in (1, 3, 6)),
-    # 6.1 carries what is in registers only.
+    # 6.1 only supports arguments in registers.
     *(Case(f"{kind}_7", SEVEN, (Put(kind),), {"6.1": ENOTSUPP}) for kind in ("fentry", "fexit")),
     Case("fentry_ip", _TEST(2), (Put("fentry", ip=True),)),
     Case(
@@ -133,7 +133,7 @@ CASES = (
 
 
 def batches(row: str) -> list[list[Case]]:
-    """The cases to try on a row, those together whose functions differ."""
+    """List the cases to try on a row. Cases with different functions are tried together."""
     found: list[list[Case]] = []
     for case in CASES:
         if any(one.value in rows.lacks(row) for one in case.needs):
@@ -148,7 +148,7 @@ def batches(row: str) -> list[list[Case]]:
 
 
 def absence(case: Case, row: str) -> str:
-    """Why a row has no such trampoline; "" if it has."""
+    """Return why a row has no such trampoline, "" if it has."""
     missing = [one.value for one in case.needs if one.value in rows.lacks(row)]
     if missing:
         return f"{row} lacks {', '.join(missing)}"
@@ -157,12 +157,12 @@ def absence(case: Case, row: str) -> str:
 
 
 def golden_path(row: str, name: str) -> Path:
-    """Where a case's golden listing of a row is."""
+    """Return the path of a case's golden listing for a row."""
     return GOLDEN / row / f"{name}.lst"
 
 
 def expected() -> set[Path]:
-    """The golden listings that there must be, and no others."""
+    """Return the golden listings that must exist. There must be no others."""
     return {
         golden_path(row, case.name)
         for row in rows.names()
@@ -172,5 +172,5 @@ def expected() -> set[Path]:
 
 
 def present() -> set[Path]:
-    """The golden listings that there are."""
+    """Return the golden listings that exist."""
     return set(GOLDEN.glob("*/*.lst"))

@@ -1,10 +1,10 @@
-"""In the guest: run the tests named and send every report to the host at once.
+"""Run the requested tests in the guest and send every report to the host at once.
 
     python3 -m tests.support.guest PACKED-IDS FILE...
 
 Events are single lines of JSON after RS (0x1e) on the real standard output, which pytest's capture
-does not touch: start and finish of a test, each of its reports (as pytest serialises them), and
-tests asked for that are not there.
+does not touch. They are the start and finish of a test, each of its reports (as pytest serialises
+them), and requested tests that do not exist.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Reporter", "main"]
 
 
 class Reporter:
-    """Plugin that keeps to the tests asked for and sends what becomes of them."""
+    """Select the requested tests and send their results. A pytest plugin."""
 
     def __init__(self, fd: int, wanted: list[str]) -> None:
         self.fd = fd
@@ -69,7 +69,7 @@ class Reporter:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status as pytest's."""
+    """Run pytest and return its exit status."""
     reporter = Reporter(os.dup(1), unpack(arguments[0]))
     options = ["-p", "no:cacheprovider", "-q", "--continue-on-collection-errors"]
     return int(pytest.main([*options, *arguments[1:]], plugins=[reporter]))

@@ -1,7 +1,7 @@
-"""The guests of one pytest session: which tests go to which, and their reports as they come.
+"""The guests of one pytest session: which tests go to which guest, and their reports.
 
 A guest prints lines that begin with RS (0x1e) and hold one JSON event each; see
-tests/support/guest.py.  If it dies in a test, that test has failed and the rest go on in a new
+tests/support/guest.py. If it dies in a test, that test has failed and the others continue in a new
 guest, twice at most.
 """
 
@@ -33,16 +33,16 @@ OUT_OF_TIME = 124  # statuses of vagrant/vm
 GUEST_DIED = 125
 
 Event = dict[str, object]
-PASSED_ON = ("PYBPF_SEED",)  # variables that tests read, in the guest too
+PASSED_ON = ("PYBPF_SEED",)  # variables that tests read, also in the guest
 
 
 @dataclass(frozen=True)
 class Key:
-    """What guest a test is to run in.
+    """Say in what guest a test must run.
 
     :param icount: its clock counts instructions
-    :param extras: programs it has besides (`vagrant/vm --with`)
-    :param suite: folder of the tests; a guest for each, so that two can share a row's work
+    :param extras: additional programs (`vagrant/vm --with`)
+    :param suite: folder of the tests; each has its own guest, so that two can share a row's work
     """
 
     row: str
@@ -52,27 +52,27 @@ class Key:
 
 
 class Lost(Exception):
-    """A test did not report; the text says what became of its guest."""
+    """Report that a test did not report. The text says what happened to its guest."""
 
 
 def pack(nodeids: list[str]) -> str:
-    """Test ids as one command line argument."""
+    """Pack test ids into one command line argument."""
     return base64.urlsafe_b64encode(zlib.compress(json.dumps(nodeids).encode(), 9)).decode()
 
 
 def unpack(text: str) -> list[str]:
-    """What `pack` made."""
+    """Unpack what `pack` made."""
     found: list[str] = json.loads(zlib.decompress(base64.urlsafe_b64decode(text)))
     return found
 
 
 class Guests:
-    """Guests run in the background, `jobs` at a time, those with the most work first.
+    """Run guests in the background, `jobs` at a time, those with the most work first.
 
     :param timeout: seconds that one guest may take
-    :param vm: the command that starts one; tests give another
-    :param results: where the files go that they leave in $OUT
-    :param options: of pytest in them
+    :param vm: the command that starts one; tests pass another
+    :param results: directory for the files that they leave in $OUT
+    :param options: options of pytest in them
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Guests:
         self._started = False
 
     def add(self, key: Key, nodeid: str) -> None:
-        """Say that a test is to run in the guest `key`; before `start`."""
+        """Say that a test must run in the guest `key`. Call it before `start`."""
         self._runs.setdefault(key, Run(key, self)).nodeids.append(nodeid)
 
     def start(self) -> None:
-        """Start the guests, if they are not; their tests run while the host's own do."""
+        """Start the guests if needed. Their tests run at the same time as the host's own."""
         if self._started:
             return
         self._started = True
@@ -106,7 +106,7 @@ class Guests:
             self._pool.submit(run.run)
 
     def wait(self, key: Key, nodeid: str) -> list[Event]:
-        """The reports of a test, when it has finished.
+        """Return the reports of a test when it has finished.
 
         :raises Lost: if it never will
         """
@@ -114,7 +114,7 @@ class Guests:
         return self._runs[key].wait(nodeid)
 
     def close(self) -> None:
-        """Let guests end that have reported everything; stop the others."""
+        """Let guests end if they have reported everything. Stop the others."""
         for run in self._runs.values():
             if not run.complete:
                 run.stop()
@@ -122,7 +122,7 @@ class Guests:
 
 
 class Run:
-    """The tests of one guest."""
+    """Run the tests of one guest."""
 
     def __init__(self, key: Key, guests: Guests) -> None:
         self.key = key
@@ -156,12 +156,12 @@ class Run:
 
     @property
     def work(self) -> int:
-        """A guess of how long it takes: an end-to-end test is worth five of the others."""
+        """Guess how long it takes. An end-to-end test counts as much as five others."""
         return len(self.nodeids) * (5 if self.key.suite == "e2e" else 1)
 
     @property
     def complete(self) -> bool:
-        """Every test has reported, or is known never to."""
+        """Return True if every test has reported or will never report."""
         with self._changed:
             return bool(self._ended) or len(self._finished) + len(self._lost) == len(self.nodeids)
 
@@ -173,7 +173,7 @@ class Run:
             process.terminate()
 
     def run(self) -> None:
-        """Guests until every test has reported, or there is no hope."""
+        """Start guests until every test has reported, or it makes no sense any more."""
         why = "nothing was run"
         try:
             for _ in range(1 + RESTARTS):
@@ -187,7 +187,7 @@ class Run:
                     left = len(self.nodeids) - len(self._finished) - len(self._lost)
                 if self._stopped or not left or not crashed or status == OUT_OF_TIME:
                     break
-        except Exception as error:  # whatever it is, the session must not wait for ever
+        except Exception as error:  # the session must never wait for ever
             why = f"the runner of row {self.key.row} failed: {error!r}"
         finally:
             with self._changed:
@@ -195,7 +195,7 @@ class Run:
                 self._changed.notify_all()
 
     def _one_guest(self) -> tuple[int, str]:
-        """Run what is left in one guest; its status, and what to say of a test that is missing."""
+        """Run the remaining tests in one guest. Return its status, and a text for missing tests."""
         left = [n for n in self.nodeids if n not in self._finished and n not in self._lost]
         files = list(dict.fromkeys(n.partition("::")[0] for n in left))
         guests = self.guests

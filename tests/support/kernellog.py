@@ -1,4 +1,4 @@
-"""The kernel's log of a test: what it complained about meanwhile."""
+"""Check what the kernel logged during a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BAD = re.compile(
 
 
 def complaints(since: list[str], now: list[str]) -> list[str]:
-    """Lines of `now` that are not in `since` and tell of a fault."""
+    """Return lines of `now` that are not in `since` and report a fault."""
     known = set(since)
     return [line for line in now if line not in known and _BAD.search(line)]
 

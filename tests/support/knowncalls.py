@@ -1,4 +1,4 @@
-"""Calls of kernel functions whose number is known, by name: a truth that needs no other tracer."""
+"""Make a known number of calls of kernel functions: a truth that needs no other tracer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALLS = {
 
 
 def calls() -> None:
-    """The calls that `CALLS` counts."""
+    """Make the calls that `CALLS` counts."""
     for _ in range(3):
         os.getpgid(0)
     directory = tempfile.mkdtemp(dir="/tmp")

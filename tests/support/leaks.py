@@ -1,4 +1,4 @@
-"""Which BPF objects this process holds, as the kernel sees it."""
+"""List the BPF objects that this process holds, as the kernel sees it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["bpf_descriptors"]
 
 
 def bpf_descriptors() -> set[tuple[int, str]]:
-    """(number, kind) of every open descriptor of a BPF object or perf event."""
+    """Return (number, kind) of every open descriptor of a BPF object or perf event."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:

@@ -1,13 +1,13 @@
 """Run one test on several kernels, each in a guest, and report every run as a test.
 
 Tests below tests/live and tests/e2e get a parameter `kernel_row`: their ids end in `[host]`,
-`[6.1]`, ... Those of the process's own row run as usual.  The others are not run here: `vagrant/vm`
+`[6.1]`, ... Tests of the process's own row run as usual. The others do not run here. `vagrant/vm`
 starts a guest of that row, the same test runs in it under tests/support/guest.py, and its reports
-come back over the guest's output while it runs, to be logged as if the test had run here (which is
-how pytest-xdist does it).  So counts, tracebacks, -k and -x mean what they always do.
+come back over the guest's output while it runs. They are logged as if the test had run here (as in
+pytest-xdist). So counts, tracebacks, -k and -x mean the same as always.
 
-What must not happen is a green run that did not run: a test whose guest died or never reported it
-fails; and when all rows were asked for, a test that was skipped in every place fails too.
+A green run that did not really run must never happen. A test whose guest died or never reported it
+fails. If all rows were requested, a test that was skipped everywhere also fails.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tests.support.results import Results
 __all__ = ["Matrix"]
 
 IN_GUEST = "/src"  # where vagrant/vm puts the checkout
-NOWHERE = "nowhere"  # a test that is for none of the rows asked for
+NOWHERE = "nowhere"  # a test that is for none of the requested rows
 
 
 class Matrix:
-    """The pytest plugin; registered by tests/conftest.py on the host and in the guests."""
+    """The pytest plugin. tests/conftest.py registers it on the host and in the guests."""
 
     def __init__(self, config: pytest.Config, tests: Path) -> None:
         self.config = config
@@ -41,7 +41,7 @@ class Matrix:
         self.outcomes: dict[str, set[str]] = collections.defaultdict(set)
 
     def _asked(self) -> list[str]:
-        """Rows of --kernel; empty if the option is not given."""
+        """Return the rows of --kernel. Empty if the option is not given."""
         text = str(self.config.getoption("--kernel"))
         known = rows.names()
         asked: list[str] = []
@@ -60,7 +60,7 @@ class Matrix:
         return list(dict.fromkeys(asked))
 
     def rows_for(self, path: Path) -> list[str]:
-        """Where the tests of a file run; empty for tests that ask no kernel."""
+        """Return the rows where the tests of a file run. Empty for tests that need no kernel."""
         if path.is_relative_to(self.tests / "live"):
             return self.asked if rows.in_guest() else list(dict.fromkeys([rows.HOST, *self.asked]))
         if path.is_relative_to(self.tests / "e2e"):
@@ -69,7 +69,7 @@ class Matrix:
 
     @property
     def complete(self) -> bool:
-        """Every row was asked for, so a test skipped everywhere has nowhere else to run."""
+        """Tell whether every row was requested. A test skipped everywhere then never runs."""
         return set(rows.names()) <= set(self.asked)
 
     # -- collection
@@ -142,7 +142,7 @@ class Matrix:
         assert isinstance(report, pytest.TestReport)
         report.location = tuple(report.location)  # type: ignore[assignment]  JSON knows lists only
         if isinstance(report.longrepr, list):
-            path, line, reason = report.longrepr  # of a skip
+            path, line, reason = report.longrepr  # for a skip
             path = str(path).replace(f"{IN_GUEST}/", f"{self.tests.parent}/", 1)
             report.longrepr = (path, int(line), str(reason))
         return report
@@ -175,30 +175,30 @@ class Matrix:
             shutil.copyfile(results.root / name, target)
 
     def _files(self, results: Results) -> Iterator[str]:
-        """What came back from the guests, in words."""
+        """Say in words what came back from the guests."""
         if listings := results.of("trampolines"):
             at = os.path.relpath(results.root / "trampolines")
             yield f"{len(listings)} listings of trampolines are in {at}"
         if self.config.getoption("update_golden"):
             written = len(results.of("golden"))
-            yield f"{written} golden listings written; look at: git diff tests/e2e/golden"
+            yield f"{written} golden listings written; check them: git diff tests/e2e/golden"
 
 
 def row_of(item: pytest.Item) -> str | None:
-    """The row an item is to run on; None for tests that ask no kernel."""
+    """Return the row an item runs on. None for tests that need no kernel."""
     spec = getattr(item, "callspec", None)
     return spec.params.get("kernel_row") if spec else None
 
 
 def guest_of(item: pytest.Item) -> Key:
-    """Items with the same value share a guest."""
+    """Return the guest of an item. Items with the same value share a guest."""
     extras = {name for marker in item.iter_markers("guest_with") for name in marker.args}
     icount = item.get_closest_marker("icount") is not None
     return Key(row_of(item) or "", icount, tuple(sorted(extras)), item.path.parent.name)
 
 
 def without_row(nodeid: str) -> str:
-    """The id without its row: what the runs of one test on several kernels have in common."""
+    """Return the id without its row, which the runs of one test on several kernels share."""
     name, bracket, inside = nodeid.partition("[")
     if not bracket:
         return nodeid
@@ -212,5 +212,5 @@ def without_row(nodeid: str) -> str:
 
 
 def failure(nodeid: str, location: tuple[str, int | None, str], text: str) -> pytest.TestReport:
-    """A failed test, made here."""
+    """Make the report of a failed test."""
     return pytest.TestReport(nodeid, location, {}, "failed", text, "call")

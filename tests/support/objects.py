@@ -1,8 +1,8 @@
-"""BPF objects that Debian packages ship: fetched at test time, never committed.
+"""BPF objects from Debian packages, fetched at test time and never committed.
 
 `packaged()` downloads the packages with apt, takes their `*.o` files, cuts
 embedded objects out of their executables and keeps all of it under
-~/.cache/pybpf/objects, by package version; delete that folder at will.
+~/.cache/pybpf/objects, by package version. That folder may be deleted at any time.
 
 `python3 -m tests.support.objects` fetches and lists them.
 """
@@ -28,17 +28,17 @@ __all__ = ["PACKAGES", "Packaged", "Unavailable", "cut_objects", "must_have", "p
 SUITE = "trixie"
 PACKAGES = ["libbpf-tools", "libxdp1", "xdp-tools"]
 _EM_BPF = 247
-# How long a download is taken to be the newest there is.
+# Seconds for which a download counts as the newest.
 _FRESH = 7 * 24 * 3600
 
 
 class Unavailable(Exception):
-    """The packages could not be downloaded and are not in the cache."""
+    """Report that the packages could not be downloaded and are not in the cache."""
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """One object: its bytes, and which package version has it."""
+    """Describe one object: its bytes, and which package version has it."""
 
     sha256: str
     package: str
@@ -51,9 +51,9 @@ class Packaged:
 
 
 def cut_objects(data: bytes) -> Iterator[bytes]:
-    """BPF ELF objects inside a file, found by their magic at 4-byte steps.
+    """Yield BPF ELF objects inside a file, found by their magic at 4-byte steps.
 
-    An object ends where its section headers or the last of its sections do.
+    An object ends where its section headers or the last of its sections end.
     """
     at = data.find(b"\x7fELF")
     while at >= 0:
@@ -77,7 +77,7 @@ def cut_objects(data: bytes) -> Iterator[bytes]:
 
 
 def must_have() -> bool:
-    """Missing packages fail a test instead of skipping it (CI, `make test`)."""
+    """Tell whether missing packages fail a test instead of skipping it (CI, `make test`)."""
     return os.environ.get("CI", "").lower() in ("1", "true") or bool(
         os.environ.get("PYBPF_REQUIRE_OBJECTS")
     )
@@ -127,7 +127,7 @@ def _refresh(cache_dir: Path) -> None:
 
 @cache
 def packaged() -> dict[str, Packaged]:
-    """All objects by sha256 of their bytes.
+    """Return all objects by sha256 of their bytes.
 
     :raises Unavailable: not in the cache, and the download failed
     """

@@ -1,9 +1,9 @@
-"""What a test may do without: the one place that decides between skip and failure.
+"""Decide between skip and failure if a test lacks a feature. All of it is here.
 
-On the host a missing feature skips, be it that the kernel has none or that policy denies it.  In a
-guest nothing is left to chance: denied is a failure always, unsupported is one unless
-vagrant/rows.json says that the row lacks it. So a probe that wrongly answers "no" cannot turn a row
-green.
+On the host a missing feature is a skip, whether the kernel lacks it or a policy denies it. In a
+guest, denied is always a failure. Unsupported is a failure unless
+vagrant/rows.json says that the row lacks the feature. So a probe that wrongly answers "no" cannot
+make a row pass.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ __all__ = ["facts", "judge", "probes", "require"]
 
 @functools.cache
 def facts() -> Facts:
-    """What is known of the running kernel, found out once in a session."""
+    """Return the facts of the running kernel, read once per session."""
     from pybpf.kernel.host import Facts
 
     return Facts.read()
 
 
 def probes() -> ProbeCache:
-    """Answers about the running kernel, each asked for once in a session."""
+    """Return the probes of the running kernel. Each runs once per session."""
     return facts().probes
 
 
 def require(*features: Feature | str) -> None:
-    """Go on if the kernel has them all; skip or fail as the row's table says."""
+    """Do nothing if the kernel has them all. Otherwise skip or fail as the row's table says."""
     for feature in map(Feature, features):
         verdict = judge(rows.current(), feature, probes().answer(feature))
         if verdict is not None:
@@ -48,7 +48,7 @@ def require(*features: Feature | str) -> None:
 
 
 def judge(row: str, feature: Feature, answer: Answer) -> tuple[str, str] | None:
-    """None to go on, else ("skip" or "fail", why)."""
+    """Return None if the test can run, otherwise ("skip" or "fail", why)."""
     if answer.ok:
         return None
     text = f"{feature.value} is {answer.support.value} on {row}: {answer.why}"

@@ -1,7 +1,7 @@
-"""What guests leave in $OUT, kept on the host below .vm-out: KIND/ROW/FILE.
+"""Files that guests leave in $OUT, kept on the host below .vm-out: KIND/ROW/FILE.
 
-A row's files of one kind are replaced as a whole by the first guest of a session that brings some,
-and added to by later ones (a row may need several guests).
+The first guest of a session that brings files of a kind replaces all of the row's files of that
+kind. Later guests add to them (a row may need several guests).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Results"]
 
 
 class Results:
-    """The files of one session; `take` may be called from several threads.
+    """Keep the files of one session. `take` may be called from several threads.
 
     :ivar files: what this session brought, relative to `root`
     """
@@ -41,5 +41,5 @@ class Results:
                 self.files.append(name)
 
     def of(self, kind: str) -> list[Path]:
-        """This session's files of one kind, relative to `root`."""
+        """Return this session's files of one kind, relative to `root`."""
         return [name for name in self.files if name.parts[0] == kind]

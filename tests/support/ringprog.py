@@ -38,7 +38,7 @@ _RINGBUF_OUTPUT, _RINGBUF_RESERVE, _RINGBUF_SUBMIT, _RINGBUF_DISCARD = 130, 131,
 
 
 def _count(at: int) -> list[Insn]:
-    """``++*(u64 *)(r6 + at)``, the new value in r1."""
+    """Make ``++*(u64 *)(r6 + at)``, with the new value in r1."""
     return [load(op.DW, 1, 6, at), alu(op.ADD, 1, 1), store(op.DW, 6, at, 1)]
 
 
@@ -47,7 +47,7 @@ def _end() -> list[Insn]:
 
 
 def output_program(ring: int, state: int, size: int | None, flags: int = 0) -> list[Insn]:
-    """bpf_ringbuf_output of `size` bytes; None: 8, 16, ... 256 bytes in turn."""
+    """Call bpf_ringbuf_output with `size` bytes. None: 8, 16, ... 256 bytes in turn."""
     return [
         *map_value(6, state, 0),
         *_count(0),
@@ -69,7 +69,7 @@ def output_program(ring: int, state: int, size: int | None, flags: int = 0) -> l
 
 
 def reserve_program(ring: int, state: int, discard_every: int) -> list[Insn]:
-    """Reserve 16 bytes, write the number twice; discard every n-th record, submit the others."""
+    """Reserve 16 bytes and write the number twice. Discard every n-th record, submit the others."""
     return [
         *map_value(6, state, 0),
         *_count(0),
@@ -95,7 +95,7 @@ def reserve_program(ring: int, state: int, discard_every: int) -> list[Insn]:
 
 
 class Producer:
-    """A loaded producer program and its state."""
+    """Run a loaded producer program, with its state."""
 
     def __init__(self, insns: Sequence[Insn], state: Map) -> None:
         self.state = state
@@ -114,7 +114,7 @@ class Producer:
         return cls(reserve_program(ring.fileno(), state.fileno(), discard_every), state)
 
     def run(self, times: int) -> None:
-        """Offer so many records."""
+        """Offer this many records."""
         sys_prog.prog_test_run(self.program.fileno(), data_in=bytes(64), repeat=times)
 
     @property
@@ -139,7 +139,7 @@ class Producer:
 
 
 def new_state() -> Map:
-    """The array that holds a producer's counters and payload."""
+    """Make the array that holds a producer's counters and payload."""
     state = Map.create_new(
         MapType.BPF_MAP_TYPE_ARRAY,
         4,

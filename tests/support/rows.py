@@ -1,4 +1,4 @@
-"""The kernel rows as tests see them: vagrant/rows.json, and which row this process runs on."""
+"""The kernel rows for tests: vagrant/rows.json, and the row that this process runs on."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def _table() -> dict[str, frozenset[str]]:
 
 
 def names() -> list[str]:
-    """All rows, in their order."""
+    """List all rows, in their order."""
     return list(_table())
 
 
 def lacks(row: str) -> frozenset[str]:
-    """Features (`Feature.value`) that the row's kernel is known not to have."""
+    """Return features (`Feature.value`) that the row's kernel is known to lack."""
     return _table()[row]
 
 
 def current() -> str:
-    """The row this process runs on; HOST outside the guests."""
+    """Return the row this process runs on. HOST outside the guests."""
     return os.environ.get("PYBPF_VM_KERNEL", HOST)
 
 
 def in_guest() -> bool:
-    """True in a guest that vagrant/vm started."""
+    """Return True in a guest that vagrant/vm started."""
     return current() != HOST

@@ -1,6 +1,6 @@
-"""Facts of Debian's 6.12 as `tools/features.py --save` writes them, made from tests/data.
+"""Make facts of Debian's 6.12 from tests/data, as `tools/features.py --save` writes them.
 
-Real symbols, functions and types; few functions, so that loading them is quick.
+Symbols, functions and types are real. There are few functions, so loading is quick.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FEATURES = frozenset(
 
 
 def saved_facts(features: frozenset[Feature] = FEATURES) -> dict[str, Any]:
-    """What `Facts.from_json` takes."""
+    """Return the input of `Facts.from_json`."""
     raw = gzip.decompress((DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz").read_bytes())
     return {
         "format": 1,

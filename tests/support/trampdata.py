@@ -12,7 +12,7 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "trampolines"
 
 @dataclass
 class Captured:
-    """One image: its bytes, where it was, what it calls, its instructions' roles."""
+    """Describe one image: its bytes, its address, its calls, its instructions' roles."""
 
     name: str
     address: int
@@ -36,12 +36,12 @@ class Captured:
         return (DATA / f"{self.name}.bin").read_bytes()
 
     def symbol(self, name: str) -> int:
-        """Address a call to a symbol starting with `name` goes to."""
+        """Return the address that a call to a symbol starting with `name` goes to."""
         return next(at for at, (known, _) in self.symbols.items() if known.startswith(name))
 
 
 def captured() -> list[Captured]:
-    """All of them, as roles.txt describes them."""
+    """Return all images, as roles.txt describes them."""
     found: list[Captured] = []
     for line in (DATA / "roles.txt").read_text().splitlines():
         match line.split():
@@ -58,7 +58,7 @@ def captured() -> list[Captured]:
 
 
 def entries() -> dict[str, bytes]:
-    """First bytes of the traced function while the image of that name was attached."""
+    """Return the traced function's first bytes while the image of that name was attached."""
     lines = (DATA / "entries.txt").read_text().splitlines()
     pairs = (line.split() for line in lines if not line.startswith("#"))
     return {name: bytes.fromhex(data) for name, data in pairs}

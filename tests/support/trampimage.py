@@ -1,4 +1,4 @@
-"""A whole image as `pybpf.trampoline.images` gives it, made without a kernel, and its links."""
+"""Make a whole image like `pybpf.trampoline.images`, without a kernel, and its links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ SHIM = 0xFFFFFFFF81990000
 def image(
     shape: Shape | None = None, loaded: Sequence[LoadedProgram] = tuple(LOADED)
 ) -> TrampolineImage:
-    """An image with two fentry, one fmod_ret, two fexit and one session program, or another."""
+    """Make an image with two fentry, one fmod_ret, two fexit and one session program, or
+    another."""
     if shape is None:
         shape = Shape(
             kernel="7.3",

@@ -1,4 +1,4 @@
-"""Images and links of the running kernel, for tests that ask often: with facts read once."""
+"""Images and links of the running kernel, with facts read once, for tests that ask often."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ SETTLE = 60.0  # seconds
 
 image_of = partial(trampoline.image_of, facts=facts())
 images = partial(trampoline.images, facts=facts())
-# An image goes some time after its last link: a starved guest took more than ten seconds.
+# An image is freed some time after its last link. A slow guest took more than ten seconds.
 survey = partial(checks.survey, facts=facts(), timeout=SETTLE)
 verify = partial(checks.verify, facts=facts(), timeout=SETTLE)

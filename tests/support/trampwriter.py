@@ -1,7 +1,7 @@
-"""Writes trampoline images the way the three kernels do, so that tests can make any shape.
+"""Write trampoline images the way the three kernels do, so that tests can make any shape.
 
-`tests/unit/test_trampoline_writer.py` proves it: with the parameters of each
-captured image it gives back the very bytes the kernel wrote.
+`tests/unit/test_trampoline_writer.py` proves that it is right: with the parameters of each
+captured image, it returns exactly the bytes that the kernel wrote.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RAX, _RBX, _RSI, _RDX, _RDI = 0, 3, 6, 2, 7
 
 @dataclass(frozen=True)
 class Prog:
-    """One program: its ``struct bpf_prog *``, its code, its cookie."""
+    """Describe one program: its ``struct bpf_prog *``, its code, its cookie."""
 
     prog: int
     code: int
@@ -41,7 +41,7 @@ class Prog:
 
 @dataclass(frozen=True)
 class Shape:
-    """Parameters of an image. `kernel` is ``6.1``, ``6.12`` or ``7.3``."""
+    """Hold the parameters of an image. `kernel` is ``6.1``, ``6.12`` or ``7.3``."""
 
     kernel: str
     address: int
@@ -77,7 +77,7 @@ class _Writer:
         self.out += bytes.fromhex(text)
 
     def rbp(self, rex: int, opcode: int, reg: int, off: int) -> None:
-        """An instruction with a [rbp + off] operand."""
+        """Write an instruction with a [rbp + off] operand."""
         self.out += bytes((rex, opcode))
         if -128 <= off < 128:
             self.out += bytes((0x45 | reg << 3,)) + off.to_bytes(1, "little", signed=True)
@@ -115,7 +115,7 @@ class _Writer:
 
 
 def write(shape: Shape) -> bytes:
-    """The bytes of an image of this shape."""
+    """Return the bytes of an image of this shape."""
     w = _Writer(shape)
     new = shape.kernel == "7.3"
     call_orig = bool(shape.fmod or shape.exit or shape.session)

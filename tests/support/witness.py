@@ -1,7 +1,7 @@
-"""What multi programs saw of kernel functions, compared with what plain kprobes saw.
+"""Compare what multi programs saw of kernel functions with what plain kprobes saw.
 
-The programs are those of tests/data/witness.bpf.c: every one adds up arguments and return values
-by function. What a slot must hold is worked out from BTF and the calling convention alone, not
+The programs are those of tests/data/witness.bpf.c. Each adds up arguments and return values
+by function. What a slot must hold follows only from BTF and the calling convention, not
 from pybpf's models.
 """
 
@@ -31,11 +31,11 @@ _WORD = 8
 
 @dataclass(frozen=True)
 class Program:
-    """What one program of witness.bpf.c reads.
+    """Say what one program of witness.bpf.c reads.
 
     :param args: argument slots it reads
-    :param widths: bytes of each of them it looks at
-    :param helpers: reads through helpers, so bpf_get_func_arg_cnt is there too
+    :param widths: bytes that it reads of each of them
+    :param helpers: it reads through helpers, so bpf_get_func_arg_cnt is also there
     """
 
     name: str
@@ -70,13 +70,13 @@ SESSION = (
 
 @dataclass(frozen=True)
 class Function:
-    """A function and where the calling convention puts its slots.
+    """Describe a function and where the calling convention puts its slots.
 
     :param number: its cookie
-    :param places: of each slot: (register number, or 6 + place on the stack; bytes that count)
+    :param places: for each slot: (register number, or 6 + place on the stack; bytes that count)
     :param ret: bytes of the return value that count, 0 for void
-    :param struct: a parameter is a struct by value
-    :param pointees: kinds of what its parameters point to
+    :param struct: a parameter is a struct passed by value
+    :param pointees: kinds of the types that its parameters point to
     """
 
     number: int
@@ -114,7 +114,7 @@ _SUMS = Struct("=18Q")
 
 
 class Seen:
-    """One map of sums, as memory."""
+    """Read one map of sums, as memory."""
 
     def __init__(self, some: Any) -> None:
         assert some.value_size == _SUMS.size
@@ -135,7 +135,7 @@ class Seen:
 
 
 class Witness:
-    """The opened object, the functions, and kprobes that see what is true."""
+    """Hold the opened object, the functions, and kprobes that see the truth."""
 
     def __init__(self, names: Iterable[str], facts: Facts | None = None) -> None:
         self.stack = ExitStack()
@@ -147,7 +147,7 @@ class Witness:
             for name in ("kprobes_entry", "kprobes_exit"):
                 self.obj.programs[name].autoload = True
         self.obj.load()
-        # Mapped now, so that looking at them later opens nothing and makes no system calls.
+        # Mapped now, so that reading them later opens nothing and makes no system calls.
         self.obj.globals.watching = 0
         self.seen = {
             name: Seen(some) for name, some in self.obj.maps.items() if name.endswith("_seen")
@@ -206,7 +206,7 @@ class Witness:
     # -- the witnesses
 
     def watch_by_kprobes(self, functions: Sequence[Function]) -> ExitStack:
-        """Attach the reference probes; the caller closes what is returned."""
+        """Attach the reference probes. The caller closes what is returned."""
         programs = self.obj.programs
         by_address = sorted(functions, key=lambda f: f.target.address)
         with ExitStack() as made:
@@ -230,7 +230,7 @@ class Witness:
             return made.pop_all()
 
     def run(self, run: Callable[[], None], functions: Iterable[Function]) -> None:
-        """`run` while the programs look; what was seen of `functions` before is forgotten."""
+        """Call `run` while the programs watch. What they saw of `functions` before is forgotten."""
         for some in self.seen.values():
             for f in functions:
                 some.zero(f.number)
@@ -243,7 +243,7 @@ class Witness:
     # -- comparing
 
     def problems(self, program: Program, functions: Iterable[Function]) -> list[str]:
-        """Where a program saw something else than the kprobes; empty: all is well."""
+        """Yield where a program saw something other than the kprobes. Empty: all is well."""
         out = []
         own_seen = self.seen[program.seen]
         entries, exits = self.seen["kprobe_entry_seen"], self.seen["kprobe_exit_seen"]
@@ -279,7 +279,7 @@ class Witness:
                     assert place == slot
                     true, mask = entry.last[slot], _mask(size)
                 yield f"last argument {slot}", own.last[slot] & mask, true & mask
-        # A helper gives what the register holds, for a void function too.
+        # A helper returns what the register holds, even for a void function.
         if program.ret and (function.ret or not program.helpers):
             mask = _mask(function.ret) if function.ret else _mask(8)
             true = exit_.ret if function.ret else 0
@@ -288,6 +288,6 @@ class Witness:
             yield "argument count", own.nargs, function.slots
 
     def called(self, functions: Iterable[Function]) -> list[Function]:
-        """Those of which the kprobes saw a call in the last `run`."""
+        """Return the functions that the kprobes saw a call of in the last `run`."""
         seen = self.seen["kprobe_entry_seen"]
         return [f for f in functions if seen[f.number].calls]

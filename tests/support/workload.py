@@ -1,6 +1,6 @@
-"""A workload of many system calls, and which kernel functions it calls, as ftrace tells.
+"""A workload of many system calls, and the kernel functions that it calls, according to ftrace.
 
-ftrace's function tracer knows nothing of BPF: it is the judge of which functions are really
+ftrace's function tracer is independent of BPF. It is the judge of which functions are really
 called, on every kernel row, without attaching a program to thousands of candidates.
 """
 
@@ -29,14 +29,15 @@ _LINE = re.compile(rb"\] (\S+)\s+[\d.]+: (\S+) <-")
 _IRQ_CONTEXT = frozenset(b"hHsSzZ")
 # Called by BPF programs, trampolines and probes themselves, or where none may be.
 _OURS = re.compile(r"bpf|nofault|ftrace|kprobe|kretprobe|rethook|fprobe|trace_|rcu_|perf_|objpool")
-# Called where an interrupt begins and ends: ftrace does not flag those calls as an interrupt's, but
-# kprobes miss them when it came while one of their programs ran.
+# Called where an interrupt begins and ends. ftrace does not mark those calls as an interrupt's, but
+# kprobes miss them if the interrupt came while one of their programs ran.
 _IRQ_EDGES = re.compile(r"softirq|irq_enter|irq_exit|irqentry|irqtime")
-_ROUNDS = 3  # enough ticks of the clock for interrupt handlers to show themselves
+_ROUNDS = 3  # enough clock ticks for interrupt handlers to show up
 
 
 def workload() -> None:
-    """Files, pipes, sockets, memory, ids, polling, signals and timers: some 100 system calls."""
+    """Use files, pipes, sockets, memory, ids, polling, signals and timers: some 100 system
+    calls."""
     for value in (0, 1, os.getpid()):
         with contextlib.suppress(OSError):
             os.getpgid(value)
@@ -84,7 +85,7 @@ def workload() -> None:
     poll = select.poll()
     poll.register(r, select.POLLIN)
     poll.poll(0)
-    if max(r, w) < 1024:  # FD_SETSIZE: a crowd of links may hold all lower numbers
+    if max(r, w) < 1024:  # FD_SETSIZE: many links may hold all lower numbers
         select.select([r], [w], [], 0)
     epoll = select.epoll()
     epoll.register(r, select.EPOLLIN)
@@ -163,9 +164,9 @@ _MAY_NOT_RETURN = {"get_signal", "arch_do_signal_or_restart", "exit_to_user_mode
 
 @functools.cache
 def called_functions(run: Callable[[], None] = workload) -> tuple[str, ...]:
-    """Names of the kernel functions that every run of `run` calls, sorted; found out once.
+    """Return names of the kernel functions that every run of `run` calls, sorted; found once.
 
-    Left out: what interrupts call too, and what BPF programs and probes call themselves.
+    Functions that interrupts also call, and that BPF programs and probes call, are left out.
     """
     run()
     always: set[bytes] | None = None

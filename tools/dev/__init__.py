@@ -1,1 +1,1 @@
-"""What developers run: generators, the demonstration, the environment of a checkout."""
+"""Scripts for developers: generators, the demonstration, the environment of a checkout."""

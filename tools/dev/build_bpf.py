@@ -3,12 +3,12 @@
 
 Every `*.bpf.c` under pybpf/tools/ and tests/data/ has its `*.bpf.o` beside it in the
 repository, so that users need no compiler. `build_bpf.py` compiles all of them
-(or the files given) with clang-19 and no other, because another version emits
-other instructions; `--check` compiles into a temporary directory instead and
+(or the given files) with clang-19 and no other version, because another one emits
+other instructions. `--check` compiles into a temporary directory instead and
 compares what the kernel would run: decoded instructions, relocations by symbol
 name, data and licence. Type information (.BTF, .BTF.ext) is not compared
-byte by byte, for it carries source text; map definitions, which exist only
-there, are compared as the object reader sees them.
+byte by byte, because it contains source text. Map definitions exist only
+there, so they are compared as the object reader sees them.
 
 Exit status: 0 ok, 1 something failed or differs, 2 usage.
 """
@@ -49,7 +49,7 @@ CLANG = "clang-19"
 STRIP = "llvm-strip-19"
 SOURCE_DIRS = ("pybpf/tools", "tests/data")
 
-# No path of this machine may reach the object: BTF line info holds file names.
+# No path of this machine may get into the object: BTF line info has file names.
 FLAGS = [
     *("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-Wall", "-Werror"),
     *("-fdebug-compilation-dir=.", "-Ipybpf/include"),
@@ -60,7 +60,7 @@ SHF_ALLOC = 0x2
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What of an object file reaches the kernel.
+    """Hold the parts of an object file that reach the kernel.
 
     :ivar code: executable section name -> instructions, one per 8-byte slot
     :ivar data: other loaded section name -> bytes (zeros for .bss)
@@ -73,18 +73,18 @@ class Contents:
 
 
 def sources() -> list[Path]:
-    """Every `*.bpf.c` that has a committed object, sorted, relative to the root."""
+    """List every `*.bpf.c` with a committed object, sorted, relative to the root."""
     found = (p for d in SOURCE_DIRS for p in (ROOT / d).rglob("*.bpf.c"))
     return sorted(p.relative_to(ROOT) for p in found)
 
 
 def find_clang() -> str | None:
-    """The path of clang-19 if it and its strip are installed, else None."""
+    """Return the path of clang-19 if it and its strip are installed, else None."""
     return shutil.which(CLANG) if shutil.which(STRIP) else None
 
 
 def compile_object(source: Path, target: Path) -> None:
-    """Compile `source` (relative to the root) to `target`; CalledProcessError if clang refuses."""
+    """Compile `source` (relative to the root) to `target`. CalledProcessError if clang fails."""
     subprocess.run([CLANG, *FLAGS, "-c", str(source), "-o", str(target)], cwd=ROOT, check=True)
     subprocess.run([STRIP, "-g", str(target)], cwd=ROOT, check=True)
 
@@ -119,7 +119,7 @@ def _symbol(file: ElfFile, index: int) -> str:
 
 
 def differences(old: Contents, new: Contents) -> Iterator[str]:
-    """One line per difference between the committed (`old`) and the fresh object."""
+    """Yield one line per difference between the committed (`old`) and the fresh object."""
     for what, a, b in (
         ("instructions", old.code, new.code),
         ("data", old.data, new.data),
@@ -137,8 +137,8 @@ def differences(old: Contents, new: Contents) -> Iterator[str]:
 def _first_difference(a: Sequence[object], b: Sequence[object]) -> str:
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
-            return f"item {i} is {_show(x)}, the source gives {_show(y)}"
-    return f"{len(a)} items, the source gives {len(b)}"
+            return f"item {i} is {_show(x)}, but the source gives {_show(y)}"
+    return f"{len(a)} items, but the source gives {len(b)}"
 
 
 def _show(item: object) -> str:
@@ -146,9 +146,9 @@ def _show(item: object) -> str:
 
 
 def map_definitions(elf: bytes, name: str = "") -> dict[str, str]:
-    """Map name -> its definition as text, as the library's object reader sees it.
+    """Return map name -> its definition as text, as the library's object reader sees it.
 
-    Of an object that is there to be refused, the reason by the name "".
+    For an object that must be refused, return the reason under the name "".
     """
     from pybpf.errors import ObjectFormatError
 
@@ -165,7 +165,7 @@ def _map_text(spec: MapSpec) -> str:
 
 
 def check(source: Path) -> list[str]:
-    """How the committed object of `source` differs from a fresh one; [] if it does not."""
+    """List how the committed object of `source` differs from a fresh one. [] if it does not."""
     committed = (ROOT / source).with_suffix(".o")
     if not committed.exists():
         return ["there is no committed object"]
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compile the BPF objects, or check them.")
     parser.add_argument("files", nargs="*", type=Path, help="*.bpf.c files (default: all of them)")
     parser.add_argument(
-        "--check", action="store_true", help="compare with the committed objects, write nothing"
+        "--check", action="store_true", help="compare with the committed objects and write nothing"
     )
     args = parser.parse_args(argv)
     if find_clang() is None:
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 compile_object(source, (ROOT / source).with_suffix(".o"))
                 print(f"{source.with_suffix('.o')}")
         except subprocess.CalledProcessError:
-            failed += 1  # the compiler has said why
+            failed += 1  # the compiler has reported why
     return 1 if failed else 0
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """`make demo`: trace a system call that really fails, and show what the kernel JITed for it.
 
-On a machine whose kernel may trace, everything runs here; otherwise (lockdown,
+If the kernel of the machine may trace, everything runs here. Otherwise (lockdown,
 a policy, no root) the same commands run in a throw-away guest, which
-vagrant/vm sets up. Three things are shown: retsnoop's stack of `cat` opening a
+vagrant/vm sets up. It shows three things: retsnoop's stack of `cat` opening a
 file that does not exist, the plan of a multi program, and the trampoline of
 one traced function, disassembled while it is attached.
 
-Exit status: that of the traced command's trace, 0 if it showed the failure.
+The exit status is that of the traced command's trace, or 0 if it showed the failure.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(*command: str) -> int:
 
 
 def may_trace() -> bool:
-    """True if fentry programs load and attach on the running kernel."""
+    """Return True if fentry programs load and attach on the running kernel."""
     from pybpf.features import Feature
     from pybpf.kernel.host import Facts
 
@@ -45,11 +45,11 @@ def may_trace() -> bool:
 
 
 def here() -> int:
-    """The demonstration itself, on the running kernel."""
+    """Run the demonstration on the running kernel."""
     python = sys.executable
     say(f"retsnoop: why does `cat {MISSING}` fail?")
     traced = run(python, "tools/retsnoop", *FUNCTIONS, "--", "cat", MISSING)
-    say("the plan: how a multi program would be put on such functions")
+    say("the plan: how a multi program would be attached to such functions")
     run(python, "tools/trampolines.py", "plan", "fexit.multi/do_fil?_open")
     say("the trampoline that the kernel JITed for a traced function, while it is traced")
     dump = shlex.join([python, "tools/trampolines.py", "dump", "path_openat"])
@@ -65,13 +65,13 @@ def here() -> int:
         "-c",
         f"cat {MISSING}; {dump}",
     )
-    # cat fails on purpose (1); the dump's own status ends the second run.
+    # cat fails on purpose (1). The second run ends with the status of the dump.
     return 0 if traced == 1 and dumped == 0 else 1
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kernel", default="6.12", help="row of vagrant/vm to use (default 6.12)")
+    parser.add_argument("--kernel", default="6.12", help="row of vagrant/vm to use (default: 6.12)")
     parser.add_argument("--here", action="store_true", help="use the running kernel")
     args = parser.parse_args()
     if args.here or may_trace():

@@ -7,12 +7,12 @@ content can be reviewed (`tools/btf.py dump`). Everything in the output is a
 layout or a number of the Linux user-space API.
 
     gen_uapi.py                       write the five files
-    gen_uapi.py --check               exit 1 if they are not what would be written
+    gen_uapi.py --check               exit with 1 if they differ from what would be written
     gen_uapi.py --reduce VMLINUX_BTF --kernel 7.3.4
                                       make a new input from a full BTF, then write
 
-What BTF does not say is which of the nameless members of ``union bpf_attr``
-belongs to which command: `ATTRS` names them, by their first field.
+BTF does not say which of the nameless members of ``union bpf_attr``
+belongs to which command. `ATTRS` names them, by their first field.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ ENUMS: dict[str, tuple[str, str, bool]] = {
     "RingbufFlag": ("", "BPF_RB_NO_WAKEUP", True),
 }
 
-# The 200 helpers take as long to import as all other enums, so they are a file of their own.
+# The 200 helpers take as long to import as all other enums, so they have their own file.
 HELPER_ENUMS: dict[str, tuple[str, str, bool]] = {
     "Helper": ("bpf_func_id", "BPF_FUNC_map_lookup_elem", False),
 }
 
-# How many arguments each helper takes, which BTF does not say. Of trace_printk, as the verifier
-# sees it, only the format and its size: the rest are numbers to it, pointers included.
+# How many arguments each helper has, which BTF does not say. For trace_printk, as for the verifier,
+# only the format and its size count: the others are numbers to it, even pointers.
 # Source: the prototypes in include/uapi/linux/bpf.h of 6.12; no helper has been added since.
 HELPER_ARGS: dict[int, str] = {
     0: """
@@ -148,9 +148,9 @@ PERF_ENUMS: dict[str, tuple[str, str, bool]] = {
     "PerfRecord": ("perf_event_type", "PERF_RECORD_SAMPLE", False),
 }
 
-# Python class -> (path into union bpf_attr, the commands that take it). A path element is the
+# Python class -> (path into union bpf_attr, the commands that use it). A path element is the
 # name of a member, or "." + the name of a field for the nameless member that has that field.
-# What follows the path's last struct is kept, of a nameless union only the variant named.
+# Members after the path's last struct are kept. Of a nameless union only the named variant is kept.
 ATTRS: dict[str, tuple[str, str]] = {
     "MapCreate": (".map_type", "BPF_MAP_CREATE"),
     "MapElem": (".next_key", "BPF_MAP_*_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_MAP_FREEZE"),
@@ -212,13 +212,13 @@ from __future__ import annotations
 
 '''
 
-# Ends of enums (__MAX_BPF_CMD, PERF_TYPE_MAX...): they move with every release, so no program
-# may depend on them. A leading "__" would be mangled in a class body anyway.
+# Ends of enums (__MAX_BPF_CMD, PERF_TYPE_MAX...). They change with every release, so no program
+# may depend on them. A leading "__" would also be mangled in a class body.
 _END_MARKER = re.compile(r"__|MAX_BPF_|PERF_\w+_MAX$")
 
 
 def find_input() -> Path:
-    """The committed BTF blob; there is exactly one."""
+    """Return the committed BTF blob. There is exactly one."""
     (path,) = DATA.glob("uapi-*.btf.gz")
     return path
 
@@ -226,7 +226,7 @@ def find_input() -> Path:
 def _members(btf: Btf, type_id: int) -> tuple[Member, ...]:
     t = btf.type(btf.skip_mods_and_typedefs(type_id))
     if not isinstance(t, Struct | Union):
-        raise SystemExit(f"type {type_id} is no struct or union")
+        raise SystemExit(f"type {type_id} is not a struct or union")
     return t.members
 
 
@@ -267,7 +267,7 @@ def _pick(btf: Btf, type_id: int, step: str) -> Member:
 
 @dataclass
 class _Writer:
-    """Collects class definitions, inner ones before the outer that uses them."""
+    """Collect class definitions, inner ones before the outer ones that use them."""
 
     btf: Btf
     out: list[str] = field(default_factory=list)
@@ -275,7 +275,7 @@ class _Writer:
     seen: dict[str, str] = field(default_factory=dict)  # body of an inner class -> its name
 
     def ctype(self, type_id: int, hint: str) -> tuple[str, int, int]:
-        """Python expression, size and alignment (bytes) of a member's type."""
+        """Return Python expression, size and alignment (bytes) of a member's type."""
         t = self.btf.type(self.btf.skip_mods_and_typedefs(type_id))
         if isinstance(t, Int):
             sign = "int" if t.signed and not t.is_char else "uint"
@@ -303,7 +303,7 @@ class _Writer:
         *,
         public: bool,
     ) -> tuple[str, int]:
-        """Emit a class, once per body; returns its name and its alignment in bytes."""
+        """Emit a class, once per body. Return its name and its alignment in bytes."""
         rows: list[str] = []
         anonymous: list[str] = []
         at = 0  # where ctypes would put the next byte
@@ -354,7 +354,7 @@ class _Writer:
         return name, align
 
     def attr(self, name: str, path: str, commands: str) -> None:
-        """One variant of union bpf_attr."""
+        """Emit one variant of union bpf_attr."""
         steps = path.split("/")
         member = _pick(self.btf, _struct_id(self.btf, "union bpf_attr"), steps[0])
         t = self.btf.type(member.type)
@@ -372,8 +372,8 @@ class _Writer:
                 inner = _members(self.btf, one.type)
                 members = (*head, *(Member(m.name, m.type, base + m.bit_offset) for m in inner))
                 size = self._size(base, one.type)
-            # The kernel aligns the members of the union to 8 bytes; a variant of its own may
-            # need less, and then ends earlier.
+            # The kernel aligns the members of the union to 8 bytes. A separate variant may
+            # need less, and then it ends earlier.
         where = "``union bpf_attr``" + (f", ``{path}``" if not path.startswith(".") else "")
         self.define(name, "Structure", members, size, f"{commands}: {where}.", public=True)
 
@@ -399,7 +399,7 @@ def _file(
     attrs: dict[str, tuple[str, str]],
     structs: dict[str, str],
 ) -> str:
-    """The text of one generated file."""
+    """Return the text of one generated file."""
     classes = [_enum(btf, name, *what).rstrip() for name, what in enums.items()]
     writer = _Writer(btf)
     for name, (path, commands) in attrs.items():
@@ -446,7 +446,7 @@ def _helper_args(btf: Btf, header: str) -> str:
 
 
 def generate(btf: Btf, source: str) -> dict[str, str]:
-    """File name -> text, for the generated files.
+    """Return file name -> text, for the generated files.
 
     :param source: name of the input, ``uapi-VERSION.btf.gz``
     """
@@ -468,7 +468,7 @@ def generate(btf: Btf, source: str) -> dict[str, str]:
 
 
 def reduce(btf: Btf) -> bytes:
-    """BTF of nothing but what `generate` reads, in the order of its tables."""
+    """Make BTF that has only what `generate` reads, in the order of its tables."""
     roots = [
         _enum_id(btf, name, witness)
         for table in (ENUMS, HELPER_ENUMS, PERF_ENUMS)
@@ -500,7 +500,7 @@ def _references(t: Type) -> list[int]:
         return [t.type]
     if isinstance(t, Int | Enum | Enum64):
         return []
-    raise SystemExit(f"what is a {t!r} doing in the user-space API?")
+    raise SystemExit(f"a {t!r} must not be in the user-space API")
 
 
 def _renumbered(t: Type, ids: dict[int, int]) -> Type:
@@ -514,13 +514,17 @@ def _renumbered(t: Type, ids: dict[int, int]) -> Type:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         description="Write the generated files of pybpf/_uapi from a kernel's BTF."
     )
     parser.add_argument("--check", action="store_true", help="compare instead of write")
-    parser.add_argument("--reduce", type=Path, metavar="BTF", help="full BTF to make the input of")
-    parser.add_argument("--kernel", metavar="VERSION", help="the kernel that BTF is of")
+    parser.add_argument(
+        "--reduce", type=Path, metavar="BTF", help="full BTF to make the input from"
+    )
+    parser.add_argument(
+        "--kernel", metavar="VERSION", help="release of the kernel that the BTF belongs to"
+    )
     args = parser.parse_args(argv)
     if bool(args.reduce) != bool(args.kernel):
         parser.error("--reduce and --kernel go together")

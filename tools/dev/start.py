@@ -1,4 +1,4 @@
-"""How the starters in tools/ run a tool of the checkout, with the checkout's environment."""
+"""Run a tool of the checkout with the checkout's environment, for the starters in tools/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 def use_venv(root: str = ROOT) -> None:
     """Start again with the Python of the checkout's .venv if this one lacks capstone.
 
-    Does nothing where there is no .venv that this user may run: many commands need no capstone.
+    Does nothing without a .venv that this user may run, because many commands need no capstone.
     """
     venv = os.path.join(root, ".venv")
     if sys.prefix == venv:
@@ -33,13 +33,13 @@ def use_venv(root: str = ROOT) -> None:
 def start(name: str, module: str) -> NoReturn:
     """Run the tool whose `main` is in a module, and end the process with its status.
 
-    :param name: what its messages call it
+    :param name: its name in messages
     """
     use_venv()
     from pybpf.tools.entry import run
 
     def main() -> int:
-        status: int = import_module(module).main()  # here: importing is long enough to interrupt
+        status: int = import_module(module).main()  # here: the import may be interrupted
         return status
 
     run(name, main)

@@ -1,7 +1,7 @@
 """Make or refresh `.venv` with what pyproject.toml names: `python3 tools/dev/venv.py`.
 
-Standard library only.  Says nothing and takes no time when the environment is what pyproject.toml
-asks for; never removes one that works.
+Standard library only. It prints nothing and takes no time if the environment has what
+pyproject.toml asks for. It never removes an environment that works.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ VENV = CHECKOUT / ".venv"
 
 
 def requirements() -> list[str]:
-    """Run-time dependencies and every dependency group, which is what a checkout needs."""
+    """List run-time dependencies and every dependency group, which a checkout needs."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     groups: dict[str, list[str]] = project.get("dependency-groups", {})
     return [*project["project"]["dependencies"], *(r for group in groups.values() for r in group)]
 
 
 def works(python: Path) -> bool:
-    """True if this environment's Python starts and has pip."""
+    """Return True if this environment's Python starts and has pip."""
     if not python.exists():
         return False
     command = [str(python), "-c", "import sys, pip; sys.exit(sys.version_info < (3, 11))"]
@@ -37,13 +37,13 @@ def works(python: Path) -> bool:
 
 
 def base_pythons() -> list[str]:
-    """Interpreters to make the environment from: the one that runs this, then Debian's own."""
+    """List interpreters to make the environment from: the running one, then Debian's own."""
     found = [sys.executable, "/usr/bin/python3"]
     return [p for p in dict.fromkeys(found) if p and os.access(p, os.X_OK)]
 
 
 def create() -> None:
-    """A new environment from the first Python that can make one."""
+    """Make a new environment with the first Python that can."""
     for base in base_pythons():
         command = [base, "-m", "venv", "--clear", str(VENV)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -54,7 +54,7 @@ def create() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 if `.venv` is as it should be."""
+    """Make or refresh `.venv`. Return 0 if it is as it should be."""
     if list(sys.argv[1:] if arguments is None else arguments):
         print("usage: python3 tools/dev/venv.py", file=sys.stderr)
         return 2
