@@ -67,7 +67,7 @@ def open_object(
     :param source: path, bytes or binary file
     :param kernel_btf: BTF to relocate against instead of the running kernel's: a `Btf`, raw
         bytes, or a path to a raw blob
-    :param facts: what is known of the running kernel, to share it between objects
+    :param facts: facts of the running kernel, to share them between objects
     :param kconfig: values for ``CONFIG_*`` externs: a file with the whole configuration of the
         kernel, plain or .gz; or single options, ``{"CONFIG_HZ": 250}``, that go before the
         kernel's own. Needed where the kernel does not show its configuration (containers)

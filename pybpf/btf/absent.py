@@ -1,4 +1,4 @@
-"""What a kernel has instead of a type, field or enumerator that a program asks for in vain."""
+"""Say what a kernel has instead of a type, field or enumerator that it lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["access", "instead", "near"]
 
 _MOST = 4  # names to show
-_DEPTH = 16  # anonymous members in one another
+_DEPTH = 16  # nesting of anonymous members
 
 
 def access(spec: Spec) -> str:
@@ -35,11 +35,11 @@ def access(spec: Spec) -> str:
 
 
 def instead(spec: Spec, candidates: Sequence[tuple[Btf, int]], targets: Iterable[Btf]) -> str:
-    """Tell what the kernel has where an access found nothing.
+    """Say what the kernel has if an access found nothing.
 
     :param spec: the access, in the program's own types
     :param candidates: the kernel's types of that name and kind
-    :param targets: BTF of the kernel and its modules, in which near names are looked for
+    :param targets: BTF of the kernel and its modules, to find near names in
     """
     name = essential_name(spec.btf.name(spec.root))
     kind = kind_name(spec.btf.kind(spec.root))
@@ -101,8 +101,8 @@ def _members(btf: Btf, type_id: int, depth: int) -> Iterable[tuple[str, int]]:
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:
-    """Find names that are perhaps meant by `name`, best first."""
-    import difflib  # only when something is missing
+    """Find names that are near to `name`, best first."""
+    import difflib  # lazy: only needed when something is missing
 
     plain = name.strip("_")
     known = [other for other in dict.fromkeys(names) if other]

@@ -75,10 +75,10 @@ _SIZE_CODE = {size: code for code, size in op.SIZE_BYTES.items()}
 class CoreResult:
     """Hold the result of one relocation.
 
-    ``offset`` is the instruction's byte offset in the code, ``local`` and
-    ``target`` describe the accesses in words (``target`` is "" when nothing
-    matched), ``value`` is the new constant as u64. ``poisoned`` instructions were
-    made uncallable, ``reason`` says why; ``access`` is then what was asked for, as C has it.
+    ``offset`` is the instruction's byte offset in the code. ``local`` and
+    ``target`` describe the accesses in words (``target`` is "" if nothing
+    matched). ``value`` is the new constant as u64. A ``poisoned`` instruction was
+    made uncallable, ``reason`` says why, and ``access`` is the access as C writes it.
     """
 
     offset: int
@@ -106,7 +106,7 @@ class _Candidates:
 
     def __init__(self, found: list[tuple[Btf, int]]) -> None:
         self.found = found
-        self.every = found  # whatever did not match
+        self.every = found  # including those that did not match
 
 
 class CandidateCache:
@@ -123,7 +123,7 @@ class CandidateCache:
 
     @property
     def targets(self) -> Sequence[Btf]:
-        """The kernel's BTF, then those of modules."""
+        """Return the kernel's BTF, then those of modules."""
         return self._targets
 
     def candidates(self, local_id: int) -> _Candidates:

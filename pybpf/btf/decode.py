@@ -81,7 +81,7 @@ _MAX_NESTING = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FuncColumns:
-    """Functions of one BTF, one list for each thing that it tells.
+    """Hold the functions of one BTF as columns.
 
     :param protos: ids of their FUNC_PROTOs
     """
@@ -200,7 +200,7 @@ class Btf:
         ]
 
     def funcs(self) -> Iterator[tuple[int, str, int]]:
-        """(id, name, id of the prototype) of every own FUNC, ascending."""
+        """Iterate over (id, name, prototype id) of every own FUNC, ascending."""
         columns = self.func_columns()
         return zip(columns.ids, columns.names, columns.protos, strict=True)
 
@@ -211,7 +211,7 @@ class Btf:
         """
         blob, start, text = self.blob, self.start_id, self.blob.text
         words, limit = blob.words, self.nr_types
-        # One byte of each record tells the kind; picked out at C speed.
+        # One byte of each record gives the kind. These bytes are collected at C speed.
         infos = array("I", map(words[1:].__getitem__, blob.offsets))
         is_func = infos.tobytes()[3::4].translate(_IS_FUNC)
         ids = array("I", compress(range(start, start + len(is_func)), is_func))

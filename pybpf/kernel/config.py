@@ -1,8 +1,8 @@
-"""The running kernel's build configuration and version, as ``.kconfig`` externs want them.
+"""The running kernel's build configuration and version, as ``.kconfig`` externs need them.
 
-A configuration that cannot be read is unknown, which is not the same as one in which nothing is
-set: containers often have none of the files. What a caller gives instead is a file, taken for
-the whole configuration, or single options, which go before the kernel's own.
+A configuration that cannot be read is unknown. That is not the same as one in which nothing is
+set: containers often have none of the files. A caller may then give a file, which counts as
+the whole configuration, or single options, which take precedence over the kernel's own.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ..errors import BpfError
 
 __all__ = ["Config", "Given", "config_files", "kernel_config", "read_config", "version_code"]
 
-#: What a caller may give for the kernel's own configuration.
+#: What a caller may give instead of the kernel's own configuration.
 Given = str | os.PathLike[str] | Mapping[str, str | int | bool] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A kernel's configuration.
+    """Hold a kernel's configuration.
 
-    :param lines: ``CONFIG_NAME=VALUE``; the first of a name counts
-    :param unknown: why an option that is not among them is unknown; "" if it is not set
+    :param lines: ``CONFIG_NAME=VALUE``; the first line with a name counts
+    :param unknown: why an option without a line is unknown; "" if it is simply not set
     """
 
     lines: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ def version_code(release: str) -> int:
 
 
 def config_files(release: str) -> list[str]:
-    """List where distributions keep the configuration of a kernel, and where it shows its own."""
+    """List the files where distributions and the kernel itself show its configuration."""
     shown = ["/proc/config.gz"]
     if is_one_name(release):
         shown = [
@@ -68,7 +68,7 @@ def _lines(data: bytes) -> tuple[str, ...]:
 def kernel_config(paths: Iterable[str] | None = None) -> Config:
     """Read the running kernel's configuration.
 
-    :param paths: files to look for; None for those of the running kernel
+    :param paths: files to try; None for those of the running kernel
     """
     looked = list(paths) if paths is not None else config_files(os.uname().release)
     for path in looked:
@@ -84,7 +84,7 @@ def read_config(given: Given = None, paths: Iterable[str] | None = None) -> Conf
     """Read the configuration that an object is loaded with.
 
     :param given: a file with the whole configuration, plain or .gz; or a mapping of options,
-        ``{"CONFIG_HZ": 250, "CONFIG_BPF": True}``, that go before the kernel's own
+        ``{"CONFIG_HZ": 250, "CONFIG_BPF": True}``, which override the kernel's own
     :param paths: as in `kernel_config`
     :raises BpfError: the file cannot be read, or is not a configuration
     :raises ValueError: a name of the mapping does not begin with CONFIG_

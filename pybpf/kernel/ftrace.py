@@ -123,13 +123,13 @@ class FtraceFunctions:
         self._searches += names
 
     def places(self, name: str) -> list[Place]:
-        """Find the lines that name `name`, in whatever module; see `named`."""
+        """Find the lines that name `name`, in any module; see `named`."""
         return self.named([name])
 
     def named(self, names: Iterable[str]) -> list[Place]:
-        """Find the lines that have one of these names, in whatever module, in file order.
+        """Find the lines that have one of these names, in any module, in file order.
 
-        Searches of the text (half a millisecond each) until many names were asked for.
+        The text is searched (half a millisecond per name) until many names were looked up.
         """
         wanted = [n for n in dict.fromkeys(names) if n and " " not in n and "\n" not in n]
         self._searches += len(wanted)
@@ -344,12 +344,12 @@ class KprobeBlacklist:
         return "".join([f"{e.start:#018x}-{e.end:#018x}\t{e.name}\n" for e in self.entries])
 
     def covers(self, addr: int) -> bool:
-        """Return True if `addr` lies in a refused range."""
+        """Return True if `addr` is in a refused range."""
         at = bisect_right(self._starts, addr) - 1
         return at >= 0 and addr < self._ends[at]
 
     def refused(self, names: Sequence[str], addresses: Sequence[int]) -> set[int]:
-        """Positions of the functions that are on the list by their names or addresses."""
+        """Return the positions of the functions that are on the list by name or address."""
         starts, ends = self._starts, self._ends
         found = {
             i

@@ -134,12 +134,12 @@ class Matcher:
 
     @property
     def is_exact(self) -> bool:
-        """True if no pattern has a glob, so that looking up `names` finds all that match."""
+        """Return True if no pattern has a glob, so that looking up `names` finds all matches."""
         return self._regex is None
 
     @property
     def names(self) -> Iterable[str]:
-        """The names of patterns without globs."""
+        """Return the names of patterns without globs."""
         return self._names.keys()
 
     def positions(self, functions: FtraceFunctions) -> set[int]:

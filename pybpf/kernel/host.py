@@ -222,7 +222,7 @@ class Facts:
 
     @cached_property
     def probes(self) -> ProbeCache:
-        """Return the feature probes of this kernel. Each probe runs only when it is asked for."""
+        """Return the feature probes of this kernel. Each probe runs only when it is needed."""
         from .probes import ProbeCache  # lazy: a large import that many never need
 
         return ProbeCache(self.btf, self.policy)

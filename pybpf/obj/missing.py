@@ -1,8 +1,8 @@
-"""What a linked program asks of the kernel in vain, by source line.
+"""Say what a linked program needs and the kernel lacks, by source line.
 
-Such an instruction was made a call of a helper that does not exist: fine where it is never
-reached (the program asked first whether the thing is there), refused by the verifier where it
-is. These are the words for it, before and after loading.
+Each such instruction was made a call of a helper that does not exist. That is fine if it is never
+reached, because the program first checks whether the thing exists. If it is reached, the verifier
+refuses it. This module makes the messages, before and after loading.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _REFUSED = re.compile(r"^(\d+): \(85\) call unknown#(\d+)", re.M)
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """One thing that is not there.
+    """Describe one thing that the kernel lacks.
 
-    :param insn: instruction, 8-byte slots
+    :param insn: index of the instruction, in 8-byte slots
     :param what: ``struct inode.i_atime.tv_sec``, ``kfunc 'bpf_x'``, ``map 'm'``
-    :param instead: what there is instead, "" if nothing is known
+    :param instead: what the kernel has instead, "" if nothing is known
     :param source: ``file.c:12: text of the line``, "" without line information
     """
 
@@ -50,10 +50,10 @@ class Missing:
 
 
 def source_line(line_info: bytes, btf: Btf | None, insn: int) -> str:
-    """Find the source line of an instruction: ``file.c:12: text``; "" if it is not known.
+    """Find the source line of an instruction: ``file.c:12: text``. "" if it is not known.
 
     :param line_info: ``struct bpf_line_info`` records, ascending
-    :param btf: of the object, with the texts
+    :param btf: the object's BTF, which has the texts
     """
     if btf is None or not line_info:
         return ""
@@ -92,9 +92,9 @@ def missing(program: LinkedProgram, spec: ObjectSpec) -> list[Missing]:
 
 
 def explain(program: LinkedProgram, spec: ObjectSpec, log: str) -> Missing | None:
-    """Find which missing thing the verifier refused; None if it refused something else.
+    """Find the missing thing that the verifier refused. None if it refused something else.
 
-    :param log: what it said
+    :param log: the verifier's log
     """
     refused = _REFUSED.findall(log)
     if not refused:

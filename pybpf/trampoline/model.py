@@ -102,7 +102,7 @@ class Models:
         return self.of(func.type)
 
     def of_each(self, proto_ids: Iterable[int]) -> dict[int, Model]:
-        """Models of many FUNC_PROTOs by id; what is none, or is malformed, is left out."""
+        """Return the models of many FUNC_PROTOs by id. Others and malformed ones are left out."""
         known, shapes = self._known, self._shapes
         blob = self._btf.blob
         words, offsets, start = blob.words, blob.offsets, blob.start_id
@@ -163,7 +163,7 @@ class Models:
             obstacle = obstacle or Reason.RETURNS_STRUCT
         return Model(slots, returns, ret_size, signed, len(params), structs, pointers, obstacle)
 
-    # What a type adds, as a number. Of a parameter: slots << 2 | what.
+    # What a type adds, as a number. For a parameter: slots << 2 | what.
 
     def _param(self, type_id: int) -> int:
         if not type_id:
@@ -203,9 +203,9 @@ class Models:
         return Return.INT, 8, True
 
 
-# What a parameter is besides its size; `_NOTHING` at the end of a list means variadic.
+# What a parameter is, apart from its size. `_NOTHING` at the end of a list means variadic.
 _POINTER, _STRUCT, _NOTHING = 1, 2, 1 << 2 | 3
-_STRUCT_SLOTS = 2  # of a struct by value, at most
+_STRUCT_SLOTS = 2  # most slots of a struct passed by value
 _STRUCTS = frozenset({BtfKind.STRUCT, BtfKind.UNION})
 _NUMBERS = frozenset({BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64})
 _SIZED = _STRUCTS | _NUMBERS | {BtfKind.FLOAT}
@@ -214,7 +214,7 @@ _RETURNS = {returns: number for number, returns in enumerate(Return)}
 
 
 class _Answers(dict[int, int]):
-    """Numbers worked out when they are first asked for."""
+    """Work out a number when it is first needed, and keep it."""
 
     def __init__(self, ask: Callable[[int], int]) -> None:
         super().__init__()
