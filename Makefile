@@ -1,4 +1,4 @@
-# On Debian 12 or 13 with git, make and root or sudo, each of these installs what it lacks.
+# On Debian 12 or 13 with git, make and root or sudo, each target installs what it needs.
 #   make demo     trace a system call that fails, on this kernel or in a guest
 #   make test     lint, unit, live and end-to-end tests on all kernel rows
 #   make vagrant-test  the end-to-end tests again, in Vagrant machines (vagrant/README.md)
@@ -9,7 +9,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 KERNEL ?= all
 export PATH := $(PATH):/usr/sbin:/sbin
-# Tests start hundreds of processes; without byte code each compiles all that it imports.
+# Tests start hundreds of processes. Without byte code, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 LINTED := pybpf tools tests vagrant setup.py $(addprefix vagrant/,vm e2e build-box kvm)
@@ -51,11 +51,11 @@ live: setup
 e2e: setup-vm setup-vagrant
 	$(PYTEST) tests/e2e tests/live --kernel=$(KERNEL)
 
-# One pytest run for all but what takes minutes a row (`make e2e` runs that too), so its last line counts it all.
+# One pytest run for everything except tests that take minutes per row, so its last line counts all. `make e2e` runs those, too.
 test: lint setup-vm setup-clang setup-vagrant
 	PYBPF_ALL_EXAMPLES=1 $(PYTEST) tests/unit tests/live tests/e2e --kernel=all -m 'not long'
 
-# The same suite in Vagrant machines, as root; what becomes of runs that are killed.  An hour and more.
+# The same suite in Vagrant machines, as root, and tests of runs that are killed. Takes an hour and more.
 vagrant-test: setup
 	vagrant/e2e all
 	$(PYTEST) tests/vagrant

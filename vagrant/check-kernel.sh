@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs in the machine, last: does it run the kernel it should?  $1 = row, $2 = release if the host knows it.
+# Checks that the machine runs the right kernel. Runs in it, last. $1 = row, $2 = release if the host knows it.
 set -eu
 running=$(uname -r)
 wanted=${2:-$(cat /etc/pybpf-kernel 2>/dev/null || true)}

@@ -2,9 +2,9 @@
 # Install what this machine lacks, as Debian packages.  Idempotent; silent and quick when nothing is missing.
 #
 #   vagrant/host.sh python   a Python that can make virtual environments
-#   vagrant/host.sh vm       QEMU 8 or newer and what builds the guest image
+#   vagrant/host.sh vm       QEMU 8 or newer and the tools that build the guest image
 #   vagrant/host.sh validate vagrant with its libvirt plugin, which checks vagrant/Vagrantfile
-#   vagrant/host.sh vagrant  the same, libvirt's daemons and what builds the local box (after `vm`)
+#   vagrant/host.sh vagrant  the same, libvirt's daemons and the tools that build the local box (after `vm`)
 #   vagrant/host.sh clang    compilers and bpftool: tests that build BPF objects
 #   vagrant/host.sh bench    the same and libbpf: peers of benchmarks
 #
@@ -26,7 +26,7 @@ as_root() {
 
 apt() { as_root apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null >&2; }
 
-update() {  # once; a source of the user's that is broken need not stop us, a missing package will
+update() {  # once; a broken source of the user does not stop us, a missing package does
     [ -n "$updated" ] || apt update || say "apt-get update had errors; going on"
     updated=1
 }
@@ -98,7 +98,7 @@ for group in "$@"; do
                 install libvirt-daemon-driver-qemu libvirt-daemon-driver-network libvirt-daemon-driver-storage
             install vagrant vagrant-libvirt libvirt-daemon libvirt-clients dnsmasq-base iptables iproute2 rsync \
                 openssh-client mmdebstrap e2fsprogs qemu-utils
-            # Without the package libvirt-daemon-system, which starts services, nothing makes these.
+            # Only the package libvirt-daemon-system, which starts services, would make these.
             for d in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do
                 [ -d $d ] || as_root install -d $d
             done ;;

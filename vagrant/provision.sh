@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs in the machine, as root, at `vagrant up` and `vagrant provision`: what the tests need.  $1 = the kernel row
-# that grub is to boot, or nothing.  It may run again at any time and changes only what is not so already.
-# The local box has all packages in it, so nothing comes from the network there.
+# Installs what the tests need. Runs in the machine, as root, at `vagrant up` and `vagrant provision`. $1 = the kernel
+# row that grub must boot, or nothing. It may run again at any time and changes only what is not yet right.
+# The local box has all packages, so nothing comes from the network there.
 set -eu
 row=${1:-}
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
@@ -29,7 +29,7 @@ fi
 # The checkout is importable from anywhere, as in the guests of vagrant/vm.
 echo /src >/usr/lib/python3/dist-packages/pybpf-checkout.pth
 
-# Tools find kernel addresses and perf events open to them.
+# Let tools see kernel addresses and use perf events.
 cat >/etc/sysctl.d/90-pybpf.conf <<END
 kernel.kptr_restrict = 0
 kernel.perf_event_paranoid = -1

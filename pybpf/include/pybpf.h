@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a BPF C program needs, in one header and without any other: fixed-width
- * types, section and map-definition macros, helper functions by number,
- * context accessors and CO-RE reads.
+ * Everything a BPF C program needs, in one header that includes no other:
+ * fixed-width types, section and map-definition macros, helper functions by
+ * number, context accessors and CO-RE reads.
  *
- * Compile with `pybpf build FILE.bpf.c`. Types of the kernel come from
- * vmlinux.h, included before this file; or from kernel.h next to it, which has
- * a few; or a program declares just the fields that it reads, with __core.
+ * Compile with `pybpf build FILE.bpf.c`. Types of the kernel come from vmlinux.h,
+ * included before this file, or from kernel.h next to it, which has a few. Or a
+ * program declares only the fields that it reads, with __core.
  *
  * The conventions (map definition by pointer types, section names, ctx of
- * tracing programs as an array of 8-byte slots) are the ones that the loaders
- * of today share; the text of this file is our own.
+ * tracing programs as an array of 8-byte slots) are shared by today's loaders.
+ * The text of this file is our own.
  */
 #ifndef PYBPF_H
 #define PYBPF_H
 
 /* ---- types ------------------------------------------------------------- */
 
-#ifndef __VMLINUX_H__ /* which has these types, and the enums and structs below */
+#ifndef __VMLINUX_H__ /* vmlinux.h has these types, and the enums and structs below */
 typedef unsigned char __u8;
 typedef signed char __s8;
 typedef unsigned short __u16;
@@ -316,10 +316,10 @@ PYBPF_HELPER(209, long, bpf_user_ringbuf_drain, void *map, void *callback, void 
 /* ---- tracing programs: `int BPF_PROG(f, T1 a, T2 b)` -------------------- */
 
 /*
- * The context is an array of 8-byte slots; parameter i is slot i, converted to
- * the declared type (integers and pointers; a struct by value has to be read
- * by hand). The body is a separate always-inlined function so that it can
- * `return` and see `ctx` next to its parameters.
+ * The context is an array of 8-byte slots. Parameter i is slot i, converted to
+ * the declared type (integers and pointers; read a struct passed by value by
+ * hand). The body is a separate always-inlined function, so it can `return` and
+ * see `ctx` next to its parameters.
  */
 #define PYBPF_SLOTS_0(get)
 #define PYBPF_SLOTS_1(get) , get(0)
@@ -361,7 +361,7 @@ struct pt_regs {
 };
 #endif
 
-/* Function arguments; PT_REGS_PARM4_SYSCALL replaces rcx, which SYSCALL clobbers. */
+/* Function arguments. PT_REGS_PARM4_SYSCALL replaces rcx, which SYSCALL overwrites. */
 #define PT_REGS_PARM1(regs) ((regs)->di)
 #define PT_REGS_PARM2(regs) ((regs)->si)
 #define PT_REGS_PARM3(regs) ((regs)->dx)
@@ -444,7 +444,7 @@ enum pybpf_field_info {
 		pybpf_value;                                                                    \
 	})
 
-/* All steps but the last give the pointer to take the last one from. */
+/* All steps but the last give the pointer that the last step reads from. */
 #define PYBPF_WALK_0(r, p) p
 #define PYBPF_WALK_1(r, p, a) PYBPF_STEP(r, p, a)
 #define PYBPF_WALK_2(r, p, a, b) PYBPF_STEP(r, PYBPF_WALK_1(r, p, a), b)
@@ -479,7 +479,7 @@ enum pybpf_field_info {
 /* `BPF_CORE_READ(task, group_leader, pid)` is task->group_leader->pid. Up to 6 fields. */
 #define BPF_CORE_READ(ptr, fields...) PYBPF_WALK(bpf_probe_read_kernel, ptr, fields)
 #define BPF_CORE_READ_USER(ptr, fields...) PYBPF_WALK(bpf_probe_read_user, ptr, fields)
-/* The same into `*dst`; gives 0 or a negative errno. For arrays and strings. */
+/* The same into `*dst`. Returns 0 or a negative errno. For arrays and strings. */
 #define BPF_CORE_READ_INTO(dst, ptr, fields...) \
 	PYBPF_READ_INTO(bpf_probe_read_kernel, bpf_probe_read_kernel, dst, ptr, fields)
 #define BPF_CORE_READ_STR_INTO(dst, ptr, fields...) \

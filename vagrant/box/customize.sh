@@ -39,10 +39,10 @@ inside systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.
     e2scrub_all.timer e2scrub_reap.service fstrim.timer getty@tty1.service \
     systemd-networkd-wait-online.service
 
-# Or the first boot updates what the packages' installation has just made.
+# Otherwise the first boot updates what installing the packages has just made.
 touch -r "$root/usr" "$root/etc/.updated" "$root/var/.updated"
 
-# Boot loader.  This menu serves until somebody runs update-grub, which writes its own.
+# Boot loader. This menu is used until somebody runs update-grub, which writes its own.
 mkdir -p "$root/boot/grub/i386-pc"
 cp "$root"/usr/lib/grub/i386-pc/*.mod "$root"/usr/lib/grub/i386-pc/*.lst "$root/boot/grub/i386-pc/"
 put /etc/default/grub <<END
