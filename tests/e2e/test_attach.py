@@ -187,7 +187,7 @@ def test_a_pinned_link_outlives_close_and_is_detached_by_path(args: pybpf.Object
 
 @pytest.mark.needs(Feature.FENTRY)
 def test_what_a_multi_link_was_on_stays_readable() -> None:
-    """After detach(), for the report; .attached tells that it is over."""
+    """The values stay after detach(), for a report, and .attached becomes False."""
     with pybpf.open(DATA / "multi.bpf.o", facts=facts()) as obj:
         obj.load()
         link = obj.programs["on_exit"].attach_multi(["bpf_fentry_test1", "bpf_fentry_test2"])
@@ -288,7 +288,7 @@ def test_all_or_nothing() -> None:
 
 @pytest.mark.needs(Feature.FENTRY)
 def test_an_iterator_is_read_in_whole_and_again() -> None:
-    """Program.iter_read runs the iterator anew each time; this process's threads are in it."""
+    """Program.iter_read runs the iterator again each time. It lists this process's threads."""
     with pybpf.open(DATA / "iter_task.bpf.o", facts=facts()) as obj:
         obj.load()
         program = obj.programs["tasks"]

@@ -1,4 +1,4 @@
-"""Others attach and detach all the time: nobody fails, every count is true, verify says nothing.
+"""While others attach and detach all the time, nobody fails and every count is right.
 
 Two processes attach and detach at random on functions that this one traces as well, while this one
 attaches, lists, verifies, plans and explains, and bpftrace comes and goes. The truth is the number
@@ -67,7 +67,7 @@ def in_this_process(*args: str) -> str:
 
 
 def as_a_command(*args: str) -> str:
-    """The same, from a process of its own that finds everything out anew."""
+    """The same, from a separate process that reads everything again."""
     done = subprocess.run(
         [sys.executable, TOOL, *args], capture_output=True, text=True, check=False
     )
@@ -116,7 +116,7 @@ class Company:
             self.check(Watched(self.witness, program, link))
 
     def verify(self) -> None:
-        """No fault that is none, in bounded time."""
+        """Report nothing that is not a fault, in bounded time."""
         said = self.tool("verify", "--timeout", SETTLE)
         assert said["findings"] == [] and said["verified"] is True
         assert isinstance(said["changed"], list)

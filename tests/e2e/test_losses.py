@@ -1,4 +1,4 @@
-"""Two busy processes, programs coming and going on the functions they call: what is lost is told.
+"""Two busy processes, while programs come and go on the functions they call: losses are counted.
 
 Every call is seen by the program under test or counted as missed, where the kernel counts. What
 is lost without a count is bounded, and its cause known (docs/losses.md): on kernels before 7.x a

@@ -236,7 +236,7 @@ def test_the_2021_scenario(
     """A standard fexit, two fexit.multi and a fentry.multi on bpf_fentry_test1..8, attached
     and detached in every order: each always sees the true arguments and return value.
 
-    What the kernel holds depends on who is there and in which order they came.  There are 65
+    What the kernel holds depends on which programs are attached, and in which order. There are 65
     such states, and every step from each of them stands for all pairs of an attach and a detach
     order; the short form meets the 24 states in which all are there.
     """

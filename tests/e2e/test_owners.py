@@ -1,4 +1,4 @@
-"""`list` and `why` name who attached: another process, a pin, nobody that can be seen."""
+"""`list` and `why` name who attached: another process, a pin, or nobody who can be seen."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_pinned_link() -> None:
 
 @pytest.mark.needs(Feature.KPROBE)
 def test_without_privileges_nothing_is_claimed() -> None:
-    """Another user's processes cannot be looked into: counted, and "nobody" is not said."""
+    """Another user's processes cannot be read. They are counted, and "nobody" is not claimed."""
     script = (
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "from pybpf.kernel import owners\n"

@@ -1,4 +1,4 @@
-"""Programs on the functions behind their own helpers: the guest lives, and what is lost is told.
+"""Programs on the functions behind their own helpers: the guest survives, losses are counted.
 
 A program that updates a map, attached to the functions that update maps, would run again inside
 its own call. One loaded program is stopped by the kernel; clones are stopped by their guard

@@ -234,7 +234,7 @@ def test_a_module_that_is_loaded_later_is_found(obj: pybpf.Object) -> None:
 
 @pytest.mark.parametrize("way", ["auto", *WAYS])
 def test_targets_and_candidates_of_another_moment(obj: pybpf.Object, way: str) -> None:
-    """Values that a caller kept are looked up anew, with the cookies that were given for them."""
+    """Values that a caller kept are looked up again, with the cookies that were given for them."""
     rng = seeded()
     candidates = list(select.select(obj.facts.current(), FUNCTIONS).candidates)
     plan = pybpf.trampoline.plan(obj.programs["on_entry"], FUNCTIONS, obj.facts)

@@ -66,7 +66,7 @@ def test_tracing_link(attach_type: int) -> None:
 
 @pytest.mark.needs("fentry")
 def test_a_function_that_does_not_exist() -> None:
-    """An id that is no function is a VerifierError with the kernel's sentence."""
+    """An id that is not a function gives a VerifierError with the kernel's sentence."""
     with pytest.raises(VerifierError, match="not a function"):
         _tracing(A.BPF_TRACE_FENTRY, 1)
 

@@ -31,7 +31,7 @@ def test_global_data() -> None:
 
 
 def test_missing_program_type() -> None:
-    """A section name nobody knows: the program opens but cannot load."""
+    """With an unknown section name the program opens but cannot load."""
     program = bpfobj.load(str(DATA / "obj_sections.bpf.o"))["programs"]["unknown"]
     assert (program["ok"], program["errno"]) == (False, errno.EINVAL)
     assert "missing program type" in program["reason"]

@@ -87,7 +87,7 @@ def test_one_name_needs_no_index() -> None:
 
 
 def test_hidden_addresses(facts: Facts) -> None:
-    """As nobody, where the kernel hides addresses, asking is an error that names the sysctl."""
+    """For the user nobody, if the kernel hides addresses, the error names the sysctl."""
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pybpf.errors import DeniedByPolicy\n"
@@ -408,7 +408,7 @@ def test_the_tool_prints_every_feature(facts: Facts, tmp_path: Path) -> None:
 
 @pytest.mark.rows("host")
 def test_the_tools_exit_status(tmp_path: Path) -> None:
-    """2 for a wrong call, 1 for facts that are none."""
+    """The status is 2 for a wrong call, and 1 for a file without facts."""
     assert _tool("--no-such-option").returncode == 2
     assert _tool("--facts", "x", "--calibrate").returncode == 2
     (tmp_path / "bad.json").write_text("[]")

@@ -195,7 +195,7 @@ def test_read_waits_for_the_first_record() -> None:
 
 
 def test_records_without_wakeup_come_at_the_timeout() -> None:
-    """BPF_RB_NO_WAKEUP wakes nobody; the read still sees the record when its time is up."""
+    """BPF_RB_NO_WAKEUP wakes nobody. The read still sees the record when its time is up."""
     with (
         new_ring(1 << 16) as ring,
         Producer.output(ring, 8, flags=NO_WAKEUP) as producer,

@@ -60,7 +60,7 @@ class Vm:
         for base, region in self.regions.items():
             if base <= address and address + size <= base + len(region):
                 return region, address - base
-        raise VmFault(f"{size} bytes at {address:#x} are no memory")
+        raise VmFault(f"{size} bytes at {address:#x} are not memory")
 
     def read(self, address: int, size: int) -> int:
         region, off = self._find(address, size)

@@ -120,7 +120,7 @@ def test_odd_length() -> None:
 
 
 def test_jump_delta_of_each_jump_form() -> None:
-    """`goto` keeps its distance in off, `gotol` in imm; calls and exit are no jumps."""
+    """`goto` keeps its distance in off, `gotol` in imm. Calls and exit are not jumps."""
     assert asm.ja(-3).jump_delta == -3
     assert Insn(op.JMP32 | op.JA, imm=70000).jump_delta == 70000
     assert asm.jmp(op.JEQ, 1, 0, 7).jump_delta == 7

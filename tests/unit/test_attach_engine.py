@@ -688,7 +688,7 @@ def test_nothing_left_that_takes_a_sleepable_program(kernel: Kernel) -> None:
 def test_a_link_of_many_does_not_say_who_cannot_sleep(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """EINVAL of one function that nobody was sure of: the hint says what it may be."""
+    """For EINVAL of a function that was not known to be sleepable, the hint says what it may be."""
 
     def tracing_multi(
         program: Fd, attach_type: int, ids: list[int], *, cookies: object, what: str

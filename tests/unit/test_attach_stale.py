@@ -45,7 +45,7 @@ WAYS: list[tuple[str, Template, PlanFacts]] = [
 
 
 class Modules:
-    """Modules that can go and be loaded anew; stands for `Ground`."""
+    """Modules that can be unloaded and reloaded. Replaces `Ground`."""
 
     def __init__(self) -> None:
         self.now = {"red": 1, "blue": 1}
@@ -123,7 +123,7 @@ def sides(template: Template, facts: PlanFacts) -> tuple[str, ...]:
 
 
 class Watched:
-    """An attach during which module red goes or is loaded anew, before look `number`.
+    """An attach during which module red is unloaded or reloaded, before check `number`.
 
     :ivar kept: functions that had links, looked at, when it happened
     """
@@ -167,7 +167,8 @@ def test_a_module_that_went_after_planning(
 def test_at_any_moment(
     kernel: Kernel, modules: Modules, way: tuple[str, Template, PlanFacts]
 ) -> None:
-    """A module that goes or is loaded anew before any look: the end is right, and all is closed."""
+    """If a module is unloaded or reloaded before any check, the result is right and all is
+    closed."""
     with run(kernel, modules, way):
         looks = modules.asked
     assert looks >= 4
@@ -194,7 +195,7 @@ def test_at_any_moment(
 def test_a_module_that_never_rests(
     kernel: Kernel, modules: Modules, way: tuple[str, Template, PlanFacts]
 ) -> None:
-    """Loaded anew before each look: given up after some rounds, with a reason."""
+    """If it is reloaded before each check, the engine gives up after some rounds, with a reason."""
 
     class Restless(Modules):
         def lost(self, modules: Iterable[str]) -> set[str]:
@@ -241,7 +242,7 @@ def test_what_loading_says_of_a_gone_module(
 
 
 def test_the_kernel_alone_costs_nothing(kernel: Kernel, modules: Modules) -> None:
-    """Without a module's function nobody asks about modules."""
+    """Without a function of a module, nothing asks about modules."""
     for way in WAYS:
         with attach(kernel, modules, way, INSIDE) as link:
             assert len(link) == 2

@@ -25,7 +25,7 @@ MULTI, PERF = LinkType.BPF_LINK_TYPE_KPROBE_MULTI, LinkType.BPF_LINK_TYPE_PERF_E
 
 
 def test_kprobe_links() -> None:
-    """Entry and return, several functions or one, of modules too; the rest is no kprobe link."""
+    """Entry and return, several functions or one, also of modules. Others are not kprobe links."""
     addrs = array("Q", [0xFFFFFFFF81000000, 0xFFFFFFFFC0000000])
     infos = [
         LinkInfo(MULTI, 1, 11, count=2, addrs=addrs),

@@ -110,7 +110,7 @@ def test_bad_object(tmp_path: Path) -> None:
     [(b"\x1f\x8b broken", "gzip"), (b"nonsense", "BTF"), (None, "No such file")],
 )
 def test_bad_btf(content: bytes | None, says: str, tmp_path: Path) -> None:
-    """A BTF file that is none: one line, exit status 1."""
+    """A file that is not BTF gives one line and exit status 1."""
     path = tmp_path / "btf"
     if content is not None:
         path.write_bytes(content)

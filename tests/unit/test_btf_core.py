@@ -255,7 +255,8 @@ def test_modules_are_asked_only_if_the_kernel_has_no_candidate() -> None:
 
 
 def test_candidates_have_the_kind_of_the_local_type() -> None:
-    """A struct is no candidate for a union or typedef of its name; enum and enum64 are mutual."""
+    """A struct is not a candidate for a union or typedef of its name. enum and enum64 are
+    mutual."""
     local = blob(
         INT,
         struct_s(Member("f", 1, 0)),

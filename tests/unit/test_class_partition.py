@@ -58,7 +58,7 @@ def called(history: list[tuple[str, Kind]]) -> list[tuple[str, Kind, str]]:
 
 @given(attachments)
 def test_a_partition(asked: list[Attachment]) -> None:
-    """Each attached function is in exactly one class, nobody else is in any."""
+    """Each attached function is in exactly one class, and no other function is in any."""
     found = classify(asked)
     members = Counter(key(t) for one in found for t in one.functions)
     assert set(members) == {key(t) for a in asked for t in a.functions}

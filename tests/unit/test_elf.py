@@ -85,7 +85,7 @@ def test_relocations() -> None:
 
 
 def test_no_symbol_table() -> None:
-    """A stripped file has no symbols; that alone is no error here."""
+    """A stripped file has no symbols. That alone is not an error here."""
     writer = sample()[0]
     writer.with_symbols = False
     file = ElfFile(writer.build())

@@ -26,7 +26,7 @@ def test_cases_are_sound() -> None:
 
 
 def test_batches_hold_every_case_once_and_keep_functions_apart() -> None:
-    """A row's cases that it may have, each once; few batches, for each takes a second and more."""
+    """A row has each of its cases once, in few batches, because each takes more than a second."""
     for row in rows.names():
         found = batches(row)
         names = [case.name for batch in found for case in batch]

@@ -144,7 +144,7 @@ def test_a_second_copy_runs_nothing_and_counts(form: str) -> None:
 
 
 def test_an_interrupt_between_load_and_store_leaves_the_flag_free() -> None:
-    """A whole run of another copy there: both run, nobody is shut out afterwards."""
+    """If another copy runs completely there, both run, and the flag is free afterwards."""
     made, ctx = machine("a register is free")
     made.vm.helpers[KTIME] = lambda *_: 0
     before: list[int] = []

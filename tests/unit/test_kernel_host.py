@@ -208,7 +208,7 @@ def test_what_could_not_be_read_is_missing_not_wrong() -> None:
 
 
 def test_facts_without_functions_or_reason() -> None:
-    """A file that has neither the functions nor why is no facts file."""
+    """A file that has neither the functions nor the reason is not a facts file."""
     data = saved_facts()
     del data["ftrace"]
     with pytest.raises(ValueError, match="ftrace"):
@@ -230,7 +230,7 @@ def test_facts_without_functions_or_reason() -> None:
     ],
 )
 def test_facts_of_another_shape(change: dict[str, object]) -> None:
-    """A file that is no facts file is one ValueError."""
+    """A file that is not a facts file gives one ValueError."""
     with pytest.raises(ValueError):
         Facts.from_json(saved_facts(**change))
 

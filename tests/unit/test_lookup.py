@@ -32,7 +32,7 @@ def test_kprobe_multi_sections_match_what_multi_programs_match(facts: Facts, glo
 
 
 def test_kprobe_places_of_nothing(facts: Facts) -> None:
-    """No function, or none in that module, is ENOENT; what is no glob is said to be none."""
+    """No matching function, or none in that module, is ENOENT. A bad glob is reported as such."""
     for glob in ("no_such_function_*", "no_such_module:vfs_*"):
         with pytest.raises(BpfError, match="no traceable kernel function matches") as caught:
             kprobe_places(facts, glob)

@@ -168,7 +168,7 @@ def test_percpu_is_a_sequence() -> None:
 
 
 def test_percpu_sums_records_and_arrays() -> None:
-    """Added member by member and item by item; what is no number stays the first CPU's."""
+    """Added member by member and item by item. What is not a number keeps the first CPU's value."""
     Row = namedtuple("Row", "count name slots")
     values = PerCpu([Row(1, b"x", (1, 2)), Row(2, b"y", (10, 20))])
     assert values.sum() == Row(3, b"x", (11, 22))

@@ -30,7 +30,7 @@ def test_unknown_maps_programs_and_sections_suggest_near_names() -> None:
 
 
 def test_a_name_that_is_like_none_lists_what_there_is() -> None:
-    """All if they are few, the first if they are many; also for keys that are no text."""
+    """Lists all names if they are few, the first ones if they are many. Keys need not be text."""
     some = ByName("map", {f"m{number}": number for number in range(10)})
     assert unknown("map", "zzz", ["a", "b"]) == "no map 'zzz'; there are: a, b"
     assert unknown("map", "zzz", []) == "no map 'zzz'; there is none at all"

@@ -99,7 +99,7 @@ def test_options_of_every_form() -> None:
 
 @pytest.mark.parametrize(("value", "is_set"), [("y", b"\1"), ("n", b"\0")])
 def test_bool(value: str, is_set: bytes) -> None:
-    """y and n; m is no bool."""
+    """y and n are bools, m is not."""
     assert values(CONFIG_BPF=value)["CONFIG_BPF"] == is_set
 
 
@@ -164,7 +164,7 @@ def test_values_that_do_not_fit(name: str, value: str) -> None:
 
 
 def test_unknown_strong_name() -> None:
-    """A virtual name that nobody defines and that is not weak."""
+    """A virtual name that is not defined and not weak."""
     spec = read()
     assert spec.btf is not None
     virtual = {"LINUX_HAS_BPF_COOKIE": 1, "LINUX_HAS_SYSCALL_WRAPPER": 1}

@@ -99,7 +99,7 @@ def test_callbacks_by_address() -> None:
 
 
 def test_a_program_that_calls_nothing() -> None:
-    """Its own code and no more; functions nobody calls are never appended."""
+    """It has only its own code. Functions that are not called are never appended."""
     program = linked("subprogs", "alone")
     spec = read("subprogs").programs["alone"]
     assert program.insns == bytes(spec.function.code)
@@ -157,7 +157,7 @@ def test_exception_callback() -> None:
 
 
 def test_unknown_program() -> None:
-    """A name that is no program, or that of a subprogram."""
+    """A name that is not a program's, or that of a subprogram."""
     with pytest.raises(KeyError):
         linked("subprogs", "leaf")
 
@@ -183,7 +183,7 @@ def chain(length: int) -> bytes:
 
 @pytest.mark.parametrize("length", [1, 2, 5000])
 def test_deep_call_chains(length: int) -> None:
-    """Depth is no matter: no recursion limit is met."""
+    """Depth does not matter: there is no recursion limit."""
     program = link(read_object(chain(length)), "main", LinkTarget())
     assert len(program.functions) == length + 1
     assert [at for _, at in program.functions] == list(range(0, 2 * length + 2, 2))

@@ -140,7 +140,7 @@ def test_map_extra_as_enum(cls: type[Enum] | type[Enum64]) -> None:
 
 
 def test_map_extra_needs_one_value() -> None:
-    """An enum with two values is no number."""
+    """An enum with two values is not a number."""
     d = Definition().number("type", HASH)
     values = (EnumValue("a", 1), EnumValue("b", 2))
     d.member("map_extra", d.types.add(Enum("", 4, values)))

@@ -53,7 +53,7 @@ def test_leading_question_mark() -> None:
 
 
 def test_unknown_section_name() -> None:
-    """A section name nobody knows opens, without a program type."""
+    """An object with an unknown section name opens, without a program type."""
     program = read("sections").programs["unknown"]
     assert (program.type, program.sec_def, program.attach_to) == (0, None, "x")
     assert not program.autoattach
@@ -88,7 +88,7 @@ def test_long_license_is_cut() -> None:
 
 
 def test_subprograms_are_no_programs() -> None:
-    """Functions of .text are kept for linking but are no entry programs."""
+    """Functions of .text are kept for linking but are not entry programs."""
     spec = read("subprogs")
     assert list(spec.programs) == ["first", "second", "callbacks", "alone"]
     own = {f.name: f for f in spec.functions if f.section == spec.text}

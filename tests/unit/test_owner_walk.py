@@ -84,7 +84,7 @@ def test_holders_of_other_kinds() -> None:
 
 
 def test_what_cannot_be_seen_is_said() -> None:
-    """A process of somebody else: then nobody found is not nobody."""
+    """With another user's process, finding no owner does not mean that there is none."""
     found = collect([process(1, PermissionError(13, "no")), process(2, [])])
     assert found.hidden == 1
     assert str(found.of_link(7)) == "not known"
@@ -117,7 +117,7 @@ def test_processes_and_descriptors_that_end_meanwhile() -> None:
 
 
 def test_every_running_process_is_walked() -> None:
-    """On this very machine: one walk, this process among them, no link of nobody."""
+    """On this machine, one walk finds this process, and every link has an owner."""
     from pybpf.kernel import owners
 
     seen = {p.pid for p in owners._processes()}

@@ -146,7 +146,7 @@ def test_help_of_every_command(page: Page, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_page_for_each_tool() -> None:
-    """Names, summary, each option and command; a full stop at a line's start is no request."""
+    """Names, summary, each option and command. A full stop at a line's start is plain text."""
     files = manpages.files(PAGES)
     assert sorted(files) == sorted(["pybpf.1", *(f"pybpf-{tool.name}.1" for tool in TOOLS)])
     for tool in PAGES.commands:

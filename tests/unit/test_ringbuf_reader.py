@@ -232,7 +232,7 @@ def test_chunk_is_one_run_in_place(ring: FakeRing) -> None:
 
 
 def test_column_that_outlives_the_reader(ring: FakeRing) -> None:
-    """close() with a view still around is no error: that view keeps the memory mapped."""
+    """close() while a view exists is not an error: that view keeps the memory mapped."""
     ring.put(struct.pack("=Q", 3))
     rb = RingBuffer(ring)
     with rb.chunk() as chunk:

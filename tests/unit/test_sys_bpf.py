@@ -345,7 +345,7 @@ def test_refused_by_policy(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_eacces_with_a_log_is_the_verifier(kernel: FakeKernel) -> None:
-    """EACCES is what the verifier says most often: with a log it is no policy."""
+    """EACCES is the verifier's most common answer: with a log it is not a policy."""
     kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"R1 invalid mem access 'scalar'\n", EACCES)
     assert _refused().summary == "R1 invalid mem access 'scalar'"
 
@@ -465,7 +465,7 @@ def test_ids_end_at_enoent(kernel: FakeKernel) -> None:
 
 
 def test_objects_that_come_and_go_are_none(kernel: FakeKernel) -> None:
-    """Gone (ENOENT) and still being made (EAGAIN) are no errors of a walk; anything else is."""
+    """Gone (ENOENT) and still being made (EAGAIN) are not errors in a walk. All others are."""
     kernel.attrs |= {
         Cmd.BPF_LINK_GET_NEXT_ID: structs.GetId,
         Cmd.BPF_LINK_GET_FD_BY_ID: structs.GetId,
@@ -758,7 +758,7 @@ def test_link_info_without_functions(kernel: FakeKernel) -> None:
 
 
 def test_link_info_of_a_future_link(kernel: FakeKernel) -> None:
-    """A type nobody knows yet still gives id and program."""
+    """An unknown type still gives id and program."""
     assert _link(kernel, 60, lambda i: None) == info.LinkInfo(60, 5, 6)
 
 

@@ -115,7 +115,7 @@ def test_patched_entry_leads_to_the_image(case: Captured) -> None:
     image = decode(case.data, case.address, case.symbols.get)
     data = entries()[case.name]
     body = decode_entry(data, 0).after
-    # Functions nobody calls through a pointer have no landing pad on 7.3.
+    # Functions that are never called through a pointer have no landing pad on 7.3.
     assert body in ((5,) if case.kernel == "6.1" else (5, 9))
     start = image.original if image.original is not None else image.ip
     assert start is not None

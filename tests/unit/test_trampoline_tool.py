@@ -46,7 +46,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """A clock that waits for nobody: sleeping moves it on."""
+    """A fake clock: sleeping only advances it."""
 
     now = 0.0
 
@@ -145,7 +145,7 @@ def test_list_of_names_that_are_not_traced(kernel: list[TrampolineImage]) -> Non
 def test_owners_that_cannot_be_seen(
     kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch, hidden: int, words: str
 ) -> None:
-    """Processes of others: said below the table, and nobody is not claimed."""
+    """Hidden processes are reported below the table, and "no process" is not claimed."""
     known = replace(KNOWN, owners=Owners(hidden=hidden))
     monkeypatch.setattr(attached_module.Registry, "read", lambda facts: known)
     text = run("list")[1]
@@ -220,7 +220,7 @@ def test_dump(kernel: list[TrampolineImage]) -> None:
 def test_dump_fits_the_terminal(
     kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    """The bytes give way where there is no room, comments are cut."""
+    """If there is no room, the bytes are left out and comments are cut."""
     monkeypatch.setenv("COLUMNS", str(width))
     _, text = run("dump", "traced", out=Terminal())
     assert "\x1b[" in text

@@ -271,7 +271,7 @@ def test_given_links_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def elsewhere(number: int) -> TrampolineImage:
-    """The image after it was made anew, at another address, as if others had changed it."""
+    """The image after it was made again, at another address, as if others had changed it."""
     one = image()
     return replace(one, code=replace(one.code, address=IMAGE + 4096 * number))
 

@@ -179,7 +179,7 @@ def test_a_panic_while_booting_ends_the_wait(
 def test_a_box_whose_disk_has_no_file_system(
     with_programs: Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The initramfs says so; then it would start anew for ever."""
+    """The initramfs reports it. Otherwise it would start again for ever."""
     made = with_programs(vagrant="[ $1 != up ] || exec sleep 1000")
     made.console.write_bytes(b"ALERT!  LABEL=pybpf does not exist.  Dropping to a shell!\n")
     status, said = failed(made, capsys)

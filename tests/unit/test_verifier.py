@@ -169,7 +169,7 @@ def test_a_huge_log_is_read_from_its_end() -> None:
 
 
 def test_said_something() -> None:
-    """Statistics alone are no verdict of the verifier."""
+    """Statistics alone are not a verdict of the verifier."""
     assert not said_something("")
     assert not said_something("\n" + STATS)
     assert not said_something("verification time 3 usec\nstack depth 0+0\n" + STATS)

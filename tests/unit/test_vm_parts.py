@@ -239,7 +239,7 @@ def test_byte_code_comes_along_and_is_made_once(own_cache: Path) -> None:
 
 
 def test_rewritten_tests_come_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the host's pytest rewrote, the guest's need not; of another Python it is no use."""
+    """The guest's pytest reuses what the host's rewrote, unless the Python differs."""
     monkeypatch.setattr(checkout, "CHECKOUT", tmp_path)
     monkeypatch.setattr(checkout, "_tag", lambda: "cpython-311")
     cached = tmp_path / "tests/__pycache__"
@@ -357,7 +357,7 @@ def test_a_guest_that_dies_fails_one_test_and_the_rest_go_on(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("body", ["sys.exit(0)\n", "one(ids[0])\nsys.exit(0)\n", "boom\n"])
 def test_a_guest_that_ran_nothing_is_a_failure(tmp_path: Path, body: str) -> None:
-    """Whatever its status: a test without a report has not passed; nobody waits for ever."""
+    """Whatever its status, a test without a report has not passed, and nothing waits for ever."""
     guests = asked(fake_vm(tmp_path, body), "f.py::a", "f.py::b")
     with pytest.raises(Lost):
         guests.wait(Key("6.1"), "f.py::b")
