@@ -111,9 +111,9 @@ def test_bytes_field_takes_bytes_and_fitting_ints() -> None:
     assert BytesField(4).encode(7) == struct.pack("=I", 7)
     assert BytesField(2).encode(-1) == b"\xff\xff"
     assert one(BytesField(4), bytes(4)) == bytes(4)
-    with pytest.raises(TypeError, match="takes 5 bytes"):
+    with pytest.raises(TypeError, match="needs 5 bytes"):
         BytesField(5).encode(7)
-    with pytest.raises(TypeError, match="takes 4 bytes"):
+    with pytest.raises(TypeError, match="needs 4 bytes"):
         BytesField(4).encode("seven")
     with pytest.raises(ValueError, match="does not fit 4"):
         BytesField(4).encode(1 << 32)
@@ -130,7 +130,7 @@ def test_fd_field_asks_for_fileno() -> None:
 def test_lpm_prefix_is_checked() -> None:
     with pytest.raises(ValueError, match="prefix length 33"):
         LpmField(8).encode((33, bytes(4)))
-    with pytest.raises(ValueError, match="takes 4"):
+    with pytest.raises(ValueError, match="needs 4"):
         LpmField(8).encode((8, bytes(5)))
 
 

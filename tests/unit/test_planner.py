@@ -398,7 +398,7 @@ def test_no_session_shows_a_register_as_the_return_value_at_entry() -> None:
     assert exit_[0] == asm.load(op.DW, 0, 1, 80)
     cookie = replace(READS_RET_AT_ENTRY, kfuncs={1: "bpf_session_cookie"})
     (skipped,) = one(cookie, T, K6_12, "kprobe_multi").skipped
-    assert skipped.reason is Reason.NO_SESSION_COOKIE and "at entry too" in skipped.detail
+    assert skipped.reason is Reason.NO_SESSION_COOKIE and "at entry, too" in skipped.detail
     assert one(cookie, T, K7_3, "tracing_multi").groups
 
 
