@@ -69,12 +69,12 @@ def open_object(
         bytes, or a path to a raw blob
     :param facts: facts of the running kernel, to share them between objects
     :param kconfig: values for ``CONFIG_*`` externs: a file with the whole configuration of the
-        kernel, plain or .gz; or single options, ``{"CONFIG_HZ": 250}``, that go before the
-        kernel's own. Needed where the kernel does not show its configuration (containers)
-    :param legacy_maps: read maps defined as ``struct bpf_map_def`` in sections ``maps``,
-        ``maps/NAME`` and ``NAME/maps`` too, which libbpf refuses since 1.0
-    :returns: an object that owns what it will load; use it as a context manager
-    :raises ObjectFormatError: naming file, section and offset
+        kernel, plain or .gz; or single options, ``{"CONFIG_HZ": 250}``, which override the
+        kernel's own. Needed if the kernel does not show its configuration (containers)
+    :param legacy_maps: also read maps defined as ``struct bpf_map_def`` in sections ``maps``,
+        ``maps/NAME`` and ``NAME/maps``, which libbpf has refused since 1.0
+    :returns: an object that owns what it loads; use it as a context manager
+    :raises ObjectFormatError: if the file is malformed; it names file, section and offset
     :raises OSError: if the file cannot be read
     """
     data, name = _read(source)

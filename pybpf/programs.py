@@ -667,13 +667,13 @@ class Program:
         *,
         cookies: int | Sequence[int] | None = None,
     ) -> links.Link:
-        """Attach to many functions of an executable or library by one link (Linux 6.6).
+        """Attach to many functions of an executable or library with one link (Linux 6.6).
 
-        :param binary: path or name, as `attach_uprobe` takes it
-        :param glob_or_symbols: ``*alloc``; or a list of names
-        :param pid: only in that process; None for all
-        :param retprobe: when the functions return
-        :param session: at entry and return, for a ``uprobe.session`` program (Linux 6.13)
+        :param binary: path or name, as for `attach_uprobe`
+        :param glob_or_symbols: a glob, ``*alloc``, or a list of names
+        :param pid: trace only that process; None for all
+        :param retprobe: run when the functions return
+        :param session: run at entry and return, for a ``uprobe.session`` program (Linux 6.13)
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
         :raises UnsupportedFeature: the kernel has no uprobe.multi links
         :raises BpfError: ENOENT if there is no such file or function, with near names
@@ -694,16 +694,16 @@ class Program:
     ) -> links.UsdtLink:
         """Attach to a static probe of a program or library (USDT), at all its places.
 
-        The program includes ``usdt.h`` (ours or libbpf's) and reads arguments by
+        The BPF program includes ``usdt.h`` (ours or libbpf's) and reads arguments with
         ``bpf_usdt_arg``.
 
-        :param binary: path or name, as `attach_uprobe` takes it
+        :param binary: path or name, as for `attach_uprobe`
         :param provider: ``python``, ``libc``
         :param name: ``gc__start``
-        :param pid: only in that process; None for all
+        :param pid: trace only that process; None for all
         :param cookie: ``__u64`` for bpf_usdt_cookie
         :raises TypeError: if an argument is of another type
-        :raises ObjectFormatError: if the file is not an ELF64 one, or its notes are malformed
+        :raises ObjectFormatError: if the file is not an ELF64 file, or its notes are malformed
         :raises BpfError: ENOENT if there is no such file or probe, with near names
         """
         with self._named(*_PROBES):
@@ -717,7 +717,7 @@ class Program:
 
         :param interface: its name (``eth0``) or index
         :param mode: "auto", "generic" (any driver), "native" (in the driver) or "offload"
-        :param link: False for netlink, as ``ip link set dev NAME xdp`` does (before Linux 5.9)
+        :param link: False uses netlink, as ``ip link set dev NAME xdp`` does (before Linux 5.9)
         :raises ValueError: for an unknown mode
         :raises TypeError: if `interface` is neither a str nor an int
         :raises BpfError: ENODEV if there is no such interface, with near names; EBUSY if it has
@@ -734,9 +734,9 @@ class Program:
         """Attach to a cgroup. It acts on that cgroup and all below it.
 
         :param cgroup: path of its directory in a cgroup2 file system, or a descriptor of it
-        :param mode: "link"; or without a link, in the older ways of BPF_PROG_ATTACH, "multi"
-            (beside others), "override" (a cgroup below may have another instead), "exclusive"
-        :raises ValueError: for another mode
+        :param mode: "link"; or, with BPF_PROG_ATTACH and without a link, "multi" (together with
+            others), "override" (a cgroup below may have another one instead) or "exclusive"
+        :raises ValueError: for an unknown mode
         :raises TypeError: if it is neither
         :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is
             not a cgroup of the v2 hierarchy
@@ -770,13 +770,13 @@ class Program:
         before: links.Link | links.HasFd | int | bool | None = None,
         after: links.Link | links.HasFd | int | bool | None = None,
     ) -> links.Link:
-        """Attach to the traffic of a network interface by a tcx link (Linux 6.6).
+        """Attach to the traffic of a network interface with a tcx link (Linux 6.6).
 
         :param interface: its name or index
         :param direction: "ingress" or "egress"; may be left out if the section says it
-        :param before: run before this link, program or id of a program; True: before all
-        :param after: run after it; True or nothing: after all
-        :raises ValueError: for another direction, or if both places are given
+        :param before: run before this link, program or program id; True: before all
+        :param after: run after this link, program or program id; True or nothing: after all
+        :raises ValueError: for an unknown direction, or if both places are given
         :raises UnsupportedFeature: before Linux 6.6
         :raises BpfError: ENODEV if there is no such interface, with near names; ENOENT if what
             `before` or `after` names is not attached there
@@ -790,13 +790,13 @@ class Program:
     ) -> links.Link:
         """Attach to a network interface as a filter of traffic control (clsact, by netlink).
 
-        For kernels before 6.6, and to share a hook with filters of ``tc``. `attach_tcx` is the
-        way of newer kernels: it has a link.
+        Use it on kernels before 6.6, or to share a hook with filters of ``tc``. On newer kernels
+        use `attach_tcx`, which has a link.
 
         :param interface: its name or index
         :param direction: "ingress" or "egress"; may be left out if the section says it
-        :param priority: 1 to 65535, lower runs first; None takes the first that is free
-        :raises ValueError: for another direction or priority
+        :param priority: 1 to 65535, lower runs first; None takes the first free one
+        :raises ValueError: for an unknown direction or a wrong priority
         :raises BpfError: ENODEV if there is no such interface, with near names; EEXIST if it has
             an old ``ingress`` qdisc, which excludes ``clsact``
         """
@@ -817,8 +817,8 @@ class Program:
         :param side: "primary" or "peer"; may be left out if the section says it
         :param before: as in `attach_tcx`
         :param after: as in `attach_tcx`
-        :raises ValueError: for another side, or if both places are given
-        :raises BpfError: ENODEV if there is no such interface; ENXIO if it is not a netkit one
+        :raises ValueError: for an unknown side, or if both places are given
+        :raises BpfError: ENODEV if there is no such interface; ENXIO if it is not a netkit device
         """
         with self._named("netkit", "tcx", "tc"):
             side = side or _word_of(self.expected_attach_type, links.NETKIT_SIDES)
@@ -831,9 +831,9 @@ class Program:
 
         :param family: "ipv4" or "ipv6"
         :param hook: "prerouting", "input", "forward", "output" or "postrouting"
-        :param priority: lower runs first; each can be taken once
-        :param defrag: fragments are put together first; needs a priority above -400
-        :raises ValueError: for another family or hook
+        :param priority: lower runs first; each priority can be used once
+        :param defrag: put fragments together first; needs a priority above -400
+        :raises ValueError: for an unknown family or hook
         :raises BpfError: EBUSY if the priority is taken
         """
         with self._named("netfilter"):
@@ -860,9 +860,11 @@ class Program:
             return links.attach_socket(self, sock)
 
     def attach_reuseport(self, sock: socket.socket) -> links.Link:
-        """Choose among the sockets that share an address (SO_ATTACH_REUSEPORT_EBPF).
+        """Attach a program that chooses among sockets sharing an address.
 
-        :param sock: one of them, with SO_REUSEPORT set
+        It uses SO_ATTACH_REUSEPORT_EBPF.
+
+        :param sock: one of the sockets, with SO_REUSEPORT set
         :raises TypeError: if `sock` is not a socket
         :raises BpfError: EINVAL for a program of another type, or without SO_REUSEPORT
         """
@@ -881,15 +883,15 @@ class Program:
     ) -> links.LinkSet:
         """Open a sampling event on each CPU, or for each thread of a process, and attach to all.
 
-        :param event: ``cpu-clock``, ``cycles``, ``page-faults``..., ``rNNN`` for a raw one
-        :param frequency: samples a second
-        :param pid: the threads that this process has now; None for all processes
+        :param event: ``cpu-clock``, ``cycles``, ``page-faults``..., ``rNNN`` for a raw event
+        :param frequency: samples per second
+        :param pid: sample the threads that this process has now; None for all processes
         :param cpu: one CPU or several; None for all that are online
         :param period: events between two samples, instead of `frequency`; ns for ``cpu-clock``
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :returns: a link for each event, by ``cpu 3`` or ``thread 1234``
-        :raises BpfError: ENOENT for an unknown event, with near names, or one that this machine
-            does not have; ESRCH if there is no such process
+        :raises BpfError: ENOENT for an unknown event, with near names, or an event that this
+            machine does not have; ESRCH if there is no such process
         """
         with self._named("perf_event"):
             return links.attach_sampling(
@@ -897,16 +899,16 @@ class Program:
             )
 
     def attach_freplace(self, target_program: links.HasFd, function: str = "") -> links.Link:
-        """Take the place of a function of a loaded program.
+        """Replace a function of a loaded program.
 
-        Loads this program for that function, unless it is loaded; then it is attached to any
-        function of the same prototype.
+        This program is loaded for that function if it is not loaded yet. A loaded program can be
+        attached to any function with the same prototype.
 
-        :param target_program: has BTF
-        :param function: a global function, or the program's own; by default what the section says
+        :param target_program: a loaded program with BTF
+        :param function: a global function, or the program's own; by default, as the section says
         :raises VerifierError: the prototypes differ, or the program is at fault
         :raises BpfError: ESRCH if the program has no such function, with near names; EBUSY if it
-            is replaced already
+            is already replaced
         """
         name = function or self.attach_to
         what = f"freplace/{name}"
@@ -932,15 +934,15 @@ class Program:
         pid: int | None = None,
         tid: int | None = None,
     ) -> links.IterLink:
-        """Make a link of an iterator program, whose ``open()`` gives a file to read.
+        """Make a link of an iterator program. The link's ``open()`` gives a file to read.
 
-        :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: whose entries
+        :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: the map with the entries
         :param cgroup: for ``cgroup``: where to start, a path or a descriptor
         :param order: for ``cgroup``: "self", "descendants_pre", "descendants_post", "ancestors"
         :param pid: for ``task``, ``task_file`` and ``task_vma``: only this process
-        :param tid: for the same: only this thread
-        :raises ValueError: for another order, or more than one parameter
-        :raises BpfError: EBADF if the iterator needs a map; or what the kernel refuses
+        :param tid: for the same kinds: only this thread
+        :raises ValueError: for an unknown order, or more than one parameter
+        :raises BpfError: EBADF if the iterator needs a map; or the kernel's refusal
         """
         with self._named("iter"):
             what = f"iter/{self.attach_to}"

@@ -1,14 +1,14 @@
-"""User statically defined tracepoints (USDT): notes of a binary, and where arguments are.
+"""User statically defined tracepoints (USDT): the notes of a binary, and where arguments are.
 
 Theory of operation. A probe in C source (``DTRACE_PROBE2(provider, name, a, b)`` of systemtap's
 ``sys/sdt.h``) compiles to one ``nop`` and a note of type ``stapsdt`` in section
 ``.note.stapsdt``. The note has three addresses (the nop, ``.stapsdt.base`` as linked, a
-semaphore or 0) and three strings (provider, name, arguments). If the binary was prelinked after
-that, its ``.stapsdt.base`` has moved, and all addresses with it.
+semaphore or 0) and three strings (provider, name, arguments). If the binary was prelinked
+later, its ``.stapsdt.base`` has moved, and all addresses with it.
 
-The argument string is made of ``SIZE@OPERAND``, where SIZE is the number of bytes, negative for
-a signed value, and OPERAND is what the assembler wrote: a constant, a register, or memory at a
-register. Each machine has its own forms; `_MACHINES` has a table of patterns for each.
+The argument string consists of ``SIZE@OPERAND``. SIZE is the number of bytes, negative for
+a signed value. OPERAND is what the assembler wrote: a constant, a register, or memory at a
+register. Each machine has its own forms, and `_MACHINES` has a table of patterns for each.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ EM_S390, EM_X86_64, EM_AARCH64, EM_RISCV = 22, 62, 183, 243
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """Where one argument is, when the probe is hit.
+    """Say where one argument is when the probe is hit.
 
     :param type: ``ARG_*``
     :param size: bytes, 1 to 8
@@ -63,7 +63,7 @@ class Argument:
     :param register: offset of the register in ``struct pt_regs``, bytes
     :param index: offset of the second register there, for ARG_SIB
     :param scale: power of two that the second register is multiplied by
-    :param text: as the note has it
+    :param text: its text in the note
     """
 
     type: int
@@ -77,17 +77,17 @@ class Argument:
 
     @property
     def bitshift(self) -> int:
-        """Bits to shift left and back right to cut a 64-bit value to its size."""
+        """Return the bits to shift left and right again to cut a 64-bit value to its size."""
         return 64 - 8 * self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One place of a probe; a probe that is inlined has several.
+    """Describe one place of a probe. A probe that is inlined has several.
 
-    :param address: virtual address of the nop, as the file is linked
+    :param address: virtual address of the nop, as linked
     :param semaphore: virtual address of its semaphore (``unsigned short``), 0 if it has none
-    :param arguments: as the note has them
+    :param arguments: the argument string of the note
     """
 
     provider: str
@@ -248,10 +248,10 @@ def parse_arguments(text: str, machine: int = EM_X86_64) -> list[Argument]:
     """Parse the argument string of a note.
 
     An operand that no program can read (a floating point register, an address relative to the
-    instruction pointer) is ARG_UNREADABLE: the others can be read all the same.
+    instruction pointer) is ARG_UNREADABLE. The others can still be read.
 
     :param machine: ``e_machine`` of the binary
-    :raises ObjectFormatError: the machine is not known, or it is not made of SIZE@OPERAND
+    :raises ObjectFormatError: the machine is unknown, or the text is not made of SIZE@OPERAND
     """
     known = _MACHINES.get(machine)
     if known is None:

@@ -87,12 +87,12 @@ def link_create_anchored(
     relative: int = 0,
     expected_revision: int = 0,
 ) -> Fd:
-    """BPF_LINK_CREATE of tcx and netkit (6.6, 6.7), and on cgroups: at a place among others.
+    """Call BPF_LINK_CREATE for tcx, netkit (6.6, 6.7) and cgroups, at a place among others.
 
     :param target: interface index, or descriptor of a cgroup
-    :param flags: BPF_F_BEFORE or BPF_F_AFTER, with BPF_F_ID or BPF_F_LINK for what `relative` is
-    :param relative: descriptor or id of the program or link to be beside; 0 for the first or last
-    :param expected_revision: of the list, which must not have changed; 0 for any
+    :param flags: BPF_F_BEFORE or BPF_F_AFTER, with BPF_F_ID or BPF_F_LINK to say what `relative` is
+    :param relative: descriptor or id of the neighbouring program or link; 0 for the first or last
+    :param expected_revision: revision that the list must still have; 0 for any
     """
     attr = s.LinkCreateTcx(prog_fd=fileno(prog_fd), attach_type=attach_type, flags=flags)
     attr.target_fd = target
@@ -103,7 +103,7 @@ def link_create_anchored(
 def link_create_netfilter(
     prog_fd: int | HasFileno, *, family: int, hook: int, priority: int, flags: int = 0
 ) -> Fd:
-    """BPF_LINK_CREATE of a netfilter hook (6.4).
+    """Call BPF_LINK_CREATE for a netfilter hook (6.4).
 
     :param family: ``NFPROTO_IPV4`` 2 or ``NFPROTO_IPV6`` 10
     :param hook: ``NF_INET_*``
@@ -117,7 +117,7 @@ def link_create_netfilter(
 
 
 def link_create_map(map_fd: int | HasFileno) -> Fd:
-    """BPF_LINK_CREATE of a struct_ops map with BPF_F_LINK (6.4)."""
+    """Call BPF_LINK_CREATE for a struct_ops map with BPF_F_LINK (6.4)."""
     attr = s.LinkCreate(attach_type=AttachType.BPF_STRUCT_OPS)
     attr.map_fd = fileno(map_fd)
     return _link_create(attr, "BPF_STRUCT_OPS")
@@ -126,9 +126,9 @@ def link_create_map(map_fd: int | HasFileno) -> Fd:
 def link_update_map(
     link_fd: int | HasFileno, map_fd: int | HasFileno, *, old: int | HasFileno | None = None
 ) -> None:
-    """BPF_LINK_UPDATE of a struct_ops link: another map takes over (6.4).
+    """Call BPF_LINK_UPDATE for a struct_ops link, to replace its map (6.4).
 
-    :param old: only if it is this map that is attached (BPF_F_REPLACE)
+    :param old: replace it only if this map is attached (BPF_F_REPLACE)
     """
     attr = s.LinkUpdate(link_fd=fileno(link_fd))
     attr.new_map_fd = fileno(map_fd)
@@ -140,9 +140,9 @@ def link_update_map(
 def prog_attach(
     prog_fd: int | HasFileno, target_fd: int | HasFileno, attach_type: int, flags: int = 0
 ) -> None:
-    """BPF_PROG_ATTACH: the older way, without a link.
+    """Call BPF_PROG_ATTACH: the older way, without a link.
 
-    :param target_fd: of a cgroup or a map of sockets
+    :param target_fd: descriptor of a cgroup or a map of sockets
     :param flags: BPF_F_ALLOW_OVERRIDE or BPF_F_ALLOW_MULTI on a cgroup
     """
     attr = s.ProgAttach(attach_bpf_fd=fileno(prog_fd), attach_type=attach_type, attach_flags=flags)
@@ -151,7 +151,7 @@ def prog_attach(
 
 
 def prog_detach(prog_fd: int | HasFileno, target_fd: int | HasFileno, attach_type: int) -> None:
-    """BPF_PROG_DETACH: undo `prog_attach`."""
+    """Call BPF_PROG_DETACH to undo `prog_attach`."""
     attr = s.ProgAttach(attach_bpf_fd=fileno(prog_fd), attach_type=attach_type)
     attr.target_fd = fileno(target_fd)
     bpf(Cmd.BPF_PROG_DETACH, attr, doing=f"BPF_PROG_DETACH ({_attach_name(attach_type)})")
@@ -247,14 +247,14 @@ def link_create_uprobe_multi(
     pid: int = 0,
     attach_type: int = AttachType.BPF_TRACE_UPROBE_MULTI,
 ) -> Fd:
-    """BPF_LINK_CREATE of one program on many places of an executable or library (6.6).
+    """Call BPF_LINK_CREATE for one program on many places of an executable or library (6.6).
 
-    :param path: of the file
+    :param path: path of the file
     :param offsets: bytes from the start of the file
     :param ref_ctr_offsets: file offset of a semaphore for each, in the same order
     :param cookies: ``__u64`` for each, in the same order
     :param flags: `UprobeMultiFlag`
-    :param pid: only in that process; 0 for all
+    :param pid: trace only that process; 0 for all
     :param attach_type: BPF_TRACE_UPROBE_MULTI or BPF_TRACE_UPROBE_SESSION
     """
     attr = s.LinkCreateUprobeMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)

@@ -1,4 +1,4 @@
-"""Shared memory at an address of the caller's choice, which Python's mmap cannot ask for."""
+"""Map shared memory at a chosen address, which Python's mmap cannot do."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
 
 
 class FixedMapping:
-    """The memory of a descriptor, mapped readable and writable at one address.
+    """Map the memory of a descriptor, readable and writable, at a given address.
 
     :param length: bytes
     :param address: page-aligned
-    :raises BpfError: EEXIST if something is mapped there; or what the kernel refuses
+    :raises BpfError: EEXIST if something is mapped there, or the kernel's refusal
     """
 
     def __init__(self, fd: int | HasFileno, length: int, address: int) -> None:
@@ -37,13 +37,13 @@ class FixedMapping:
             raise BpfError(-found, what, hint)
         memory = (ctypes.c_char * length).from_address(found)
         self._memory: ctypes.Array[ctypes.c_char] | None = memory
-        # With a view still around it is unmapped when that goes.
+        # If a view still exists, the memory is unmapped when it goes.
         weakref.finalize(memory, munmap, found, length)
 
     def view(self) -> memoryview:
-        """Give the memory, which stays mapped as long as somebody has it.
+        """Return the memory. It stays mapped as long as the view exists.
 
-        :raises ValueError: it is closed
+        :raises ValueError: if it is closed
         """
         if self._memory is None:
             raise ValueError("the mapping is closed")

@@ -195,7 +195,7 @@ def open_tracepoint(category: str, name: str) -> Fd:
     return perf_event_open(attr, cpu=0, doing=f"tracepoint {category}:{name}")
 
 
-#: Names that `open_sampling` takes, as ``perf list`` has them -> (``type``, ``config``).
+#: Names of events for `open_sampling`, as in ``perf list`` -> (``type``, ``config``).
 EVENTS = {
     **{
         member.name.removeprefix("PERF_COUNT_SW_").lower().replace("_", "-"): (
@@ -229,14 +229,14 @@ def open_sampling(
     cpu: int = -1,
     doing: str = "",
 ) -> Fd:
-    """Open an event that happens again and again: one sample in each period.
+    """Open an event that repeats, with one sample in each period.
 
     :param kind: ``enum perf_type_id``
     :param config: which event of that type
-    :param frequency: samples a second, for which the kernel adapts the period; or
-    :param period: events between two samples (ns for clocks)
+    :param frequency: samples per second; the kernel adapts the period
+    :param period: events between two samples (ns for clocks), instead of `frequency`
     :param pid: thread, or -1 for all on `cpu`
-    :param cpu: CPU, or -1 for whichever the thread is on
+    :param cpu: CPU, or -1 for the one that the thread is on
     :raises BpfError: ENOENT or EOPNOTSUPP if the machine has no such event, EINVAL for a
         frequency above ``kernel.perf_event_max_sample_rate``, ESRCH if there is no such thread
     """

@@ -205,9 +205,9 @@ class Btf:
         return zip(columns.ids, columns.names, columns.protos, strict=True)
 
     def func_columns(self, initials: Set[str] | None = None) -> FuncColumns:
-        """Every own FUNC, ascending, as columns: the fast path for listing.
+        """Return every own FUNC as columns, ascending by id. The fast path for listing.
 
-        :param initials: only those whose name starts with one of these letters; None: all
+        :param initials: return only names that start with one of these letters; None: all
         """
         blob, start, text = self.blob, self.start_id, self.blob.text
         words, limit = blob.words, self.nr_types
@@ -236,7 +236,7 @@ class Btf:
         return blob.base is None and blob.is_ascii and max(offsets, default=0) < len(blob.text)
 
     def funcs_named(self, names: Sequence[str]) -> FuncColumns:
-        """The own FUNCs that have one of these names; for many names there are others as well."""
+        """Return the own FUNCs with one of these names. For many names, others come as well."""
         if len(names) >= _BULK:
             initials = {name[:1] for name in names}
             return self.func_columns(initials if len(initials) < _ALL_INITIALS else None)

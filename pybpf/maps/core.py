@@ -442,10 +442,10 @@ class Map(Entries):
         return bpf.map_info(self.fileno())
 
     def attach(self) -> Link:
-        """Register a struct_ops map with the kernel; closing the link takes it out again.
+        """Register a struct_ops map with the kernel. Closing the link unregisters it.
 
         :raises BpfError: EINVAL for a map of another kind, before the object is loaded, or if the
-            kernel misses a member that it needs; EEXIST if something is registered by that name
+            kernel needs a member that is not set; EEXIST if that name is already registered
         """
         from ..links.struct_ops import attach_struct_ops
 

@@ -18,12 +18,12 @@ __all__ = ["StructOps"]
 
 
 class StructOps:
-    """The members of one struct_ops map, as attributes.
+    """Access the members of one struct_ops map as attributes.
 
-    A member that is a function pointer is the name of a program, or None; assign another name
+    A member that is a function pointer is the name of a program, or None. Assign another name
     or None to change what is loaded and attached. Any other member is a value typed from BTF.
 
-    :param name: of the map, for messages
+    :param name: name of the map, for messages
     """
 
     __slots__ = ("_btf", "_data", "_members", "_name", "_programs", "_spec", "_status")
@@ -75,7 +75,7 @@ class StructOps:
             raise kind(f"map {self._name!r}: member {name!r}: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
-        """Names of the members."""
+        """Iterate over the names of the members."""
         return iter(self._members)
 
     def __dir__(self) -> list[str]:
@@ -102,7 +102,7 @@ class StructOps:
 
 
 def contents(members: StructOps) -> tuple[bytes, dict[str, str]]:
-    """Give what it holds now: the bytes, and program name by member name."""
+    """Return the present contents: the bytes, and program name by member name."""
     return bytes(members._data), dict(members._programs)
 
 

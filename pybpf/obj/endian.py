@@ -1,8 +1,8 @@
-"""Big-endian objects, turned into little-endian ones so that they can be inspected.
+"""Turn big-endian objects into little-endian ones so that they can be inspected.
 
-What has a fixed layout is rewritten: ELF headers, symbols, relocations, BTF, BTF.ext, legacy map
-definitions, the version, and instructions (whose two register fields trade places as well). The
-contents of data sections stay as they are: only types tell what they are, and an object for
+Everything with a fixed layout is rewritten: ELF headers, symbols, relocations, BTF, BTF.ext, legacy
+map definitions, the version, and instructions (whose two register fields are also swapped). The
+contents of data sections stay as they are. Only types tell what they are, and an object for
 machines of the other byte order is never loaded.
 """
 

@@ -1,9 +1,9 @@
-"""Struct_ops maps: a struct of the object laid out as the running kernel has it.
+"""Struct_ops maps: lay out a struct of the object as the running kernel has it.
 
 Theory of operation. The kernel has a struct of function pointers and settings for each kind of
-struct_ops (``tcp_congestion_ops``), and a value struct around it with a state in front
-(``bpf_struct_ops_tcp_congestion_ops``), which is what the map holds. The object has its own idea
-of the first. Members are matched by name: plain ones are copied, pointers to functions become
+struct_ops (``tcp_congestion_ops``). The map holds a value struct around it, with a state first
+(``bpf_struct_ops_tcp_congestion_ops``). The object has its own version of the inner struct.
+Members are matched by name: plain ones are copied, and pointers to functions become
 descriptors of programs. A program is loaded for the kernel's struct and the number of its member.
 A member that this kernel lacks is fine as long as it is zero.
 """
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["VALUE_PREFIX", "Layout", "Slot", "lay_out"]
 
-#: In front of the name of the kernel's value struct.
+#: Prefix of the name of the kernel's value struct.
 VALUE_PREFIX = "bpf_struct_ops_"
 _POINTER = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a program goes.
+    """Say where a program goes.
 
     :param member: number of the member in the kernel's struct
-    :param offset: of its descriptor in the map's value, bytes
+    :param offset: offset of its descriptor in the map's value, bytes
     """
 
     member: int
@@ -44,11 +44,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A struct_ops map as one kernel has it.
+    """Describe a struct_ops map as one kernel has it.
 
     :param type_id: the struct, in the kernel's or a module's BTF
-    :param value_type_id: the value struct around it, there too
-    :param value: what the map will hold, with the descriptors of programs left out
+    :param value_type_id: the value struct around it, in the same BTF
+    :param value: what the map will hold, without the descriptors of programs
     :param slots: places of programs, by member name
     """
 
@@ -66,14 +66,14 @@ def lay_out(
     programs: Mapping[str, str],
     kernel: Btf,
 ) -> Layout | None:
-    """Lay a struct of an object out for a kernel; None if that BTF has no such struct.
+    """Lay out a struct of an object for a kernel. None if that BTF has no such struct.
 
-    :param map_name: for messages
+    :param map_name: name of the map, for messages
     :param type_id: the struct in `local`
     :param data: its contents
     :param programs: program name by member name
     :param kernel: BTF of the kernel or a module
-    :raises RelocationError: a member that is set does not exist there, or is of another kind
+    :raises RelocationError: a member that is set does not exist there, or has another kind
     """
     ours = local.type(type_id)
     assert isinstance(ours, Struct)
@@ -114,7 +114,7 @@ def lay_out(
         elif is_set or size == kernel.sizeof(theirs_member.type):
             if size != kernel.sizeof(theirs_member.type):
                 theirs_size = kernel.sizeof(theirs_member.type)
-                raise RelocationError(f"{what} has {size} bytes, and {theirs_size} in this kernel")
+                raise RelocationError(f"{what} has {size} bytes, but {theirs_size} in this kernel")
             value[offset : offset + size] = content
     return Layout(kernel_id, value_id, bytes(value), slots)
 

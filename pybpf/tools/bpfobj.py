@@ -113,10 +113,10 @@ def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
 
 
 def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]:
-    """Link each program: its final code in hex, or why there is none.
+    """Link each program. Return its final code in hex, or why there is none.
 
-    ``missing`` lists what a program lacks on that kernel, if it lacks anything: it can be
-    loaded if it never gets there.
+    ``missing`` lists what a program needs and that kernel lacks. The program can still be
+    loaded if it never reaches those instructions.
     """
     from ..obj.linker import Linker, LinkTarget
     from ..obj.missing import missing

@@ -1,4 +1,4 @@
-"""A network namespace of a test's own."""
+"""Run test code in its own network namespace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Network"]
 
 
 class Network(threading.Thread):
-    """Runs a function in a network namespace of its own, whose loopback interface is up."""
+    """Run a function in its own network namespace, with the loopback interface up."""
 
     def __init__(self, body: Callable[[socket.socket], None]) -> None:
         super().__init__()
