@@ -72,7 +72,7 @@ def read_object(
     :param data: the whole file
     :param name: file name; its stem becomes part of kernel map names
     :param legacy_maps: read ``struct bpf_map_def`` in sections ``maps``, ``maps/NAME`` and
-        ``NAME/maps`` too, which libbpf refuses since 1.0
+        ``NAME/maps``, too, which libbpf has refused since 1.0
     :raises ObjectFormatError: not a BPF object, or a malformed one; it names file,
         section and offset
     """

@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 __all__ = ["inspect", "load", "main", "page", "relocate"]
 
 _STATUSES = (
-    (0, "the report was made; it names what failed"),
-    (1, "a file that cannot be read"),
+    (0, "report made, including what failed"),
+    (1, "file cannot be read"),
     (2, "wrong arguments"),
 )
 _ABOUT = About(
     "BPF object files, and the objects that the kernel holds",
     examples=(
         Example("inspect trace.bpf.o", "programs and maps of an object"),
-        Example("load trace.bpf.o", "the running kernel's answer for each program (needs root)"),
+        Example("load trace.bpf.o", "result of loading each program on this kernel (needs root)"),
         Example("list links", "every link, what it is attached to and who holds it (needs root)"),
     ),
     statuses=_STATUSES,
 )
 _INSPECT = About(
-    "programs and maps of an object file, with the numbers that the kernel gets",
+    "programs and maps of an object file, with their UAPI numbers",
     examples=(Example("trace.bpf.o", "a table of programs and one of maps"),),
     statuses=_STATUSES,
 )
@@ -62,7 +62,7 @@ every boot, so they are 0.""",
     _STATUSES,
 )
 _LOAD = About(
-    "the running kernel's answer for each program, each loaded by itself",
+    "result of loading each program by itself on the running kernel",
     """\
 Needs root. Values that a tool would set before it loads its object get defaults: 1024
 entries for a map without a size (4096 bytes for a ring buffer, one entry per CPU for a CPU
@@ -271,25 +271,25 @@ def _parser(prog: str) -> Parser:
     ):
         command = parser.add_command(name, about, run)
         command.add_argument("file", metavar="FILE", help="BPF object file")
-        command.add_argument("--json", action="store_true", help="JSON instead of text")
+        command.add_argument("--json", action="store_true", help="JSON output instead of text")
         command.add_argument(
             "--legacy-maps",
             action="store_true",
-            help="maps defined as struct bpf_map_def too, which libbpf refuses",
+            help="old maps (struct bpf_map_def) included, which libbpf refuses",
         )
         if name == "relocate":
             command.add_argument(
                 "--btf",
                 required=True,
                 metavar="BTF",
-                help="the kernel's BTF: raw, also .gz, or an ELF file with BTF",
+                help="file with the kernel's BTF: raw, .gz or ELF",
             )
     command = parser.add_command("list", kernelobj.LIST, kernelobj.run_list)
     command.add_argument("kind", choices=kernelobj.KINDS, help="programs, maps, links or btf")
-    command.add_argument("--json", action="store_true", help="JSON instead of text")
+    command.add_argument("--json", action="store_true", help="JSON output instead of text")
     command = parser.add_command("dump-map", kernelobj.DUMP, kernelobj.run_dump)
     command.add_argument("map", metavar="ID_OR_PATH", help="id of a map, or path of its pin")
-    command.add_argument("--json", action="store_true", help="JSON instead of text")
+    command.add_argument("--json", action="store_true", help="JSON output instead of text")
     return parser
 
 

@@ -150,7 +150,7 @@ def _parser(prog: str) -> Parser:
             nargs="?",
             default=_KERNEL,
             metavar="FILE",
-            help="raw BTF, also .gz, or an ELF file with BTF (default: the running kernel's)",
+            help="file with BTF: raw, .gz or ELF (default: the running kernel's)",
         )
     dump.add_argument(
         "--format", choices=("c", "raw"), default="raw", help="form of the output (default: raw)"
@@ -165,7 +165,9 @@ def _parser(prog: str) -> Parser:
         command.add_argument(
             "--base", metavar="FILE", help="file with the BTF that split BTF in FILE builds on"
         )
-        command.add_argument("--json", action="store_true", help="records as JSON instead of text")
+        command.add_argument(
+            "--json", action="store_true", help="JSON output, as records, instead of text"
+        )
     return parser
 
 

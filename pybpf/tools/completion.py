@@ -19,7 +19,7 @@ __all__ = ["bash", "main", "page"]
 _ABOUT = About(
     "shell completion for pybpf and its tools",
     "An installed pybpf has the script under share/bash-completion, where bash finds it.",
-    (Example("bash > ~/.local/share/bash-completion/completions/pybpf", "install it by hand"),),
+    (Example("bash > ~/.local/share/bash-completion/completions/pybpf", "manual installation"),),
     STATUSES,
 )
 # Kinds of values: an option of compgen, or a function of the script.

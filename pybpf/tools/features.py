@@ -176,7 +176,7 @@ def _save(facts: Facts, path: str | Path) -> str:
 
 def _parser(prog: str) -> Parser:
     parser = Parser(prog=prog, about=_ABOUT)
-    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    parser.add_argument("--json", action="store_true", help="JSON output instead of text")
     parser.add_argument(
         "--calibrate",
         action="store_true",

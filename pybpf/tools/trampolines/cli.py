@@ -223,7 +223,7 @@ def _parser(prog: str) -> Parser:
     for name, about, arguments, run in _COMMANDS:
         command = parser.add_command(name, about, run)
         arguments(command)
-        command.add_argument("--json", action="store_true", help="JSON instead of text")
+        command.add_argument("--json", action="store_true", help="JSON output instead of text")
     return parser
 
 
