@@ -124,7 +124,7 @@ def test_where_nothing_was_asked_the_kernel_decides(
     assert attached == good
     assert {s.name for s in skipped} == set(asked) - good
     for one in skipped:
-        assert "no sleepable program run" in one.why
+        assert "not let sleepable programs run" in one.why
 
 
 @pytest.mark.long
