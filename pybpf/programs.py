@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from .maps import Map
     from .multi.cookies import Cookies
     from .multi.link import MultiLink
-    from .multi.mechanisms import Mechanism
-    from .multi.options import Progress
+    from .multi.options import Mechanisms, Progress
     from .multi.plan import Plan
     from .multi.programs import MultiPrograms
     from .multi.resolve import Asked
@@ -436,12 +435,13 @@ class Program:
         self,
         functions: Asked | None = None,
         *,
-        mechanism: str | Mechanism = "auto",
+        mechanism: Mechanisms = "auto",
         prefer: str | None = None,
         lowering: str | Lowering = "auto",
         cookies: Cookies | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
+        unknown: str | None = None,
     ) -> MultiLink:
         """Attach a ``fentry.multi``, ``fexit.multi`` or ``fsession.multi`` program.
 
@@ -450,7 +450,8 @@ class Program:
 
         :param functions: a glob (``vfs_*``, ``module:glob``), ``NAME@ADDRESS``, or a sequence of
             these, candidates of `select` or targets; None takes the section's glob
-        :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"
+        :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"; or a
+            sequence of these, of which each function gets the first that can carry the program
         :param prefer: "overhead" for the lowest cost per call, however long attaching takes
         :param lowering: "auto"; or "direct" or "frame" to compare the two
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per named function
@@ -459,6 +460,9 @@ class Program:
             them apart, name them as NAME@ADDRESS or give targets.
         :param progress: called with (programs attached, programs in total)
         :param planned: called with the plan before anything is attached
+        :param unknown: "registers": functions whose prototype is not known are attached to by
+            kprobe mechanisms, and the program sees their registers as they are; without it they
+            are skipped if the program reads arguments or the return value
         :raises PlanError: nothing matches, every function was refused (``.skipped`` lists them
             with the reasons), or the use of the context cannot be proved
         :raises VerifierError: the program itself is at fault, for any function
@@ -482,8 +486,21 @@ class Program:
             cookies=cookies,
             progress=progress,
             planned=planned,
+            unknown=unknown,
         )
         return self._multi.attach(self, asked, options)
+
+    def check_multi(self, plan: Plan) -> int:
+        """Ask the verifier about everything a plan would load, without attaching anything.
+
+        Of programs that are loaded for each function only the first of each group is loaded.
+
+        :param plan: of this program, from `pybpf.trampoline.plan`
+        :returns: programs that were loaded
+        :raises VerifierError: the verifier refuses one
+        :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+        """
+        return self._multi.check(self, plan)
 
     @property
     def attaches(self) -> str:

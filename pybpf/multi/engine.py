@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .._sys.fd import Fd
     from .programs import MultiPrograms
 
-__all__ = ["attach"]
+__all__ = ["attach", "check"]
 
 
 _SLOTS_WITHOUT_STACK = 6
@@ -385,6 +385,34 @@ def _said(target: Target, error: BpfError, template: Template) -> Skipped:
     unsure = template.sleepable and target.may_sleep is None and error.errno == errno.EINVAL
     hint = f"perhaps {NO_SLEEP[0]}" if unsure else ""
     return Skipped(target.name, target.module, reason, detail, hint)
+
+
+def check(source: MultiPrograms, template: Template, plan: Plan) -> int:
+    """Load what a plan needs, and let go of it again: the verifier's answer without attaching.
+
+    Of clones, which are loaded for each function, only the first of each group is.
+
+    :param plan: made of `template`
+    :returns: programs that were loaded
+    :raises VerifierError: the verifier refuses one
+    :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+    """
+    engine = _Engine(source, template, MultiLink(plan), None, None)
+    loaded = 0
+    try:
+        if plan.guarded:
+            engine.link.guard = source.make_guard()
+        for group in plan.groups:
+            for part in group.parts:
+                if group.mechanism.per_function:
+                    engine.loaded(group, part, group.targets[0])[1].close()
+                else:
+                    engine.load(group, part)
+                    engine.unload()
+                loaded += 1
+    finally:
+        engine.undo()
+    return loaded
 
 
 def attach(

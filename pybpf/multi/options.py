@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..dataclass import dataclass
 from ..errors import PlanError
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from .cookies import Cookies
     from .plan import Plan
 
-__all__ = ["AUTO", "AttachOptions", "Progress"]
+__all__ = ["AUTO", "AttachOptions", "Mechanisms", "Progress"]
 
 #: Called with (done, total). While attaching, it counts programs on functions, so a session made
 #: of a pair counts twice. While detaching, it counts functions of links.
 Progress = Callable[[int, int], None]
+
+#: "auto", one mechanism, or several: then each function gets the first that can carry it.
+Mechanisms = str | Mechanism | Sequence[str | Mechanism]
 
 # The lowerings that a caller may request.
 _LOWERINGS = (Lowering.DIRECT, Lowering.FRAME)
@@ -28,24 +31,31 @@ _LOWERINGS = (Lowering.DIRECT, Lowering.FRAME)
 class AttachOptions:
     """Choose how to plan and attach a multi program.
 
-    :param mechanism: "auto", or the mechanism to use
+    :param mechanism: "auto", the mechanism to use, or a sequence in order of preference: each
+        function gets the first that can carry the program
     :param prefer: "overhead": the lowest cost per call first, whatever it costs to attach
     :param lowering: "auto"; or "direct" or "frame" for programs that read context slots. Only
         mechanisms that have it are then used
     :param cookies: values for bpf_get_attach_cookie, see `pybpf.multi.cookies`
     :param progress: called with (programs attached, programs in total)
     :param planned: called with the plan before anything is attached
-    :raises PlanError: if the mechanism, the preference or the lowering is unknown
+    :param unknown: "registers": a function whose prototype is not known (no BTF, or one name for
+        several) gets what is in the argument registers and in the return register, by kprobe
+        mechanisms. Without it such a function is skipped if the program reads these
+    :raises PlanError: if the mechanism, the preference, the lowering or `unknown` is not known
     """
 
-    mechanism: str | Mechanism = "auto"
+    mechanism: Mechanisms = "auto"
     prefer: str | None = None
     lowering: str | Lowering = "auto"
     cookies: Cookies | None = None
     progress: Progress | None = None
     planned: Callable[[Plan], None] | None = None
+    unknown: str | None = None
 
     def __post_init__(self) -> None:
+        if self.unknown not in (None, "registers"):
+            raise PlanError(f"unknown={self.unknown!r}: only 'registers' is known")
         if self.prefer not in (None, "overhead"):
             raise PlanError(f"prefer={self.prefer!r}: must be 'overhead'")
         _ = self.mechanisms, self.shape
@@ -55,13 +65,19 @@ class AttachOptions:
         """Return the mechanisms to choose from: all for "auto"."""
         if self.mechanism == "auto":
             return MECHANISMS
-        if isinstance(self.mechanism, Mechanism):
-            return (self.mechanism,)
-        for one in MECHANISMS:
-            if one.value == self.mechanism:
-                return (one,)
-        names = ", ".join(one.value for one in MECHANISMS)
-        raise PlanError(f"mechanism {self.mechanism!r}: must be one of auto, {names}")
+        if not self.ordered:
+            assert isinstance(self.mechanism, (str, Mechanism))
+            return (_named(self.mechanism),)
+        assert not isinstance(self.mechanism, (str, Mechanism))
+        listed = tuple(_named(one) for one in self.mechanism)
+        if not listed:
+            raise PlanError("mechanism: an empty list names none")
+        return tuple(dict.fromkeys(listed))
+
+    @property
+    def ordered(self) -> bool:
+        """The caller gave an order of preference: costs do not decide."""
+        return not isinstance(self.mechanism, (str, Mechanism))
 
     @property
     def shape(self) -> Lowering | None:
@@ -73,6 +89,16 @@ class AttachOptions:
                 return form
         names = ", ".join(form.value for form in _LOWERINGS)
         raise PlanError(f"lowering {self.lowering!r}: must be one of auto, {names}")
+
+
+def _named(asked: str | Mechanism) -> Mechanism:
+    for one in MECHANISMS:
+        if asked in (one, one.value):
+            return one
+    if isinstance(asked, Mechanism):
+        return asked  # a caller's own
+    names = ", ".join(one.value for one in MECHANISMS)
+    raise PlanError(f"mechanism {asked!r}: must be one of auto, {names}")
 
 
 #: Leave everything to the planner.

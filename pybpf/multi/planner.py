@@ -223,7 +223,7 @@ class _Planner:
         )
         return groups, skipped
 
-    def orders(self, usable: Sequence[Mechanism], prefer: str | None) -> list[list[Mechanism]]:
+    def orders(self, usable: Sequence[Mechanism], options: AttachOptions) -> list[list[Mechanism]]:
         prices = {m: m.price(self.request.facts.costs) for m in usable}
         hook = self.request.template.hook
 
@@ -234,8 +234,10 @@ class _Planner:
         def setup(mechanism: Mechanism) -> float:
             return prices[mechanism].per_target_ms(sides(mechanism))
 
+        if options.ordered:
+            return [list(usable)]
         entry, exit_ = hook is not Hook.EXIT, hook is not Hook.ENTRY
-        if prefer == "overhead":
+        if options.prefer == "overhead":
             return [
                 sorted(usable, key=lambda m: (prices[m].insns(entry=entry, exit_=exit_), setup(m)))
             ]
@@ -304,7 +306,7 @@ def make_plan(
     :param guarded: it is for a link that has a recursion guard already
     :raises PlanError: if the program's use of the context cannot be proved
     """
-    request = Request(template, facts, options.shape)
+    request = Request(template, facts, options.shape, unknown=options.unknown is not None)
     work = _Planner(request)
     exits = request.exits
     skipped = list(skipped)
@@ -347,7 +349,7 @@ def make_plan(
     shapes = _by_shape(columns, rows)
     if template.sleepable:
         shapes = _by_sleep(columns.may_sleep, rows, shapes)
-    tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, options.prefer)]
+    tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, options)]
     chosen, _, cost = min(tried, key=lambda t: (t[1], t[2].attach_s + t[2].detach_s))
     groups, left = work.place(rest, shapes, chosen)
     if recursive and not obstacle and (guarded or _copies(groups)):

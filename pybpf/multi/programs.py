@@ -19,6 +19,7 @@ from ..kernel.lookup import BtfTarget, btf_target
 from ..obj.linker import Linker, Resolved
 from .cookies import cookie_function, shared_cookies
 from .engine import attach as run
+from .engine import check
 from .ground import ROUNDS, Ground
 from .guard import filled
 from .guard_maps import GuardMaps, make_flags
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ..programs import Program
     from .link import MultiLink
     from .options import AttachOptions
+    from .plan import Plan
     from .template import Template
 
 __all__ = ["MultiPrograms"]
@@ -195,6 +197,11 @@ class MultiPrograms:
                 call = Insn(insn.code, 0, PSEUDO_KFUNC_CALL, 0, target.btf_id)
                 out[at : at + 8] = encode([call])
         return bytes(out)
+
+    def check(self, program: Program, plan: Plan) -> int:
+        """See `Program.check_multi`."""
+        self.binding.prepare()
+        return check(self, self.template(program), plan)
 
     def attach(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink:
         """Attach a program; see `Program.attach_multi`."""

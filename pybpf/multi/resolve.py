@@ -23,8 +23,7 @@ from ..kernel.sleepable import MOST, Question, may_sleep
 from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
 from .columns import TargetColumns, Targets
-from .mechanisms import Mechanism
-from .options import AUTO, AttachOptions
+from .options import AUTO, AttachOptions, Mechanisms
 from .plan import Plan, PlanFacts
 from .planner import make_plan
 from .reasons import Reason, Skipped
@@ -101,10 +100,11 @@ def plan(
     program: Template | object,
     targets: Asked,
     facts: Facts | PlanFacts,
-    mechanism: str | Mechanism = "auto",
+    mechanism: Mechanisms = "auto",
     *,
     prefer: str | None = None,
     lowering: str | Lowering = "auto",
+    unknown: str | None = None,
 ) -> Plan:
     """What attaching a multi program would do; nothing is attached.
 
@@ -112,13 +112,14 @@ def plan(
     :param targets: a glob, or names, globs, candidates and `Target` values
     :param facts: of the running kernel, of saved ones (names are looked up in them), or
         `PlanFacts` together with `Target` values: then this is `planner.make_plan`, and pure
-    :param mechanism: "auto", or the one to use
+    :param mechanism: "auto", the one to use, or a sequence in order of preference
     :param prefer: "overhead": the least cost per call first
     :param lowering: "auto", "direct" or "frame"
+    :param unknown: "registers": see `AttachOptions`
     :raises PlanError: as `planner.make_plan` and `AttachOptions`; or names that nobody can look up
     :raises TypeError: as `listed`
     """
-    options = AttachOptions(mechanism=mechanism, prefer=prefer, lowering=lowering)
+    options = AttachOptions(mechanism=mechanism, prefer=prefer, lowering=lowering, unknown=unknown)
     template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
     wanted = listed(targets)
     if isinstance(facts, PlanFacts):

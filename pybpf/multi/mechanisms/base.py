@@ -47,12 +47,14 @@ class Request:
     :param lowering: the requested lowering, None for the best of each mechanism
     :param unguardable: why several loaded copies of the program cannot share the recursion guard
         that they need, "" if they can or need none
+    :param unknown: where the prototype is not known, registers are given as they are
     """
 
     template: Template
     facts: PlanFacts
     lowering: Lowering | None = None
     unguardable: str = ""
+    unknown: bool = False
 
     @property
     def exits(self) -> bool:

@@ -47,7 +47,7 @@ class ByRegisters(Mechanism):
         counts = traits.needs_args or CtxHelper.get_func_arg_cnt in traits.helpers
         if model is None or not target.unique:
             # Without a model, neither its number of slots nor whether it is void is known.
-            if counts or traits.needs_ret:
+            if (counts or traits.needs_ret) and not request.unknown:
                 reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
                 return Refusal(reason, "the program reads arguments or the return value")
             return None
@@ -67,6 +67,10 @@ class ByRegisters(Mechanism):
     def variant(self, request: Request, side: Side, template: Template, target: Target) -> Variant:
         """Turn slots and helpers into loads from registers."""
         count, shown = slots(target), returns(side, target)
+        if request.unknown and (target.model is None or not target.unique):
+            count, shown = REGISTER_SLOTS, side is not Side.ENTRY
+        elif request.unknown and target.model and target.model.obstacle is Reason.VARIADIC:
+            count = REGISTER_SLOTS
         return template.variant(
             Lowering.REGS,
             lambda: rewrite.regs(template.code, template.traits, slots=count, returns=shown),
