@@ -21,7 +21,7 @@ from .._uapi.defines import (
     PERF_FLAG_FD_CLOEXEC,
     SYS_PERF_EVENT_OPEN,
 )
-from .._uapi.perf import PerfEventAttr, PerfHw, PerfSample, PerfSw, PerfType
+from .._uapi.perf import PerfBranch, PerfEventAttr, PerfHw, PerfSample, PerfSw, PerfType
 from ..errors import BpfError, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
@@ -36,6 +36,7 @@ __all__ = [
     "EVENTS",
     "enable",
     "open_bpf_output",
+    "open_branches",
     "open_kprobe",
     "open_sampling",
     "open_tracepoint",
@@ -261,6 +262,21 @@ def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> Fd:
         wakeup_events=wakeup_events,
     )
     return perf_event_open(attr, cpu=cpu, doing=f"BPF output on CPU {cpu}")
+
+
+def open_branches(cpu: int, kinds: int) -> Fd:
+    """An event that has the hardware of one CPU record branches of the kernel, while it is open.
+
+    :param kinds: ``enum perf_branch_sample_type``: which branches
+    :raises BpfError: ENOENT, EOPNOTSUPP or EINVAL if the machine records none of these
+    """
+    attr = PerfEventAttr(
+        type=PerfType.PERF_TYPE_HARDWARE,
+        config=PerfHw.PERF_COUNT_HW_CPU_CYCLES,
+        sample_type=PerfSample.PERF_SAMPLE_BRANCH_STACK,
+        branch_sample_type=kinds | PerfBranch.PERF_SAMPLE_BRANCH_KERNEL,
+    )
+    return perf_event_open(attr, cpu=cpu, doing=f"branch records of CPU {cpu}")
 
 
 def _ioctl(fd: int | HasFileno, request: int, argument: int, name: str) -> None:

@@ -144,6 +144,7 @@ PERF_ENUMS: dict[str, tuple[str, str, bool]] = {
     "PerfHw": ("perf_hw_id", "PERF_COUNT_HW_CPU_CYCLES", False),
     "PerfSw": ("perf_sw_ids", "PERF_COUNT_SW_CPU_CLOCK", False),
     "PerfSample": ("perf_event_sample_format", "PERF_SAMPLE_RAW", True),
+    "PerfBranch": ("perf_branch_sample_type", "PERF_SAMPLE_BRANCH_ANY", True),
     "PerfFormat": ("perf_event_read_format", "PERF_FORMAT_ID", True),
     "PerfRecord": ("perf_event_type", "PERF_RECORD_SAMPLE", False),
 }
