@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
 
-import pybpf
 from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.kernel import kallsyms
-from pybpf.tools.retsnoop.options import parse
-from pybpf.tools.retsnoop.run import run
+from tests.support.snoop import TOOL, Snoop, facts, process, runner, sessions
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = [sys.executable, str(ROOT / "tools" / "retsnoop")]
 # 7.3 calls do_filp_open do_file_open.
 OPEN = ["-e", "do_sys_openat2", "-a", "do_fil?_open", "-a", "path_openat"]
 MISSING = "/no/such/file"
@@ -32,58 +25,9 @@ MISSING = "/no/such/file"
 pytestmark = pytest.mark.needs(Feature.FENTRY, Feature.KPROBE)
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished run."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Snoop(Protocol):
-    def __call__(self, *arguments: str, command: Sequence[str] = ()) -> Done: ...
-
-
-def quiet(command: Sequence[str]) -> list[str]:
-    """A command for the tool whose own output is thrown away, and that looks for no translations
-    of its messages: those are files that are missing too."""
-    return ["--", "sh", "-c", 'export LC_ALL=C; exec "$@" >/dev/null 2>&1', "sh", *command]
-
-
-def process(*arguments: str, command: Sequence[str] = ()) -> Done:
-    """Run the tool to its end, as users do."""
-    words = [*TOOL, *arguments, *(quiet(command) if command else [])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
-    print(done.stdout, done.stderr)
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-@functools.cache
-def facts() -> pybpf.Facts:
-    return pybpf.Facts()
-
-
 @pytest.fixture
 def snoop(capfd: pytest.CaptureFixture[str]) -> Snoop:
-    """The tool in this process: start-up, which takes seconds in a guest, is paid once."""
-
-    def call(*arguments: str, command: Sequence[str] = ()) -> Done:
-        capfd.readouterr()
-        options = parse([*arguments, *(quiet(command) if command else [])])
-        status = run(options, facts())
-        out, err = capfd.readouterr()
-        print(out, err)
-        return Done(status, out, err)
-
-    return call
-
-
-def sessions(done: Done) -> list[dict[str, Any]]:
-    """Sessions of a run with --json."""
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["type"] for line in lines[:1] + lines[-1:]] == ["attached", "end"], done.stderr
-    return [line for line in lines if line["type"] == "session"]
+    return runner(capfd)
 
 
 def link_ids() -> set[int]:
@@ -170,7 +114,7 @@ def test_explains_a_missing_directory(mechanism: str, snoop: Snoop) -> None:
 
 
 def test_mechanisms(snoop: Snoop) -> None:
-    """kprobe.multi where the kernel has it, else trampolines by default and kprobes with -M."""
+    """By default the cheapest per call that the kernel has; -M, -K and -F as they say."""
 
     def chosen(*arguments: str) -> str:
         (line,) = map(
@@ -180,7 +124,10 @@ def test_mechanisms(snoop: Snoop) -> None:
         return str(line["mechanism"])
 
     multi = facts().supports(Feature.KPROBE_MULTI)
-    assert chosen() == ("kprobe.multi (3)" if multi else "fentry (3)")
+    tracing = facts().supports(Feature.TRACING_MULTI)
+    assert chosen() == (
+        "fentry.multi (3)" if tracing else "kprobe.multi (3)" if multi else "fentry (3)"
+    )
     assert chosen("-M") == ("kprobe.multi (3)" if multi else "kprobe (3)")
     assert chosen("-K") == "kprobe (3)"
     assert chosen("-F") == "fentry (3)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import struct
 from collections.abc import Sequence
@@ -13,21 +12,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pybpf
 from pybpf.btf import Btf, BtfKind
-from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
-from pybpf.features import Feature
-from pybpf.multi import reasons
-from pybpf.multi.select import Candidate
+from pybpf.features import Feature, FeatureSet
+from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI, TRACING_MULTI, TRAMPOLINE
+from pybpf.multi.options import AttachOptions
+from pybpf.multi.plan import Plan, PlanFacts
+from pybpf.multi.planner import make_plan
+from pybpf.multi.reasons import Reason
+from pybpf.multi.target import Target
 from pybpf.obj.reader import read_object
 from pybpf.tools.retsnoop import attach, events
 from pybpf.tools.retsnoop.events import Call, End, Event, Frame, Return, Stack, decode
-from pybpf.tools.retsnoop.functions import Flag, Function, make_functions
+from pybpf.tools.retsnoop.functions import Flag, make_functions
 from pybpf.tools.retsnoop.options import Mechanism
 from pybpf.tools.retsnoop.presets import PRESETS
 from pybpf.tools.retsnoop.run import OBJECT
-from pybpf.tools.retsnoop.sessions import NULL, Collector, ErrorFilter, errors_of
+from pybpf.tools.retsnoop.sessions import Collector
+from pybpf.trampoline.model import Model, Models
+from pybpf.trampoline.model import Return as Returns
 
 ROOT = Path(__file__).resolve().parents[2]
+MODEL = Model(2, Returns.INT, 4, signed=True, params=2)
 BTF_612 = ROOT / "tests" / "data" / "vmlinux-6.12.107-cloud-amd64.btf.gz"
 
 
@@ -51,12 +57,12 @@ def test_record_layouts_are_those_of_the_object() -> None:
     assert at["addrs"] == events._STACK_HEAD.size
     _, at = layout("end_record")
     assert at["frames"] == events._END_HEAD.size
-    assert (at["start"], at["tid"], at["comm"]) == (16, 32, 56)
+    assert (at["start"], at["tid"], at["deep"], at["comm"]) == (16, 32, 52, 64)
     assert layout("frame")[0] == events._FRAME.size
 
 
 def test_flags_are_those_of_the_object() -> None:
-    """The enumerators of the BPF program have the values that Python writes into `funcs`."""
+    """The enumerators of the BPF program have the values that Python puts into cookies."""
     btf = read_object(OBJECT.read_bytes()).btf
     assert btf is not None
     values = {
@@ -71,8 +77,8 @@ def test_flags_are_those_of_the_object() -> None:
 
 def end_bytes(frames: Sequence[tuple[int, int, int, int]] = (), flags: int = 1) -> bytes:
     head = struct.pack(
-        "<IIiIQQIIIIII16s16s",
-        *(4, 7, -3, flags, 1000, 5000, 12, 10, 6, 2, 1, len(frames), b"cat", b"sh\0junk"),
+        "<IIiIQQIIIIIIII16s16s",
+        *(4, 7, -3, flags, 1000, 5000, 12, 10, 6, 2, 1, 9, len(frames), 0, b"cat", b"sh\0junk"),
     )
     return head + b"".join(struct.pack("<IIQq", *frame) for frame in frames)
 
@@ -88,7 +94,7 @@ def test_decode() -> None:
     assert isinstance(got, End)
     assert (got.comm, got.leader_comm, got.key) == ("cat", "sh", -3)
     assert (got.failed, got.discard, got.unfinished) == (True, False, True)
-    assert (got.records, got.dropped, got.missed) == (6, 2, 1)
+    assert (got.records, got.dropped, got.missed, got.deep) == (6, 2, 1, 9)
     assert got.frames == (
         Frame(1, True, 50, -2),
         Frame(2, False, 0, 5),
@@ -109,7 +115,7 @@ def test_decode_takes_anything(data: bytes) -> None:
 def end(
     session: int, key: int = 1, *, discard: bool = False, frames: tuple[Frame, ...] = ()
 ) -> End:
-    return End(session, key, True, discard, False, 0, 1, key, key, 0, 0, 0, "c", "c", frames)
+    return End(session, key, True, discard, False, 0, 1, key, key, 0, 0, 0, 0, "c", "c", frames)
 
 
 def test_interleaved_sessions_are_kept_apart() -> None:
@@ -135,7 +141,7 @@ def test_discarded_sessions_leave_nothing() -> None:
     collector = Collector()
     collector.feed(Call(1, 11, 0, 0, 0, 0))
     assert collector.feed(end(1, 11, discard=True)) is None
-    assert collector.open == 0 and not collector._traces
+    assert collector.open == 0
 
 
 def test_a_lost_end_is_forgotten_with_the_next_session() -> None:
@@ -144,42 +150,9 @@ def test_a_lost_end_is_forgotten_with_the_next_session() -> None:
     for session in range(1, 100):
         collector.feed(Call(session, 11, 0, 0, 0, 0))
         collector.feed(Stack(session, 11, (session,)))
-    assert len(collector._traces) == len(collector._stacks) == 1
+    assert collector.open == 1
     done = collector.feed(end(99, 11))
     assert done is not None and (len(done.trace), done.stack) == (1, (99,))
-
-
-FUNCTIONS = [
-    Function(0, "int_fn", flags=Flag.SIGNEXT, ret_size=4),
-    Function(1, "ptr_fn", flags=Flag.PTR, ret_size=8),
-    Function(2, "bool_fn", flags=Flag.BOOL | Flag.NOFAIL, ret_size=1),
-]
-
-
-@pytest.mark.parametrize(
-    ("frames", "errors"),
-    [
-        ([Frame(0, True, 1, -2), Frame(1, True, 1, -12)], {2, 12}),
-        ([Frame(0, True, 1, 12)], set()),  # a plain 12 is no ENOMEM
-        ([Frame(1, True, 1, 0)], {NULL}),
-        ([Frame(0, True, 1, 0)], set()),
-        ([Frame(0, False, 1, -2)], set()),
-        ([Frame(2, True, 1, -2)], set()),
-    ],
-)
-def test_errors_of_a_chain(frames: list[Frame], errors: set[int]) -> None:
-    """Only what returned, can fail and did fail counts."""
-    assert errors_of(end(1, frames=tuple(frames)), FUNCTIONS) == errors
-
-
-def test_error_filter() -> None:
-    """Denying wins over allowing; no allow list lets all pass."""
-    some = ErrorFilter(frozenset({2, 22}), frozenset({12}))
-    assert some.passes(frozenset({2}))
-    assert not some.passes(frozenset({2, 12}))
-    assert not some.passes(frozenset({5}))
-    assert not some.passes(frozenset())
-    assert ErrorFilter().passes(frozenset())
 
 
 # -- functions --------------------------------------------------------------
@@ -204,123 +177,108 @@ def btf() -> Btf:
 def test_return_types_from_btf(btf: Btf, name: str, flags: Flag, size: int) -> None:
     """What a function's return value can mean follows from its prototype."""
 
-    class Source:
-        def get(self, module: str) -> Btf | None:
-            return None if module else btf
-
     found = btf.find(name, BtfKind.FUNC)
     assert found is not None
-    (function,) = make_functions([Candidate(name, "", 1, found, entry=True)], Source())
+    target = Target(name, "", 1, found, Models(btf).of_func(found))
+    (function,) = make_functions([target], {("", name, 1)})
     assert function.flags == flags | Flag.ENTRY
     assert function.ret_size == size
 
 
 def test_functions_without_btf_are_guessed() -> None:
-    """No BTF: the value is looked at as int and as long, and no trampoline is possible."""
+    """No BTF, or a name of several functions: the value is looked at as int and as long."""
+    targets = [Target("f.isra.0", "nfs", 1), Target("s_next", "", 2, 7, MODEL, unique=False)]
+    for function in make_functions(targets, set()):
+        assert function.flags == Flag.GUESS and function.can_fail and not function.ret_size
 
-    class Nothing:
-        def get(self, module: str) -> Btf | None:
-            return None
 
-    (function,) = make_functions([Candidate("f.isra.0", "nfs", 1)], Nothing())
-    assert function.flags == Flag.GUESS and function.can_fail
-    assert function.obstacle
+def test_a_cookie_is_number_and_flags(btf: Btf) -> None:
+    """Low half and high half of the cookie, for numbers beyond 16 bits too."""
+    targets = [Target(f"f{i}", "", i + 1, i + 1, MODEL) for i in range(70_000)]
+    functions = make_functions(targets, {("", "f69999", 70_000)})
+    last = functions[-1]
+    assert last.cookie == 69_999 | int(Flag.SIGNEXT | Flag.ENTRY) << 32
+    assert len({f.cookie & 0xFFFFFFFF for f in functions}) == 70_000
 
 
 # -- mechanisms -------------------------------------------------------------
 
 
-class Kernel:
-    def __init__(self, *features: Feature) -> None:
-        self.features = features
-
-    def supports(self, feature: Feature) -> bool:
-        return feature in self.features
+def kernel(*features: Feature) -> PlanFacts:
+    have = {Feature.FENTRY, Feature.FEXIT, Feature.KPROBE, Feature.ATTACH_COOKIE, *features}
+    return PlanFacts.of(FeatureSet(have))
 
 
-def function(i: int, **more: object) -> Function:
-    fields: dict[str, object] = {"btf_id": i + 1, "slots": 3, "addr": 0x1000 * (i + 1)}
-    return Function(i, f"f{i}", **(fields | more))  # type: ignore[arg-type]
-
-
-CASES = [
-    function(0),
-    function(1, btf_id=None, obstacle="BTF does not describe it"),
-    function(2, slots=7),
-    function(3, btf_id=None, kprobe=False),
+V61 = kernel()
+V612 = kernel(Feature.KPROBE_MULTI, Feature.KPROBE_SESSION)
+V73 = kernel(Feature.KPROBE_MULTI, Feature.KPROBE_SESSION, Feature.FSESSION, Feature.TRACING_MULTI)
+TARGETS = [
+    Target("plain", "", 0x1000, 1, MODEL),
+    Target("no_btf", "", 0x2000),
+    Target("of_module", "dummy", 0x3000, 3, MODEL),
+    Target("twice", "", 0x4000, None, None, unique=False),
+    Target("no_btf_no_kprobe", "", 0x5000, kprobe=False),
 ]
-NEW, OLD = Kernel(Feature.KPROBE_MULTI), Kernel()
 
 
+def planned(mechanism: Mechanism, facts: PlanFacts, program: str = "calls") -> Plan:
+    with pybpf.open(OBJECT) as obj:
+        template = obj.programs[program].template()
+    options = AttachOptions(mechanism=mechanism.value, unknown=attach.UNKNOWN)
+    return make_plan(template, TARGETS, facts, options)
+
+
+@pytest.mark.parametrize("program", ["calls", "calls_with_args"])
 @pytest.mark.parametrize(
-    ("wanted", "kernel", "groups", "refused"),
+    ("wanted", "facts", "groups", "skipped"),
     [
-        (Mechanism.AUTO, NEW, {Mechanism.MULTI: [0, 1, 2, 3]}, []),
-        (Mechanism.MULTI, NEW, {Mechanism.MULTI: [0, 1, 2, 3]}, []),
-        (Mechanism.AUTO, OLD, {Mechanism.TRAMPOLINE: [0], Mechanism.SINGLE: [1, 2]}, [3]),
-        (Mechanism.MULTI, OLD, {Mechanism.SINGLE: [0, 1, 2]}, [3]),
-        (Mechanism.SINGLE, NEW, {Mechanism.SINGLE: [0, 1, 2]}, [3]),
-        (Mechanism.TRAMPOLINE, NEW, {Mechanism.TRAMPOLINE: [0, 2]}, [1, 3]),
-        (Mechanism.TRAMPOLINE, OLD, {Mechanism.TRAMPOLINE: [0]}, [1, 2, 3]),
+        (Mechanism.AUTO, V73, {TRACING_MULTI: {0, 2}, KPROBE_MULTI: {1, 3, 4}}, {}),
+        (Mechanism.AUTO, V612, {KPROBE_MULTI: {0, 1, 2, 3, 4}}, {}),
+        (Mechanism.AUTO, V61, {TRAMPOLINE: {0, 2}, KPROBE: {1, 3}}, {4: Reason.NO_BTF}),
+        (Mechanism.MULTI, V612, {KPROBE_MULTI: {0, 1, 2, 3, 4}}, {}),
+        (Mechanism.MULTI, V61, {KPROBE: {0, 1, 2, 3}}, {4: Reason.NOT_TRACEABLE}),
+        (Mechanism.SINGLE, V73, {KPROBE: {0, 1, 2, 3}}, {4: Reason.NOT_TRACEABLE}),
+        (
+            Mechanism.TRAMPOLINE,
+            V73,
+            {TRAMPOLINE: {0, 2}},
+            {1: Reason.NO_BTF, 3: Reason.NO_BTF, 4: Reason.NO_BTF},
+        ),
     ],
 )
-def test_plan(
-    wanted: Mechanism, kernel: Kernel, groups: dict[Mechanism, list[int]], refused: list[int]
+def test_letters_mean_mechanisms(
+    wanted: Mechanism,
+    facts: PlanFacts,
+    groups: dict[object, set[int]],
+    skipped: dict[int, Reason],
+    program: str,
 ) -> None:
-    """Every function lands in one group or is refused with a reason, whatever is asked for."""
-    plan = attach.make_plan(CASES, wanted, kernel)
-    assert {m: [f.id for f in fs] for m, fs in plan.groups} == groups
-    assert [r.function.id for r in plan.refused] == refused
-    assert all(r.why for r in plan.refused)
-    assert attach.estimate(plan, kernel).attach_s >= 0
-
-
-@given(st.integers(0, 40), st.sets(st.integers(0, 39)))
-def test_bisect_finds_the_guilty(count: int, bad: set[int]) -> None:
-    """Whatever functions a kernel refuses: those are named, all others attached exactly once."""
-    functions = [function(i) for i in range(count)]
-    attached: list[int] = []
-    refused: list[int] = []
-
-    def try_attach(batch: Sequence[Function]) -> None:
-        if any(f.id in bad for f in batch):
-            raise BpfError(errno.EINVAL)
-        attached.extend(f.id for f in batch)
-
-    attach.bisect(functions, try_attach, lambda f, e: refused.append(f.id))
-    assert sorted(attached) == [i for i in range(count) if i not in bad]
-    assert sorted(refused) == [i for i in range(count) if i in bad]
+    """Every function gets the first mechanism of the letter's list that can carry it."""
+    plan = planned(wanted, facts, program)
+    names = [t.name for t in TARGETS]
+    got: dict[object, set[int]] = {}
+    for group in plan.groups:
+        got.setdefault(group.mechanism, set()).update(names.index(t.name) for t in group.targets)
+    assert got == groups
+    assert {names.index(s.name): s.reason for s in plan.skipped}.keys() == skipped.keys()
 
 
 @pytest.mark.parametrize(
-    ("error", "calls"),
+    ("wanted", "facts", "skips"),
     [
-        (DeniedByPolicy(errno.EPERM), 1),
-        (UnsupportedFeature("kprobe.multi"), 1),
-        *((BpfError(number), 1) for number in sorted(reasons.HOPELESS | reasons.NO_ROOM)),
-        (VerifierError(errno.EACCES, "clone", "log"), 0),
-        (VerifierError(errno.EPERM, "clone", "log"), 0),
-        (BpfError(errno.ENOMEM), 0),
+        (Mechanism.AUTO, V612, True),
+        (Mechanism.MULTI, V73, True),
+        (Mechanism.AUTO, V73, False),
+        (Mechanism.TRAMPOLINE, V612, False),
+        (Mechanism.SINGLE, V612, False),
+        (Mechanism.MULTI, kernel(Feature.KPROBE_MULTI), False),
     ],
 )
-def test_bisect_gives_up_on_policy(error: BpfError, calls: int) -> None:
-    """What is about us and not about a function comes through at once, the rest is halved.
-
-    The verifier's errors are about the function, whatever their number.
-    """
-    tried: list[int] = []
-
-    def try_attach(batch: Sequence[Function]) -> None:
-        tried.append(len(batch))
-        raise error
-
-    if calls:
-        with pytest.raises(BpfError):
-            attach.bisect(CASES, try_attach, lambda f, e: None)
-        assert tried == [4]
-    else:
-        attach.bisect(CASES, try_attach, lambda f, e: None)
-        assert sorted(tried) == [1, 1, 1, 1, 2, 2, 4]
+def test_exits_are_skipped_with_sessions_of_kprobes_only(
+    wanted: Mechanism, facts: PlanFacts, skips: bool
+) -> None:
+    """A trampoline's program must give 0, and a pair of programs has nothing to skip with."""
+    assert attach.can_skip_exits(planned(wanted, facts)) is skips
 
 
 def test_preset_globs_are_well_formed() -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,49 +18,74 @@ from typing import Any
 import pytest
 
 from pybpf.errors import BpfError, ObjectFormatError, PlanError, RelocationError
+from pybpf.multi.cost import Cost
+from pybpf.multi.mechanisms import KPROBE_MULTI
 from pybpf.multi.missed import Missed
-from pybpf.tools.retsnoop import attach
+from pybpf.multi.plan import Group, Plan
+from pybpf.multi.reasons import Reason, Skipped
+from pybpf.multi.target import Target
+from pybpf.multi.traits import Hook
+from pybpf.tools.retsnoop import attach, words
 from pybpf.tools.retsnoop import run as module
+from pybpf.tools.retsnoop.attach import Tracing
+from pybpf.tools.retsnoop.events import End, Frame
 from pybpf.tools.retsnoop.functions import Flag, Function
-from pybpf.tools.retsnoop.options import Mechanism, parse
+from pybpf.tools.retsnoop.load import Counts
+from pybpf.tools.retsnoop.options import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTION = Function(0, "f", flags=Flag.ENTRY | Flag.SIGNEXT, addr=0x1000, btf_id=1)
+PLAN = Plan(
+    "calls",
+    Hook.SESSION,
+    (Group(KPROBE_MULTI, "", (), (Target("f", "", 0x1000, 1),)),),
+    (),
+    Cost(),
+)
+TRACING = Tracing(PLAN, [FUNCTION])
 
 
 class Pretended:
     """Programs, maps and links of a kernel that takes everything; what is attached is counted."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, plan: attach.Plan | None = None) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.attached = 0
         self.said: list[str] = []
-        self.globals = SimpleNamespace(ready=0, dropped_sessions=0, incomplete_sessions=0)
+        self.globals = SimpleNamespace(ready=0, no_room=0, ends=[0] * 6)
         self.maps: dict[str, Any] = defaultdict(lambda: defaultdict(int))
-        self.plan = plan or attach.Plan(((Mechanism.MULTI, (FUNCTION,)),))
+        self.counts = Counts()
+        self.link = SimpleNamespace(missed=Missed())
+        self.records: list[object] = []
         patch.setattr(module._Run, "select", lambda run: None)
-        patch.setattr(module._Run, "plan", lambda run, selection: self._plan(run))
-        patch.setattr(module._Run, "load", lambda run, obj, plan: None)
-        patch.setattr(module._Run, "attach", lambda run, obj, attacher, plan: self._attach())
-        self.missed = Missed()
-        patch.setattr(module, "Attacher", lambda obj, progress, lost, losses: self)
+        patch.setattr(module._Run, "plan", lambda run, obj, selection: TRACING)
+        patch.setattr(module._Run, "load", lambda run, obj, tracing: None)
+
+        def attach(run: module._Run, *args: Any) -> tuple[Any, list[Function]]:
+            return self.attach(run, *args)  # a bound method would not get the run
+
+        patch.setattr(module._Run, "attach", attach)
+        patch.setattr(module.load, "counts_of", lambda obj: self.counts)
+        self.programs = {"calls": SimpleNamespace(check_multi=lambda plan: 1)}
         ring = SimpleNamespace(RingBuffer=lambda *args: self, open=lambda *args, **more: self)
         patch.setattr(module, "pybpf", ring)
 
-    def _plan(self, run: module._Run) -> attach.Plan:
-        run.functions = [FUNCTION]
-        return self.plan
-
-    def _attach(self) -> None:
+    def attach(
+        self, run: module._Run, obj: Any, tracing: Tracing, stack: ExitStack
+    ) -> tuple[Any, list[Function]]:
         self.attached = 1
+        attached: Any = SimpleNamespace(detach=self.close, link=self.link)
+        stack.callback(run.detach_all, obj, attached)
+        return attached, [FUNCTION]
 
     def close(self, progress: object = None) -> None:
         if self.attached:
             self.said.append("detached")
         self.attached = 0
 
-    def read(self, timeout: float) -> list[object]:
+    def read(self, timeout: float, max_records: int) -> list[object]:
         time.sleep(timeout / 10)
-        return []
+        out, self.records = self.records[:max_records], self.records[max_records:]
+        return out
 
     def __enter__(self) -> Pretended:
         return self
@@ -84,7 +110,7 @@ def test_a_run_to_its_end(kernel: Pretended, capfd: pytest.CaptureFixture[str]) 
     assert go("--", "sh", "-c", "exit 7") == 7
     out, err = capfd.readouterr()
     assert out.startswith("Receiving data...\nDetaching...\nDONE in ")
-    assert (err, kernel.said) == ("", ["detached"])
+    assert (err, kernel.said) == ("0 sessions: 0 shown.\n", ["detached"])
 
 
 @pytest.mark.parametrize(
@@ -98,17 +124,88 @@ def test_one_is_singular(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Counts and their nouns agree."""
-    plan = attach.Plan(((Mechanism.MULTI, (FUNCTION,)),))
-    monkeypatch.setattr(module, "make_functions", lambda candidates, btf: [FUNCTION])
-    monkeypatch.setattr(module.attach, "make_plan", lambda *args: plan)
-    selection = SimpleNamespace(candidates=(), skipped=[None] * skipped)
+    tracing = Tracing(PLAN, [FUNCTION], (Skipped("g", "", Reason.NO_BTF),) * skipped)
+    monkeypatch.setattr(attach, "make_tracing", lambda *args: tracing)
     for options in ([], ["-v"]):
         run = module._Run(parse(["-e", "f", *options]), SimpleNamespace(btf=None))  # type: ignore[arg-type]
-        run.plan(selection)  # type: ignore[arg-type]
+        run.plan(SimpleNamespace(programs={"calls": None}), None)  # type: ignore[arg-type]
     out, err = capfd.readouterr()
     assert says in err
     assert "Found 1 attachable function in total.\n" in out
     assert says.partition(" that")[0] + " in total.\n" in out
+
+
+@pytest.mark.parametrize(
+    ("counts", "shown", "text"),
+    [
+        (Counts(), 0, "0 sessions: 0 shown."),
+        (Counts(started=1, sent=1), 1, "1 session: 1 shown."),
+        (
+            Counts(9, 4, lost=1, success=1, duration=1, error=1, retval=1),
+            3,
+            "9 sessions: 3 shown, 4 filtered (1 succeeded, 1 too short, 1 other errors, "
+            "1 other return values), 1 not shown any more, 1 dropped.",
+        ),
+        (
+            Counts(2, open=2, no_room=1, deep=1),
+            0,
+            "2 sessions: 0 shown, 2 not finished. 1 more session had no room. "
+            "1 call nested too deep to be kept.",
+        ),
+    ],
+)
+def test_the_sum(counts: Counts, shown: int, text: str) -> None:
+    """The note at the end names every way a session can end, and its numbers add up."""
+    assert words.sessions(counts, shown) == text
+    assert counts.started == counts.sent + counts.filtered + counts.lost + counts.open
+
+
+# -- the end comes when it is asked for
+
+
+def ends(count: int) -> list[object]:
+    frame = Frame(0, True, 1000, -2)
+    return [
+        End(i, 1, True, False, False, 0, 1, 1, 1, 0, 0, 0, 0, "c", "c", (frame,))
+        for i in range(count)
+    ]
+
+
+def test_enough_sessions(kernel: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    """--max-sessions ends the run with exactly so many shown; the others are counted."""
+    kernel.records, kernel.counts = ends(500), Counts(started=500, sent=500)
+    assert go("--max-sessions", "70", "-T") == 0
+    out, err = capfd.readouterr()
+    assert out.count("TID/PID") == 70
+    assert err == "500 sessions: 70 shown, 430 not shown any more.\n"
+
+
+def test_enough_time(kernel: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    """--duration ends the run, and what came until then is shown."""
+    kernel.records, kernel.counts = ends(3), Counts(started=3, sent=3)
+    assert go("--duration", "0.1", "-T") == 0
+    assert capfd.readouterr().err == "3 sessions: 3 shown.\n"
+
+
+def test_an_interrupt_ends_a_flood(
+    kernel: Pretended, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """However much waits to be shown, a signal ends the run soon; the rest is counted."""
+    monkeypatch.setattr(module, "_LINGER", 0)
+    kernel.records, kernel.counts = ends(100_000), Counts(started=100_000, sent=100_000)
+    whole = kernel.read
+
+    def read(timeout: float, max_records: int) -> list[object]:
+        if len(kernel.records) == 100_000:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(timeout, max_records)
+
+    monkeypatch.setattr(kernel, "read", read)
+    assert go("-T") == 0
+    out, err = capfd.readouterr()
+    shown = out.count("TID/PID")
+    assert 0 < shown < 1000
+    assert err == f"100000 sessions: {shown} shown, {100_000 - shown} not shown any more.\n"
 
 
 def test_a_dry_run_of_one(kernel: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +224,7 @@ from pybpf.tools.entry import run
 mark, *command = sys.argv[1:]
 with pytest.MonkeyPatch.context() as patch:
     kernel = Pretended(patch)
-    def show(timeout):
+    def show(timeout, max_records):
         if os.path.exists(mark) and os.path.getsize(mark):
             print("a session", flush=True)
         return []
@@ -246,38 +343,3 @@ def test_an_interrupted_system_call_is_an_interrupt(
     monkeypatch.setattr(module._Run, "attach", interrupted)
     assert go() == 130
     assert capfd.readouterr().err == "retsnoop: interrupted; everything is detached again\n"
-
-
-# -- descriptors
-
-
-@pytest.mark.parametrize(
-    ("mechanism", "count"),
-    [(Mechanism.MULTI, 2), (Mechanism.SINGLE, 4 * 3000), (Mechanism.TRAMPOLINE, 2 * 3000)],
-)
-def test_room_for_every_link(
-    monkeypatch: pytest.MonkeyPatch, mechanism: Mechanism, count: int
-) -> None:
-    """A kprobe is a link and a perf event, a clone a link, both at entry and at exit."""
-    asked: list[int] = []
-    functions = tuple(Function(i, f"f{i}", flags=Flag.ENTRY) for i in range(3000))
-    kernel = Pretended(monkeypatch, attach.Plan(((mechanism, functions),)))
-    monkeypatch.setattr(module, "make_room", lambda many, doing: asked.append(many))
-    kernel.globals.ready = 1
-    assert go("--", "true") == 0
-    assert asked == [count]
-
-
-def test_no_room(
-    kernel: Pretended, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A hard limit that is too low is told before anything is attached."""
-
-    def refuse(many: int, doing: str) -> None:
-        raise BpfError(errno.EMFILE, doing, "the hard limit is 1")
-
-    monkeypatch.setattr(module, "make_room", refuse)
-    assert go() == 1
-    err = capfd.readouterr().err
-    assert err.startswith("retsnoop: attach to 1 function: EMFILE") and "hard limit" in err
-    assert not kernel.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -45,6 +46,7 @@ def end(*frames: Frame, **more: object) -> End:
         "records": 0,
         "dropped": 0,
         "missed": 0,
+        "deep": 0,
         "comm": "cat",
         "leader_comm": "sh",
         "frames": frames,
@@ -61,7 +63,7 @@ def test_names_cannot_steer_the_terminal() -> None:
     session = Session(end(frame, comm=evil, leader_comm=evil, records=2), trace=trace)
     rows = list(stacks.merge([Place(0x1005, evil, start=0x1000)], (frame,), functions))
     text = render.session_text(
-        session, functions, epoch=0, trace=True, rows=rows, style=render.Style()
+        session, functions, epoch=0, trace=True, stack=render.stack_lines(rows, render.Style())
     )
     assert "\x1b" not in text
     assert text.count(r"a\x1b[2J\nb") == 4  # command, leader, call and return in one, frame
@@ -133,7 +135,11 @@ def test_stack_layout() -> None:
     """Marks, right-aligned durations, padded results and symbols, block ends in two empty lines."""
     rows = list(stacks.merge(STACK[::-1], CHAIN, FUNCTIONS))
     text = render.session_text(
-        Session(end(*CHAIN)), FUNCTIONS, epoch=0, trace=False, rows=rows, style=render.Style()
+        Session(end(*CHAIN)),
+        FUNCTIONS,
+        epoch=0,
+        trace=False,
+        stack=render.stack_lines(rows, render.Style()),
     )
     # The source column is empty without debug info; its blanks are printed all the same.
     assert text == STACK_TEXT.replace("|", "")
@@ -309,8 +315,7 @@ def test_blocks_order_and_warning() -> None:
         FUNCTIONS,
         epoch=1_000_000_000 * 3600,
         trace=True,
-        rows=list(stacks.merge([], CHAIN[:1], FUNCTIONS)),
-        style=render.Style(),
+        stack=render.stack_lines(list(stacks.merge([], CHAIN[:1], FUNCTIONS)), render.Style()),
     )
     lines = text.split("\n")
     assert lines[0].startswith("01:00:00.100200 -> ")
@@ -338,3 +343,18 @@ def test_json_session() -> None:
     assert deepest["result"] == {"text": "-ENOENT", "value": -2, "errno": 2}
     assert [e["event"] for e in value["trace"]] == ["call"] * 4 + ["return"] * 4
     assert jsonlines.line(value).endswith("}\n") and jsonlines.line(value).count("\n") == 1
+
+
+def test_colours() -> None:
+    """On a terminal errors stand out; without the colours it is the same text."""
+    rows = list(stacks.merge(STACK[::-1], CHAIN, FUNCTIONS))
+    plain = render.session_text(
+        Session(end(*CHAIN), (), TRACE),
+        FUNCTIONS,
+        epoch=5,
+        trace=True,
+        stack=render.stack_lines(rows, render.Style()),
+    )
+    text = render.coloured(plain)
+    assert "\x1b[31m[-ENOENT]\x1b[0m" in text and text.startswith("\x1b[1m")
+    assert re.sub(r"\x1b\[\d*m", "", text) == plain

@@ -7,32 +7,44 @@ import struct
 from ...dataclass import dataclass
 
 __all__ = [
+    "CALL_SHIFT",
     "DISCARD",
     "DONE",
     "FAILED",
     "STITCHED",
     "UNFINISHED",
+    "Arg",
+    "Args",
+    "Branch",
+    "Branches",
     "Call",
+    "Context",
     "End",
     "Event",
     "Frame",
+    "Hit",
     "Return",
     "Stack",
     "decode",
 ]
 
-_CALL, _RETURN, _STACK, _END = 1, 2, 3, 4
+_CALL, _RETURN, _STACK, _END, _USER_STACK, _INTERIM, _ARGS = 1, 2, 3, 4, 5, 6, 7
+_PROBE, _CONTEXT, _LBR = 8, 9, 10
 
 # enum end flags
 FAILED, DISCARD, UNFINISHED = 1, 2, 4
 # enum frame flags
 DONE, STITCHED = 1, 2
+#: Above these bits of a frame's flags is the number of its call in the session.
+CALL_SHIFT = 8
 
 _KIND = struct.Struct("<I")
 _TRACE = struct.Struct("<IIiIIIQq")
 _STACK_HEAD = struct.Struct("<IIiI")
-_END_HEAD = struct.Struct("<IIiIQQIIIIII16s16s")
+_END_HEAD = struct.Struct("<IIiIQQIIIIIIII16s16s")
 _FRAME = struct.Struct("<IIQq")
+_ARGS_HEAD = struct.Struct("<IIiIII")
+_ARG_HEAD = struct.Struct("<iIQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +85,97 @@ class Return:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """An injected probe fired (``-J``).
+
+    :param seq: as in `Call`
+    :param func: number of the probe
+    :param depth: calls around it
+    :param time: CLOCK_MONOTONIC, ns
+    """
+
+    session: int
+    key: int
+    seq: int
+    func: int
+    depth: int
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The context of an injected probe (``-A``).
+
+    :param seq: that of its `Hit`
+    """
+
+    session: int
+    key: int
+    seq: int
+    func: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One branch: the addresses of its instruction, and of where it went."""
+
+    start: int
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The last branches before a failure (``-B``).
+
+    :param branches: newest first
+    """
+
+    session: int
+    key: int
+    branches: tuple[Branch, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
-    """The kernel stack of a session's chain.
+    """The kernel stack of a session's chain, or the stack of the program that called.
 
     :param addrs: innermost first
+    :param user: it is the program's
     """
 
     session: int
     key: int
     addrs: tuple[int, ...]
+    user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """One argument of a call.
+
+    :param size: bytes that were read of what it points to; or -errno
+    :param value: its register, ``__u64``
+    :param data: what was read
+    """
+
+    size: int
+    value: int
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Args:
+    """Arguments of a call (``-A``).
+
+    :param seq: the call's number in its session
+    """
+
+    session: int
+    key: int
+    seq: int
+    func: int
+    values: tuple[Arg, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +186,7 @@ class Frame:
     :param duration: ns
     :param result: ``__s64``
     :param stitched: from an earlier chain, put back
+    :param call: number of its call in the session
     """
 
     func: int
@@ -99,6 +194,7 @@ class Frame:
     duration: int
     result: int
     stitched: bool = False
+    call: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +209,9 @@ class End:
     :param records: calls and returns of it that were written or lost
     :param dropped: records of it that were lost
     :param missed: returns without a call, calls without a return
+    :param deep: calls that were too deep to have a frame
     :param frames: outermost first
+    :param interim: the session goes on
     """
 
     session: int
@@ -128,12 +226,14 @@ class End:
     records: int
     dropped: int
     missed: int
+    deep: int
     comm: str
     leader_comm: str
     frames: tuple[Frame, ...]
+    interim: bool = False
 
 
-Event = Call | Return | Stack | End
+Event = Call | Return | Hit | Stack | Args | Context | Branches | End
 
 
 def _text(raw: bytes) -> str:
@@ -148,25 +248,50 @@ def decode(record: bytes | memoryview) -> Event:
     data = memoryview(record)
     try:
         (kind,) = _KIND.unpack_from(data)
-        if kind in (_CALL, _RETURN):
+        if kind in (_CALL, _RETURN, _PROBE):
             _, session, key, seq, func, depth, time, result = _TRACE.unpack_from(data)
             if kind == _CALL:
                 return Call(session, key, seq, func, depth, time)
+            if kind == _PROBE:
+                return Hit(session, key, seq, func, depth, time)
             return Return(session, key, seq, func, depth, time, result)
-        if kind == _STACK:
+        if kind in (_STACK, _USER_STACK):
             _, session, key, size = _STACK_HEAD.unpack_from(data)
             addrs = struct.unpack_from(f"<{size // 8}Q", data, _STACK_HEAD.size)
-            return Stack(session, key, addrs)
-        if kind == _END:
+            return Stack(session, key, addrs, kind == _USER_STACK)
+        if kind in (_END, _INTERIM):
             return _end(data)
+        if kind == _ARGS:
+            return _args(data)
+        if kind == _LBR:
+            _, session, key, size = _STACK_HEAD.unpack_from(data)
+            words = struct.unpack_from(f"<{size // 8}Q", data, _STACK_HEAD.size)
+            pairs = zip(words[::3], words[1::3], strict=False)
+            return Branches(session, key, tuple(Branch(*pair) for pair in pairs))
+        if kind == _CONTEXT:
+            _, session, key, seq, func, size = _ARGS_HEAD.unpack_from(data)
+            raw = bytes(data[_ARGS_HEAD.size : _ARGS_HEAD.size + size])
+            return Context(session, key, seq, func, raw)
     except struct.error as error:
         raise ValueError(f"record of {len(data)} bytes: {error}") from None
     raise ValueError(f"record of kind {kind}")
 
 
+def _args(data: memoryview) -> Args:
+    _, session, key, seq, func, size = _ARGS_HEAD.unpack_from(data)
+    at, end = _ARGS_HEAD.size, _ARGS_HEAD.size + size
+    values = []
+    while at < end:
+        got, _, value = _ARG_HEAD.unpack_from(data, at)
+        at += _ARG_HEAD.size
+        values.append(Arg(got, value, bytes(data[at : at + max(got, 0)])))
+        at += (max(got, 0) + 7) // 8 * 8
+    return Args(session, key, seq, func, tuple(values))
+
+
 def _end(data: memoryview) -> End:
     (
-        _kind,
+        kind,
         session,
         key,
         flags,
@@ -177,16 +302,27 @@ def _end(data: memoryview) -> End:
         records,
         dropped,
         missed,
+        deep,
         depth,
+        _pad,
         comm,
         leader,
     ) = _END_HEAD.unpack_from(data)
     frames = tuple(
-        Frame(func, bool(mark & DONE), time if mark & DONE else 0, result, bool(mark & STITCHED))
-        for func, mark, time, result in (
-            _FRAME.unpack_from(data, _END_HEAD.size + i * _FRAME.size) for i in range(depth)
+        Frame(
+            func,
+            bool(mark & DONE),
+            time if mark & DONE else 0,
+            result,
+            bool(mark & STITCHED),
+            mark >> CALL_SHIFT,
+        )
+        for func, mark, time, result in _FRAME.iter_unpack(
+            data[_END_HEAD.size : _END_HEAD.size + depth * _FRAME.size]
         )
     )
+    if len(frames) < depth:
+        raise struct.error(f"{len(frames)} of {depth} frames")
     return End(
         session,
         key,
@@ -200,7 +336,9 @@ def _end(data: memoryview) -> End:
         records,
         dropped,
         missed,
+        deep,
         _text(comm),
         _text(leader),
         frames,
+        kind == _INTERIM,
     )

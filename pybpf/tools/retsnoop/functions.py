@@ -1,29 +1,39 @@
 """The traced functions: a number for each, what BTF says of their return value, and what it means.
 
-The number is the attach cookie of a function's programs and its index in the
-BPF map `funcs`, whose value are the flags. Pure.
+The number and the flags are the attach cookie of a function; see retsnoop.bpf.c. Pure.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 
 from ... import errnos
 from ...dataclass import dataclass
 from ...kernel.functions import label
-from ...trampoline.model import Model, Models, Return
+from ...trampoline.model import Model, Return
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ...btf import Btf
-    from ...multi.select import BtfFacts, Candidate
+    from ...multi.target import Target
 
-__all__ = ["Flag", "Function", "flags_of", "format_result", "make_functions", "value_of"]
+__all__ = [
+    "Flag",
+    "Function",
+    "Key",
+    "flags_of",
+    "format_result",
+    "key_of",
+    "make_functions",
+    "value_of",
+]
+
+#: What tells a function from all others: module, name, address.
+Key = tuple[str, str, int]
 
 
 class Flag(enum.IntFlag):
-    """Bits of a value of the map `funcs`; retsnoop.bpf.c has the same."""
+    """Bits 32 and up of a cookie; retsnoop.bpf.c has the same."""
 
     ENTRY = 1
     NOFAIL = 2
@@ -32,7 +42,6 @@ class Flag(enum.IntFlag):
     BOOL = 16
     VOID = 32
     GUESS = 64
-    IGNORE = 128
 
 
 _NONE = Flag(0)
@@ -42,16 +51,13 @@ _NONE = Flag(0)
 class Function:
     """One traced function.
 
-    :param id: attach cookie
+    :param id: low half of the attach cookie
     :param name: as kallsyms has it
     :param module: "" for the kernel itself
     :param addr: its address
     :param flags: see `Flag`
     :param ret_size: bytes of the return value, 0 if void or not known
     :param btf_id: id in the BTF of its module, None if it has none
-    :param slots: 8-byte argument slots, None if not known
-    :param obstacle: why no trampoline can carry it, "" if one can
-    :param kprobe: perf kprobes are not refused on it
     """
 
     id: int
@@ -61,9 +67,6 @@ class Function:
     flags: Flag = _NONE
     ret_size: int = 4
     btf_id: int | None = None
-    slots: int | None = None
-    obstacle: str = ""
-    kprobe: bool = True
 
     @property
     def label(self) -> str:
@@ -74,6 +77,11 @@ class Function:
     def can_fail(self) -> bool:
         """True if some value it returns means an error."""
         return not self.flags & (Flag.NOFAIL | Flag.VOID)
+
+    @property
+    def cookie(self) -> int:
+        """Attach cookie, ``__u64``."""
+        return self.id | int(self.flags) << 32
 
 
 def flags_of(model: Model | None) -> Flag:
@@ -98,34 +106,32 @@ def flags_of(model: Model | None) -> Flag:
     return Flag.NOFAIL
 
 
-def make_functions(candidates: Sequence[Candidate], btfs: BtfFacts) -> list[Function]:
-    """Number the selected functions and look up what they return."""
-    models: dict[str, tuple[Btf, Models] | None] = {}
-    out = []
-    for number, c in enumerate(candidates):
-        if c.module not in models:
-            btf = btfs.get(c.module)
-            models[c.module] = (btf, Models(btf)) if btf is not None else None
-        known = models[c.module]
-        model = known[1].of_func(c.btf_id) if known and c.btf_id is not None else None
-        obstacle = model.obstacle.text if model and model.obstacle else ""
-        if model is None:
-            obstacle = c.no_btf.text if c.no_btf else "BTF does not describe it"
-        out.append(
-            Function(
-                number,
-                c.name,
-                c.module,
-                c.address,
-                flags_of(model) | (Flag.ENTRY if c.entry else Flag(0)),
-                model.ret_size if model else 0,
-                c.btf_id,
-                model.slots if model else None,
-                obstacle,
-                c.kprobe,
-            )
+def key_of(function: Target | Function) -> Key:
+    """What tells a function from all others."""
+    address = function.addr if isinstance(function, Function) else function.address
+    return (function.module, function.name, address)
+
+
+def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[Function]:
+    """Number the functions and say what they return.
+
+    :param targets: functions that will be attached to
+    :param entries: those that open a session
+    """
+    return [
+        Function(
+            number,
+            target.name,
+            target.module,
+            target.address,
+            # Of several functions of one name it is not known whose prototype BTF has.
+            flags_of(target.model if target.unique else None)
+            | (Flag.ENTRY if key_of(target) in entries else _NONE),
+            target.model.ret_size if target.model and target.unique else 0,
+            target.btf_id,
         )
-    return out
+        for number, target in enumerate(targets)
+    ]
 
 
 def value_of(function: Function, raw: int) -> int:

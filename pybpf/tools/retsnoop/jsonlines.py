@@ -8,11 +8,18 @@ from typing import Any
 
 from ... import errnos
 from ...multi.missed import Missed
-from .attach import Refused
-from .events import Call, Return
+from ...multi.reasons import Skipped
+from .events import Call, Hit, Return
 from .functions import Flag, Function, format_result, value_of
+from .load import Counts
+from .render import NO_PROBES, Probes
 from .sessions import Session
 from .stacks import Place, Row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .lbr import Jump
+    from .render import Arguments
 
 __all__ = ["attached", "line", "session", "summary"]
 
@@ -32,7 +39,22 @@ def _result(function: Function, raw: int) -> dict[str, Any]:
     return out
 
 
-def _call(event: Call | Return, functions: Sequence[Function]) -> dict[str, Any]:
+def _call(
+    event: Call | Return | Hit,
+    functions: Sequence[Function],
+    arguments: Arguments | None,
+    probes: Probes,
+) -> dict[str, Any]:
+    if isinstance(event, Hit):
+        hit: dict[str, Any] = {
+            "seq": event.seq,
+            "event": "probe",
+            "probe": probes.labels[event.func],
+            "depth": event.depth,
+        }
+        if probes.contexts is not None:
+            hit |= _arguments(probes.contexts, event.func, event.seq)
+        return hit
     function = functions[event.func]
     out: dict[str, Any] = {
         "seq": event.seq,
@@ -44,7 +66,14 @@ def _call(event: Call | Return, functions: Sequence[Function]) -> dict[str, Any]
     if isinstance(event, Return):
         out["duration_ns"] = event.duration
         out["result"] = _result(function, event.result)
+    elif arguments is not None:
+        out |= _arguments(arguments, event.func, event.seq)
     return out
+
+
+def _arguments(arguments: Arguments, func: int, call: int) -> dict[str, Any]:
+    values = arguments(func, call)
+    return {"args": None if values is None else dict(values)}
 
 
 def _place(place: Place) -> dict[str, Any]:
@@ -54,7 +83,7 @@ def _place(place: Place) -> dict[str, Any]:
     return out
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, arguments: Arguments | None) -> dict[str, Any]:
     out: dict[str, Any] = {"place": _place(row.place) if row.place else None}
     if row.frame is not None and row.function is not None:
         out |= {
@@ -68,6 +97,8 @@ def _row(row: Row) -> dict[str, Any]:
                 "duration_ns": row.frame.duration,
                 "result": _result(row.function, row.frame.result),
             }
+        if arguments is not None:
+            out |= _arguments(arguments, row.frame.func, row.frame.call)
     return out
 
 
@@ -78,11 +109,16 @@ def session(
     epoch: int,
     trace: bool,
     rows: Sequence[Row] | None,
+    arguments: Arguments | None = None,
+    probes: Probes = NO_PROBES,
+    user: Sequence[str] | None = None,
+    branches: Sequence[Jump] | None = None,
 ) -> dict[str, Any]:
     """One session.
 
     Times are ns since 1970; ``stack`` is outermost first, its rows without
-    ``function`` are frames of functions that are not traced.
+    ``function`` are frames of functions that are not traced. ``args`` are the arguments of a
+    call as text, null where the record was lost.
     """
     end = item.end
     out: dict[str, Any] = {
@@ -97,16 +133,23 @@ def session(
         "finished": not end.unfinished,
         "dropped": end.dropped,
         "missed": end.missed,
+        "deep": end.deep,
     }
+    if end.interim:
+        out["interim"] = True
+    if branches is not None:
+        out["branches"] = [{"from": _place(one), "to": _place(two)} for one, two in branches]
+    if user is not None:
+        out["user_stack"] = list(user)
     if rows is not None:
-        out["stack"] = [_row(row) for row in rows]
+        out["stack"] = [_row(row, arguments) for row in rows]
     if trace:
-        out["trace"] = [_call(event, functions) for event in item.trace]
+        out["trace"] = [_call(event, functions, arguments, probes) for event in item.trace]
     return out
 
 
 def attached(
-    mechanisms: str, functions: Sequence[Function], refused: Sequence[Refused], *, dry_run: bool
+    mechanisms: str, functions: Sequence[Function], skipped: Sequence[Skipped], *, dry_run: bool
 ) -> dict[str, Any]:
     """What is attached to, and what is not."""
     return {
@@ -125,22 +168,32 @@ def attached(
             for f in functions
         ],
         "skipped": [
-            {"name": r.function.name, "module": r.function.module, "why": r.why} for r in refused
+            {"name": s.name, "module": s.module, "reason": s.reason.value, "why": s.why}
+            for s in skipped
         ],
     }
 
 
-def summary(*, sessions: int, dropped: int, incomplete: int, missed: Missed) -> dict[str, Any]:
-    """The last line: what was shown and what was lost.
+def summary(counts: Counts, *, shown: int, missed: Missed) -> dict[str, Any]:
+    """The last line: what was shown and what was not.
 
+    ``started`` is the sum of ``sessions`` (shown), ``filtered``, ``unshown``, ``lost`` and
+    ``unfinished``. ``dropped`` is ``lost`` and ``no_room``, calls that could open no session.
     ``missed``: calls that the programs missed, and ``missed_unknown`` links of which the kernel
     does not tell.
     """
     return {
         "type": "end",
-        "sessions": sessions,
-        "dropped": dropped,
-        "incomplete": incomplete,
+        "sessions": shown,
+        "started": counts.started,
+        "filtered": counts.filtered,
+        "unshown": counts.sent - shown,
+        "lost": counts.lost,
+        "unfinished": counts.open,
+        "no_room": counts.no_room,
+        "dropped": counts.dropped,
+        "incomplete": counts.incomplete,
+        "deep_calls": counts.deep,
         "missed": missed.count,
         "missed_unknown": missed.unknown_links,
     }

@@ -18,7 +18,9 @@ from ...kernel.globs import parse_pattern
 from ..pages import Argument, Page
 from ..parsers import STATUSES, About, Example
 from . import settings
+from .lbr import parse_branches
 from .presets import PRESETS
+from .probes import Spec, parse_spec
 from .sessions import NULL, ErrorFilter
 from .usage import NotYet, UsageError
 
@@ -46,13 +48,17 @@ status is returned. Without one, tracing goes on until Ctrl-C. Needs root.""",
 )
 
 
-class Mechanism(enum.Enum):
-    """How functions are attached to."""
+#: Return values, or ranges of them, that can be filtered by; the BPF program has as many places.
+MAX_RANGES = 16
 
-    AUTO = "auto"
-    MULTI = "kprobe.multi"
-    SINGLE = "kprobe"
-    TRAMPOLINE = "fentry"
+
+class Mechanism(enum.Enum):
+    """How functions are attached to: the library's mechanisms in order of preference."""
+
+    AUTO = ("tracing_multi", "kprobe_multi", "trampoline", "kprobe")
+    MULTI = ("kprobe_multi", "kprobe")
+    SINGLE = ("kprobe",)
+    TRAMPOLINE = ("trampoline",)
 
 
 @dataclass(slots=True)
@@ -63,7 +69,14 @@ class Options:
     :ivar soft_entry: entry globs of presets, which need not
     :ivar success: show sessions that succeed too
     :ivar allow_pids: process ids (tgid)
+    :ivar threads: those of the ids that are of threads, not of processes
+    :ivar cgroup: directory of a cgroup, "" for any
     :ivar min_duration: ns
+    :ivar allow_retvals: lowest and highest value that the entry function may return
+    :ivar trace_out: path of a file for the calls, "" for none
+    :ivar lbr: kinds of branches to record, bits of ``enum perf_branch_sample_type``
+    :ivar duration: seconds after which the run ends, 0 for never
+    :ivar max_sessions: sessions after which it ends, 0 for never
     :ivar command: program and arguments, () to run until interrupted
     """
 
@@ -74,15 +87,29 @@ class Options:
     stacks: bool = True
     trace: bool = False
     success: bool = False
+    capture_args: bool = False
+    probes: list[Spec] = field(default_factory=list)
+    trace_out: str = ""
+    lbr: int = 0
+    full_lbr: bool = False
+    interim: bool = False
+    user_stacks: bool = False
     mechanism: Mechanism = Mechanism.AUTO
     dry_run: bool = False
+    why: list[str] = field(default_factory=list)
     json: bool = False
     allow_pids: list[int] = field(default_factory=list)
     deny_pids: list[int] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    cgroup: str = ""
     allow_comms: list[str] = field(default_factory=list)
     deny_comms: list[str] = field(default_factory=list)
     errors: ErrorFilter = field(default_factory=ErrorFilter)
+    allow_retvals: list[tuple[int, int]] = field(default_factory=list)
+    deny_retvals: list[tuple[int, int]] = field(default_factory=list)
     min_duration: int = 0
+    duration: float = 0
+    max_sessions: int = 0
     settings: settings.Settings = field(default_factory=settings.Settings)
     verbose: int = 0
     help: str = ""
@@ -112,6 +139,7 @@ class _State:
         self.allow_errors: set[int] | None = None
         self.any_error = False
         self.deny_errors: set[int] = set()
+        self.retvals = False
 
 
 _Handler = Callable[[_State, str], None]
@@ -149,6 +177,14 @@ def _globs(name: str) -> _Handler:
             getattr(state.options, name).append(glob)
 
     return handle
+
+
+def _branches(state: _State, value: str) -> None:
+    state.options.lbr |= parse_branches(value)
+
+
+def _probes(state: _State, value: str) -> None:
+    state.options.probes += [parse_spec(text) for text in _expand(state, value)]
 
 
 def _preset(state: _State, value: str) -> None:
@@ -201,6 +237,63 @@ def _deny_error(state: _State, value: str) -> None:
     state.deny_errors.add(_error(value))
 
 
+def _number(text: str) -> int:
+    """A return value: a number of any base, NULL, or the name of an error, negative or not."""
+    sign = -1 if text.startswith("-") else 1
+    if text == "NULL":
+        return 0
+    try:
+        value = sign * int(text.lstrip("-"), 0)
+    except ValueError:
+        number = errnos.number_of(text)
+        if number is None:
+            raise UsageError(f"no return value: {text!r}; give a number, -ENAME or NULL") from None
+        return -number
+    if not -(1 << 63) <= value < 1 << 64:
+        raise UsageError(f"{text} does not fit 64 bits")
+    return value - (1 << 64) if value >> 63 > 0 else value
+
+
+def _retvals(name: str) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        low, dots, high = value.partition("..")
+        span = (_number(low), _number(high if dots else low))
+        if span[0] > span[1]:
+            raise UsageError(f"{value}: the first value is the larger one")
+        ranges = getattr(state.options, name)
+        ranges.append(span)
+        if len(ranges) > MAX_RANGES:
+            raise UsageError(f"at most {MAX_RANGES} return values or ranges can be given")
+        state.retvals = True
+
+    return handle
+
+
+def _positive(name: str, what: str) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        if not value.isascii() or not value.isdigit() or int(value) < 1:
+            raise UsageError(f"--{what} needs a whole number above 0, not {value!r}")
+        setattr(state.options, name, int(value))
+
+    return handle
+
+
+def _seconds(state: _State, value: str) -> None:
+    try:
+        state.options.duration = float(value)
+    except ValueError:
+        state.options.duration = 0
+    if not 0 < state.options.duration < 1e9:
+        raise UsageError(f"--duration needs a number of seconds above 0, not {value!r}")
+
+
+def _set_text(name: str) -> _Handler:
+    def handle(state: _State, value: str) -> None:
+        setattr(state.options, name, value)
+
+    return handle
+
+
 def _longer(state: _State, value: str) -> None:
     if not value.isascii() or not value.isdigit() or int(value) < 1:
         raise UsageError(f"-L needs a whole number of milliseconds above 0, not {value!r}")
@@ -248,7 +341,9 @@ def _symbolize(state: _State, value: str) -> None:
 
 def _debug(state: _State, value: str) -> None:
     # A refused batch is always bisected here, so there is nothing to switch on.
-    if value != "multi-kprobe":
+    if value == "full-lbr":
+        state.options.full_lbr = True
+    elif value != "multi-kprobe":
         raise NotYet(f"--debug {value}: not available yet")
 
 
@@ -295,14 +390,46 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
             _Option(
                 "T", "trace", _N, "", "trace of function calls; -TE for both", _set("trace", True)
             ),
-            _Option("A", "capture-args", _N, "", "", _not_yet("-A: capturing arguments")),
-            _Option("J", "inject-probe", _R, "PROBE", "", _not_yet("-J: injecting probes")),
-            _Option("B", "lbr", _G, "SPEC", "", _not_yet("-B: last branch records")),
+            _Option(
+                "A", "capture-args", _N, "", "arguments of the calls", _set("capture_args", True)
+            ),
+            _Option(
+                "J",
+                "inject-probe",
+                _R,
+                "PROBE",
+                "kprobe:F[+OFF], kretprobe:F, tp:CAT:NAME, rawtp:NAME or @FILE",
+                _probes,
+            ),
+            _Option(
+                "",
+                "user-stack",
+                _N,
+                "",
+                "stack of the program that called, above the kernel's",
+                _set("user_stacks", True),
+            ),
+            _Option(
+                "B",
+                "lbr",
+                _G,
+                "SPEC",
+                "last branches before a failure (default: any_return)",
+                _branches,
+            ),
+            _Option(
+                "",
+                "trace-out",
+                _R,
+                "FILE",
+                "calls as a file for Perfetto or Chrome (Trace Event Format)",
+                _set_text("trace_out"),
+            ),
             _Option("", "json", _N, "", "JSON Lines on standard output", _set("json", True)),
         ),
     ),
     (
-        "How to attach (default: the cheapest way that this kernel has)",
+        "How to attach (default: fentry.multi, else kprobe.multi, else fentry, else kprobes)",
         (
             _Option(
                 "M",
@@ -333,16 +460,31 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "dry-run",
                 _N,
                 "",
-                "no loading and no attaching, only what would be done",
+                "loading for the verifier and no attaching: what would be done",
                 _set("dry_run", True),
+            ),
+            _Option(
+                "",
+                "why",
+                _R,
+                "GLOB",
+                "functions that can be traced and how, and why the others cannot",
+                _globs("why"),
             ),
         ),
     ),
     (
         "Filters (default: every process, every error)",
         (
-            _Option("p", "pid", _R, "PID", "process to show, by id", _pids("allow_pids")),
-            _Option("P", "no-pid", _R, "PID", "process to leave out, by id", _pids("deny_pids")),
+            _Option("p", "pid", _R, "PID", "process or thread to show, by id", _pids("allow_pids")),
+            _Option(
+                "P",
+                "no-pid",
+                _R,
+                "PID",
+                "process or thread to leave out, by id",
+                _pids("deny_pids"),
+            ),
             _Option(
                 "n",
                 "comm",
@@ -375,7 +517,14 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "sessions that succeed too (default: y with -T alone, else n)",
                 _success,
             ),
-            _Option("I", "interim-stacks", _N, "", "", _not_yet("-I: interim stacks")),
+            _Option(
+                "I",
+                "interim-stacks",
+                _N,
+                "",
+                "stacks of errors that are overwritten, and at each -J probe",
+                _set("interim", True),
+            ),
             _Option(
                 "x",
                 "allow-errors",
@@ -385,6 +534,46 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 _allow_error,
             ),
             _Option(
+                "",
+                "cgroup",
+                _R,
+                "PATH",
+                "cgroup (v2) to show the tasks of, by its directory",
+                _set_text("cgroup"),
+            ),
+            _Option(
+                "",
+                "allow-retval",
+                _R,
+                "VALUE",
+                "entry function's return value to show: 5, -ENOENT, LOW..HIGH",
+                _retvals("allow_retvals"),
+            ),
+            _Option(
+                "",
+                "deny-retval",
+                _R,
+                "VALUE",
+                "entry function's return value to leave out",
+                _retvals("deny_retvals"),
+            ),
+            _Option(
+                "",
+                "max-sessions",
+                _R,
+                "N",
+                "number of sessions after which the run ends",
+                _positive("max_sessions", "max-sessions"),
+            ),
+            _Option(
+                "",
+                "duration",
+                _R,
+                "S",
+                "seconds after which the run ends",
+                _seconds,
+            ),
+            _Option(
                 "X", "deny-errors", _R, "ERR", "error to leave out, whatever -x says", _deny_error
             ),
         ),
@@ -392,8 +581,6 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
     (
         "Symbols and settings",
         (
-            _Option("k", "kernel", _R, "PATH", "", _not_yet("-k: a vmlinux with debug info")),
-            _Option("s", "symbolize", _G, "MODE", "", _symbolize),
             _Option(
                 "C",
                 "config",
@@ -402,7 +589,35 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "one of the settings that --config-help lists",
                 _config,
             ),
-            _Option("", "debug", _R, "FEATURE", "", _debug),
+            _Option(
+                "",
+                "debug",
+                _R,
+                "FEATURE",
+                "full-lbr: the branches of the tracing itself too",
+                _debug,
+            ),
+        ),
+    ),
+    (
+        "Options of the original retsnoop that are not available, with the reason",
+        (
+            _Option(
+                "k",
+                "kernel",
+                _R,
+                "PATH",
+                "a vmlinux with debug info: no debug info is read",
+                _not_yet("-k: a vmlinux with debug info"),
+            ),
+            _Option(
+                "s",
+                "symbolize",
+                _G,
+                "MODE",
+                "source lines: no debug info is read (-sn is accepted)",
+                _symbolize,
+            ),
         ),
     ),
     (
@@ -497,7 +712,7 @@ def parse(arguments: Sequence[str], read_file: Callable[[str], str] = _read_file
     _settle(state)
     if options.help or options.version:
         return options
-    if not (options.entry or options.soft_entry):
+    if not (options.entry or options.soft_entry or options.why):
         raise UsageError("no entry functions: give at least one -e GLOB (or -c PRESET)")
     return options
 
@@ -510,10 +725,19 @@ def _settle(state: _State) -> None:
         raise UsageError(f"-x shows errors only, so {state.success_text} contradicts it")
     # -T by itself is about calls: no stack, and what succeeds is of interest too.
     options.stacks = state.call_stack or not options.trace
+    if options.probes and not (options.trace or options.interim):
+        raise UsageError("-J shows nothing without -T (calls) or -I (stacks)")
+    if options.user_stacks and not options.stacks:
+        raise UsageError("--user-stack needs stacks: add -E")
     if state.success is not None:
         options.success = state.success
     else:
         options.success = options.trace and not options.stacks and not only_errors
+    if state.retvals:
+        if only_errors or state.deny_errors:
+            raise UsageError("--allow-retval and --deny-retval cannot be used with -x or -X")
+        if state.success is None:
+            options.success = True
     allow = None
     if state.allow_errors is not None and not state.any_error:
         allow = frozenset(state.allow_errors)

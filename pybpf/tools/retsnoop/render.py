@@ -7,24 +7,38 @@ here take one cell each.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ...dataclass import dataclass
 from ..entry import plain
 from ..screen import many
-from .events import Call, Return
+from .events import Call, Frame, Hit, Return
 from .functions import Function, format_result
 from .sessions import Session
 from .stacks import Row
 
-__all__ = ["Style", "header", "session_text", "stack_lines", "trace_lines", "warning"]
+__all__ = [
+    "NO_PROBES",
+    "Arguments",
+    "Layout",
+    "Probes",
+    "Style",
+    "coloured",
+    "header",
+    "session_text",
+    "stack_lines",
+    "trace_lines",
+    "warning",
+]
 
-CALL, RETURN, LEAF, GAP = "→", "←", "↔", "‼"
+CALL, RETURN, LEAF, PROBE, GAP = "→", "←", "↔", "◎", "‼"
 NO_FRAME, STITCHED = "!", "⌇"
 INDENT = 4
 MAX_LEVELS = 20
 UNFINISHED = "..."
+ARGUMENT = "›"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +47,33 @@ class Style:
 
     :param addresses: put the address in front
     :param decimal: offsets as ``+123`` instead of ``+0x7b``
+    :param compact: arguments in the line of the call, not in lines below it
     """
 
     addresses: bool = False
     decimal: bool = False
+    compact: bool = True
+
+
+#: Gives names and values of the arguments of a call, by the function's number and the call's;
+#: None if they were lost.
+Arguments = Callable[[int, int], Sequence[tuple[str, str]] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What is to be said of injected probes.
+
+    :param labels: by the number of the probe
+    :param contexts: gives names and values of a context, by the probe's number and its place
+        in the trace; None if contexts are not captured
+    """
+
+    labels: Mapping[int, str]
+    contexts: Arguments | None = None
+
+
+NO_PROBES = Probes({})
 
 
 def _clock(ns: int) -> str:
@@ -80,27 +117,97 @@ def _symbol(row: Row, style: Style) -> str:
     return f"{'~' if place.filtered else ' '}{place.addr:016x} {text}"
 
 
-def stack_lines(rows: Sequence[Row], style: Style) -> Iterator[str]:
-    """The stack, outermost frame first."""
-    cells = []
-    for row in rows:
-        mark = duration = result = ""
-        if row.frame is not None and row.function is not None:
-            mark = (
-                f"{NO_FRAME if row.place is None else ' '}{STITCHED if row.frame.stitched else ' '}"
-            )
-            if row.frame.done:
-                duration = f"{row.frame.duration // 1000}us"
-                result = format_result(row.function, row.frame.result)
-            else:
-                duration, result = UNFINISHED, f"[{UNFINISHED}]"
-        cells.append((mark, duration, result, _symbol(row, style)))
-    wide_d = _columns((c[1] for c in cells), 5)
-    wide_r = _columns(c[2] for c in cells)
-    wide_s = _columns(c[3] for c in cells)
-    for mark, duration, result, symbol in cells:
+def _given(arguments: Arguments | None, func: int, call: int) -> Sequence[tuple[str, str]]:
+    if arguments is None:
+        return ()
+    values = arguments(func, call)
+    return [("...", "data missing ...")] if values is None else values
+
+
+def _in_line(values: Sequence[tuple[str, str]]) -> str:
+    return " ".join(_compact(name, value) for name, value in values)
+
+
+def _compact(name: str, value: str) -> str:
+    # What stands for arguments that are not known has no name.
+    return f"... {value}" if name == "..." else f"{name}={value}"
+
+
+def _below(values: Sequence[tuple[str, str]], indent: int) -> Iterator[str]:
+    # Each argument in a line of its own, or in several.
+    for name, value in values:
+        text = f"... {value}" if name == "..." else f"{name} = {value}"
+        first, *rest = text.split("\n")
+        yield f"{'':{indent}}{ARGUMENT} {first}"
+        yield from (f"{'':{indent}}  {line}" for line in rest)
+
+
+class Layout:
+    """A stack as it is laid out, whatever its durations and arguments are.
+
+    :param rows: outermost first; those with frames in the order of the session's frames
+    """
+
+    def __init__(self, rows: Sequence[Row], style: Style) -> None:
+        self._style = style
+        cells = [(*_result(row), _symbol(row, style)) for row in rows]
+        wide_s = _columns(c[2] for c in cells)
+        self._results = wide_r = _columns(c[1] for c in cells)
         # The last column is the source line; without debug info it is empty.
-        yield f"{mark:2} {duration:>{wide_d}} {result:<{wide_r}}  {symbol:<{wide_s}}  "
+        self._rows = [
+            (f"{mark:2} ", f" {result:<{wide_r}}  {symbol:<{wide_s}}  ", row.frame is not None)
+            for (mark, result, symbol), row in zip(cells, rows, strict=True)
+        ]
+
+    def lines(
+        self,
+        frames: Sequence[Frame],
+        arguments: Arguments | None = None,
+        user: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Lines of the stack.
+
+        :param frames: those of the session
+        :param user: frames of the program that called, above those of the kernel
+        """
+        durations = [f"{f.duration // 1000}us" if f.done else UNFINISHED for f in frames]
+        wide = _columns(durations, 5)
+        for name in user:
+            yield f"{'':{wide + 3 + self._results + 3}}{plain(name)}"
+        at = 0
+        for mark, rest, has_frame in self._rows:
+            if not has_frame:
+                yield f"{mark}{'':{wide}}{rest}"
+                continue
+            line = f"{mark}{durations[at]:>{wide}}{rest}"
+            given = _given(arguments, frames[at].func, frames[at].call) if arguments else ()
+            at += 1
+            if self._style.compact:
+                yield f"{line}  {_in_line(given)}" if given else line
+                continue
+            yield line
+            yield from _below(given, 3 + wide + 1)
+
+
+def _result(row: Row) -> tuple[str, str]:
+    # Mark and result of a row.
+    if row.frame is None or row.function is None:
+        return "", ""
+    mark = f"{NO_FRAME if row.place is None else ' '}{STITCHED if row.frame.stitched else ' '}"
+    if not row.frame.done:
+        return mark, f"[{UNFINISHED}]"
+    return mark, format_result(row.function, row.frame.result)
+
+
+def stack_lines(
+    rows: Sequence[Row],
+    style: Style,
+    arguments: Arguments | None = None,
+    user: Sequence[str] = (),
+) -> Iterator[str]:
+    """The stack, outermost frame first; see `Layout`."""
+    frames = [row.frame for row in rows if row.frame is not None]
+    return Layout(rows, style).lines(frames, arguments, user)
 
 
 # -- the trace --------------------------------------------------------------
@@ -108,9 +215,22 @@ def stack_lines(rows: Sequence[Row], style: Style) -> Iterator[str]:
 _HEADINGS = ("FUNCTION CALLS", "RESULT", "DURATION")
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    # One line of the trace, in columns.
+    name: str
+    result: str = ""
+    duration: str = ""
+    given: Sequence[tuple[str, str]] = ()
+
+
 def _trace_rows(
-    trace: Sequence[Call | Return], total: int, functions: Sequence[Function]
-) -> Iterator[tuple[str, str, str]]:
+    trace: Sequence[Call | Return | Hit],
+    total: int,
+    functions: Sequence[Function],
+    arguments: Arguments | None,
+    probes: Probes,
+) -> Iterator[_Line]:
     expected = at = 0
     while at < len(trace):
         event = trace[at]
@@ -118,47 +238,89 @@ def _trace_rows(
             yield _gap(event.seq - expected, event.depth)
         following = trace[at + 1] if at + 1 < len(trace) else None
         pad = " " * (INDENT * min(event.depth, MAX_LEVELS))
+        if isinstance(event, Hit):
+            given = _given(probes.contexts, event.func, event.seq)
+            yield _Line(f"{pad}{PROBE} {plain(probes.labels[event.func])}", given=given)
+            expected = event.seq + 1
+            at += 1
+            continue
         function = functions[event.func]
         label = plain(function.label)
         if isinstance(event, Return):
             yield _returned(event, f"{pad}{RETURN} {label}", function)
-        elif (
-            isinstance(following, Return)
-            and following.seq == event.seq + 1
-            and (following.func, following.depth) == (event.func, event.depth)
-        ):
-            yield _returned(following, f"{pad}{LEAF} {label}", function)
-            at += 1
         else:
-            yield f"{pad}{CALL} {label}", "", ""
+            given = _given(arguments, event.func, event.seq)
+            if (
+                isinstance(following, Return)
+                and following.seq == event.seq + 1
+                and (following.func, following.depth) == (event.func, event.depth)
+            ):
+                yield _returned(following, f"{pad}{LEAF} {label}", function, given)
+                at += 1
+            else:
+                yield _Line(f"{pad}{CALL} {label}", given=given)
         expected = trace[at].seq + 1
         at += 1
     if total > expected:
         yield _gap(total - expected, 0)
 
 
-def _returned(event: Return, name: str, function: Function) -> tuple[str, str, str]:
+def _returned(
+    event: Return, name: str, function: Function, given: Sequence[tuple[str, str]] = ()
+) -> _Line:
     duration = f"{event.duration / 1000:.3f}us"
-    return name, format_result(function, event.result), duration
+    return _Line(name, format_result(function, event.result), duration, given)
 
 
-def _gap(missing: int, depth: int) -> tuple[str, str, str]:
+def _gap(missing: int, depth: int) -> _Line:
     pad = " " * (INDENT * min(depth, MAX_LEVELS))
-    return f"{pad}{GAP} missing {many(missing, 'record')} {GAP}", UNFINISHED, UNFINISHED
+    return _Line(f"{pad}{GAP} missing {many(missing, 'record')} {GAP}", UNFINISHED, UNFINISHED)
 
 
 def trace_lines(
-    trace: Sequence[Call | Return], total: int, functions: Sequence[Function]
+    trace: Sequence[Call | Return | Hit],
+    total: int,
+    functions: Sequence[Function],
+    arguments: Arguments | None = None,
+    *,
+    compact: bool = True,
+    probes: Probes = NO_PROBES,
 ) -> Iterator[str]:
-    """Calls and returns in order.
+    """Calls and returns in order, and the probes between them.
 
     :param total: how many records there were, lost ones included
+    :param compact: arguments in the line of the call
     """
-    rows = list(_trace_rows(trace, total, functions))
-    widths = [_columns((row[i] for row in rows), len(_HEADINGS[i])) for i in range(3)]
-    rules = tuple("-" * width for width in widths)
-    for name, result, duration in (_HEADINGS, rules, *rows):
-        yield f"{name:<{widths[0]}}   {result:<{widths[1]}}  {duration:>{widths[2]}}"
+    lines = list(_trace_rows(trace, total, functions, arguments, probes))
+    name_w = _columns((line.name for line in lines), len(_HEADINGS[0]))
+    result_w = _columns((line.result for line in lines), len(_HEADINGS[1]))
+    duration_w = _columns((line.duration for line in lines), len(_HEADINGS[2]))
+    context = "  CONTEXT" if arguments is not None and compact else ""
+    rule = "  " + "-" * len("CONTEXT") if context else ""
+    heading = f"{_HEADINGS[0]:<{name_w}}   {_HEADINGS[1]:<{result_w}}  {_HEADINGS[2]:>{duration_w}}"
+    yield heading + context
+    yield f"{'-' * name_w}   {'-' * result_w}  {'-' * duration_w}{rule}"
+    for line in lines:
+        text = f"{line.name:<{name_w}}   {line.result:<{result_w}}  {line.duration:>{duration_w}}"
+        if compact:
+            yield f"{text}  {_in_line(line.given)}" if line.given else text
+            continue
+        yield text
+        yield from _below(line.given, name_w + 3)
+
+
+# -- colour ---------------------------------------------------------------
+
+_ERROR = re.compile(r"\[(?:-[A-Z0-9]+|NULL)\]")
+_MARKS = re.compile(rf"[{CALL}{RETURN}{LEAF}{PROBE}{GAP}{STITCHED}{ARGUMENT}]|^{NO_FRAME}", re.M)
+
+
+def coloured(text: str) -> str:
+    """A block for a terminal: errors red, marks dim, the first line bold."""
+    first, newline, rest = text.partition("\n")
+    rest = _ERROR.sub(lambda found: f"\x1b[31m{found[0]}\x1b[0m", rest)
+    rest = _MARKS.sub(lambda found: f"\x1b[2m{found[0]}\x1b[0m", rest)
+    return f"\x1b[1m{first}\x1b[0m{newline}{rest}"
 
 
 # -- the whole --------------------------------------------------------------
@@ -178,21 +340,39 @@ def session_text(
     *,
     epoch: int,
     trace: bool,
-    rows: Sequence[Row] | None,
-    style: Style,
+    stack: Iterable[str] | None,
+    branches: Iterable[str] | None = None,
+    compact: bool = True,
+    arguments: Arguments | None = None,
+    probes: Probes = NO_PROBES,
 ) -> str:
     """One block.
 
     :param epoch: ns between 1970 and the start of CLOCK_MONOTONIC
     :param trace: show the calls
-    :param rows: the stack to show, or None
+    :param stack: lines of the stack to show, or None
+    :param branches: the same of the last branches
+    :param compact: arguments in the line of the call
+    :param arguments: of the calls, if they were captured
     :returns: text that ends with the two empty lines between blocks
     """
     lines = [header(session, epoch)]
     if trace:
-        lines += ["", *trace_lines(session.trace, session.end.records, functions)]
-    if rows is not None:
-        lines += ["", *stack_lines(rows, style)]
+        calls = trace_lines(
+            session.trace,
+            session.end.records,
+            functions,
+            arguments,
+            compact=compact,
+            probes=probes,
+        )
+        lines += ["", *calls]
+    if branches is not None:
+        lines += ["", *branches]
+    if stack is not None:
+        lines += ["", *stack]
+    if session.end.interim:
+        lines[0] += " (goes on)"
     if session.end.dropped:
         lines.append(warning(session.end.dropped))
     return "\n".join([*lines, "", "", ""])

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -21,34 +20,45 @@ from typing import TextIO
 
 import pybpf
 
-from ...errors import ObjectFormatError, PlanError, RelocationError
+from ...errors import BpfError, ObjectFormatError, PlanError, RelocationError
 from ...kernel import kallsyms
-from ...links import make_room
-from ...multi.missed import losses_on
+from ...links.branches import recorded_branches
 from ...multi.select import Selection, select
 from ..entry import plain
 from ..progress import Waiting
 from ..screen import many
-from . import attach, jsonlines, render, stacks
-from .attach import Attacher, Plan, Progress
+from . import attach, jsonlines, load, words
+from .args import parameters_of
+from .attach import Tracing
 from .command import NOT_FOUND, Command, find
 from .events import decode
-from .functions import Flag, Function, make_functions
-from .options import Mechanism, Options
-from .sessions import Collector, Session, errors_of
+from .functions import Flag, Function, key_of
+from .options import Options
+from .probes import PROGRAMS, attach_probe
+from .probing import probes_of
+from .sessions import Collector
+from .show import Shower
 from .symbols import KernelSymbols
+from .tasks import process_of
+from .traceout import TraceFile
+from .usage import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ... import Object
+    from ... import MultiLink, Object, Program
+    from ...multi.options import Progress
+    from .args import Parameter
+    from .load import Counts
+    from .probes import Probe
 
 __all__ = ["run"]
 
 OBJECT = Path(__file__).with_name("retsnoop.bpf.o")
 _POLL = 0.1  # seconds between looks at signals and the command
 _SLOW = 5.0  # seconds: what takes longer is announced
+_SLICE = 64  # records that are read at a time, so that a signal is seen between them
+_LINGER = 0.3  # seconds for which what waits is still shown after a signal
 _STALL = 1.0  # seconds of attaching or detaching before progress is shown
-_ALLOW, _DENY = 1, 0
 _SHOWN = 5
 
 
@@ -86,20 +96,36 @@ class _Progress:
                 print(file=self._out, flush=True)
 
 
+class _Attached:
+    """What is attached; detaching goes on where an interrupt left it."""
+
+    def __init__(self, link: MultiLink, others: ExitStack) -> None:
+        self.link = link
+        self._others = others
+
+    def detach(self, progress: Progress) -> None:
+        self.link.detach(progress)
+        self._others.close()
+
+
 class _Run:
     def __init__(self, options: Options, facts: pybpf.Facts) -> None:
         self.options = options
         self.facts = facts
-        self.functions: list[Function] = []
+        self.mechanisms = options.mechanism.value
         self.stop = 0  # number of the signal that came
         self.selecting = False  # only reading: a signal need not wait for a loop
         self.command: Command | None = None
-        self.sessions = 0
+        self.parameters: list[tuple[Parameter, ...]] = []
+        self.probes: list[Probe] = []
         self.collector = Collector()
-        self.epoch = time.time_ns() - time.monotonic_ns()
         self.symbols = KernelSymbols(lambda: self.facts.kallsyms)
         # With --json stdout belongs to the records.
         self.info = sys.stderr if options.json else sys.stdout
+
+    def program(self, obj: Object) -> Program:
+        """The program that is attached to the functions."""
+        return obj.programs["calls_with_args" if self.options.capture_args else "calls"]
 
     # -- words
 
@@ -130,33 +156,29 @@ class _Run:
             self.say(f"Glob {unmatched}.", 1)
         if not any(c.entry for c in selection.candidates):
             raise _Failed("no entry function can be traced")
-        for skipped in selection.skipped:
-            why = str(skipped).removeprefix(f"{skipped.label}: ")
-            self.say(f"Function '{skipped.label}' is skipped: {why}", 1)
         for label in selection.excluded:
             self.say(f"Function '{label}' is denied.", 2)
         return selection
 
-    def plan(self, selection: Selection) -> Plan:
-        functions = make_functions(selection.candidates, self.facts.btf)
-        plan = attach.make_plan(functions, self.options.mechanism, self.facts)
-        for refused in plan.refused:
-            self.say(f"Function '{refused.function.label}' is skipped: {refused.why}", 1)
-        left = {r.function.id for r in plan.refused}
-        if not any(f.flags & Flag.ENTRY for f in functions if f.id not in left):
-            why = plan.refused[0]
-            raise _Failed(f"no entry function is left: '{why.function.label}': {why.why}")
-        self.functions = functions
-        skipped = len(selection.skipped) + len(plan.refused)
-        self.say(f"Found {many(plan.functions, 'attachable function')} in total.", 1)
+    def plan(self, obj: Object, selection: Selection) -> Tracing:
+        tracing = attach.make_tracing(self.program(obj), selection, self.facts, self.mechanisms)
+        skipped = len(tracing.skipped)
+        for one in tracing.skipped:
+            self.say(f"Function '{one.label}' is skipped: {one.why}", 1)
+        functions = tracing.functions
+        entries = [f for f in functions if f.flags & Flag.ENTRY]
+        if not entries:
+            asked = {(c.module, c.name) for c in selection.candidates if c.entry}
+            why = next((s for s in tracing.skipped if (s.module, s.name) in asked), None)
+            raise _Failed("no entry function is left" + (f": {why}" if why else ""))
+        self.say(f"Found {many(len(functions), 'attachable function')} in total.", 1)
         self.say(f"Skipped {many(skipped, 'function')} in total.", 1)
-        for function in functions:
-            if function.flags & Flag.ENTRY and function.id not in left:
-                self.say(f"Function '{function.label}' is marked as an entry point.", 1)
+        for function in entries:
+            self.say(f"Function '{function.label}' is marked as an entry point.", 1)
         if skipped and not self.options.verbose:
             self.warn(f"Skipped {many(skipped, 'function')} that cannot be traced; -v tells why.")
         self._warn_no_fail(functions)
-        return plan
+        return tracing
 
     def _warn_no_fail(self, functions: Sequence[Function]) -> None:
         if self.options.success:
@@ -175,10 +197,6 @@ class _Run:
                 f"{', '.join(names[:_SHOWN])}{more}"
             )
 
-    def lost(self, modules: Iterable[str]) -> set[str]:
-        """Modules that are no longer the ones that functions were selected in."""
-        return self.facts.loaded.lost(modules)
-
     def list_functions(self, functions: Sequence[Function], *, dry_run: bool) -> None:
         how = "Attached (dry run)" if dry_run else "Attached"
         for number, function in enumerate(functions, 1):
@@ -189,73 +207,102 @@ class _Run:
                 detail = f" (addr {function.addr:#x}, btf id {btf}, flags {flags or '0'})"
             self.say(f"{how} to function #{number} '{function.label}'{detail}.", 1)
 
+    def why(self, obj: Object) -> int:
+        """Tell of functions how they would be traced, or why not."""
+        options = self.options
+        selection = select(self.facts, options.why, deny=options.deny, at_exit=True)
+        tracing = attach.make_tracing(self.program(obj), selection, self.facts, self.mechanisms)
+        by = {
+            key_of(target): attach.name_of(group.mechanism)
+            for group in tracing.plan.groups
+            for target in group.targets
+        }
+        told = {key_of(f): f"{f.label}: traced by {by[key_of(f)]}" for f in tracing.functions}
+        if options.json:
+            self.emit_json(
+                jsonlines.attached(tracing.text, tracing.functions, tracing.skipped, dry_run=True)
+            )
+        else:
+            for line in (*told.values(), *map(str, tracing.skipped)):
+                self.say(line)
+            for label in selection.excluded:
+                self.say(f"{label}: left out by -d")
+        for unmatched in selection.unmatched:
+            self.warn(str(unmatched))
+        return 0 if told else 1
+
     # -- loading and attaching
 
-    def load(self, obj: Object, plan: Plan) -> None:
-        options = self.options
-        variables = obj.globals
-        variables.self_tgid = os.getpid()
-        variables.emit_success = options.success
-        variables.emit_stacks = options.stacks
-        variables.emit_trace = options.trace
-        variables.min_duration = options.min_duration
-        variables.filter_pids = bool(options.allow_pids or options.deny_pids)
-        variables.allow_pids = bool(options.allow_pids)
-        variables.filter_comms = bool(options.allow_comms or options.deny_comms)
-        variables.allow_comms = bool(options.allow_comms)
-        # Denied ones are written last, so that they win.
-        pids = dict.fromkeys(options.allow_pids, _ALLOW) | dict.fromkeys(options.deny_pids, _DENY)
-        comms = {
-            _comm(name): verdict
-            for names, verdict in ((options.allow_comms, _ALLOW), (options.deny_comms, _DENY))
-            for name in names
-        }
-        maps = obj.maps
-        maps["funcs"].max_entries = len(self.functions)
-        maps["sessions"].max_entries = options.settings.sessions_size
-        maps["events"].max_entries = options.settings.ringbuf_size
-        maps["pids"].max_entries = max(1, len(pids))
-        maps["comms"].max_entries = max(1, len(comms))
-        for name in attach.programs_of(plan):
+    def load(self, obj: Object, tracing: Tracing) -> None:
+        if self.options.capture_args:
+            btf = self.facts.btf
+            self.parameters = [
+                parameters_of(f, btf.get(f.module), self.options.settings)
+                for f in tracing.functions
+            ]
+        self.probes = self.find_probes()
+        for name in {PROGRAMS[probe.kind] for probe in self.probes}:
             obj.programs[name].autoload = True
+        load.configure(obj, self.options, tracing, self.parameters)
         obj.load()
-        maps["funcs"].update({f.id: int(f.flags) for f in self.functions})
-        maps["pids"].update(pids)
-        maps["comms"].update(comms)
+        load.fill(obj, self.options, self.parameters)
 
-    def attach(self, obj: Object, attacher: Attacher, plan: Plan) -> None:
-        cost = attach.estimate(plan, self.facts)
+    def find_probes(self) -> list[Probe]:
+        """Probes of ``-J``, each with what its context is made of."""
+        if not self.options.probes:
+            return []
+        try:
+            return probes_of(self.options.probes, self.facts)
+        except UsageError as error:
+            raise _Failed(str(error)) from None
+
+    def attach(
+        self, obj: Object, tracing: Tracing, stack: ExitStack
+    ) -> tuple[_Attached, list[Function]]:
+        """Attach; what is attached is detached when the stack is closed.
+
+        :returns: what is attached, and the functions that took it
+        """
+        program, count = self.program(obj), many(len(tracing.functions), "function")
+        cost = tracing.plan.cost
         if cost.attach_s + cost.detach_s > _SLOW:
             self.warn(
-                f"Attaching to {many(plan.functions, 'function')} by {plan.text} may take about "
+                f"Attaching to {count} by {tracing.text} may take about "
                 f"{cost.attach_s:.0f} s, detaching {cost.detach_s:.0f} s."
             )
         started = time.monotonic()
-        attacher.attach_task_exit()
-        attached = attacher.attach(plan)
+        others = stack.enter_context(ExitStack())
+        others.enter_context(obj.programs["task_exit"].attach_raw_tp("sched_process_exit"))
+        progress = _Progress("Attaching", sys.stderr)
+        link = attach.attach(program, tracing, self.mechanisms, self.attach_progress(progress))
+        attached = _Attached(link, others)
+        stack.callback(self.detach_all, obj, attached)
+        for probe in self.probes:
+            others.enter_context(attach_probe(obj, probe))
+            self.say(f"Injected probe #{probe.number} '{probe.label}'.", 1)
+        progress.done()
         took = int((time.monotonic() - started) * 1000)
-        have = {f.id for f in attached}
-        for function in self.functions:
-            if function.id not in have:
-                # Its exit may be attached without its entry.
-                obj.maps["funcs"][function.id] = int(function.flags | Flag.IGNORE)
-        for refused in attacher.refused:
-            self.say(f"Function '{refused.function.label}' is skipped: {refused.why}", 1)
-        if attacher.refused and not self.options.verbose:
-            self.warn(
-                f"The kernel refused {len(attacher.refused)} of "
-                f"{many(plan.functions, 'function')}; "
-                "-v tells why."
-            )
-        if not any(f.flags & Flag.ENTRY for f in attached):
-            why = attacher.refused[0] if attacher.refused else None
-            text = f": '{why.function.label}': {why.why}" if why else ""
-            raise _Failed(f"no entry function could be attached to{text}")
-        self.list_functions(attached, dry_run=False)
-        self.say(f"Successfully attached to {many(len(attached), 'function')} in {took} ms.", 1)
+        have = {key_of(t) for t in link.targets}
+        names = {key[:2] for key in have}  # one whose module was loaded anew is elsewhere
+        functions = [
+            f
+            for f in tracing.functions
+            if key_of(f) in have or (f.module and key_of(f)[:2] in names)
+        ]
+        for refused in link.refused:
+            self.say(f"Function '{refused.label}' is skipped: {refused.why}", 1)
+        if link.refused and not self.options.verbose:
+            self.warn(f"The kernel refused {len(link.refused)} of {count}; -v tells why.")
+        if not any(f.flags & Flag.ENTRY for f in functions):
+            why = f": {link.refused[0]}" if link.refused else ""
+            raise _Failed(f"no entry function could be attached to{why}")
+        self.list_functions(functions, dry_run=False)
+        self.say(f"Successfully attached to {many(len(functions), 'function')} in {took} ms.", 1)
         if self.options.json:
-            refused_all = [*plan.refused, *attacher.refused]
-            self.emit_json(jsonlines.attached(plan.text, attached, refused_all, dry_run=False))
+            by = attach.mechanisms_text(link.groups)
+            skipped = (*tracing.skipped, *link.refused)
+            self.emit_json(jsonlines.attached(by, functions, skipped, dry_run=False))
+        return attached, functions
 
     # -- receiving
 
@@ -263,85 +310,68 @@ class _Run:
         sys.stdout.write(jsonlines.line(value))
         sys.stdout.flush()
 
-    def show(self, session: Session) -> None:
-        if not self.options.errors.passes(errors_of(session.end, self.functions)):
-            return
-        self.sessions += 1
-        rows = None
-        if self.options.stacks:
-            places = stacks.clean(stacks.resolve(session.stack, self.symbols))
-            if not self.options.settings.unfiltered:
-                places = [p for p in places if not p.filtered]
-            rows = list(stacks.merge(places[::-1], session.end.frames, self.functions))
-        trace = self.options.trace
-        if self.options.json:
-            self.emit_json(
-                jsonlines.session(session, self.functions, epoch=self.epoch, trace=trace, rows=rows)
-            )
-            return
-        settings = self.options.settings
-        sys.stdout.write(
-            render.session_text(
-                session,
-                self.functions,
-                epoch=self.epoch,
-                trace=trace,
-                rows=rows,
-                style=render.Style(settings.emit_addrs, settings.dec_offs),
-            )
-        )
-        sys.stdout.flush()
-
-    def receive(self, obj: Object) -> None:
-        """Show sessions until a signal comes or the command ends."""
-        command, dropped = self.command, 0
+    def receive(self, obj: Object, shower: Shower) -> None:
+        """Show sessions until a signal comes, the command ends or there were enough."""
+        options, command, dropped = self.options, self.command, 0
+        until = time.monotonic() + options.duration if options.duration else None
+        last: float | None = None  # when to stop showing, after a signal
         with pybpf.RingBuffer(obj.maps["events"], decode) as ring:
             while True:
-                over = bool(self.stop) or (command is not None and command.poll() is not None)
-                events = ring.read(timeout=0 if over else _POLL)
+                ended = command is not None and command.poll() is not None
+                late = until is not None and time.monotonic() >= until
+                over = bool(self.stop) or ended or late
+                events = ring.read(timeout=0 if over else _POLL, max_records=_SLICE)
                 for event in events:
                     session = self.collector.feed(event)
                     if session is not None:
-                        self.show(session)
-                now = obj.globals.dropped_sessions
+                        shower(session)
+                        if shower.shown == options.max_sessions:
+                            shower.flush()
+                            return
+                shower.flush()
+                now = obj.globals.no_room + obj.globals.ends[1]
                 if now != dropped:
                     self.warn(f"WARNING: {many(now - dropped, 'sample')} dropped.")
                     dropped = now
-                if over and (self.stop or not events):
+                if self.stop and last is None:
+                    last = time.monotonic() + _LINGER
+                if over and (not events or (last is not None and time.monotonic() > last)):
                     return
 
     # -- the end
 
-    def detach(self, obj: Object, attacher: Attacher) -> None:
+    def detach(self, obj: Object, attached: _Attached, shower: Shower) -> None:
         if self.stop:
             self.say("")
         self.say("Detaching...")
         self.info.flush()
         started = time.monotonic()
-        self.close(obj, attacher)
+        self.detach_all(obj, attached)
         took = int((time.monotonic() - started) * 1000)
-        lost, partial = obj.globals.dropped_sessions, obj.globals.incomplete_sessions
+        counts = load.counts_of(obj)
         self.say(f"DONE in {took} ms.")
-        missed = attacher.missed
+        self.info.flush()
+        missed = attached.link.missed
         if missed.count or not missed.known:
-            self.say(f"{'MISSED CALLS:':<20}{missed}")
-        if lost or partial:
-            self.warn("WARNING! Some samples are missing or incomplete:")
-            self.warn(f"{'DROPPED SAMPLES:':<20}{lost}")
-            self.warn(f"{'INCOMPLETE SAMPLES:':<20}{partial}")
-            self.warn("A larger -C bpf.ringbuf-size or -C bpf.sessions-size may help.")
+            self.warn(f"{'MISSED CALLS:':<20}{missed}")
+        self.sum_up(counts, shower.shown)
         if self.options.json:
-            self.emit_json(
-                jsonlines.summary(
-                    sessions=self.sessions, dropped=lost, incomplete=partial, missed=missed
-                )
-            )
+            self.emit_json(jsonlines.summary(counts, shown=shower.shown, missed=missed))
 
-    def close(self, obj: Object, attacher: Attacher) -> None:
+    def sum_up(self, counts: Counts, shown: int) -> None:
+        """Say what became of the sessions."""
+        self.warn(words.sessions(counts, shown))
+        if counts.dropped or counts.incomplete:
+            self.warn("WARNING! Some samples are missing or incomplete:")
+            self.warn(f"{'DROPPED SAMPLES:':<20}{counts.dropped}")
+            self.warn(f"{'INCOMPLETE SAMPLES:':<20}{counts.incomplete}")
+            self.warn("A larger -C bpf.ringbuf-size or -C bpf.sessions-size may help.")
+
+    def detach_all(self, obj: Object, attached: _Attached) -> None:
         """Detach what is attached; without a word if that is quick."""
         obj.globals.ready = 0
         progress = _Progress("Detaching", sys.stderr)
-        attacher.close(progress)
+        attached.detach(progress)
         progress.done()
 
     def end_command(self) -> None:
@@ -383,63 +413,94 @@ class _Run:
                 self.warn(f"retsnoop: {options.command[0]}: command not found")
                 return NOT_FOUND
             path = found
-        self.selecting = True
-        with Waiting("selecting functions", sys.stderr):
-            selection = self.select()
-        plan = self.plan(selection)
-        self.go_on()  # it may have come where exceptions are swallowed
-        self.selecting = False
-        if options.dry_run:
-            functions = [f for _, group in plan.groups for f in group]
-            self.list_functions(functions, dry_run=True)
-            self.say(f"Dry run: would attach to {many(plan.functions, 'function')} by {plan.text}.")
-            if options.json:
-                self.emit_json(jsonlines.attached(plan.text, functions, plan.refused, dry_run=True))
-            return 0
-        if any(mechanism is Mechanism.TRAMPOLINE for mechanism, _ in plan.groups):
-            # The images made by attaching are not in the table read for selecting.
-            self.symbols = KernelSymbols(lambda: kallsyms.read(before=self.facts.kallsyms))
-        make_room(attach.descriptors(plan), f"attach to {many(plan.functions, 'function')}")
-        return self._traced(plan, path)
-
-    def _traced(self, plan: Plan, path: str) -> int:
-        options = self.options
         with ExitStack() as stack:
             # Last of all: on an error everything is detached first, however long that takes.
             stack.callback(self.end_command)
+            self.selecting = True
+            self.find_threads()
+            self.open_branches(stack)
             obj = stack.enter_context(pybpf.open(OBJECT, facts=self.facts))
-            self.load(obj, plan)
-            progress = _Progress("Attaching", sys.stderr)
-            attacher = Attacher(
-                obj, self.attach_progress(progress), self.lost, losses_on(self.facts)
-            )
-            stack.callback(self.close, obj, attacher)
-            self.attach(obj, attacher, plan)
-            progress.done()
-            self.go_on()
-            # Whoever waits for the line may act on it: from then on everything is seen. A
-            # command of ours has not started yet, and starts with nothing seen before it.
-            obj.globals.ready = 0 if options.command else 1
-            self.say("Receiving data...")
-            self.info.flush()
-            if options.command:
-                sys.stdout.flush()
-                self.command = Command(path, options.command)
-            obj.globals.ready = 1
-            if self.command is not None:
-                self.command.start()
-            self.receive(obj)
-            self.detach(obj, attacher)
-            if self.command is None:
+            with Waiting("selecting functions", sys.stderr):
+                if options.why:
+                    return self.why(obj)
+                selection = self.select()
+                tracing = self.plan(obj, selection)
+            self.go_on()  # it may have come where exceptions are swallowed
+            self.selecting = False
+            if options.dry_run:
+                self.dry_run(obj, tracing)
                 return 0
-            if self.stop:
-                self.command.signal(self.stop)
-            return self.command.wait()
+            if any(g.mechanism.needs_btf for g in tracing.plan.groups):
+                # The images made by attaching are not in the table read for selecting.
+                self.symbols = KernelSymbols(lambda: kallsyms.read(before=self.facts.kallsyms))
+            return self._traced(obj, tracing, path, stack)
 
+    def find_threads(self) -> None:
+        """Tell which of the ids are those of threads, and of nothing."""
+        options = self.options
+        for number in (*options.allow_pids, *options.deny_pids):
+            process = process_of(number)
+            if process is None:
+                self.warn(f"No process has the id {number} now.")
+            elif process != number:
+                options.threads.add(number)
+                self.warn(f"{number} is a thread of process {process}: only that thread is meant.")
 
-def _comm(name: str) -> bytes:
-    """A command name as the kernel keeps it: 15 bytes and NULs."""
-    return name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0")
+    def open_branches(self, stack: ExitStack) -> None:
+        """Have the hardware record branches until the end; or say that it does not, and go on."""
+        if not self.options.lbr:
+            return
+        try:
+            stack.enter_context(recorded_branches(self.facts.online_cpus, self.options.lbr))
+        except BpfError as error:
+            self.warn(f"No last branches (-B): {error}: this machine does not record them.")
+            self.options.lbr = 0
+
+    def dry_run(self, obj: Object, tracing: Tracing) -> None:
+        functions = tracing.functions
+        self.load(obj, tracing)
+        loaded = self.program(obj).check_multi(tracing.plan)
+        self.say(f"The verifier accepts {many(loaded, 'program')}.", 1)
+        self.list_functions(functions, dry_run=True)
+        count = many(len(functions), "function")
+        self.say(f"Dry run: would attach to {count} by {tracing.text}.")
+        if self.options.json:
+            self.emit_json(
+                jsonlines.attached(tracing.text, functions, tracing.skipped, dry_run=True)
+            )
+
+    def _traced(self, obj: Object, tracing: Tracing, path: str, stack: ExitStack) -> int:
+        options = self.options
+        file = None
+        if options.trace_out:
+            # Beforehand: a path that cannot be written should not end a long run.
+            out = open(options.trace_out, "w", encoding="utf-8")  # noqa: SIM115
+            file = stack.enter_context(TraceFile(out))
+        self.load(obj, tracing)
+        attached, _ = self.attach(obj, tracing, stack)
+        self.go_on()
+        btf = self.facts.btf.get("") if self.probes else None
+        shower = Shower(
+            options, tracing.functions, self.symbols, self.parameters, self.probes, btf, file
+        )
+        # Whoever waits for the line may act on it: from then on everything is seen. A
+        # command of ours has not started yet, and starts with nothing seen before it.
+        obj.globals.ready = 0 if options.command else 1
+        self.say("Receiving data...")
+        self.info.flush()
+        if options.command:
+            sys.stdout.flush()
+            self.command = Command(path, options.command)
+        obj.globals.ready = 1
+        if self.command is not None:
+            self.command.start()
+        self.receive(obj, shower)
+        self.detach(obj, attached, shower)
+        if self.command is None:
+            return 0
+        if self.stop:
+            self.command.signal(self.stop)
+        return self.command.wait()
 
 
 def run(options: Options, facts: pybpf.Facts | None = None) -> int:

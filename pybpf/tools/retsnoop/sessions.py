@@ -7,14 +7,12 @@ dropped when the same task's next session starts, so nothing grows for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from ... import errnos
-from ...dataclass import dataclass
-from .events import Call, End, Event, Return, Stack
-from .functions import Flag, Function, value_of
+from ...dataclass import dataclass, field
+from .events import Arg, Args, Branch, Branches, Call, Context, End, Event, Hit, Return, Stack
 
-__all__ = ["NULL", "Collector", "ErrorFilter", "Session", "errors_of"]
+__all__ = ["NULL", "Collector", "ErrorFilter", "Session"]
 
 #: Stands for a NULL pointer among error numbers.
 NULL = 0
@@ -26,17 +24,25 @@ class Session:
 
     :param end: who, when, and the chain to report
     :param stack: kernel stack of the chain, innermost first; () if not asked for
-    :param trace: calls and returns in order, as far as they arrived
+    :param trace: calls, returns and probes in order, as far as they arrived
+    :param args: arguments by the number of the call, as far as they arrived
+    :param user_stack: stack of the program that called, innermost first
+    :param contexts: of the probes that fired, by their place in the trace
+    :param branches: the last ones before the failure, newest first
     """
 
     end: End
     stack: tuple[int, ...] = ()
-    trace: tuple[Call | Return, ...] = ()
+    trace: tuple[Call | Return | Hit, ...] = ()
+    args: Mapping[int, tuple[Arg, ...]] = field(default_factory=dict)
+    user_stack: tuple[int, ...] = ()
+    contexts: Mapping[int, bytes] = field(default_factory=dict)
+    branches: tuple[Branch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorFilter:
-    """Which sessions are shown, by the errors in their chain.
+    """Which sessions are shown, by the errors in their chain; the BPF program looks at them.
 
     :param allow: error numbers of which one must occur, `NULL` for a null
         pointer; None lets everything pass
@@ -46,59 +52,68 @@ class ErrorFilter:
     allow: frozenset[int] | None = None
     deny: frozenset[int] = frozenset()
 
-    def passes(self, errors: frozenset[int]) -> bool:
-        """True if a session with these errors is to be shown."""
-        if errors & self.deny:
-            return False
-        return self.allow is None or bool(errors & self.allow)
 
+class _Open:
+    # What arrived of a session so far.
+    __slots__ = ("args", "branches", "contexts", "stack", "trace", "user_stack")
 
-def errors_of(end: End, functions: Sequence[Function]) -> frozenset[int]:
-    """Error numbers (positive, `NULL` for a null pointer) that the chain's functions returned."""
-    found = set()
-    for frame in end.frames:
-        function = functions[frame.func]
-        if not frame.done or not function.can_fail:
-            continue
-        value = value_of(function, frame.result)
-        if errnos.is_error(value):
-            found.add(-value)
-        elif not value and function.flags & Flag.PTR:
-            found.add(NULL)
-    return frozenset(found)
+    def __init__(self) -> None:
+        self.trace: list[Call | Return | Hit] = []
+        self.args: dict[int, tuple[Arg, ...]] = {}
+        self.contexts: dict[int, bytes] = {}
+        self.branches: tuple[Branch, ...] = ()
+        self.stack: tuple[int, ...] = ()
+        self.user_stack: tuple[int, ...] = ()
 
 
 class Collector:
     """Takes events one by one and gives back the sessions they complete."""
 
     def __init__(self) -> None:
-        self._traces: dict[int, list[Call | Return]] = {}
-        self._stacks: dict[int, tuple[int, ...]] = {}
+        self._open: dict[int, _Open] = {}
         # The task's session; an older one of the same task has lost its end.
         self._current: dict[int, int] = {}
 
     @property
     def open(self) -> int:
         """Sessions that records are kept for."""
-        return len(self._current)
+        return len(self._open)
 
     def feed(self, event: Event) -> Session | None:
-        """Take one event; gives a session if it was that session's last and is to be shown."""
+        """Take one event; gives a session if it was that session's last and is to be shown.
+
+        An interim end gives the session as far as it has come.
+        """
         previous = self._current.get(event.key)
         if previous is not None and previous != event.session:
-            self._forget(previous)
-        if isinstance(event, End):
+            self._open.pop(previous, None)
+        if isinstance(event, End) and not event.interim:
             self._current.pop(event.key, None)
-            trace = self._traces.pop(event.session, [])
-            stack = self._stacks.pop(event.session, ())
-            return None if event.discard else Session(event, stack, tuple(trace))
+            kept = self._open.pop(event.session, None)
+            return None if event.discard else _session(event, kept or _Open())
         self._current[event.key] = event.session
+        kept = self._open.get(event.session)
+        if kept is None:
+            kept = self._open[event.session] = _Open()
+        if isinstance(event, End):
+            done = _session(event, kept)
+            kept.stack = ()
+            return done
         if isinstance(event, Stack):
-            self._stacks[event.session] = event.addrs
+            if event.user:
+                kept.user_stack = event.addrs
+            else:
+                kept.stack = event.addrs
+        elif isinstance(event, Branches):
+            kept.branches = event.branches
+        elif isinstance(event, Context):
+            kept.contexts[event.seq] = event.data
+        elif isinstance(event, Args):
+            kept.args[event.seq] = event.values
         else:
-            self._traces.setdefault(event.session, []).append(event)
+            kept.trace.append(event)
         return None
 
-    def _forget(self, session: int) -> None:
-        self._traces.pop(session, None)
-        self._stacks.pop(session, None)
+
+def _session(end: End, kept: _Open) -> Session:
+    return Session(end, kept.stack, tuple(kept.trace), kept.args, kept.user_stack, kept.contexts)

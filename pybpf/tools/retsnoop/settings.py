@@ -16,16 +16,32 @@ class Settings:
 
     :ivar ringbuf_size: bytes
     :ivar sessions_size: sessions at a time
+    :ivar max_depth: frames that are kept of a session
     :ivar unfiltered: keep the frames of trampolines and BPF programs
     :ivar emit_addrs: address in front of each frame of a stack
     :ivar dec_offs: decimal offsets
+    :ivar max_total_args_size: bytes captured of all arguments of a call
+    :ivar max_sized_arg_size: bytes of one argument of a known size
+    :ivar max_str_arg_size: bytes of one string
+    :ivar capture_raw_ptrs: show pointers in front of what they point to
+    :ivar lbr_max_count: branches that are shown, 0 for all
+    :ivar fmt_mode: "compact", "multiline" or "verbose"
+    :ivar fmt_max_arg_width: characters of one argument, 0 for all
     """
 
     ringbuf_size: int = 8 << 20
     sessions_size: int = 4096
+    max_depth: int = 64
     unfiltered: bool = False
     emit_addrs: bool = False
     dec_offs: bool = False
+    max_total_args_size: int = 3072
+    max_sized_arg_size: int = 256
+    max_str_arg_size: int = 256
+    capture_raw_ptrs: bool = False
+    lbr_max_count: int = 0
+    fmt_mode: str = "compact"
+    fmt_max_arg_width: int = 120
 
 
 def _size(least: int, most: int) -> Callable[[str], int]:
@@ -43,6 +59,16 @@ def _bool(text: str) -> bool:
     if text.lower() in ("false", "n", "0"):
         return False
     raise UsageError(f"give true, y, 1, false, n or 0, not {text!r}")
+
+
+def _word(*words: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        for word in words:
+            if text and word.startswith(text.lower()):
+                return word
+        raise UsageError(f"give {', '.join(words[:-1])} or {words[-1]}, not {text!r}")
+
+    return convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +96,65 @@ _SETTINGS = (
         "largest number of sessions at a time",
     ),
     _Setting(
+        "bpf.max-depth",
+        "max_depth",
+        _size(1, 64),
+        "64",
+        "calls inside one another that a session keeps, at most 64",
+    ),
+    _Setting(
         "stacks.unfiltered", "unfiltered", _bool, "false", "frames of BPF trampolines and programs"
     ),
     _Setting("stacks.emit-addrs", "emit_addrs", _bool, "false", "an address before each symbol"),
     _Setting("stacks.dec-offs", "dec_offs", _bool, "false", "decimal offsets, +123 and not +0x7b"),
+    _Setting(
+        "args.max-total-args-size",
+        "max_total_args_size",
+        _size(1, 16384),
+        "3072",
+        "bytes captured of all arguments of a call, at most 16384",
+    ),
+    _Setting(
+        "args.max-sized-arg-size",
+        "max_sized_arg_size",
+        _size(1, 8192),
+        "256",
+        "bytes captured of one argument of a known size, at most 8192",
+    ),
+    _Setting(
+        "args.max-str-arg-size",
+        "max_str_arg_size",
+        _size(1, 8192),
+        "256",
+        "bytes captured of one string, at most 8192",
+    ),
+    _Setting(
+        "args.capture-raw-ptrs",
+        "capture_raw_ptrs",
+        _bool,
+        "false",
+        "pointers in front of what they point to",
+    ),
+    _Setting(
+        "args.fmt-mode",
+        "fmt_mode",
+        _word("compact", "multiline", "verbose"),
+        "compact",
+        "compact, multiline (a line each) or verbose (a line for each member)",
+    ),
+    _Setting(
+        "args.fmt-max-arg-width",
+        "fmt_max_arg_width",
+        _size(0, 250),
+        "120",
+        "characters of one argument, compact and multiline; 0 for all",
+    ),
+    _Setting(
+        "fmt.lbr-max-count", "lbr_max_count", _size(1, 1 << 16), "all", "last branches to show"
+    ),
 )
 _BY_KEY = {setting.key: setting for setting in _SETTINGS}
-_LATER = frozenset(
-    {
-        "stacks.symb-mode",
-        "args.max-total-args-size",
-        "args.max-sized-arg-size",
-        "args.max-str-arg-size",
-        "args.capture-raw-ptrs",
-        "args.fmt-mode",
-        "args.fmt-max-arg-width",
-        "fmt.lbr-max-count",
-    }
-)
+_LATER = frozenset({"stacks.symb-mode"})
 
 
 def apply(settings: Settings, text: str) -> None:
@@ -111,5 +178,5 @@ def apply(settings: Settings, text: str) -> None:
 
 def help_text() -> str:
     """What ``--config-help`` prints."""
-    lines = [f"  {s.key:<20} {s.help} (default {s.default})" for s in _SETTINGS]
+    lines = [f"  {s.key:<24} {s.help} (default {s.default})" for s in _SETTINGS]
     return "\n".join(["Settings of -C KEY=VALUE:", *lines]) + "\n"

@@ -1,0 +1,205 @@
+"""Options become variables and map contents of retsnoop.bpf.o."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from ...dataclass import dataclass
+from ...errors import BpfError
+from .args import pack_spec
+from .attach import can_skip_exits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ... import Object
+    from ...globals import Globals
+    from .args import Parameter
+    from .attach import Tracing
+    from .options import Options
+    from .sessions import ErrorFilter
+
+__all__ = ["Counts", "configure", "counts_of", "fill"]
+
+# Bits of a value of the map `ids`, see retsnoop.bpf.c; and values of `comms`.
+_ALLOW_PROCESS, _DENY_PROCESS, _ALLOW_THREAD, _DENY_THREAD = 1, 2, 4, 8
+_ALLOW, _DENY = 1, 0
+_WAYS = 8  # sessions of a bucket
+_MAX_ERRNO = 4095
+_WORDS = (_MAX_ERRNO + 1) // 64
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the sessions, as the BPF program counted them.
+
+    :param started: sessions that were opened
+    :param sent: handed over to be shown
+    :param lost: the ring buffer was full when they ended
+    :param success: left out: they succeeded
+    :param duration: left out: too short
+    :param error: left out: not with these errors
+    :param retval: left out: not with these return values
+    :param open: their entry function has not returned
+    :param no_room: calls that should have opened one when all places were taken
+    :param incomplete: of those sent, lacking records that the ring buffer had no room for
+    :param deep: calls too deep to have a frame
+    """
+
+    started: int = 0
+    sent: int = 0
+    lost: int = 0
+    success: int = 0
+    duration: int = 0
+    error: int = 0
+    retval: int = 0
+    open: int = 0
+    no_room: int = 0
+    incomplete: int = 0
+    deep: int = 0
+
+    @property
+    def filtered(self) -> int:
+        """Sessions that were left out on purpose."""
+        return self.success + self.duration + self.error + self.retval
+
+    @property
+    def dropped(self) -> int:
+        """Sessions that could not be recorded or handed over."""
+        return self.lost + self.no_room
+
+
+def configure(
+    obj: Object,
+    options: Options,
+    tracing: Tracing,
+    parameters: Sequence[Sequence[Parameter]] = (),
+) -> None:
+    """Set what must be known before loading: constants, and sizes of maps.
+
+    :param parameters: of each function; none if arguments are not captured
+    """
+    variables = obj.globals
+    variables.self_tgid = os.getpid()
+    variables.skip_exits = can_skip_exits(tracing.plan)
+    variables.emit_success = options.success
+    variables.emit_stacks = options.stacks
+    variables.emit_trace = options.trace or bool(options.trace_out)
+    variables.max_depth = options.settings.max_depth
+    variables.emit_lbr = bool(options.lbr)
+    variables.emit_interim = options.interim
+    variables.emit_user_stacks = options.user_stacks
+    variables.capture_context = options.capture_args
+    variables.emit_args = options.capture_args
+    variables.max_args_bytes = options.settings.max_total_args_size
+    variables.min_duration = options.min_duration
+    ids, comms = _ids(options), _comms(options)
+    variables.filter_ids = bool(ids)
+    variables.allow_ids = bool(options.allow_pids)
+    variables.filter_comms = bool(comms)
+    variables.allow_comms = bool(options.allow_comms)
+    variables.filter_cgroup = bool(options.cgroup)
+    _set_errors(variables, options.errors)
+    variables.filter_retvals = bool(options.allow_retvals or options.deny_retvals)
+    for name, ranges in (("allow", options.allow_retvals), ("deny", options.deny_retvals)):
+        _set_ranges(variables, name, ranges)
+    buckets = 1 << (max(1, -(-options.settings.sessions_size // _WAYS)) - 1).bit_length()
+    variables.bucket_mask = buckets - 1
+    maps = obj.maps
+    maps["owners"].max_entries = buckets
+    maps["sessions"].max_entries = buckets * _WAYS
+    maps["events"].max_entries = options.settings.ringbuf_size
+    maps["args_specs"].max_entries = max(1, len(parameters))
+    maps["ids"].max_entries = max(1, len(ids))
+    maps["comms"].max_entries = max(1, len(comms))
+
+
+def fill(obj: Object, options: Options, parameters: Sequence[Sequence[Parameter]] = ()) -> None:
+    """Fill the maps of the loaded object.
+
+    :raises BpfError: the cgroup is none
+    """
+    obj.maps["ids"].update(_ids(options))
+    obj.maps["comms"].update(_comms(options))
+    if parameters:
+        specs = {number: pack_spec(one) for number, one in enumerate(parameters)}
+        obj.maps["args_specs"].raw.update(
+            {number.to_bytes(4, "little"): spec for number, spec in specs.items()}
+        )
+    if options.cgroup:
+        directory = os.open(options.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            obj.maps["cgroup"][0] = directory
+        except BpfError as error:
+            raise BpfError(
+                error.errno or 0, f"--cgroup {options.cgroup}", "no directory of a cgroup v2"
+            ) from None
+        finally:
+            os.close(directory)
+
+
+def counts_of(obj: Object) -> Counts:
+    """Read the counters; exact when nothing is attached any more."""
+    variables = obj.globals
+    sent, lost, success, duration, error, retval = variables.ends
+    taken = sum(sum(map(bool, bucket.owners)) for bucket in obj.maps["owners"].values())
+    return Counts(
+        started=variables.last_session,
+        sent=sent,
+        lost=lost,
+        success=success,
+        duration=duration,
+        error=error,
+        retval=retval,
+        open=taken,
+        no_room=variables.no_room,
+        incomplete=variables.incomplete_sessions,
+        deep=variables.deep_calls,
+    )
+
+
+def _ids(options: Options) -> dict[int, int]:
+    out: dict[int, int] = {}
+    for numbers, process, thread in (
+        (options.allow_pids, _ALLOW_PROCESS, _ALLOW_THREAD),
+        (options.deny_pids, _DENY_PROCESS, _DENY_THREAD),
+    ):
+        for number in numbers:
+            verdict = thread if number in options.threads else process
+            out[number] = out.get(number, 0) | verdict
+    return out
+
+
+def _comms(options: Options) -> Mapping[bytes, int]:
+    # Denied ones come last, so that they win.
+    return {
+        _comm(name): verdict
+        for names, verdict in ((options.allow_comms, _ALLOW), (options.deny_comms, _DENY))
+        for name in names
+    }
+
+
+def _comm(name: str) -> bytes:
+    """A command name as the kernel keeps it: 15 bytes and NULs."""
+    return name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0")
+
+
+def _set_errors(variables: Globals, errors: ErrorFilter) -> None:
+    variables.filter_errors = errors.allow is not None or bool(errors.deny)
+    variables.allow_errors = errors.allow is not None
+    variables.allowed_errors = _bits(errors.allow or ())
+    variables.denied_errors = _bits(errors.deny)
+
+
+def _bits(numbers: Iterable[int]) -> list[int]:
+    words = [0] * _WORDS
+    for number in numbers:
+        words[number // 64] |= 1 << number % 64
+    return words
+
+
+def _set_ranges(variables: Globals, name: str, ranges: Sequence[tuple[int, int]]) -> None:
+    room = len(getattr(variables, f"{name}_retvals"))
+    padded = [*ranges, *[(0, 0)] * (room - len(ranges))]
+    setattr(variables, f"{name}_retvals", [{"low": low, "high": high} for low, high in padded])
+    setattr(variables, f"{'allowed' if name == 'allow' else 'denied'}_retvals", len(ranges))

@@ -1,0 +1,141 @@
+"""Sessions as a file in the Trace Event Format, which Perfetto and Chrome's about:tracing show.
+
+A call is a complete event (``X``) with its result and arguments, a probe an instant event
+(``i``); processes and threads are named by metadata events (``M``). Times are those of
+CLOCK_MONOTONIC, in microseconds, as perf and ftrace have them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .events import Call, End, Hit, Return
+from .functions import Function, format_result
+from .render import Arguments
+from .sessions import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self, TextIO
+
+__all__ = ["TraceFile", "events_of"]
+
+_CATEGORY = "kernel"
+
+
+def _us(ns: int) -> float:
+    return ns / 1000
+
+
+def _common(end: End, name: str, phase: str, time: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "cat": _CATEGORY,
+        "ph": phase,
+        "ts": _us(time),
+        "pid": end.tgid,
+        "tid": end.tid,
+    }
+
+
+def events_of(
+    session: Session,
+    functions: Sequence[Function],
+    *,
+    arguments: Arguments | None = None,
+    labels: Mapping[int, str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Events of one session.
+
+    :param arguments: of the calls, if they were captured
+    :param labels: of the probes, by number
+    """
+    end = session.end
+    open_: list[Call] = []
+
+    def finished(call: Call, duration: int, result: str | None) -> dict[str, Any]:
+        event = _common(end, functions[call.func].label, "X", call.time)
+        args: dict[str, Any] = {"session": end.session}
+        if result is None:
+            args["finished"] = False
+        else:
+            args["result"] = result
+        given = arguments(call.func, call.seq) if arguments is not None else None
+        if given is not None:
+            args["arguments"] = dict(given)
+        return event | {"dur": _us(duration), "args": args}
+
+    for event in session.trace:
+        if isinstance(event, Hit):
+            label = (labels or {}).get(event.func, str(event.func))
+            yield _common(end, label, "i", event.time) | {"s": "t", "args": {}}
+            continue
+        # A call whose return was lost is over when one around it returns, or the next begins.
+        depth = event.depth + isinstance(event, Return)
+        while open_ and open_[-1].depth >= depth:
+            lost = open_.pop()
+            yield finished(lost, max(0, _now(event, end) - lost.time), None)
+        if isinstance(event, Call):
+            open_.append(event)
+        elif open_ and (open_[-1].depth, open_[-1].func) == (event.depth, event.func):
+            function = functions[event.func]
+            result = format_result(function, event.result)[1:-1]
+            yield finished(open_.pop(), event.duration, result)
+    while open_:
+        call = open_.pop()
+        yield finished(call, max(0, end.end - call.time), None)
+
+
+def _now(event: Call | Return, end: End) -> int:
+    # A return does not tell its time, but nothing of the session is later than its end.
+    return event.time if isinstance(event, Call) else end.end
+
+
+class TraceFile:
+    """Writes sessions to a file; to be closed, which makes it whole.
+
+    :param file: open for writing
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._first = True
+        self._named: set[tuple[int, int]] = set()
+        file.write('{"displayTimeUnit":"ns","traceEvents":[')
+
+    def write(
+        self,
+        session: Session,
+        functions: Sequence[Function],
+        *,
+        arguments: Arguments | None = None,
+        labels: Mapping[int, str] | None = None,
+    ) -> None:
+        """Add the events of a session; see `events_of`."""
+        end = session.end
+        if (end.tgid, end.tid) not in self._named:
+            self._named.add((end.tgid, end.tid))
+            for name, text in (("process_name", end.leader_comm), ("thread_name", end.comm)):
+                ids = {"pid": end.tgid, "tid": end.tid}
+                self._event({"name": name, "ph": "M", **ids, "args": {"name": text}})
+        for event in events_of(session, functions, arguments=arguments, labels=labels):
+            self._event(event)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self._file.write("\n" if self._first else ",\n")
+        self._first = False
+        json.dump(event, self._file, separators=(",", ":"))
+
+    def close(self) -> None:
+        """End the file."""
+        if not self._file.closed:
+            self._file.write("\n]}\n")
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

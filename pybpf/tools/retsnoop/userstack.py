@@ -1,0 +1,138 @@
+"""Names for the addresses of a program's stack, from /proc/PID/maps and the symbols of its files.
+
+A process that has ended took its maps along: its addresses stay numbers, unless they were read
+before.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+
+from ...dataclass import dataclass
+from ...elf import STT_FUNC, STT_GNU_IFUNC, ElfFile
+from ...errors import BpfError, ObjectFormatError
+from ...links.binary import open_elf
+
+__all__ = ["UNKNOWN", "Mapping", "Programs", "Symbols", "parse_maps"]
+
+#: Stands for an address that nobody can name.
+UNKNOWN = "[unknown]"
+_MAX_PROCESSES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of /proc/PID/maps that has a file.
+
+    :param offset: of its first byte in the file
+    """
+
+    start: int
+    end: int
+    offset: int
+    path: str
+
+
+def parse_maps(text: str) -> list[Mapping]:
+    """Executable mappings of files, by address."""
+    out = []
+    for line in text.splitlines():
+        words = line.split(maxsplit=5)
+        if len(words) == 6 and "x" in words[1]:
+            start, _, end = words[0].partition("-")
+            out.append(Mapping(int(start, 16), int(end, 16), int(words[2], 16), words[5]))
+    return out
+
+
+class Symbols:
+    """Functions of an ELF file, by their offset in the file.
+
+    :param functions: (offset, size, name)
+    """
+
+    def __init__(self, functions: Iterable[tuple[int, int, str]]) -> None:
+        self._functions = sorted(functions)
+        self._starts = [start for start, _, _ in self._functions]
+
+    @classmethod
+    def of(cls, elf: ElfFile) -> Symbols:
+        """Read those of a file.
+
+        :raises ObjectFormatError: its tables are malformed
+        """
+        found = []
+        for symbol in (*elf.symbols, *elf.dynamic_symbols):
+            if symbol.type in (STT_FUNC, STT_GNU_IFUNC) and symbol.value:
+                at = elf.file_offset(symbol.value)
+                if at is not None:
+                    found.append((at, symbol.size, symbol.name))
+        return cls(found)
+
+    def lookup(self, offset: int) -> tuple[str, int] | None:
+        """(name, distance) of the function that covers a file offset."""
+        at = bisect.bisect_right(self._starts, offset) - 1
+        if at < 0:
+            return None
+        start, size, name = self._functions[at]
+        return (name, offset - start) if offset - start < max(size, 1) else None
+
+
+class Programs:
+    """Names addresses of processes; what was read is kept."""
+
+    def __init__(self) -> None:
+        self._maps: dict[int, list[Mapping]] = {}
+        self._symbols: dict[str, Symbols] = {}
+
+    def name(self, process: int, address: int) -> str:
+        """``name+0xOFFSET (file)``, or as much of it as can be known.
+
+        :param address: return address
+        """
+        found = self._mapping(process, address)
+        if found is None:
+            return f"{address:#x} {UNKNOWN}"
+        # The call, not what follows it.
+        offset = address - 1 - found.start + found.offset
+        symbol = self._symbols_of(process, found.path).lookup(offset)
+        if symbol is None:
+            return f"{offset + 1:#x} ({found.path})"
+        name, distance = symbol
+        return f"{name}+{distance + 1:#x} ({found.path})"
+
+    def _mapping(self, process: int, address: int) -> Mapping | None:
+        for again in (False, True):
+            if again or process not in self._maps:
+                if len(self._maps) >= _MAX_PROCESSES:
+                    self._maps.clear()
+                maps = _read_maps(process)
+                if maps or process not in self._maps:
+                    self._maps[process] = maps
+            for one in self._maps[process]:
+                if one.start <= address < one.end:
+                    return one
+        return None
+
+    def _symbols_of(self, process: int, path: str) -> Symbols:
+        if path not in self._symbols:
+            self._symbols[path] = _read_symbols(process, path)
+        return self._symbols[path]
+
+
+def _read_maps(process: int) -> list[Mapping]:
+    try:
+        with open(f"/proc/{process}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            return parse_maps(file.read())
+    except OSError:
+        return []
+
+
+def _read_symbols(process: int, path: str) -> Symbols:
+    # As the process sees it, which may be in a container; then as we do.
+    for where in (f"/proc/{process}/root{path}", path):
+        try:
+            return Symbols.of(open_elf(where))
+        except (BpfError, OSError, ObjectFormatError, ValueError):
+            continue
+    return Symbols(())
