@@ -89,7 +89,7 @@ def chain_of(end: End, names: Sequence[str]) -> list[tuple[str, int | None]]:
     return [(names[f.func], f.result if f.done else None) for f in end.frames]
 
 
-def opened(*arguments: str) -> Driven:
+def opened(*arguments: str, places: dict[int, tuple[int, int]] | None = None) -> Driven:
     options = parse(["-e", "f", *arguments])
     obj = pybpf.open(OBJECT, facts=facts())
 
@@ -98,12 +98,13 @@ def opened(*arguments: str) -> Driven:
 
     class Tracing:
         plan = NoPlan()
+        functions: Sequence[object] = range(5)
 
     load.configure(obj, options, Tracing())  # type: ignore[arg-type]
     obj.globals.self_tgid = 0  # we are the ones that are traced
     obj.programs["task_exit"].autoload = False
     obj.load()
-    load.fill(obj, options)
+    load.fill(obj, options, (), places)
     obj.globals.ready = 1
     return Driven(obj, ["entry", "a", "b", "c", "d"])
 
@@ -112,8 +113,8 @@ def opened(*arguments: str) -> Driven:
 def made() -> Iterator[Any]:
     runs: list[Driven] = []
 
-    def make(*arguments: str) -> Driven:
-        runs.append(opened(*arguments))
+    def make(*arguments: str, **more: Any) -> Driven:
+        runs.append(opened(*arguments, **more))
         return runs[-1]
 
     yield make
@@ -262,6 +263,27 @@ def test_calls_that_were_not_seen(made: Any) -> None:
     (session,) = run.sessions()
     assert session.end.missed == 1
     assert [f.func for f in session.end.frames] == [0, 1]
+
+
+def test_the_end_of_a_session_that_was_not_seen(made: Any) -> None:
+    """Its function is called again and is not in the kernel stack: the old session is ended."""
+    run = made("-S", places={0: (0x1000, 0x2000)})
+    run.call("entry", "a")
+    run.call("entry")
+    run.ret("entry", EINVAL)
+    lost, whole = run.sessions()
+    assert lost.end.unfinished and lost.end.missed == 2
+    assert not whole.end.unfinished and [f.func for f in whole.end.frames] == [0]
+    assert run.counts() == Counts(started=2, sent=2)
+
+
+def test_a_function_that_is_still_running(made: Any) -> None:
+    """It is in the kernel stack: a call inside the session, not the next session."""
+    run = made("-S", places={0: (0, (1 << 64) - 1)})
+    run.call("entry", "entry")
+    run.ret("entry", EINVAL)
+    run.ret("entry", EINVAL)
+    assert run.chain() == [("entry", -22)] * 2
 
 
 def test_a_task_that_dies(made: Any) -> None:

@@ -29,6 +29,7 @@ from pybpf.tools.retsnoop.options import Mechanism
 from pybpf.tools.retsnoop.presets import PRESETS
 from pybpf.tools.retsnoop.run import OBJECT
 from pybpf.tools.retsnoop.sessions import Collector
+from pybpf.tools.retsnoop.symbols import end_of
 from pybpf.trampoline.model import Model, Models
 from pybpf.trampoline.model import Return as Returns
 
@@ -289,3 +290,15 @@ def test_preset_globs_are_well_formed() -> None:
         assert preset.entry
         for glob in (*preset.entry, *preset.allow, *preset.deny):
             parse_pattern(glob)
+
+
+@pytest.mark.parametrize("size", [1, 16, 4097, (1 << 17) - 1])
+def test_where_a_function_ends(size: int) -> None:
+    """The next symbol is found however long the function is; what is no start has no end."""
+
+    class Symbols:
+        def lookup(self, addr: int) -> tuple[str, str, int] | None:
+            return ("f", "", 0x1000) if 0x1000 <= addr < 0x1000 + size else None
+
+    assert end_of(0x1000, Symbols()) == 0x1000 + size
+    assert end_of(0x1001, Symbols()) == 0

@@ -25,6 +25,9 @@ __all__ = ["Counts", "configure", "counts_of", "fill"]
 _ALLOW_PROCESS, _DENY_PROCESS, _ALLOW_THREAD, _DENY_THREAD = 1, 2, 4, 8
 _ALLOW, _DENY = 1, 0
 _WAYS = 8  # sessions of a bucket
+# A trampoline that a function's first instructions call returns to these bytes of it: that is
+# not yet a call inside the function.
+_PROLOGUE = 10
 _MAX_ERRNO = 4095
 _WORDS = (_MAX_ERRNO + 1) // 64
 
@@ -109,18 +112,31 @@ def configure(
     maps["owners"].max_entries = buckets
     maps["sessions"].max_entries = buckets * _WAYS
     maps["events"].max_entries = options.settings.ringbuf_size
+    maps["places"].max_entries = max(1, len(tracing.functions))
     maps["args_specs"].max_entries = max(1, len(parameters))
     maps["ids"].max_entries = max(1, len(ids))
     maps["comms"].max_entries = max(1, len(comms))
 
 
-def fill(obj: Object, options: Options, parameters: Sequence[Sequence[Parameter]] = ()) -> None:
+def fill(
+    obj: Object,
+    options: Options,
+    parameters: Sequence[Sequence[Parameter]] = (),
+    places: Mapping[int, tuple[int, int]] | None = None,
+) -> None:
     """Fill the maps of the loaded object.
+
+    :param places: of entry functions: where their code begins and ends
 
     :raises BpfError: the cgroup is none
     """
     obj.maps["ids"].update(_ids(options))
     obj.maps["comms"].update(_comms(options))
+    if places:
+        first = {number: max(0, start) + _PROLOGUE for number, (start, _) in places.items()}
+        obj.maps["places"].update(
+            {n: {"start": first[n], "end": end} for n, (_, end) in places.items()}
+        )
     if parameters:
         specs = {number: pack_spec(one) for number, one in enumerate(parameters)}
         obj.maps["args_specs"].raw.update(

@@ -19,6 +19,9 @@
  * Calls and returns are paired leniently. Kernels do skip programs (recursion,
  * a full object pool), so a return looks for its call further down the stack,
  * and one that finds none is counted and ignored; a session is never lost to it.
+ * Should the return of the entry function itself be skipped, the session would go
+ * on for ever. So when that function is called again, the kernel stack tells
+ * whether it is really still running; if not, the session is ended there.
  *
  * Who is traced is asked once, when a session would be opened. What is shown is
  * decided when it ends. Every session that was opened ends in one of the
@@ -314,6 +317,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct args_spec);
 } args_specs SEC(".maps");
+
+/* Where the code of an entry function lies, behind its first instructions; 0 if not known. */
+struct place {
+	__u64 start;
+	__u64 end;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct place);
+} places SEC(".maps");
 
 /*
  * Where records are put together that are too large for the stack. A program
@@ -944,6 +960,47 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u32 
 	return depth == 0;
 }
 
+/* -- a session whose end was missed ---------------------------------------- */
+
+struct stack_search {
+	const struct place *place;
+	const __u64 *addrs;
+	__u32 count;
+	bool found;
+};
+
+static long look_at_address(__u32 i, struct stack_search *search)
+{
+	__u64 addr;
+
+	if (i >= MAX_STACK || i >= search->count)
+		return 1;
+	addr = search->addrs[i];
+	search->found = addr >= search->place->start && addr < search->place->end;
+	return search->found;
+}
+
+/* The entry function is called anew though the session says that it is running: is it? */
+static __always_inline bool is_stale(void *ctx, __u32 func)
+{
+	struct stack_search search = {};
+	struct stack_record *r;
+	__u32 user = BY_TRACER;
+	long bytes;
+
+	search.place = bpf_map_lookup_elem(&places, &func);
+	r = bpf_map_lookup_elem(&scratch, &user);
+	if (!r || !search.place || !search.place->start)
+		return false;
+	bytes = bpf_get_stack(ctx, r->addrs, sizeof(r->addrs), 0);
+	if (bytes <= 0)
+		return false;
+	search.addrs = r->addrs;
+	search.count = bytes / sizeof(__u64);
+	bpf_loop(MAX_STACK, look_at_address, &search, 0);
+	return !search.found;
+}
+
 /* -- arguments ------------------------------------------------------------- */
 
 struct capture {
@@ -1061,7 +1118,14 @@ static __always_inline bool on_entry(void *ctx, __u32 func, __u32 flags, bool ar
 			return false;
 		WRITE_ONCE(s->open, 0);
 		now = bpf_ktime_get_ns();
-	} else {
+		if ((flags & FUNC_ENTRY) && s->depth && s->end.frames[0].func == func &&
+		    is_stale(ctx, func)) {
+			s->end.missed += s->depth;
+			finish(NULL, s, key, now, END_UNFINISHED);
+			s = NULL;
+		}
+	}
+	if (!s) {
 		if (!(flags & FUNC_ENTRY))
 			return false;
 		now = bpf_ktime_get_ns();

@@ -38,7 +38,7 @@ from .probes import PROGRAMS, attach_probe
 from .probing import probes_of
 from .sessions import Collector
 from .show import Shower
-from .symbols import KernelSymbols
+from .symbols import KernelSymbols, end_of
 from .tasks import process_of
 from .traceout import TraceFile
 from .usage import UsageError
@@ -60,6 +60,7 @@ _SLICE = 64  # records that are read at a time, so that a signal is seen between
 _LINGER = 0.3  # seconds for which what waits is still shown after a signal
 _STALL = 1.0  # seconds of attaching or detaching before progress is shown
 _SHOWN = 5
+_PLACED = 64  # entry functions whose code is looked up: the others are assumed to be running
 
 
 class _Stopped(Exception):
@@ -245,7 +246,13 @@ class _Run:
             obj.programs[name].autoload = True
         load.configure(obj, self.options, tracing, self.parameters)
         obj.load()
-        load.fill(obj, self.options, self.parameters)
+        load.fill(obj, self.options, self.parameters, self.places(tracing.functions))
+
+    def places(self, functions: Sequence[Function]) -> dict[int, tuple[int, int]]:
+        """Where the code of the entry functions lies, by number."""
+        entries = [f for f in functions if f.flags & Flag.ENTRY and f.addr][:_PLACED]
+        ends = ((f, end_of(f.addr, self.symbols)) for f in entries)
+        return {f.id: (f.addr, end) for f, end in ends if end}
 
     def find_probes(self) -> list[Probe]:
         """Probes of ``-J``, each with what its context is made of."""

@@ -7,8 +7,11 @@ from collections.abc import Callable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...kernel.kallsyms import Kallsyms
+    from .stacks import Symbols
 
-__all__ = ["KernelSymbols"]
+__all__ = ["KernelSymbols", "end_of"]
+
+_MOST = 1 << 17  # bytes; no function of the kernel is longer
 
 
 class KernelSymbols:
@@ -35,3 +38,27 @@ class KernelSymbols:
                 symbol, _ = found
                 self._known[addr] = (symbol.name, symbol.module, symbol.addr)
         return self._known[addr]
+
+
+def end_of(start: int, symbols: Symbols) -> int:
+    """Address where the function that starts at `start` ends; 0 if no symbol starts there.
+
+    The kernel's table has no sizes, so the next symbol is searched for.
+    """
+
+    def covers(address: int) -> bool:
+        found = symbols.lookup(address)
+        return found is not None and found[2] == start
+
+    if not covers(start):
+        return 0
+    low, high = start, start + _MOST  # covers(low), and high is past the end
+    if covers(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if covers(middle):
+            low = middle
+        else:
+            high = middle
+    return high
