@@ -63,7 +63,11 @@ def test_names_cannot_steer_the_terminal() -> None:
     session = Session(end(frame, comm=evil, leader_comm=evil, records=2), trace=trace)
     rows = list(stacks.merge([Place(0x1005, evil, start=0x1000)], (frame,), functions))
     text = render.session_text(
-        session, functions, epoch=0, trace=True, stack=render.stack_lines(rows, render.Style())
+        session,
+        functions,
+        clock=render.Clock(0),
+        trace=True,
+        stack=render.stack_lines(rows, render.Style()),
     )
     assert "\x1b" not in text
     assert text.count(r"a\x1b[2J\nb") == 4  # command, leader, call and return in one, frame
@@ -137,7 +141,7 @@ def test_stack_layout() -> None:
     text = render.session_text(
         Session(end(*CHAIN)),
         FUNCTIONS,
-        epoch=0,
+        clock=render.Clock(0),
         trace=False,
         stack=render.stack_lines(rows, render.Style()),
     )
@@ -313,7 +317,7 @@ def test_blocks_order_and_warning() -> None:
     text = render.session_text(
         session,
         FUNCTIONS,
-        epoch=1_000_000_000 * 3600,
+        clock=render.Clock(1_000_000_000 * 3600),
         trace=True,
         stack=render.stack_lines(list(stacks.merge([], CHAIN[:1], FUNCTIONS)), render.Style()),
     )
@@ -351,7 +355,7 @@ def test_colours() -> None:
     plain = render.session_text(
         Session(end(*CHAIN), (), TRACE),
         FUNCTIONS,
-        epoch=5,
+        clock=render.Clock(5),
         trace=True,
         stack=render.stack_lines(rows, render.Style()),
     )

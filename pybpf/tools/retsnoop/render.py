@@ -22,6 +22,7 @@ from .stacks import Row
 __all__ = [
     "NO_PROBES",
     "Arguments",
+    "Clock",
     "Layout",
     "Probes",
     "Style",
@@ -76,18 +77,31 @@ class Probes:
 NO_PROBES = Probes({})
 
 
-def _clock(ns: int) -> str:
-    # Microseconds by hand: a float of nanoseconds since 1970 has not enough digits.
-    return f"{time.strftime('%H:%M:%S', time.localtime(ns // 10**9))}.{ns // 1000 % 10**6:06}"
-
-
-def header(session: Session, epoch: int) -> str:
-    """Times, task and command names of a session.
+class Clock:
+    """Local times of a run's moments; remembers the last second, as most sessions share it.
 
     :param epoch: ns between 1970 and the start of CLOCK_MONOTONIC
     """
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, ns: int) -> str:
+        """``HH:MM:SS.uuuuuu`` of a moment of CLOCK_MONOTONIC."""
+        # Microseconds by hand: a float of nanoseconds since 1970 has not enough digits.
+        second, rest = divmod(ns + self._epoch, 10**9)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%H:%M:%S", time.localtime(second))
+        return f"{self._text}.{rest // 1000:06}"
+
+
+def header(session: Session, clock: Clock) -> str:
+    """Times, task and command names of a session."""
     end = session.end
-    span = f"{_clock(end.start + epoch)} -> {_clock(end.end + epoch)}"
+    span = f"{clock(end.start)} -> {clock(end.end)}"
     return plain(f"{span} TID/PID {end.tid}/{end.tgid} ({end.comm}/{end.leader_comm}):")
 
 
@@ -338,7 +352,7 @@ def session_text(
     session: Session,
     functions: Sequence[Function],
     *,
-    epoch: int,
+    clock: Clock,
     trace: bool,
     stack: Iterable[str] | None,
     branches: Iterable[str] | None = None,
@@ -348,7 +362,6 @@ def session_text(
 ) -> str:
     """One block.
 
-    :param epoch: ns between 1970 and the start of CLOCK_MONOTONIC
     :param trace: show the calls
     :param stack: lines of the stack to show, or None
     :param branches: the same of the last branches
@@ -356,7 +369,7 @@ def session_text(
     :param arguments: of the calls, if they were captured
     :returns: text that ends with the two empty lines between blocks
     """
-    lines = [header(session, epoch)]
+    lines = [header(session, clock)]
     if trace:
         calls = trace_lines(
             session.trace,

@@ -71,6 +71,7 @@ class Shower:
         self._functions = functions
         self._symbols = symbols
         self._epoch = time.time_ns() - time.monotonic_ns()
+        self._clock = render.Clock(self._epoch)
         settings = options.settings
         self._style = render.Style(
             settings.emit_addrs, settings.dec_offs, settings.fmt_mode == "compact"
@@ -109,7 +110,7 @@ class Shower:
         text = render.session_text(
             session,
             self._functions,
-            epoch=self._epoch,
+            clock=self._clock,
             trace=self._options.trace,
             stack=stack,
             branches=branch_lines(*self._jumps(session)) if self._options.lbr else None,
