@@ -19,14 +19,13 @@ from pybpf.tools.retsnoop.functions import Flag, Function
 from pybpf.tools.retsnoop.probes import (
     Field,
     Probe,
-    Spec,
     context_text,
     expand,
     parse_format,
-    parse_spec,
     raw_parameters,
     tracepoint_size,
 )
+from pybpf.tools.retsnoop.probespec import Spec, parse_spec
 from pybpf.tools.retsnoop.sessions import Collector
 from pybpf.tools.retsnoop.usage import UsageError
 from pybpf.tools.retsnoop.userstack import Mapping, Programs, Symbols, parse_maps

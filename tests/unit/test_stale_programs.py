@@ -1,4 +1,4 @@
-"""Programs, sections, linkers and retsnoop while modules go and move."""
+"""Programs, sections and linkers while modules go and move."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from pybpf.kernel.lookup import BtfTarget, KprobePlaces
 from pybpf.links import Link, kprobe
 from pybpf.obj.linker import Linker, LinkTarget, Resolved
 from pybpf.obj.reader import read_object
-from pybpf.tools.retsnoop import attach as retsnoop
-from pybpf.tools.retsnoop.functions import Flag, Function
-from pybpf.tools.retsnoop.options import Mechanism
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -235,46 +232,6 @@ def test_programs_are_linked_again_when_modules_moved(monkeypatch: pytest.Monkey
         now[0] = Facts()
         binding.linked("a")
         assert linked == ["a", "a"]
-
-
-# -- retsnoop --------------------------------------------------------------
-
-
-def function(number: int, module: str = "") -> Function:
-    return Function(number, f"f{number}", module, 0x1000 * (number + 1), Flag(0), 4, number + 1)
-
-
-@pytest.mark.parametrize("mechanism", list(retsnoop._PROGRAMS))
-@pytest.mark.parametrize("look", range(6))
-def test_retsnoop_skips_functions_of_modules_that_went(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, mechanism: Mechanism, look: int
-) -> None:
-    """Before or after a link: a line with its reason, the others attached, nothing elsewhere."""
-    asked: list[int] = []
-    gone: list[bool] = []
-
-    def lost(modules: Iterable[str]) -> set[str]:
-        if len(asked) >= look:
-            gone.append(True)
-        asked.append(1)
-        return {"red"} if gone else set()
-
-    attacher = retsnoop.Attacher(None, lost=lost)  # type: ignore[arg-type]
-    for name in ("_multi", "_single", "_clone"):
-        monkeypatch.setattr(attacher, name, lambda what, *, at_exit: kernel.link(str(what)))
-    functions = [function(0), function(1), function(2, "red")]
-    plan = retsnoop.Plan(((mechanism, tuple(functions)),))
-    attached = attacher.attach(plan)
-    names = [f.name for f in attached]
-    assert names[:2] == ["f0", "f1"]
-    assert len(names) + len(attacher.refused) == 3
-    for refused in attacher.refused:
-        assert refused.function.name == "f2"
-        assert refused.why == (
-            "module red was unloaded, or loaded anew, since its functions were selected"
-        )
-    assert len(kernel.left()) == attacher.links
-    attacher.close()
 
 
 def test_modules_of_an_object_are_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,8 @@ from ...kernel.globs import parse_pattern
 from ..pages import Argument, Page
 from ..parsers import STATUSES, About, Example
 from . import settings
-from .lbr import parse_branches
 from .presets import PRESETS
-from .probes import Spec, parse_spec
+from .probespec import Spec, parse_spec
 from .sessions import NULL, ErrorFilter
 from .usage import NotYet, UsageError
 
@@ -180,6 +179,8 @@ def _globs(name: str) -> _Handler:
 
 
 def _branches(state: _State, value: str) -> None:
+    from .lbr import parse_branches  # with numbers of the kernel, which --help need not know
+
     state.options.lbr |= parse_branches(value)
 
 

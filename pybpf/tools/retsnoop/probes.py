@@ -14,6 +14,7 @@ from ...errors import ObjectFormatError
 from ...kernel.globs import glob_regex, is_glob
 from ..entry import plain
 from .cvalues import c_text, number_text, string_text
+from .probespec import Spec
 from .usage import UsageError
 
 TYPE_CHECKING = False
@@ -25,12 +26,10 @@ __all__ = [
     "PROGRAMS",
     "Field",
     "Probe",
-    "Spec",
     "attach_probe",
     "context_text",
     "expand",
     "parse_format",
-    "parse_spec",
     "raw_parameters",
     "tracepoint_size",
 ]
@@ -45,20 +44,6 @@ PROGRAMS = {
 _PT_REGS = 168  # bytes of struct pt_regs, x86-64
 _EXTRA = 512  # bytes behind a tracepoint's fields, where its strings are
 _MAX_CONTEXT = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """A probe as the user wrote it; its name may be a glob.
-
-    :param kind: "kprobe", "kretprobe", "tp" or "rawtp"
-    :param category: of a tracepoint
-    """
-
-    kind: str
-    name: str
-    category: str = ""
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,33 +94,6 @@ class Probe:
     def cookie(self) -> int:
         """Attach cookie, ``__u64``; never 0, which a raw tracepoint of old has."""
         return self.number | self.size << 32
-
-
-def parse_spec(text: str) -> Spec:
-    """Read one ``-J``.
-
-    :raises UsageError: it is none
-    """
-    kind, _, rest = text.partition(":")
-    if kind in ("kprobe", "kretprobe") and rest:
-        name, plus, offset = rest.partition("+")
-        if plus:
-            try:
-                number = int(offset, 0)
-            except ValueError:
-                raise UsageError(f"-J {text}: {offset!r} is no offset") from None
-            if kind == "kretprobe" or is_glob(name):
-                raise UsageError(f"-J {text}: an offset goes with the kprobe of one function")
-            return Spec(kind, name, offset=number)
-        return Spec(kind, rest)
-    if kind == "rawtp" and rest:
-        return Spec(kind, rest)
-    if kind == "tp" and rest.count(":") == 1 and all(rest.split(":")):
-        category, _, name = rest.partition(":")
-        return Spec(kind, name, category)
-    raise UsageError(
-        f"-J {text}: give kprobe:NAME[+OFFSET], kretprobe:NAME, tp:CATEGORY:NAME or rawtp:NAME"
-    )
 
 
 def expand(

@@ -9,7 +9,8 @@ from ...dataclass import replace
 from ...kernel.ftrace import tracefs
 from ...kernel.lookup import raw_tracepoint_names
 from ...multi.select import select
-from .probes import Probe, Spec, expand, parse_format, raw_parameters, tracepoint_size
+from .probes import Probe, expand, parse_format, raw_parameters, tracepoint_size
+from .probespec import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

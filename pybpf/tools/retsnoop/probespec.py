@@ -1,0 +1,50 @@
+"""Probes as they are written on the command line. Pure."""
+
+from __future__ import annotations
+
+from ...dataclass import dataclass
+from ...kernel.globs import is_glob
+from .usage import UsageError
+
+__all__ = ["Spec", "parse_spec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A probe as the user wrote it; its name may be a glob.
+
+    :param kind: "kprobe", "kretprobe", "tp" or "rawtp"
+    :param category: of a tracepoint
+    """
+
+    kind: str
+    name: str
+    category: str = ""
+    offset: int = 0
+
+
+def parse_spec(text: str) -> Spec:
+    """Read one ``-J``.
+
+    :raises UsageError: it is none
+    """
+    kind, _, rest = text.partition(":")
+    if kind in ("kprobe", "kretprobe") and rest:
+        name, plus, offset = rest.partition("+")
+        if plus:
+            try:
+                number = int(offset, 0)
+            except ValueError:
+                raise UsageError(f"-J {text}: {offset!r} is no offset") from None
+            if kind == "kretprobe" or is_glob(name):
+                raise UsageError(f"-J {text}: an offset goes with the kprobe of one function")
+            return Spec(kind, name, offset=number)
+        return Spec(kind, rest)
+    if kind == "rawtp" and rest:
+        return Spec(kind, rest)
+    if kind == "tp" and rest.count(":") == 1 and all(rest.split(":")):
+        category, _, name = rest.partition(":")
+        return Spec(kind, name, category)
+    raise UsageError(
+        f"-J {text}: give kprobe:NAME[+OFFSET], kretprobe:NAME, tp:CATEGORY:NAME or rawtp:NAME"
+    )
