@@ -6,7 +6,9 @@ sessions whose counts add up. Each step is one run of a raw tracepoint program.
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,8 +91,13 @@ def chain_of(end: End, names: Sequence[str]) -> list[tuple[str, int | None]]:
     return [(names[f.func], f.result if f.done else None) for f in end.frames]
 
 
-def opened(*arguments: str, places: dict[int, tuple[int, int]] | None = None) -> Driven:
+def opened(
+    *arguments: str,
+    places: dict[int, tuple[int, int]] | None = None,
+    threads: Sequence[int] = (),
+) -> Driven:
     options = parse(["-e", "f", *arguments])
+    options.threads.update(threads)
     obj = pybpf.open(OBJECT, facts=facts())
 
     class NoPlan:
@@ -321,6 +328,99 @@ def test_filters(made: Any, options: list[str], results: list[int], counts: Coun
         run.ret("entry", result)
     assert len(run.sessions()) == counts.sent
     assert run.counts() == counts
+
+
+ME, NAME = str(os.getpid()), Path("/proc/self/comm").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["-p", ME], True),
+        (["-p", "1"], False),
+        (["-p", "1", "-p", ME], True),
+        (["-P", ME], False),
+        (["-P", "1"], True),
+        (["-p", ME, "-P", ME], False),
+        (["-n", NAME], True),
+        (["-n", "nobody"], False),
+        (["-N", NAME], False),
+        (["-n", NAME, "-N", NAME], False),
+        (["-N", "nobody", "-P", "1"], True),
+    ],
+)
+@pytest.mark.parametrize("thread", [False, True])
+def test_who_is_traced(made: Any, options: list[str], shown: bool, thread: bool) -> None:
+    """Allowed and denied processes, threads and commands; denying wins. Others open no session."""
+    run = made(*options, threads=[int(ME)] if thread else [])
+    run.call("entry")
+    run.ret("entry", EINVAL)
+    assert len(run.sessions()) == shown
+    assert run.counts() == (Counts(started=1, sent=1) if shown else Counts())
+
+
+def test_ourselves(made: Any) -> None:
+    """The tool's own process opens no session."""
+    run = made()
+    run.obj.close()
+    with pybpf.open(OBJECT, facts=facts()) as obj:
+        obj.globals.self_tgid = os.getpid()
+        obj.programs["task_exit"].autoload = False
+        obj.maps["owners"].max_entries, obj.maps["sessions"].max_entries = 1, 8
+        obj.load()
+        obj.globals.ready = 1
+        other = Driven(obj, ["entry"])
+        other.call("entry")
+        assert obj.globals.last_session == 0
+        other._ring.close()
+
+
+def test_more_sessions_than_there_is_room(made: Any) -> None:
+    """Threads that are all inside: the ninth of eight is counted, and all others are whole."""
+    run = made("-S", "-C", "bpf.sessions-size=8")
+    here, go_on = threading.Barrier(11), threading.Event()
+
+    def inside() -> None:
+        run.call("entry")
+        here.wait()
+        go_on.wait()
+        run.ret("entry", EINVAL)
+
+    threads = [threading.Thread(target=inside) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    here.wait()
+    counts = run.counts()
+    assert (counts.open, counts.started, counts.no_room) == (8, 8, 2)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(run.sessions()) == 8
+    assert run.counts() == Counts(started=8, sent=8, no_room=2)
+
+
+def test_many_threads_at_a_time(made: Any) -> None:
+    """Each has its own session, in whichever bucket there is room."""
+    run = made("-S", "-C", "bpf.sessions-size=64")
+    here = threading.Barrier(40)
+
+    def inside() -> None:
+        for _ in range(5):
+            run.call("entry", "a")
+            here.wait()
+            run.ret("a", EINVAL)
+            run.ret("entry", ENOENT)
+
+    threads = [threading.Thread(target=inside) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = run.sessions()
+    assert len({s.end.tid for s in found}) == 40 and len(found) == 200
+    names = ["entry", "a"]
+    assert {tuple(chain_of(s.end, names)) for s in found} == {(("entry", -2), ("a", -22))}
+    assert run.counts() == Counts(started=200, sent=200)
 
 
 def test_an_error_further_down(made: Any) -> None:
