@@ -8,6 +8,9 @@ from .usage import UsageError
 
 __all__ = ["Spec", "parse_spec"]
 
+# Probes of functions, and whether they may be some bytes behind its start.
+_TAKES_OFFSET = {"kprobe": True, "kretprobe": False}
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -29,14 +32,14 @@ def parse_spec(text: str) -> Spec:
     :raises UsageError: it is none
     """
     kind, _, rest = text.partition(":")
-    if kind in ("kprobe", "kretprobe") and rest:
+    if kind in _TAKES_OFFSET and rest:
         name, plus, offset = rest.partition("+")
         if plus:
             try:
                 number = int(offset, 0)
             except ValueError:
                 raise UsageError(f"-J {text}: {offset!r} is no offset") from None
-            if kind == "kretprobe" or is_glob(name):
+            if not _TAKES_OFFSET[kind] or is_glob(name):
                 raise UsageError(f"-J {text}: an offset goes with the kprobe of one function")
             return Spec(kind, name, offset=number)
         return Spec(kind, rest)
