@@ -234,7 +234,7 @@ class ElfFile:
 
     @property
     def machine(self) -> int:
-        """``e_machine``."""
+        """Return ``e_machine``."""
         return int(_EHDR.unpack_from(self.data)[2])
 
     @cached_property

@@ -87,7 +87,7 @@ class RunResult(NamedTuple):
 
 
 class Program:
-    """One BPF program of an object.
+    """Load, run, attach and inspect one BPF program.
 
     Before `load`, `autoload`, `autoattach`, `type`, `expected_attach_type`,
     `flags`, `attach_to` and `target_program` may be assigned.
@@ -198,9 +198,9 @@ class Program:
 
     @property
     def is_loaded_late(self) -> bool:
-        """`Object.load` leaves it out.
+        """Return True if `Object.load` leaves it out.
 
-        A multi program and freplace without a target yet are loaded when they are attached; a
+        A multi program, and freplace without a target, are loaded when they are attached. A
         struct_ops program that no map uses is not needed.
         """
         if self.type == ProgType.BPF_PROG_TYPE_STRUCT_OPS:

@@ -302,5 +302,5 @@ def set_bpf(fd: int | HasFileno, prog_fd: int | HasFileno) -> None:
 
 
 def enable(fd: int | HasFileno) -> None:
-    """PERF_EVENT_IOC_ENABLE."""
+    """Call PERF_EVENT_IOC_ENABLE."""
     _ioctl(fd, PERF_EVENT_IOC_ENABLE, 0, "PERF_EVENT_IOC_ENABLE")

@@ -1,8 +1,8 @@
-"""Functions as columns: one list for each thing that is known of them.
+"""Functions as columns: one list for each of their fields.
 
-A glob may mean 44,000 functions, of which a caller looks at a few. So what selects and plans
-functions works on lists, one step for all of them, and an object is made of a function when one
-is looked at.
+A glob may mean 44,000 functions, but a caller looks at only a few. So selecting and planning
+work on lists, in one step for all functions. An object is made only for a function that a caller
+looks at.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["Made", "TargetColumns", "Targets"]
 
 
 class Made(Sequence["T"]):
-    """A tuple whose items are made when they are looked at. Equal to a tuple of equal items.
+    """Behave like a tuple whose items are made on first use. Equal to a tuple of equal items.
 
-    :param count: how many there are
-    :param make: makes the item of a position
+    :param count: number of items
+    :param make: makes the item at a position
     """
 
     __slots__ = ("_count", "_items", "_make")
@@ -71,7 +71,7 @@ class Made(Sequence["T"]):
 
 @dataclass(slots=True, eq=False)
 class TargetColumns:
-    """The fields of `Target`, a list for each; all have the same length. 0 is no BTF id."""
+    """Hold the fields of `Target`, a list for each, all of one length. BTF id 0 means none."""
 
     names: list[str] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
@@ -85,7 +85,7 @@ class TargetColumns:
 
     @classmethod
     def of(cls, targets: Sequence[Target]) -> TargetColumns:
-        """Columns of targets that there are."""
+        """Make columns from existing targets."""
         return cls(
             [t.name for t in targets],
             [t.module for t in targets],
@@ -126,10 +126,10 @@ class TargetColumns:
 
 
 class Targets(Made[Target]):
-    """Targets that are rows of columns.
+    """Hold targets as rows of columns.
 
-    :param columns: they must not change any more
-    :param rows: which rows, in the order of the targets; None: all
+    :param columns: must not change any more
+    :param rows: numbers of the rows, in the order of the targets; None: all
     """
 
     __slots__ = ("columns", "rows")
@@ -141,7 +141,7 @@ class Targets(Made[Target]):
 
     @classmethod
     def of(cls, targets: Iterable[Target]) -> Targets:
-        """Targets as columns: the same object if they are that already."""
+        """Make columns of targets. If they are columns already, return the same object."""
         if isinstance(targets, Targets):
             return targets
         items = tuple(targets)
@@ -153,27 +153,27 @@ class Targets(Made[Target]):
         return Targets(self.columns, self.rows[at])
 
     def take(self, positions: Sequence[int]) -> Targets:
-        """Some of these targets, rows of the same columns."""
+        """Return some of these targets, as rows of the same columns."""
         rows = self.rows
         return Targets(self.columns, [rows[i] for i in positions])
 
     def column(self, values: Sequence[T]) -> Sequence[T]:
-        """What one of the columns has for each of these targets, in their order."""
+        """Return the values of a column for these targets, in their order."""
         if isinstance(self.rows, range) and self.rows == range(len(values)):
             return values
         return [values[row] for row in self.rows]
 
     @property
     def addresses(self) -> Sequence[int]:
-        """Address of each."""
+        """Return the address of each target."""
         return self.column(self.columns.addresses)
 
     @property
     def btf_ids(self) -> Sequence[int]:
-        """BTF id of each, 0 where BTF does not describe it."""
+        """Return the BTF id of each target, 0 if BTF does not describe it."""
         return self.column(self.columns.btf_ids)
 
     @property
     def modules(self) -> Sequence[str]:
-        """Module of each, "" for the kernel itself."""
+        """Return the module of each target, "" for the kernel itself."""
         return self.column(self.columns.modules)

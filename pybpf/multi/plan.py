@@ -169,7 +169,7 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """Number of functions that will be attached to."""
+        """Count the functions that will be attached to."""
         return sum(len(group.targets) for group in self.groups)
 
     @property

@@ -1,7 +1,7 @@
 """`Variant`: one rewritten instruction stream of a multi program.
 
-What the kernel makes of attached programs is an *image* (`pybpf.trampoline`); what this
-package makes of a program before it is loaded is a *variant*.
+The machine code that the kernel makes for attached programs is an *image*
+(`pybpf.trampoline`). A *variant* is what this package makes of a program before it is loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Lowering", "Variant"]
 
 
 class Lowering(Enum):
-    """How context accesses became what the mechanism offers; see `rewrite`."""
+    """Say how context accesses were rewritten for the mechanism; see `rewrite`."""
 
     NATIVE = "native"
     DIRECT = "direct"
@@ -27,14 +27,14 @@ class Lowering(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One rewritten instruction stream; equal bytes are equal variants."""
+    """Hold one rewritten instruction stream. Equal bytes are equal variants."""
 
     lowering: Lowering
     code: Code = field(repr=False)
     digest: str
-    #: Direct accesses whose values the verifier takes for numbers, never for pointers.
+    #: The verifier treats the values of direct accesses as numbers, never as pointers.
     scalars: bool = False
-    #: It takes the recursion guard that all programs of a link share.
+    #: It uses the recursion guard that all programs of a link share.
     guarded: bool = False
 
     @classmethod

@@ -58,5 +58,5 @@ TOOLS = (
 
 
 def find(name: str) -> Tool | None:
-    """The tool of this name."""
+    """Find the tool with this name, None if there is none."""
     return next((tool for tool in TOOLS if tool.name == name), None)
