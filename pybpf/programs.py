@@ -451,7 +451,7 @@ class Program:
         :param functions: a glob (``vfs_*``, ``module:glob``), ``NAME@ADDRESS``, or a sequence of
             these, candidates of `select` or targets; None takes the section's glob
         :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"; or a
-            sequence of these, of which each function gets the first that can carry the program
+            sequence of these; each function gets the first that can run the program on it
         :param prefer: "overhead" for the lowest cost per call, however long attaching takes
         :param lowering: "auto"; or "direct" or "frame" to compare the two
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, one per named function
@@ -460,9 +460,9 @@ class Program:
             them apart, name them as NAME@ADDRESS or give targets.
         :param progress: called with (programs attached, programs in total)
         :param planned: called with the plan before anything is attached
-        :param unknown: "registers": functions whose prototype is not known are attached to by
-            kprobe mechanisms, and the program sees their registers as they are; without it they
-            are skipped if the program reads arguments or the return value
+        :param unknown: "registers": if a function's prototype is not known, a kprobe mechanism
+            is used and the program sees the registers as they are. Without it, such a function
+            is skipped if the program reads arguments or the return value
         :raises PlanError: nothing matches, every function was refused (``.skipped`` lists them
             with the reasons), or the use of the context cannot be proved
         :raises VerifierError: the program itself is at fault, for any function
@@ -491,12 +491,12 @@ class Program:
         return self._multi.attach(self, asked, options)
 
     def check_multi(self, plan: Plan) -> int:
-        """Ask the verifier about everything a plan would load, without attaching anything.
+        """Let the verifier check everything that a plan would load. Nothing is attached.
 
-        Of programs that are loaded for each function only the first of each group is loaded.
+        If a group loads a program for each function, only the first one is loaded.
 
-        :param plan: of this program, from `pybpf.trampoline.plan`
-        :returns: programs that were loaded
+        :param plan: a plan of this program, from `pybpf.trampoline.plan`
+        :returns: number of programs that were loaded
         :raises VerifierError: the verifier refuses one
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
         """

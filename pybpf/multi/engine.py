@@ -388,7 +388,7 @@ def _said(target: Target, error: BpfError, template: Template) -> Skipped:
 
 
 def check(source: MultiPrograms, template: Template, plan: Plan) -> int:
-    """Load what a plan needs, and let go of it again: the verifier's answer without attaching.
+    """Load what a plan needs and close it again, to get the verifier's answer without attaching.
 
     Of clones, which are loaded for each function, only the first of each group is.
 

@@ -20,7 +20,7 @@ __all__ = ["AUTO", "AttachOptions", "Mechanisms", "Progress"]
 #: of a pair counts twice. While detaching, it counts functions of links.
 Progress = Callable[[int, int], None]
 
-#: "auto", one mechanism, or several: then each function gets the first that can carry it.
+#: "auto", one mechanism, or several. Each function gets the first of several that can run on it.
 Mechanisms = str | Mechanism | Sequence[str | Mechanism]
 
 # The lowerings that a caller may request.
@@ -32,16 +32,16 @@ class AttachOptions:
     """Choose how to plan and attach a multi program.
 
     :param mechanism: "auto", the mechanism to use, or a sequence in order of preference: each
-        function gets the first that can carry the program
+        function gets the first that can run the program on it
     :param prefer: "overhead": the lowest cost per call first, whatever it costs to attach
     :param lowering: "auto"; or "direct" or "frame" for programs that read context slots. Only
         mechanisms that have it are then used
     :param cookies: values for bpf_get_attach_cookie, see `pybpf.multi.cookies`
     :param progress: called with (programs attached, programs in total)
     :param planned: called with the plan before anything is attached
-    :param unknown: "registers": a function whose prototype is not known (no BTF, or one name for
-        several) gets what is in the argument registers and in the return register, by kprobe
-        mechanisms. Without it such a function is skipped if the program reads these
+    :param unknown: "registers": if a function's prototype is not known (no BTF, or one name for
+        several), the program sees the argument registers and the return register as they are,
+        by a kprobe mechanism. Without it, such a function is skipped if the program reads these
     :raises PlanError: if the mechanism, the preference, the lowering or `unknown` is not known
     """
 
@@ -55,7 +55,7 @@ class AttachOptions:
 
     def __post_init__(self) -> None:
         if self.unknown not in (None, "registers"):
-            raise PlanError(f"unknown={self.unknown!r}: only 'registers' is known")
+            raise PlanError(f"unknown={self.unknown!r}: must be 'registers'")
         if self.prefer not in (None, "overhead"):
             raise PlanError(f"prefer={self.prefer!r}: must be 'overhead'")
         _ = self.mechanisms, self.shape
@@ -71,12 +71,12 @@ class AttachOptions:
         assert not isinstance(self.mechanism, (str, Mechanism))
         listed = tuple(_named(one) for one in self.mechanism)
         if not listed:
-            raise PlanError("mechanism: an empty list names none")
+            raise PlanError("mechanism: the list is empty")
         return tuple(dict.fromkeys(listed))
 
     @property
     def ordered(self) -> bool:
-        """The caller gave an order of preference: costs do not decide."""
+        """Return True if the caller gave an order of preference, so that costs do not decide."""
         return not isinstance(self.mechanism, (str, Mechanism))
 
     @property
@@ -96,7 +96,7 @@ def _named(asked: str | Mechanism) -> Mechanism:
         if asked in (one, one.value):
             return one
     if isinstance(asked, Mechanism):
-        return asked  # a caller's own
+        return asked  # the caller's own mechanism
     names = ", ".join(one.value for one in MECHANISMS)
     raise PlanError(f"mechanism {asked!r}: must be one of auto, {names}")
 

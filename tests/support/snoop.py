@@ -1,4 +1,4 @@
-"""Runs of the retsnoop clone: as a process, or in this one."""
+"""Run the retsnoop clone, as a separate process or in this one."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_list_leaves_out_the_rest() -> None:
         ({"mechanism": []}, "an empty list"),
         ({"mechanism": ["kprobe", "auto"]}, "'auto'"),
         ({"mechanism": ["pigeon"]}, "'pigeon'"),
-        ({"unknown": "guess"}, "only 'registers'"),
+        ({"unknown": "guess"}, "must be 'registers'"),
     ],
 )
 def test_nonsense(how: dict[str, object], says: str) -> None:

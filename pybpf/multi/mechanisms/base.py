@@ -47,7 +47,7 @@ class Request:
     :param lowering: the requested lowering, None for the best of each mechanism
     :param unguardable: why several loaded copies of the program cannot share the recursion guard
         that they need, "" if they can or need none
-    :param unknown: where the prototype is not known, registers are given as they are
+    :param unknown: if the prototype is not known, pass registers as they are
     """
 
     template: Template
