@@ -78,7 +78,7 @@ def test_a_list_leaves_out_the_rest() -> None:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"mechanism": []}, "an empty list"),
+        ({"mechanism": []}, "the list is empty"),
         ({"mechanism": ["kprobe", "auto"]}, "'auto'"),
         ({"mechanism": ["pigeon"]}, "'pigeon'"),
         ({"unknown": "guess"}, "must be 'registers'"),
