@@ -53,8 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vm-jobs",
         type=int,
         metavar="N",
-        default=min(2, os.cpu_count() or 1),
-        help="number of guests at once",
+        default=1 + (os.cpu_count() or 1),
+        help="number of guests at once (default: one more than CPUs, because guests wait a lot)",
     )
     group.addoption(
         "--vm-timeout",

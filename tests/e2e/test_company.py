@@ -179,7 +179,6 @@ class Company:
         while True:
             # Each at least once, in another order every time.
             for action in self.chance.sample(actions, len(actions)):
-                self.attach()
                 action()
                 self.check()
                 name = action.__name__
@@ -235,8 +234,8 @@ def company(seconds: float, run_tool: Callable[..., str], bpftrace: Path | None 
 
 @pytest.mark.time_limit(900)
 def test_others_come_and_go(known: None) -> None:
-    """About 15 s of it."""
-    company(15, in_this_process)
+    """Each thing once."""
+    company(0, in_this_process)
 
 
 @pytest.mark.long

@@ -225,11 +225,10 @@ def every_step(parties: int) -> Iterator[int]:
     yield from reversed(state)
 
 
+@pytest.mark.icount
 @pytest.mark.time_limit(1800)
 @pytest.mark.needs(Feature.FENTRY)
-@pytest.mark.parametrize(
-    "turns", [every_company, pytest.param(every_step, marks=(pytest.mark.long, pytest.mark.icount))]
-)
+@pytest.mark.parametrize("turns", [every_company, pytest.param(every_step, marks=pytest.mark.long)])
 def test_the_2021_scenario(
     obj: pybpf.Object, standard: pybpf.Object, turns: Callable[[int], Iterator[int]]
 ) -> None:

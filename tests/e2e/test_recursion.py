@@ -181,6 +181,8 @@ def test_families_behind_the_helpers(obj: pybpf.Object, family: str, mechanism: 
 
     They are on a system call too, so that they run, and their helpers call the family.
     """
+    if not traceable(*FAMILIES[family]):  # 7.x lets nobody trace bpf_ringbuf_* and irq_work_*
+        pytest.skip(f"no function of {family} can be traced here")
     obj.globals.limit = 0  # no safety net: this is what users have
     with clean_kernel_log():
         with ExitStack() as stack:
