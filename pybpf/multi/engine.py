@@ -345,7 +345,7 @@ class _Engine:
             except VerifierError as error:
                 first = first or error
                 if is_sleep_refusal(error):
-                    break  # any loaded variant will do
+                    break  # the kernel refuses every variant
                 continue
             if variant.scalars:
                 self._hopeless.add(part.variant.digest)
