@@ -131,7 +131,7 @@ def kinds() -> Iterator[pybpf.Object]:
     ],
 )
 def test_attach_by_section_with_a_cookie(kinds: pybpf.Object, name: str, variable: str) -> None:
-    """Runs once per call of getpgid() while attached, with its cookie, and not afterwards."""
+    """The program runs once per getpgid() while attached, with its cookie, and not afterwards."""
     program = kinds.programs[name]
     program.load()
     with program.attach(cookie=0xC00C1E) as link:
@@ -151,7 +151,7 @@ def test_attach_by_section_with_a_cookie(kinds: pybpf.Object, name: str, variabl
     ],
 )
 def test_detach_works_on_every_kind(kinds: pybpf.Object, name: str) -> None:
-    """Also where the kernel has no BPF_LINK_DETACH, and on a link that is pinned."""
+    """detach() also works without BPF_LINK_DETACH, and on a pinned link."""
     variable = name.removeprefix("on_") + "_hits"
     program = kinds.programs[name]
     program.load()
@@ -215,7 +215,7 @@ def test_what_a_multi_link_was_on_stays_readable() -> None:
 def test_names_that_come_near(
     kinds: pybpf.Object, attach: Callable[[pybpf.Program], pybpf.Link], words: str
 ) -> None:
-    """A misspelt function or event is one error that says what was perhaps meant."""
+    """A misspelt function or event gives one error that suggests near names."""
     program = kinds.programs["on_raw_tp"]
     program.load()
     with pytest.raises(pybpf.BpfError, match=words) as caught:

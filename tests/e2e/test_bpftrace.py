@@ -44,7 +44,7 @@ def witness() -> Iterator[Witness]:
 
 
 class Ours:
-    """An entry and an exit program of ours on the same functions."""
+    """Our own entry and exit programs on the same functions."""
 
     def __init__(self, witness: Witness, mechanism: str) -> None:
         at_trampoline = mechanism in ("trampoline", "tracing_multi")
@@ -77,13 +77,13 @@ class Ours:
 
 
 def phase(witness: Witness, name: str) -> None:
-    """`calls` while both sides look: this process has the phase's name meanwhile."""
+    """Make the calls while both sides watch. This process has the phase's name meanwhile."""
     witness.run(lambda: named(name, calls), witness.functions)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_whoever_came_first(witness: Witness, tmp_path: Path, mechanism: str) -> None:
-    """bpftrace is there first and stays, then ours is there first and stays; both count right."""
+    """bpftrace attaches first and stays, then ours does. Both count right."""
     theirs_true = {kind: {name: CALLS[name] for name in THEIRS} for kind in KINDS}
     ours_true = [{name: CALLS[name] for name in OURS}] * 2
     with ExitStack() as stack:

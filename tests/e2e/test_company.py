@@ -77,7 +77,8 @@ def as_a_command(*args: str) -> str:
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tools take the facts that were found out for all tests: most of their time is that."""
+    """Give the tools the facts that all tests share, because reading them takes most of the
+    time."""
     monkeypatch.setattr(pybpf, "Facts", facts)
     for module in (plan, why):
         monkeypatch.setattr(module, "read_facts", lambda path: facts())
@@ -86,7 +87,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Company:
-    """This process: a program that stays attached, and what it does beside it."""
+    """Act in this process: keep one program attached, and do other things beside it."""
 
     witness: Witness
     standing: Watched
@@ -105,7 +106,7 @@ class Company:
         assert not wrong, wrong
 
     def attach(self) -> None:
-        """Another program on some of the functions; both count right."""
+        """Attach another program to some of the functions. Both count right."""
         mechanism = self.chance.choice(self.mechanisms)
         program = self.chance.choice([p for p in (*ENTRIES, "exit_ret") if p != ENTRIES[0]])
         some = self.chance.sample(NAMES, self.chance.randint(1, 3))
@@ -160,7 +161,7 @@ class Company:
                 assert held & {one["link"] for one in row["attached"]}, row
 
     def trace(self) -> None:
-        """bpftrace comes, counts the same calls, and goes."""
+        """Start bpftrace, let it count the same calls, and end it."""
         assert self.bpftrace is not None
         theirs = Bpftrace(NAMES[:3], self.bpftrace)
         try:
@@ -242,5 +243,5 @@ def test_others_come_and_go(known: None) -> None:
 @pytest.mark.guest_with("bpftrace")
 @pytest.mark.time_limit(3600)
 def test_others_come_and_go_for_long(tmp_path: Path) -> None:
-    """A minute of it, with bpftrace among the others."""
+    """Run this for a minute, with bpftrace among the others."""
     company(60, as_a_command, tmp_path)

@@ -1,4 +1,4 @@
-"""What the pages under docs/ show is true: each Python example runs as it stands there."""
+"""The pages under docs/ are true: each Python example runs as it is printed there."""
 
 from __future__ import annotations
 

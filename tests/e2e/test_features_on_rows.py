@@ -1,4 +1,4 @@
-"""On every kernel row: probes answer what is known of it, selection means what the kernel does."""
+"""On every kernel row, probes give the known answers and selection agrees with the kernel."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_no_feature_is_missed_on_a_newer_kernel(facts: Facts, kernel_row: str) -
 
 @pytest.mark.long
 def test_calibration(facts: Facts) -> None:
-    """Every mechanism the kernel has is measured, with times that are times."""
+    """Every mechanism the kernel has is measured, with plausible times."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools/features.py"), "--json", "--calibrate"],
         capture_output=True,

@@ -51,7 +51,7 @@ GET_FUNC_IP = 173
 
 
 class Bench:
-    """Puts cases up, a batch at a time, and keeps their images."""
+    """Attach cases, a batch at a time, and keep their images."""
 
     def __init__(self, multi: pybpf.Object, row: str) -> None:
         self.multi = multi

@@ -1,4 +1,4 @@
-"""The guest itself: what every other test in it takes for granted."""
+"""The guest itself: conditions that every other test relies on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_it_is_the_row_that_was_asked_for(kernel_row: str) -> None:
     "mount", ["/proc", "/sys", "/sys/kernel/tracing", "/sys/kernel/debug", "/sys/fs/bpf", "/tmp"]
 )
 def test_file_systems_are_mounted(mount: str) -> None:
-    """Tools look for these."""
+    """Tools need these."""
     assert os.path.ismount(mount)
 
 
@@ -49,7 +49,7 @@ def test_everyday_commands_fail_as_they_should() -> None:
 
 
 def test_the_rows_table_tells_the_truth(kernel_row: str) -> None:
-    """What the kernel lacks is what vagrant/rows.json says, no more, no less."""
+    """The kernel lacks exactly what vagrant/rows.json says."""
     answers = probes().all()
     assert not probes().inconclusive
     assert set(answers) == set(Feature)
@@ -59,7 +59,7 @@ def test_the_rows_table_tells_the_truth(kernel_row: str) -> None:
 
 @pytest.mark.parametrize("module", ["dummy", "loop", "nf_conntrack", "veth"])
 def test_modules_load_and_have_types(module: str) -> None:
-    """A few modules are at hand for tests of module functions, with their BTF."""
+    """A few modules can be loaded for tests of module functions, with their BTF."""
     done = subprocess.run(["modprobe", module], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(f"/sys/kernel/btf/{module}").stat().st_size > 0

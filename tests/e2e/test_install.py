@@ -1,4 +1,4 @@
-"""The wheel: built, installed in a fresh environment, and used, in guests and by other Pythons.
+"""Build the wheel, install it in a fresh environment, and use it, in guests and other Pythons.
 
 The wheel is built without a network; its dependencies come from where pip gets them.
 """

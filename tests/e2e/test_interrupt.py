@@ -1,4 +1,4 @@
-"""Ctrl-C to a process that attaches to many functions: all undone, while the process lives."""
+"""After Ctrl-C, a process that attaches to many functions undoes everything and lives on."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_interrupted_while_attaching() -> None:
 
 @pytest.mark.needs(Feature.FENTRY)
 def test_interrupted_while_detaching() -> None:
-    """What is left stays attached and known; a second call goes on to the end."""
+    """What is left stays attached and known. A second call finishes the work."""
     before = links()
     with tracer("vfs_*", "trampoline") as process:
         assert process.stdin is not None

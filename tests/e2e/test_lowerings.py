@@ -1,4 +1,4 @@
-"""Every lowering, loaded and run on functions of every shape the workload calls.
+"""Load every lowering and run it on functions of every shape that the workload calls.
 
 Shapes: 0 to 6 argument slots, 7 to 12 where trampolines copy stack arguments, structs by value,
 and void, integer, bool and pointer returns. What is true is what kprobes saw of the same calls.
@@ -119,7 +119,7 @@ def test_values(witness: Witness, lowering: str, mechanism: str, programs: tuple
 
 
 def check_skipped(witness: Witness, skipped: object, mechanism: str) -> None:
-    """Only what the mechanism truly cannot carry is left out."""
+    """Only functions that the mechanism really cannot trace are skipped."""
     by_name = {f.name: f for f in witness.functions}
     for one in skipped:  # type: ignore[attr-defined]
         function = by_name[one.name]

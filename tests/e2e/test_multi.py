@@ -1,4 +1,4 @@
-"""Multi programs: the right values on every mechanism, in any company."""
+"""Multi programs see the right values on every mechanism, beside any other programs."""
 
 from __future__ import annotations
 
@@ -171,12 +171,12 @@ State = tuple[int, ...]  # who is attached, in the order they came
 
 
 def after(state: State, turn: int) -> State:
-    """What a party leaves behind whose turn it is to attach or detach."""
+    """Return the state after one program has attached or detached."""
     return tuple(p for p in state if p != turn) if turn in state else (*state, turn)
 
 
 def way(state: State, parties: int, wanted: Callable[[State], Iterable[int]]) -> State | None:
-    """The fewest turns from a state to one where a turn is wanted, and the first such turn."""
+    """Find the fewest steps from a state to one with a missing step, and that step."""
     seen: set[State] = {state}
     queue: list[tuple[State, State]] = [(state, ())]
     for here, path in queue:

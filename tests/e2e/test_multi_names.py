@@ -1,4 +1,4 @@
-"""Functions that share a name: no cookie is shared silently, an address tells them apart."""
+"""Functions that share a name never share a cookie silently. An address tells them apart."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_each_has_its_own_cookie(
 def test_by_name_they_share_it_and_people_are_told(
     obj: pybpf.Object, mechanism: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where all of a name are attached to, the warning names each."""
+    """If all functions of a name are attached to, the warning names each."""
     program = obj.programs["by_cookie"]
     try:
         link = program.attach_multi([NAME, "vfs_read"], mechanism=mechanism, cookies=[1, 2])

@@ -1,4 +1,4 @@
-"""Random multi and standard programs in random company, compared with kprobes after every step.
+"""Attach random multi and standard programs, and compare them with kprobes after every step.
 
 Each step attaches a random program to a random set of functions that the workload calls, or
 detaches a random one; then the workload runs and every attached program must have seen exactly
@@ -188,7 +188,7 @@ class Scenario:
     ],
 )
 def test_random_company(pool: Pool, mechanism: str) -> None:
-    """Whoever comes and goes, every program sees what is true, and nothing is left at the end."""
+    """Whatever comes and goes, every program sees the truth, and nothing is left at the end."""
     assert len(pool.functions) >= POOL
     given = os.environ.get("PYBPF_SEED", "1")
     seed = random.SystemRandom().randrange(1 << 32) if given == "random" else int(given)

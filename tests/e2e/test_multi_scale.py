@@ -68,7 +68,7 @@ print(json.dumps({
 
 
 def attached(program: str, mechanism: str, count: int, prefer: str = "") -> dict[str, Any]:
-    """Attach, detach, and what became of every name."""
+    """Attach, detach, and check the result for every name."""
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, program, mechanism, str(count), prefer, KNOWN],

@@ -108,7 +108,7 @@ def test_one_that_may_and_others_that_may_not(obj: pybpf.Object, mechanism: str)
 def test_where_nothing_was_asked_the_kernel_decides(
     obj: pybpf.Object, monkeypatch: pytest.MonkeyPatch, mechanism: str
 ) -> None:
-    """Unknown is not no: tried, and refused functions are skipped with a reason."""
+    """Unknown is not no: functions are tried, and those refused are skipped with a reason."""
     monkeypatch.setattr("pybpf.multi.resolve.MOST", 0)
     asked = ["bpf_fentry_test1", "vfs_read", "__x64_sys_getpgid"]
     program = obj.programs["on_entry"]

@@ -97,7 +97,7 @@ def test_trampolines_of_another_process() -> None:
 
 @pytest.mark.needs(Feature.KPROBE_MULTI)
 def test_kprobe_multi_links() -> None:
-    """They have no image: a row of their own, and `why` of each of their functions."""
+    """They have no image. They get their own row, and `why` names them for each function."""
     on = ["bpf_fentry_test7", "bpf_fentry_test8"]  # of one model, so one link
     with tracer("kprobe_multi", *on) as (pid, (link,)):
         (row,) = shown("list", on[0])["probes"]
@@ -127,7 +127,7 @@ def test_tracing_multi_links() -> None:
 
 @pytest.mark.needs(Feature.FENTRY)
 def test_a_pinned_link() -> None:
-    """Nobody holds it but a path."""
+    """Only a path holds it."""
     if not os.path.ismount(BPFFS):
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     path = BPFFS / "pybpf_test_owner"

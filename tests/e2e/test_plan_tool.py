@@ -1,4 +1,4 @@
-"""`trampolines.py plan` says what attaching then does; `why` says what it would not."""
+"""`trampolines.py plan` predicts what attaching does. `why` explains what it would not do."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_plan_for_saved_facts(tmp_path: Path) -> None:
 
 
 def test_why() -> None:
-    """Possible, denied, never returning, misspelt: each with its own answer."""
+    """Possible, denied, never returning and misspelt functions each have their own answer."""
     rows = tool("why", "bpf_fentry_test1", "do_exit", "__rcu_read_lock", "vfs_reed", status=1)
     by_name = {row["function"]: row for row in rows["functions"]}
     assert by_name["bpf_fentry_test1"]["hooks"]["fentry.multi"]["trampoline"] == "yes"

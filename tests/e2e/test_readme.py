@@ -1,4 +1,4 @@
-"""What README shows is true: its library example runs and prints what it says."""
+"""README is true: its library examples run and print what it says."""
 
 from __future__ import annotations
 

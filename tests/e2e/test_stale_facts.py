@@ -191,7 +191,8 @@ def mess(rng: random.Random, present: Sequence[str] = MODULES) -> Callable[[obje
 @pytest.mark.time_limit(3600)
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_modules_vanish_and_appear_between_plan_and_attach(obj: pybpf.Object, rounds: int) -> None:
-    """What is still there is attached where it is now, the rest is a line with its reason."""
+    """Existing functions are attached to where they are now. The others are skipped with a
+    reason."""
     rng = seeded()
     for number in range(rounds // 2):
         for way in mechanisms():
@@ -212,7 +213,7 @@ def test_modules_vanish_and_appear_between_plan_and_attach(obj: pybpf.Object, ro
 
 @pytest.mark.parametrize("way", ["auto", *WAYS])
 def test_nothing_is_left(obj: pybpf.Object, way: str) -> None:
-    """Every module went: one PlanError that says so, no error of the verifier."""
+    """If every module was unloaded, there is one PlanError that says so, not a verifier error."""
     with pytest.raises(PlanError, match="its module is no longer loaded"):
         attach(obj, FUNCTIONS, way, planned=lambda _: unload(*MODULES))
     load(*MODULES)

@@ -1,4 +1,4 @@
-"""What links on traced functions say of themselves (BPF_OBJ_GET_INFO_BY_FD)."""
+"""The infos of links on traced functions (BPF_OBJ_GET_INFO_BY_FD)."""
 
 from __future__ import annotations
 

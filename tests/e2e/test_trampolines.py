@@ -223,7 +223,7 @@ def test_wrong_expectations_fail(tracer: Tracer) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_slots_are_the_functions_arguments(tracer: Tracer, number: int) -> None:
-    """bpf_fentry_test1..6 take 1..6 arguments; ctx and ret lie accordingly."""
+    """bpf_fentry_test1..6 have 1..6 arguments, and ctx and ret are at the matching places."""
     function = f"bpf_fentry_test{number}"
     tracer.attach(function, FEXIT, "leave")
     found = image(function)
@@ -264,7 +264,7 @@ def test_fmod_ret(tracer: Tracer, kernel_row: str) -> None:
 
 @pytest.mark.rows("6.12", "latest")
 def test_sleepable_program(tracer: Tracer) -> None:
-    """A sleepable program is entered through another function and is told by it."""
+    """A sleepable program is entered through another function, which shows that it is sleepable."""
     tracer.attach("bpf_fentry_test1", FENTRY, "plain")
     number, _ = tracer.attach("bpf_fentry_test1", FENTRY, "sleeps", flags=SLEEPABLE)
     found = image("bpf_fentry_test1")

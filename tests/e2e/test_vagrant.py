@@ -56,7 +56,7 @@ def local_box(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kernel", ["", names()[-1]])
 def test_the_public_box(tmp_path: Path, kernel: str) -> None:
-    """With a row and without."""
+    """The file is valid with a row and without."""
     done = validate(tmp_path, KERNEL=kernel)
     assert done.returncode == 0, done.stderr
     assert "Vagrantfile validated successfully" in done.stdout
@@ -64,27 +64,27 @@ def test_the_public_box(tmp_path: Path, kernel: str) -> None:
 
 @pytest.mark.parametrize("boot", ["direct", "grub"])
 def test_the_local_box(tmp_path: Path, boot: str) -> None:
-    """Booted either way."""
+    """The file is valid with either way of booting."""
     local_box(tmp_path)
     done = validate(tmp_path, BOX="local", KERNEL="6.12", PYBPF_BOOT=boot)
     assert done.returncode == 0, done.stderr
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """What a run that failed said, which is one line."""
+    """Return the output of a failed run, which is one line."""
     assert done.returncode != 0
     (line,) = done.stderr.strip().splitlines()
     return line
 
 
 def test_a_wrong_row_is_one_message(tmp_path: Path) -> None:
-    """With the rows there are."""
+    """The error lists the rows that exist."""
     said = refusal(validate(tmp_path, KERNEL="5.4"))
     assert said == ("vagrant/Vagrantfile: KERNEL=5.4: no such row; there are 6.1, 6.12, latest")
 
 
 def test_no_local_box_is_one_message(tmp_path: Path) -> None:
-    """And says how to get one."""
+    """The error says how to get one."""
     said = refusal(validate(tmp_path, BOX="local"))
     assert said.endswith(f"no box below {tmp_path}/cache/boxes: run vagrant/build-box first")
 

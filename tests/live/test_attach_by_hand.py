@@ -124,7 +124,7 @@ def test_a_pinned_xdp_link(obj: pybpf.Object, bpffs: Path) -> None:
 
 
 def test_from_pinned_refuses_a_map(obj: pybpf.Object, bpffs: Path) -> None:
-    """It is not a link."""
+    """A file that is not a link is refused."""
     obj.maps["runs"].pin(str(bpffs / "map"))
     with pytest.raises(BpfError, match="not a pinned link"):
         pybpf.Link.from_pinned(bpffs / "map")
@@ -148,7 +148,7 @@ def test_sk_lookup_of_a_network_namespace(obj: pybpf.Object) -> None:
 
 
 def test_a_file_that_is_no_network_namespace(obj: pybpf.Object) -> None:
-    """One error that says so."""
+    """There is one error that says so."""
     with pytest.raises(BpfError, match="that is not a network namespace"):
         obj.programs["on_lookup"].attach_netns("/proc/self/ns/uts")
 
@@ -179,7 +179,7 @@ def test_a_directory_that_is_no_cgroup(obj: pybpf.Object, tmp_path: Path) -> Non
 
 
 def test_a_cgroup_that_is_not_there(obj: pybpf.Object, cgroup: Path) -> None:
-    """Its name may be misspelt."""
+    """A misspelt name suggests near ones."""
     wrong = cgroup.with_name(cgroup.name.replace("pybpf", "pybfp"))
     with pytest.raises(BpfError, match=rf"ENOENT.*near: .*{cgroup.name}"):
         obj.programs["on_egress"].attach_cgroup(wrong)

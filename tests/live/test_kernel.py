@@ -1,4 +1,4 @@
-"""The facts of whatever kernel runs: each parser on the real file, each source against another."""
+"""The facts of the running kernel: each parser on the real file, each source against another."""
 
 from __future__ import annotations
 

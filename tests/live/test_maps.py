@@ -1,4 +1,4 @@
-"""Every map type round-trips on the running kernel; batches equal single reads."""
+"""Every map type round-trips on the running kernel, and batches equal single reads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PERCPU_HASHES = [(T.BPF_MAP_TYPE_PERCPU_HASH, 0), (T.BPF_MAP_TYPE_LRU_PERCPU_HAS
 
 @pytest.mark.parametrize(("kind", "flags"), HASHES)
 def test_hash_is_a_mapping(kind: T, flags: int) -> None:
-    """What holds for a dict holds for a hash map, seen through single calls and batches."""
+    """A hash map behaves like a dict, through single calls and batches."""
     with Map.create_new(kind, 4, 8, 2000, map_flags=flags) as m:
         assert len(m) == 0 and m.to_dict() == {} and list(m) == []
         m[u32(1)] = u64(10)
@@ -309,7 +309,7 @@ def test_task_storage_by_pidfd() -> None:
 
 
 def test_refused_btf_is_left_out() -> None:
-    """A map whose BTF the kernel will not have is created without it, and says so."""
+    """If the kernel refuses a map's BTF, the map is created without it, and says so."""
     btf, ids = typed_btf()
     spec = MapSpec(
         "odd", T.BPF_MAP_TYPE_HASH, 8, 8, 4, key_type_id=ids["int"], value_type_id=ids["u64"]

@@ -62,7 +62,7 @@ def test_wrap_around(perf: pybpf.Object, one_cpu: int) -> None:
 
 
 def test_losses_are_counted(perf: pybpf.Object, one_cpu: int) -> None:
-    """What did not fit is told by the kernel once there is room again."""
+    """The kernel reports what did not fit once there is room again."""
     with PerfBuffer(perf.maps["events"], "struct event", pages=1) as buffer:
         offer(perf, 1000)
         got = len(buffer.read(5))

@@ -105,7 +105,7 @@ def test_a_pin_that_never_is_a_map_ends(
 
 
 def test_maps_that_cannot_be_made_leave_no_pin(obj: pybpf.Object, bpffs: Path) -> None:
-    """The same when a later map fails, in `prepare`."""
+    """The same holds when a later map fails, in `prepare`."""
     obj.maps["by_both"].max_entries = 0
     with pytest.raises(BpfError, match="by_both"):
         obj.prepare()

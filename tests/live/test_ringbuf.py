@@ -70,7 +70,7 @@ def test_hundred_thousand_records_none_lost() -> None:
 
 @pytest.mark.parametrize("kind", ["read", "consume", "records", "chunk"])
 def test_concurrent_reader_accounts_for_every_record(kind: str) -> None:
-    """With the producer at full tilt in another thread: received + dropped = offered, in order."""
+    """With the producer at full speed in another thread, received + dropped = offered, in order."""
     total = 100_000
     with (
         new_ring(1 << 18) as ring,

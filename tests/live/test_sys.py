@@ -169,7 +169,7 @@ def test_the_log_of_a_good_load() -> None:
 
 
 def test_no_such_program_type() -> None:
-    """What the kernel refuses before verification is an errno with a hint, no VerifierError."""
+    """A refusal before verification is an errno with a hint, not a VerifierError."""
     with pytest.raises(BpfError) as caught:
         sys_prog.prog_load(200, _return(0))
     assert type(caught.value) is BpfError and caught.value.errno == errno.EINVAL
@@ -346,7 +346,7 @@ def test_tracepoint_link() -> None:
 
 @pytest.mark.parametrize(("category", "name"), [("syscalls", "no_such"), ("..", "x"), ("", "x")])
 def test_no_such_tracepoint(category: str, name: str) -> None:
-    """A tracepoint that is not there is ENOENT; a name never leads out of tracefs."""
+    """A missing tracepoint is ENOENT, and a name never leads out of tracefs."""
     with pytest.raises(BpfError) as caught:
         perf.open_tracepoint(category, name)
     assert caught.value.errno == errno.ENOENT
