@@ -442,6 +442,8 @@ class Program:
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
         unknown: str | None = None,
+        rates: Mapping[str, float] | None = None,
+        horizon: float = 3600.0,
     ) -> MultiLink:
         """Attach a ``fentry.multi``, ``fexit.multi`` or ``fsession.multi`` program.
 
@@ -463,6 +465,10 @@ class Program:
         :param unknown: "registers": if a function's prototype is not known, a kprobe mechanism
             is used and the program sees the registers as they are. Without it, such a function
             is skipped if the program reads arguments or the return value
+        :param rates: calls a second by name, or by ``name [module]``, as far as they are known:
+            functions that are called often are attached for the least cost per call, the others
+            for the least cost of attaching
+        :param horizon: with rates: seconds that the program will stay attached
         :raises PlanError: nothing matches, every function was refused (``.skipped`` lists them
             with the reasons), or the use of the context cannot be proved
         :raises VerifierError: the program itself is at fault, for any function
@@ -487,6 +493,8 @@ class Program:
             progress=progress,
             planned=planned,
             unknown=unknown,
+            rates=rates,
+            horizon=horizon,
         )
         return self._multi.attach(self, asked, options)
 

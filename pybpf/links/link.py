@@ -104,6 +104,11 @@ class Link:
         return self._fd.fileno()
 
     @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Numbers of all descriptors that keep it attached; () if it is closed."""
+        return () if self.closed else (self._fd.fileno(),)
+
+    @property
     def closed(self) -> bool:
         """True after `close` or `detach`."""
         return self._fd.closed
@@ -196,6 +201,11 @@ class PerfLink(Link):
     def __init__(self, fd: Fd, event: Fd, what: str) -> None:
         super().__init__(fd, what)
         self._event = event
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Numbers of the link's descriptor and of the perf event's; () if it is closed."""
+        return () if self.closed else (*super().descriptors, self._event.fileno())
 
     def close(self) -> None:
         """Detach, then close the perf event."""

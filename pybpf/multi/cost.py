@@ -15,16 +15,16 @@ from collections.abc import Mapping
 
 from ..dataclass import dataclass
 
-__all__ = ["CALLS", "OWN_OPS", "SHARED_OPS", "Cost", "CostModel", "Price"]
+__all__ = ["CALLS", "MS_PER_INSN", "OWN_OPS", "SHARED_OPS", "Cost", "CostModel", "Price"]
 
 #: A function is taken to be called so often while it is traced. What a mechanism takes longer to
 #: set up is worth it if it is saved again by then, in cheaper calls. Nobody knows the rates of
 #: 40,000 functions beforehand: most are never called, some a million times a second. Where they
 #: are known, they should be used instead.
 CALLS = 2000
-# Milliseconds per instruction on the machine that the prices were measured on: 0.1 ms and
-# 0.017 million instructions for a function more by kprobe.multi, 0.3 and 0.1 by tracing_multi.
-_MS_PER_INSN = 4e-6
+#: Milliseconds per instruction on the machine that the prices were measured on: 0.1 ms and
+#: 0.017 million instructions for a function more by kprobe.multi, 0.3 and 0.1 by tracing_multi.
+MS_PER_INSN = 4e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Price:
         """
         saved = other.insns(entry=entry, exit_=exit_) - self.insns(entry=entry, exit_=exit_)
         mine, its = self.per_target_ms(sides[0]), other.per_target_ms(sides[1])
-        worth = max(saved, 0) * CALLS * _MS_PER_INSN
+        worth = max(saved, 0) * CALLS * MS_PER_INSN
         # With one function, and with each further one.
         return saved > 0 and all(
             more <= max(worth, 0.2 * least)

@@ -6,12 +6,12 @@ them one by one, so after an interrupt the MultiLink still knows what is attache
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .. import links
 from .._sys.interrupts import held
 from ..dataclass import dataclass
-from .missed import Losses, Missed
+from .missed import Losses, Missed, run_times
 from .options import Progress
 from .plan import Group, Part, Plan, in_groups
 from .reasons import Skipped
@@ -29,6 +29,8 @@ __all__ = ["SLOW_S", "Changed", "MultiLink", "Piece", "say_takes", "target_key",
 
 #: Predicted seconds (for an emulated machine) from which a warning comes beforehand.
 SLOW_S = 5.0
+# The same, up to which it is quicker to detach than to start a process that does.
+_QUICK_S = 1.0
 
 
 def warn(text: str) -> None:
@@ -41,6 +43,11 @@ def warn(text: str) -> None:
 def say_takes(functions: int, seconds: float) -> str:
     """Put a prediction for attaching or detaching into words."""
     return f"{functions} functions will take about {seconds:.0f} s (less where KVM is used)"
+
+
+def _silent(_done: int, _total: int) -> None:
+    # Progress that nobody needs to see.
+    pass
 
 
 def target_key(target: Target) -> tuple[str, str, int]:
@@ -105,6 +112,8 @@ class MultiLink:
         #: Maps of the clones' recursion guard, if there is one. For the engine; read `missed`.
         self.guard: GuardMaps | None = None
         self.losses = losses or Losses(lambda: False)
+        #: Process that `detach` left the links to, 0 if there is none.
+        self.closing = 0
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -189,7 +198,18 @@ class MultiLink:
         """
         return self.losses.of(link)
 
-    def detach(self, progress: Progress | None = None) -> None:
+    @property
+    def run_times(self) -> dict[int, int]:
+        """Run time in ns of the programs that are attached now, by program id.
+
+        Counts while the kernel's statistics are on: hold what `pybpf.kernel.run_statistics`
+        returns. The work of trampolines and probes around the programs is not in it.
+
+        :raises BpfError: if the kernel refuses
+        """
+        return run_times(self.links)
+
+    def detach(self, progress: Progress | None = None, *, wait: bool = True) -> None:
         """Undo every attachment, including pinned ones, last attached first. May be called again.
 
         `targets`, `groups`, `skipped` and `plan` still say what was done. On 6.x kernels a
@@ -198,22 +218,67 @@ class MultiLink:
         rest attached; call it again to continue.
 
         :param progress: called with (functions detached, functions in total) after each link
+        :param wait: False leaves what takes longer than a second to a small process of its own,
+            `closing`, which goes on after this one has ended. Until it is done the programs
+            still run: give them a variable to look at, and clear it before.
         :raises OSError: if a pin cannot be removed
         """
-        self._release(progress, unpin=True)
+        if wait or self.detach_s <= _QUICK_S:
+            self._release(progress, unpin=True)
+            return
+        from .._sys.closer import Closer  # seldom wanted
+
+        held_open = [number for piece in self.pieces for number in piece.link.descriptors]
+        try:
+            closer = Closer(held_open)
+        except OSError as error:
+            warn(f"{self.plan.program}: no other process can detach it: {error}")
+            self._release(progress, unpin=True)
+            return
+        with closer:
+            self.closing = closer.pid
+            self._release(progress or _silent, unpin=True)
+
+    def detach_only(self, targets: Iterable[Target]) -> tuple[Target, ...]:
+        """Detach from some functions, as far as the others allow it.
+
+        A link of one function goes; a link that holds many goes if all of them are named.
+
+        :returns: functions that were not named and keep links of named ones attached. Attach to
+            them anew, then name them here as well, and no call of theirs is lost.
+        """
+        gone = {target_key(target) for target in targets}
+        stay: dict[tuple[str, str, int], Target] = {}
+        for piece in reversed(self.pieces):
+            others = {target_key(t): t for t in piece.targets if target_key(t) not in gone}
+            if len(others) == len(piece.targets):
+                continue
+            if others:
+                stay |= others
+                continue
+            with held():
+                piece.link.unpin()
+                self.losses.close(piece.link)
+                self.pieces.remove(piece)
+                self._detached.append(piece)
+        return tuple(stay.values())
 
     def close(self) -> None:
         """Close the links, which detaches those that are not pinned. May be called again."""
         self._release(None, unpin=False)
 
+    @property
+    def detach_s(self) -> float:
+        """Seconds, predicted for an emulated machine, that detaching takes."""
+        total = sum(len(piece.targets) for piece in self.pieces)
+        all_of_them = sum(len(group.parts) * len(group.targets) for group in self.plan.groups)
+        return self.plan.cost.detach_s * min(1, total / max(all_of_them, 1))
+
     def _release(self, progress: Progress | None, *, unpin: bool) -> None:
         total = sum(len(piece.targets) for piece in self.pieces)
         done = 0
-        if progress is None and total:
-            all_of_them = sum(len(group.parts) * len(group.targets) for group in self.plan.groups)
-            seconds = self.plan.cost.detach_s * min(1, total / max(all_of_them, 1))
-            if seconds > SLOW_S:
-                warn(f"{self.plan.program}: detaching from {say_takes(len(self.targets), seconds)}")
+        if progress is None and (seconds := self.detach_s) > SLOW_S:
+            warn(f"{self.plan.program}: detaching from {say_takes(len(self.targets), seconds)}")
         while self.pieces:
             with held():
                 piece = self.pieces[-1]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..kernel.host import Facts
     from ..links import Link
 
-__all__ = ["Losses", "Missed", "counts_kprobes", "losses_on"]
+__all__ = ["Losses", "Missed", "counts_kprobes", "losses_on", "run_times"]
 
 _KPROBES = frozenset({LinkType.BPF_LINK_TYPE_KPROBE_MULTI, LinkType.BPF_LINK_TYPE_PERF_EVENT})
 
@@ -176,6 +176,25 @@ class Losses:
             return _Reading()
         told = info.type not in _KPROBES or self._kprobes()
         return _Reading(info.prog_id, info.missed, told)
+
+
+def run_times(links: Iterable[Link]) -> dict[int, int]:
+    """Run time of the programs of some links, in ns, by program id.
+
+    Counts while the kernel's statistics are on, see `pybpf.kernel.run_statistics`. A link or a
+    program that this process may not look at is left out.
+    """
+    programs = set()
+    for link in links:
+        with suppress(BpfError, ValueError):  # not ours to see, or closed by somebody else
+            programs.add(link.info().prog_id)
+    found = {}
+    for program in programs:
+        opened = _open(program)
+        if opened is not None:
+            with opened:
+                found[program] = sys_info.prog_info(opened).run_time_ns
+    return found
 
 
 def _open(program: int) -> Fd | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..dataclass import dataclass
 from ..errors import PlanError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .cookies import Cookies
     from .plan import Plan
 
-__all__ = ["AUTO", "AttachOptions", "Mechanisms", "Progress"]
+__all__ = ["AUTO", "HORIZON", "AttachOptions", "Mechanisms", "Progress"]
 
 #: Called with (done, total). While attaching, it counts programs on functions, so a session made
 #: of a pair counts twice. While detaching, it counts functions of links.
@@ -22,6 +22,8 @@ Progress = Callable[[int, int], None]
 
 #: "auto", one mechanism, or several. Each function gets the first of several that can run on it.
 Mechanisms = str | Mechanism | Sequence[str | Mechanism]
+#: Seconds that a program is taken to stay attached, for plans by rates.
+HORIZON = 3600.0
 
 # The lowerings that a caller may request.
 _LOWERINGS = (Lowering.DIRECT, Lowering.FRAME)
@@ -42,6 +44,9 @@ class AttachOptions:
     :param unknown: "registers": if a function's prototype is not known (no BTF, or one name for
         several), the program sees the argument registers and the return register as they are,
         by a kprobe mechanism. Without it, such a function is skipped if the program reads these
+    :param rates: calls a second by name, or by ``name [module]``: functions that are called often
+        are then planned for few instructions a call, see `pybpf.multi.rates`
+    :param horizon: with rates: seconds that the program will stay attached
     :raises PlanError: if the mechanism, the preference, the lowering or `unknown` is not known
     """
 
@@ -52,12 +57,16 @@ class AttachOptions:
     progress: Progress | None = None
     planned: Callable[[Plan], None] | None = None
     unknown: str | None = None
+    rates: Mapping[str, float] | None = None
+    horizon: float = HORIZON
 
     def __post_init__(self) -> None:
         if self.unknown not in (None, "registers"):
             raise PlanError(f"unknown={self.unknown!r}: must be 'registers'")
         if self.prefer not in (None, "overhead"):
             raise PlanError(f"prefer={self.prefer!r}: must be 'overhead'")
+        if self.rates is not None and self.prefer is not None:
+            raise PlanError("rates say what to prefer; leave prefer out")
         _ = self.mechanisms, self.shape
 
     @property

@@ -23,9 +23,9 @@ from ..kernel.sleepable import MOST, Question, may_sleep
 from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
 from .columns import TargetColumns, Targets
-from .options import AUTO, AttachOptions, Mechanisms
+from .options import AUTO, HORIZON, AttachOptions, Mechanisms
 from .plan import Plan, PlanFacts
-from .planner import make_plan
+from .rates import plan_for
 from .reasons import Reason, Skipped
 from .select import (
     FEW,
@@ -44,6 +44,7 @@ from .variant import Lowering
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
     from ..kernel.host import Facts
@@ -105,6 +106,8 @@ def plan(
     prefer: str | None = None,
     lowering: str | Lowering = "auto",
     unknown: str | None = None,
+    rates: Mapping[str, float] | None = None,
+    horizon: float = HORIZON,
 ) -> Plan:
     """What attaching a multi program would do; nothing is attached.
 
@@ -116,17 +119,26 @@ def plan(
     :param prefer: "overhead": the least cost per call first
     :param lowering: "auto", "direct" or "frame"
     :param unknown: "registers": see `AttachOptions`
+    :param rates: calls a second by name: see `AttachOptions`
+    :param horizon: with rates: seconds that the program will stay attached
     :raises PlanError: as `planner.make_plan` and `AttachOptions`; or names that nobody can look up
     :raises TypeError: as `listed`
     """
-    options = AttachOptions(mechanism=mechanism, prefer=prefer, lowering=lowering, unknown=unknown)
+    options = AttachOptions(
+        mechanism=mechanism,
+        prefer=prefer,
+        lowering=lowering,
+        unknown=unknown,
+        rates=rates,
+        horizon=horizon,
+    )
     template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
     wanted = listed(targets)
     if isinstance(facts, PlanFacts):
         given = [t for t in wanted if isinstance(t, Target)]
         if len(given) != len(wanted):
             raise PlanError("names are looked up in Facts; with PlanFacts give Target values")
-        return make_plan(template, given, facts, options)
+        return plan_for(template, given, facts, options)
     asked: Asked = targets if isinstance(targets, str) else wanted
     facts = facts.current()
     resolver = Resolver(facts, live=not facts.is_saved)
@@ -166,7 +178,7 @@ class Resolver:
         targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY)
         if template.sleepable:
             targets = self.with_sleep(targets)
-        return make_plan(template, targets, facts, options, skipped)
+        return plan_for(template, targets, facts, options, skipped)
 
     def with_sleep(self, targets: Iterable[Target]) -> Sequence[Target]:
         """The targets, with what the running kernel says of sleepable programs on each.

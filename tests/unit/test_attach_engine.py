@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pybpf import links
+from pybpf._sys import closer
 from pybpf._sys import fd as fd_module
 from pybpf._sys.fd import Fd
 from pybpf._sys.interrupts import held
@@ -647,6 +648,86 @@ def test_what_takes_long_is_said_beforehand(
     asked = replace(options, planned=lambda made: None)
     engine.attach(kernel, template, slow, facts, asked).detach(progress=lambda done, total: None)
     assert caplog.messages == []
+
+
+class _Closer:
+    # Stands for the process that links are left to.
+    def __init__(self, kernel: Kernel, descriptors: list[int]) -> None:
+        self.pid = 4711
+        self.kernel = kernel
+        self.descriptors = list(descriptors)
+        self.left: list[str] | None = None
+
+    def __enter__(self) -> _Closer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.left = self.kernel.left()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_detaching_is_left_to_another_process(
+    kernel: Kernel,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    way: tuple[str, Template, PlanFacts],
+) -> None:
+    """It gets every link, and is told to close them when ours are closed. Nobody is warned."""
+    closers: list[_Closer] = []
+
+    def make(descriptors: list[int]) -> _Closer:
+        closers.append(_Closer(kernel, descriptors))
+        return closers[-1]
+
+    monkeypatch.setattr(closer, "Closer", make)
+    link = run(kernel, way)
+    link.plan = replace(link.plan, cost=Cost(0, 0.5, 0))
+    numbers = [one.fileno() for one in link.links]
+    link.detach(wait=False)
+    assert closers == [] and link.closing == 0 and kernel.left() == []  # quick enough
+
+    link = run(kernel, way)
+    link.plan = replace(link.plan, cost=Cost(0, 60, 0))
+    numbers = [one.fileno() for one in link.links]
+    link.detach(wait=False)
+    assert [one.descriptors for one in closers] == [numbers] and closers[0].left == []
+    assert link.closing == 4711 and not link.attached and len(link.targets) == len(TARGETS)
+    link.detach(wait=False)
+    assert len(closers) == 1 and caplog.messages == [] and kernel.leaked == []
+
+
+def test_without_another_process_it_waits(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptors: list[int]) -> _Closer:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(closer, "Closer", refuse)
+    link = run(kernel, WAYS[0])
+    link.plan = replace(link.plan, cost=Cost(0, 60, 0))
+    link.detach(wait=False)
+    assert not link.attached and link.closing == 0 and kernel.left() == []
+    assert "no more processes" in caplog.messages[0] and "about 60 s" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_detaching_from_some(kernel: Kernel, way: tuple[str, Template, PlanFacts]) -> None:
+    """What has a link of its own goes; what shares one goes with all who share it."""
+    link = run(kernel, way)
+    before = kernel.left()
+    stay = link.detach_only(TARGETS[1:3])
+    own = {t.name for t in stay}
+    assert own <= {"f0", "f3", "f4"} and len(link.targets) == 5
+    if not own:
+        gone = {what for what in before if what.endswith((" of f1", " of f2"))}
+        assert kernel.left() == [what for what in before if what not in gone] and gone
+    else:
+        assert {n for what in kernel.left() for n in what.split(" of ")[-1].split(",")} >= own
+    assert link.detach_only([*TARGETS[1:3], *stay]) == ()
+    left = {n for what in kernel.left() for n in what.split(" of ")[-1].split(",")} - {"guard"}
+    assert left == {"f0", "f3", "f4"} - own
+    link.detach()
+    assert kernel.left() == [] and kernel.leaked == [] and not link.attached
 
 
 NOT_SLEEPABLE = VerifierError(

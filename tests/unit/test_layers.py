@@ -37,6 +37,7 @@ LAYERS = {
     "pybpf.multi.options": 3,
     "pybpf.multi.plan": 3,
     "pybpf.multi.planner": 3,
+    "pybpf.multi.rates": 3,
     "pybpf.multi.reasons": 3,
     "pybpf.multi.target": 3,
     "pybpf.multi.variant": 3,

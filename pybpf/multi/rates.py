@@ -1,0 +1,145 @@
+"""Planning with known rates of calls: what a function costs depends on how often it is called.
+
+Theory of operation. By a trampoline a call costs a third of what it costs by a kprobe, but
+attaching and detaching one takes a hundred times as long. So a function that is called often
+is cheaper by trampoline, and one that is hardly ever called is not. With calls a second known,
+both are seconds: those of attaching and detaching, and instructions x calls over the time that
+the program stays attached.
+
+For each function the planner's two ends are weighed: the plan of least set-up ("cold") and
+the plan of least cost per call ("hot"). Functions that are cheaper hot are planned that way,
+the others cold, and the two plans are put together. Fixed costs of groups may make that dearer
+than one of the ends by itself, so the least of the three is taken: never more than either end.
+
+Pure: same input, same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..dataclass import dataclass, replace
+from .cost import MS_PER_INSN
+from .options import AttachOptions
+from .plan import Group, Plan, PlanFacts, Side, in_groups
+from .planner import make_plan
+from .reasons import Skipped
+from .target import Target
+from .template import Template
+
+__all__ = ["Rates", "plan_for", "total_s"]
+
+_MS = 1e-3
+_S_PER_INSN = MS_PER_INSN * _MS
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often functions are called, and how long the program will stay.
+
+    :param by_name: calls a second by ``name`` or ``name [module]``; 0 for those it does not have
+    :param horizon: seconds that the program stays attached
+    """
+
+    by_name: Mapping[str, float]
+    horizon: float
+
+    def calls(self, target: Target) -> float:
+        """Calls of a function in all the time."""
+        by = self.by_name
+        return by.get(target.label, by.get(target.name, 0.0)) * self.horizon
+
+
+def plan_for(
+    template: Template,
+    targets: Iterable[Target],
+    facts: PlanFacts,
+    options: AttachOptions,
+    skipped: Iterable[Skipped] = (),
+) -> Plan:
+    """`make_plan`, by rates where the options have some.
+
+    :raises PlanError: as `make_plan`
+    """
+    if options.rates is None:
+        return make_plan(template, targets, facts, options, skipped)
+    rates = Rates(options.rates, options.horizon)
+    targets = list(targets)
+    cold = make_plan(template, targets, facts, options, skipped)
+    hot = make_plan(
+        template, targets, facts, replace(options, prefer="overhead", rates=None), skipped
+    )
+    by_cold, by_hot = _costs(cold, facts, rates), _costs(hot, facts, rates)
+    busy = {where for where, cost in by_hot.items() if cost < by_cold.get(where, cost)}
+    plans = [cold, hot]
+    if busy and len(busy) < len(by_cold):
+        plans.append(_joined(template, cold, busy, facts, options))
+    return min(plans, key=lambda plan: total_s(plan, facts, rates))
+
+
+def total_s(plan: Plan, facts: PlanFacts, rates: Rates) -> float:
+    """Seconds that a plan is predicted to cost: attaching, detaching, and all calls."""
+    calls = sum(
+        rates.calls(target) * _insns(group, facts)
+        for group in plan.groups
+        for target in group.targets
+    )
+    return plan.cost.attach_s + plan.cost.detach_s + calls * _S_PER_INSN
+
+
+def _insns(group: Group, facts: PlanFacts) -> int:
+    # Instructions of a traced call in this group.
+    sides = [part.side for part in group.parts]
+    price = group.mechanism.price(facts.costs)
+    insns = price.insns(entry=sides[0] is not Side.EXIT, exit_=sides[-1] is not Side.ENTRY)
+    return insns + sum(part.variant.guarded for part in group.parts) * facts.costs.guard_insns
+
+
+_Where = tuple[str, str, int]
+
+
+def _where(target: Target) -> _Where:
+    return (target.module, target.name, target.address)
+
+
+def _costs(plan: Plan, facts: PlanFacts, rates: Rates) -> dict[_Where, float]:
+    # Seconds that each function adds to a plan, without what a group costs whatever its size.
+    found = {}
+    for group in plan.groups:
+        setup = group.mechanism.price(facts.costs).per_target_ms(len(group.parts)) * _MS
+        call = _insns(group, facts) * _S_PER_INSN
+        for target in group.targets:
+            found[_where(target)] = setup + call * rates.calls(target)
+    return found
+
+
+def _joined(
+    template: Template, cold: Plan, busy: set[_Where], facts: PlanFacts, options: AttachOptions
+) -> Plan:
+    # The busy functions planned for few instructions, the others as they were.
+    hot_options = replace(options, prefer="overhead", rates=None)
+
+    def halves(guarded: bool) -> tuple[Plan, Plan]:
+        some = [t for t in cold.targets if _where(t) in busy]
+        rest = [t for t in cold.targets if _where(t) not in busy]
+        return (
+            make_plan(template, some, facts, hot_options, guarded=guarded),
+            make_plan(template, rest, facts, options, guarded=guarded),
+        )
+
+    hot, rest = halves(False)
+    if hot.guarded or rest.guarded:
+        hot, rest = halves(
+            True
+        )  # copies of one program share the guard, whichever half they are of
+    groups = in_groups(
+        (group.mechanism, group.module, group.parts, target)
+        for half in (hot, rest)
+        for group in half.groups
+        for target in group.targets
+    )
+    skipped = sorted(
+        {*cold.skipped, *hot.skipped, *rest.skipped},
+        key=lambda s: (s.module, s.name, s.reason.value, s.detail, s.address),
+    )
+    return replace(cold, groups=groups, skipped=tuple(skipped), cost=hot.cost + rest.cost)
