@@ -56,13 +56,14 @@ _pybpf_words() {
 }
 
 _pybpf() {
-    local cur=${COMP_WORDS[COMP_CWORD]} at=1 word path=pybpf options commands positional kind
+    local cur=${COMP_WORDS[COMP_CWORD]} at=1 word path=pybpf
+    local options commands positional command kind
     local IFS=$' \\t\\n'
     COMPREPLY=()
     _pybpf_table "$path"
     for ((; at < COMP_CWORD; at++)); do
         word=${COMP_WORDS[at]}
-        if [[ $word == -- && $path == 'pybpf retsnoop' ]]; then
+        if [[ $word == -- && $command ]]; then
             # Another command follows, with its own completion.
             if declare -F _command_offset >/dev/null; then
                 _command_offset $((at + 1))
@@ -121,7 +122,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "pybpf completion") -> i
 def bash(root: Page) -> str:
     """Return the script for a command and everything below it."""
     pages = list(_all(root))
-    lines = ["", "_pybpf_table() {", "    options= commands= positional=", "    case $1 in"]
+    lines = [
+        "",
+        "_pybpf_table() {",
+        "    options= commands= positional= command=",
+        "    case $1 in",
+    ]
     for shown in pages:
         lines += _table_case(shown)
     lines += ["    esac", "}", "", "_pybpf_value() {", "    kind=", "    case $1 in"]
@@ -144,6 +150,8 @@ def _table_case(shown: Page) -> Iterator[str]:
     options = [name for one in shown.options for name in one.names]
     yield f"        {_quoted(shown.name)})"
     yield f"            options={_quoted(' '.join(options))}"
+    if shown.takes_command:
+        yield "            command=1"
     if shown.commands:
         yield f"            commands={_quoted(' '.join(one.word for one in shown.commands))}"
     elif shown.positionals:

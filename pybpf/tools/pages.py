@@ -88,6 +88,7 @@ def page_of(parser: Parser) -> Page:
         _usage(parser),
         tuple(_argument(action) for action in parser.arguments),
         tuple(page_of(command) for command in parser.commands.values()),
+        parser.takes_command,
     )
 
 
@@ -100,6 +101,8 @@ def _usage(parser: Parser) -> str:
             words.append(text if action.required else f"[{text}]")
         else:
             words.append(_REPEATED.get(str(action.nargs), "{}").format(one.value, one.value))
+    if parser.takes_command:
+        words.append("[-- CMD ...]")
     return " ".join([*words, *(["COMMAND ..."] if parser.commands else [])])
 
 

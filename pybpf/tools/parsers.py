@@ -97,10 +97,14 @@ class Parser(argparse.ArgumentParser):
     :ivar about: what ``--help`` says around the options
     :ivar arguments: options and positionals, in the order they were added
     :ivar commands: subcommands by name
+    :ivar takes_command: ``-- CMD ARGS`` may follow, which the tool takes off before it parses
     """
 
-    def __init__(self, *, about: About, prog: str, **options: Any) -> None:
+    def __init__(
+        self, *, about: About, prog: str, takes_command: bool = False, **options: Any
+    ) -> None:
         self.about = about
+        self.takes_command = takes_command
         self.arguments: list[argparse.Action] = []
         self.commands: dict[str, Parser] = {}
         self._adder: Any = None
@@ -113,6 +117,15 @@ class Parser(argparse.ArgumentParser):
             **options,
         )
         self.add_argument("-h", "--help", action="help", help="this help")
+
+    def format_usage(self) -> str:
+        """The usage lines, the command included where one may follow."""
+        text = super().format_usage()
+        return f"{text.rstrip()} [-- CMD ...]\n" if self.takes_command else text
+
+    def format_help(self) -> str:
+        """The whole ``--help``, its usage as `format_usage` has it."""
+        return super().format_help().replace(super().format_usage(), self.format_usage(), 1)
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         """Add an argument as `argparse.ArgumentParser` does, and remember it."""

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from threading import Event, Thread
     from typing import Self, TextIO
 
-__all__ = ["Waiting"]
+__all__ = ["Counting", "Waiting"]
 
 _AFTER = 1.0  # seconds of silence before the first message
+_EVERY_TTY, _EVERY_PIPE = 0.2, 5.0  # seconds between two updates of a count
 
 
 class Waiting:
@@ -61,3 +62,37 @@ class Waiting:
         with contextlib.suppress(OSError, ValueError):  # nobody watches, but the work goes on
             self._out.write(text)
             self._out.flush()
+
+
+class Counting:
+    """Says how far slow work has come: on a terminal in one line, else in a line now and then.
+
+    Call it with (done, in all). It is silent for a second.
+
+    :param doing: e.g. ``Attaching``
+    :param out: usually standard error
+    """
+
+    def __init__(self, doing: str, out: TextIO) -> None:
+        self._doing = doing
+        self._out = out
+        self._tty = out.isatty()
+        self._start = self._last = time.monotonic()
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        every = _EVERY_TTY if self._tty else _EVERY_PIPE
+        if now - self._start < _AFTER or now - self._last < every:
+            return
+        self._last, self._shown = now, True
+        end = "" if self._tty else "\n"
+        start = "\r" if self._tty else ""
+        with contextlib.suppress(OSError):  # nobody watches: the work goes on
+            print(f"{start}{self._doing} {done}/{total}...", end=end, file=self._out, flush=True)
+
+    def done(self) -> None:
+        """End the line, if there is one."""
+        if self._shown and self._tty:
+            with contextlib.suppress(OSError):
+                print(file=self._out, flush=True)

@@ -93,17 +93,14 @@ def test_only_dependencies_that_are_imported() -> None:
                 imported.add(node.module.partition(".")[0])
     extras = [r for group in PROJECT.get("optional-dependencies", {}).values() for r in group]
     required = {re.split(r"[^\w-]", r)[0] for r in [*PROJECT["dependencies"], *extras]}
-    modules = {
-        module
+    # A distribution's name is the same with - and with _.
+    known = {
+        module: {name.lower().replace("_", "-") for name in names}
         for module, names in importlib.metadata.packages_distributions().items()
-        if {name.lower() for name in names} & required
     }
+    modules = {module for module, names in known.items() if names & required}
     assert imported - own - set(sys.stdlib_module_names) == modules & imported
-    assert all(
-        {name for name, names in importlib.metadata.packages_distributions().items() if r in names}
-        & imported
-        for r in required
-    )
+    assert all({name for name, names in known.items() if r in names} & imported for r in required)
 
 
 @pytest.mark.parametrize("page", everything(PAGES), ids=lambda page: page.name)

@@ -776,7 +776,7 @@ def page(prog: str) -> Page:
         for o in options
         if o.help
     ]
-    return Page(prog, _ABOUT, _USAGE, tuple(arguments))
+    return Page(prog, _ABOUT, _USAGE, tuple(arguments), takes_command=True)
 
 
 def _spelling(option: _Option) -> str:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
 import pybpf
 
@@ -24,13 +23,13 @@ from ...errors import BpfError, ObjectFormatError, PlanError, RelocationError
 from ...kernel import kallsyms
 from ...links.branches import recorded_branches
 from ...multi.select import Selection, select
+from ..command import NOT_FOUND, Command, find
 from ..entry import plain
-from ..progress import Waiting
+from ..progress import Counting, Waiting
 from ..screen import many
 from . import attach, jsonlines, load, words
 from .args import parameters_of
 from .attach import Tracing
-from .command import NOT_FOUND, Command, find
 from .events import decode
 from .functions import Flag, Function, key_of
 from .options import Options
@@ -58,7 +57,6 @@ _POLL = 0.1  # seconds between looks at signals and the command
 _SLOW = 5.0  # seconds: what takes longer is announced
 _SLICE = 64  # records that are read at a time, so that a signal is seen between them
 _LINGER = 0.3  # seconds for which what waits is still shown after a signal
-_STALL = 1.0  # seconds of attaching or detaching before progress is shown
 _SHOWN = 5
 _PLACED = 64  # entry functions whose code is looked up: the others are assumed to be running
 
@@ -69,32 +67,6 @@ class _Stopped(Exception):
 
 class _Failed(Exception):
     """The run cannot go on; the text says why."""
-
-
-class _Progress:
-    """A line on stderr that tells how far slow work has come."""
-
-    def __init__(self, doing: str, out: TextIO) -> None:
-        self._doing = doing
-        self._out = out
-        self._tty = out.isatty()
-        self._start = self._last = time.monotonic()
-        self._shown = False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._start < _STALL or now - self._last < (0.2 if self._tty else 5.0):
-            return
-        self._last, self._shown = now, True
-        end = "" if self._tty else "\n"
-        start = "\r" if self._tty else ""
-        with contextlib.suppress(OSError):  # nobody watches: the work goes on
-            print(f"{start}{self._doing} {done}/{total}...", end=end, file=self._out, flush=True)
-
-    def done(self) -> None:
-        if self._shown and self._tty:
-            with contextlib.suppress(OSError):
-                print(file=self._out, flush=True)
 
 
 class _Attached:
@@ -280,7 +252,7 @@ class _Run:
         started = time.monotonic()
         others = stack.enter_context(ExitStack())
         others.enter_context(obj.programs["task_exit"].attach_raw_tp("sched_process_exit"))
-        progress = _Progress("Attaching", sys.stderr)
+        progress = Counting("Attaching", sys.stderr)
         link = attach.attach(program, tracing, self.mechanisms, self.attach_progress(progress))
         attached = _Attached(link, others)
         stack.callback(self.detach_all, obj, attached)
@@ -377,7 +349,7 @@ class _Run:
     def detach_all(self, obj: Object, attached: _Attached) -> None:
         """Detach what is attached; without a word if that is quick."""
         obj.globals.ready = 0
-        progress = _Progress("Detaching", sys.stderr)
+        progress = Counting("Detaching", sys.stderr)
         attached.detach(progress)
         progress.done()
 
@@ -395,7 +367,7 @@ class _Run:
         if self.stop:
             raise _Stopped
 
-    def attach_progress(self, inner: _Progress) -> Progress:
+    def attach_progress(self, inner: Counting) -> Progress:
         def progress(done: int, total: int) -> None:
             inner(done, total)
             self.go_on()
@@ -497,7 +469,7 @@ class _Run:
         self.info.flush()
         if options.command:
             sys.stdout.flush()
-            self.command = Command(path, options.command)
+            self.command = Command(path, options.command, "retsnoop")
         obj.globals.ready = 1
         if self.command is not None:
             self.command.start()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pybpf.tools.retsnoop.command import CANNOT_RUN, Command, find
+from pybpf.tools.command import CANNOT_RUN, Command, find
 
 
 def sh(script: str) -> Command:
     path = find("sh")
     assert path is not None
-    return Command(path, ["sh", "-c", script])
+    return Command(path, ["sh", "-c", script], "tool")
 
 
 def test_runs_only_when_started(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_file_that_cannot_run(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     broken = tmp_path / "broken"
     broken.write_bytes(b"\x7fELF nonsense")
     broken.chmod(0o755)
-    command = Command(str(broken), [str(broken)])
+    command = Command(str(broken), [str(broken)], "tool")
     command.start()
     assert command.wait() == CANNOT_RUN
     command.close()

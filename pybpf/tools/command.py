@@ -30,9 +30,11 @@ class Command:
 
     :param path: program file
     :param arguments: argv, the name included
+    :param tool: who runs it, for the message that it cannot be run
     """
 
-    def __init__(self, path: str, arguments: Sequence[str]) -> None:
+    def __init__(self, path: str, arguments: Sequence[str], tool: str) -> None:
+        self._tool = tool
         reading, self._gate = os.pipe()
         self.status: int | None = None
         self._started = False
@@ -50,7 +52,7 @@ class Command:
             if os.read(gate, 1):
                 os.execv(path, arguments)
         except OSError as error:
-            text = f"retsnoop: {path}: {error.strerror}\n"
+            text = f"{self._tool}: {path}: {error.strerror}\n"
             os.write(2, text.encode("utf-8", "replace"))
         finally:
             os._exit(CANNOT_RUN)
