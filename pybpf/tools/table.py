@@ -47,6 +47,7 @@ class Tool:
 
 TOOLS = (
     Tool("retsnoop", "retsnoop.cli", "the kernel function that failed, and its stack"),
+    Tool("funcwatch", "funcwatch.cli", "calls, errors and latency of kernel functions"),
     Tool("trampolines", "trampolines.cli", "BPF trampolines: existing ones, and plans for more"),
     Tool("obj", "bpfobj", "BPF object files, and the objects that the kernel holds"),
     Tool("btf", "btf", "BTF type information, as C, as records, or by name"),

@@ -22,10 +22,12 @@ VENV = CHECKOUT / ".venv"
 
 
 def requirements() -> list[str]:
-    """List run-time dependencies and every dependency group, which a checkout needs."""
+    """List dependencies with every extra, and every dependency group: what a checkout needs."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     groups: dict[str, list[str]] = project.get("dependency-groups", {})
-    return [*project["project"]["dependencies"], *(r for group in groups.values() for r in group)]
+    extras: dict[str, list[str]] = project["project"].get("optional-dependencies", {})
+    more = [*extras.values(), *groups.values()]
+    return [*project["project"]["dependencies"], *(r for group in more for r in group)]
 
 
 def works(python: Path) -> bool:

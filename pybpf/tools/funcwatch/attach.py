@@ -1,0 +1,213 @@
+"""Puts the programs on functions, lets go of some, and of all at once at the end.
+
+Theory of operation. Every attachment has a number, which is in the cookies of its programs.
+The map `active` has the number that counts for each function, 0 for none. So a function is
+let go of at once, by one write. Where its link holds others as well, they are attached anew
+beside it; writing the new number makes the new programs count from one call to the next, and
+then the old link goes: no call of theirs is lost and none is counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ...errors import PlanError
+from ...features import Feature
+from ...multi.missed import Missed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ... import Object
+    from ...kernel.functions import KernelFunction
+    from ...kernel.host import Facts
+    from ...multi.link import MultiLink
+    from ...multi.plan import Plan
+    from ...multi.reasons import Skipped
+    from ...multi.resolve import Item
+    from ...multi.target import Target
+    from .functions import Functions
+
+__all__ = ["Watcher", "id_of", "program_for"]
+
+# What gives a session its cookie, by mechanism.
+_SESSIONS = {
+    "tracing_multi": Feature.TRACING_MULTI,
+    "trampoline": Feature.FSESSION,
+    "kprobe_multi": Feature.KPROBE_SESSION,
+}
+_STRIDE = 2  # an element of `active` takes 8 bytes of its memory, in 4-byte words
+
+
+def program_for(mechanism: str, facts: Facts, *, mixed: bool = False) -> tuple[str, str]:
+    """The program of funcwatch.bpf.c to use, and the mechanism to ask for.
+
+    `watch` where there are session cookies. Where only kprobe.multi has them, it is the one to
+    ask for: a function that it cannot carry is then skipped for that reason.
+
+    :param mechanism: "auto", or the one that was asked for
+    :param mixed: several mechanisms may be of use, trampolines among them
+    """
+    have = [name for name, feature in _SESSIONS.items() if facts.supports(feature)]
+    if mechanism != "auto":
+        return ("watch" if mechanism in have else "watch_pair", mechanism)
+    if have == ["kprobe_multi"] and not mixed:
+        return ("watch", "kprobe_multi")
+    return ("watch" if have and have != ["kprobe_multi"] else "watch_pair", "auto")
+
+
+class Watcher:
+    """The attached programs.
+
+    :param obj: funcwatch.bpf.o, loaded
+    :param functions: numbers the functions
+    :ivar links: attachments, those that were replaced included: their missed calls count
+    :ivar watched: the functions that are counted now, by number
+    :ivar attached: numbers of all that were counted
+    """
+
+    def __init__(self, obj: Object, functions: Functions) -> None:
+        self._obj = obj
+        self.functions = functions
+        self._active = obj.maps["active"].memory().cast("B").cast("I")
+        self._attachments = 0
+        self.links: list[MultiLink] = []
+        self.watched: dict[int, Target] = {}
+        self.attached: set[int] = set()
+
+    def attach(
+        self,
+        wanted: Sequence[Item],
+        mechanism: str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        planned: Callable[[Plan], None] | None = None,
+        rates: Mapping[str, float] | None = None,
+        horizon: float = 0.0,
+    ) -> MultiLink:
+        """Attach to some functions, and count them from now on.
+
+        :param rates: calls a second by name, as far as they are known
+        :param horizon: with rates: seconds that it will stay
+        :raises PlanError: not one of them could be attached to
+        """
+        facts = self._obj.facts
+        name, mechanism = program_for(mechanism, facts, mixed=rates is not None)
+        # Where each function has a link of its own anyway (6.1), the cheapest to call is best:
+        # detaching is left to another process.
+        single = mechanism == "auto" and not facts.supports(Feature.KPROBE_MULTI)
+        return self._attach(
+            name,
+            wanted,
+            mechanism=mechanism,
+            prefer="overhead" if single and rates is None else None,
+            progress=progress,
+            planned=planned or _silent,
+            rates=rates,
+            horizon=horizon,
+        )
+
+    def _attach(self, name: str, wanted: Sequence[Item], **options: object) -> MultiLink:
+        self._attachments += 1
+        number = self._attachments
+        link = self._obj.programs[name].attach_multi(
+            wanted,
+            cookies=lambda target: self.functions.cookie(target, number),
+            **options,  # type: ignore[arg-type]
+        )
+        self.links.append(link)
+        for target in link.targets:
+            at = self.functions.number(target)
+            self.watched[at] = target
+            self.attached.add(at)
+            self._active[at * _STRIDE] = number
+        return link
+
+    def let_go(self, numbers: Iterable[int]) -> None:
+        """Count some functions no longer, and detach from them."""
+        gone = []
+        for number in numbers:
+            self._active[number * _STRIDE] = 0
+            gone.append(self.watched.pop(number))
+        for link in list(self.links):
+            stay = link.detach_only(gone)
+            if stay and self._moved(stay, link):
+                link.detach_only([*gone, *stay])
+
+    def _moved(self, targets: Sequence[Target], link: MultiLink) -> bool:
+        # Whether all of them are counted by another attachment now.
+        kept = {id_of(target) for target in targets}
+        ways = [g.mechanism.value for g in link.groups if kept & {id_of(t) for t in g.targets}]
+        watched = [t for t in self.watched.values() if id_of(t) in kept]
+        if not watched:
+            return True
+        try:
+            new = self.attach(watched, ways[0])
+        except PlanError:
+            return False
+        return {id_of(t) for t in watched} <= {id_of(t) for t in new.targets}
+
+    def count_calls(
+        self, wanted: Sequence[Item], wait: Callable[[], None], progress: Callable[[int, int], None]
+    ) -> None:
+        """Count calls and nothing else while `wait` waits, by what is cheapest to attach.
+
+        :raises PlanError: not one of them could be attached to
+        """
+        link = self._attach("only_count", wanted, progress=progress, planned=_silent)
+        try:
+            self._obj.globals.enabled = 1
+            wait()
+        finally:
+            self._obj.globals.enabled = 0
+            link.detach(wait=False)
+            self.links.remove(link)
+            self.watched.clear()
+            self.attached.clear()
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        """The functions that could not be attached to."""
+        return [skipped for link in self.links for skipped in link.skipped]
+
+    @property
+    def missed(self) -> Missed:
+        """Calls that the programs missed."""
+        return sum((link.missed for link in self.links), Missed())
+
+    @property
+    def run_times(self) -> dict[int, int]:
+        """Run time of the attached programs in ns, by program id."""
+        return {p: ns for link in self.links for p, ns in link.run_times.items()}
+
+    def mechanisms(self) -> dict[str, int]:
+        """How many functions each mechanism carries now."""
+        found: dict[str, int] = {}
+        watched = {id_of(target) for target in self.watched.values()}
+        for link in reversed(self.links):
+            for group in link.groups:
+                own = watched & {id_of(target) for target in group.targets}
+                watched -= own
+                if own:
+                    name = group.mechanism.value
+                    found[name] = found.get(name, 0) + len(own)
+        return found
+
+    def detach(self) -> list[MultiLink]:
+        """Silence the programs and let go of all; gives the links that another process closes.
+
+        What takes long is left to it.
+        """
+        self._obj.globals.enabled = 0
+        for link in reversed(self.links):
+            link.detach(wait=False)
+        return [link for link in self.links if link.closing]
+
+
+def id_of(target: KernelFunction) -> tuple[str, str, int]:
+    """What tells a function from all others."""
+    return (target.module, target.name, target.address)
+
+
+def _silent(_plan: Plan) -> None:
+    # Nobody needs to be told how long it takes: the caller says so.
+    pass

@@ -1,0 +1,69 @@
+"""Who is counted: processes, commands, a cgroup."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...dataclass import dataclass
+
+__all__ = ["Cgroup", "comm_bytes", "find_cgroup", "thread_of"]
+
+_COMM = 16  # TASK_COMM_LEN
+_CGROUPS = "/sys/fs/cgroup"
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """A cgroup (v2).
+
+    :param id: as bpf_get_current_ancestor_cgroup_id() gives it
+    :param level: how deep it is below the root
+    """
+
+    id: int
+    level: int
+
+
+def comm_bytes(name: str) -> bytes:
+    """A command's name as the kernel keeps it: 15 bytes and NULs."""
+    return name.encode("utf-8", "surrogateescape")[: _COMM - 1].ljust(_COMM, b"\0")
+
+
+def thread_of(pid: int) -> int | None:
+    """The process that an id belongs to, None if there is none: threads have ids as well."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return next(int(line[5:]) for line in status.splitlines() if line.startswith("Tgid:"))
+
+
+def _mounts(lines: Iterable[str]) -> list[tuple[str, str]]:
+    # (mount point, what of the hierarchy is mounted there) of each cgroup2 mount.
+    found = []
+    for line in lines:
+        own, _, kind = line.partition(" - ")
+        if kind.startswith("cgroup2 "):
+            fields = own.split(" ")
+            found.append((fields[4], fields[3]))
+    return found
+
+
+def find_cgroup(path: str, mountinfo: Iterable[str] | None = None) -> Cgroup:
+    """Find a cgroup by its directory, absolute or below /sys/fs/cgroup.
+
+    :param mountinfo: lines of /proc/self/mountinfo
+    :raises OSError: it does not exist
+    :raises ValueError: it is not a directory of a cgroup2 mount
+    """
+    whole = os.path.realpath(os.path.join(_CGROUPS, path))
+    number = os.stat(whole).st_ino
+    if mountinfo is None:
+        mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
+    for point, root in sorted(_mounts(mountinfo), key=lambda mount: -len(mount[0])):
+        if os.path.isdir(whole) and os.path.commonpath([whole, point]) == point:
+            below = [*root.split("/"), *whole.removeprefix(point).split("/")]
+            return Cgroup(number, len([part for part in below if part]))
+    raise ValueError(f"{path!r} is not a directory of a cgroup2 mount")

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The kernel half of funcwatch: calls, errors and latency of many functions,
+ * counted per CPU. Nothing is sent for a call.
+ *
+ * The attach cookie says which function is called and how its return value is
+ * read: bits 0-31 are an index into `stats`, bits 32-39 are `func_flags`, bits
+ * 40-63 the attachment. A function is counted by the attachment that `active`
+ * names, so that a new one can be put beside the old one and take over without
+ * a gap and without counting a call twice.
+ *
+ * There are two programs, which count the same:
+ *
+ * - `watch` needs session cookies (fsession, 7.0; kprobe.session, 6.10): the
+ *   time of the call lives in one until the function returns.
+ * - `watch_pair` does without. It keeps the calls a task is in in the map
+ *   `tasks`.
+ *
+ * A third one, `only_count`, counts calls and nothing else, to measure rates.
+ *
+ * `watch_pair` pairs calls and returns leniently, because kernels do leave
+ * programs out: a return looks for its call further down as well. A return
+ * that finds none is counted as unpaired and has no latency. A task's calls
+ * are a ring, so calls whose return was never seen only sink, and are
+ * overwritten; `tasks` is an LRU map, so those of tasks that ended go as well.
+ */
+#include "kernel.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define SLOTS 40 /* histogram: slot n counts latencies in [2^n, 2^(n+1)) ns */
+#define DEPTH 32 /* calls of a task that are remembered; a power of 2 */
+#define LOOK_DOWN 8 /* calls that a return looks at */
+#define MAX_ERRNO 4095
+
+#define FLAGS_SHIFT 32
+#define ATTACHMENT_SHIFT 40
+
+/* Bits 32-39 of a cookie. */
+enum func_flags {
+	FUNC_INT4 = 1, /* returns a signed 4-byte integer */
+	FUNC_INT8 = 2, /* returns a signed 8-byte integer or a pointer */
+	FUNC_GUESS = 4, /* unknown: an int if that makes it an error, else 8 bytes */
+};
+
+struct longest {
+	__u64 epoch;
+	__u64 ns;
+};
+
+struct stat {
+	__u64 calls;
+	__u64 timed; /* returns whose latency is known */
+	__u64 errors;
+	__u64 total_ns;
+	struct longest max[2]; /* of even and of odd epochs */
+	__u64 slots[SLOTS];
+};
+
+struct error_key {
+	__u32 func;
+	__s32 error; /* positive errno */
+};
+
+struct call {
+	__u32 func;
+	__u32 depth; /* tells it from one that was overwritten */
+	__u64 start; /* ns, CLOCK_MONOTONIC */
+};
+
+struct task_calls {
+	__u32 depth; /* calls not returned yet */
+	struct call calls[DEPTH];
+};
+
+const volatile __u32 self_tgid = 0;
+const volatile bool filter_pids = false;
+const volatile bool filter_comms = false;
+const volatile __u32 cgroup_level = 0; /* depth of the cgroup below the root */
+const volatile __u64 cgroup_id = 0;    /* 0: no filter */
+
+__u32 enabled = 0; /* cleared first when tracing ends: programs then do nothing */
+
+/* Counts up before `stats` is read: what ended before has its own maximum. */
+__u64 epoch = 1;
+
+/* What could not be counted as it should be. */
+__u64 errors_lost = 0; /* no room in `errors`: in stat.errors only */
+__u64 unpaired = 0;    /* returns whose call is not known: no latency, no error */
+__u64 tasks_lost = 0;  /* calls with no room in `tasks`: no latency, no error */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct stat);
+} stats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32); /* the attachment that counts; 0: none does */
+} active SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct error_key);
+	__type(value, __u64);
+} errors SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1); /* of `watch_pair` */
+	__type(key, __s32);
+	__type(value, struct task_calls);
+} tasks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u8);
+} pids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, char[16]);
+	__type(value, __u8);
+} comms SEC(".maps");
+
+static struct task_calls fresh;
+
+PYBPF_HELPER(123, __u64, bpf_get_current_ancestor_cgroup_id, int level);
+
+extern _Bool bpf_session_is_return(void *ctx) __ksym __weak;
+extern __u64 *bpf_session_cookie(void *ctx) __ksym __weak;
+
+#define COUNT(counter) __sync_fetch_and_add(&(counter), 1)
+
+static __always_inline bool wanted(void)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (tgid == self_tgid)
+		return false;
+	if (filter_pids && !bpf_map_lookup_elem(&pids, &tgid))
+		return false;
+	if (filter_comms) {
+		char comm[16] = {};
+
+		bpf_get_current_comm(comm, sizeof(comm));
+		if (!bpf_map_lookup_elem(&comms, comm))
+			return false;
+	}
+	return !cgroup_id || bpf_get_current_ancestor_cgroup_id(cgroup_level) == cgroup_id;
+}
+
+static __always_inline bool is_active(__u64 cookie)
+{
+	__u32 func = (__u32)cookie, *attachment = bpf_map_lookup_elem(&active, &func);
+
+	return enabled && attachment && *attachment == cookie >> ATTACHMENT_SHIFT;
+}
+
+static __always_inline struct stat *stat_of(__u64 cookie)
+{
+	__u32 func = (__u32)cookie;
+
+	return bpf_map_lookup_elem(&stats, &func);
+}
+
+/* floor(log2(ns)), at most SLOTS - 1. */
+static __always_inline __u32 slot_of(__u64 ns)
+{
+	__u32 slot = 0, high = ns >> 32;
+
+	if (high) {
+		slot = 32;
+		ns = high;
+	}
+	if (ns >> 16) {
+		slot += 16;
+		ns >>= 16;
+	}
+	if (ns >> 8) {
+		slot += 8;
+		ns >>= 8;
+	}
+	if (ns >> 4) {
+		slot += 4;
+		ns >>= 4;
+	}
+	if (ns >> 2) {
+		slot += 2;
+		ns >>= 2;
+	}
+	slot += ns >> 1;
+	return slot < SLOTS ? slot : SLOTS - 1;
+}
+
+static __always_inline void count_error(__u64 cookie, struct stat *s, __s64 ret)
+{
+	struct error_key key = { .func = (__u32)cookie };
+	__u64 flags = cookie >> FLAGS_SHIFT, one = 1, *n;
+	__s64 value;
+
+	if (flags & FUNC_INT4)
+		value = (__s32)ret;
+	else if (flags & FUNC_INT8)
+		value = ret;
+	else if (flags & FUNC_GUESS)
+		value = (__u64)(ret >> 32) + 1 <= 1 ? (__s32)ret : ret; /* upper half 0 or -1 */
+	else
+		return;
+	if (value >= 0 || value < -MAX_ERRNO)
+		return;
+	s->errors++;
+	key.error = -value;
+	n = bpf_map_lookup_elem(&errors, &key);
+	if (!n) {
+		if (!bpf_map_update_elem(&errors, &key, &one, BPF_NOEXIST))
+			return;
+		n = bpf_map_lookup_elem(&errors, &key); /* another CPU was first? */
+	}
+	if (n)
+		(*n)++;
+	else
+		COUNT(errors_lost);
+}
+
+static __always_inline void count_latency(struct stat *s, __u64 start)
+{
+	__u64 ns = bpf_ktime_get_ns() - start, now = *(volatile __u64 *)&epoch;
+	struct longest *max = now & 1 ? &s->max[1] : &s->max[0];
+	__u32 slot = slot_of(ns);
+
+	s->timed++;
+	s->total_ns += ns;
+	if (max->epoch != now) {
+		max->epoch = now;
+		max->ns = ns;
+	} else if (ns > max->ns) {
+		max->ns = ns;
+	}
+	barrier_var(slot);
+	if (slot < SLOTS)
+		s->slots[slot]++;
+}
+
+/* ---- with a session cookie ---- */
+
+SEC("fsession.multi")
+int watch(unsigned long long *ctx)
+{
+	__u64 *start = bpf_session_cookie(ctx);
+	__u64 cookie = bpf_get_attach_cookie(ctx);
+	struct stat *s;
+
+	if (!bpf_session_is_return(ctx)) {
+		*start = 0;
+		if (!is_active(cookie) || !wanted())
+			return 0;
+		s = stat_of(cookie);
+		if (!s)
+			return 0;
+		s->calls++;
+		*start = bpf_ktime_get_ns();
+		return 0;
+	}
+	if (!*start)
+		return 0;
+	s = stat_of(cookie);
+	if (!s)
+		return 0;
+	count_latency(s, *start);
+	count_error(cookie, s, ctx[6]);
+	return 0;
+}
+
+/* ---- without: a stack of calls for each task ---- */
+
+/* The task's key in `tasks`; the idle tasks all have tid 0. */
+static __always_inline __s32 task_key(void)
+{
+	__u32 tid = (__u32)bpf_get_current_pid_tgid();
+
+	return tid ? (__s32)tid : -(__s32)(1 + bpf_get_smp_processor_id());
+}
+
+static __always_inline struct task_calls *task_of(__s32 key)
+{
+	struct task_calls *t = bpf_map_lookup_elem(&tasks, &key);
+
+	if (t)
+		return t;
+	if (bpf_map_update_elem(&tasks, &key, &fresh, BPF_NOEXIST)) {
+		COUNT(tasks_lost);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&tasks, &key);
+}
+
+static __always_inline void push(__u32 func)
+{
+	struct task_calls *t = task_of(task_key());
+	struct call *c;
+
+	if (!t)
+		return;
+	c = &t->calls[t->depth % DEPTH];
+	c->func = func;
+	c->depth = t->depth++;
+	c->start = bpf_ktime_get_ns();
+}
+
+/* The start of the call that returns now, 0 if it is not known. */
+static __always_inline __u64 pop(__u32 func)
+{
+	__s32 key = task_key();
+	struct task_calls *t = bpf_map_lookup_elem(&tasks, &key);
+	struct call *c;
+	__u32 at;
+
+	if (!t)
+		return 0; /* of a task that is left out, or counted in tasks_lost */
+	at = t->depth;
+	/* What lies above it never returned, or its return was not seen. */
+	for (int i = 0; i < LOOK_DOWN && at; i++) {
+		at--;
+		c = &t->calls[at % DEPTH];
+		if (c->func == func && c->depth == at) {
+			t->depth = at;
+			return c->start;
+		}
+	}
+	COUNT(unpaired);
+	return 0;
+}
+
+SEC("fsession.multi")
+int watch_pair(unsigned long long *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx), start;
+	struct stat *s;
+
+	if (!is_active(cookie))
+		return 0;
+	if (!bpf_session_is_return(ctx)) {
+		if (!wanted())
+			return 0;
+		s = stat_of(cookie);
+		if (!s)
+			return 0;
+		s->calls++;
+		push(cookie);
+		return 0;
+	}
+	start = pop(cookie);
+	if (!start)
+		return 0;
+	s = stat_of(cookie);
+	if (!s)
+		return 0;
+	count_latency(s, start);
+	count_error(cookie, s, ctx[6]);
+	return 0;
+}
+
+/* ---- calls alone ---- */
+
+SEC("fentry.multi")
+int only_count(unsigned long long *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx);
+	struct stat *s;
+
+	if (!is_active(cookie) || !wanted())
+		return 0;
+	s = stat_of(cookie);
+	if (s)
+		s->calls++;
+	return 0;
+}

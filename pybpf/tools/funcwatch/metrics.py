@@ -1,0 +1,118 @@
+"""What metrics are made of, whichever system they go to: names, buckets, one moment's values. Pure.
+
+Metrics are totals since the start, never of an interval: whoever reads them makes rates of them,
+and loses nothing when a reading fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ...dataclass import dataclass
+from .counts import Counts, error_name, slot_bounds
+from .text import Row
+
+__all__ = [
+    "BOUNDS",
+    "CALLS",
+    "DURATION",
+    "ERRORS",
+    "MISSED",
+    "UNPAIRED",
+    "WATCHED",
+    "Moment",
+    "Name",
+    "NeedsExtra",
+    "Sink",
+    "errors_of",
+    "in_buckets",
+]
+
+_NS = 1_000_000_000
+# Slots with a bucket of their own: up to 256 ns and from 34 s on there is one for all.
+_FIRST, _LAST = 7, 34
+
+#: Upper bounds of the buckets in seconds; one more has what took longer.
+BOUNDS = tuple(slot_bounds(slot)[1] / _NS for slot in range(_FIRST, _LAST + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A metric: its name in Prometheus, and what it is.
+
+    :param unit: "" for a number of things
+    """
+
+    name: str
+    help: str
+    unit: str = ""
+
+    @property
+    def dotted(self) -> str:
+        """As OpenTelemetry writes it: ``kernel.function.calls``."""
+        return self.name.replace("_", ".")
+
+
+CALLS = Name("kernel_function_calls", "Calls of a kernel function")
+ERRORS = Name("kernel_function_errors", "Calls of a kernel function that returned an error")
+DURATION = Name("kernel_function_duration", "Time that calls of a kernel function took", "seconds")
+WATCHED = Name("funcwatch_functions", "Kernel functions that are watched")
+MISSED = Name("funcwatch_missed_calls", "Calls that the kernel counted as missed by the program")
+UNPAIRED = Name("funcwatch_unpaired_returns", "Returns whose call is not known")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Totals at one moment.
+
+    :param rows: functions that were called, with all they counted
+    :param start_ns: when counting began, ns since 1970
+    :param time_ns: when this was read
+    :param watched: functions that are watched
+    :param missed: calls that are known to be missed
+    :param unpaired: returns without a call
+    """
+
+    rows: Sequence[Row]
+    start_ns: int
+    time_ns: int
+    watched: int
+    missed: int
+    unpaired: int
+
+
+class Sink(Protocol):
+    """Where moments go."""
+
+    def publish(self, moment: Moment) -> None:
+        """Take the totals of an interval's end; returns at once."""
+
+    def close(self) -> None:
+        """Send what was published last, as far as that is quick, and end."""
+
+
+class NeedsExtra(Exception):
+    """A library that is not installed is needed; the text says which, and how to get it."""
+
+    def __init__(self, option: str, library: str) -> None:
+        super().__init__(
+            f"{option} needs {library}: pip install 'pybpf[metrics]', or Debian's package"
+        )
+
+
+def errors_of(counts: Counts) -> dict[str, int]:
+    """Errors by name; those whose kind had no room in the kernel's map are "other"."""
+    named = {error_name(number): count for number, count in sorted(counts.by_errno.items())}
+    other = counts.errors - sum(named.values())
+    return named | {"other": other} if other > 0 else named
+
+
+def in_buckets(counts: Counts) -> list[int]:
+    """Calls in each bucket of `BOUNDS`, and in the last one, that has no bound."""
+    slots = counts.slots
+    return [
+        sum(slots[: _FIRST + 1]),
+        *slots[_FIRST + 1 : _LAST + 1],
+        sum(slots[_LAST + 1 :]),
+    ]

@@ -1,0 +1,133 @@
+"""Reads what the programs counted, once an interval.
+
+Theory of operation. The kernel's counters only grow; an interval is the difference of two
+readings. The one thing that does not grow is the longest latency, so each CPU keeps it for
+the running epoch and for the one before, and the epoch is advanced just before a reading:
+what belongs to the interval that ended is no longer written to. A reading looks at the
+numbers of calls and returns of all functions first, a slice of memory each, and takes
+apart only the entries of functions that were called since.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from ...dataclass import dataclass, field, replace
+from .counts import NOTHING, SLOTS, Counts, added
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ... import Object
+
+__all__ = ["Lost", "Reader", "decode"]
+
+_CALLS, _TIMED, _MAX, _SLOTS = 0, 1, 4, 8  # places in `struct stat`, in 8-byte words
+WORDS = _SLOTS + SLOTS
+_EPOCHS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What could not be counted as it should be.
+
+    :param errors: calls whose errno had no room in the map of errors
+    :param unpaired: returns whose call is not known
+    :param tasks: calls with no room for their beginning
+    """
+
+    errors: int = 0
+    unpaired: int = 0
+    tasks: int = 0
+
+
+def decode(cpus: Sequence[Sequence[int]], epoch: int, by_errno: Mapping[int, int]) -> Counts:
+    """Add up what the CPUs counted of a function.
+
+    :param cpus: ``struct stat`` of each CPU as 8-byte words
+    :param epoch: whose longest latency is asked for
+    :param by_errno: its errors, all CPUs together
+    """
+    at = _MAX + epoch % _EPOCHS * 2
+    longest = max((words[at + 1] for words in cpus if words[at] == epoch), default=0)
+    sums = added(cpus)
+    calls, timed, errors, total_ns = sums[:_MAX]
+    return Counts(calls, timed, errors, total_ns, longest, tuple(sums[_SLOTS:]), by_errno)
+
+
+@dataclass(slots=True)
+class _Seen:
+    # Calls and returns of a function at the last reading, and all it counted.
+    calls: int = 0
+    timed: int = 0
+    counts: Counts = field(default=NOTHING)
+
+
+class Reader:
+    """Reads the maps of a loaded funcwatch.bpf.o."""
+
+    def __init__(self, obj: Object) -> None:
+        self._globals = obj.globals
+        self._stats = obj.maps["stats"].raw
+        self._errors = obj.maps["errors"].raw
+        self._epoch = int(obj.globals.epoch)
+        self._seen: defaultdict[int, _Seen] = defaultdict(_Seen)
+
+    @property
+    def lost(self) -> Lost:
+        """What was lost so far."""
+        own = self._globals
+        return Lost(own.errors_lost, own.unpaired, own.tasks_lost)
+
+    def total(self, number: int) -> Counts:
+        """All that a function counted until the last reading."""
+        return self._seen[number].counts if number in self._seen else NOTHING
+
+    def read(self) -> dict[int, Counts]:
+        """What each function that was called since the last reading counted since, by number."""
+        ended, self._epoch = self._epoch, self._epoch + 1
+        self._globals.epoch = self._epoch
+        by_errno = self._by_errno()
+        out: dict[int, Counts] = {}
+        for keys, values, count in self._stats.batches():
+            words = values.cast("B").cast("Q")
+            numbers = keys.cast("B").cast("I")
+            cpus = len(words) // count // WORDS
+            calls, timed = (words[at::WORDS].tolist() for at in (_CALLS, _TIMED))
+            for place in range(count):
+                at = place * cpus
+                now = (sum(calls[at : at + cpus]), sum(timed[at : at + cpus]))
+                if not now[0]:
+                    continue
+                number = numbers[place]
+                seen = self._seen[number]
+                if now == (seen.calls, seen.timed):
+                    continue
+                rows = [
+                    words[row * WORDS : (row + 1) * WORDS].tolist() for row in range(at, at + cpus)
+                ]
+                counts = decode(rows, ended, by_errno.get(number, {}))
+                out[number] = counts.since(seen.counts)
+                longest = max(counts.max_ns, seen.counts.max_ns)
+                seen.calls, seen.timed = now
+                seen.counts = replace(counts, max_ns=longest)
+        return out
+
+    def clear(self) -> None:
+        """Forget all that was counted, in the kernel too. Nothing may be counting meanwhile."""
+        for number in self._seen:
+            key = number.to_bytes(4, "little")
+            self._stats[key] = bytes(len(self._stats[key]))
+        self._seen.clear()
+
+    def _by_errno(self) -> dict[int, dict[int, int]]:
+        # Function -> errno -> how often, sorted by errno.
+        found: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        for keys, values, count in self._errors.batches():
+            words = values.cast("B").cast("Q")
+            halves = keys.cast("B").cast("I")
+            cpus = len(words) // count
+            for place in range(count):
+                total = sum(words[place * cpus : (place + 1) * cpus])
+                found[halves[2 * place]][halves[2 * place + 1]] = total
+        return {function: dict(sorted(errors.items())) for function, errors in found.items()}
