@@ -20,11 +20,10 @@ Memory order: ``data_head`` is loaded before the data, and the data is read befo
 from __future__ import annotations
 
 import errno
-import math
 import mmap
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from sys import byteorder
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from .._uapi.enums import MapType
 from ..errors import BpfError
 from .kinds import record_decoder
 from .records import Run, skip_records
+from .waiting import Batches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class PerfBuffer:
         if pages < 1 or pages & (pages - 1):
             raise ValueError(f"{pages} pages: not a power of two")
         self._decode = record_decoder(type, events)
-        self._poll = select.poll()
+        self._poll = select.epoll()  # its descriptor can be waited for in turn
         self._rings: dict[int, _CpuRing] = {}  # by fd
         self._map = events
         self._lost: dict[int, int] = {}
@@ -182,7 +182,7 @@ class PerfBuffer:
         self._rings[fd.fileno()] = ring
         perf.enable(fd)
         self._map[cpu] = fd
-        self._poll.register(fd.fileno(), select.POLLIN)
+        self._poll.register(fd.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
         """Take the events out of the map and close them. Closing again does nothing."""
@@ -191,13 +191,33 @@ class PerfBuffer:
             if self._map.created:
                 self._map.delete([ring.cpu], missing_ok=True)
             ring.close()
+        self._poll.close()
 
     @property
     def closed(self) -> bool:
         return not self._rings
 
+    def fileno(self) -> int:
+        """A descriptor that is readable (poll, asyncio) when there are unread records."""
+        return self._poll.fileno()
+
+    @property
+    def available(self) -> int:
+        """Bytes that are reserved and not yet written: perf buffers have none."""
+        return 0
+
     def __enter__(self) -> PerfBuffer:
         return self
+
+    async def __aenter__(self) -> PerfBuffer:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> AsyncIterator[list[Any]]:
+        """Batches without end: ``async for batch in buffer``."""
+        return self.batches().__aiter__()
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -247,10 +267,12 @@ class PerfBuffer:
             if not self._rings:
                 raise ValueError(f"perf buffer {self.name!r} is closed")
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = self._poll.poll(None if left is None else math.ceil(left * 1000))
+            # The kernel says once that a ring is readable, and whoever waited on our descriptor
+            # took that answer (perf_poll(), kernel/events/core.c). Without waiting, all are read.
+            ready = [fd for fd, _ in self._poll.poll(left)] if left != 0 else list(self._rings)
             found = []
             guilty: Exception | None = None
-            for fd, _ in ready:
+            for fd in ready:
                 ring = self._rings[fd]
                 values, error = self._values(ring.cpu, ring.take())
                 guilty = guilty or error
@@ -282,10 +304,10 @@ class PerfBuffer:
                     runs = skip_records(runs, len(out) - before + 1)
         return out, error
 
-    def batches(self, timeout: float | None = None) -> Iterator[list[Any]]:
-        """Yield lists of records, one list per wake-up.
+    def batches(self, timeout: float | None = None, max_records: int | None = None) -> Batches:
+        """Give lists of records, one per wake-up, for ``for`` and for ``async for``.
 
         :param timeout: stop after this many seconds without a record; None never stops
+        :param max_records: most records per list
         """
-        while batch := self.read(timeout):
-            yield batch
+        return Batches(self, timeout, max_records)

@@ -46,7 +46,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal
@@ -223,6 +223,10 @@ class RingBuffer:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __aiter__(self) -> AsyncIterator[list[Any]]:
+        """Batches without end: ``async for batch in ring``."""
+        return self.batches().__aiter__()
 
     async def __aenter__(self) -> RingBuffer:
         return self

@@ -12,7 +12,7 @@ NAP_MIN, NAP_MAX = 50e-6, 1e-3
 
 
 class Readable(Protocol):
-    """Describe a reader that can be waited for. `RingBuffer` is one."""
+    """Describe a reader that can be waited for: a `RingBuffer` or a `PerfBuffer`."""
 
     @property
     def available(self) -> int: ...
@@ -25,7 +25,7 @@ class Readable(Protocol):
 class Batches:
     """Iterate over batches of one reader, synchronously and asynchronously."""
 
-    def __init__(self, ring: Readable, timeout: float | None, max_records: int) -> None:
+    def __init__(self, ring: Readable, timeout: float | None, max_records: int | None) -> None:
         self._ring = ring
         self._timeout = timeout
         self._max_records = max_records

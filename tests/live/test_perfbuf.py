@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +112,22 @@ def test_life(perf: pybpf.Object) -> None:
         pytest.raises(pybpf.BpfError, match="not a BPF_MAP_TYPE_PERF_EVENT_ARRAY"),
     ):
         PerfBuffer(other)
+
+
+def test_asynchronous_batches(perf: pybpf.Object, one_cpu: int) -> None:
+    """``async for`` gives the records of all CPUs, and ends after the timeout."""
+
+    async def main() -> list[int]:
+        numbers: list[int] = []
+        async with PerfBuffer(perf.maps["events"], "struct event") as buffer:
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.05, offer, perf, 3)
+            async for batch in buffer.batches(0.5):
+                numbers += [record.seq for record in batch]
+            loop.call_later(0.05, offer, perf, 1)
+            async for batch in buffer:
+                numbers += [record.seq for record in batch]
+                break
+        return numbers
+
+    assert asyncio.run(main()) == [1, 2, 3, 4]

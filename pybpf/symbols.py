@@ -1,0 +1,132 @@
+"""Names for addresses: of the kernel, and of processes; and stacks folded for flame graphs."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+
+from .dataclass import dataclass
+from .elf import STT_FUNC, ElfFile
+from .errors import BpfError, ObjectFormatError
+from .kernel.host import Facts
+from .links.binary import debug_file, open_elf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["Symbols", "fold"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    # A part of a process's memory that comes from a file; addresses and offsets in bytes.
+    start: int
+    end: int
+    offset: int
+    path: str
+
+
+class _Functions:
+    # Functions of one executable or library, by place in the file.
+
+    def __init__(self, elf: ElfFile, path: str) -> None:
+        found: dict[int, tuple[int, str]] = {}
+        tables = [elf.dynamic_symbols, elf.symbols]  # names that others use come first
+        debug = debug_file(elf, path) if not elf.symbols else None
+        if debug is not None:
+            tables.append(debug.symbols)
+        for symbol in (one for table in tables for one in table):
+            if symbol.type == STT_FUNC and symbol.shndx:
+                offset = elf.file_offset(symbol.value)
+                if offset is not None:
+                    found.setdefault(offset, (symbol.size, symbol.name.partition("@")[0]))
+        self._offsets = sorted(found)
+        self._found = found
+
+    def name(self, offset: int) -> str:
+        at = bisect_right(self._offsets, offset) - 1
+        if at < 0:
+            return ""
+        size, name = self._found[self._offsets[at]]
+        return name if not size or offset < self._offsets[at] + size else ""
+
+
+class Symbols:
+    """Names for addresses of the running kernel and of processes; keeps what it has read.
+
+    A process that has ended has no names any more: ask while it lives.
+
+    :param facts: what is known of the kernel, to share it
+    """
+
+    def __init__(self, facts: Facts | None = None) -> None:
+        self._facts = facts if facts is not None else Facts()
+        self._memory: dict[int, list[_Mapped]] = {}
+        self._files: dict[str, _Functions | None] = {}
+
+    def kernel(self, address: int) -> str:
+        """Name a kernel function, ``vfs_read`` or ``nf_hook [nf_conntrack]``; else ``[unknown]``.
+
+        :raises DeniedByPolicy: kernel addresses may not be seen
+        """
+        found = self._facts.kallsyms.lookup(address)
+        if found is None:
+            return "[unknown]"
+        symbol = found[0]
+        return f"{symbol.name} [{symbol.module}]" if symbol.module else symbol.name
+
+    def user(self, pid: int, address: int) -> str:
+        """Name a function of a process; ``[libc.so.6]`` if only its file is known."""
+        for again in (False, True):
+            for part in self._parts(pid, again):
+                if part.start <= address < part.end:
+                    functions = self._functions(pid, part.path)
+                    name = functions.name(address - part.start + part.offset) if functions else ""
+                    return name or f"[{os.path.basename(part.path)}]"
+        return "[unknown]"
+
+    def _parts(self, pid: int, again: bool) -> list[_Mapped]:
+        # `again`: it may have loaded a library since.
+        if again or pid not in self._memory:
+            self._memory[pid] = _read_maps(pid)
+        return self._memory[pid]
+
+    def _functions(self, pid: int, path: str) -> _Functions | None:
+        if path not in self._files:
+            place = f"/proc/{pid}/root{path}"  # as that process sees it
+            try:
+                self._files[path] = _Functions(open_elf(place), path)
+            except (BpfError, ObjectFormatError, OSError):
+                self._files[path] = None
+        return self._files[path]
+
+
+def _read_maps(pid: int) -> list[_Mapped]:
+    found = []
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                bounds, flags, offset, _, _, *path = line.rstrip("\n").split(maxsplit=5)
+                if "x" in flags and path and path[0].startswith("/"):
+                    start, end = (int(bound, 16) for bound in bounds.split("-"))
+                    name = path[0].removesuffix(" (deleted)")
+                    found.append(_Mapped(start, end, int(offset, 16), name))
+    except OSError:
+        return []  # it has ended
+    return found
+
+
+def fold(stacks: Mapping[Sequence[str], int] | Iterable[tuple[Sequence[str], int]]) -> list[str]:
+    """Write stacks as flame graph tools read them: ``main;f;g 12``, most counted first.
+
+    :param stacks: count by stack, each with the innermost function first, as the kernel gives it
+    """
+    pairs = stacks.items() if hasattr(stacks, "items") else stacks
+    counts: dict[str, int] = {}
+    for names, count in pairs:
+        line = ";".join(name.replace(";", ":") for name in reversed(list(names)))
+        counts[line] = counts.get(line, 0) + count
+    return [
+        f"{line} {count}" for line, count in sorted(counts.items(), key=lambda p: (-p[1], p[0]))
+    ]
