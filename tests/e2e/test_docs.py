@@ -32,6 +32,7 @@ def test_every_example_has_its_words() -> None:
     assert {(page, number) for page, number in (p.values for p in EXAMPLES)} == SAYS.keys()
 
 
+@pytest.mark.first_on("latest")
 @pytest.mark.needs(Feature.FENTRY)
 @pytest.mark.parametrize(("page", "number"), EXAMPLES)
 def test_example_runs(page: str, number: int) -> None:

@@ -122,7 +122,10 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     yield folder
 
 
-@pytest.mark.parametrize("row", rows.names())
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=[] if row == "latest" else pytest.mark.long) for row in rows.names()],
+)
 def test_retsnoop_out_of_the_wheel(environment: Path, row: str, tmp_path: Path) -> None:
     """On each row, away from any checkout: the failing system call and its error are shown."""
     trace = "pybpf retsnoop -e '*_sys_rmdir' -e do_rmdir -- rmdir /no/such/dir"

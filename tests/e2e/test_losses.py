@@ -174,7 +174,7 @@ def check(obj: pybpf.Object, mechanism: str, kind: str, seconds: float) -> None:
     assert obj.globals.wrong == 0
 
 
-@pytest.mark.parametrize("kind", ["counts", "slow"])
+@pytest.mark.parametrize("kind", ["counts", pytest.param("slow", marks=pytest.mark.long)])
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_seen_and_missed_are_all_calls(obj: pybpf.Object, mechanism: str, kind: str) -> None:
     check(obj, mechanism, kind, 2)

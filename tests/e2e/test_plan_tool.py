@@ -15,7 +15,7 @@ from pybpf.features import Feature
 from tests.support.require import facts
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.needs(Feature.FENTRY)
+pytestmark = [pytest.mark.needs(Feature.FENTRY), pytest.mark.first_on("6.12")]
 
 
 def tool(*args: str, status: int = 0, user: int | None = None) -> Any:

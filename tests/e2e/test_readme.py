@@ -19,6 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
+@pytest.mark.first_on("latest")
 @pytest.mark.needs(Feature.FENTRY)
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_example_runs(number: int) -> None:

@@ -84,7 +84,14 @@ class Matrix:
             chosen = [row for row in chosen if row in marker.args]
         if "kernel_row" not in metafunc.fixturenames:
             metafunc.fixturenames.append("kernel_row")
-        metafunc.parametrize("kernel_row", chosen or [NOWHERE], scope="session")
+        first = [row for m in metafunc.definition.iter_markers("first_on") for row in m.args]
+        later = {row for row in chosen if first and row not in first}
+        metafunc.parametrize(
+            "kernel_row",
+            [pytest.param(row, marks=pytest.mark.long) if row in later else row for row in chosen]
+            or [NOWHERE],
+            scope="session",
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -194,7 +201,7 @@ def guest_of(item: pytest.Item) -> Key:
     """Return the guest of an item. Items with the same value share a guest."""
     extras = {name for marker in item.iter_markers("guest_with") for name in marker.args}
     icount = item.get_closest_marker("icount") is not None
-    return Key(row_of(item) or "", icount, tuple(sorted(extras)), item.path.parent.name)
+    return Key(row_of(item) or "", icount, tuple(sorted(extras)))
 
 
 def without_row(nodeid: str) -> str:
