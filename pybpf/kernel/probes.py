@@ -111,6 +111,8 @@ class ProbeCache:
         self._policy = policy
         self._known: dict[Feature, Answer] = dict(known or {})
         self._can_ask = can_ask
+        # Type ids that experiments asked for, None for those that there are not.
+        self._ids: dict[tuple[str, int], int | None] = {}
         #: Probes that `all` could not finish, with the reasons.
         self.inconclusive: dict[Feature, str] = {}
 
@@ -202,17 +204,23 @@ class ProbeCache:
 
     def type_id(self, name: str, kind: BtfKind = BtfKind.FUNC) -> int:
         """Return the id of a kernel type by name."""
-        btf = self._btf.get("")
-        if btf is None:
+        if self._btf.get("") is None:
             raise UnsupportedFeature("vmlinux BTF", hint="no vmlinux BTF")
-        found = btf.find(name, kind)
+        found = self._find(name, kind)
         if found is None:
             raise UnsupportedFeature(name, hint=f"no {name} in BTF")
         return found
 
     def has_type(self, name: str, kind: BtfKind = BtfKind.FUNC) -> bool:
-        btf = self._btf.get("")
-        return btf is not None and btf.find(name, kind) is not None
+        return self._find(name, kind) is not None
+
+    def _find(self, name: str, kind: BtfKind) -> int | None:
+        # Several experiments ask for the same few names, and a search takes a millisecond.
+        key = (name, int(kind))
+        if key not in self._ids:
+            btf = self._btf.get("")
+            self._ids[key] = None if btf is None else btf.find(name, kind)
+        return self._ids[key]
 
     def has_member(self, struct: str, member: str) -> bool:
         """Tell whether the kernel has a structure with a member of that name."""

@@ -213,7 +213,7 @@ class MultiPrograms:
         template = self.template(program)
         for _ in range(ROUNDS):
             now = self.binding.refresh()
-            facts = plan_facts(now)
+            facts = plan_facts(now, options.mechanisms)
             plan = self._resolver.at(now).plan(template, wanted, facts, options)
             if now.hold():
                 break  # otherwise modules came or went while their symbols were read

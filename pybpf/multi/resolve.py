@@ -23,12 +23,12 @@ from ..kernel.sleepable import MOST, Question, may_sleep
 from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
 from .columns import TargetColumns, Targets
+from .mechanisms import MECHANISMS, Mechanism
 from .options import AUTO, HORIZON, AttachOptions, Mechanisms
 from .plan import Plan, PlanFacts
 from .rates import plan_for
 from .reasons import Reason, Skipped
 from .select import (
-    FEW,
     Candidate,
     CandidateColumns,
     SelectFacts,
@@ -36,6 +36,7 @@ from .select import (
     by_module,
     select,
     split_address,
+    symbols_named,
 )
 from .target import Target
 from .template import Template
@@ -58,16 +59,8 @@ Asked = str | Iterable[Item]
 
 _KINDS = {str, Candidate, Target}
 
-_PLANNED_FOR = (
-    Feature.FENTRY,
-    Feature.FEXIT,
-    Feature.FSESSION,
-    Feature.TRACING_MULTI,
-    Feature.KPROBE_MULTI,
-    Feature.KPROBE_SESSION,
-    Feature.KPROBE,
-    Feature.ATTACH_COOKIE,
-)
+# What the prices, the room in a trampoline and cookies depend on, whatever the mechanism.
+_PLANNED_FOR = (Feature.TRACING_MULTI, Feature.FSESSION, Feature.ATTACH_COOKIE)
 
 
 def listed(asked: object) -> list[Item]:
@@ -88,13 +81,20 @@ def listed(asked: object) -> list[Item]:
     return items
 
 
-def plan_facts(facts: Facts) -> PlanFacts:
+def plan_facts(facts: Facts, mechanisms: Iterable[Mechanism] = MECHANISMS) -> PlanFacts:
     """What the planner asks of a kernel: only these features are probed.
 
     Whether trampolines copy stack arguments is not probed: the kernel says so at
     attach (ENOTSUPP), and such functions are then planned again with six slots.
+
+    :param mechanisms: those to choose from
     """
-    return PlanFacts.of(facts.probes.some(*_PLANNED_FOR))
+    wanted = dict.fromkeys(_PLANNED_FOR)
+    for one in mechanisms:
+        wanted |= dict.fromkeys(
+            [one.feature] if one.session is None else [one.feature, one.session]
+        )
+    return PlanFacts.of(facts.probes.some(*wanted))
 
 
 def plan(
@@ -142,7 +142,7 @@ def plan(
     asked: Asked = targets if isinstance(targets, str) else wanted
     facts = facts.current()
     resolver = Resolver(facts, live=not facts.is_saved)
-    return resolver.plan(template, asked, plan_facts(facts), options)
+    return resolver.plan(template, asked, plan_facts(facts, options.mechanisms), options)
 
 
 class Resolver:
@@ -311,20 +311,14 @@ class Resolver:
 
     def _moved(self, targets: list[Target]) -> dict[int, None]:
         # Positions of the targets whose name, address and BTF id do not agree (any more).
-        kallsyms = self._facts.kallsyms
-        moved: dict[int, None] = {}
-        index = kallsyms.functions() if len(targets) > FEW else {}
-        for i, target in enumerate(targets):
-            if not target.address:
-                continue
-            at = index.get(target.name) if not target.module else None
-            if isinstance(at, int) and kallsyms.address(at) == target.address:
-                continue
-            symbols = kallsyms.by_name(target.name)
-            here = any(s.addr == target.address and s.module == target.module for s in symbols)
-            if not here or (target.module and not self._describes(target)):
-                moved[i] = None
-        return moved
+        symbols = symbols_named(self._facts.kallsyms, [t.name for t in targets if t.address])
+        here = set(zip(symbols.names, symbols.modules, symbols.addrs, strict=True))
+        return dict.fromkeys(
+            i
+            for i, t in enumerate(targets)
+            if t.address
+            and ((t.name, t.module, t.address) not in here or (t.module and not self._describes(t)))
+        )
 
     def _describes(self, target: Target) -> bool:
         # Whether the BTF id of a module's function is the function's.

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from ..kernel.kallsyms import Kallsyms
 
 __all__ = [
-    "FEW",
     "Candidate",
     "CandidateColumns",
     "Candidates",
@@ -52,10 +51,11 @@ __all__ = [
     "by_module",
     "select",
     "split_address",
+    "symbols_named",
 ]
 
-#: So many names are searched for one by one; for more, one pass over all symbols is faster.
-FEW = 24
+# So many names are searched for one by one; for more, one pass over all symbols is faster.
+_FEW = 24
 
 
 class BtfFacts(Protocol):
@@ -386,7 +386,7 @@ def _join(facts: SelectFacts, wanted: _Lines, to: CandidateColumns, at_exit: boo
         names, modules = [names[i] for i in left], [modules[i] for i in left]
     if not names:
         return skipped
-    symbols = _symbols(facts.kallsyms, names)
+    symbols = symbols_named(facts.kallsyms, names)
     labels = list(symbols.names)
     for i in [i for i, module in enumerate(symbols.modules) if module]:
         labels[i] = label(labels[i], symbols.modules[i])
@@ -455,9 +455,9 @@ def _without_aliases(
     return [rows[i] for i in kept]
 
 
-def _symbols(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:
-    # All symbols that have one of these names, in file order.
-    if len(names) > FEW:
+def symbols_named(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:
+    """All symbols that have one of these names; those of one name in file order."""
+    if len(names) > _FEW:
         return kallsyms.named(set(names))
     found = [symbol for name in dict.fromkeys(names) for symbol in kallsyms.by_name(name)]
     return Columns(
