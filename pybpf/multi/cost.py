@@ -1,12 +1,15 @@
 """What attaching costs: predicted time to attach and detach, and price per traced call.
 
 The constants were measured on Debian's kernels in an emulated machine (QEMU 10,
-TCG, one vCPU). Use them as ratios between mechanisms. ``tools/features.py
---calibrate`` measures the running kernel and prints a table that can replace
-them. Costs are linear in the number of functions, except for single kprobes. The
-kernel keeps the functions of all single kprobes in one ftrace filter and copies it each
-time it adds one (``ftrace_set_filter_ip()``), so each costs a little more than the
-one before. Adding a function never lowers a prediction.
+TCG, one vCPU). They decide between mechanisms as they are. What is predicted for the
+running machine is scaled by how slow its CPU is (`pybpf.kernel.speed`), except for the
+time that the kernel only waits. ``tools/features.py --calibrate`` measures the running
+kernel and prints a table that can replace them.
+
+Costs are linear in the number of functions, except for single kprobes. The kernel keeps
+the functions of all single kprobes in one ftrace filter and copies it each time it adds
+one (``ftrace_set_filter_ip()``), so each costs a little more than the one before. Adding a
+function never lowers a prediction.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ class Price:
     :param source: where the numbers come from
     :param growth_us: extra microseconds to set up a function, for each function that came before
         it in the group
+    :param wait_ms: the part of `teardown_ms` in which the kernel waits, on any machine
     """
 
     setup_ms: float
@@ -64,6 +68,7 @@ class Price:
     exit_insns: int
     source: str
     growth_us: float = 0.0
+    wait_ms: float = 0.0
 
     def per_target_ms(self, sides: int) -> float:
         """Return set-up and tear-down time of one more function, in ms.
@@ -93,13 +98,19 @@ class Price:
         """Return the instructions per traced call for a program at those sides."""
         return (self.entry_insns if entry else 0) + (self.exit_insns if exit_ else 0)
 
-    def predict(self, count: int, *, sides: int, entry: bool, exit_: bool) -> Cost:
-        """Predict the cost of one group of `count` functions."""
+    def predict(
+        self, count: int, *, sides: int, entry: bool, exit_: bool, slowness: float = 1.0
+    ) -> Cost:
+        """Predict the cost of one group of `count` functions.
+
+        :param slowness: how long CPU work takes, 1.0 where the constants were measured
+        """
         # The two sides of a function are one entry of the filter.
         growth_ms = self.growth_us * count * (count - 1) / 2 / 1000
+        teardown_ms = self.wait_ms + slowness * (self.teardown_ms - self.wait_ms)
         return Cost(
-            (self.fixed_ms + sides * count * self.setup_ms + growth_ms) / 1000,
-            sides * count * self.teardown_ms / 1000,
+            slowness * (self.fixed_ms + sides * count * self.setup_ms + growth_ms) / 1000,
+            sides * count * teardown_ms / 1000,
             self.insns(entry=entry, exit_=exit_),
         )
 
@@ -113,9 +124,14 @@ class CostModel:
     #: Instructions that the recursion guard adds to each run of a program, see `guard`: 21 on
     #: 6.1, 19 on 6.12 and 7.3; 28 and 24 where the program leaves no register free.
     guard_insns: int = 0
+    #: How long CPU work takes on the machine, 1.0 on the one that the prices were measured on.
+    slowness: float = 1.0
 
 
 _RUNS = "measured on Debian {}, QEMU TCG, N=200"
+# On 6.x closing the only program of a function takes 130 to 160 ms, because the kernel waits for
+# two grace periods of RCU tasks. Where others stay it waits for none, and takes 21 to 41 ms.
+_GRACE_MS = 125
 # The 2000th single kprobe took 21 ms of CPU to set up, the first 9, on Debian's 6.1 (QEMU TCG).
 _FILTER_US = 6
 
@@ -125,7 +141,7 @@ OWN_OPS = CostModel(
     "own-ops",
     {
         "tracing_multi": Price(0.55, 0.35, 20, 129, 190, "not on these kernels"),
-        "trampoline": Price(17.8, 162, 1, 129, 190, _RUNS.format("6.12")),
+        "trampoline": Price(17.8, 162, 1, 129, 190, _RUNS.format("6.12"), wait_ms=_GRACE_MS),
         "kprobe_multi": Price(0.20, 0.13, 70, 264, 539, _RUNS.format("6.12, N=2000")),
         "kprobe": Price(17, 50, 1, 360, 620, _RUNS.format("6.12"), _FILTER_US),
     },

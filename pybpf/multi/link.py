@@ -42,7 +42,7 @@ def warn(text: str) -> None:
 
 def say_takes(functions: int, seconds: float) -> str:
     """Put a prediction for attaching or detaching into words."""
-    return f"{functions} functions will take about {seconds:.0f} s (less where KVM is used)"
+    return f"{functions} functions will take about {seconds:.0f} s"
 
 
 def _silent(_done: int, _total: int) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
-from ..dataclass import dataclass
+from ..dataclass import dataclass, replace
 from ..features import Feature, FeatureSet
 from ..wording import many
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel
@@ -64,15 +64,18 @@ class PlanFacts:
     costs: CostModel
 
     @classmethod
-    def of(cls, features: FeatureSet, *, max_slots: int = 12) -> PlanFacts:
-        """Derive the defaults from the features."""
+    def of(cls, features: FeatureSet, *, max_slots: int = 12, slowness: float = 1.0) -> PlanFacts:
+        """Derive the defaults from the features.
+
+        :param slowness: of the machine, see `CostModel.slowness`
+        """
         has_session = features.supports(Feature.FSESSION)
         shared = features.supports(Feature.TRACING_MULTI)
         return cls(
             features,
             max_programs=36 if has_session else _MAX_PROGRAMS,
             max_slots=max_slots,
-            costs=SHARED_OPS if shared else OWN_OPS,
+            costs=replace(SHARED_OPS if shared else OWN_OPS, slowness=slowness),
         )
 
 

@@ -197,6 +197,7 @@ class _Planner:
                 sides=len(fit.parts),
                 entry=fit.parts[0].side is not Side.EXIT,
                 exit_=fit.parts[-1].side is not Side.ENTRY,
+                slowness=self.request.facts.costs.slowness,
             )
         return chosen, len(targets) - sum(counts[id(fit)] for fit in fits.values()), cost
 

@@ -20,6 +20,7 @@ from ..features import Feature
 from ..kernel.btf import KernelBtf
 from ..kernel.globs import VMLINUX
 from ..kernel.sleepable import MOST, Question, may_sleep
+from ..kernel.speed import slowness
 from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
 from .columns import TargetColumns, Targets
@@ -94,7 +95,8 @@ def plan_facts(facts: Facts, mechanisms: Iterable[Mechanism] = MECHANISMS) -> Pl
         wanted |= dict.fromkeys(
             [one.feature] if one.session is None else [one.feature, one.session]
         )
-    return PlanFacts.of(facts.probes.some(*wanted))
+    features = facts.probes.some(*wanted)
+    return PlanFacts.of(features, slowness=1.0 if facts.is_saved else slowness())
 
 
 def plan(

@@ -17,6 +17,7 @@ from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
+from pybpf.kernel.speed import slowness
 from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI, MECHANISMS, TRACING_MULTI, TRAMPOLINE
 from pybpf.multi.plan import Plan, PlanFacts, Side
 from pybpf.multi.planner import answers
@@ -500,3 +501,26 @@ def test_calls_are_weighed_against_what_is_set_up_sooner(
     sooner = plan(program, many, facts, "kprobe_multi").cost if facts is K7_3 else out.cost
     assert sooner.attach_s <= out.cost.attach_s
     assert sooner.insns_per_call >= out.cost.insns_per_call
+
+
+@pytest.mark.parametrize("base", KERNELS)
+@pytest.mark.parametrize("mechanism", ["auto", "trampoline"])
+def test_predictions_are_of_the_machine(base: PlanFacts, mechanism: str) -> None:
+    """A fast machine has the same plan in less time, except for what the kernel waits on 6.x."""
+    many = [Target(f"f{i}", "", 16 * i, i, model(2)) for i in range(1, 501)]
+    fast = replace(base, costs=replace(base.costs, slowness=0.05))
+    slow, quick = (plan(PROGRAMS[1], many, facts, mechanism) for facts in (base, fast))
+    assert quick.groups == slow.groups
+    assert quick.cost.attach_s == pytest.approx(0.05 * slow.cost.attach_s)
+    waits = slow.groups[0].mechanism is TRAMPOLINE and base is not K7_3
+    if waits:
+        assert 0.7 * slow.cost.detach_s < quick.cost.detach_s < slow.cost.detach_s
+    else:
+        assert quick.cost.detach_s == pytest.approx(0.05 * slow.cost.detach_s)
+
+
+def test_slowness_is_measured_once() -> None:
+    """All plans of a process are of the same machine, so that they can be compared."""
+    slowness.cache_clear()
+    first = slowness()
+    assert 0.001 < first < 100 and slowness() == first
