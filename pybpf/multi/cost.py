@@ -70,12 +70,14 @@ class Price:
     growth_us: float = 0.0
     wait_ms: float = 0.0
 
-    def per_target_ms(self, sides: int) -> float:
+    def per_target_ms(self, sides: int, slowness: float = 1.0) -> float:
         """Return set-up and tear-down time of one more function, in ms.
 
-        :param sides: programs attached to it: 1, or 2 for a pair at entry and exit
+        :param sides: programs put on it: 1, or 2 for a pair at entry and exit
+        :param slowness: see `predict`
         """
-        return sides * (self.setup_ms + self.teardown_ms)
+        work = self.setup_ms + self.teardown_ms - self.wait_ms
+        return sides * (slowness * work + self.wait_ms)
 
     def repays(self, other: Price, *, sides: tuple[int, int], entry: bool, exit_: bool) -> bool:
         """Tell whether this one's calls save what its set-up takes longer than another's.

@@ -84,7 +84,8 @@ def total_s(plan: Plan, facts: PlanFacts, rates: Rates) -> float:
         for group in plan.groups
         for target in group.targets
     )
-    return plan.cost.attach_s + plan.cost.detach_s + calls * _S_PER_INSN
+    called = calls * _S_PER_INSN * facts.costs.slowness
+    return plan.cost.attach_s + plan.cost.detach_s + called
 
 
 def _insns(group: Group, facts: PlanFacts) -> int:
@@ -105,9 +106,11 @@ def _where(target: Target) -> _Where:
 def _costs(plan: Plan, facts: PlanFacts, rates: Rates) -> dict[_Where, float]:
     # Seconds that each function adds to a plan, without what a group costs whatever its size.
     found = {}
+    slowness = facts.costs.slowness
     for group in plan.groups:
-        setup = group.mechanism.price(facts.costs).per_target_ms(len(group.parts)) * _MS
-        call = _insns(group, facts) * _S_PER_INSN
+        price = group.mechanism.price(facts.costs)
+        setup = price.per_target_ms(len(group.parts), slowness) * _MS
+        call = _insns(group, facts) * _S_PER_INSN * slowness
         for target in group.targets:
             found[_where(target)] = setup + call * rates.calls(target)
     return found
