@@ -32,6 +32,7 @@ from .reasons import Reason, Skipped
 from .select import (
     Candidate,
     CandidateColumns,
+    Candidates,
     SelectFacts,
     at_address,
     by_module,
@@ -135,13 +136,13 @@ def plan(
         horizon=horizon,
     )
     template = program if isinstance(program, Template) else program.template()  # type: ignore[attr-defined]
-    wanted = listed(targets)
+    asked = targets if isinstance(targets, (str, Candidates)) else listed(targets)
     if isinstance(facts, PlanFacts):
+        wanted = listed(asked)
         given = [t for t in wanted if isinstance(t, Target)]
         if len(given) != len(wanted):
             raise PlanError("names are looked up in Facts; with PlanFacts give Target values")
         return plan_for(template, given, facts, options)
-    asked: Asked = targets if isinstance(targets, str) else wanted
     facts = facts.current()
     resolver = Resolver(facts, live=not facts.is_saved)
     return resolver.plan(template, asked, plan_facts(facts, options.mechanisms), options)
@@ -214,6 +215,8 @@ class Resolver:
         :raises TypeError: as `listed`
         """
         self._held = None
+        if isinstance(asked, Candidates):  # thousands, and no object of each
+            return Targets(self._columns(asked.columns)), []
         wanted = listed(asked)
         if set(map(type, wanted)) == {Target}:
             return self._placed(wanted)  # type: ignore[arg-type]

@@ -9,16 +9,20 @@ from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.errors import PlanError
 from pybpf.features import Feature, FeatureSet
+from pybpf.kernel.host import Facts
 from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI, TRACING_MULTI, TRAMPOLINE
 from pybpf.multi.options import AttachOptions
 from pybpf.multi.plan import Plan, PlanFacts
 from pybpf.multi.planner import make_plan
 from pybpf.multi.reasons import Reason
+from pybpf.multi.resolve import plan
 from pybpf.multi.rewrite import PT_REGS_ARGS, PT_REGS_RET
+from pybpf.multi.select import select
 from pybpf.multi.target import Target
 from pybpf.multi.template import Template
 from pybpf.multi.traits import Hook
 from pybpf.trampoline.model import Model, Return
+from tests.support.savedfacts import saved_facts
 
 F = Feature
 FACTS = PlanFacts.of(
@@ -116,3 +120,15 @@ def test_further_arguments_of_variadic_functions() -> None:
     """What the prototype does not tell of a variadic function is in registers too."""
     plan = planned(template(load(5)), VARIADIC, mechanism="kprobe", unknown="registers")
     assert plan.groups[0].parts[0].variant.code.insns[0].off == PT_REGS_ARGS[5]
+
+
+def test_selected_functions_are_planned_as_they_are() -> None:
+    """What `select` found goes into a plan in columns: the same plan as one by one."""
+    facts = Facts.from_json(saved_facts())
+    program = template(load(0), load(6), hook=Hook.EXIT)
+    found = select(facts, ["vfs_*", "*.isra.*", "do_*"], deny=["do_exit"]).candidates
+    assert len(found) > 3
+    for mechanism in ("auto", ["trampoline", "kprobe"]):
+        whole = plan(program, found, facts, mechanism, unknown="registers")
+        assert whole == plan(program, list(found), facts, mechanism, unknown="registers")
+        assert len(whole.targets) + len(whole.skipped) == len(found)
