@@ -54,7 +54,7 @@ class Pretended:
         self.globals = SimpleNamespace(ready=0, no_room=0, ends=[0] * 6)
         self.maps: dict[str, Any] = defaultdict(lambda: defaultdict(int))
         self.counts = Counts()
-        self.link = SimpleNamespace(missed=Missed())
+        self.link = SimpleNamespace(missed=Missed(), closing=0)
         self.records: list[object] = []
         patch.setattr(module._Run, "select", lambda run: None)
         patch.setattr(module._Run, "plan", lambda run, obj, selection: TRACING)
@@ -111,6 +111,13 @@ def test_a_run_to_its_end(kernel: Pretended, capfd: pytest.CaptureFixture[str]) 
     out, err = capfd.readouterr()
     assert out.startswith("Receiving data...\nDetaching...\nDONE in ")
     assert (err, kernel.said) == ("0 sessions: 0 shown.\n", ["detached"])
+
+
+def test_detaching_elsewhere_is_told(kernel: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    """What takes long is left to another process, and people are told which."""
+    kernel.link.closing = 4321
+    assert go("--", "true") == 0
+    assert "Process 4321 goes on detaching; nothing is traced any more.\n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

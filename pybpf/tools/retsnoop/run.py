@@ -77,7 +77,8 @@ class _Attached:
         self._others = others
 
     def detach(self, progress: Progress) -> None:
-        self.link.detach(progress)
+        # Clones on 6.x take minutes; the program looks at `ready`, which is cleared before.
+        self.link.detach(progress, wait=False)
         self._others.close()
 
 
@@ -329,6 +330,10 @@ class _Run:
         took = int((time.monotonic() - started) * 1000)
         counts = load.counts_of(obj)
         self.say(f"DONE in {took} ms.")
+        if attached.link.closing:
+            self.warn(
+                f"Process {attached.link.closing} goes on detaching; nothing is traced any more."
+            )
         self.info.flush()
         missed = attached.link.missed
         if missed.count or not missed.known:
