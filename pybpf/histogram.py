@@ -1,4 +1,4 @@
-"""Histograms by powers of two, as text."""
+"""Draw histograms by powers of two as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDTH = 40  # columns of the longest bar
 
 
 def log2_slots(values: Iterable[int]) -> list[int]:
-    """Count values by power of two: slot 0 has 0 and 1, slot n the numbers of n + 1 bits.
+    """Count values by power of two: slot 0 has 0 and 1, slot n has the numbers of n + 1 bits.
 
     What a BPF program counts with ``slots[log2(value)]++`` has the same form.
     """
@@ -23,10 +23,10 @@ def log2_slots(values: Iterable[int]) -> list[int]:
 
 
 def log2_histogram(slots: Sequence[int], unit: str = "value") -> str:
-    """Draw a histogram, a line for each power of two up to the last that has counts.
+    """Draw a histogram with a line for each power of two, up to the last one that has counts.
 
-    :param slots: counts; slot n is of values from 2**n to 2**(n + 1) - 1, slot 0 of 0 and 1
-    :param unit: what the values are, for the heading
+    :param slots: counts; slot n counts values from 2**n to 2**(n + 1) - 1, slot 0 counts 0 and 1
+    :param unit: name of the values, for the heading
     :returns: text without a final line end, "" if there are no counts
     """
     last = max((n for n, count in enumerate(slots) if count), default=-1)

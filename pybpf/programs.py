@@ -465,9 +465,9 @@ class Program:
         :param unknown: "registers": if a function's prototype is not known, a kprobe mechanism
             is used and the program sees the registers as they are. Without it, such a function
             is skipped if the program reads arguments or the return value
-        :param rates: calls a second by name, or by ``name [module]``, as far as they are known:
-            functions that are called often are attached for the least cost per call, the others
-            for the least cost of attaching
+        :param rates: calls per second by name, or by ``name [module]``, as far as known.
+            Functions that are called often get the lowest cost per call, the others the lowest
+            cost of attaching
         :param horizon: with rates: seconds that the program will stay attached
         :raises PlanError: nothing matches, every function was refused (``.skipped`` lists them
             with the reasons), or the use of the context cannot be proved

@@ -1,4 +1,4 @@
-"""Names for addresses: of the kernel, and of processes; and stacks folded for flame graphs."""
+"""Name addresses of the kernel and of processes, and fold stacks for flame graphs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Symbols", "fold"]
 
 @dataclass(frozen=True, slots=True)
 class _Mapped:
-    # A part of a process's memory that comes from a file; addresses and offsets in bytes.
+    # A part of a process's memory that comes from a file. Addresses and offsets are in bytes.
     start: int
     end: int
     offset: int
@@ -28,11 +28,11 @@ class _Mapped:
 
 
 class _Functions:
-    # Functions of one executable or library, by place in the file.
+    # Functions of one executable or library, by their place in the file.
 
     def __init__(self, elf: ElfFile, path: str) -> None:
         found: dict[int, tuple[int, str]] = {}
-        tables = [elf.dynamic_symbols, elf.symbols]  # names that others use come first
+        tables = [elf.dynamic_symbols, elf.symbols]  # names that other files use come first
         debug = debug_file(elf, path) if not elf.symbols else None
         if debug is not None:
             tables.append(debug.symbols)
@@ -53,11 +53,11 @@ class _Functions:
 
 
 class Symbols:
-    """Names for addresses of the running kernel and of processes; keeps what it has read.
+    """Name addresses of the running kernel and of processes. What was read is kept.
 
-    A process that has ended has no names any more: ask while it lives.
+    A process that has ended has no names any more, so ask while it lives.
 
-    :param facts: what is known of the kernel, to share it
+    :param facts: facts of the kernel, to share them
     """
 
     def __init__(self, facts: Facts | None = None) -> None:
@@ -66,9 +66,9 @@ class Symbols:
         self._files: dict[str, _Functions | None] = {}
 
     def kernel(self, address: int) -> str:
-        """Name a kernel function, ``vfs_read`` or ``nf_hook [nf_conntrack]``; else ``[unknown]``.
+        """Name a kernel function, ``vfs_read`` or ``nf_hook [nf_conntrack]``. Else ``[unknown]``.
 
-        :raises DeniedByPolicy: kernel addresses may not be seen
+        :raises DeniedByPolicy: if kernel addresses are hidden
         """
         found = self._facts.kallsyms.lookup(address)
         if found is None:
@@ -77,7 +77,7 @@ class Symbols:
         return f"{symbol.name} [{symbol.module}]" if symbol.module else symbol.name
 
     def user(self, pid: int, address: int) -> str:
-        """Name a function of a process; ``[libc.so.6]`` if only its file is known."""
+        """Name a function of a process. ``[libc.so.6]`` if only its file is known."""
         for again in (False, True):
             for part in self._parts(pid, again):
                 if part.start <= address < part.end:
@@ -113,14 +113,14 @@ def _read_maps(pid: int) -> list[_Mapped]:
                     name = path[0].removesuffix(" (deleted)")
                     found.append(_Mapped(start, end, int(offset, 16), name))
     except OSError:
-        return []  # it has ended
+        return []  # the process has ended
     return found
 
 
 def fold(stacks: Mapping[Sequence[str], int] | Iterable[tuple[Sequence[str], int]]) -> list[str]:
-    """Write stacks as flame graph tools read them: ``main;f;g 12``, most counted first.
+    """Write stacks in the form that flame graph tools read: ``main;f;g 12``, largest count first.
 
-    :param stacks: count by stack, each with the innermost function first, as the kernel gives it
+    :param stacks: count by stack; each stack has the innermost function first, as from the kernel
     """
     pairs = stacks.items() if hasattr(stacks, "items") else stacks
     counts: dict[str, int] = {}

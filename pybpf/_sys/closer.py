@@ -1,8 +1,8 @@
-"""A process of its own that closes descriptors, for those whose closing takes minutes.
+"""Close descriptors in a separate process, because closing some of them takes minutes.
 
 The kernel undoes an attachment when the last descriptor of its link is closed, and the
-process that closes it waits for that, even while it ends. So the descriptors are copied to a
-small process first: closing them here is then quick, and the other process waits.
+process that closes it waits for that, even while the process ends. So the descriptors are first
+copied to a small process. Closing them here is then quick, and the other process waits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Closer"]
 
-# Ends, which closes all it has, when standard input is closed. Its parent ends at once, so that
-# nobody needs to wait for it; its pid comes through standard output.
+# It ends when standard input is closed, which closes all its descriptors. Its parent ends at
+# once, so that nobody has to wait for it. Its pid comes through standard output.
 _CODE = """\
 import os
 child = os.fork()
@@ -32,16 +32,16 @@ _NAME = "closes BPF links for pybpf"  # what ps shows
 
 
 class Closer:
-    """Holds copies of descriptors until it is left as a context manager, then closes them.
+    """Hold copies of descriptors until the context ends, then close them.
 
-    :param descriptors: numbers of open descriptors; they stay the caller's
+    :param descriptors: numbers of open descriptors; they still belong to the caller
     :raises OSError: if the process cannot be started
 
-    :ivar pid: the process
+    :ivar pid: pid of the process
     """
 
     def __init__(self, descriptors: Sequence[int]) -> None:
-        import subprocess  # 10 ms that most runs need not spend
+        import subprocess  # lazy: 10 ms that most runs do not need
 
         reading, self._gate = os.pipe()
         try:
@@ -51,7 +51,7 @@ class Closer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=descriptors,
-                start_new_session=True,  # Ctrl-C is not meant for it
+                start_new_session=True,  # Ctrl-C must not reach it
                 cwd="/",
             ) as process:
                 assert process.stdout is not None

@@ -25,8 +25,8 @@ __all__ = ["CALLS", "MS_PER_INSN", "OWN_OPS", "SHARED_OPS", "Cost", "CostModel",
 #: 40,000 functions beforehand: most are never called, some a million times a second. Where they
 #: are known, they should be used instead.
 CALLS = 2000
-#: Milliseconds per instruction on the machine that the prices were measured on: 0.1 ms and
-#: 0.017 million instructions for a function more by kprobe.multi, 0.3 and 0.1 by tracing_multi.
+#: Milliseconds per instruction on the machine of the measurements. One more function took 0.1 ms
+#: and 0.017 million instructions by kprobe.multi, 0.3 ms and 0.1 million by tracing_multi.
 MS_PER_INSN = 4e-6
 
 

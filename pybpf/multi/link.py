@@ -29,7 +29,7 @@ __all__ = ["SLOW_S", "Changed", "MultiLink", "Piece", "say_takes", "target_key",
 
 #: Predicted seconds (for an emulated machine) from which a warning comes beforehand.
 SLOW_S = 5.0
-# The same, up to which it is quicker to detach than to start a process that does.
+# Predicted seconds up to which detaching is quicker than starting a process that does it.
 _QUICK_S = 1.0
 
 
@@ -46,7 +46,7 @@ def say_takes(functions: int, seconds: float) -> str:
 
 
 def _silent(_done: int, _total: int) -> None:
-    # Progress that nobody needs to see.
+    # Shows no progress.
     pass
 
 
@@ -200,9 +200,9 @@ class MultiLink:
 
     @property
     def run_times(self) -> dict[int, int]:
-        """Run time in ns of the programs that are attached now, by program id.
+        """Return the run time in ns of the programs that are attached now, by program id.
 
-        Counts while the kernel's statistics are on: hold what `pybpf.kernel.run_statistics`
+        It counts while the kernel's statistics are on: hold what `pybpf.kernel.run_statistics`
         returns. The work of trampolines and probes around the programs is not in it.
 
         :raises BpfError: if the kernel refuses
@@ -218,15 +218,15 @@ class MultiLink:
         rest attached; call it again to continue.
 
         :param progress: called with (functions detached, functions in total) after each link
-        :param wait: False leaves what takes longer than a second to a small process of its own,
-            `closing`, which goes on after this one has ended. Until it is done the programs
-            still run: give them a variable to look at, and clear it before.
+        :param wait: False leaves work of more than a second to a small separate process,
+            `closing`, which continues after this one has ended. Until it is done the programs
+            still run. If they must stop at once, give them a variable to check, and clear it first.
         :raises OSError: if a pin cannot be removed
         """
         if wait or self.detach_s <= _QUICK_S:
             self._release(progress, unpin=True)
             return
-        from .._sys.closer import Closer  # seldom wanted
+        from .._sys.closer import Closer  # lazy: rarely needed
 
         held_open = [number for piece in self.pieces for number in piece.link.descriptors]
         try:
@@ -242,10 +242,10 @@ class MultiLink:
     def detach_only(self, targets: Iterable[Target]) -> tuple[Target, ...]:
         """Detach from some functions, as far as the others allow it.
 
-        A link of one function goes; a link that holds many goes if all of them are named.
+        A link of one function is closed. A link of many is closed if all its functions are named.
 
         :returns: functions that were not named and keep links of named ones attached. Attach to
-            them anew, then name them here as well, and no call of theirs is lost.
+            them again, then name them here as well, and none of their calls is lost.
         """
         gone = {target_key(target) for target in targets}
         stay: dict[tuple[str, str, int], Target] = {}
@@ -269,7 +269,7 @@ class MultiLink:
 
     @property
     def detach_s(self) -> float:
-        """Seconds, predicted for an emulated machine, that detaching takes."""
+        """Predict the seconds that detaching takes on an emulated machine."""
         total = sum(len(piece.targets) for piece in self.pieces)
         all_of_them = sum(len(group.parts) * len(group.targets) for group in self.plan.groups)
         return self.plan.cost.detach_s * min(1, total / max(all_of_them, 1))

@@ -179,10 +179,10 @@ class Losses:
 
 
 def run_times(links: Iterable[Link]) -> dict[int, int]:
-    """Run time of the programs of some links, in ns, by program id.
+    """Read the run time of the programs of some links, in ns, by program id.
 
-    Counts while the kernel's statistics are on, see `pybpf.kernel.run_statistics`. A link or a
-    program that this process may not look at is left out.
+    It counts while the kernel's statistics are on, see `pybpf.kernel.run_statistics`. A link or
+    a program that this process may not read is left out.
     """
     programs = set()
     for link in links:

@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 #: "auto", one mechanism, or several. Each function gets the first of several that can run on it.
 Mechanisms = str | Mechanism | Sequence[str | Mechanism]
-#: Seconds that a program is taken to stay attached, for plans by rates.
+#: Default for the seconds that a program stays attached, for plans with rates.
 HORIZON = 3600.0
 
 # The lowerings that a caller may request.
@@ -44,8 +44,8 @@ class AttachOptions:
     :param unknown: "registers": if a function's prototype is not known (no BTF, or one name for
         several), the program sees the argument registers and the return register as they are,
         by a kprobe mechanism. Without it, such a function is skipped if the program reads these
-    :param rates: calls a second by name, or by ``name [module]``: functions that are called often
-        are then planned for few instructions a call, see `pybpf.multi.rates`
+    :param rates: calls per second by name, or by ``name [module]``. Functions that are called
+        often are then planned for few instructions per call, see `pybpf.multi.rates`
     :param horizon: with rates: seconds that the program will stay attached
     :raises PlanError: if the mechanism, the preference, the lowering or `unknown` is not known
     """

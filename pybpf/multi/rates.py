@@ -1,15 +1,16 @@
-"""Planning with known rates of calls: what a function costs depends on how often it is called.
+"""Plan with known rates of calls: what a function costs depends on how often it is called.
 
-Theory of operation. By a trampoline a call costs a third of what it costs by a kprobe, but
-attaching and detaching one takes a hundred times as long. So a function that is called often
-is cheaper by trampoline, and one that is hardly ever called is not. With calls a second known,
-both are seconds: those of attaching and detaching, and instructions x calls over the time that
-the program stays attached.
+Theory of operation. With a trampoline a call costs a third of what it costs with a kprobe, but
+attaching and detaching a trampoline takes a hundred times as long. So a trampoline is cheaper
+for a function that is called often, and dearer for one that is hardly ever called. If the calls
+per second are known, both costs are seconds: the time to attach and detach, and instructions x
+calls over the time that the program stays attached.
 
-For each function the planner's two ends are weighed: the plan of least set-up ("cold") and
-the plan of least cost per call ("hot"). Functions that are cheaper hot are planned that way,
-the others cold, and the two plans are put together. Fixed costs of groups may make that dearer
-than one of the ends by itself, so the least of the three is taken: never more than either end.
+For each function the planner's two extremes are compared: the plan with the lowest set-up cost
+("cold") and the plan with the lowest cost per call ("hot"). Functions that are cheaper hot are
+planned that way, the others cold, and the two plans are joined. Fixed costs of groups may make
+the joined plan dearer than one of the extremes, so the cheapest of the three is taken. It is
+never dearer than either extreme.
 
 Pure: same input, same plan.
 """
@@ -35,9 +36,9 @@ _S_PER_INSN = MS_PER_INSN * _MS
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How often functions are called, and how long the program will stay.
+    """Say how often functions are called, and how long the program will stay.
 
-    :param by_name: calls a second by ``name`` or ``name [module]``; 0 for those it does not have
+    :param by_name: calls per second by ``name`` or ``name [module]``; missing ones count as 0
     :param horizon: seconds that the program stays attached
     """
 
@@ -45,7 +46,7 @@ class Rates:
     horizon: float
 
     def calls(self, target: Target) -> float:
-        """Calls of a function in all the time."""
+        """Return the calls of a function during the whole time."""
         by = self.by_name
         return by.get(target.label, by.get(target.name, 0.0)) * self.horizon
 
@@ -57,7 +58,7 @@ def plan_for(
     options: AttachOptions,
     skipped: Iterable[Skipped] = (),
 ) -> Plan:
-    """`make_plan`, by rates where the options have some.
+    """Do what `make_plan` does, but use rates if the options have some.
 
     :raises PlanError: as `make_plan`
     """
@@ -78,7 +79,7 @@ def plan_for(
 
 
 def total_s(plan: Plan, facts: PlanFacts, rates: Rates) -> float:
-    """Seconds that a plan is predicted to cost: attaching, detaching, and all calls."""
+    """Predict the seconds that a plan costs: attaching, detaching, and all calls."""
     calls = sum(
         rates.calls(target) * _insns(group, facts)
         for group in plan.groups
@@ -104,7 +105,7 @@ def _where(target: Target) -> _Where:
 
 
 def _costs(plan: Plan, facts: PlanFacts, rates: Rates) -> dict[_Where, float]:
-    # Seconds that each function adds to a plan, without what a group costs whatever its size.
+    # Seconds that each function adds to a plan, without the fixed cost of its group.
     found = {}
     slowness = facts.costs.slowness
     for group in plan.groups:
@@ -119,7 +120,7 @@ def _costs(plan: Plan, facts: PlanFacts, rates: Rates) -> dict[_Where, float]:
 def _joined(
     template: Template, cold: Plan, busy: set[_Where], facts: PlanFacts, options: AttachOptions
 ) -> Plan:
-    # The busy functions planned for few instructions, the others as they were.
+    # Plans the busy functions for few instructions, and leaves the others as they were.
     hot_options = replace(options, prefer="overhead", rates=None)
 
     def halves(guarded: bool) -> tuple[Plan, Plan]:
@@ -132,9 +133,7 @@ def _joined(
 
     hot, rest = halves(False)
     if hot.guarded or rest.guarded:
-        hot, rest = halves(
-            True
-        )  # copies of one program share the guard, whichever half they are of
+        hot, rest = halves(True)  # copies of one program share the guard across both halves
     groups = in_groups(
         (group.mechanism, group.module, group.parts, target)
         for half in (hot, rest)

@@ -198,12 +198,12 @@ class PerfBuffer:
         return not self._rings
 
     def fileno(self) -> int:
-        """A descriptor that is readable (poll, asyncio) when there are unread records."""
+        """Return a descriptor that is readable (poll, asyncio) when there are unread records."""
         return self._poll.fileno()
 
     @property
     def available(self) -> int:
-        """Bytes that are reserved and not yet written: perf buffers have none."""
+        """Return the bytes that are reserved but not yet written. Perf buffers have none."""
         return 0
 
     def __enter__(self) -> PerfBuffer:
@@ -216,7 +216,7 @@ class PerfBuffer:
         self.close()
 
     def __aiter__(self) -> AsyncIterator[list[Any]]:
-        """Batches without end: ``async for batch in buffer``."""
+        """Iterate over batches without end: ``async for batch in buffer``."""
         return self.batches().__aiter__()
 
     def __exit__(self, *exc: object) -> None:
@@ -267,8 +267,9 @@ class PerfBuffer:
             if not self._rings:
                 raise ValueError(f"perf buffer {self.name!r} is closed")
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            # The kernel says once that a ring is readable, and whoever waited on our descriptor
-            # took that answer (perf_poll(), kernel/events/core.c). Without waiting, all are read.
+            # The kernel reports only once that a ring is readable, and the code that waited on our
+            # descriptor got that answer (perf_poll(), kernel/events/core.c). So without waiting,
+            # all rings are read.
             ready = [fd for fd, _ in self._poll.poll(left)] if left != 0 else list(self._rings)
             found = []
             guilty: Exception | None = None
@@ -305,7 +306,7 @@ class PerfBuffer:
         return out, error
 
     def batches(self, timeout: float | None = None, max_records: int | None = None) -> Batches:
-        """Give lists of records, one per wake-up, for ``for`` and for ``async for``.
+        """Yield lists of records, one per wake-up, for ``for`` and for ``async for``.
 
         :param timeout: stop after this many seconds without a record; None never stops
         :param max_records: most records per list

@@ -225,7 +225,7 @@ class RingBuffer:
         self.close()
 
     def __aiter__(self) -> AsyncIterator[list[Any]]:
-        """Batches without end: ``async for batch in ring``."""
+        """Iterate over batches without end: ``async for batch in ring``."""
         return self.batches().__aiter__()
 
     async def __aenter__(self) -> RingBuffer:

@@ -1,4 +1,4 @@
-"""The command behind ``--``: ready to run, held back until everything is attached."""
+"""Run the command after ``--``. It is held back until everything is attached."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from collections.abc import Sequence
 
 __all__ = ["NOT_FOUND", "Command", "find"]
 
-#: Exit status of a command that does not exist, as shells have it.
+#: Exit status of a command that does not exist, as in shells.
 NOT_FOUND = 127
 CANNOT_RUN = 126
-_GRACE = 1.0  # seconds that a command which is told to end has for it
+_GRACE = 1.0  # seconds that a command has to end after it is told to
 
 
 def find(name: str) -> str | None:
-    """Path of a program as a shell would find it, None if there is none."""
+    """Find the path of a program as a shell would, None if there is none."""
     return shutil.which(name)
 
 
 class Command:
-    """A child process that waits for `start` before it becomes the command.
+    """Hold a child process that waits for `start` before it becomes the command.
 
-    The path is looked up beforehand, so that the only failing execve() the
-    trace may show is one that really fails.
+    The path is looked up beforehand. So if the trace shows a failing
+    execve(), it really failed.
 
     :param path: program file
-    :param arguments: argv, the name included
-    :param tool: who runs it, for the message that it cannot be run
+    :param arguments: argv, including the name
+    :param tool: name of the tool, for the message that the command cannot be run
     """
 
     def __init__(self, path: str, arguments: Sequence[str], tool: str) -> None:
@@ -44,7 +44,7 @@ class Command:
         os.close(reading)
 
     def _child(self, path: str, arguments: list[str], gate: int) -> None:
-        # Never returns, whatever happens: a second tracer must not come to life.
+        # Never returns, whatever happens: there must not be a second tracer.
         try:
             os.close(self._gate)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
@@ -58,12 +58,12 @@ class Command:
             os._exit(CANNOT_RUN)
 
     def start(self) -> None:
-        """Let it run."""
+        """Let the command run."""
         self._started = True
         os.write(self._gate, b"1")
 
     def poll(self) -> int | None:
-        """Its exit status as a shell gives it (128 + signal), None while it runs."""
+        """Return its exit status as a shell gives it (128 + signal), None while it runs."""
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -71,7 +71,7 @@ class Command:
         return self.status
 
     def wait(self) -> int:
-        """Wait for its end; gives the status."""
+        """Wait for its end and return the status."""
         if self.status is None:
             self._ended(os.waitpid(self.pid, 0)[1])
         assert self.status is not None
@@ -82,16 +82,16 @@ class Command:
         self.status = code if code >= 0 else 128 - code
 
     def signal(self, number: int) -> None:
-        """Send a signal, if it still runs."""
+        """Send it a signal, if it still runs."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def close(self) -> None:
-        """See to its end: nobody waits for it any more.
+        """Make sure that it ends, without waiting for it.
 
-        One that was never started ends now. One that still runs is told to, as strace and perf
-        do when they fail, and left alone if it does not.
+        If it was never started, it ends now. If it still runs, it is told to end, as strace and
+        perf do when they fail. If it does not end, it is left alone.
         """
         if self._gate >= 0:
             os.close(self._gate)

@@ -97,7 +97,7 @@ class Parser(argparse.ArgumentParser):
     :ivar about: what ``--help`` says around the options
     :ivar arguments: options and positionals, in the order they were added
     :ivar commands: subcommands by name
-    :ivar takes_command: ``-- CMD ARGS`` may follow, which the tool takes off before it parses
+    :ivar takes_command: ``-- CMD ARGS`` may follow; the tool removes it before it parses
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="this help")
 
     def format_usage(self) -> str:
-        """The usage lines, the command included where one may follow."""
+        """Return the usage lines, including the command if one may follow."""
         text = super().format_usage()
         return f"{text.rstrip()} [-- CMD ...]\n" if self.takes_command else text
 
     def format_help(self) -> str:
-        """The whole ``--help``, its usage as `format_usage` has it."""
+        """Return the whole ``--help``, with the usage from `format_usage`."""
         return super().format_help().replace(super().format_usage(), self.format_usage(), 1)
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:

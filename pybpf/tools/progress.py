@@ -65,9 +65,9 @@ class Waiting:
 
 
 class Counting:
-    """Says how far slow work has come: on a terminal in one line, else in a line now and then.
+    """Say how far slow work has come: in one line on a terminal, otherwise in occasional lines.
 
-    Call it with (done, in all). It is silent for a second.
+    Call it with (done, total). It is silent for a second.
 
     :param doing: e.g. ``Attaching``
     :param out: usually standard error
