@@ -9,7 +9,7 @@ __all__ = ["Address", "endpoint"]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the page is."""
+    """Say where the page is."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class Address:
 
 
 def endpoint(url: str) -> str:
-    """The address to post to: without a path that of metrics, as the specification says.
+    """Return the address to post to: without a path, that of metrics in the specification.
 
     :raises ValueError: it is not an http or https address
     """

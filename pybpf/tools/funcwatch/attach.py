@@ -39,7 +39,7 @@ _STRIDE = 2  # an element of `active` takes 8 bytes of its memory, in 4-byte wor
 
 
 def program_for(mechanism: str, facts: Facts, *, mixed: bool = False) -> tuple[str, str]:
-    """The program of funcwatch.bpf.c to use, and the mechanism to ask for.
+    """Choose the program of funcwatch.bpf.c, and the mechanism to ask for.
 
     `watch` where there are session cookies. Where only kprobe.multi has them, it is the one to
     ask for: a function that it cannot carry is then skipped for that reason.
@@ -56,7 +56,7 @@ def program_for(mechanism: str, facts: Facts, *, mixed: bool = False) -> tuple[s
 
 
 class Watcher:
-    """The attached programs.
+    """Hold the attached programs.
 
     :param obj: funcwatch.bpf.o, loaded
     :param functions: numbers the functions
@@ -149,7 +149,7 @@ class Watcher:
     def count_calls(
         self, wanted: Sequence[Item], wait: Callable[[], None], progress: Callable[[int, int], None]
     ) -> None:
-        """Count calls and nothing else while `wait` waits, by what is cheapest to attach.
+        """Count calls and nothing else while `wait` waits, by the mechanism that attaches fastest.
 
         :raises PlanError: not one of them could be attached to
         """
@@ -166,21 +166,21 @@ class Watcher:
 
     @property
     def skipped(self) -> Sequence[Skipped]:
-        """The functions that could not be attached to."""
+        """List the functions that could not be attached to."""
         return [skipped for link in self.links for skipped in link.skipped]
 
     @property
     def missed(self) -> Missed:
-        """Calls that the programs missed."""
+        """Count the calls that the programs missed."""
         return sum((link.missed for link in self.links), Missed())
 
     @property
     def run_times(self) -> dict[int, int]:
-        """Run time of the attached programs in ns, by program id."""
+        """Read the run time of the attached programs in ns, by program id."""
         return {p: ns for link in self.links for p, ns in link.run_times.items()}
 
     def mechanisms(self) -> dict[str, int]:
-        """How many functions each mechanism carries now."""
+        """Count the functions that each mechanism carries now."""
         found: dict[str, int] = {}
         watched = {id_of(target) for target in self.watched.values()}
         for link in reversed(self.links):
@@ -193,7 +193,7 @@ class Watcher:
         return found
 
     def detach(self) -> list[MultiLink]:
-        """Silence the programs and let go of all; gives the links that another process closes.
+        """Silence the programs and let go of all. Returns the links that another process closes.
 
         What takes long is left to it.
         """
@@ -204,7 +204,7 @@ class Watcher:
 
 
 def id_of(target: KernelFunction) -> tuple[str, str, int]:
-    """What tells a function from all others."""
+    """Return what tells a function from all others."""
     return (target.module, target.name, target.address)
 
 

@@ -169,12 +169,12 @@ def _parser(prog: str) -> Parser:
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Describe the command line."""
     return page_of(_parser(prog))
 
 
 def parse(arguments: Sequence[str], prog: str = "funcwatch") -> Options:
-    """Read a command line; ends the process with status 2 if it makes no sense."""
+    """Read a command line. End the process with status 2 if it makes no sense."""
     own, command = list(arguments), []
     parser = _parser(prog)
     if "--" in own:

@@ -17,7 +17,7 @@ _NO_ERRORS: Mapping[int, int] = MappingProxyType({})
 
 
 def slot_bounds(slot: int) -> tuple[int, int]:
-    """The latencies that a slot counts: from the first, in ns, to less than the second.
+    """Return the latencies that a slot counts: from the first, in ns, to less than the second.
 
     The last slot also counts whatever took longer.
     """
@@ -25,7 +25,7 @@ def slot_bounds(slot: int) -> tuple[int, int]:
 
 
 def error_name(number: int) -> str:
-    """``ENOENT``, or the number of an error that has no name.
+    """Name an error, e.g. ``ENOENT``. One that has no name is a number.
 
     :param number: positive errno
     """
@@ -34,7 +34,7 @@ def error_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What was counted of a function over some time.
+    """Hold what was counted of a function over some time.
 
     :param calls: calls begun
     :param timed: calls whose latency is known: those that returned
@@ -71,7 +71,7 @@ class Counts:
         )
 
     def since(self, before: Counts) -> Counts:
-        """What came after `before` was counted, of which only `max_ns` is known already."""
+        """Subtract what was counted `before`. `max_ns` stays as it is."""
         return Counts(
             self.calls - before.calls,
             self.timed - before.timed,
@@ -87,7 +87,7 @@ class Counts:
         )
 
     def percentile(self, share: float) -> int | None:
-        """The latency in ns that this share of the calls did not exceed, None if none is known.
+        """Return the latency in ns that this share of calls did not exceed, None if none is known.
 
         Exact to the slot; inside it calls are taken to be spread evenly.
 
@@ -107,7 +107,7 @@ class Counts:
 
     @property
     def named_errors(self) -> dict[str, int]:
-        """Errors by name, the most frequent first."""
+        """List errors by name, the most frequent first."""
         by = sorted(self.by_errno.items(), key=lambda item: (-item[1], item[0]))
         return {error_name(number): count for number, count in by}
 

@@ -16,7 +16,7 @@ _CGROUPS = "/sys/fs/cgroup"
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
-    """A cgroup (v2).
+    """Describe a cgroup (v2).
 
     :param id: as bpf_get_current_ancestor_cgroup_id() gives it
     :param level: how deep it is below the root
@@ -27,12 +27,12 @@ class Cgroup:
 
 
 def comm_bytes(name: str) -> bytes:
-    """A command's name as the kernel keeps it: 15 bytes and NULs."""
+    """Encode a command's name as the kernel keeps it: 15 bytes and NULs."""
     return name.encode("utf-8", "surrogateescape")[: _COMM - 1].ljust(_COMM, b"\0")
 
 
 def thread_of(pid: int) -> int | None:
-    """The process that an id belongs to, None if there is none: threads have ids as well."""
+    """Return the process that an id belongs to, None if there is none. Threads have ids as well."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

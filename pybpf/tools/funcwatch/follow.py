@@ -19,7 +19,7 @@ __all__ = ["Change", "Follower", "Globs", "read_globs"]
 
 @dataclass(frozen=True, slots=True)
 class Globs:
-    """Functions that are asked for.
+    """Say which functions are asked for.
 
     :param deny: functions to leave out, whichever glob means them
     """
@@ -31,7 +31,7 @@ class Globs:
         return Globs(self.allow + other.allow, self.deny + other.deny)
 
     def select(self, facts: Facts) -> Selection:
-        """The functions that they mean now.
+        """Select the functions that they mean now.
 
         :raises PlanError: if a glob is malformed
         """
@@ -49,7 +49,7 @@ def read_globs(text: str) -> Globs:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of a change.
+    """Say what became of a change.
 
     :param added: functions that are watched since
     :param removed: functions that are not any more
@@ -65,7 +65,7 @@ class Change:
 
 @dataclass(slots=True)
 class Follower:
-    """Keeps the watched functions to what the globs mean.
+    """Keep the watched functions to what the globs mean.
 
     :param room: functions that the maps have room for
     :param banned: numbers of functions that were let go of, and stay so
@@ -80,12 +80,12 @@ class Follower:
 
     @property
     def modules_changed(self) -> bool:
-        """A module came or went since the last look; looks again."""
+        """Look whether a module came or went since the last look."""
         before, self.facts = self.facts, self.facts.current()
         return self.facts is not before
 
     def gone(self) -> dict[str, list[int]]:
-        """Watched functions, by number, of modules that are not loaded any more."""
+        """List watched functions, by number, of modules that are not loaded any more."""
         found: dict[str, list[int]] = {}
         for number, target in self.watcher.watched.items():
             if target.module and target.module not in self.facts.loaded:

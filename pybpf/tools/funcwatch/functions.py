@@ -16,7 +16,7 @@ _FLAGS_AT, _ATTACHMENT_AT = 32, 40  # bits of a cookie
 
 
 class Flag(enum.IntFlag):
-    """How a return value tells an error; ``enum func_flags`` of funcwatch.bpf.c."""
+    """Say how a return value tells an error: ``enum func_flags`` of funcwatch.bpf.c."""
 
     NONE = 0
     INT4 = 1
@@ -26,7 +26,7 @@ class Flag(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One watched function.
+    """Describe one watched function.
 
     :param number: index into the map `stats`
     :param name: as kallsyms has it; with ``@0xADDRESS`` where several of a module share it
@@ -39,7 +39,7 @@ class Function:
 
     @property
     def label(self) -> str:
-        """``name`` or ``name [module]``."""
+        """Return ``name`` or ``name [module]``."""
         return label(self.name, self.module)
 
 
@@ -66,7 +66,7 @@ _Key = tuple[str, str, int]
 
 
 class Functions:
-    """Numbers functions, each once; a function that is met again has its number again.
+    """Number functions, each once. A function that is met again has its number again.
 
     :param functions: those to number first, in order
     """
@@ -94,11 +94,11 @@ class Functions:
         return (module, name, function.address if (module, name) in self._shared else 0)
 
     def knows(self, function: KernelFunction) -> bool:
-        """The function has a number already."""
+        """Tell whether the function has a number already."""
         return self._key(function) in self._numbers
 
     def number(self, function: KernelFunction) -> int:
-        """The number of a function, a new one if it was not met before."""
+        """Return the number of a function, a new one if it was not met before."""
         module, name, address = key = self._key(function)
         number = self._numbers.get(key)
         if number is None:
@@ -108,7 +108,7 @@ class Functions:
         return number
 
     def cookie(self, function: KernelFunction, attachment: int) -> int:
-        """The attach cookie of a function: its number, how it tells errors, whose program it is.
+        """Make the attach cookie: number, how the function tells errors, whose program it is.
 
         :param attachment: number of the attachment, from 1
         """

@@ -33,7 +33,7 @@ _KEYS = {
 
 
 class LiveOutput(Output):
-    """A table that is drawn anew each interval and at each key.
+    """Draw a table anew each interval and at each key.
 
     :param end: called when a key says that the run is over
     :raises curses.error: the terminal cannot be drawn on
@@ -70,7 +70,7 @@ class LiveOutput(Output):
 
     @property
     def input(self) -> int | None:
-        """The descriptor that keys come from."""
+        """Return the descriptor that keys come from."""
         return sys.stdin.fileno() if self._screen is not None else None
 
     def keys(self) -> None:

@@ -39,7 +39,7 @@ BOUNDS = tuple(slot_bounds(slot)[1] / _NS for slot in range(_FIRST, _LAST + 1))
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A metric: its name in Prometheus, and what it is.
+    """Name a metric, as Prometheus does, and say what it is.
 
     :param unit: "" for a number of things
     """
@@ -50,7 +50,7 @@ class Name:
 
     @property
     def dotted(self) -> str:
-        """As OpenTelemetry writes it: ``kernel.function.calls``."""
+        """Return the name as OpenTelemetry writes it: ``kernel.function.calls``."""
         return self.name.replace("_", ".")
 
 
@@ -64,7 +64,7 @@ UNPAIRED = Name("funcwatch_unpaired_returns", "Returns whose call is not known")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Totals at one moment.
+    """Hold the totals of one moment.
 
     :param rows: functions that were called, with all they counted
     :param start_ns: when counting began, ns since 1970
@@ -83,17 +83,17 @@ class Moment:
 
 
 class Sink(Protocol):
-    """Where moments go."""
+    """Take moments."""
 
     def publish(self, moment: Moment) -> None:
-        """Take the totals of an interval's end; returns at once."""
+        """Take the totals of an interval's end, without waiting."""
 
     def close(self) -> None:
         """Send what was published last, as far as that is quick, and end."""
 
 
 class NeedsExtra(Exception):
-    """A library that is not installed is needed; the text says which, and how to get it."""
+    """Report a missing library. The text says which one, and how to get it."""
 
     def __init__(self, option: str, library: str) -> None:
         super().__init__(
@@ -102,14 +102,14 @@ class NeedsExtra(Exception):
 
 
 def errors_of(counts: Counts) -> dict[str, int]:
-    """Errors by name; those whose kind had no room in the kernel's map are "other"."""
+    """Count errors by name. "other" are those whose kind had no room in the kernel's map."""
     named = {error_name(number): count for number, count in sorted(counts.by_errno.items())}
     other = counts.errors - sum(named.values())
     return named | {"other": other} if other > 0 else named
 
 
 def in_buckets(counts: Counts) -> list[int]:
-    """Calls in each bucket of `BOUNDS`, and in the last one, that has no bound."""
+    """Count calls in each bucket of `BOUNDS`, and in the last one, which has no bound."""
     slots = counts.slots
     return [
         sum(slots[: _FIRST + 1]),

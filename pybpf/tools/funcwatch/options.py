@@ -13,7 +13,7 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says.
+    """Hold what the command line says.
 
     :param file: with more globs, read again at SIGHUP; "" for none
     :param interval: seconds between two outputs

@@ -43,7 +43,7 @@ def _attributes(function: Function, **more: str) -> dict[str, str]:
 
 
 def metrics_data(moment: Moment) -> MetricsData:
-    """The metrics of a moment, as the exporter takes them."""
+    """Make the metrics of a moment, as the exporter takes them."""
     from opentelemetry.sdk.metrics import export
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -104,7 +104,7 @@ def metrics_data(moment: Moment) -> MetricsData:
 
 
 class Otlp:
-    """Pushes moments to a collector.
+    """Push moments to a collector.
 
     :param url: of the collector
     :param say: called with a line when sending begins to fail and when it works again
@@ -137,7 +137,7 @@ class Otlp:
             self._changed.notify()
 
     def close(self) -> None:
-        """Send what waits, once, and end; a collector that does not answer is not waited for."""
+        """Send what waits, once, and end. A collector that does not answer is not waited for."""
         with self._changed:
             self._closed = True
             self._changed.notify()

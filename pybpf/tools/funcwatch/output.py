@@ -20,7 +20,7 @@ __all__ = ["JsonOutput", "Output", "Report", "TextOutput"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was counted in an interval, or in the whole run.
+    """Hold what was counted in an interval, or in the whole run.
 
     :param rows: functions with their counts, the most called first
     :param time: its end, seconds since 1970
@@ -33,7 +33,7 @@ class Report:
 
 
 class Output:
-    """Prints reports.
+    """Print reports.
 
     :param top: functions to show, 0 for all
     """
@@ -43,25 +43,25 @@ class Output:
         self.top = top
 
     def shown(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """The rows that are to be printed."""
+        """Choose the rows that are printed."""
         return rows[: self.top] if self.top else rows
 
     def begin(self) -> None:
-        """Counting has begun."""
+        """Get ready: counting has begun."""
 
     def leave(self) -> None:
-        """Counting has ended, be it by an error."""
+        """Clean up: counting has ended, perhaps by an error."""
 
     @property
     def input(self) -> int | None:
-        """A descriptor to call `keys` for when it can be read, None if there is none."""
+        """Return a descriptor to call `keys` for when it can be read, None if there is none."""
         return None
 
     def keys(self) -> None:
         """Do what the keys say that were pressed."""
 
     def note(self, text: str) -> bool:
-        """Show a line that is not a count; False if standard error can have it."""
+        """Show a line that is not a count. False if it should go to standard error."""
         return False
 
     def interval(self, report: Report) -> None:
@@ -74,7 +74,7 @@ class Output:
 
 
 class JsonOutput(Output):
-    """JSON Lines."""
+    """Print JSON Lines."""
 
     def interval(self, report: Report) -> None:
         self._print(self.shown(report.rows), report.time, final=False)
@@ -90,7 +90,7 @@ class JsonOutput(Output):
 
 
 class TextOutput(Output):
-    """A table for each interval."""
+    """Print a table for each interval."""
 
     def interval(self, report: Report) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time))

@@ -43,7 +43,7 @@ def excess(rates: Mapping[int, float], share: float, limit: float) -> list[int]:
 
 @dataclass(slots=True)
 class Meter:
-    """Turns readings of run times into a share of CPU time.
+    """Turn readings of run times into a share of CPU time.
 
     :param cpus: CPUs that are online
     """
@@ -54,7 +54,7 @@ class Meter:
     _last: float | None = None
 
     def share(self, run_times: Mapping[int, int], now: float) -> float | None:
-        """Share since the last reading or the one before, whichever is less.
+        """Return the share since the last reading or the one before, whichever is less.
 
         None until there are both. A virtual machine that is not run for some milliseconds takes
         them for the program's, which should cost no function.

@@ -31,7 +31,7 @@ _LABELS = ("function", "module")
 
 
 def families(moment: Moment) -> Iterator[Metric]:
-    """The metrics of a moment."""
+    """Make the metrics of a moment."""
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
@@ -62,7 +62,7 @@ def families(moment: Moment) -> Iterator[Metric]:
 
 
 class Prometheus:
-    """Serves the page, in a thread of its own.
+    """Serve the page, in a thread of its own.
 
     :raises NeedsExtra: prometheus-client is not installed
     :raises OSError: the address cannot be had
@@ -80,13 +80,13 @@ class Prometheus:
         self.address = Address(address.host, self._server.server_port)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of the moment that was published last."""
+        """Make the metrics of the moment that was published last."""
         moment = self._moment
         if moment is not None:
             yield from families(moment)
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing yet: the registry need not ask for values to know the names."""
+        """Name nothing, so that the registry does not ask for values to know the names."""
         return iter(())
 
     def publish(self, moment: Moment) -> None:

@@ -29,7 +29,7 @@ _EPOCHS = 2
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What could not be counted as it should be.
+    """Count what could not be counted as it should be.
 
     :param errors: calls whose errno had no room in the map of errors
     :param unpaired: returns whose call is not known
@@ -64,7 +64,7 @@ class _Seen:
 
 
 class Reader:
-    """Reads the maps of a loaded funcwatch.bpf.o."""
+    """Read the maps of a loaded funcwatch.bpf.o."""
 
     def __init__(self, obj: Object) -> None:
         self._globals = obj.globals
@@ -75,16 +75,16 @@ class Reader:
 
     @property
     def lost(self) -> Lost:
-        """What was lost so far."""
+        """Return what was lost so far."""
         own = self._globals
         return Lost(own.errors_lost, own.unpaired, own.tasks_lost)
 
     def total(self, number: int) -> Counts:
-        """All that a function counted until the last reading."""
+        """Return all that a function counted until the last reading."""
         return self._seen[number].counts if number in self._seen else NOTHING
 
     def read(self) -> dict[int, Counts]:
-        """What each function that was called since the last reading counted since, by number."""
+        """Return what each function counted since the last reading, by number, if it was called."""
         ended, self._epoch = self._epoch, self._epoch + 1
         self._globals.epoch = self._epoch
         by_errno = self._by_errno()

@@ -14,7 +14,7 @@ PERCENTILES = {"p50_ns": 0.5, "p90_ns": 0.9, "p99_ns": 0.99}
 
 
 def record(function: Function, counts: Counts, *, time: float, final: bool) -> dict[str, Any]:
-    """One line of ``--json``.
+    """Make one line of ``--json``.
 
     Percentiles and maximum are None where no call of the interval returned.
 

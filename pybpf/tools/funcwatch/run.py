@@ -89,16 +89,16 @@ class _Signals:
             raise _Stopped
 
     def end(self) -> None:
-        """As if SIGINT had come."""
+        """End as if SIGINT had come."""
         self._on(signal.SIGINT, None)
 
     def check(self) -> None:
-        """Nothing; `_Stopped` if a signal came."""
+        """Raise `_Stopped` if a signal came."""
         if self.number:
             raise _Stopped
 
     def wait(self, seconds: float, keys: int | None) -> bool:
-        """Wait so long, or until a signal or a key comes; True if a key did.
+        """Wait so long, or until a signal or a key comes. True if a key did.
 
         :param keys: descriptor that keys come from
         """
@@ -140,7 +140,7 @@ class _Run:
             print(plain(text, lines=True), file=sys.stderr, flush=True)
 
     def make_output(self, top: int) -> Output:
-        """JSON Lines; a live table where somebody can see it and press keys; else lines.
+        """Choose JSON Lines, a live table where somebody can see it and press keys, or lines.
 
         A command of ours has the terminal for itself.
         """
@@ -165,7 +165,7 @@ class _Run:
     # -- which functions, which calls
 
     def globs(self) -> Globs:
-        """What is asked for: on the command line, and in a file.
+        """Return what is asked for: on the command line, and in a file.
 
         :raises OSError: the file cannot be read
         """
@@ -222,7 +222,7 @@ class _Run:
             self.say(f"Attaching to {say_takes(plan.count, plan.cost.attach_s)}.")
 
     def measure(self, watcher: Watcher, reader: Reader, selection: Selection) -> dict[str, float]:
-        """Calls a second of each function that is called, by label."""
+        """Measure calls a second of each function that is called, by label."""
         assert self.options.measure is not None
         seconds = self.options.measure
         self.say(f"Counting calls for {seconds:g} s.")
@@ -245,7 +245,7 @@ class _Run:
         return {functions[n].label: counts.calls / measured for n, counts in counted.items()}
 
     def attach(self, watcher: Watcher, reader: Reader, selection: Selection) -> str:
-        """Attach; gives the line that says so."""
+        """Attach, and return the line that says so."""
         options = self.options
         rates = None
         if options.measure is not None:
@@ -318,7 +318,7 @@ class _Run:
     # -- the loop
 
     def over(self, deadline: float) -> bool:
-        """Wait until then; True if a signal came or the command has ended."""
+        """Wait until then. True if a signal came or the command has ended."""
         while True:
             if self.signals.hangup:
                 self.signals.hangup = False
@@ -370,7 +370,7 @@ class _Run:
         self.tell("A module came or went", follower.follow(remove=False))
 
     def read_again(self) -> None:
-        """Read the file of globs again; what it is about stays as it was if that fails."""
+        """Read the file of globs again. If that fails, everything stays as it was."""
         follower = self.follower
         if follower is None:
             return
@@ -392,7 +392,7 @@ class _Run:
         self.say(f"{what}: {many(change.added, 'function')} more, {change.removed} fewer{left}.")
 
     def watch(self, watcher: Watcher, reader: Reader, functions: Functions) -> float:
-        """Print interval after interval; gives the seconds that were counted."""
+        """Print interval after interval, and return the seconds that were counted."""
         interval, duration = self.options.interval, self.options.duration
         start = before = time.monotonic()
         end = start + duration if duration is not None else float("inf")
@@ -492,7 +492,7 @@ class _Run:
         return self.command.wait()
 
     def end_command(self) -> None:
-        """Do not leave it behind if this run fails."""
+        """End the command if this run fails."""
         if self.command is not None and not self.counted:
             self.command.close()
 

@@ -36,7 +36,7 @@ class _Shown:
 
 
 class Key:
-    """Names of keys that are not characters."""
+    """Name the keys that are not characters."""
 
     UP = "up"
     DOWN = "down"
@@ -99,7 +99,7 @@ _HELP = "sort: " + " ".join(f"{f.key} {f.column.name.lower()}" for f in _FIELDS)
 
 @dataclass(slots=True)
 class Table:
-    """State of the live table.
+    """Hold the state of the live table.
 
     :param top: rows to show, 0 for as many as there is room for
     :param note: what was said last
@@ -128,7 +128,7 @@ class Table:
             self.totals[function] = self.totals.get(function, NOTHING) + counts
 
     def press(self, key: str) -> bool:
-        """Do what a key says; False if it ends the run."""
+        """Do what a key says. False if it ends the run."""
         if key == "q":
             return False
         if key in _BY_KEY:
@@ -155,7 +155,7 @@ class Table:
         return rows[: self.top] if self.top else rows
 
     def lines(self, width: int, height: int) -> list[Line]:
-        """What is on a screen of that size: at most `height` lines, none longer than `width`."""
+        """Return the screen: at most `height` lines, none longer than `width`."""
         rows = self._rows()
         calls = sum(counts.calls for counts in self.totals.values())
         rate = sum(counts.calls for counts in self.last.values()) / (self.seconds or 1)

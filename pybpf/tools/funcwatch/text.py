@@ -18,7 +18,7 @@ _UNITS = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"))
 
 
 def duration(nanoseconds: int | None) -> str:
-    """A latency in three digits and a unit, "-" for None."""
+    """Format a latency in three digits and a unit, "-" for None."""
     if nanoseconds is None:
         return "-"
     for size, unit in _UNITS:
@@ -46,7 +46,7 @@ COLUMNS = (
 
 
 def row(function: Function, counts: Counts, seconds: float) -> list[str]:
-    """Cells of a function's row.
+    """Make the cells of a function's row.
 
     :param seconds: how long was counted
     """
@@ -63,13 +63,13 @@ def row(function: Function, counts: Counts, seconds: float) -> list[str]:
 
 
 def sort_key(item: Row) -> tuple[object, ...]:
-    """The most called first."""
+    """Sort the most called first."""
     function, counts = item
     return (-counts.calls, function.label)
 
 
 def histogram(counts: Counts, width: int = 40) -> Sequence[str]:
-    """Lines of a bar chart of the latencies, from the first slot in use to the last.
+    """Draw a bar chart of the latencies, from the first slot in use to the last.
 
     :param width: of the longest bar
     """
