@@ -47,7 +47,7 @@ __all__ = [
 
 CLANG = "clang-19"
 STRIP = "llvm-strip-19"
-SOURCE_DIRS = ("pybpf/tools", "tests/data")
+SOURCE_DIRS = ("pybpf/tools", "tests/data", "tools/examples")
 
 # No path of this machine may get into the object: BTF line info has file names.
 FLAGS = [

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""How long calls of up to 300 kernel functions take: ``latency.py GLOB [SECONDS]``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import pybpf
+from pybpf.histogram import log2_histogram
+
+MOST = 300
+
+
+def main(glob: str, seconds: float) -> None:
+    with pybpf.open(Path(__file__).with_suffix(".bpf.o")) as obj:
+        obj.load()
+        numbers: dict[str, int] = {}
+
+        def cookie(target: pybpf.trampoline.Target) -> int:
+            return numbers.setdefault(target.label, len(numbers) + 1)
+
+        leave = obj.programs["on_exit"].attach_multi(glob, cookies=cookie)
+        names = [target.name for target in leave.targets][:MOST]
+        with leave, obj.programs["on_entry"].attach_multi(names, cookies=cookie) as enter:
+            print(f"{len(enter.targets)} functions, {len(leave.skipped)} skipped", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(seconds)
+        print(f"{obj.globals.calls} calls")
+        print(log2_histogram(obj.globals.slots, "ns"))
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 3600)

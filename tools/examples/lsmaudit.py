@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""An audit of programs about to be run, by an LSM hook: ``lsmaudit.py [SECONDS]``.
+
+The kernel must have BPF among its LSMs: ``lsm=...,bpf`` on its command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import pybpf
+
+
+def main(seconds: float) -> None:
+    if "bpf" not in Path("/sys/kernel/security/lsm").read_text().split(","):
+        sys.exit("BPF is not among this kernel's LSMs: add it to lsm= on its command line")
+    with pybpf.open(Path(__file__).with_suffix(".bpf.o")) as obj:
+        obj.load()
+        with obj.attach(), pybpf.RingBuffer(obj.maps["events"], "struct event") as ring:
+            print(f"{'PID':>7} {'UID':>6} PROGRAM", flush=True)
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0:
+                for event in ring.read(timeout=left):
+                    print(f"{event.pid:>7} {event.uid:>6} {event.path}", flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(float(sys.argv[1]) if sys.argv[1:] else 3600)

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""IPv4 packets that come in, by protocol: ``xdpcount.py INTERFACE [SECONDS]``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import pybpf
+
+NAMES = {1: "icmp", 6: "tcp", 17: "udp"}
+
+
+def main(interface: str, seconds: float) -> None:
+    with pybpf.open(Path(__file__).with_suffix(".bpf.o")) as obj:
+        obj.load()
+        with obj.programs["count"].attach_xdp(interface):
+            print(f"counting on {interface}", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(seconds)
+        for protocol, counts in obj.maps["packets"].items():
+            if counts.sum():
+                print(f"{NAMES.get(protocol, protocol):>8} {counts.sum()}")
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 3600)
