@@ -60,7 +60,7 @@ WAYS: Mapping[str, Way] = {
     # Tracepoints and iterators.
     "tracepoint": Way(tracepoint.by_section, "attach_tracepoint(category, name)"),
     "raw_tracepoint": Way(tracepoint.raw_by_section, "attach_raw_tp(name)"),
-    "iter": Way(iterators.by_section),
+    "iter": Way(iterators.by_section, "attach_iter(map=..., cgroup=..., pid=...)"),
     # User space.
     "uprobe": Way(uprobe.by_section, "attach_uprobe(binary, symbol_or_offset)"),
     "uprobe_multi": Way(uprobe.multi_by_section, "attach_uprobe_multi(binary, glob_or_symbols)"),
