@@ -242,7 +242,10 @@ class Btf:
             return self.func_columns(initials if len(initials) < _ALL_INITIALS else None)
         ids = array("I")
         for name in dict.fromkeys(names):
-            ids.extend([x for x in self._names.find(name) if self.kind(x) == _FUNC] if name else [])
+            # The first question to a blob is answered without tables.
+            ids.extend(
+                [x for x in self._names.first(name) if self.kind(x) == _FUNC] if name else []
+            )
         protos = [getattr(self.type(type_id), "type", 0) for type_id in ids]
         return FuncColumns(ids, list(map(self.name, ids)), array("I", protos))
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 from .._sys import bpf as sys_bpf
 from .._sys.files import is_one_name
 from ..btf import Btf
 from ..dataclass import dataclass
-from ..errors import UnsupportedFeature
+from ..errors import BpfError, UnsupportedFeature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,6 +159,24 @@ class KernelBtf:
         if self._vmlinux is None:
             self._vmlinux = vmlinux(f"{self._directory}/{VMLINUX}")
         return self._vmlinux
+
+    def find(self, name: str, kind: int) -> int | None:
+        """Find the lowest id of the kernel's own types with a name and kind; None if it has none.
+
+        As long as nobody needed the kernel's BTF itself, the kernel is asked: that takes 0.8 ms,
+        reading and walking the BTF 13 ms.
+
+        :raises UnsupportedFeature: if the kernel has no BTF
+        """
+        if self._vmlinux is None and self._directory == DIRECTORY:
+            from .btffind import BtfFinder  # few need it
+
+            with suppress(BpfError, ValueError):  # it may refuse, or be too old
+                with BtfFinder() as finder:
+                    found = finder.find(name, kind)
+                # A module's type comes only if the kernel itself has none of that name.
+                return None if found is None or found.module else found.btf_id
+        return self.vmlinux().find(name, kind)
 
     def number(self, name: str) -> int:
         """Return a number for the BTF of a module. It changes each time the module is loaded.

@@ -86,6 +86,13 @@ class SavedBtf:
             raise UnsupportedFeature(f"BTF of {name or 'vmlinux'!r}", hint="not in the saved facts")
         return found
 
+    def find(self, name: str, kind: int) -> int | None:
+        """See `KernelBtf.find`.
+
+        :raises UnsupportedFeature: if the kernel's BTF was not saved
+        """
+        return self.vmlinux().find(name, kind)
+
     def number(self, name: str) -> int:
         """Return 1 if the BTF was saved, else 0. Saved BTF never changes."""
         return int(("" if name == "vmlinux" else name) in self._raw)

@@ -52,6 +52,12 @@ if TYPE_CHECKING:
         def get(self, name: str) -> Btf | None:
             """Return the BTF of a module, "" for the kernel itself. None if it has none."""
 
+        def find(self, name: str, kind: int) -> int | None:
+            """Find the lowest id of the kernel's own types with a name and kind.
+
+            :raises UnsupportedFeature: if the kernel has no BTF
+            """
+
 
 __all__ = ["ProbeCache"]
 
@@ -204,22 +210,22 @@ class ProbeCache:
 
     def type_id(self, name: str, kind: BtfKind = BtfKind.FUNC) -> int:
         """Return the id of a kernel type by name."""
-        if self._btf.get("") is None:
-            raise UnsupportedFeature("vmlinux BTF", hint="no vmlinux BTF")
         found = self._find(name, kind)
         if found is None:
             raise UnsupportedFeature(name, hint=f"no {name} in BTF")
         return found
 
     def has_type(self, name: str, kind: BtfKind = BtfKind.FUNC) -> bool:
-        return self._find(name, kind) is not None
+        try:
+            return self._find(name, kind) is not None
+        except UnsupportedFeature:
+            return False
 
     def _find(self, name: str, kind: BtfKind) -> int | None:
         # Several experiments ask for the same few names, and a search takes a millisecond.
         key = (name, int(kind))
         if key not in self._ids:
-            btf = self._btf.get("")
-            self._ids[key] = None if btf is None else btf.find(name, kind)
+            self._ids[key] = self._btf.find(name, kind)
         return self._ids[key]
 
     def has_member(self, struct: str, member: str) -> bool:

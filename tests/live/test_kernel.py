@@ -416,3 +416,20 @@ def test_the_tools_exit_status(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "saved facts" in done.stderr
     assert _tool("--facts", str(tmp_path / "absent.json")).returncode == 1
+
+
+def test_a_type_is_found_without_reading_the_kernels_btf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the kernel or read from its BTF, a name has the same id; none has none."""
+    kernel = kernel_btf.KernelBtf()
+    names = [("bpf_fentry_test1", BtfKind.FUNC), ("task_struct", BtfKind.STRUCT)]
+    names += [("task_struct", BtfKind.FUNC), ("no_such_type_at_all", BtfKind.STRUCT)]
+    found = [kernel.find(name, kind) for name, kind in names]
+    assert kernel._vmlinux is None, "it was read"
+    assert found == [kernel.vmlinux().find(name, kind) for name, kind in names]
+    assert found == [kernel.find(name, kind) for name, kind in names]
+
+    def refuse(*_: object) -> None:
+        raise DeniedByPolicy(errno.EPERM, "BPF_PROG_LOAD", "no")
+
+    monkeypatch.setattr(BtfFinder, "__init__", refuse)
+    assert kernel_btf.KernelBtf().find(*names[0]) == found[0]
