@@ -1,0 +1,87 @@
+"""Whole runs, from start to attached: ``python -m tests.bench ready``.
+
+Guests whose clock counts instructions, one nanosecond each. What attaching takes is set against
+the kernel's own part of it, the calls of bpf(2).
+KERNEL=6.12|latest has one row only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 3600  # seconds of one guest, on a loaded machine
+#: What each row attaches: a glob or a name, and the mechanism.
+WORK = {
+    "6.12": ("vfs_read:kprobe_multi", "s*:kprobe_multi", "*:kprobe_multi"),
+    "latest": (
+        "vfs_read:kprobe_multi",
+        "s*:kprobe_multi",
+        "*:kprobe_multi",
+        "s*:tracing_multi",
+        "*:tracing_multi",
+    ),
+}
+ONE = 600  # million instructions of a whole process that attaches to one function
+
+Row = dict[str, Any]
+
+
+def measure(kernel: str, *arguments: str) -> list[Row]:
+    """Run one guest; its figures."""
+    command = [ROOT / "vagrant/vm", "--quiet", "--kernel", kernel, "--icount"]
+    command += ["--timeout", str(TIMEOUT), "--", "python3", "-m", "tests.bench.ready_guest"]
+    done = subprocess.run(
+        [*map(str, command), *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"row {kernel}: status {done.returncode}: {done.stdout[-2000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def best(rows: list[Row], what: str, **like: str) -> float:
+    """Least of a figure among the rows that are like this."""
+    return float(min(r[what] for r in rows if like.items() <= r.items()))
+
+
+def attached(kernel: str, rows: list[Row]) -> list[str]:
+    """Our part of attaching, against the kernel's."""
+    title = f"from start to attached on {kernel}, M insns"
+    out = [f"{title:<46} {'whole':>7} {'ours':>7} {'bpf(2)':>7}"]
+    for work in WORK[kernel]:
+        asked, mechanism = work.rsplit(":", 1)
+        like = {"asked": asked, "mechanism": mechanism}
+        whole = best(rows, "took", row="process", **like) / 1e6
+        took = best(rows, "took", row="attach", **like) / 1e6
+        kernels = best(rows, "kernel", row="attach", **like) / 1e6
+        count = int(best(rows, "functions", row="attach", **like))
+        text = f"{f'{asked} by {mechanism} ({count})':<46} {whole:>7.0f} {took - kernels:>7.0f} "
+        text += f"{kernels:>7.0f} {(took - kernels) / kernels:>6.2f}x"
+        if count == 1:
+            text += f"   goal <= {ONE} {'ok' if whole <= ONE else 'MISSED'}"
+        out.append(text)
+    return out
+
+
+def main() -> list[str]:
+    """Rows of the report."""
+    only = os.environ.get("KERNEL", "")
+    out = []
+    for kernel in [only] if only in WORK else WORK:
+        out += attached(kernel, measure(kernel, "runs", *WORK[kernel]))
+    return out
+
+
+if __name__ == "__main__":
+    print("\n".join(main()))

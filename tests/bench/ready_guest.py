@@ -1,0 +1,86 @@
+"""In the guest: whole runs, from start to attached; figures go to the host as lines of JSON.
+
+    python3 -m tests.bench.ready_guest runs GLOB:MECHANISM ...
+
+Each run is a process of its own, and each is made twice. The guest's clock counts instructions, one
+nanosecond each.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+OBJECT = Path(__file__).resolve().parents[1] / "data" / "multi_cost.bpf.o"
+
+
+def say(**figures: object) -> None:
+    """One row for the host."""
+    print(json.dumps(figures), flush=True)
+
+
+def attach(asked: str, mechanism: str) -> None:
+    """Attach a program that reads nothing, say where the time went, and end."""
+    import pybpf
+    from pybpf._sys import door
+
+    inside = 0
+    real = door._syscall
+
+    def timed(*arguments: object) -> int:
+        nonlocal inside
+        start = time.perf_counter_ns()
+        try:
+            return int(real(*arguments))
+        finally:
+            inside += time.perf_counter_ns() - start
+
+    imported = resource.getrusage(resource.RUSAGE_SELF)
+    with pybpf.open(OBJECT) as obj:
+        door._syscall = timed  # type: ignore[assignment]
+        start = time.perf_counter_ns()
+        with obj.programs["entry_0"].attach_multi(asked, mechanism=mechanism) as link:
+            took = time.perf_counter_ns() - start
+            now = resource.getrusage(resource.RUSAGE_SELF)
+            say(
+                row="attach",
+                asked=asked,
+                mechanism=mechanism,
+                functions=sum(len(group.targets) for group in link.plan.groups),
+                took=took,
+                kernel=inside,
+                user=round(1e9 * (now.ru_utime - imported.ru_utime)),
+                system=round(1e9 * (now.ru_stime - imported.ru_stime)),
+                grown=now.ru_maxrss - imported.ru_maxrss,
+            )
+
+
+def process(*arguments: str) -> int:
+    """ns of a whole process of this module; its rows are passed on."""
+    start = time.perf_counter_ns()
+    subprocess.run([sys.executable, "-m", "tests.bench.ready_guest", *arguments], check=True)
+    return time.perf_counter_ns() - start
+
+
+def main(arguments: list[str]) -> int:
+    """Do the work named."""
+    match arguments:
+        case ["attach", asked, mechanism]:
+            attach(asked, mechanism)
+        case ["runs", *works]:
+            for work in works:
+                asked, mechanism = work.rsplit(":", 1)
+                for _ in range(2):
+                    took = process("attach", asked, mechanism)
+                    say(row="process", asked=asked, mechanism=mechanism, took=took)
+        case _:
+            raise SystemExit(f"unknown work {arguments}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
