@@ -6,6 +6,7 @@ Exit status: 0 ok, 1 README differs, 2 usage.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -46,18 +47,18 @@ def with_table(text: str) -> str:
     return f"{before}{BEGIN}{attach_table()}{END}{after}"
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Write or check README; returns the exit status."""
-    if arguments not in ([], ["--check"]):
-        print(__doc__, file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if it differs")
+    args = parser.parse_args()
     text = README.read_text()
     made = with_table(text)
-    if arguments:
+    if args.check:
         return int(made != text)
     README.write_text(made)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
