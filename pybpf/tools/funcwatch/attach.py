@@ -100,6 +100,7 @@ class Watcher:
             wanted,
             mechanism=mechanism,
             prefer="overhead" if single and rates is None else None,
+            unknown="registers",  # without BTF the return register is all there is to read
             progress=progress,
             planned=planned or _silent,
             rates=rates,
