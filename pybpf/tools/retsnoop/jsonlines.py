@@ -130,7 +130,7 @@ def session(
         "comm": end.comm,
         "leader_comm": end.leader_comm,
         "failed": end.failed,
-        "finished": not end.unfinished,
+        "finished": not (end.unfinished or end.interim),
         "dropped": end.dropped,
         "missed": end.missed,
         "deep": end.deep,
