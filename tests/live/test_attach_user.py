@@ -18,6 +18,9 @@ from pybpf.links import binary
 from tests.support.require import probes as kernel_probes
 from tests.support.require import require
 
+# Guests have no compiler for the library.
+pytestmark = pytest.mark.rows("host")
+
 OBJECT = Path(__file__).parents[1] / "data" / "attach_user.bpf.o"
 
 # A static probe as systemtap's sys/sdt.h makes them: a nop, and a note beside the code.
@@ -65,7 +68,7 @@ int (*pointer)(void) = hidden_step;
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("usdt")
     (where / "probes.c").write_text(SOURCE)
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", "libprobes.so", "probes.c"]
+    command = ["clang-19", "-shared", "-fPIC", "-O1", "-o", "libprobes.so", "probes.c"]
     subprocess.run(command, cwd=where, check=True)
     return where
 
@@ -171,7 +174,7 @@ def test_wrong_names(obj: pybpf.Object, library: ctypes.CDLL) -> None:
         attach("./libprobes.so", "shop", "sol")
     with pytest.raises(BpfError, match="it has: shop:sold, shop:inlined, shop:bare"):
         attach("./libprobes.so", "x", "y")
-    subprocess.run(["gcc", "-shared", "-o", "libempty.so", "-x", "c", os.devnull], check=True)
+    subprocess.run(["clang-19", "-shared", "-o", "libempty.so", "-x", "c", os.devnull], check=True)
     with pytest.raises(BpfError, match="the file has no USDT probes"):
         attach("./libempty.so", "x", "y")
     with pytest.raises(BpfError, match=r"'./libprobe.so'.*near: libprobes.so"):

@@ -305,7 +305,7 @@ class _Run:
                     session = self.collector.feed(event)
                     if session is not None:
                         shower(session)
-                        if shower.shown == options.max_sessions:
+                        if options.max_sessions and shower.shown >= options.max_sessions:
                             shower.flush()
                             return
                 shower.flush()
