@@ -81,7 +81,7 @@ def test_usdt(tmp_path: Path) -> None:
     (tmp_path / "probes.c").write_text(SOURCE)
     library = tmp_path / "libprobes.so"
     subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O1", "-o", library, tmp_path / "probes.c"], check=True
+        ["clang-19", "-shared", "-fPIC", "-O1", "-o", library, tmp_path / "probes.c"], check=True
     )
     call = f"import ctypes; lib = ctypes.CDLL({str(library)!r}); lib.first(); lib.second()"
     text = run(

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,8 @@ int chosen(void) __attribute__((ifunc("pick")));
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library with versions, a static function, an IFUNC, and two functions of one name."""
+    if shutil.which("clang-19") is None:
+        pytest.skip("clang-19 is missing: make setup-clang")
     where = tmp_path_factory.mktemp("library")
     used = "static int same(int x) { return x; } int (*use)(int) = same; int (*use2)(int) = twice;"
     other = "static int same(int x) { return x + 5; } int (*keep)(int) = same;"
@@ -66,7 +69,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (where / "two.c").write_text(f"{other}\n")
     (where / "map").write_text("OLD { global: f; gone; };\nNEW { global: *; } OLD;\n")
     options = ["-shared", "-fPIC", "-O1", "-Wl,--version-script=map"]
-    command = ["gcc", *options, "-o", "libmade.so", "one.c", "two.c"]
+    command = ["clang-19", *options, "-o", "libmade.so", "one.c", "two.c"]
     subprocess.run(command, cwd=where, check=True)
     return where / "libmade.so"
 
