@@ -34,6 +34,8 @@ from tests.support.require import facts, probes
 from tests.support.trampolines import verify
 from tests.support.witness import Witness
 
+pytestmark = pytest.mark.first_on("6.1", "latest")
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/data"
 NEEDS = {

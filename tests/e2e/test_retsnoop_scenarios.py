@@ -24,7 +24,7 @@ MISSING = "/no/such/file"
 OPEN = ["-e", "do_sys_openat2", "-a", "do_fil?_open", "-a", "path_openat"]
 PYTHON = [sys.executable, "-c"]
 
-pytestmark = pytest.mark.needs(Feature.FENTRY, Feature.KPROBE)
+pytestmark = [pytest.mark.needs(Feature.FENTRY, Feature.KPROBE), pytest.mark.first_on("latest")]
 
 
 @pytest.fixture
@@ -464,6 +464,7 @@ def test_two_at_once_beside_others() -> None:
             assert one.wait() == 0
 
 
+@pytest.mark.long
 def test_a_burst_loses_nothing() -> None:
     """Thousands of failures at once: every one is shown."""
     count = 5000
@@ -481,6 +482,7 @@ def test_a_burst_loses_nothing() -> None:
     assert lines[-1]["dropped"] == lines[-1]["incomplete"] == lines[-1]["unfinished"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.time_limit(600)
 def test_thousands_of_functions_under_load() -> None:
     """Thousands of functions, their own helpers among them, while the machine works."""
