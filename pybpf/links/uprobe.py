@@ -65,15 +65,21 @@ def attach_uprobe(
     return attach_perf_event(program, event, cookie=cookie, what=what)
 
 
+def _halves(target: str, wanted: str, call: str) -> tuple[str, str]:
+    """Split what a section names into the binary and what is wanted of it."""
+    binary, _, what = target.rpartition(":")
+    if not binary or not what:
+        form = f"BINARY:{wanted}"
+        raise BpfError(errno.EINVAL, f"{target!r} is not {form}", f"write {form}, or call {call}")
+    return binary, what
+
+
 def by_section(request: Request) -> Link:
     """``uprobe/BINARY:FUNCTION`` or ``uprobe/BINARY:FUNCTION+OFFSET``, also ``uretprobe``.
 
     :raises BpfError: EINVAL if the target is written otherwise
     """
-    binary, colon, symbol = request.target.rpartition(":")
-    if not colon or not binary or not symbol:
-        hint = "write BINARY:FUNCTION, or call attach_uprobe(binary, symbol_or_offset)"
-        raise BpfError(errno.EINVAL, f"{request.target!r} is not BINARY:FUNCTION", hint)
+    binary, symbol = _halves(request.target, "FUNCTION", "attach_uprobe(binary, symbol_or_offset)")
     return attach_uprobe(
         request.program,
         binary,
@@ -145,10 +151,7 @@ def multi_by_section(request: Request) -> Link:
 
     :raises BpfError: EINVAL if the target is written otherwise
     """
-    binary, colon, glob = request.target.rpartition(":")
-    if not colon or not binary or not glob:
-        hint = "write BINARY:GLOB, or call attach_uprobe_multi(binary, glob_or_symbols)"
-        raise BpfError(errno.EINVAL, f"{request.target!r} is not BINARY:GLOB", hint)
+    binary, glob = _halves(request.target, "GLOB", "attach_uprobe_multi(binary, glob_or_symbols)")
     return attach_uprobe_multi(
         request.program,
         binary,
