@@ -93,7 +93,6 @@ class _Run:
         self.parameters: list[tuple[Parameter, ...]] = []
         self.probes: list[Probe] = []
         self.collector = Collector()
-        self.symbols = KernelSymbols(lambda: self.facts.kallsyms)
         # With --json stdout belongs to the records.
         self.info = sys.stderr if options.json else sys.stdout
 
@@ -224,7 +223,8 @@ class _Run:
     def places(self, functions: Sequence[Function]) -> dict[int, tuple[int, int]]:
         """Where the code of the entry functions lies, by number."""
         entries = [f for f in functions if f.flags & Flag.ENTRY and f.addr][:_PLACED]
-        ends = ((f, end_of(f.addr, self.symbols)) for f in entries)
+        symbols = KernelSymbols(lambda: self.facts.kallsyms)
+        ends = ((f, end_of(f.addr, symbols)) for f in entries)
         return {f.id: (f.addr, end) for f, end in ends if end}
 
     def find_probes(self) -> list[Probe]:
@@ -414,9 +414,6 @@ class _Run:
             if options.dry_run:
                 self.dry_run(obj, tracing)
                 return 0
-            if any(g.mechanism.needs_btf for g in tracing.plan.groups):
-                # The images made by attaching are not in the table read for selecting.
-                self.symbols = KernelSymbols(lambda: kallsyms.read(before=self.facts.kallsyms))
             return self._traced(obj, tracing, path, stack)
 
     def find_threads(self) -> None:
@@ -453,6 +450,15 @@ class _Run:
                 jsonlines.attached(tracing.text, functions, tracing.skipped, dry_run=True)
             )
 
+    def symbols_of_stacks(self, tracing: Tracing) -> KernelSymbols:
+        """Give names to what can be in a stack, once everything is attached.
+
+        Trampolines and clones that attaching made are not in the table read for selecting.
+        """
+        if any(g.mechanism.needs_btf for g in tracing.plan.groups):
+            return KernelSymbols(lambda: kallsyms.read(before=self.facts.kallsyms))
+        return KernelSymbols(lambda: self.facts.kallsyms)
+
     def _traced(self, obj: Object, tracing: Tracing, path: str, stack: ExitStack) -> int:
         options = self.options
         file = None
@@ -464,8 +470,9 @@ class _Run:
         attached, _ = self.attach(obj, tracing, stack)
         self.go_on()
         btf = self.facts.btf.get("") if self.probes else None
+        symbols = self.symbols_of_stacks(tracing)
         shower = Shower(
-            options, tracing.functions, self.symbols, self.parameters, self.probes, btf, file
+            options, tracing.functions, symbols, self.parameters, self.probes, btf, file
         )
         # Whoever waits for the line may act on it: from then on everything is seen. A
         # command of ours has not started yet, and starts with nothing seen before it.
