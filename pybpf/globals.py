@@ -271,6 +271,6 @@ class Globals(_Names):
 def variable(names: Globals | Section, name: str) -> Variable:
     """Return the variable behind an attribute: its place, type and raw bytes.
 
-    :raises AttributeError: if there is no such variable, or several
+    :raises AttributeError: if the variable does not exist, or several do
     """
     return _find(names, name)

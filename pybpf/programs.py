@@ -626,7 +626,7 @@ class Program:
 
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :raises TypeError: if a name is not a str
-        :raises BpfError: ENOENT if tracefs has no such event, with near names
+        :raises BpfError: ENOENT if tracefs does not list that event, with near names
         """
         with self._named("tracepoint"):
             return links.attach_tracepoint(self, category, name, cookie=cookie)
@@ -636,7 +636,7 @@ class Program:
 
         :param cookie: ``__u64``; needs Linux 6.10 or newer when not 0
         :raises TypeError: if `name` is not a str
-        :raises BpfError: ENOENT if there is no such tracepoint, with near names
+        :raises BpfError: ENOENT if the tracepoint does not exist, with near names
         """
         with self._named("raw_tracepoint"):
             return links.attach_raw_tracepoint(
@@ -668,8 +668,8 @@ class Program:
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :raises TypeError: if an argument is of another type
         :raises ObjectFormatError: if the file is not an ELF64 file
-        :raises BpfError: ENOENT if there is no such file, library or function, with near names;
-            EINVAL if a name means several functions; ESRCH if there is no such process
+        :raises BpfError: ENOENT if the file, library or function does not exist, with near names;
+            EINVAL if a name means several functions; ESRCH if the process does not exist
         """
         with self._named(*_PROBES):
             return links.attach_uprobe(
@@ -701,7 +701,7 @@ class Program:
         :param session: run at entry and return, for a ``uprobe.session`` program (Linux 6.13)
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
         :raises UnsupportedFeature: the kernel has no uprobe.multi links
-        :raises BpfError: ENOENT if there is no such file or function, with near names
+        :raises BpfError: ENOENT if the file or function does not exist, with near names
         """
         with self._named("uprobe_multi"):
             return links.attach_uprobe_multi(
@@ -729,7 +729,7 @@ class Program:
         :param cookie: ``__u64`` for bpf_usdt_cookie
         :raises TypeError: if an argument is of another type
         :raises ObjectFormatError: if the file is not an ELF64 file, or its notes are malformed
-        :raises BpfError: ENOENT if there is no such file or probe, with near names
+        :raises BpfError: ENOENT if the file or probe does not exist, with near names
         """
         with self._named(*_PROBES):
             specs = self._binding.share(_usdt_specs)
@@ -745,7 +745,7 @@ class Program:
         :param link: False uses netlink, as ``ip link set dev NAME xdp`` does (before Linux 5.9)
         :raises ValueError: for an unknown mode
         :raises TypeError: if `interface` is neither a str nor an int
-        :raises BpfError: ENODEV if there is no such interface, with near names; EBUSY if it has
+        :raises BpfError: ENODEV if the interface does not exist, with near names; EBUSY if it has
             an XDP program; EOPNOTSUPP if its driver does not have that mode
         """
         with self._named("xdp"):
@@ -763,7 +763,7 @@ class Program:
             others), "override" (a cgroup below may have another one instead) or "exclusive"
         :raises ValueError: for an unknown mode
         :raises TypeError: if it is neither
-        :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is
+        :raises BpfError: ENOENT if the directory does not exist, with near names; EBADF if it is
             not a cgroup of the v2 hierarchy
         """
         with self._named("cgroup"):
@@ -780,7 +780,7 @@ class Program:
 
         :param netns: path (``/run/netns/NAME``, ``/proc/PID/ns/net``), or a descriptor of it
         :raises TypeError: if it is neither
-        :raises BpfError: ENOENT if there is no such file, with near names; EINVAL if it is not a
+        :raises BpfError: ENOENT if the file does not exist, with near names; EINVAL if it is not a
             network namespace
         """
         with self._named("netns"):
@@ -803,7 +803,7 @@ class Program:
         :param after: run after this link, program or program id; True or nothing: after all
         :raises ValueError: for an unknown direction, or if both places are given
         :raises UnsupportedFeature: before Linux 6.6
-        :raises BpfError: ENODEV if there is no such interface, with near names; ENOENT if what
+        :raises BpfError: ENODEV if the interface does not exist, with near names; ENOENT if what
             `before` or `after` names is not attached there
         """
         with self._named("tcx", "tc", "netkit"):
@@ -822,7 +822,7 @@ class Program:
         :param direction: "ingress" or "egress"; may be left out if the section says it
         :param priority: 1 to 65535, lower runs first; None takes the first free one
         :raises ValueError: for an unknown direction or a wrong priority
-        :raises BpfError: ENODEV if there is no such interface, with near names; EEXIST if it has
+        :raises BpfError: ENODEV if the interface does not exist, with near names; EEXIST if it has
             an old ``ingress`` qdisc, which excludes ``clsact``
         """
         with self._named("tc", "tcx", "netkit"):
@@ -843,7 +843,7 @@ class Program:
         :param before: as in `attach_tcx`
         :param after: as in `attach_tcx`
         :raises ValueError: for an unknown side, or if both places are given
-        :raises BpfError: ENODEV if there is no such interface; ENXIO if it is not a netkit device
+        :raises BpfError: ENODEV if the interface does not exist; ENXIO if it is not a netkit device
         """
         with self._named("netkit", "tcx", "tc"):
             side = side or _word_of(self.expected_attach_type, links.NETKIT_SIDES)
@@ -916,7 +916,7 @@ class Program:
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :returns: a link for each event, by ``cpu 3`` or ``thread 1234``
         :raises BpfError: ENOENT for an unknown event, with near names, or an event that this
-            machine does not have; ESRCH if there is no such process
+            machine does not have; ESRCH if the process does not exist
         """
         with self._named("perf_event"):
             return links.attach_sampling(

@@ -1,4 +1,4 @@
-"""The one door to the kernel, for the system calls that libc has no function for.
+"""The one door to the kernel: bpf(2) and perf_event_open(2), which libc does not wrap.
 
 Every bpf(2) and perf_event_open(2) of pybpf leaves the process through this module. So a test
 can replace `_syscall` and `prepare` here and needs no kernel. An attr is passed with the size of

@@ -50,7 +50,7 @@ def raw_tracepoint_open(prog_fd: int | HasFileno, name: str | None, cookie: int 
 
     :param name: tracepoint; None if the program was loaded for its target (tp_btf, fentry)
     :param cookie: for bpf_get_attach_cookie (6.10 and newer)
-    :raises BpfError: ENOENT if there is no such tracepoint
+    :raises BpfError: ENOENT if the tracepoint does not exist
     """
     text = b"" if name is None else name.encode() + b"\0"
     attr = s.RawTracepointOpen(name=address(text), prog_fd=fileno(prog_fd), cookie=cookie)

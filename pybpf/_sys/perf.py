@@ -89,7 +89,7 @@ def pmu(name: str) -> tuple[int, int]:
     """Find the number of a dynamic PMU (constant after boot), and its config bit for "at return".
 
     :param name: ``kprobe`` or ``uprobe``
-    :raises UnsupportedFeature: if the kernel has no such PMU
+    :raises UnsupportedFeature: if the kernel lacks that PMU
     """
     try:
         number = int(_read(f"{_PMUS}/{name}/type"))
@@ -187,7 +187,7 @@ def _listed(category: str) -> list[str]:
 def open_tracepoint(category: str, name: str) -> Fd:
     """Open an event for a static tracepoint, on all CPUs.
 
-    :raises BpfError: ENOENT if there is no such tracepoint
+    :raises BpfError: ENOENT if the tracepoint does not exist
     """
     attr = PerfEventAttr(
         type=PerfType.PERF_TYPE_TRACEPOINT, config=tracepoint_id(category, name), sample_period=1
@@ -238,8 +238,8 @@ def open_sampling(
     :param period: events between two samples (ns for clocks), instead of `frequency`
     :param pid: thread, or -1 for all on `cpu`
     :param cpu: CPU, or -1 for the one that the thread is on
-    :raises BpfError: ENOENT or EOPNOTSUPP if the machine has no such event, EINVAL for a
-        frequency above ``kernel.perf_event_max_sample_rate``, ESRCH if there is no such thread
+    :raises BpfError: ENOENT or EOPNOTSUPP if the machine lacks that event, EINVAL for a
+        frequency above ``kernel.perf_event_max_sample_rate``, ESRCH if the thread does not exist
     """
     attr = PerfEventAttr(type=kind, config=config)
     if frequency:

@@ -280,7 +280,7 @@ class Blob:
     def reference(self, at: int, type_id: int) -> int:
         """Check a type id that the record at word `at` refers to, and return it.
 
-        :raises ObjectFormatError: there is no such type
+        :raises ObjectFormatError: the type does not exist
         """
         if type_id >= self.nr_types:
             raise self.bad_record(at, f"refers to type {type_id}, which does not exist")

@@ -237,7 +237,7 @@ def _match_member(
 ) -> int | None:
     """Find a local field by name in a target type. Extends `spec` and returns the field's type.
 
-    Returns None if there is no such field, or it has an incompatible type.
+    Returns None if the target lacks the field, or has it with an incompatible type.
     `missing` collects anonymous types that do not have it.
     """
     target_id, t = resolve(target, target_id)

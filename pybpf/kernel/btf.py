@@ -128,7 +128,7 @@ def from_id(number: int, base: Btf | None = None) -> Btf:
 
     :param base: the kernel's BTF, needed if the object is a module's; read here if None
     :raises DeniedByPolicy: without CAP_SYS_ADMIN
-    :raises BpfError: ENOENT if there is no such object
+    :raises BpfError: ENOENT if the object does not exist
     """
     with sys_bpf.get_fd_by_id("btf", number) as fd:
         info = sys_bpf.btf_info(fd, data=True)
@@ -220,7 +220,7 @@ class KernelBtf:
     def object_id(self, name: str) -> int:
         """Return the kernel object id of a module's BTF, or of vmlinux for "".
 
-        :raises UnsupportedFeature: if the kernel holds no such object
+        :raises UnsupportedFeature: if the kernel does not hold that object
         """
         name = name or VMLINUX
         for _ in range(_LOOKUPS):
@@ -243,7 +243,7 @@ class KernelBtf:
     def fd(self, name: str) -> Fd:
         """Open a module's BTF object. The caller owns the descriptor.
 
-        :raises UnsupportedFeature: if the kernel holds no such object
+        :raises UnsupportedFeature: if the kernel does not hold that object
         """
         for _ in range(_LOOKUPS):
             number = self.number(name)

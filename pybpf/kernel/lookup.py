@@ -134,7 +134,7 @@ def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
 def syscall_symbol(facts: Facts, name: str) -> str:
     """Find the symbol of a system call's entry, e.g. ``__x64_sys_getpgid``.
 
-    :raises BpfError: ENOENT if the kernel has no such system call, with near names
+    :raises BpfError: ENOENT if the kernel lacks that system call, with near names
     """
     symbols = facts.kallsyms
     for prefix in ("__x64_sys_", "__se_sys_", "sys_"):

@@ -91,7 +91,7 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
         or with bytes from its start, ``malloc+0x10``; or bytes from the start of the file.
         Symbols are looked for in .symtab, in .dynsym and in the separate debug file, if there
         is one
-    :raises BpfError: ENOENT if there is no such file or function, with near names; EINVAL if
+    :raises BpfError: ENOENT if the file or function does not exist, with near names; EINVAL if
         several functions have that name
     :raises ObjectFormatError: if the file is not an ELF64 one
     """

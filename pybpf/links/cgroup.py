@@ -32,7 +32,7 @@ def attach_cgroup(
         others), "override" (a cgroup below may have another instead), "exclusive" (none may)
     :raises ValueError: for another mode
     :raises TypeError: if `cgroup` is none of these
-    :raises BpfError: ENOENT if there is no such directory, with near names; EBADF if it is not
+    :raises BpfError: ENOENT if the directory does not exist, with near names; EBADF if it is not
         a cgroup of the v2 hierarchy; EINVAL if the program is not one for cgroups
     """
     if mode != "link" and mode not in MODES:

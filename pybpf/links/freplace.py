@@ -30,7 +30,7 @@ class ProgramTarget:
 def find_in_program(program: HasFd, function: str) -> ProgramTarget:
     """Find a function of a loaded program: the program's own, or a global one that it calls.
 
-    :raises BpfError: EINVAL if the program has no BTF; ESRCH if its BTF has no such function,
+    :raises BpfError: EINVAL if the program has no BTF; ESRCH if its BTF lacks that function,
         with near names
     """
     info = sys_bpf.prog_info(program)

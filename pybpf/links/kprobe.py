@@ -87,7 +87,7 @@ def by_section(request: Request) -> Link:
 def syscall_by_section(request: Request) -> Link:
     """``ksyscall/NAME`` or ``kretsyscall/NAME``: the entry of a system call.
 
-    :raises BpfError: ENOENT if the kernel has no such system call
+    :raises BpfError: ENOENT if the kernel lacks that system call
     """
     return attach_kprobe(
         request.program,

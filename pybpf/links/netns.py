@@ -24,7 +24,7 @@ def attach_netns(
         of it
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)
     :raises TypeError: if `netns` is none of these
-    :raises BpfError: ENOENT if there is no such file, with near names; EINVAL if it is not a
+    :raises BpfError: ENOENT if the file does not exist, with near names; EINVAL if it is not a
         network namespace or the program is not one for them
     """
     with descriptor(netns, "network namespace", os.O_RDONLY) as fd:

@@ -63,7 +63,7 @@ def attach_sampling(
     :returns: a link for each event, by ``cpu 3`` or ``thread 1234``
     :raises TypeError: if an argument is of another type
     :raises BpfError: ENOENT for an unknown name, with near names, or an event that this machine
-        does not have; ESRCH if there is no such process
+        does not have; ESRCH if the process does not exist
     """
     need(event, str, "event", "a name such as cpu-clock")
     need(frequency, int, "frequency")
@@ -141,4 +141,4 @@ def _explain(error: BpfError, kind: int, frequency: int) -> None:
     elif error.errno == errno.EINVAL and frequency:
         error.hint = "perhaps more samples a second than kernel.perf_event_max_sample_rate allows"
     elif error.errno in (errno.ENODEV, errno.EINVAL):
-        error.hint = "perhaps there is no such CPU, or it is offline"
+        error.hint = "perhaps the CPU does not exist, or is offline"

@@ -54,7 +54,7 @@ class Attachment(Link):
         self.close()
 
     def info(self) -> LinkInfo:
-        """Refuse: the kernel has no link to tell of.
+        """Refuse: without a link the kernel has no information to give.
 
         :raises UnsupportedFeature: always
         """
@@ -68,7 +68,7 @@ class Attachment(Link):
         raise self._no_link("update")
 
     def pin(self, path: str | os.PathLike[str]) -> None:
-        """Refuse: there is no link to pin.
+        """Refuse: only links can be pinned.
 
         :raises UnsupportedFeature: always
         """

@@ -67,7 +67,7 @@ def attach_tc(
     :param priority: 1 to 65535, lower runs first; None takes the first that is free
     :param name: what ``tc filter show`` calls it
     :raises ValueError: for another direction or priority
-    :raises BpfError: ENODEV if there is no such interface, with near names; EEXIST if it has an
+    :raises BpfError: ENODEV if the interface does not exist, with near names; EEXIST if it has an
         old ``ingress`` qdisc, which excludes ``clsact``
     """
     if direction not in DIRECTIONS:
@@ -194,7 +194,7 @@ def attach_xdp_netlink(program: HasFd, interface: str | int, *, mode: str = "aut
     :param interface: its name or index
     :param mode: "auto", "generic", "native" or "offload"
     :raises ValueError: for another mode
-    :raises BpfError: ENODEV if there is no such interface, with near names; EBUSY if it has an
+    :raises BpfError: ENODEV if the interface does not exist, with near names; EBUSY if it has an
         XDP program
     """
     if mode not in MODES:

@@ -40,7 +40,7 @@ def attach_tcx(
     :param after: run after it; True or nothing: after all
     :raises ValueError: for another direction, or if both places are given
     :raises UnsupportedFeature: before Linux 6.6
-    :raises BpfError: ENODEV if there is no such interface, with near names; ENOENT if what
+    :raises BpfError: ENODEV if the interface does not exist, with near names; ENOENT if what
         `before` or `after` names is not attached there
     """
     return _attach(program, interface, "tcx", "direction", TCX_DIRECTIONS, direction, before, after)
@@ -62,7 +62,7 @@ def attach_netkit(
     :param after: as in `attach_tcx`
     :raises ValueError: for another side, or if both places are given
     :raises UnsupportedFeature: before Linux 6.7, or without CONFIG_NETKIT
-    :raises BpfError: ENODEV if there is no such interface; ENXIO if it is not a netkit one;
+    :raises BpfError: ENODEV if the interface does not exist; ENXIO if it is not a netkit one;
         EACCES if it is the peer of its pair
     """
     return _attach(program, interface, "netkit", "side", NETKIT_SIDES, side, before, after)

@@ -29,7 +29,7 @@ def attach_raw_tracepoint(
     :param cookie: ``__u64``; needs Linux 6.10 or newer when not 0
     :param names: gives the names that exist, for the message if `name` does not
     :raises TypeError: if `name` is not a str
-    :raises BpfError: ENOENT if there is no such tracepoint, with near names
+    :raises BpfError: ENOENT if the tracepoint does not exist, with near names
     """
     need(name, str, "name of a tracepoint")
     try:
@@ -51,7 +51,7 @@ def attach_tracepoint(program: HasFd, category: str, name: str, *, cookie: int =
     :param name: the event, e.g. ``sched_switch``
     :param cookie: ``__u64`` for bpf_get_attach_cookie
     :raises TypeError: if a name is not a str
-    :raises BpfError: ENOENT if tracefs has no such event, with near names
+    :raises BpfError: ENOENT if tracefs does not list that event, with near names
     """
     need(category, str, "category of a tracepoint")
     need(name, str, "name of a tracepoint")

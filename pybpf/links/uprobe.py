@@ -37,7 +37,7 @@ def attach_uprobe(
     :param cookie: ``__u64`` for bpf_get_attach_cookie
     :raises TypeError: if an argument is of another type
     :raises ObjectFormatError: if the file is not an ELF64 one
-    :raises BpfError: ENOENT if there is no such file, library or function, with near names;
+    :raises BpfError: ENOENT if the file, library or function does not exist, with near names;
         EINVAL if a name means several functions, or a return probe is asked for inside one;
         ESRCH if there is no such process
     """

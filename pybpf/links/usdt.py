@@ -172,7 +172,7 @@ def attach_usdt(
     :param cookie: ``__u64`` for bpf_usdt_cookie
     :raises TypeError: if an argument is of another type
     :raises ObjectFormatError: if the file is not an ELF64 one, or its notes are malformed
-    :raises BpfError: ENOENT if there is no such file or probe, with near names
+    :raises BpfError: ENOENT if the file or probe does not exist, with near names
     """
     for value, role in ((binary, "binary"), (provider, "provider"), (name, "name of a probe")):
         need(value, str, role)

@@ -51,7 +51,7 @@ def attach_xdp(program: HasFd, interface: str | int, *, mode: str = "auto") -> L
     :param mode: "auto", "generic" (any driver), "native" (in the driver) or "offload"
     :raises ValueError: for another mode
     :raises TypeError: if `interface` is neither a str nor an int
-    :raises BpfError: ENODEV if there is no such interface, EBUSY if it has an XDP program,
+    :raises BpfError: ENODEV if the interface, EBUSY does not exist if it has an XDP program,
         EOPNOTSUPP if its driver does not have that mode
     """
     if mode not in MODES:

@@ -108,7 +108,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
 
         :param flags: ``BPF_ANY`` 0, ``BPF_NOEXIST`` 1 (create only), ``BPF_EXIST`` 2 (replace
             only), ``BPF_F_LOCK`` 4
-        :raises KeyError: with ``BPF_EXIST`` if there is no such entry
+        :raises KeyError: with ``BPF_EXIST`` if the entry does not exist
         :raises BpfError: EEXIST with ``BPF_NOEXIST`` if there is such an entry
         """
         if self._run("update", "update", key, value, flags) == errno.ENOENT:
@@ -129,7 +129,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
         This is atomic if the kernel has lookup-and-delete for the map (hashes since
         5.14), otherwise a lookup and a deletion. Queues and stacks have no key.
 
-        :raises KeyError: there is no such entry, and no `default`
+        :raises KeyError: the entry does not exist, and no `default`
         :raises IndexError: the queue or stack is empty, and there is no `default`
         """
         out: list[Any] = []

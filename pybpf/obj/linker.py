@@ -311,7 +311,7 @@ class Linker:
         """Link the code and records of a program.
 
         :raises RelocationError: something it refers to does not exist or does not fit
-        :raises KeyError: if there is no such program
+        :raises KeyError: if the program does not exist
         """
         program = self.spec.programs[name]
         main = self._index.find(program.function.section, program.function.start)

@@ -214,7 +214,7 @@ class Places:
 def symbol_of(elf: ElfFile, section: str, number: int, where: int) -> Symbol:
     """Return the symbol of a relocation.
 
-    :raises ObjectFormatError: there is no such symbol, or it is in no section of the file
+    :raises ObjectFormatError: the symbol does not exist, or it is in no section of the file
     """
     if number >= len(elf.symbols):
         raise elf.error(f"relocation against symbol {number}, which does not exist", section, where)
