@@ -65,6 +65,7 @@ LAYERS = {
     "pybpf.trampoline": 7,
     "pybpf.multi": 7,
     "pybpf.loader": 8,
+    "pybpf.attaching": 8,
     "pybpf.programs": 8,
     "pybpf": 9,
     "pybpf.tools": 10,
