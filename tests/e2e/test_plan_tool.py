@@ -33,6 +33,11 @@ def tool(*args: str, status: int = 0, user: int | None = None) -> Any:
     return json.loads(done.stdout) if done.stdout else done.stderr
 
 
+def without_times(plan: dict[str, Any]) -> dict[str, Any]:
+    """All but the predicted seconds: each process measures how fast the machine is."""
+    return {**plan, "cost": {"insns_per_call": plan["cost"]["insns_per_call"]}}
+
+
 def test_plan_is_what_attach_does() -> None:
     """Same groups, mechanisms, images and functions, with the program of an object."""
     source = "tests/data/multi.bpf.o"
@@ -44,7 +49,7 @@ def test_plan_is_what_attach_does() -> None:
         done = json.loads(link.plan.to_json())
         assert {t.name for t in link.targets} == {t for g in shown["groups"] for t in g["targets"]}
     assert shown["groups"] == done["groups"]
-    assert shown["cost"] == done["cost"]
+    assert without_times(shown)["cost"] == without_times(done)["cost"]
 
 
 def test_plan_of_a_section_reads_everything() -> None:
@@ -69,7 +74,7 @@ def test_plan_for_saved_facts(tmp_path: Path) -> None:
             folder.chmod(0o755)
     path.chmod(0o644)
     there = tool("plan", "fentry.multi/vfs_f*", "--facts", str(path), user=65534)
-    assert there == tool("plan", "fentry.multi/vfs_f*")
+    assert without_times(there) == without_times(tool("plan", "fentry.multi/vfs_f*"))
 
 
 def test_why() -> None:

@@ -414,17 +414,17 @@ def test_ends_by_itself(snoop: Snoop) -> None:
 def test_a_module_loaded_before_and_after(snoop: Snoop) -> None:
     """A function of a module is traced once the module is there; before, the error says so."""
     subprocess.run(["rmmod", "loop"], check=False, capture_output=True)
-    globs = ["--json", "-S", "-e", "lo_open [loop]"]
+    globs = ["--json", "-S", "-e", "lo_release [loop]"]
     script = "import os\ntry: os.close(os.open('/dev/loop0', os.O_RDONLY))\nexcept OSError: pass"
     done = snoop(*globs, command=[*PYTHON, script])
-    assert done.returncode == 1 and "lo_open" in done.stderr
+    assert done.returncode == 1 and "lo_release" in done.stderr
     subprocess.run(["modprobe", "loop"], check=True)
     try:
         if not Path("/dev/loop0").exists():
             os.mknod("/dev/loop0", 0o660 | 0o060000, os.makedev(7, 0))
         found = sessions(snoop(*globs, command=[*PYTHON, script]))
         assert [(s["stack"][-1]["function"], s["stack"][-1]["module"]) for s in found] == [
-            ("lo_open", "loop")
+            ("lo_release", "loop")
         ]
     finally:
         subprocess.run(["rmmod", "loop"], check=False, capture_output=True)

@@ -20,6 +20,7 @@ from types import FrameType
 import pybpf
 
 from ...errors import BpfError, ObjectFormatError, PlanError, RelocationError
+from ...features import Feature
 from ...kernel import kallsyms
 from ...links.branches import recorded_branches
 from ...multi.select import Selection, select
@@ -232,9 +233,12 @@ class _Run:
         if not self.options.probes:
             return []
         try:
-            return probes_of(self.options.probes, self.facts)
+            found = probes_of(self.options.probes, self.facts)
         except UsageError as error:
             raise _Failed(str(error)) from None
+        if any(probe.kind == "rawtp" for probe in found):
+            self.facts.probes.require(Feature.RAW_TP_COOKIE)  # it tells the probes apart
+        return found
 
     def attach(
         self, obj: Object, tracing: Tracing, stack: ExitStack
