@@ -25,6 +25,7 @@ from pybpf.tools.retsnoop.events import Arg, Args, Call, Frame, Return, decode
 from pybpf.tools.retsnoop.functions import Flag, Function
 from pybpf.tools.retsnoop.settings import Settings
 from pybpf.tools.retsnoop.stacks import Row
+from tests.support.stacklines import stack_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -276,8 +277,8 @@ def test_lines_below_the_call() -> None:
 def test_arguments_in_the_stack() -> None:
     """Behind the source column, and below the row under RESULT."""
     rows = [Row(None, Frame(0, True, 156_000, -2, call=4), FUNCTIONS[0])]
-    (line,) = render.stack_lines(rows, render.Style(), given)
+    (line,) = stack_lines(rows, render.Style(), given)
     assert line == "!  156us [-ENOENT]  do_sys_openat2    dfd=-100 filename='/no/such'"
-    _, first, _ = render.stack_lines(rows, render.Style(compact=False), given)
+    _, first, _ = stack_lines(rows, render.Style(compact=False), given)
     assert first.endswith("› dfd = -100")
     assert line.index("[") == first.index("›")

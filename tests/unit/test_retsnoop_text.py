@@ -13,6 +13,7 @@ from pybpf.tools.retsnoop.events import Call, End, Frame, Return
 from pybpf.tools.retsnoop.functions import Flag, Function, format_result
 from pybpf.tools.retsnoop.sessions import Session
 from pybpf.tools.retsnoop.stacks import Place
+from tests.support.stacklines import stack_lines
 
 OPEN, FILP, PATH, ALLOC = 0, 1, 2, 3
 FUNCTIONS = [
@@ -67,7 +68,7 @@ def test_names_cannot_steer_the_terminal() -> None:
         functions,
         clock=render.Clock(0),
         trace=True,
-        stack=render.stack_lines(rows, render.Style()),
+        stack=stack_lines(rows, render.Style()),
     )
     assert "\x1b" not in text
     assert text.count(r"a\x1b[2J\nb") == 4  # command, leader, call and return in one, frame
@@ -143,7 +144,7 @@ def test_stack_layout() -> None:
         FUNCTIONS,
         clock=render.Clock(0),
         trace=False,
-        stack=render.stack_lines(rows, render.Style()),
+        stack=stack_lines(rows, render.Style()),
     )
     # The source column is empty without debug info; its blanks are printed all the same.
     assert text == STACK_TEXT.replace("|", "")
@@ -157,7 +158,7 @@ def test_stack_with_stitched_and_unfinished_frames() -> None:
         Frame(PATH, True, 5_295_000, 0, stitched=True),
     )
     rows = list(stacks.merge(STACK[:2][::-1], frames, FUNCTIONS))
-    assert [line.rstrip() for line in render.stack_lines(rows, render.Style())] == [
+    assert [line.rstrip() for line in stack_lines(rows, render.Style())] == [
         "      ... [...]      do_sys_openat2+0xae",
         " ⌇ 5344us [-ENOENT]  do_filp_open+0xc4",
         "!⌇ 5295us [NULL]     path_openat",
@@ -172,7 +173,7 @@ def test_stack_styles() -> None:
         Place(0x20C4, "bpf_trampoline_6442", "bpf", 0x2000, filtered=True),
     ]
     rows = list(stacks.merge(places, [Frame(PATH, True, 1_000, -2)], FUNCTIONS))
-    lines = list(render.stack_lines(rows, render.Style(addresses=True, decimal=True)))
+    lines = list(stack_lines(rows, render.Style(addresses=True, decimal=True)))
     assert [line.rstrip() for line in lines] == [
         "                     ffffffff81001234 0xffffffff81001234",
         "                     ffffffffa0000010 nfs_open+16 [nfs]",
@@ -319,7 +320,7 @@ def test_blocks_order_and_warning() -> None:
         FUNCTIONS,
         clock=render.Clock(1_000_000_000 * 3600),
         trace=True,
-        stack=render.stack_lines(list(stacks.merge([], CHAIN[:1], FUNCTIONS)), render.Style()),
+        stack=stack_lines(list(stacks.merge([], CHAIN[:1], FUNCTIONS)), render.Style()),
     )
     lines = text.split("\n")
     assert lines[0].startswith("01:00:00.100200 -> ")
@@ -357,7 +358,7 @@ def test_colours() -> None:
         FUNCTIONS,
         clock=render.Clock(5),
         trace=True,
-        stack=render.stack_lines(rows, render.Style()),
+        stack=stack_lines(rows, render.Style()),
     )
     text = render.coloured(plain)
     assert "\x1b[31m[-ENOENT]\x1b[0m" in text and text.startswith("\x1b[1m")

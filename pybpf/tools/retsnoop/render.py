@@ -29,7 +29,6 @@ __all__ = [
     "coloured",
     "header",
     "session_text",
-    "stack_lines",
     "trace_lines",
     "warning",
 ]
@@ -211,17 +210,6 @@ def _result(row: Row) -> tuple[str, str]:
     if not row.frame.done:
         return mark, f"[{UNFINISHED}]"
     return mark, format_result(row.function, row.frame.result)
-
-
-def stack_lines(
-    rows: Sequence[Row],
-    style: Style,
-    arguments: Arguments | None = None,
-    user: Sequence[str] = (),
-) -> Iterator[str]:
-    """The stack, outermost frame first; see `Layout`."""
-    frames = [row.frame for row in rows if row.frame is not None]
-    return Layout(rows, style).lines(frames, arguments, user)
 
 
 # -- the trace --------------------------------------------------------------
