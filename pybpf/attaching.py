@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from . import links
-from ._sys import link as sys_link
 from ._uapi.enums import AttachType
 from .errors import BpfError
 from .kernel import lookup
@@ -477,13 +476,3 @@ class Attaching:
             return links.attach_iter(
                 self, map=map, cgroup=cgroup, order=order, pid=pid, tid=tid, what=what
             )
-
-    def iter_read(self, link: links.Link, *, chunk: int = 65536) -> Iterator[bytes]:
-        """Run an iterator program once and yield what it writes.
-
-        :param link: what `attach` gave
-        :param chunk: bytes to read at a time
-        """
-        with sys_link.iter_create(link.fileno()) as fd:
-            while data := os.read(fd.fileno(), chunk):
-                yield data
