@@ -9,31 +9,17 @@ KERNEL=6.1|6.12|latest has one row only.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 
-from tests.bench.bench_multi import ROOT, TIMEOUT, peer
+from tests.bench.bench_multi import TIMEOUT, peer
+from tests.bench.guest import figures
 
 __all__ = ["main"]
 
 
 def measure(row: str, program: str) -> dict[str, int]:
     """Run one guest; instructions by what ran."""
-    command = [ROOT / "vagrant/vm", "--quiet", "--kernel", row, "--icount", "--with", "bpftrace"]
-    command += ["--timeout", str(TIMEOUT), "--", "python3", "-m", "tests.bench.funcwatch_guest"]
-    done = subprocess.run(
-        [*map(str, command), program],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    lines = done.stdout.splitlines()
-    if done.returncode:
-        raise RuntimeError(f"row {row}: status {done.returncode}: " + "\n".join(lines[-20:]))
-    found = [json.loads(line) for line in lines if line.startswith("{")]
+    found = figures(row, "funcwatch_guest", program, timeout=TIMEOUT, extra="bpftrace")
     return {one["what"]: one["insns"] for one in found}
 
 

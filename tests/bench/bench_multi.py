@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -30,9 +29,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from .guest import figures
+
 __all__ = ["main"]
 
-ROOT = Path(__file__).resolve().parents[2]
 PEER = Path(__file__).with_name("multi_peer.c")
 CFLAGS = ("-O2", "-Wall", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-s")
 TIMEOUT = 3600  # seconds of one guest, on a loaded machine
@@ -88,25 +88,6 @@ def peer() -> str:
         target = Path(scratch, "peer")
         subprocess.run(["gcc", *CFLAGS, "-o", target, PEER], check=True)
         return base64.b64encode(zlib.compress(target.read_bytes(), 9)).decode()
-
-
-def measure(row: str, program: str, work: Sequence[str]) -> list[Row]:
-    """Run one guest; its figures."""
-    command = [ROOT / "vagrant/vm", "--quiet", "--kernel", row, "--icount"]
-    command += ["--timeout", str(TIMEOUT), "--", "python3", "-m", "tests.bench.multi_guest"]
-    done = subprocess.run(
-        [*map(str, command), program, *work],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode:
-        said = [line for line in done.stdout.splitlines() if not line.startswith("{")]
-        raise RuntimeError(f"row {row}: status {done.returncode}: " + "\n".join(said[-20:]))
-    return found
 
 
 def judged(text: str, ok: bool | None) -> str:
@@ -264,7 +245,11 @@ def main(kernel: str = "") -> list[str]:
     rows = [kernel] if kernel in WORK else list(WORK)
     program = peer()
     with ThreadPoolExecutor(int(os.environ.get("GUESTS", "2"))) as pool:
-        found = list(pool.map(lambda row: measure(row, program, WORK[row]), rows))
+        found = list(
+            pool.map(
+                lambda row: figures(row, "multi_guest", program, *WORK[row], timeout=TIMEOUT), rows
+            )
+        )
     return [line for row, some in zip(rows, found, strict=True) for line in report(row, some)]
 
 

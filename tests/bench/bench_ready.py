@@ -7,15 +7,13 @@ KERNEL=6.12|latest has one row only.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-from pathlib import Path
 from typing import Any
+
+from .guest import figures
 
 __all__ = ["main"]
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 3600  # seconds of one guest, on a loaded machine
 #: What each row attaches: a glob or a name, and the mechanism.
 WORK = {
@@ -31,23 +29,6 @@ WORK = {
 ONE = 600  # million instructions of a whole process that attaches to one function
 
 Row = dict[str, Any]
-
-
-def measure(kernel: str, *arguments: str) -> list[Row]:
-    """Run one guest; its figures."""
-    command = [ROOT / "vagrant/vm", "--quiet", "--kernel", kernel, "--icount"]
-    command += ["--timeout", str(TIMEOUT), "--", "python3", "-m", "tests.bench.ready_guest"]
-    done = subprocess.run(
-        [*map(str, command), *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"row {kernel}: status {done.returncode}: {done.stdout[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def best(rows: list[Row], what: str, **like: str) -> float:
@@ -79,7 +60,9 @@ def main() -> list[str]:
     only = os.environ.get("KERNEL", "")
     out = []
     for kernel in [only] if only in WORK else WORK:
-        out += attached(kernel, measure(kernel, "runs", *WORK[kernel]))
+        out += attached(
+            kernel, figures(kernel, "ready_guest", "runs", *WORK[kernel], timeout=TIMEOUT)
+        )
     return out
 
 

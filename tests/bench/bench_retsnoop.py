@@ -9,11 +9,10 @@ KERNEL=6.1|6.12|latest has one row only.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 
-from .bench_multi import ROOT, peer
+from .bench_multi import peer
+from .guest import figures
 
 __all__ = ["main"]
 
@@ -23,24 +22,6 @@ GOAL = 650
 TIMEOUT = 1800  # seconds of one guest, on a loaded machine
 
 
-def measure(row: str, program: str) -> list[dict[str, object]]:
-    """Run one guest; its figures."""
-    command = [str(ROOT / "vagrant/vm"), "--quiet", "--kernel", row, "--icount"]
-    command += ["--with", "bpftrace", "--timeout", str(TIMEOUT)]
-    command += ["--", "python3", "-m", "tests.bench.retsnoop_guest", program]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"row {row}: status {done.returncode}: {done.stdout[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
 def main() -> list[str]:
     """Measure the rows; the report."""
     program = peer()
@@ -48,7 +29,7 @@ def main() -> list[str]:
     out = []
     for row in [wanted] if wanted in ROWS else ROWS:
         out.append(f"retsnoop on {row}: instructions of a call more than without a tracer")
-        for one in measure(row, program):
+        for one in figures(row, "retsnoop_guest", program, timeout=TIMEOUT, extra="bpftrace"):
             text = f"  {one['what']:<20} {one['way']:<10} {one['insns']:>7}"
             if row == "latest" and one["what"] == "outside a session":
                 text += f"   goal <= {GOAL} {'ok' if int(str(one['insns'])) <= GOAL else 'MISSED'}"
