@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -312,7 +313,8 @@ def test_the_hottest_function_is_let_go() -> None:
     assert final["do_getpgid"]["calls"] > 1000
     # Its own first round included; nobody else renames.
     assert final["vfs_rename"]["calls"] == 21 * CALLS["vfs_rename"]
-    assert "Let go of 1 function to stay cheap." in watch.said[-1]
+    # Where a call takes long, vfs_read's 140 calls a second may cost more than is allowed, too.
+    assert re.search(r"Let go of [12] functions? to stay cheap\.", watch.said[-1])
 
 
 LOAD = """

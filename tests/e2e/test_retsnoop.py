@@ -34,6 +34,15 @@ def link_ids() -> set[int]:
     return set(sys_bpf.ids("link"))
 
 
+def links_left(before: set[int]) -> set[int]:
+    """Links that stay; slow ones are closed by a process that goes on after retsnoop's end."""
+    for _ in range(60):
+        if not (now := link_ids() - before):
+            break
+        time.sleep(1)
+    return now
+
+
 # -- what it is for ---------------------------------------------------------
 
 
@@ -68,7 +77,7 @@ def test_explains_a_missing_file(mechanism: str) -> None:
     # 6.1 counts no misses of single kprobes: that is said, too.
     ends = r"\nDetaching\.\.\.\nDONE in \d+ ms\.\n(MISSED CALLS: +unknown \(.*\)\n)?$"
     assert re.search(ends, text)
-    assert link_ids() <= before
+    assert not links_left(before)
 
 
 def test_a_command_with_an_evil_name(snoop: Snoop) -> None:
@@ -154,7 +163,7 @@ def test_dry_run_lists_and_denies(snoop: Snoop) -> None:
     )
     assert f"Found {len(names)} attachable functions in total." in done.stdout
     assert "never returns" in done.stdout
-    assert link_ids() == before
+    assert link_ids() <= before
 
 
 def test_entry_glob_that_matches_nothing() -> None:
@@ -326,7 +335,7 @@ def test_interrupt() -> None:
     assert tool.returncode == 0
     assert re.search(r"! +\d+us \[-ENOENT\]  path_openat", text)
     assert re.search(r"\n\nDetaching\.\.\.\nDONE in \d+ ms\.\n$", text)
-    assert link_ids() <= before
+    assert not links_left(before)
     # Images of dead trampolines go when the last task has left them.
     for _ in range(20):
         left = set(kallsyms.read().trampolines()) - images

@@ -142,9 +142,9 @@ out.begin()
 try:
     while not ended:
         import select
-        out.interval(Report(rows, 0, 1.0))
-        select.select([out.input], [], [])
-        out.keys()
+        out.interval(Report(rows, 0, 1.0))  # which looks at the keys, too
+        if not ended:
+            select.select([out.input], [], [])
 finally:
     out.leave()
 out.total(Report(rows, 0, 1.0))
