@@ -139,23 +139,35 @@ def test_nonsense_is_a_usage_error(text: str, says: str) -> None:
     assert not isinstance(caught.value, NotYet)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("-k /boot/vmlinux", "-s", "-ss"),
-        "--debug bpf",
-    ],
-)
-def test_what_is_not_built_says_so(text: str) -> None:
+def test_what_is_not_built_says_so() -> None:
     """Options of retsnoop that come later are told apart from unknown ones."""
     with pytest.raises(NotYet):
-        parse(["-e", "f", *text.split()])
+        parse(["-e", "f", "--debug", "bpf"])
 
 
-def test_source_path_globs_are_not_built() -> None:
-    """`:PATH` globs need debug info."""
-    with pytest.raises(NotYet):
-        parse(["-e", ":kernel/bpf/*.c"])
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("", ""),
+        ("-s", "linenum"),
+        ("-ss", "inlines"),
+        ("-sn", "none"),
+        ("--symbolize=inlines", "inlines"),
+        ("-C stacks.symb-mode=line", "linenum"),
+    ],
+)
+def test_source_lines(text: str, mode: str) -> None:
+    """-s and the setting are one thing; a path is taken as it is."""
+    got = parse(["-e", "f", "-k", "/boot/vmlinux", *text.split()])
+    assert (got.settings.symb_mode, got.vmlinux) == (mode, "/boot/vmlinux")
+
+
+def test_source_path_globs() -> None:
+    """`:PATH` is kept for the run, which knows the source; `:` alone names nothing."""
+    got = parse(["-e", ":fs/open.c", "-a", "*", "-d", ":mm/*"])
+    assert (got.entry, got.allow, got.deny) == ([":fs/open.c"], ["*"], [":mm/*"])
+    with pytest.raises(UsageError, match="a path has to follow"):
+        parse(["-e", ":"])
 
 
 @pytest.mark.parametrize(
@@ -209,11 +221,9 @@ def test_help_names_every_option_that_works() -> None:
     text = options.help_text()
     names = "entry allow deny case call-stack trace dry-run json pid comm longer config lbr why"
     names += " capture-args inject-probe interim-stacks user-stack max-sessions duration cgroup"
-    names += " allow-retval deny-retval trace-out"
+    names += " allow-retval deny-retval trace-out symbolize kernel"
     for name in shlex.split(names):
         assert len(re.findall(rf"--{name}\b(?!-)", text)) == 1, name
-    missing = text.partition("not available")[2]
-    assert "--symbolize" in missing and "--kernel" in missing
     assert max(map(len, text.splitlines())) <= 99
     assert "bpf.sessions-size" in settings.help_text()
 
@@ -227,10 +237,10 @@ def test_exit_statuses_of_the_program() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: retsnoop")
     done = subprocess.run(
-        [sys.executable, tool, "-e", "f", "-s"], capture_output=True, text=True, check=False
+        [sys.executable, tool, "-e", "f", "-sx"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "-s: source lines need debug info" in done.stderr
+    assert "-s takes none (n), linenum or inlines (s), not 'x'" in done.stderr
 
 
 def test_error_names() -> None:

@@ -80,6 +80,10 @@ def _place(place: Place) -> dict[str, Any]:
     out: dict[str, Any] = {"addr": f"{place.addr:#x}"}
     if place.name:
         out |= {"symbol": place.name, "offset": place.addr - place.start, "module": place.module}
+    if place.lines:
+        out["source"] = [
+            {"function": x.function, "file": x.file, "line": x.line} for x in place.lines
+        ]
     return out
 
 

@@ -73,6 +73,7 @@ class Options:
     :ivar min_duration: ns
     :ivar allow_retvals: lowest and highest value that the entry function may return
     :ivar trace_out: path of a file for the calls, "" for none
+    :ivar vmlinux: path of the kernel's debug information, "" to look for it
     :ivar lbr: kinds of branches to record, bits of ``enum perf_branch_sample_type``
     :ivar duration: seconds after which the run ends, 0 for never
     :ivar max_sessions: sessions after which it ends, 0 for never
@@ -93,6 +94,7 @@ class Options:
     full_lbr: bool = False
     interim: bool = False
     user_stacks: bool = False
+    vmlinux: str = ""
     mechanism: Mechanism = Mechanism.AUTO
     dry_run: bool = False
     why: list[str] = field(default_factory=list)
@@ -167,10 +169,11 @@ def _expand(state: _State, value: str) -> list[str]:
 def _globs(name: str) -> _Handler:
     def handle(state: _State, value: str) -> None:
         for glob in _expand(state, value):
-            if glob.startswith(":"):
-                raise NotYet(f"{glob!r}: source path globs need debug info, which is not read yet")
             try:
-                parse_pattern(glob)
+                if glob == ":":
+                    raise UsageError("a path has to follow the :, as in :kernel/bpf/*.c")
+                if not glob.startswith(":"):
+                    parse_pattern(glob)
             except PlanError as error:
                 raise UsageError(str(error)) from None
             getattr(state.options, name).append(glob)
@@ -336,8 +339,10 @@ def _verbose(state: _State, value: str) -> None:
 
 
 def _symbolize(state: _State, value: str) -> None:
-    if value not in ("n", "none"):
-        raise NotYet("-s: source lines need debug info, which is not read yet (-sn turns it off)")
+    mode = settings.LINES_BY_WORD.get(value)
+    if mode is None:
+        raise UsageError(f"-s takes none (n), linenum or inlines (s), not {value!r}")
+    state.options.settings.symb_mode = mode
 
 
 def _debug(state: _State, value: str) -> None:
@@ -352,13 +357,6 @@ def _config(state: _State, value: str) -> None:
     settings.apply(state.options.settings, value)
 
 
-def _not_yet(what: str) -> _Handler:
-    def handle(state: _State, value: str) -> None:
-        raise NotYet(f"{what} is not available yet")
-
-    return handle
-
-
 def _show(text: str) -> _Handler:
     return _set("help", text)
 
@@ -367,7 +365,7 @@ _N, _R, _G = _Arg.NONE, _Arg.REQUIRED, _Arg.GLUED
 
 _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
     (
-        "Functions (GLOB is NAME or 'NAME [MODULE]' with * and ?, or @FILE with several)",
+        "Functions (GLOB is NAME, 'NAME [MODULE]' or :fs/*.c with * and ?, or @FILE with several)",
         (
             _Option("e", "entry", _R, "GLOB", "functions that open a session", _globs("entry")),
             _Option(
@@ -601,22 +599,22 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
         ),
     ),
     (
-        "Options of the original retsnoop that are not available, with the reason",
+        "Source lines (they need the extra pybpf[dwarf] and a vmlinux with debug information)",
         (
             _Option(
                 "k",
                 "kernel",
                 _R,
                 "PATH",
-                "a vmlinux with debug info: no debug info is read",
-                _not_yet("-k: a vmlinux with debug info"),
+                "the vmlinux (default: looked for where distributions keep it)",
+                _set_text("vmlinux"),
             ),
             _Option(
                 "s",
                 "symbolize",
                 _G,
                 "MODE",
-                "source lines: no debug info is read (-sn is accepted)",
+                "none (n), linenum or inlines (s; default if there is one)",
                 _symbolize,
             ),
         ),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ...dataclass import dataclass
 from ..entry import plain
 from ..screen import many
+from .debuginfo import Line
 from .events import Call, Frame, Hit, Return
 from .functions import Function, format_result
 from .sessions import Session
@@ -130,6 +131,20 @@ def _symbol(row: Row, style: Style) -> str:
     return f"{'~' if place.filtered else ' '}{place.addr:016x} {text}"
 
 
+def _source(line: Line, name: str) -> str:
+    # Compilers add what follows a dot to names of functions that they changed.
+    other = line.function not in ("", name.partition(".")[0])
+    where = f"{line.file}:{line.line}" if line.line else line.file
+    return plain(f"({line.function} @ {where})" if other else f"({where})")
+
+
+def _below_place(row: Row, style: Style) -> Iterator[tuple[str, str]]:
+    # Functions that were inlined: symbol and source, outermost first.
+    for line in row.place.lines[1:] if row.place else ():
+        indent = f"{'':18}" if style.addresses else ""
+        yield plain(f"{indent}. {line.function}"), _source(line, line.function)
+
+
 def _given(arguments: Arguments | None, func: int, call: int) -> Sequence[tuple[str, str]]:
     if arguments is None:
         return ()
@@ -163,13 +178,18 @@ class Layout:
 
     def __init__(self, rows: Sequence[Row], style: Style) -> None:
         self._style = style
-        cells = [(*_result(row), _symbol(row, style)) for row in rows]
-        wide_s = _columns(c[2] for c in cells)
+        cells: list[tuple[str, str, str, str, bool]] = []
+        for row in rows:
+            place = row.place
+            source = _source(place.lines[0], place.name) if place and place.lines else ""
+            cells.append((*_result(row), _symbol(row, style), source, row.frame is not None))
+            cells += [("", "", *below, False) for below in _below_place(row, style)]
+        wide_s, wide_l = _columns(c[2] for c in cells), _columns(c[3] for c in cells)
         self._results = wide_r = _columns(c[1] for c in cells)
         # The last column is the source line; without debug info it is empty.
         self._rows = [
-            (f"{mark:2} ", f" {result:<{wide_r}}  {symbol:<{wide_s}}  ", row.frame is not None)
-            for (mark, result, symbol), row in zip(cells, rows, strict=True)
+            (f"{mark:2} ", f" {result:<{wide_r}}  {symbol:<{wide_s}}  {source:<{wide_l}}", framed)
+            for mark, result, symbol, source, framed in cells
         ]
 
     def lines(

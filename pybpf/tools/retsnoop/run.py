@@ -28,9 +28,10 @@ from ..command import NOT_FOUND, Command, find
 from ..entry import plain
 from ..progress import Counting, Waiting
 from ..screen import many
-from . import attach, jsonlines, load, words
+from . import attach, jsonlines, load, sources, words
 from .args import parameters_of
 from .attach import Tracing
+from .debuginfo import NoDebugInfo
 from .events import decode
 from .functions import Flag, Function, key_of
 from .options import Options
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from ... import MultiLink, Object, Program
     from ...multi.options import Progress
     from .args import Parameter
+    from .debuginfo import DebugInfo
     from .load import Counts
     from .probes import Probe
 
@@ -91,6 +93,7 @@ class _Run:
         self.stop = 0  # number of the signal that came
         self.selecting = False  # only reading: a signal need not wait for a loop
         self.command: Command | None = None
+        self.debug_info: DebugInfo | None = None
         self.parameters: list[tuple[Parameter, ...]] = []
         self.probes: list[Probe] = []
         self.collector = Collector()
@@ -409,6 +412,7 @@ class _Run:
             self.open_branches(stack)
             obj = stack.enter_context(pybpf.open(OBJECT, facts=self.facts))
             with Waiting("selecting functions", sys.stderr):
+                self.find_lines()
                 if options.why:
                     return self.why(obj)
                 selection = self.select()
@@ -419,6 +423,14 @@ class _Run:
                 self.dry_run(obj, tracing)
                 return 0
             return self._traced(obj, tracing, path, stack)
+
+    def find_lines(self) -> None:
+        """Open the debug information, and know functions by the files they are written in."""
+        try:
+            self.debug_info = sources.open_debug_info(self.options, self.facts, self.say)
+        except NoDebugInfo as error:
+            raise _Failed(f"no source lines: {error}") from None
+        sources.by_name(self.options, self.debug_info, self.facts, self.say)
 
     def find_threads(self) -> None:
         """Tell which of the ids are those of threads, and of nothing."""
@@ -476,7 +488,14 @@ class _Run:
         btf = self.facts.btf.get("") if self.probes else None
         symbols = self.symbols_of_stacks(tracing)
         shower = Shower(
-            options, tracing.functions, symbols, self.parameters, self.probes, btf, file
+            options,
+            tracing.functions,
+            symbols,
+            self.parameters,
+            self.probes,
+            btf,
+            file,
+            sources.lines_of(options, self.debug_info),
         )
         # Whoever waits for the line may act on it: from then on everything is seen. A
         # command of ours has not started yet, and starts with nothing seen before it.

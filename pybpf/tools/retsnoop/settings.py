@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...dataclass import dataclass
-from .usage import NotYet, UsageError
+from .usage import UsageError
 
-__all__ = ["Settings", "apply", "help_text"]
+__all__ = ["LINES_BY_WORD", "Settings", "apply", "help_text"]
+
+#: What ``-s`` may be followed by, and the value of ``stacks.symb-mode`` that it means.
+LINES_BY_WORD = {
+    "": "linenum",
+    "l": "linenum",
+    "linenum": "linenum",
+    "s": "inlines",
+    "i": "inlines",
+    "inlines": "inlines",
+    "n": "none",
+    "none": "none",
+}
 
 
 @dataclass(slots=True)
@@ -18,6 +30,7 @@ class Settings:
     :ivar sessions_size: sessions at a time
     :ivar max_depth: frames that are kept of a session
     :ivar unfiltered: keep the frames of trampolines and BPF programs
+    :ivar symb_mode: source lines: "none", "linenum" or "inlines"; "" is inlines if a file has them
     :ivar emit_addrs: address in front of each frame of a stack
     :ivar dec_offs: decimal offsets
     :ivar max_total_args_size: bytes captured of all arguments of a call
@@ -32,6 +45,7 @@ class Settings:
     ringbuf_size: int = 8 << 20
     sessions_size: int = 4096
     max_depth: int = 64
+    symb_mode: str = ""
     unfiltered: bool = False
     emit_addrs: bool = False
     dec_offs: bool = False
@@ -103,6 +117,13 @@ _SETTINGS = (
         "calls inside one another that a session keeps, at most 64",
     ),
     _Setting(
+        "stacks.symb-mode",
+        "symb_mode",
+        _word("none", "linenum", "inlines"),
+        "as -s",
+        "source lines of stacks: none, linenum or inlines",
+    ),
+    _Setting(
         "stacks.unfiltered", "unfiltered", _bool, "false", "frames of BPF trampolines and programs"
     ),
     _Setting("stacks.emit-addrs", "emit_addrs", _bool, "false", "an address before each symbol"),
@@ -154,7 +175,6 @@ _SETTINGS = (
     ),
 )
 _BY_KEY = {setting.key: setting for setting in _SETTINGS}
-_LATER = frozenset({"stacks.symb-mode"})
 
 
 def apply(settings: Settings, text: str) -> None:
@@ -165,8 +185,6 @@ def apply(settings: Settings, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
         raise UsageError(f"-C needs GROUP.KEY=VALUE, not {text!r}")
-    if key in _LATER:
-        raise NotYet(f"-C {key} is not available yet")
     setting = _BY_KEY.get(key)
     if setting is None:
         raise UsageError(f"no setting {key!r}; there are: {', '.join(_BY_KEY)}")

@@ -21,10 +21,11 @@ from .userstack import UNKNOWN, Programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ...btf import Btf
     from .args import Parameter
+    from .debuginfo import Line
     from .lbr import Jump
     from .options import Options
     from .probes import Probe
@@ -48,6 +49,7 @@ class Shower:
     :param probes: those that were injected
     :param btf: of the kernel itself, for contexts of probes
     :param file: gets the calls too
+    :param lines: gives the source lines of an instruction, outermost function first
     :ivar shown: sessions so far, each once
     """
 
@@ -60,6 +62,7 @@ class Shower:
         probes: Sequence[Probe] = (),
         btf: Btf | None = None,
         file: TraceFile | None = None,
+        lines: Callable[[int], tuple[Line, ...]] | None = None,
     ) -> None:
         self._options = options
         self._parameters = parameters
@@ -67,6 +70,7 @@ class Shower:
         self._labels = {probe.number: probe.label for probe in probes}
         self._btf = btf
         self._file = file
+        self._lines = lines
         self._programs = Programs()
         self._functions = functions
         self._symbols = symbols
@@ -184,6 +188,8 @@ class Shower:
             places = stacks.clean(stacks.resolve(session.stack, self._symbols))
             if not self._options.settings.unfiltered:
                 places = [p for p in places if not p.filtered]
+            if self._lines is not None:
+                places = stacks.with_lines(places, self._lines)
             rows = list(stacks.merge(places[::-1], frames, self._functions))
             at = {id(frame): number for number, frame in enumerate(frames)}
             known = [(row.place, at[id(row.frame)] if row.frame else -1) for row in rows]

@@ -17,14 +17,15 @@ return just then) is marked.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from ...dataclass import dataclass
+from ...dataclass import dataclass, replace
+from .debuginfo import Line
 from .events import Frame
 from .functions import Function
 
-__all__ = ["Place", "Row", "Symbols", "clean", "merge", "resolve"]
+__all__ = ["Place", "Row", "Symbols", "clean", "merge", "resolve", "with_lines"]
 
 # What exists only because something is traced.
 _TRACER = re.compile(
@@ -55,6 +56,7 @@ class Place:
     :param module: its owner, "" for the kernel itself
     :param start: address of the symbol, 0 if not known
     :param filtered: belongs to the tracing, not to what is traced
+    :param lines: of the call in the source, outermost function first; () if not known
     """
 
     addr: int
@@ -62,6 +64,7 @@ class Place:
     module: str = ""
     start: int = 0
     filtered: bool = False
+    lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,16 @@ def clean(places: Sequence[Place]) -> list[Place]:
         called_from_entry = place.start and place.addr - place.start in _ENTRY_OFFSETS
         if i and marks[i - 1] and called_from_entry and not marks[i]:
             marks[i] = True
-    return [
-        Place(p.addr, p.name, p.module, p.start, mark)
-        for p, mark in zip(places, marks, strict=True)
-    ]
+    return [replace(p, filtered=mark) for p, mark in zip(places, marks, strict=True)]
+
+
+def with_lines(places: Sequence[Place], lines: Callable[[int], tuple[Line, ...]]) -> list[Place]:
+    """Add the source lines of the calls, except of frames that belong to the tracing.
+
+    :param lines: gives the lines of an instruction of the kernel itself
+    """
+    # The return address may already be of the next line, or of the next function.
+    return [p if p.filtered or p.module else replace(p, lines=lines(p.addr - 1)) for p in places]
 
 
 def _same(place: Place, function: Function) -> bool:
