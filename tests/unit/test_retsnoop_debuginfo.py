@@ -123,7 +123,7 @@ def test_without_drgn_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
         return real(name, globals, locals, fromlist, level)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(NoDebugInfo, match=r"drgn is missing: .*pybpf\[dwarf\]"):
+    with pytest.raises(NoDebugInfo, match=r"drgn cannot be used \(drgn\): .*pybpf\[dwarf\]"):
         DebugInfo(str(FILE), "", lambda: TEXT)
 
 

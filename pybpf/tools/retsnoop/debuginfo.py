@@ -125,9 +125,9 @@ class DebugInfo:
     def __init__(self, path: str, identity: str, text: Callable[[], int | None]) -> None:
         try:
             import drgn  # lazy: 10 MB that only runs with a vmlinux file need
-        except ImportError:
+        except ImportError as error:
             raise NoDebugInfo(
-                f"{path} has source lines, but drgn is missing: {_INSTALL}", path
+                f"{path} may have them, but drgn cannot be used ({error}): {_INSTALL}", path
             ) from None
         self.path = path
         self._text = text
