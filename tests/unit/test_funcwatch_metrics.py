@@ -177,12 +177,14 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
-        self.send_response(server.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        # First what was got: whoever has the answer may look at once.
         with server.more:
+            status = server.status
             server.got.append((self.path, self.headers["Content-Type"], body))
             server.more.notify()
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def log_message(self, *args: object) -> None:
         pass
