@@ -429,6 +429,11 @@ class Kallsyms:
             return []
         return [symbol for stretch in self._stretches for symbol in stretch.by_name(name)]
 
+    def times(self, label: str) -> int:
+        """Count the symbols ``NAME`` or ``NAME [MODULE]``; also where addresses are hidden."""
+        line = label.replace(" [", "\t[")
+        return sum(stretch.text.count(f" {line}\n") for stretch in self._stretches)
+
     def named(self, names: Set[str]) -> Columns:
         """Find every symbol that has one of these names, in file order.
 

@@ -189,12 +189,20 @@ class Plan:
         return tuple(t for t in self.targets if t.may_sleep is None) if self.sleepable else ()
 
     @property
+    def unplaced(self) -> tuple[Target, ...]:
+        """Return functions that are known from BTF alone, because the kernel hides its lists.
+
+        Their addresses, and whether ftrace can trace them, are not known before the attach.
+        """
+        return tuple(t for t in self.targets if not t.address)
+
+    @property
     def reasons(self) -> Counter[Reason]:
         """Count the functions that were skipped for each reason."""
         return Counter(s.reason for s in self.skipped)
 
     def to_json(self) -> str:
-        """Return JSON text: program, hook, groups with their targets, skipped, unsure, cost.
+        """Return JSON text: program, hook, groups, skipped, unsure, unplaced, cost.
 
         ``guarded``: the programs share a recursion guard. A group's ``labels`` are its
         ``targets`` with their modules, because kprobe groups have no ``module``.
@@ -228,6 +236,7 @@ class Plan:
                     for s in self.skipped
                 ],
                 "unsure": [t.label for t in self.unsure],
+                "unplaced": [t.label for t in self.unplaced],
                 "cost": {
                     "attach_s": round(self.cost.attach_s, 3),
                     "detach_s": round(self.cost.detach_s, 3),
@@ -258,6 +267,9 @@ class Plan:
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
             f"{self.cost.insns_per_call} instructions per call"
         )
+        if unplaced := len(self.unplaced):
+            of = "this function" if unplaced == 1 else f"{unplaced} functions"
+            yield f"  not known for {of}: the address, and whether it can be traced"
         if unsure := len(self.unsure):
             of = "this function" if unsure == 1 else f"{unsure} functions"
             yield f"  not known for {of}: whether the kernel lets a sleepable program run there"

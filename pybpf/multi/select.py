@@ -23,7 +23,7 @@ from typing import Protocol
 
 from ..btf import BtfKind
 from ..dataclass import dataclass, field
-from ..errors import PlanError
+from ..errors import BpfError, PlanError
 from ..kernel.ftrace import FtraceFunctions, is_site_of
 from ..kernel.functions import KernelFunction, label
 from ..kernel.globs import VMLINUX, Matcher, Pattern, is_glob, parse_pattern
@@ -33,6 +33,7 @@ from ..kernel.nameindex import index_names
 from .columns import Made
 from .denylist import denied, never_returns, risky
 from .reasons import Reason, Skipped
+from .unlisted import hidden, named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,12 +215,15 @@ def select(
         never return are skipped
     :param need_btf: only functions with a BTF id are of use
     :raises PlanError: if a glob is malformed
-    :raises DeniedByPolicy: if kernel addresses are hidden
+    :raises BpfError: if kernel addresses or ftrace's list are hidden, and not all functions are
+        given by their exact names
     """
     allows, entries, denies = (
         [p if isinstance(p, Pattern) else parse_pattern(p) for p in patterns]
         for patterns in (allow, entry, deny)
     )
+    if (why := hidden(facts)) is not None:
+        return _unlisted(facts, entries, allows, denies, at_exit, why)
     wanted = _matched(facts.ftrace, entries, allows)
     excluded: dict[str, None] = {}
     if denies:
@@ -246,6 +250,46 @@ def select(
             if diagnosis is not None:
                 skipped.append(diagnosis)
     return Selection(candidates, tuple(skipped), tuple(excluded), tuple(unmatched))
+
+
+def _unlisted(
+    facts: SelectFacts,
+    entries: Sequence[Pattern],
+    allows: Sequence[Pattern],
+    denies: Sequence[Pattern],
+    at_exit: bool,
+    why: BpfError,
+) -> Selection:
+    # Exact names where the kernel hides its lists. Its own symbols alone are meant by a name
+    # without a module, as module BTF would have to be searched one by one.
+    both = list(dict.fromkeys([*entries, *allows]))
+    if not all(pattern.is_exact for pattern in both):
+        why.add_context("globs of functions need them; exact names do not")
+        raise why
+    denier = Matcher(denies)
+    columns = CandidateColumns()
+    skipped: list[Skipped] = []
+    excluded: list[str] = []
+    marked = {pattern.name for pattern in entries}
+    found, lost = named(facts, both)
+    for one in found:
+        line = label(one.name, one.module)
+        if denier.matches(line):
+            excluded.append(line)
+        elif (refusal := _refused(one.name, one.module, at_exit)) is not None:
+            skipped.append(refusal)
+        else:
+            columns.names.append(one.name)
+            columns.modules.append(one.module)
+            columns.addresses.append(0)
+            columns.unique.append(1)
+            columns.entry.append(one.name in marked)
+            columns.btf_ids.append(one.btf_id)
+            columns.no_btf.append(None)
+            columns.protos.append(one.proto)
+            columns.kprobe.append(1)
+    unmatched = [Unmatched(s.label, _text(s), skipped=True) for s in lost]
+    return Selection(Candidates(columns), (*skipped, *lost), tuple(excluded), tuple(unmatched))
 
 
 def split_address(text: str) -> tuple[str, int | None]:

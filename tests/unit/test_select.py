@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -414,10 +414,29 @@ def test_a_glob_that_matches_only_denied_functions_says_so() -> None:
     assert "must not be traced" in selection.unmatched[0].detail
 
 
-def test_hidden_addresses_are_refused() -> None:
-    hidden = Kallsyms("".join("0" * 16 + line[16:] for line in KALLSYMS.splitlines(True)))
-    with pytest.raises(DeniedByPolicy, match="kptr_restrict"):
-        pick("vfs_read", facts=Facts(kallsyms=hidden))
+HIDDEN = Kallsyms("".join("0" * 16 + line[16:] for line in KALLSYMS.splitlines(True)))
+
+
+def test_globs_need_addresses() -> None:
+    with pytest.raises(DeniedByPolicy, match=r"exact names do not: .*kptr_restrict"):
+        pick("vfs_*", facts=Facts(kallsyms=HIDDEN))
+
+
+def test_names_are_found_where_addresses_are_hidden() -> None:
+    """By BTF alone: id and prototype as ever, no address; denied and unknown ones skipped."""
+    names = ("vfs_read", "vfs_raed", "migrate_disable", "p_start", "do_exit")
+    shown, hidden = (
+        pick(*names, at_exit=True),
+        pick(*names, facts=Facts(kallsyms=HIDDEN), at_exit=True),
+    )
+    (one,) = [c for c in hidden.candidates if c.name == "vfs_read"]
+    (same,) = [c for c in shown.candidates if c.name == "vfs_read"]
+    assert one == replace(same, address=0) and one.btf_id
+    reasons = {s.name: s.reason for s in hidden.skipped}
+    assert reasons["migrate_disable"] is Reason.DENIED
+    assert reasons["do_exit"] is Reason.NORETURN
+    assert reasons["vfs_raed"] is Reason.NOT_FOUND
+    assert {c.name for c in hidden.candidates} | set(reasons) == set(names)
 
 
 @given(

@@ -8,13 +8,16 @@ from ..._uapi.enums import AttachType
 from ...features import Feature
 from ..columns import Targets
 from ..plan import Side
+from ..reasons import Reason
+from .base import Refusal
 from .regs import ByRegisters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import Link
+    from ..target import Target
     from ..template import Template
-    from .base import Doors, Job
+    from .base import Doors, Job, Request
 
 __all__ = ["KPROBE_MULTI"]
 
@@ -29,6 +32,11 @@ class _KprobeMulti(ByRegisters):
     def stray(self, template: Template) -> str:
         # At entry its return value is whatever is in the register. All other sessions read 0.
         return ", as it reads the return value at entry, too" if template.reads_ret_at_entry else ""
+
+    def problem(self, request: Request, target: Target) -> Refusal | None:
+        if not target.address:
+            return Refusal(Reason.NO_MECHANISM, "its address is not known")
+        return super().problem(request, target)
 
     def attach_type(self, side: Side) -> int:
         if side is Side.SESSION:
