@@ -257,8 +257,6 @@ class _Reader:
                     f"function {symbol.name!r} has {symbol.size} bytes, which is not a multiple"
                     " of 8"
                 )
-            if symbol.bind == STB_LOCAL and section.idx != self.text:
-                raise error(f"program {symbol.name!r} is static, which is not supported")
             is_global = symbol.bind != STB_LOCAL
             functions.append(
                 Function(
@@ -276,7 +274,10 @@ class _Reader:
         return tuple(functions)
 
     def programs(self, functions: tuple[Function, ...]) -> dict[str, ProgramSpec]:
-        """Return the entry programs: functions outside .text."""
+        """Return the entry programs: functions outside .text.
+
+        Static functions there are programs too, as in cilium/ebpf. libbpf refuses such objects.
+        """
         found: dict[str, ProgramSpec] = {}
         for function in functions:
             if function.section == self.text:
