@@ -186,7 +186,7 @@ def kconfig_values(
         if unknown:
             raise RelocationError(
                 f"extern {extern.name!r} (.kconfig): {unknown}; "
-                "give pybpf.open(..., kconfig=FILE or {NAME: VALUE})"
+                "give pybpf.open(..., kconfig=FILE or {NAME: VALUE}) or --kconfig FILE"
             )
         if not extern.weak:
             raise RelocationError(

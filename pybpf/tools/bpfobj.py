@@ -134,12 +134,17 @@ def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]
     return {"programs": programs}
 
 
-def load(file: str, *, legacy_maps: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the running kernel's answer for each program. The maps are made once."""
+def load(
+    file: str, *, legacy_maps: bool = False, kconfig: str | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the running kernel's answer for each program. The maps are made once.
+
+    :param kconfig: file with the kernel's configuration, None for the running kernel's own
+    """
     import pybpf
 
     programs: dict[str, dict[str, Any]] = {}
-    with pybpf.open(file, legacy_maps=legacy_maps) as obj:
+    with pybpf.open(file, legacy_maps=legacy_maps, kconfig=kconfig) as obj:
         _fill_in(obj)
         failed: dict[str, Any] | None = None
         try:
@@ -230,6 +235,24 @@ def _print_inspect(spec: ObjectSpec) -> None:
         print(_table(rows))
 
 
+def _print_kconfig(spec: ObjectSpec, kconfig: str | None) -> None:
+    # The options that the object asks for, and their values in a configuration.
+    from ..kernel.config import read_config
+
+    options = [one for one in spec.externs if one.name.startswith("CONFIG_")]
+    if not options:
+        return
+    config = read_config(kconfig)
+    values = dict(line.split("=", 1) for line in reversed(config.lines) if "=" in line)
+    rows = [("KCONFIG", "VALUE")]
+    for one in options:
+        lacking = "unknown" if config.unknown else "not set" if one.weak else "not set: needed"
+        rows.append((one.name, values.get(one.name, lacking)))
+    print(_table(rows))
+    if config.unknown:
+        print(plain(f"{config.unknown}; give --kconfig FILE"))
+
+
 def _print_missing(report: dict[str, dict[str, dict[str, Any]]]) -> None:
     # What programs lack on this kernel, under the tables of `inspect`.
     lines = []
@@ -277,7 +300,13 @@ def _parser(prog: str) -> Parser:
             action="store_true",
             help="old maps (struct bpf_map_def) included, which libbpf refuses",
         )
-        if name == "relocate":
+        if name != "relocate":
+            command.add_argument(
+                "--kconfig",
+                metavar="FILE",
+                help="file with the kernel's configuration, plain or .gz (default: this kernel's)",
+            )
+        else:
             command.add_argument(
                 "--btf",
                 required=True,
@@ -330,6 +359,7 @@ def _run_inspect(args: argparse.Namespace) -> int:
         if spec.big_endian:
             print("big-endian: for machines of the other byte order; it can only be inspected")
         _print_inspect(spec)
+        _print_kconfig(spec, args.kconfig)
         if spec.btf is not None and os.path.exists(_KERNEL_BTF):
             from ..kernel.btf import vmlinux
 
@@ -352,10 +382,13 @@ def _run_relocate(args: argparse.Namespace) -> int:
 
 
 def _run_load(args: argparse.Namespace) -> int:
+    from ..kernel.config import read_config
     from .progress import Waiting
 
+    if args.kconfig is not None:
+        read_config(args.kconfig)  # a wrong file is one error, not one for each program
     with Waiting("loading programs", sys.stderr):
-        report = load(args.file, legacy_maps=args.legacy_maps)
+        report = load(args.file, legacy_maps=args.legacy_maps, kconfig=args.kconfig)
     if args.json:
         _print_json(report)
     else:
