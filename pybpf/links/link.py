@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from .. import log
 from .._sys import bpf as sys_bpf
 from .._sys import link as sys_link
 from ..dataclass import dataclass
@@ -62,6 +63,7 @@ class Link:
         self._fd = fd
         self._pins: list[str] = []
         self.what = what
+        log.debug("links", "opened %s", what)
 
     @classmethod
     def from_id(cls, link_id: int) -> Link:

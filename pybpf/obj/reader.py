@@ -13,6 +13,7 @@ numbers are libbpf's.
 
 from __future__ import annotations
 
+from .. import log
 from .._uapi.enums import MapFlag, MapType
 from ..btf import Btf, Linkage, Struct, Var
 from ..dataclass import replace
@@ -204,6 +205,8 @@ class _Reader:
             self.sort_relocations(section)
         elif (name == ".bss" or name.startswith(".bss.")) and kind == SHT_NOBITS and section.size:
             self.data[section.idx] = "bss"
+        elif name:
+            log.info("obj", "%s: section %r skipped", self.elf.name, name)
 
     def sort_progbits(self, section: Section) -> None:
         name = section.name
@@ -221,6 +224,8 @@ class _Reader:
             self.arena = section.idx
         elif name == _JUMPTABLES:
             self.jumptables = section.idx
+        else:
+            log.info("obj", "%s: section %r skipped", self.elf.name, name)
 
     def sort_relocations(self, section: Section) -> None:
         if section.info >= len(self.elf.sections) or section.entsize != 16:

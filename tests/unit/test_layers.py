@@ -19,6 +19,7 @@ LAYERS = {
     "pybpf._uapi": 0,
     "pybpf.errnos": 0,
     "pybpf.errors": 0,
+    "pybpf.log": 0,
     "pybpf.features": 0,
     "pybpf.wording": 0,
     "pybpf.histogram": 0,
