@@ -71,6 +71,15 @@ map), and 127 frames for a map of stack traces.""",
     _STATUSES,
 )
 
+_PYI = About(
+    "types of an object's programs, maps, globals and records, as a Python stub",
+    """\
+Editors and type checkers then know the names and types of the object. Save the stub beside
+your program. It is read under TYPE_CHECKING only; its first lines say how.""",
+    (Example("trace.bpf.o -o trace_bpf.pyi", "a stub in a file"),),
+    _STATUSES,
+)
+
 _KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 
 # enum bpf_map_type
@@ -291,22 +300,26 @@ def _parser(prog: str) -> Parser:
         ("inspect", _INSPECT, _run_inspect),
         ("relocate", _RELOCATE, _run_relocate),
         ("load", _LOAD, _run_load),
+        ("pyi", _PYI, _run_pyi),
     ):
         command = parser.add_command(name, about, run)
         command.add_argument("file", metavar="FILE", help="BPF object file")
-        command.add_argument("--json", action="store_true", help="JSON output instead of text")
+        if name == "pyi":
+            command.add_argument("-o", metavar="OUT", help="output file (default: standard output)")
+        else:
+            command.add_argument("--json", action="store_true", help="JSON output instead of text")
         command.add_argument(
             "--legacy-maps",
             action="store_true",
             help="old maps (struct bpf_map_def) included, which libbpf refuses",
         )
-        if name != "relocate":
+        if name in ("inspect", "load"):
             command.add_argument(
                 "--kconfig",
                 metavar="FILE",
                 help="file with the kernel's configuration, plain or .gz (default: this kernel's)",
             )
-        else:
+        if name == "relocate":
             command.add_argument(
                 "--btf",
                 required=True,
@@ -378,6 +391,19 @@ def _run_relocate(args: argparse.Namespace) -> int:
         _print_json(report)
     else:
         _print_relocate(report)
+    return 0
+
+
+def _run_pyi(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ..stub import object_stub
+
+    text = object_stub(_read(args))
+    if args.o:
+        Path(args.o).write_text(text)
+    else:
+        print(text, end="")
     return 0
 
 

@@ -60,6 +60,7 @@ LAYERS = {
     "pybpf.maps": 6,
     "pybpf.binding": 6,
     "pybpf.globals": 6,
+    "pybpf.stub": 6,
     "pybpf.ringbuf": 6,
     "pybpf.links": 6,
     # What touches the kernel in these two: image, registry, verify; select, resolve, engine.
