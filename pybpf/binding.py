@@ -419,7 +419,8 @@ class Binding:
                 raise BpfError(
                     errno.EINVAL,
                     f"map {bpf_map.name!r} pinned at {path}",
-                    f"it differs from the object's: {', '.join(wrong)}",
+                    f"it differs from the object's: {', '.join(wrong)}; "
+                    "remove it, or set another pin_root",
                 )
             bpf_map.reuse_fd(pinned)
         return True

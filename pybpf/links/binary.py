@@ -109,7 +109,7 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
         debug = debug_file(elf, path) if error.errno == errno.ENOENT else None
         if debug is None:
             raise
-        symbol = _function(debug, name, debug.name)
+        symbol = _function(debug, name, path)
     offset = elf.file_offset(symbol.value)
     if offset is None:
         hint = "no segment of the file is loaded there"

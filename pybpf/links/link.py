@@ -43,6 +43,9 @@ __all__ = [
     "need",
 ]
 
+# Most names that a message lists.
+_LISTED = 8
+
 
 class HasFd(Protocol):
     """Stand for anything that owns a descriptor: an `Fd`, a program, a map."""
@@ -377,11 +380,25 @@ def _open(path: str, what: str, flags: int) -> int:
         number = error.errno or errno.EIO
         hint = ""
         if number == errno.ENOENT:
-            with suppress(OSError):
-                hint = near(os.path.basename(path), os.listdir(os.path.dirname(path) or "."))
+            hint = _beside(path, only_folders=bool(flags & os.O_DIRECTORY))
         elif number == errno.ENOTDIR:
             hint = "that is not a directory"
         raise BpfError(number, f"{what} {path!r}", hint) from None
+
+
+def _beside(path: str, *, only_folders: bool) -> str:
+    # What there is in the folder of a path that does not exist.
+    folder = os.path.dirname(path) or "."
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(one.name for one in found if one.is_dir() or not only_folders)
+    except OSError:
+        return f"there is no folder {folder!r}"
+    near_ones = near(os.path.basename(path), names)
+    if near_ones or not names:
+        return near_ones or f"{folder!r} is empty"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{folder!r} has: {', '.join(names[:_LISTED])}{more}"
 
 
 def attach_to_fd(
