@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .maps import Map, PerCpu
     from .multi.link import MultiLink
     from .programs import Program
-    from .ringbuf import RingBuffer, RingBuffers
+    from .ringbuf import RingBuffer, RingBuffers, UserRingBuffer
     from .ringbuf.perf import PerfBuffer
 
 __version__ = "0.1.0"
@@ -56,6 +56,7 @@ __all__ = [
     "RingBuffer",
     "RingBuffers",
     "UnsupportedFeature",
+    "UserRingBuffer",
     "VerifierError",
     "__version__",
     "errors",
@@ -85,6 +86,7 @@ __getattr__, __dir__ = lazy(
         "RingBuffer": ".ringbuf",
         "RingBuffers": ".ringbuf",
         "UnsupportedFeature": ".errors",
+        "UserRingBuffer": ".ringbuf",
         "VerifierError": ".errors",
         "errors": ".errors:",
         "open": ".loader:open_object",

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
+from . import log
 from ._sys import bpf as sys_bpf
 from ._sys import prog as sys_prog
 from ._sys.files import is_one_name
@@ -295,10 +296,10 @@ class Binding:
     def _create_maps(self) -> None:
         btf_fd = self.btf_fd
         for bpf_map in self.maps.values():
-            if bpf_map.spec.pinning == _PIN_BY_NAME and bpf_map.spec.autocreate:
+            if bpf_map.spec.pinning == _PIN_BY_NAME and bpf_map.autocreate:
                 self._pin_path(bpf_map)  # check all paths before anything is created
         for bpf_map in self.maps.values():
-            if not bpf_map.spec.autocreate or bpf_map.created:
+            if not bpf_map.autocreate or bpf_map.created:
                 continue
             if bpf_map.spec.struct_ops is None:
                 self._create_map(bpf_map, btf_fd)
@@ -355,7 +356,7 @@ class Binding:
         """
         found: dict[tuple[BtfTarget, int], str] = {}
         for bpf_map in self.maps.values():
-            if bpf_map.struct_ops is None or not bpf_map.spec.autocreate:
+            if bpf_map.struct_ops is None or not bpf_map.autocreate:
                 continue
             _, programs = contents(bpf_map.struct_ops)
             for member, name in programs.items():
@@ -418,7 +419,8 @@ class Binding:
                 raise BpfError(
                     errno.EINVAL,
                     f"map {bpf_map.name!r} pinned at {path}",
-                    f"it differs from the object's: {', '.join(wrong)}",
+                    f"it differs from the object's: {', '.join(wrong)}; "
+                    "remove it, or set another pin_root",
                 )
             bpf_map.reuse_fd(pinned)
         return True
@@ -459,7 +461,7 @@ class Binding:
 
     @cached_property
     def _linker(self) -> Linker:
-        skip = [m.name for m in self.maps.values() if not m.spec.autocreate]
+        skip = [m.name for m in self.maps.values() if not m.autocreate]
         return Linker(self.spec, self.link_target, skip_maps=skip)
 
     @cached_property
@@ -501,6 +503,11 @@ class Binding:
         self.require_running()
         self.prepare()
         linked = self.linked(name)
+        if linked.core and log.wanted("core"):
+            for one in linked.core:
+                text = one.target or one.reason
+                where = f"program {name!r} at byte {one.offset}"
+                log.debug("core", "%s: %s: %s -> %#x", where, one.local, text, one.value)
         modules = tuple(self.module_fd(module) for module in linked.kfunc_modules)
         return ProgLoad(
             name,
@@ -523,6 +530,7 @@ class Binding:
         func_info = program.func_info if has_btf else b""
         line_info = program.line_info if has_btf else b""
         module = program.target.module
+        log.debug("programs", "loading %r: %d instructions", program.name, len(program.insns) // 8)
         return sys_prog.prog_load(
             program.type,
             program.insns,

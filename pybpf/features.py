@@ -67,6 +67,11 @@ class Feature(Enum):
         "kprobe.multi link with entry and exit in one program",
     )
     UPROBE_MULTI = "uprobe.multi", "6.6", "uprobe.multi links"
+    UPROBE_SESSION = (
+        "uprobe.session",
+        "6.13",
+        "uprobe.multi link with entry and return in one program",
+    )
     # Other ways in.
     KPROBE = "kprobe", "4.17", "kprobes through perf_event_open"
     PERF_LINK_COOKIE = "perf.cookie", "5.15", "BPF links with cookies on perf events (kprobe, ...)"
@@ -75,6 +80,11 @@ class Feature(Enum):
     TP_BTF = "tp_btf", "5.5", "BTF-typed raw tracepoint programs"
     ITER = "iter", "5.8", "BPF iterator programs"
     SYSCALL = "syscall", "5.14", "programs run on demand in process context"
+    TCX = "tcx", "6.6", "links on the traffic of a network interface"
+    NETKIT = "netkit", "6.7", "links on netkit interfaces (need CONFIG_NETKIT)"
+    NETFILTER = "netfilter", "6.4", "links on netfilter hooks"
+    SOCKMAP_LINK = "sockmap.link", "6.10", "links on maps of sockets"
+    STRUCT_OPS_LINK = "struct_ops.link", "6.4", "links of struct_ops maps"
     RAW_TP_TEST_RUN = "raw_tp.test_run", "5.10", "BPF_PROG_TEST_RUN of raw tracepoint programs"
     # Helpers and calls.
     GET_FUNC_IP = "bpf_get_func_ip", "5.15", "address of the traced function, in kprobe programs"
@@ -93,6 +103,8 @@ class Feature(Enum):
     KFUNC = "kfunc", "5.18", "tracing programs may call kernel functions"
     # Maps.
     RINGBUF = "ringbuf", "5.8", "BPF ring buffer maps"
+    USER_RINGBUF = "user_ringbuf", "6.1", "ring buffer maps that user space writes"
+    ARENA = "arena", "6.9", "memory that programs and user space share by address"
     MMAPABLE_ARRAY = "array.mmap", "5.5", "array maps that user space can mmap"
     BATCH_HASH = "batch.hash", "5.6", "batch commands on hash maps"
     BATCH_LRU_HASH = "batch.lru_hash", "5.6", "batch commands on LRU hash maps"

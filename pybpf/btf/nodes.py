@@ -370,6 +370,7 @@ def _nothing(_buffer: Buffer) -> Iterator[Any]:
 class UnionNode(Node):
     def __init__(self, what: str, size: int, members: list[tuple[str, Node]]) -> None:
         self.size = size
+        self.what = what
         self.leaves = ((0, f"{size}s", size),)
         self.members = {name: node for name, node in members if name}
         decoders: dict[str, Callable[[bytes], Any]] = {}
@@ -499,6 +500,7 @@ class Slot:
 class StructNode(Node):
     def __init__(self, what: str, size: int, slots: list[Slot]) -> None:
         self.size = size
+        self.what = what
         self.slots = slots
         self.by_name = {slot.name: slot for slot in slots if slot.name}
         self.cls = _record_class(what, slots)

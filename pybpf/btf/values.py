@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-__all__ = ["CharArray", "Codec", "Record", "UnionValue", "codec"]
+__all__ = ["CharArray", "Codec", "Record", "UnionValue", "codec", "node_of"]
 
 _MAX_NESTING = 48
 _MAX_SIZE = 1 << 31
@@ -113,6 +113,14 @@ def codec(btf: Btf, type_id: int) -> Codec:
         known = Codec(_node(btf, type_id, 0), name, type_id)
         btf.codecs[type_id] = known
     return known
+
+
+def node_of(btf: Btf, type_id: int) -> Node:
+    """Return how values of a type are read, for those who generate code or text from it.
+
+    :raises ObjectFormatError: as `codec`
+    """
+    return _node(btf, type_id, 0)
 
 
 # From types to nodes.

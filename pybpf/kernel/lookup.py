@@ -83,11 +83,21 @@ def btf_target(kernel: KernelBtf | SavedBtf, name: str, module: str | None, what
         found = btf.find(name, kind) if btf is not None else None
         if btf is not None and found is not None and found >= btf.start_id:
             return BtfTarget(found, owner, number)
+    hint = _no_module(kernel, module) if module else ""
     raise BpfError(
         errno.ESRCH,
         f"{what} {name!r}" + (f" in module {module!r}" if module else ""),
-        _near_types(kernel, name, kind),
+        hint or _near_types(kernel, name, kind),
     )
+
+
+def _no_module(kernel: KernelBtf | SavedBtf, module: str) -> str:
+    known = list(kernel.modules())
+    if module == "vmlinux" or module in known:
+        return ""
+    near = near_names(module, known)
+    said = f"no module of that name with BTF is loaded; try: modprobe {module}"
+    return f"{said}; near: {', '.join(near)}" if near else said
 
 
 def _near_types(kernel: KernelBtf | SavedBtf, name: str, kind: int) -> str:

@@ -87,6 +87,8 @@ _NO_TRACEPOINT = "pybpf_no_such_tracepoint"
 # program and the flags, then reads the list of functions, so it answers EFAULT. A kernel that does
 # not know it answers EINVAL or EOPNOTSUPP.
 _NOWHERE = 8
+# Nothing has this number: no network interface, no descriptor.
+_NOTHING = 0x7FFFFFFF
 # Functions that make ftrace's direct calls, in 6.1 and in 7.3.
 _DIRECT_CALLS = ("register_ftrace_direct", "update_ftrace_direct_add")
 # Structures that hold the cookie of a tracing link, in 6.1 and in 7.3.
@@ -446,16 +448,69 @@ def _kprobe_session(probe: ProbeCache) -> str:
 
 
 def _uprobe_multi(probe: ProbeCache) -> str:
+    return _uprobe_multi_link(AttachType.BPF_TRACE_UPROBE_MULTI)
+
+
+def _uprobe_session(probe: ProbeCache) -> str:
+    return _uprobe_multi_link(AttachType.BPF_TRACE_UPROBE_SESSION)
+
+
+def _uprobe_multi_link(attach: AttachType) -> str:
     # "/" is not a regular file. A kernel that gets as far as opening it answers EBADF.
     path = ctypes.create_string_buffer(b"/")
     offsets = array("Q", [0])
-    attach = AttachType.BPF_TRACE_UPROBE_MULTI
     with _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program:
         request = structs.LinkCreateUprobeMulti(prog_fd=program.fileno(), attach_type=attach)
         request.uprobe_multi.path = ctypes.addressof(path)
         request.uprobe_multi.offsets = offsets.buffer_info()[0]
         request.uprobe_multi.cnt = 1
         return _expect(errno.EBADF, Cmd.BPF_LINK_CREATE, request)
+
+
+def _tcx(probe: ProbeCache) -> str:
+    # A kernel with such links looks for the interface next, and there is none with this number.
+    with _load(ProgType.BPF_PROG_TYPE_SCHED_CLS) as program:
+        request = structs.LinkCreateTcx(
+            prog_fd=program.fileno(),
+            target_ifindex=_NOTHING,
+            attach_type=AttachType.BPF_TCX_INGRESS,
+        )
+        return _expect(errno.ENODEV, Cmd.BPF_LINK_CREATE, request)
+
+
+def _netkit(probe: ProbeCache) -> str:
+    with _load(ProgType.BPF_PROG_TYPE_SCHED_CLS) as program:
+        request = structs.LinkCreateNetkit(
+            prog_fd=program.fileno(),
+            target_ifindex=_NOTHING,
+            attach_type=AttachType.BPF_NETKIT_PRIMARY,
+        )
+        return _expect(errno.ENODEV, Cmd.BPF_LINK_CREATE, request)
+
+
+def _netfilter(probe: ProbeCache) -> str:
+    attach = AttachType.BPF_NETFILTER
+    with _load(ProgType.BPF_PROG_TYPE_NETFILTER, expected_attach_type=attach) as program:
+        request = structs.LinkCreateNetfilter(prog_fd=program.fileno(), attach_type=attach)
+        request.netfilter.pf = 99  # no family of protocols has this number
+        return _expect(errno.EAFNOSUPPORT, Cmd.BPF_LINK_CREATE, request)
+
+
+def _sockmap_link(probe: ProbeCache) -> str:
+    attach = AttachType.BPF_SK_MSG_VERDICT
+    with _load(ProgType.BPF_PROG_TYPE_SK_MSG, expected_attach_type=attach) as program:
+        request = structs.LinkCreate(
+            prog_fd=program.fileno(), target_fd=_NOTHING, attach_type=attach
+        )
+        return _expect(errno.EBADF, Cmd.BPF_LINK_CREATE, request)
+
+
+def _struct_ops_link(probe: ProbeCache) -> str:
+    # The command fails in the same way with and without such links, so BTF has to tell.
+    maker = "bpf_struct_ops_link_create"
+    if not probe.has_type(maker):
+        raise UnsupportedFeature("struct_ops links", hint=f"the kernel has no {maker}")
+    return f"the kernel has {maker}"
 
 
 def _expect(number: int, cmd: Cmd, request: ctypes.Structure) -> str:
@@ -619,6 +674,14 @@ def _ringbuf(probe: ProbeCache) -> None:
     _map(MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 1 << 16).close()
 
 
+def _user_ringbuf(probe: ProbeCache) -> None:
+    _map(MapType.BPF_MAP_TYPE_USER_RINGBUF, 0, 0, 1 << 16).close()
+
+
+def _arena(probe: ProbeCache) -> None:
+    _map(MapType.BPF_MAP_TYPE_ARENA, 0, 0, 1, MapFlag.BPF_F_MMAPABLE).close()
+
+
 def _mmapable(probe: ProbeCache) -> None:
     _map(MapType.BPF_MAP_TYPE_ARRAY, 4, 8, 1, MapFlag.BPF_F_MMAPABLE).close()
 
@@ -689,6 +752,7 @@ _PROBES: dict[Feature, Callable[[ProbeCache], str | None]] = {
     Feature.KPROBE_MULTI: _kprobe_multi,
     Feature.KPROBE_SESSION: _kprobe_session,
     Feature.UPROBE_MULTI: _uprobe_multi,
+    Feature.UPROBE_SESSION: _uprobe_session,
     Feature.KPROBE: _kprobe,
     Feature.PERF_LINK_COOKIE: _perf_link_cookie,
     Feature.RAW_TP: _raw_tp,
@@ -696,6 +760,11 @@ _PROBES: dict[Feature, Callable[[ProbeCache], str | None]] = {
     Feature.TP_BTF: _tp_btf,
     Feature.ITER: _iter,
     Feature.SYSCALL: _syscall,
+    Feature.TCX: _tcx,
+    Feature.NETKIT: _netkit,
+    Feature.NETFILTER: _netfilter,
+    Feature.SOCKMAP_LINK: _sockmap_link,
+    Feature.STRUCT_OPS_LINK: _struct_ops_link,
     Feature.RAW_TP_TEST_RUN: _raw_tp_test_run,
     Feature.GET_FUNC_IP: _get_func_ip,
     Feature.FUNC_ARG_HELPERS: _func_arg_helpers,
@@ -704,6 +773,8 @@ _PROBES: dict[Feature, Callable[[ProbeCache], str | None]] = {
     Feature.PROBE_READ_KERNEL: _probe_read_kernel,
     Feature.KFUNC: _kfunc,
     Feature.RINGBUF: _ringbuf,
+    Feature.USER_RINGBUF: _user_ringbuf,
+    Feature.ARENA: _arena,
     Feature.MMAPABLE_ARRAY: _mmapable,
     Feature.BATCH_HASH: _batch(MapType.BPF_MAP_TYPE_HASH),
     Feature.BATCH_LRU_HASH: _batch(MapType.BPF_MAP_TYPE_LRU_HASH),

@@ -1,10 +1,10 @@
-"""Links: what keeps a program attached, and the ways to make one.
+"""Links keep programs attached. There is one module for each kind.
 
-A `Link` owns its file descriptors; closing it detaches the program. Each
-`attach_*` function here takes a loaded program's descriptor and makes one kind
+A `Link` owns its file descriptors. Closing it detaches the program. Each
+`attach_*` function takes a loaded program's descriptor and makes one kind
 of ``struct bpf_link`` (BPF_LINK_CREATE; UAPI ``enum bpf_link_type``), with a
-cookie where the kind has one. On any error nothing stays attached. Which of them
-a section name asks for is in `pybpf.links.table`.
+cookie if the kind has one. After an error nothing stays attached.
+`pybpf.links.table` says which function a section name asks for.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ __all__ = ["Anchor", "anchor"]
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What BPF_LINK_CREATE takes of a place.
+    """Hold what BPF_LINK_CREATE needs to know about a place.
 
     :param flags: ``BPF_F_BEFORE`` and the like
-    :param relative: descriptor or id of what to be beside, 0 for the first or last place
+    :param relative: descriptor or id of the neighbour, 0 for the first or last place
     """
 
     flags: int = 0
@@ -25,12 +25,12 @@ class Anchor:
 def anchor(
     before: Link | HasFd | int | bool | None, after: Link | HasFd | int | bool | None
 ) -> Anchor:
-    """Turn arguments into a place; behind all others if there are none.
+    """Turn arguments into a place. Without arguments it is the last place.
 
     :param before: a link, a loaded program, the id of a program; or True for the first place
     :param after: the same; or True for the last place
     :raises ValueError: if both are given
-    :raises TypeError: if one is none of these
+    :raises TypeError: if an argument has another type
     """
     if before is not None and after is not None:
         raise ValueError("give either before or after")

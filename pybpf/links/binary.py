@@ -1,8 +1,8 @@
-"""Executables and libraries: found by name, and places in them found by symbol.
+"""Find executables and libraries by name, and places in them by symbol.
 
-Distributions strip binaries and keep what they took away in separate debug files, which
-``.note.gnu.build-id`` or ``.gnu_debuglink`` name. A symbol that the binary itself lacks is looked
-for there; addresses are the same in both, and only the binary says where in the file they are.
+Distributions strip binaries and keep the symbols in separate debug files, which
+``.note.gnu.build-id`` or ``.gnu_debuglink`` name. If the binary lacks a symbol, its debug file is
+searched. Addresses are the same in both, but only the binary says where they are in the file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["Place", "debug_file", "find_binary", "find_place", "find_places", "o
 
 #: Where distributions put separate debug files.
 DEBUG_FOLDER = "/usr/lib/debug"
-_NOTE_HEADER = 16  # bytes in front of the build id in its note
+_NOTE_HEADER = 16  # bytes before the build id in its note
 
-# Where the dynamic linker and shells look besides LD_LIBRARY_PATH and PATH, as libbpf has it.
+# Where the dynamic linker and shells look besides LD_LIBRARY_PATH and PATH; the same as libbpf.
 _LIBRARY_DIRS = (
     "/usr/lib64",
     "/usr/lib",
@@ -38,7 +38,7 @@ _PROGRAM_DIRS = ("/usr/bin", "/usr/sbin")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in a file that code is loaded from.
+    """Describe a place in a file that code is loaded from.
 
     :param path: of the executable or library
     :param offset: bytes from the start of the file
@@ -51,12 +51,12 @@ class Place:
 
 
 def find_binary(name: str) -> str:
-    """Find an executable or library as people name it.
+    """Find an executable or library by its usual name.
 
-    A name with a slash is a path. Any other is looked for as libbpf does: ``libc.so.6`` in
+    A name with a slash is a path. Other names are searched as in libbpf: ``libc.so.6`` in
     LD_LIBRARY_PATH and the system's library directories, ``bash`` in PATH, /usr/bin and /usr/sbin.
 
-    :raises BpfError: ENOENT if there is none, with near names
+    :raises BpfError: ENOENT if it does not exist, with near names
     """
     if "/" in name:
         return name
@@ -89,11 +89,10 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
     :param binary: as `find_binary` takes it
     :param symbol_or_offset: a function, ``malloc``, perhaps with a version, ``memcpy@GLIBC_2.14``,
         or with bytes from its start, ``malloc+0x10``; or bytes from the start of the file.
-        Symbols are looked for in .symtab, in .dynsym and in the separate debug file, if there
-        is one
+        Symbols are searched in .symtab, in .dynsym and in the separate debug file, if any
     :raises BpfError: ENOENT if the file or function does not exist, with near names; EINVAL if
         several functions have that name
-    :raises ObjectFormatError: if the file is not an ELF64 one
+    :raises ObjectFormatError: if the file is not ELF64
     """
     path = find_binary(binary)
     data = _mapped(path)
@@ -110,7 +109,7 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
         debug = debug_file(elf, path) if error.errno == errno.ENOENT else None
         if debug is None:
             raise
-        symbol = _function(debug, name, debug.name)
+        symbol = _function(debug, name, path)
     offset = elf.file_offset(symbol.value)
     if offset is None:
         hint = "no segment of the file is loaded there"
@@ -122,12 +121,12 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
 
 
 def find_places(binary: str, symbols: str | Sequence[str]) -> list[tuple[str, Place]]:
-    """Find the functions of an executable or library that a glob or names mean.
+    """Find the functions of an executable or library that match a glob or names.
 
-    :param symbols: a glob (``*alloc``), by which names without a version are compared; or names
-        as `find_place` takes them
-    :returns: (name, place), by place; functions that share one are given once. By a glob, what
-        the dynamic linker chooses at run time (IFUNC) is left out
+    :param symbols: a glob (``*alloc``), which is compared with names without their versions; or
+        names as `find_place` takes them
+    :returns: (name, place), sorted by place; functions that share a place are given once. A glob
+        leaves out functions that the dynamic linker chooses at run time (IFUNC)
     :raises BpfError: ENOENT if nothing matches, with near names
     """
     if not isinstance(symbols, str):
@@ -152,19 +151,19 @@ def find_places(binary: str, symbols: str | Sequence[str]) -> list[tuple[str, Pl
 
 
 def open_elf(path: str) -> ElfFile:
-    """Read an executable or library, mapped rather than copied.
+    """Read an executable or library by mapping it, without a copy.
 
     :raises BpfError: if it cannot be opened, with near names
-    :raises ObjectFormatError: if the file is not an ELF64 one
+    :raises ObjectFormatError: if the file is not ELF64
     """
     return ElfFile(_mapped(path), path, any_machine=True)
 
 
 def debug_file(elf: ElfFile, path: str, folder: str = "") -> ElfFile | None:
-    """Find the separate debug file of a binary; None if there is none.
+    """Find the separate debug file of a binary. Return None if it has none.
 
-    By its build id, in ``FOLDER/.build-id``; then by the name in ``.gnu_debuglink``, beside the
-    binary, in ``.debug`` beside it, and below `folder`.
+    The build id is searched first, in ``FOLDER/.build-id``. Then the name in ``.gnu_debuglink`` is
+    searched: beside the binary, in ``.debug`` beside it, and below `folder`.
     """
     for name in _debug_names(elf, path, folder or DEBUG_FOLDER):
         if os.path.isfile(name) and not _same_file(name, path):
@@ -178,7 +177,7 @@ def debug_file(elf: ElfFile, path: str, folder: str = "") -> ElfFile | None:
 def _debug_names(elf: ElfFile, path: str, folder: str) -> Iterator[str]:
     note = elf.find(".note.gnu.build-id")
     if note is not None and len(data := bytes(elf.contents(note))) > _NOTE_HEADER:
-        number = data[_NOTE_HEADER:].hex()  # behind sizes, type and "GNU"
+        number = data[_NOTE_HEADER:].hex()  # after the sizes, the type and "GNU"
         yield f"{folder}/.build-id/{number[:2]}/{number[2:]}.debug"
     link = elf.find(".gnu_debuglink")
     if link is not None:
@@ -196,7 +195,7 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def _mapped(path: str) -> mmap.mmap | bytes:
-    # Nobody closes it: it goes when the last view of it does.
+    # Not closed here: the mapping ends with the last view of it.
     what = f"opening {path!r}"
     try:
         with open(path, "rb", opener=_open) as file:
@@ -219,7 +218,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def _split(symbol: str) -> tuple[str, int]:
-    # "malloc+0x10" -> ("malloc", 16). Names may have a plus themselves ("operator+").
+    # "malloc+0x10" -> ("malloc", 16). Names may contain a plus ("operator+").
     name, plus, inside = symbol.rpartition("+")
     if plus and name:
         try:
@@ -249,7 +248,7 @@ def _is_function(symbol: Symbol) -> bool:
 
 
 def _is_called(name: str, wanted: str) -> bool:
-    # "f" means "f" or its default version, "f@V" that version, default or not.
+    # "f" means "f" or its default version. "f@V" means that version, default or not.
     base, at, version = name.partition("@")
     default = version.startswith("@")
     if "@" not in wanted:
@@ -258,11 +257,11 @@ def _is_called(name: str, wanted: str) -> bool:
 
 
 def _only(found: list[Symbol], what: str) -> Symbol:
-    # Static functions of several source files may share a name; one that is not static wins.
+    # Static functions of several source files may share a name. A global function wins.
     visible = [symbol for symbol in found if symbol.bind != STB_LOCAL] or found
     places = {symbol.value: symbol for symbol in visible}
     if len(places) > 1:
-        hint = f"{len(places)} functions are called so: give the offset in the file"
+        hint = f"{len(places)} functions have this name: give the offset in the file"
         raise BpfError(errno.EINVAL, what, hint)
     symbol = visible[0]
     if symbol.type == STT_GNU_IFUNC:

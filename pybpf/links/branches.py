@@ -1,4 +1,4 @@
-"""Have the hardware record branches, for bpf_get_branch_snapshot."""
+"""Make the hardware record branches, for bpf_get_branch_snapshot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recorded_branches(cpus: Iterable[int], kinds: int) -> Iterator[None]:
 
     :param kinds: bits of ``enum perf_branch_sample_type``, see `BRANCHES`
     :raises DeniedByPolicy: a capability or sysctl forbids it
-    :raises BpfError: this machine does not record these
+    :raises BpfError: this machine cannot record these kinds
     """
     with ExitStack() as stack:
         for cpu in cpus:

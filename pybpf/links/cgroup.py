@@ -24,16 +24,17 @@ def attach_cgroup(
     mode: str = "link",
     what: str = "cgroup",
 ) -> Link:
-    """Attach to a cgroup (v2), for it and those below it.
+    """Attach to a cgroup (v2). The program also runs for the cgroups below it.
 
     :param cgroup: path of its directory (``/sys/fs/cgroup/user.slice``), or a descriptor of it
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)
-    :param mode: "link"; or without a link, in the older ways of BPF_PROG_ATTACH, "multi" (beside
-        others), "override" (a cgroup below may have another instead), "exclusive" (none may)
-    :raises ValueError: for another mode
-    :raises TypeError: if `cgroup` is none of these
+    :param mode: "link"; or, without a link, one of the older ways of BPF_PROG_ATTACH: "multi"
+        (beside other programs), "override" (a cgroup below may replace it), "exclusive" (no
+        cgroup below may replace it)
+    :raises ValueError: if the mode is unknown
+    :raises TypeError: if `cgroup` has another type
     :raises BpfError: ENOENT if the directory does not exist, with near names; EBADF if it is not
-        a cgroup of the v2 hierarchy; EINVAL if the program is not one for cgroups
+        a cgroup of the v2 hierarchy; EINVAL if the program is not for cgroups
     """
     if mode != "link" and mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of 'link', {', '.join(map(repr, MODES))} expected")

@@ -1,4 +1,4 @@
-"""Links of programs that take the place of a function of another program (freplace)."""
+"""Links of programs that replace a function of another program (freplace)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ProgramTarget", "attach_freplace", "by_section", "find_in_program"]
 
 @dataclass(frozen=True, slots=True)
 class ProgramTarget:
-    """A function of a loaded program.
+    """Name a function of a loaded program.
 
     :param program: descriptor of the program
     :param btf_id: of the function, in the program's BTF
@@ -49,10 +49,10 @@ def find_in_program(program: HasFd, function: str) -> ProgramTarget:
 def attach_freplace(
     program: HasFd, target: ProgramTarget | None = None, *, what: str = "freplace"
 ) -> Link:
-    """Attach to the function that the program was loaded for, or to another of the same prototype.
+    """Attach to the function that the program was loaded for, or another with the same prototype.
 
-    :param target: None for the one it was loaded for
-    :raises BpfError: EBUSY if the function is replaced already, EINVAL if the prototypes differ
+    :param target: None for the function it was loaded for
+    :raises BpfError: EBUSY if the function is already replaced, EINVAL if the prototypes differ
     """
     try:
         fd = sys_link.link_create_tracing(
@@ -68,5 +68,5 @@ def attach_freplace(
 
 
 def by_section(request: Request) -> Link:
-    """``freplace/FUNCTION``: the target was fixed when the program was loaded."""
+    """Attach ``freplace/FUNCTION``. The target was fixed when the program was loaded."""
     return attach_freplace(request.program, what=request.what)

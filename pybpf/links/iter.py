@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ORDERS", "IterLink", "attach_iter", "by_section"]
 
-#: How an iterator over cgroups walks, from the cgroup that is given.
+#: The orders in which an iterator walks cgroups, from the given cgroup.
 ORDERS = {
     "self": CgroupIterOrder.BPF_CGROUP_ITER_SELF_ONLY,
     "descendants_pre": CgroupIterOrder.BPF_CGROUP_ITER_DESCENDANTS_PRE,
@@ -28,12 +28,12 @@ ORDERS = {
 
 
 class IterLink(Link):
-    """An iterator that can be read any number of times; pinned, it is a file that ``cat`` reads."""
+    """Hold an iterator, which can be read any number of times. Pinned, ``cat`` can read it."""
 
     def open(self) -> io.BufferedReader:
-        """Run the iterator anew, and give what it writes as a file of bytes.
+        """Run the iterator again, and return its output as a binary file.
 
-        Wrap it in `io.TextIOWrapper` for text. It runs while it is being read.
+        Wrap it in `io.TextIOWrapper` for text. The iterator runs while the file is read.
 
         :raises BpfError: if the kernel refuses
         """
@@ -41,13 +41,13 @@ class IterLink(Link):
         return io.BufferedReader(_IterFile(fd.release(), "rb"))
 
     def read(self) -> bytes:
-        """Run the iterator once, and give all that it writes."""
+        """Run the iterator once, and return all of its output."""
         with self.open() as file:
             return file.read()
 
 
 class _IterFile(io.FileIO):
-    # The kernel wakes no reader of an iterator: EAGAIN means that a walk took long, and to ask
+    # The kernel never wakes the reader of an iterator. EAGAIN means that a walk took long: ask
     # again (kernel/bpf/bpf_iter.c).
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int | None:  # type: ignore[override]
@@ -73,14 +73,14 @@ def attach_iter(
     tid: int | None = None,
     what: str = "iter",
 ) -> IterLink:
-    """Make a link of a BPF iterator, for all there is or what an argument names.
+    """Make a link of a BPF iterator, over everything or only what an argument names.
 
-    :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: whose entries
+    :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: the map to walk
     :param cgroup: for ``cgroup``: where to start, a path or a descriptor
     :param order: for ``cgroup``: "self", "descendants_pre", "descendants_post" or "ancestors"
-    :param pid: for ``task``, ``task_file`` and ``task_vma``: only this process
-    :param tid: for the same: only this thread
-    :raises ValueError: for another order, or more than one parameter
+    :param pid: for ``task``, ``task_file`` and ``task_vma``: walk only this process
+    :param tid: for the same iterators: walk only this thread
+    :raises ValueError: if the order is unknown, or several parameters are given
     :raises BpfError: if the kernel refuses; EBADF if the iterator needs a map
     """
     if sum(value is not None for value in (map, cgroup, pid, tid)) > 1:

@@ -22,9 +22,9 @@ __all__ = [
     "syscall_by_section",
 ]
 
-# So often a glob is looked up anew while modules come and go.
+# How often a glob is looked up again while modules come and go.
 _TRIES = 4
-# What follows the slash of kprobe/...: "vfs_read", "vfs_read+0x10".
+# What follows the slash in kprobe/...: "vfs_read", "vfs_read+0x10".
 _PLACE = re.compile(r"^(?P<name>[\w.$]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?$")
 
 
@@ -40,11 +40,11 @@ def attach_kprobe(
 ) -> Link:
     """Attach to one kernel function by a kprobe or kretprobe (perf_event_open).
 
-    :param function: symbol name; or "" and `address`
+    :param function: symbol name; "" if `address` is given
     :param offset: bytes from its start; must be 0 for a return probe
-    :param address: absolute kernel address, an alternative to `function`
+    :param address: absolute kernel address, instead of `function`
     :param cookie: ``__u64`` for bpf_get_attach_cookie
-    :param names: gives the names that exist, for the message if `function` does not
+    :param names: returns the existing names, for the message if `function` does not exist
     :raises TypeError: if `function` is not a str
     :raises BpfError: ENOENT for an unknown name, with near names; EINVAL for a blacklisted
         address; EADDRNOTAVAIL for a name that several functions share
@@ -67,9 +67,9 @@ def attach_kprobe(
 
 
 def by_section(request: Request) -> Link:
-    """``kprobe/FUNCTION``, ``kprobe/FUNCTION+OFFSET`` or ``kretprobe/FUNCTION``.
+    """Attach ``kprobe/FUNCTION``, ``kprobe/FUNCTION+OFFSET`` or ``kretprobe/FUNCTION``.
 
-    :raises BpfError: EINVAL if the target is written otherwise
+    :raises BpfError: EINVAL if the target has another form
     """
     place = _PLACE.match(request.target)
     if place is None:
@@ -85,7 +85,7 @@ def by_section(request: Request) -> Link:
 
 
 def syscall_by_section(request: Request) -> Link:
-    """``ksyscall/NAME`` or ``kretsyscall/NAME``: the entry of a system call.
+    """Attach ``ksyscall/NAME`` or ``kretsyscall/NAME`` to a system call.
 
     :raises BpfError: ENOENT if the kernel lacks that system call
     """
@@ -98,9 +98,9 @@ def syscall_by_section(request: Request) -> Link:
 
 
 def multi_by_section(request: Request) -> Link:
-    """``kprobe.multi/GLOB``, ``kretprobe.multi/GLOB`` or ``kprobe.session/GLOB``.
+    """Attach ``kprobe.multi/GLOB``, ``kretprobe.multi/GLOB`` or ``kprobe.session/GLOB``.
 
-    Modules may come and go meanwhile. A link is kept only if those of its functions did not.
+    Modules may come and go meanwhile. A link is kept only if its functions' modules stayed.
 
     :raises BpfError: ENOENT if no traceable function matches
     """
@@ -125,7 +125,7 @@ def multi_by_section(request: Request) -> Link:
             return link
         link.close()
     names = ", ".join(sorted(places.modules - {""}))
-    hint = f"modules were unloaded or loaded anew each time ({names})"
+    hint = f"modules were unloaded or loaded again each time ({names})"
     raise BpfError(errno.ENOENT, request.what, hint)
 
 
@@ -140,8 +140,8 @@ def attach_kprobe_multi(
 ) -> Link:
     """Attach to many functions by one kprobe.multi link (kernels with CONFIG_FPROBE).
 
-    :param syms: symbol names, or
-    :param addrs: addresses of function entries; exactly one of the two
+    :param syms: symbol names
+    :param addrs: addresses of function entries; give exactly one of `syms` and `addrs`
     :param cookies: ``__u64`` per function, in the same order
     :param session: the program was loaded for BPF_TRACE_KPROBE_SESSION (Linux 6.10)
     :raises UnsupportedFeature: if the kernel has no FPROBE

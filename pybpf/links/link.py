@@ -1,8 +1,8 @@
-"""Links: what keeps a program attached.
+"""Links keep programs attached.
 
-A `Link` owns its file descriptors; closing it detaches the program. The ways to make one
-are in the other modules of this package, one for each kind. A module of a kind that a
-section name can ask for has a function that takes a `Request`; `pybpf.links.table` lists them.
+A `Link` owns its file descriptors. Closing it detaches the program. The other modules of
+this package make links, one module for each kind. If a section name can ask for a kind, its
+module has a function that takes a `Request`. `pybpf.links.table` lists these functions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from .. import log
 from .._sys import bpf as sys_bpf
 from .._sys import link as sys_link
 from ..dataclass import dataclass
@@ -42,15 +43,18 @@ __all__ = [
     "need",
 ]
 
+# Most names that a message lists.
+_LISTED = 8
+
 
 class HasFd(Protocol):
-    """Anything that owns a descriptor: a `Fd`, a program, a map."""
+    """Stand for anything that owns a descriptor: an `Fd`, a program, a map."""
 
     def fileno(self) -> int: ...
 
 
 class Link:
-    """A ``struct bpf_link``: one program attached until this is closed or detached.
+    """Own a ``struct bpf_link``: one program, attached until this is closed or detached.
 
     A link that is garbage collected without `close` warns (ResourceWarning)
     and is detached. `pin` keeps the attachment beyond this process.
@@ -62,6 +66,7 @@ class Link:
         self._fd = fd
         self._pins: list[str] = []
         self.what = what
+        log.debug("links", "opened %s", what)
 
     @classmethod
     def from_id(cls, link_id: int) -> Link:
@@ -93,11 +98,11 @@ class Link:
 
     @property
     def fd(self) -> Fd:
-        """The link's descriptor."""
+        """Return the link's descriptor."""
         return self._fd
 
     def fileno(self) -> int:
-        """The number of the link's descriptor.
+        """Return the number of the link's descriptor.
 
         :raises ValueError: if the link is closed
         """
@@ -105,22 +110,22 @@ class Link:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """Numbers of all descriptors that keep it attached; () if it is closed."""
+        """Return the numbers of all descriptors that keep it attached, () if it is closed."""
         return () if self.closed else (self._fd.fileno(),)
 
     @property
     def closed(self) -> bool:
-        """True after `close` or `detach`."""
+        """Return True after `close` or `detach`."""
         return self._fd.closed
 
     @property
     def attached(self) -> bool:
-        """True until `close` or `detach`."""
+        """Return True until `close` or `detach`."""
         return not self.closed
 
     @property
     def id(self) -> int:
-        """Kernel-wide id of the link, as ``bpftool link`` shows it."""
+        """Return the kernel-wide id of the link, as ``bpftool link`` shows it."""
         return self.info().id
 
     def info(self) -> sys_bpf.LinkInfo:
@@ -134,7 +139,7 @@ class Link:
         """Replace the attached program (BPF_LINK_UPDATE).
 
         :param program: loaded program to run from now on
-        :param old: if given, only replace when this one is attached now
+        :param old: if given, replace only if this program is attached now
         :raises BpfError: EINVAL or EOPNOTSUPP for kinds of links whose program cannot be
             replaced (tracing, kprobe, uprobe, tracepoint)
         """
@@ -143,11 +148,11 @@ class Link:
         )
 
     def detach(self) -> None:
-        """Undo the attachment, whoever else holds the link, and release its descriptors.
+        """Undo the attachment, even if others hold the link, and release its descriptors.
 
-        BPF_LINK_DETACH, where the kernel has it for this kind of link (xdp, cgroup, netns).
-        Any other kind lives as long as somebody holds it: there the pins that this object
-        made or was opened from are removed and its descriptors closed. May be called again.
+        The kernel has BPF_LINK_DETACH for some kinds of links (xdp, cgroup, netns). Any other
+        kind lives as long as somebody holds it. For these, the pins that this object made or
+        was opened from are removed, and its descriptors are closed. May be called again.
 
         :raises OSError: if a pin cannot be removed
         """
@@ -162,7 +167,7 @@ class Link:
         self.close()
 
     def pin(self, path: str | os.PathLike[str]) -> None:
-        """Pin to a path of a bpf file system: the attachment outlives this process (BPF_OBJ_PIN).
+        """Pin to a path in a bpf file system (BPF_OBJ_PIN). The attachment outlives this process.
 
         :raises BpfError: EEXIST if the path exists, EPERM if it is not in a bpf file system
         """
@@ -171,7 +176,7 @@ class Link:
         self._pins.append(name)
 
     def unpin(self) -> None:
-        """Remove the pins that this object made or was opened from; those gone already are fine."""
+        """Remove the pins that this object made or was opened from. Missing pins are fine."""
         while self._pins:
             with suppress(FileNotFoundError):
                 os.unlink(self._pins[-1])
@@ -196,7 +201,7 @@ class Link:
 
 
 class PerfLink(Link):
-    """A link on a perf event that this link opened and owns (kprobe, tracepoint...)."""
+    """Own a link and its perf event (kprobe, tracepoint...)."""
 
     def __init__(self, fd: Fd, event: Fd, what: str) -> None:
         super().__init__(fd, what)
@@ -204,7 +209,7 @@ class PerfLink(Link):
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """Numbers of the link's descriptor and of the perf event's; () if it is closed."""
+        """Return the numbers of the link's and the perf event's descriptors, () if closed."""
         return () if self.closed else (*super().descriptors, self._event.fileno())
 
     def close(self) -> None:
@@ -216,7 +221,7 @@ class PerfLink(Link):
 
 
 class Closes(Protocol):
-    """What a `LinkSet` holds: a `Link`, or a `MultiLink` that owns several."""
+    """Stand for what a `LinkSet` holds: a `Link`, or a `MultiLink` that owns several."""
 
     @property
     def attached(self) -> bool: ...
@@ -227,7 +232,7 @@ class Closes(Protocol):
 
 
 class LinkSet(dict[str, Closes]):
-    """Links by program name; closing closes all, last attached first.
+    """Hold links by program name. Closing closes all, last attached first.
 
     :ivar by_hand: programs that were left out because their section does not say where to
         attach, and what to call instead: ``{"on_xdp": "call attach_xdp(interface)"}``
@@ -239,18 +244,18 @@ class LinkSet(dict[str, Closes]):
 
     @property
     def attached(self) -> bool:
-        """True while one of the links is attached."""
+        """Return True while one of the links is attached."""
         return any(link.attached for link in self.values())
 
     def detach(self) -> None:
-        """Undo every attachment, last attached first; the links stay readable here.
+        """Undo every attachment, last attached first. The links can still be read here.
 
-        The first error is raised after all were tried.
+        The first error is raised after all links were tried.
         """
         _all(link.detach for link in reversed(self.values()))
 
     def close(self) -> None:
-        """Detach everything and forget it; the first error is raised after all were tried."""
+        """Detach and forget everything. The first error is raised after all were tried."""
         links = []
         while self:
             links.append(self.popitem()[1])
@@ -275,7 +280,7 @@ def _all(calls: Iterable[Callable[[], None]]) -> None:
 
 
 class Attachable(HasFd, Protocol):
-    """What a section's way of attaching asks of a program."""
+    """Stand for a program, as the functions that attach by section need it."""
 
     @property
     def is_multi(self) -> bool: ...
@@ -291,13 +296,13 @@ class Attachable(HasFd, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a section asks for: the input of the functions in `pybpf.links.table`.
+    """Hold what a section asks for: the input of the functions in `pybpf.links.table`.
 
     :param program: the program, loaded unless it is a multi program
     :param section: section name without a leading "?", for messages
     :param target: what follows the section's first slash, or what ``attach_to`` was set to
     :param attach_type: ``enum bpf_attach_type``
-    :param retprobe: at the function's return
+    :param retprobe: attach to the function's return
     :param cookie: ``__u64`` for bpf_get_attach_cookie
     :param facts: what is known of the running kernel
     """
@@ -312,7 +317,7 @@ class Request:
 
     @property
     def what(self) -> str:
-        """What is attached where, for messages: ``fentry/vfs_read``."""
+        """Return what is attached where, for messages: ``fentry/vfs_read``."""
         return f"{self.section.partition('/')[0]}/{self.target}"
 
 
@@ -330,13 +335,13 @@ def need(value: object, kind: type | tuple[type, ...], what: str, hint: str = ""
 
 
 def near(name: str, names: Iterable[str] | Callable[[], Iterable[str]]) -> str:
-    """Give a hint with the names that are perhaps meant, "" if there are none.
+    """Return a hint with similar names, "" if there are none.
 
-    :param names: those that exist, or what reads them; if they cannot be read there is no hint
+    :param names: the existing names, or a function that reads them; no hint if that fails
     """
     try:
         found = near_names(name, names() if callable(names) else names)
-    except (OSError, ValueError):  # no right to see them, or no BTF
+    except (OSError, ValueError):  # not allowed to see them, or no BTF
         return ""
     return f"near: {', '.join(found)}" if found else ""
 
@@ -345,9 +350,9 @@ def near(name: str, names: Iterable[str] | Callable[[], Iterable[str]]) -> str:
 def descriptor(
     target: str | os.PathLike[str] | int | HasFd, what: str, flags: int
 ) -> Iterator[int]:
-    """Give the number of a descriptor of something that has a path.
+    """Yield the number of a descriptor of something that has a path.
 
-    :param target: path, which is opened for as long as this lasts; or a descriptor
+    :param target: a path, which is open until the block ends; or a descriptor
     :param what: what it is, for messages
     :param flags: of open(2)
     :raises TypeError: for any other type
@@ -375,17 +380,31 @@ def _open(path: str, what: str, flags: int) -> int:
         number = error.errno or errno.EIO
         hint = ""
         if number == errno.ENOENT:
-            with suppress(OSError):
-                hint = near(os.path.basename(path), os.listdir(os.path.dirname(path) or "."))
+            hint = _beside(path, only_folders=bool(flags & os.O_DIRECTORY))
         elif number == errno.ENOTDIR:
             hint = "that is not a directory"
         raise BpfError(number, f"{what} {path!r}", hint) from None
 
 
+def _beside(path: str, *, only_folders: bool) -> str:
+    # What there is in the folder of a path that does not exist.
+    folder = os.path.dirname(path) or "."
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(one.name for one in found if one.is_dir() or not only_folders)
+    except OSError:
+        return f"there is no folder {folder!r}"
+    near_ones = near(os.path.basename(path), names)
+    if near_ones or not names:
+        return near_ones or f"{folder!r} is empty"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{folder!r} has: {', '.join(names[:_LISTED])}{more}"
+
+
 def attach_to_fd(
     program: HasFd, target: int, attach_type: int, *, flags: int = 0, what: str = ""
 ) -> Link:
-    """Make a link by the plain form of BPF_LINK_CREATE (cgroup, netns, xdp).
+    """Make a link with the plain form of BPF_LINK_CREATE (cgroup, netns, xdp).
 
     :param target: descriptor of the cgroup or namespace, or an interface index for xdp
     :param attach_type: ``enum bpf_attach_type``

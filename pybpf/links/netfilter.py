@@ -24,10 +24,10 @@ def attach_netfilter(
 
     :param family: "ipv4" or "ipv6"
     :param hook: "prerouting", "input", "forward", "output" or "postrouting"
-    :param priority: lower runs first; each can be taken once, and the least and greatest ``int``
-        not at all
-    :param defrag: fragments are put together first; needs a priority above -400
-    :raises ValueError: for another family or hook
+    :param priority: lower runs first; only one program can have each, and none can have the
+        least or greatest ``int``
+    :param defrag: put fragments together first; needs a priority above -400
+    :raises ValueError: if the family or hook is unknown
     :raises TypeError: if `priority` is not an int
     :raises BpfError: EBUSY if the priority is taken
     """

@@ -23,9 +23,9 @@ def attach_netns(
     :param netns: path of its file (``/run/netns/NAME``, ``/proc/PID/ns/net``), or a descriptor
         of it
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)
-    :raises TypeError: if `netns` is none of these
+    :raises TypeError: if `netns` has another type
     :raises BpfError: ENOENT if the file does not exist, with near names; EINVAL if it is not a
-        network namespace or the program is not one for them
+        network namespace or the program is not for them
     """
     with descriptor(netns, "network namespace", os.O_RDONLY) as fd:
         try:

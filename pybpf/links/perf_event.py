@@ -1,4 +1,4 @@
-"""Links on perf events: one that is open, or sampling events opened here per CPU or thread."""
+"""Links on perf events: an open event, or sampling events opened here per CPU or thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["attach_perf_event", "attach_sampling"]
 
 
 def attach_perf_event(program: HasFd, event: Fd, *, cookie: int = 0, what: str = "perf") -> Link:
-    """Link a program to an open perf event, whose ownership passes to the link."""
+    """Link a program to an open perf event. The link owns the event afterwards."""
     try:
         fd = sys_link.link_create_perf_event(program.fileno(), event.fileno(), cookie=cookie)
     except BaseException:
@@ -35,7 +35,7 @@ def attach_perf_event(program: HasFd, event: Fd, *, cookie: int = 0, what: str =
 
 @dataclass(frozen=True, slots=True)
 class _Where:
-    # Thread and CPU that one event is opened for, and the name of its link.
+    # The thread and CPU of one event, and the name of its link.
     pid: int
     cpu: int
     name: str
@@ -53,17 +53,17 @@ def attach_sampling(
 ) -> LinkSet:
     """Open a sampling event on each CPU, or for each thread of a process, and attach to all.
 
-    :param event: a name as ``perf list`` has it: ``cpu-clock``, ``cycles``, ``page-faults``,
-        ``context-switches``...; ``rNNN`` for a raw one in hexadecimal
-    :param frequency: samples a second; ignored if there is a
+    :param event: a name from ``perf list``: ``cpu-clock``, ``cycles``, ``page-faults``,
+        ``context-switches``...; ``rNNN`` for a raw event in hexadecimal
+    :param frequency: samples per second, if there is no `period`
     :param period: number of events between two samples; ns for ``cpu-clock``
-    :param pid: the threads that this process has now; None for all processes
-    :param cpu: one CPU or several; None for all that are online
+    :param pid: sample the threads that this process has now; None for all processes
+    :param cpu: one CPU or several; None for all online CPUs
     :param cookie: ``__u64`` for bpf_get_attach_cookie
-    :returns: a link for each event, by ``cpu 3`` or ``thread 1234``
-    :raises TypeError: if an argument is of another type
+    :returns: a link for each event, named ``cpu 3`` or ``thread 1234``
+    :raises TypeError: if an argument has another type
     :raises BpfError: ENOENT for an unknown name, with near names, or an event that this machine
-        does not have; ESRCH if the process does not exist
+        lacks; ESRCH if the process does not exist
     """
     need(event, str, "event", "a name such as cpu-clock")
     need(frequency, int, "frequency")

@@ -1,7 +1,7 @@
-"""Attachments without a link: BPF_PROG_ATTACH, programs given to a socket, netlink's filters.
+"""Attachments without a link: BPF_PROG_ATTACH, programs on sockets, filters by netlink.
 
-The kernel keeps such an attachment until somebody undoes it: it survives this process, unless
-what it is on goes. An `Attachment` undoes it when it is closed, so that it behaves as a link does.
+The kernel keeps such an attachment until somebody undoes it, or until what it is on goes away.
+It survives this process. Closing an `Attachment` undoes it, as with a link.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF = 52, 68
 
 
 class Attachment(Link):
-    """A program that is attached without a link; closing or detaching undoes it.
+    """Hold a program that is attached without a link. Closing or detaching undoes it.
 
-    :param program: is duplicated, and stays the caller's
+    :param program: is duplicated; the caller keeps its own
     :param undo: called once, when it is closed
     """
 
@@ -41,7 +41,7 @@ class Attachment(Link):
         self._undo = undo
 
     def close(self) -> None:
-        """Undo the attachment; it is fine if somebody else did."""
+        """Undo the attachment. If somebody else already did, that is fine."""
         if self.closed:
             return
         try:
@@ -54,14 +54,14 @@ class Attachment(Link):
         self.close()
 
     def info(self) -> LinkInfo:
-        """Refuse: without a link the kernel has no information to give.
+        """Refuse: the kernel has no information about an attachment without a link.
 
         :raises UnsupportedFeature: always
         """
         raise self._no_link("info")
 
     def update(self, program: HasFd, *, old: HasFd | None = None) -> None:
-        """Refuse: attach the other program and close this.
+        """Refuse: attach the other program and close this one instead.
 
         :raises UnsupportedFeature: always
         """
@@ -83,7 +83,7 @@ def attach_plain(
 ) -> Attachment:
     """Attach by BPF_PROG_ATTACH.
 
-    :param target: descriptor of a cgroup or of a map of sockets; is duplicated
+    :param target: descriptor of a cgroup or of a map of sockets, which is duplicated
     :param flags: BPF_F_ALLOW_OVERRIDE or BPF_F_ALLOW_MULTI on a cgroup
     :raises BpfError: if the kernel refuses
     """
@@ -109,7 +109,7 @@ def attach_plain(
 def attach_socket(program: HasFd, sock: socket.socket) -> Attachment:
     """Filter what a socket receives (SO_ATTACH_BPF).
 
-    :param program: of type socket filter: it returns how many bytes to keep
+    :param program: a socket filter, which returns how many bytes to keep
     :raises TypeError: if `sock` is not a socket
     :raises BpfError: EINVAL for a program of another type
     """
@@ -119,8 +119,8 @@ def attach_socket(program: HasFd, sock: socket.socket) -> Attachment:
 def attach_reuseport(program: HasFd, sock: socket.socket) -> Attachment:
     """Choose among the sockets that share an address (SO_ATTACH_REUSEPORT_EBPF).
 
-    :param program: of type sk_reuseport, or a socket filter that returns an index
-    :param sock: one of the group, with SO_REUSEPORT set
+    :param program: a sk_reuseport program, or a socket filter that returns an index
+    :param sock: a socket of the group, with SO_REUSEPORT set
     :raises TypeError: if `sock` is not a socket
     :raises BpfError: EINVAL for a program of another type, or without SO_REUSEPORT
     """

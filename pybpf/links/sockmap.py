@@ -19,9 +19,9 @@ _KINDS = (MapType.BPF_MAP_TYPE_SOCKMAP, MapType.BPF_MAP_TYPE_SOCKHASH)
 
 
 def attach_sockmap(program: HasFd, where: Map, attach_type: int, *, what: str = "sockmap") -> Link:
-    """Attach to a sockmap or sockhash: sockets that are put into it run the program.
+    """Attach to a sockmap or sockhash. Sockets that are put into it run the program.
 
-    By a link (6.10), or by BPF_PROG_ATTACH where the kernel has none; both end at `close`.
+    Uses a link (6.10), or BPF_PROG_ATTACH if the kernel has no such links. `close` ends both.
 
     :param where: the map
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)
@@ -32,7 +32,7 @@ def attach_sockmap(program: HasFd, where: Map, attach_type: int, *, what: str = 
         kind = getattr(where, "type_name", type(where).__name__)
         raise BpfError(errno.EINVAL, what, f"a sockmap or sockhash is needed, not {kind}")
     if attach_type == AttachType.BPF_CGROUP_INET_INGRESS:  # 0: a bare "sk_skb" section
-        hint = "its section says neither; set .expected_attach_type before loading"
+        hint = "its section does not say which; set .expected_attach_type before loading"
         raise BpfError(errno.EINVAL, f"{what}: parser or verdict?", hint)
     try:
         return attach_to_fd(program, where.fileno(), attach_type, what=what)

@@ -1,4 +1,4 @@
-"""Links of struct_ops maps: a set of programs that the kernel calls as one of its own modules."""
+"""Links of struct_ops maps: sets of programs that the kernel calls like one of its own modules."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _KEY = bytes(4)  # the only entry
 
 
 class StructOpsLink(Link):
-    """A struct_ops map that is registered until this is closed or detached."""
+    """Keep a struct_ops map registered until this is closed or detached."""
 
     def update(self, program: HasFd, *, old: HasFd | None = None) -> None:
-        """Let another map take over, without a gap (BPF_LINK_UPDATE, 6.4).
+        """Replace the map by another, without a gap (BPF_LINK_UPDATE, 6.4).
 
         :param program: a loaded struct_ops map of the same kind
-        :param old: if given, only replace when this map is attached now
+        :param old: if given, replace only if this map is attached now
         :raises BpfError: EINVAL for a map of another kind; EPERM if `old` is not attached
         """
         publish = getattr(program, "publish", None)
@@ -37,32 +37,32 @@ class StructOpsLink(Link):
 
 
 def publish(where: Map, value: bytes) -> None:
-    """Write the value of a struct_ops map, once; later calls do nothing.
+    """Write the value of a struct_ops map once. Later calls do nothing.
 
-    :param value: with the descriptors of its programs
-    :raises BpfError: EINVAL if the kernel misses a member that it needs
+    :param value: the value, with the descriptors of its programs
+    :raises BpfError: EINVAL if a member that the kernel needs is not set
     """
     try:
         where.raw[_KEY] = value
     except BpfError as error:
         if error.errno == errno.EBUSY:
-            return  # it is set, and the kernel lets nobody change it
+            return  # it is already set, and cannot be changed
         if error.errno == errno.EINVAL:
-            error.hint = "perhaps a member is not set that the kernel needs"
+            error.hint = "perhaps a member that the kernel needs is not set"
         elif error.errno == errno.EEXIST:
-            error.hint = "something is registered by that name"
+            error.hint = "something with that name is registered"
         raise
 
 
 def attach_struct_ops(where: Map, value: bytes) -> Link:
     """Register a struct_ops map.
 
-    By a link if the map has BPF_F_LINK (section ``.struct_ops.link``); else it is registered by
-    its value, and closing deletes that.
+    A map with BPF_F_LINK (section ``.struct_ops.link``) is registered by a link. Any other map is
+    registered by its value, and closing deletes the value.
 
-    :param value: with the descriptors of its programs
-    :raises BpfError: EINVAL if the kernel misses a member that it needs; EEXIST if something is
-        registered by that name
+    :param value: the value, with the descriptors of its programs
+    :raises BpfError: EINVAL if a member that the kernel needs is not set; EEXIST if something
+        with that name is registered
     """
     what = f"struct_ops {where.name}"
     try:
@@ -71,7 +71,7 @@ def attach_struct_ops(where: Map, value: bytes) -> Link:
             return StructOpsLink(sys_link.link_create_map(where.fileno()), what)
     except BpfError as error:
         if error.errno == errno.EEXIST:
-            error.hint = "something is registered by that name"
+            error.hint = "something with that name is registered"
         error.add_context(what)
         raise
     kept = os.dup(where.fileno())

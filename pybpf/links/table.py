@@ -1,9 +1,9 @@
-"""How a section attaches: one row for each word that `pybpf.obj.sections` gives.
+"""How each section attaches: one row for each word that `pybpf.obj.sections` gives.
 
 A row names the function that makes the link from a section name, and the method of
-`pybpf.Program` that does it from arguments. Nothing else reads section names to attach, and
+`pybpf.Program` that does it from arguments. Nothing else reads section names to attach.
 ``pybpf obj inspect`` prints from this table too. To add a kind of attachment, write its
-family module and fill in its row.
+module and fill in its row.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["WAYS", "Way", "attach", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How the programs of one word are attached. Without any of these: not yet.
+    """Say how the programs of one word are attached. Without any of these, they are not yet.
 
-    :param attach: makes the link, from what the section says
+    :param attach: makes the link from what the section says
     :param call: the method that attaches such a program, with its arguments
     :param instead: what to do where nothing attaches such a program
     """
@@ -39,7 +39,7 @@ class Way:
 
     @property
     def hint(self) -> str:
-        """What to do for a program whose section does not say where to attach it."""
+        """Say what to do if a section does not say where to attach."""
         return f"call {self.call}" if self.call else self.instead
 
 
@@ -82,17 +82,17 @@ WAYS: Mapping[str, Way] = {
     "sockmap": Way(call="attach_sockmap(map)"),
     "perf_event": Way(call="attach_perf_event(event)"),
     "lwt": Way(
-        instead="a route runs it, not a link: pin() it and name the path in "
+        instead="it runs from a route: pin() it and name the path in "
         "`ip route add ... encap bpf in|out|xmit pinned PATH`"
     ),
     "lirc": Way(
-        instead="pybpf attaches to no infrared receiver: pin() it, and load it with ir-keytable"
+        instead="pybpf cannot attach to infrared receivers: pin() it, and load it with ir-keytable"
     ),
 }
 
 
 def problem(how: str, section: str, target: str) -> BpfError | None:
-    """Tell why a program cannot be attached by its section; None if it can.
+    """Return why a program cannot be attached by its section, None if it can.
 
     :param how: word of `pybpf.obj.sections`, "" for a section name that libbpf does not know
     :param section: section name, for the message
@@ -121,12 +121,12 @@ def attach(how: str, request: Request) -> Link | LinkSet | MultiLink:
 
     :param how: word of `pybpf.obj.sections`, "" for a section name that libbpf does not know
     :raises UnsupportedFeature: if pybpf cannot attach such programs
-    :raises BpfError: EINVAL if the section does not say where, naming the method to call; or
-        what the kernel refuses
+    :raises BpfError: EINVAL if the section does not say where, with the method to call in the
+        hint; or if the kernel refuses
     """
     error = problem(how, request.section, request.target)
     if error is not None:
         raise error
     make = WAYS[how].attach
-    assert make is not None  # or there would be a problem
+    assert make is not None  # otherwise there would be a problem
     return make(request)

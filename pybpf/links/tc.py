@@ -1,11 +1,11 @@
-"""Attachments by rtnetlink: filters of traffic control (clsact), and XDP without a link.
+"""Attachments through rtnetlink: filters of traffic control (clsact), and XDP without a link.
 
-Netlink is spoken by pyroute2, a dependency for this alone: requests, acknowledgements and nested
-attributes of qdiscs, filters and interfaces are a protocol of their own, and bpf(2) has no way to
-a filter. It is imported when it is first needed (0.2 s).
+pyroute2 speaks netlink, and is a dependency for this alone. Requests, acknowledgements and nested
+attributes of qdiscs, filters and interfaces are a protocol of their own, and bpf(2) cannot reach
+filters. pyroute2 is imported on first use (0.2 s).
 
-The hook of a device is a qdisc, ``clsact``. It is made if there is none. The attachment that made
-it removes it again, unless there are other filters by then.
+The hook of a device is a qdisc, ``clsact``. If a device has none, it is made here. The attachment
+that made it removes it again, unless it has other filters by then.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def attach_tc(
     priority: int | None = None,
     name: str = "",
 ) -> Attachment:
-    """Attach to a network interface as a filter of traffic control, on kernels of any age.
+    """Attach to a network interface as a filter of traffic control. Works on old kernels too.
 
-    The program decides by itself what happens to a packet (``direct-action``).
+    The program's return value decides what happens to a packet (``direct-action``).
 
     :param interface: its name or index
     :param direction: "ingress" or "egress"
-    :param priority: 1 to 65535, lower runs first; None takes the first that is free
-    :param name: what ``tc filter show`` calls it
-    :raises ValueError: for another direction or priority
+    :param priority: 1 to 65535, lower runs first; None for the first free one
+    :param name: name that ``tc filter show`` prints
+    :raises ValueError: if the direction or priority is not one of these
     :raises BpfError: ENODEV if the interface does not exist, with near names; EEXIST if it has an
-        old ``ingress`` qdisc, which excludes ``clsact``
+        old ``ingress`` qdisc, which rules out ``clsact``
     """
     if direction not in DIRECTIONS:
         choices = ", ".join(map(repr, DIRECTIONS))
@@ -121,7 +121,7 @@ def _make_hook(route: Any, index: int, what: str) -> bool:
         kinds = [one.get_attr("TCA_KIND") for one in route.get_qdiscs(index)]
         if "clsact" in kinds:
             return False
-        hint = "it has an ingress qdisc, which excludes clsact: tc qdisc del dev DEVICE ingress"
+        hint = "it has an ingress qdisc, which rules out clsact: tc qdisc del dev DEVICE ingress"
         raise BpfError(errno.EEXIST, what, hint) from None
     return True
 
@@ -180,7 +180,7 @@ def _add(
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            continue  # somebody else took the place meanwhile
+            continue  # somebody else took the priority meanwhile
         return chosen, handle
     raise BpfError(errno.EEXIST, what, "others attach there all the time")
 
@@ -188,14 +188,14 @@ def _add(
 def attach_xdp_netlink(program: HasFd, interface: str | int, *, mode: str = "auto") -> Attachment:
     """Attach to a network interface by netlink, as ``ip link set dev NAME xdp`` does.
 
-    For kernels before 5.9, and beside tools that expect it so. It is undone when the result is
-    closed, unless another program is there by then.
+    Use it on kernels before 5.9, and beside tools that expect this form. Closing the result
+    undoes it, unless another program is attached by then.
 
     :param interface: its name or index
     :param mode: "auto", "generic", "native" or "offload"
-    :raises ValueError: for another mode
-    :raises BpfError: ENODEV if the interface does not exist, with near names; EBUSY if it has an
-        XDP program
+    :raises ValueError: if the mode is unknown
+    :raises BpfError: ENODEV if the interface does not exist, with near names; EBUSY if it already
+        has an XDP program
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of {', '.join(map(repr, MODES))} expected")

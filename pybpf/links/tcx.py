@@ -17,7 +17,7 @@ TCX_DIRECTIONS = {
     "ingress": AttachType.BPF_TCX_INGRESS,
     "egress": AttachType.BPF_TCX_EGRESS,
 }
-#: Which of the two interfaces of a pair sends.
+#: The interface of a pair that sends.
 NETKIT_SIDES = {
     "primary": AttachType.BPF_NETKIT_PRIMARY,
     "peer": AttachType.BPF_NETKIT_PEER,
@@ -32,16 +32,16 @@ def attach_tcx(
     before: Link | HasFd | int | bool | None = None,
     after: Link | HasFd | int | bool | None = None,
 ) -> Link:
-    """Attach to what comes in or goes out of a network interface, by a tcx link (6.6).
+    """Attach to the incoming or outgoing packets of a network interface, by a tcx link (6.6).
 
     :param interface: its name or index
     :param direction: "ingress" or "egress"
-    :param before: run before this link, program or id of a program; True: before all
-    :param after: run after it; True or nothing: after all
-    :raises ValueError: for another direction, or if both places are given
+    :param before: link, program or program id to run before; True: run before all
+    :param after: the same, to run after; True or nothing: run after all
+    :raises ValueError: if the direction is unknown, or both places are given
     :raises UnsupportedFeature: before Linux 6.6
-    :raises BpfError: ENODEV if the interface does not exist, with near names; ENOENT if what
-        `before` or `after` names is not attached there
+    :raises BpfError: ENODEV if the interface does not exist, with near names; ENOENT if the
+        program of `before` or `after` is not attached there
     """
     return _attach(program, interface, "tcx", "direction", TCX_DIRECTIONS, direction, before, after)
 
@@ -54,15 +54,15 @@ def attach_netkit(
     before: Link | HasFd | int | bool | None = None,
     after: Link | HasFd | int | bool | None = None,
 ) -> Link:
-    """Attach to what one side of a pair of netkit interfaces sends (6.7).
+    """Attach to the packets that one side of a pair of netkit interfaces sends (6.7).
 
     :param interface: the primary interface of the pair, by name or index
     :param side: "primary" or "peer"
     :param before: as in `attach_tcx`
     :param after: as in `attach_tcx`
-    :raises ValueError: for another side, or if both places are given
+    :raises ValueError: if the side is unknown, or both places are given
     :raises UnsupportedFeature: before Linux 6.7, or without CONFIG_NETKIT
-    :raises BpfError: ENODEV if the interface does not exist; ENXIO if it is not a netkit one;
+    :raises BpfError: ENODEV if the interface does not exist; ENXIO if it is not a netkit interface;
         EACCES if it is the peer of its pair
     """
     return _attach(program, interface, "netkit", "side", NETKIT_SIDES, side, before, after)
@@ -89,9 +89,11 @@ def _attach(
         )
     except BpfError as error:
         if error.errno == errno.EINVAL and kind == "tcx" and not place.flags:
-            raise UnsupportedFeature("tcx links", "6.6", "attach_tc() works before") from error
+            raise UnsupportedFeature(
+                "tcx links", "6.6", "attach_tc() works on older kernels"
+            ) from error
         if error.errno == errno.ENOENT and place.relative:
-            error.hint = f"what before or after names is not attached to {interface}"
+            error.hint = f"the program of before or after is not attached to {interface}"
         if error.errno == errno.ENXIO and kind == "netkit":
             error.hint = f"{interface} is not a netkit interface"
         error.add_context(what)

@@ -26,8 +26,8 @@ def attach_raw_tracepoint(
     """Attach to a raw tracepoint (BPF_RAW_TRACEPOINT_OPEN).
 
     :param name: name of the tracepoint without its category, e.g. ``sched_switch``
-    :param cookie: ``__u64``; needs Linux 6.10 or newer when not 0
-    :param names: gives the names that exist, for the message if `name` does not
+    :param cookie: ``__u64``; other than 0 needs Linux 6.10
+    :param names: returns the existing names, for the message if `name` does not exist
     :raises TypeError: if `name` is not a str
     :raises BpfError: ENOENT if the tracepoint does not exist, with near names
     """
@@ -75,7 +75,7 @@ def _near_event(category: str, name: str) -> str:
 
 
 def by_section(request: Request) -> Link:
-    """``tracepoint/CATEGORY/NAME`` or ``tp/CATEGORY/NAME``."""
+    """Attach ``tracepoint/CATEGORY/NAME`` or ``tp/CATEGORY/NAME``."""
     category, slash, name = request.target.partition("/")
     if not slash:
         hint = f"write {request.section.partition('/')[0]}/CATEGORY/NAME"
@@ -84,7 +84,7 @@ def by_section(request: Request) -> Link:
 
 
 def raw_by_section(request: Request) -> Link:
-    """``raw_tp/NAME`` or ``raw_tracepoint/NAME``, also ``.w``."""
+    """Attach ``raw_tp/NAME`` or ``raw_tracepoint/NAME``, also ``.w``."""
     return attach_raw_tracepoint(
         request.program,
         request.target,

@@ -16,10 +16,10 @@ def attach_tracing(
     """Attach to what the program was loaded for: fentry, fexit, fmod_ret, fsession, tp_btf, lsm.
 
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``); 0 if it
-        is not known, and then there is no cookie
+        is unknown, which rules out a cookie
     :param cookie: ``__u64`` for bpf_get_attach_cookie
     :raises BpfError: E2BIG if the trampoline is full, EBUSY if the function cannot be
-        patched (notrace) or the same program is on it already, ENOTSUPP (524) if it has
+        patched (notrace) or already has this program, ENOTSUPP (524) if it has
         more argument slots than the kernel's trampolines take
     """
     if not attach_type and not cookie:  # BPF_RAW_TRACEPOINT_OPEN does not ask for it
@@ -36,17 +36,17 @@ def attach_tracing_multi(
     cookies: Sequence[int] | None = None,
     what: str = "tracing_multi",
 ) -> Link:
-    """Attach one program to many functions of one BTF object: all or none.
+    """Attach one program to many functions of one BTF object. Either all are attached or none.
 
     :param attach_type: the program's ``expected_attach_type`` (``BPF_TRACE_FENTRY_MULTI``...)
     :param ids: BTF_KIND_FUNC of each function, in the BTF the program was loaded for
-    :param cookies: ``__u64`` for bpf_get_attach_cookie, one for each
-    :raises BpfError: the kernel refuses one of them, and does not say which
+    :param cookies: ``__u64`` for bpf_get_attach_cookie, one per function
+    :raises BpfError: the kernel refuses a function; it does not say which
     """
     fd = sys_link.link_create_tracing_multi(program.fileno(), attach_type, ids, cookies=cookies)
     return Link(fd, what)
 
 
 def by_section(request: Request) -> Link:
-    """``fentry/FUNCTION`` and the like: the target was fixed when the program was loaded."""
+    """Attach ``fentry/FUNCTION`` and the like. The target was fixed when loading."""
     return request.program.attach_tracing(cookie=request.cookie)

@@ -31,15 +31,15 @@ def attach_uprobe(
     :param binary: path, or name: ``libc.so.6``, ``bash`` (see `pybpf.links.binary.find_binary`)
     :param symbol_or_offset: ``malloc``, ``malloc+0x10``, ``memcpy@GLIBC_2.14``, or bytes from the
         start of the file
-    :param pid: only in that process; None for all
-    :param retprobe: when the function returns
+    :param pid: only in this process; None for all
+    :param retprobe: run when the function returns
     :param ref_ctr_offset: file offset of a USDT semaphore (bytes), 0 for none
     :param cookie: ``__u64`` for bpf_get_attach_cookie
-    :raises TypeError: if an argument is of another type
-    :raises ObjectFormatError: if the file is not an ELF64 one
+    :raises TypeError: if an argument has another type
+    :raises ObjectFormatError: if the file is not ELF64
     :raises BpfError: ENOENT if the file, library or function does not exist, with near names;
-        EINVAL if a name means several functions, or a return probe is asked for inside one;
-        ESRCH if there is no such process
+        EINVAL if several functions have the name, or a return probe has an offset;
+        ESRCH if the process does not exist
     """
     need(binary, str, "binary", "a path or the name of a library or program")
     need(symbol_or_offset, (str, int), "symbol_or_offset")
@@ -66,7 +66,7 @@ def attach_uprobe(
 
 
 def _halves(target: str, wanted: str, call: str) -> tuple[str, str]:
-    """Split what a section names into the binary and what is wanted of it."""
+    """Split a section's target into the binary and the rest."""
     binary, _, what = target.rpartition(":")
     if not binary or not what:
         form = f"BINARY:{wanted}"
@@ -75,9 +75,9 @@ def _halves(target: str, wanted: str, call: str) -> tuple[str, str]:
 
 
 def by_section(request: Request) -> Link:
-    """``uprobe/BINARY:FUNCTION`` or ``uprobe/BINARY:FUNCTION+OFFSET``, also ``uretprobe``.
+    """Attach ``uprobe/BINARY:FUNCTION`` or ``uprobe/BINARY:FUNCTION+OFFSET``, also ``uretprobe``.
 
-    :raises BpfError: EINVAL if the target is written otherwise
+    :raises BpfError: EINVAL if the target has another form
     """
     binary, symbol = _halves(request.target, "FUNCTION", "attach_uprobe(binary, symbol_or_offset)")
     return attach_uprobe(
@@ -103,12 +103,12 @@ def attach_uprobe_multi(
 
     :param binary: as `attach_uprobe` takes it
     :param symbols: a glob, ``*alloc``, or names
-    :param pid: only in that process; None for all
-    :param retprobe: when the functions return
-    :param session: at entry and return: the program was loaded for BPF_TRACE_UPROBE_SESSION
+    :param pid: only in this process; None for all
+    :param retprobe: run when the functions return
+    :param session: run at entry and return; the program was loaded for BPF_TRACE_UPROBE_SESSION
     :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
     :raises UnsupportedFeature: before Linux 6.6, for sessions 6.13
-    :raises ValueError: the number of cookies is not that of the names
+    :raises ValueError: the numbers of cookies and names differ
     :raises BpfError: as `attach_uprobe`; ENOENT also if nothing matches the glob
     """
     need(binary, str, "binary", "a path or the name of a library or program")
@@ -147,9 +147,9 @@ def attach_uprobe_multi(
 
 
 def multi_by_section(request: Request) -> Link:
-    """``uprobe.multi/BINARY:GLOB``, ``uretprobe.multi`` or ``uprobe.session``.
+    """Attach ``uprobe.multi/BINARY:GLOB``, ``uretprobe.multi`` or ``uprobe.session``.
 
-    :raises BpfError: EINVAL if the target is written otherwise
+    :raises BpfError: EINVAL if the target has another form
     """
     binary, glob = _halves(request.target, "GLOB", "attach_uprobe_multi(binary, glob_or_symbols)")
     return attach_uprobe_multi(

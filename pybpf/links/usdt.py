@@ -1,12 +1,12 @@
 """Links on user statically defined tracepoints (USDT).
 
-Theory of operation. A probe is attached to like any place of a binary: a uprobe on each of its
-nops, with its semaphore as reference counter. Where its arguments are differs from place to
-place, and a program cannot parse text, so ``usdt.h`` (ours and libbpf's alike) has a map
-``__bpf_usdt_specs`` with the places in numbers. Each uprobe's cookie is an index into it. What
-the fields of an entry are is read from the object's own BTF, so every version of that header is
-filled alike. Places with the same arguments share an entry. A program without that map may be
-attached too, but cannot ask for arguments; its cookie is the caller's.
+Theory of operation. A probe is a place in a binary like any other: each of its nops gets a
+uprobe, with the probe's semaphore as reference counter. The arguments are in different registers
+at each place, and a program cannot parse text. So ``usdt.h`` (ours and libbpf's) has a map
+``__bpf_usdt_specs`` that describes the arguments in numbers. The cookie of each uprobe is an
+index into this map. The fields of an entry are read from the object's own BTF, so every version
+of that header works. Places with the same arguments share an entry. A program without the map can
+be attached too, but it cannot ask for arguments, and its cookie is the caller's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPECS = "__bpf_usdt_specs"
 
 
 class UsdtSpecs:
-    """The entries of one object's map of argument places: who uses which.
+    """Hold the entries of one object's map of arguments, and count their users.
 
     :param maps: the object's maps
     """
@@ -46,13 +46,13 @@ class UsdtSpecs:
 
     @property
     def exists(self) -> bool:
-        """The object has the map."""
+        """Return True if the object has the map."""
         return self._map is not None
 
     def take(self, text: str, cookie: int, arguments: list[Argument]) -> int:
-        """Fill an entry, or share one with the same contents; `give_back` it in the end.
+        """Fill an entry, or share one with the same contents. `give_back` releases it.
 
-        :param text: the arguments as the note has them
+        :param text: the arguments, as in the note
         :raises BpfError: ENOSPC if the map is full
         """
         assert self._map is not None
@@ -85,7 +85,7 @@ def _spec(specs: Map, arguments: list[Argument], cookie: int) -> dict[str, Any]:
         fields = set(example.args[0]._fields)
         room = len(example.args)
     except (AttributeError, IndexError, KeyError):
-        hint = "the object needs BTF, and usdt.h as pybpf or libbpf have it"
+        hint = "the object needs BTF, and usdt.h of pybpf or libbpf"
         raise BpfError(errno.EINVAL, f"map {SPECS!r}", hint) from None
     scaled = {"idx_reg_off", "scale_bitshift"} <= fields
     values = []
@@ -107,7 +107,7 @@ def _spec(specs: Map, arguments: list[Argument], cookie: int) -> dict[str, Any]:
 
 
 class UsdtLink(LinkSet):
-    """Links on all places of one probe; closing closes all.
+    """Hold the links on all places of one probe. Closing closes all.
 
     :ivar what: what is attached where, for messages
     """
@@ -118,7 +118,7 @@ class UsdtLink(LinkSet):
         self._release: list[Callable[[], None]] = []
 
     def on_end(self, release: Callable[[], None]) -> None:
-        """Call this once when the links are closed or detached."""
+        """Call `end` once, when the links are closed or detached."""
         self._release.append(release)
 
     def detach(self) -> None:
@@ -162,16 +162,16 @@ def attach_usdt(
     pid: int | None = None,
     cookie: int = 0,
 ) -> UsdtLink:
-    """Attach to a USDT probe of an executable or library, wherever it was inlined.
+    """Attach to a USDT probe of an executable or library, at every place where it was inlined.
 
-    :param specs: of the object that the program is of
+    :param specs: those of the program's object
     :param binary: path, or name as `pybpf.links.binary.find_binary` takes it
     :param provider: ``python``, ``libc``
     :param name: ``gc__start``
-    :param pid: only in that process; None for all
+    :param pid: only in this process; None for all
     :param cookie: ``__u64`` for bpf_usdt_cookie
-    :raises TypeError: if an argument is of another type
-    :raises ObjectFormatError: if the file is not an ELF64 one, or its notes are malformed
+    :raises TypeError: if an argument has another type
+    :raises ObjectFormatError: if the file is not ELF64, or its notes are malformed
     :raises BpfError: ENOENT if the file or probe does not exist, with near names
     """
     for value, role in ((binary, "binary"), (provider, "provider"), (name, "name of a probe")):
@@ -234,9 +234,9 @@ def _listed(names: list[str]) -> str:
 
 
 def by_section(request: Request) -> UsdtLink:
-    """``usdt/BINARY:PROVIDER:NAME``.
+    """Attach ``usdt/BINARY:PROVIDER:NAME``.
 
-    :raises BpfError: EINVAL if the target is written otherwise
+    :raises BpfError: EINVAL if the target has another form
     """
     parts = request.target.rsplit(":", 2)
     if len(parts) != 3 or not all(parts):

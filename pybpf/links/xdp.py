@@ -11,8 +11,8 @@ from .link import HasFd, Link, attach_to_fd, near, need
 
 __all__ = ["MODES", "attach_xdp", "interface_index"]
 
-#: Where the program runs: chosen by the kernel, after the packet became an skb (any driver),
-#: in the driver, or on the network card.
+#: Where the program runs: the kernel chooses, after the packet became an skb (any driver), in
+#: the driver, or on the network card.
 MODES = {
     "auto": 0,
     "generic": XDP_FLAGS_SKB_MODE,
@@ -25,8 +25,8 @@ def interface_index(interface: str | int) -> int:
     """Find the index of a network interface of this process's network namespace.
 
     :param interface: its name (``eth0``) or its index
-    :raises TypeError: for any other type
-    :raises BpfError: ENODEV if there is none, with near names
+    :raises TypeError: if it has another type
+    :raises BpfError: ENODEV if it does not exist, with near names
     """
     import socket  # 4 ms, and only network programs need it
 
@@ -49,10 +49,10 @@ def attach_xdp(program: HasFd, interface: str | int, *, mode: str = "auto") -> L
 
     :param interface: its name or index
     :param mode: "auto", "generic" (any driver), "native" (in the driver) or "offload"
-    :raises ValueError: for another mode
+    :raises ValueError: if the mode is unknown
     :raises TypeError: if `interface` is neither a str nor an int
-    :raises BpfError: ENODEV if the interface, EBUSY does not exist if it has an XDP program,
-        EOPNOTSUPP if its driver does not have that mode
+    :raises BpfError: ENODEV if the interface does not exist, EBUSY if it has an XDP program,
+        EOPNOTSUPP if its driver lacks that mode
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of {', '.join(map(repr, MODES))} expected")

@@ -16,6 +16,7 @@ import mmap
 import os
 from typing import Any
 
+from .. import log
 from .._sys import bpf
 from .._sys.fd import Fd
 from .._sys.mapping import FixedMapping
@@ -42,7 +43,10 @@ __all__ = ["Map"]
 T = MapType
 
 _SETTABLE = frozenset(
-    {"type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "map_extra"}
+    {
+        *("type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "map_extra"),
+        "autocreate",
+    }
 )
 
 
@@ -63,6 +67,8 @@ class Map(Entries):
     map_flags: int
     numa_node: int
     map_extra: int
+    #: False: loading the object does not create it, and programs must not reach its uses.
+    autocreate: bool
 
     def __init__(self, spec: MapSpec, btf: Btf | None = None) -> None:
         self._fd: Fd | None = None
@@ -230,6 +236,7 @@ class Map(Entries):
             if pattern is not None:
                 pattern.close()
         self._adopt(fd)
+        log.debug("maps", "created %r: %s, %d entries", self.name, self.type_name, self.max_entries)
         if self.initial is not None or self.type == T.BPF_MAP_TYPE_ARENA:
             try:
                 self._fill()

@@ -68,12 +68,15 @@ def explain(
     :param inner: an inner map was given
     """
     if error == errno.ENOMEM:
-        return f"{max_entries} entries of {key_size} + {value_size} bytes do not fit in memory"
+        size = f"{max_entries} entries of {key_size} + {value_size} bytes"
+        return f"{size} do not fit in memory: set a smaller max_entries before loading"
     if error not in (errno.EINVAL, errno.E2BIG, errno.EPERM):
         return ""
     for wrong, text in _checks(map_type, key_size, value_size, max_entries, map_flags, inner):
         if wrong:
             return text
+    if error == errno.E2BIG:
+        return f"{max_entries} entries are too many: set a smaller max_entries before loading"
     return ""
 
 
@@ -103,7 +106,7 @@ def _checks(
     if kind in (CGROUP_STORAGE, PERCPU_CGROUP_STORAGE):
         checks.append((entries != 0, "max_entries of a cgroup storage map must be 0"))
     else:
-        checks.append((entries == 0, "max_entries is 0"))
+        checks.append((entries == 0, "max_entries is 0: set it before loading"))
     if kind in KEYLESS:
         checks.append((key != 0, f"a {_NAMES[kind]} has no keys: key_size must be 0"))
     elif kind in INDEXED:

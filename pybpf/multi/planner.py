@@ -1,26 +1,25 @@
-"""The planner: which mechanism, which variant, for which function, and why not for the rest.
+"""The planner chooses a mechanism and a variant for each function, or a reason to skip it.
 
 Theory of operation. A request is one multi program (a `Template`: its code and
 what `traits.analyse` proved of it) and a set of targets. For every target and
 every mechanism the planner asks one question, "can this mechanism carry this
 program on this function, and if not, for what reason", from rules that are
 plain data: the function's model, the kernel's features, our deny lists. A
-mechanism that can gets its variant, the rewritten instruction stream, whose
-bytes are the group key: targets that share mechanism, BTF object and variant
-share a group, so the number of argument slots splits groups exactly where it
-changes an instruction and nowhere else.
+mechanism that can carry it gives a variant, the rewritten instruction stream.
+Targets that share mechanism, BTF object and variant share a group. So the number
+of argument slots splits groups only where it changes an instruction.
 
-Which mechanism comes first is decided by trying: each one in turn is put at
-the head of the preference order, all targets are assigned, and the order whose
-predicted set-up plus tear-down is least wins. A mechanism whose calls cost more
-than another's is not tried if it is set up no more than 20 % sooner, or if the
-calls that a function is taken to get (`cost.CALLS`) make up for it: that depends
-on no number of functions, so it cannot make a larger request cheaper. A target
-the first mechanism cannot carry falls to the next; one that none can carry is
-skipped with the reason of the most preferred mechanism. Since every order's
-cost grows with each target, so does the least of them.
+The first mechanism is found by trying. Each one in turn is put at the head of
+the preference order, and all targets are assigned. The order with the lowest
+predicted set-up plus tear-down wins. A mechanism with dearer calls than another
+is not tried if its set-up saves no more than 20 %, or if the calls that a function
+is assumed to get (`cost.CALLS`) cost more than the set-up saves. This rule does
+not depend on the number of functions, so it cannot make a larger request cheaper.
+If the first mechanism cannot carry a target, the next one is asked. If none can,
+the target is skipped with the reason of the most preferred mechanism. The cost of
+every order grows with each target, and so does the lowest of them.
 
-Everything here is pure: same inputs in any order, same plan.
+Everything here is pure. The same inputs in any order give the same plan.
 """
 
 from __future__ import annotations
@@ -51,16 +50,16 @@ __all__ = ["answers", "make_plan"]
 
 
 class _Fit(NamedTuple):
-    # What a target's group is made of, and the group's place among the groups.
+    # What makes a target's group, and the group's place among the groups.
     mechanism: Mechanism
     module: str
     parts: tuple[Part, ...]
     key: GroupKey
 
 
-# What becomes of a target.
+# The result for a target.
 _Choice = _Fit | Refusal
-# All of a target that a mechanism's answer depends on, but its model.
+# All properties of a target that a mechanism's answer depends on, except its model.
 _Shape = tuple[object, ...]
 _PLAIN: _Shape = ("", False, True, True, 0, False)
 
@@ -68,8 +67,9 @@ _VOID, _WIDE = Return.VOID, Return.WIDE
 
 
 def _by_shape(columns: TargetColumns, rows: Sequence[int]) -> list[tuple[_Shape, list[int]]]:
-    # Positions in `rows` by all that a mechanism's answer depends on; a model by its identity,
-    # for equal ones are mostly one object. Written for thousands of targets, most of them plain.
+    # Positions in `rows`, by everything that a mechanism's answer depends on. Models are compared
+    # by identity, because equal ones are mostly one object. This is fast for thousands of targets,
+    # most of them plain.
     plain: defaultdict[int, list[int]] = defaultdict(list)
     out: defaultdict[tuple[int, _Shape], list[int]] = defaultdict(list)
     unique, kprobe, addresses = columns.unique, columns.kprobe, columns.addresses
@@ -110,8 +110,8 @@ def _by_sleep(
 
 
 def _kind(model: Model | None) -> object:
-    # What of a model the answers depend on: fewer kinds than there are models. Members of an
-    # Enum by identity, for they have a slow hash.
+    # The properties of a model that the answers depend on: fewer kinds than models. Enum members
+    # are compared by identity, because their hash is slow.
     if model is None:
         return None
     returns = model.returns
@@ -132,13 +132,13 @@ class _Planner:
     # -- the recursion guard
 
     def recursive(self, names: Iterable[str]) -> bool:
-        """The program's calls may run one of these functions."""
+        """Return True if the program's calls may run one of these functions."""
         traits = self.request.template.traits
         leaves = leaf_functions(traits)
         return calls_traceable(traits) or (bool(leaves) and not leaves.isdisjoint(names))
 
     def guarded(self, groups: Iterable[Group]) -> tuple[Group, ...]:
-        """The groups, in the order of their new variants."""
+        """Return the groups, in the order of their new variants."""
         out = [
             replace(
                 group,
@@ -154,12 +154,12 @@ class _Planner:
     # -- all targets, one order of mechanisms
 
     def choose(self, shape: Target, order: Sequence[Mechanism]) -> _Choice:
-        # What becomes of every target of a shape.
+        # The result for every target of a shape.
         first: Refusal | None = None
         for mechanism in order:
             answer = mechanism.answer(self.request, shape)
             if not isinstance(answer, Refusal):
-                # What is loaded for no BTF object is shared by the modules.
+                # Programs that are not loaded for a BTF object are shared by the modules.
                 module = shape.module if mechanism.needs_btf else ""
                 return _Fit(mechanism, module, answer, group_key(mechanism, module, answer))
             first = first or answer
@@ -171,7 +171,7 @@ class _Planner:
         shapes: Sequence[tuple[_Shape, Sequence[int]]],
         order: Sequence[Mechanism],
     ) -> tuple[list[_Choice], int, Cost]:
-        """What becomes of each shape, how many targets are left over, and the cost.
+        """Return the result for each shape, the number of targets left over, and the cost.
 
         Targets of one group have one `_Fit`, the same object.
         """
@@ -207,7 +207,7 @@ class _Planner:
         shapes: Iterable[tuple[_Shape, Sequence[int]]],
         chosen: Iterable[_Choice],
     ) -> tuple[tuple[Group, ...], list[Skipped]]:
-        """The groups, their targets in the order given, and what was left over."""
+        """Return the groups, with their targets in the given order, and what was left over."""
         found: dict[int, tuple[_Fit, list[int]]] = {}
         skipped: list[Skipped] = []
         for (_, some), choice in zip(shapes, chosen, strict=True):
@@ -303,8 +303,8 @@ def make_plan(
 
     :param targets: functions; order does not matter
     :param facts: what the kernel offers
-    :param skipped: functions that were asked for and left out before planning
-    :param guarded: it is for a link that has a recursion guard already
+    :param skipped: requested functions that were left out before planning
+    :param guarded: the plan is for a link that already has a recursion guard
     :raises PlanError: if the program's use of the context cannot be proved
     """
     request = Request(template, facts, options.shape, unknown=options.unknown is not None)
@@ -341,7 +341,7 @@ def make_plan(
             Cost(),
             template.sleepable,
         )
-    # An unprovable program is one error, not a reason per target: this asks for its traits.
+    # This asks for the traits: a program that cannot be proved is one error, not many reasons.
     recursive = work.recursive(rest.column(names))
     obstacle = guard.obstacle(template.code, template.kfunc_names.values(), THROW)
     if recursive and len(rest) > 1:
@@ -364,17 +364,17 @@ def make_plan(
 
 
 def _copies(groups: Sequence[Group]) -> bool:
-    # The kernel has more than one flag against recursion for what is loaded: each tracing program
-    # has one, all kprobe programs have one together (``bpf_prog_active``). A single clone counts
-    # too: other links may be made of the program, and of others of its object.
+    # The kernel has several flags against recursion for the loaded programs: each tracing program
+    # has its own, and all kprobe programs share one (``bpf_prog_active``). A single clone counts
+    # too, because other links may use the program, or other programs of its object.
     own = sum(group.programs for group in groups if not group.mechanism.shares_flag)
     flags = own + any(group.mechanism.shares_flag for group in groups)
     return flags > 1 or any(group.mechanism.per_function for group in groups)
 
 
 def _ordered(targets: Targets) -> tuple[Sequence[int], bool]:
-    # Rows by address, and where those are equal by everything else. And whether no two have the
-    # same address, all being known.
+    # Rows sorted by address, and equal addresses by everything else. Also returns True if all
+    # addresses are known and different.
     addresses = targets.columns.addresses
     rows, sorted_ = targets.rows, targets.addresses
     for _ in range(2):
@@ -394,7 +394,7 @@ def _ordered(targets: Targets) -> tuple[Sequence[int], bool]:
 def _without_aliases(
     columns: TargetColumns, rows: Sequence[int], skipped: list[Skipped]
 ) -> list[int]:
-    # The first of the names of an address stays: the order is total, so always the same.
+    # The first name of an address stays. The order is total, so it is always the same name.
     seen: dict[object, int] = {}
     for row in rows:
         name, module = columns.names[row], columns.modules[row]
@@ -408,7 +408,7 @@ def _without_aliases(
 
 
 def answers(program: Template, target: Target, facts: PlanFacts) -> dict[Mechanism, Skipped | None]:
-    """For each mechanism: None if it can carry the program on the function, or why not. Pure.
+    """Return None for each mechanism that can carry the program on the function, or why not. Pure.
 
     :raises PlanError: if the program's use of the context cannot be proved
     """

@@ -132,7 +132,7 @@ class MultiPrograms:
 
     @cached_property
     def _linker(self) -> Linker:
-        skip = [m.name for m in self.binding.maps.values() if not m.spec.autocreate]
+        skip = [m.name for m in self.binding.maps.values() if not m.autocreate]
         return _MultiLinker(self.binding.spec, self.binding.link_target, skip_maps=skip)
 
     def load_variant(

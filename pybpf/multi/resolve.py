@@ -1,8 +1,8 @@
-"""From what a caller asks for to targets the planner understands.
+"""From what a caller asks for to targets that the planner understands.
 
-Globs and names go through `select` (ftrace, kallsyms and BTF joined); each
-candidate gets its model from BTF and the number of programs its trampoline
-holds already, as the kernel's link infos tell.
+Globs and names go through `select`, which joins ftrace, kallsyms and BTF. Each
+candidate gets its model from BTF. The kernel's link infos say how many programs
+its trampoline already holds.
 """
 
 from __future__ import annotations
@@ -61,22 +61,22 @@ Asked = str | Iterable[Item]
 
 _KINDS = {str, Candidate, Target}
 
-# What the prices, the room in a trampoline and cookies depend on, whatever the mechanism.
+# Prices, the room in a trampoline and cookies depend on these, for every mechanism.
 _PLANNED_FOR = (Feature.TRACING_MULTI, Feature.FSESSION, Feature.ATTACH_COOKIE)
 
 
 def listed(asked: object) -> list[Item]:
-    """What was asked for, item by item.
+    """List the requested items.
 
-    :raises TypeError: naming what is no name, glob, candidate or target
+    :raises TypeError: an item is not a name, glob, candidate or target
     """
     if isinstance(asked, str):
         return [asked]
-    wanted = "functions are asked for by a glob or a sequence of names, candidates and targets"
+    wanted = "functions are given by a glob or a sequence of names, candidates and targets"
     if isinstance(asked, (bytes, bytearray)) or not isinstance(asked, Iterable):
         raise TypeError(f"{wanted}, not by {asked!r}")
     items = list(asked)
-    if not set(map(type, items)) <= _KINDS:  # thousands are looked at as fast as this
+    if not set(map(type, items)) <= _KINDS:  # the fast way for thousands
         for item in items:
             if not isinstance(item, (str, Candidate, Target)):
                 raise TypeError(f"{wanted}; {item!r} is none of these")
@@ -84,12 +84,12 @@ def listed(asked: object) -> list[Item]:
 
 
 def plan_facts(facts: Facts, mechanisms: Iterable[Mechanism] = MECHANISMS) -> PlanFacts:
-    """What the planner asks of a kernel: only these features are probed.
+    """Ask a kernel for what the planner needs. Only these features are probed.
 
-    Whether trampolines copy stack arguments is not probed: the kernel says so at
-    attach (ENOTSUPP), and such functions are then planned again with six slots.
+    Whether trampolines copy stack arguments is not probed. The kernel says so when
+    attaching (ENOTSUPP), and such functions are then planned again with six slots.
 
-    :param mechanisms: those to choose from
+    :param mechanisms: the mechanisms to choose from
     """
     wanted = dict.fromkeys(_PLANNED_FOR)
     for one in mechanisms:
@@ -112,19 +112,19 @@ def plan(
     rates: Mapping[str, float] | None = None,
     horizon: float = HORIZON,
 ) -> Plan:
-    """What attaching a multi program would do; nothing is attached.
+    """Plan what attaching a multi program would do. Nothing is attached.
 
     :param program: a multi program of an opened object, or a `Template`
     :param targets: a glob, or names, globs, candidates and `Target` values
-    :param facts: of the running kernel, of saved ones (names are looked up in them), or
+    :param facts: facts of the running kernel or saved ones, in which names are looked up; or
         `PlanFacts` together with `Target` values: then this is `planner.make_plan`, and pure
-    :param mechanism: "auto", the one to use, or a sequence in order of preference
-    :param prefer: "overhead": the least cost per call first
+    :param mechanism: "auto", a mechanism, or a sequence of them in order of preference
+    :param prefer: "overhead": prefer the least cost per call
     :param lowering: "auto", "direct" or "frame"
     :param unknown: "registers": see `AttachOptions`
-    :param rates: calls a second by name: see `AttachOptions`
+    :param rates: calls per second by name: see `AttachOptions`
     :param horizon: with rates: seconds that the program will stay attached
-    :raises PlanError: as `planner.make_plan` and `AttachOptions`; or names that nobody can look up
+    :raises PlanError: as `planner.make_plan` and `AttachOptions`; or names that cannot be looked up
     :raises TypeError: as `listed`
     """
     options = AttachOptions(
@@ -141,7 +141,7 @@ def plan(
         wanted = listed(asked)
         given = [t for t in wanted if isinstance(t, Target)]
         if len(given) != len(wanted):
-            raise PlanError("names are looked up in Facts; with PlanFacts give Target values")
+            raise PlanError("PlanFacts cannot look up names: give Target values, or Facts")
         return plan_for(template, given, facts, options)
     facts = facts.current()
     resolver = Resolver(facts, live=not facts.is_saved)
@@ -149,11 +149,11 @@ def plan(
 
 
 class Resolver:
-    """Targets of one kernel; models are looked up once, occupancy for each request.
+    """Find targets in one kernel. Models are looked up once, occupancy for each request.
 
-    :param facts: what is known of it
-    :param live: it is the kernel that runs here, so that its links can be asked for, and
-        addresses that a caller gives are checked
+    :param facts: facts of the kernel
+    :param live: True if this kernel runs here, so that its links can be read and a
+        caller's addresses are checked
     """
 
     def __init__(self, facts: Facts | SelectFacts, *, live: bool = True) -> None:
@@ -163,7 +163,7 @@ class Resolver:
         self._held: Counter[int] | None = None
 
     def at(self, facts: Facts) -> Self:
-        """Look in these facts from now on: newer ones of the same kernel."""
+        """Use these facts from now on. They are newer, of the same kernel."""
         if facts is not self._facts:
             self._facts = facts
             self._models = {m: known for m, known in self._models.items() if not m}
@@ -172,7 +172,7 @@ class Resolver:
     def plan(
         self, template: Template, asked: Asked, facts: PlanFacts, options: AttachOptions = AUTO
     ) -> Plan:
-        """Plan a multi program on what was asked for.
+        """Plan a multi program on the requested functions.
 
         :param facts: `plan_facts` of the same kernel
         :raises PlanError: as `resolve` and `make_plan`
@@ -184,10 +184,10 @@ class Resolver:
         return plan_for(template, targets, facts, options, skipped)
 
     def with_sleep(self, targets: Iterable[Target]) -> Sequence[Target]:
-        """The targets, with what the running kernel says of sleepable programs on each.
+        """Return the targets, with the running kernel's answer about sleepable programs on each.
 
-        What is known already stays. Saved facts do not have it, and of very many functions only
-        the first `sleepable.MOST` are asked about: the rest stays unknown.
+        Known answers stay. Saved facts do not have them. Of very many functions, only the first
+        `sleepable.MOST` are asked about; the rest stay unknown.
         """
         btf = self._facts.btf
         if not self._live or not isinstance(btf, KernelBtf):
@@ -206,7 +206,7 @@ class Resolver:
         ]
 
     def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[Sequence[Target], list[Skipped]]:
-        """Targets for what was asked, and what could not be found.
+        """Return targets for what was requested, and what could not be found.
 
         :param asked: a glob (``vfs_*``, ``module:glob``), or names, candidates and targets;
             ``NAME@ADDRESS`` means one of several functions of this name
@@ -215,7 +215,7 @@ class Resolver:
         :raises TypeError: as `listed`
         """
         self._held = None
-        if isinstance(asked, Candidates):  # thousands, and no object of each
+        if isinstance(asked, Candidates):  # thousands, without an object for each
             return Targets(self._columns(asked.columns)), []
         wanted = listed(asked)
         if set(map(type, wanted)) == {Target}:
@@ -253,9 +253,9 @@ class Resolver:
     def again(
         self, targets: Sequence[Target], *, at_exit: bool
     ) -> tuple[list[Target], list[Skipped]]:
-        """Look functions up anew whose modules went or moved.
+        """Look up functions again whose modules went away or moved.
 
-        :returns: what each is now, and those that are not there any more
+        :returns: what each is now, and the functions that no longer exist
         """
         self._held = None
         out: list[Target] = []
@@ -285,9 +285,9 @@ class Resolver:
         return out, skipped
 
     def _placed(self, targets: list[Target]) -> tuple[list[Target], list[Skipped]]:
-        # Targets of a caller's own making, each with its address: by that alone two names of one
-        # function are told from two functions, and one link must not hold a function twice.
-        # An address that a caller gives may be of another moment, or of another boot.
+        # Targets that a caller made, each with its address. Only the address tells two names of one
+        # function from two functions, and one link must not hold a function twice.
+        # An address from a caller may be of another moment, or of another boot.
         out: list[Target] = []
         skipped: list[Skipped] = []
         if self._live and not self._facts.kallsyms.hidden:
@@ -315,7 +315,7 @@ class Resolver:
         return out, skipped
 
     def _moved(self, targets: list[Target]) -> dict[int, None]:
-        # Positions of the targets whose name, address and BTF id do not agree (any more).
+        # Positions of targets whose name, address and BTF id do not agree, or no longer do.
         symbols = symbols_named(self._facts.kallsyms, [t.name for t in targets if t.address])
         here = set(zip(symbols.names, symbols.modules, symbols.addrs, strict=True))
         return dict.fromkeys(
@@ -326,7 +326,7 @@ class Resolver:
         )
 
     def _describes(self, target: Target) -> bool:
-        # Whether the BTF id of a module's function is the function's.
+        # Whether the BTF id of a module's function belongs to that function.
         if target.btf_id is None:
             return True
         btf = self._facts.btf.get(target.module)
@@ -335,13 +335,13 @@ class Resolver:
         return isinstance(btf.type(target.btf_id), Func) and btf.name(target.btf_id) == target.name
 
     def target(self, candidate: Candidate) -> Target:
-        """A candidate with its model and occupancy."""
+        """Return a candidate with its model and occupancy."""
         model = None
         occupied = 0
         if candidate.btf_id is not None:
             models = self._models_of(candidate.module)
             if models is not None:
-                # A candidate that a caller kept may be of a module that was built anew.
+                # A candidate that a caller kept may be of a module that was rebuilt.
                 with suppress(ObjectFormatError, AssertionError):
                     model = models.of_func(candidate.btf_id)
             occupied = self._occupied(candidate.module, candidate.btf_id)
@@ -390,7 +390,7 @@ class Resolver:
     def _models_of(self, module: str) -> Models | None:
         btf: Btf | None = self._facts.btf.get(module)
         known = self._models.get(module)
-        if known is None or known[0] is not btf:  # not asked for yet, or loaded anew
+        if known is None or known[0] is not btf:  # not read yet, or loaded again
             known = self._models[module] = (btf, Models(btf) if btf is not None else None)
         return known[1]
 
@@ -398,7 +398,7 @@ class Resolver:
         return self._occupied_each([module], [btf_id])[0]
 
     def _occupied_each(self, modules: Sequence[str], btf_ids: Sequence[int]) -> array[int]:
-        # Programs that the trampolines of functions hold already.
+        # How many programs the trampolines of functions already hold.
         out = array("I", bytes(4 * len(btf_ids)))
         if not self._live or not any(btf_ids):
             return out
@@ -422,9 +422,9 @@ def _nothing(asked: str, skipped: list[Skipped]) -> PlanError:
 
 
 def _held() -> Counter[int]:
-    # How many programs each trampoline holds, as far as links can be read. Only a hint that
-    # spares attaches which would fail: links come and go meanwhile, and whoever may not see them
-    # counts none. The kernel says at attach which trampoline is full.
+    # How many programs each trampoline holds, as far as links can be read. This is only a hint that
+    # avoids attaches which would fail: links come and go meanwhile, and without the right to read
+    # links the count is 0. When attaching, the kernel says which trampoline is full.
     held: Counter[int] = Counter()
     with suppress(OSError):
         for one in attachments():

@@ -1,16 +1,16 @@
-"""From globs to functions: which ones are meant, which can be attached to, why not the others.
+"""From globs to functions: which ones match, which can be attached to, and why not the others.
 
-Four sources are joined. ftrace's list says what is traceable and is what globs
-are matched against, one line per call site; kallsyms gives addresses; BTF gives
-the id a trampoline needs; our own lists (`denylist`) forbid some. The join is
-where the traps are: static functions share names (a lookup by name then finds
-the first, perhaps another one), one address has several names (two ids of one
-address in a tracing_multi link crash 7.3 when it closes), and BTF may describe
-a name twice. What passes is a `Candidate` with exactly one address; everything
-else asked for is a `Skipped` with a reason. Pure: facts in, value out.
+Four sources are joined. ftrace's list says what is traceable; globs are matched
+against it, and it has one line per call site. kallsyms gives addresses. BTF gives
+the id that a trampoline needs. Our own lists (`denylist`) forbid some functions.
+The join has traps. Static functions share names: a lookup by name finds the first
+one, perhaps the wrong one. One address may have several names: two ids of one
+address in a tracing_multi link crash 7.3 when it closes. BTF may describe
+a name twice. What passes is a `Candidate` with exactly one address. Every other
+requested function is a `Skipped` with a reason. Pure: facts in, value out.
 
-A glob may mean all 44,000 functions, so the join works on columns: a list or array for each thing
-that is known, filled in one pass over all names, and a `Candidate` is made when one is looked at.
+A glob may match all 44,000 functions, so the join works on columns: one list or array for each
+property, filled in one pass over all names. A `Candidate` is made when a caller looks at it.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ __all__ = [
     "symbols_named",
 ]
 
-# So many names are searched for one by one; for more, one pass over all symbols is faster.
+# Up to this many names are searched one by one. For more, one pass over all symbols is faster.
 _FEW = 24
 
 
 class BtfFacts(Protocol):
-    """Where BTF comes from."""
+    """Stand for a source of BTF."""
 
     def get(self, module: str) -> Btf | None:
-        """BTF of a module, of the kernel itself for ""; None if it has none."""
+        """Return the BTF of a module, "" for the kernel itself. None if it has none."""
 
 
 class SelectFacts(Protocol):
-    """What `select` needs to know of a kernel; `pybpf.kernel.host.Facts` has it."""
+    """Stand for what `select` needs to know of a kernel, such as `pybpf.kernel.host.Facts`."""
 
     @property
     def ftrace(self) -> FtraceFunctions: ...
@@ -84,14 +84,14 @@ class SelectFacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidate(KernelFunction):
-    """A function that can be attached to by its address, as ftrace and kallsyms name it.
+    """Describe a function that can be attached to by its address. ftrace and kallsyms name it.
 
-    Its `name` may be a compiler's copy such as ``foo.isra.0``, its `address` is the start of the
-    function, not of the call site. Its `model` is not looked up yet.
+    Its `name` may be a compiler's copy such as ``foo.isra.0``. Its `address` is the start of the
+    function, not its call site. Its `model` is not looked up yet.
 
     :param no_btf: why `btf_id` is None
-    :param unique: its name leads to this address only, so asking by name is safe
-    :param kprobe: perf kprobes are not refused on it (kprobe.multi does not care)
+    :param unique: only this address has the name, so the kernel can look it up by name
+    :param kprobe: perf kprobes are allowed on it (kprobe.multi does not ask)
     :param entry: matched by an entry glob
     """
 
@@ -103,12 +103,12 @@ class Candidate(KernelFunction):
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
-    """A pattern that gave no candidate.
+    """Describe a pattern that gave no candidate.
 
-    :param pattern: as the user wrote it
+    :param pattern: the user's text
     :param detail: why
-    :param hint: what was perhaps meant
-    :param skipped: what it matched is among the skipped, each with its reason
+    :param hint: similar names, or what would help
+    :param skipped: True if its matches are among the skipped, each with a reason
     """
 
     pattern: str
@@ -124,9 +124,9 @@ class Unmatched:
 
 @dataclass(slots=True, eq=False)
 class CandidateColumns:
-    """The fields of `Candidate`, a list for each; all have the same length. 0 is no BTF id.
+    """Hold the fields of `Candidate`, a list for each, all of one length. BTF id 0 means none.
 
-    :ivar protos: besides, ids of their prototypes, 0 where BTF does not describe them
+    :ivar protos: ids of their prototypes, 0 if BTF does not describe them
     """
 
     names: list[str] = field(default_factory=list)
@@ -153,7 +153,7 @@ class CandidateColumns:
         )
 
     def take(self, rows: Sequence[int]) -> CandidateColumns:
-        """Some of the rows."""
+        """Return some of the rows."""
         return CandidateColumns(
             [self.names[i] for i in rows],
             [self.modules[i] for i in rows],
@@ -168,9 +168,9 @@ class CandidateColumns:
 
 
 class Candidates(Made[Candidate]):
-    """Candidates that are the rows of columns.
+    """Hold candidates as rows of columns.
 
-    :param columns: they must not change any more
+    :param columns: must not change any more
     """
 
     __slots__ = ("columns",)
@@ -182,11 +182,11 @@ class Candidates(Made[Candidate]):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What globs mean on one kernel.
+    """Hold the functions that globs match on one kernel.
 
     :param candidates: functions to attach to, in ftrace's order, no address twice
-    :param skipped: functions asked for that cannot be, with reasons
-    :param excluded: labels the caller's own deny globs took out
+    :param skipped: requested functions that cannot be attached to, with reasons
+    :param excluded: labels of functions that the caller's deny globs removed
     :param unmatched: patterns that gave no candidate, entry patterns first
     """
 
@@ -205,15 +205,15 @@ def select(
     at_exit: bool = False,
     need_btf: bool = False,
 ) -> Selection:
-    """Find the functions that globs mean.
+    """Find the functions that globs match.
 
     :param facts: what the kernel offers
     :param allow: globs of functions to take
     :param entry: globs of functions to take and mark as entry functions
-    :param deny: globs of functions to leave out; wins over the others
-    :param at_exit: something is to run at function exit, so functions that
+    :param deny: globs of functions to leave out; these win over the others
+    :param at_exit: a program will run at function exit, so functions that
         never return are skipped
-    :param need_btf: only functions with a BTF id are of use
+    :param need_btf: skip functions without a BTF id
     :raises PlanError: if a glob is malformed
     :raises BpfError: if kernel addresses or ftrace's list are hidden, and not all functions are
         given by their exact names
@@ -295,8 +295,8 @@ def _unlisted(
 def split_address(text: str) -> tuple[str, int | None]:
     """Split ``NAME@ADDRESS``, which means one of several functions of this name.
 
-    :param text: a pattern; ``MODULE:NAME@ADDRESS`` and ``NAME@ADDRESS [MODULE]`` do as well
-    :returns: the pattern without the address, and the address, None if there is none
+    :param text: a pattern; ``MODULE:NAME@ADDRESS`` and ``NAME@ADDRESS [MODULE]`` also work
+    :returns: the pattern without the address, and the address or None
     :raises PlanError: if the address is not a number, or the name is a glob
     """
     before, at, rest = text.partition("@")
@@ -318,10 +318,10 @@ def split_address(text: str) -> tuple[str, int | None]:
 def at_address(
     facts: SelectFacts, asked: Sequence[tuple[str, int]], *, at_exit: bool = False
 ) -> tuple[list[Candidate], list[Skipped]]:
-    """Find functions that were named with their addresses, as `split_address` gives them.
+    """Find functions that were named with their addresses, as `split_address` returns them.
 
-    Of functions that share a name the address tells which is meant, also where ftrace's list does
-    not tell which of them it has.
+    If functions share a name, the address tells which one is meant. This works even if ftrace's
+    list does not say which of them it contains.
     """
     found = select(facts, [name for name, _ in asked], at_exit=at_exit)
     known = {(c.name, c.address): c for c in found.candidates}
@@ -364,10 +364,10 @@ def at_address(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lines:
-    """Lines of ftrace's list that patterns match, in file order.
+    """Hold the lines of ftrace's list that patterns match, in file order.
 
-    :ivar sites: address of each line's call site, None if the kernel does not tell
-    :ivar entry: positions of those that an entry pattern matches
+    :ivar sites: address of each line's call site, None if the kernel does not say
+    :ivar entry: positions of the lines that an entry pattern matches
     """
 
     lines: Sequence[str]
@@ -375,7 +375,7 @@ class _Lines:
     entry: Set[int]
 
     def take(self, positions: Sequence[int]) -> _Lines:
-        """Some of the lines."""
+        """Return some of the lines."""
         sites, entry = self.sites, self.entry
         return _Lines(
             [self.lines[i] for i in positions],
@@ -388,7 +388,7 @@ def _matched(
     functions: FtraceFunctions, entries: Sequence[Pattern], allows: Sequence[Pattern]
 ) -> _Lines:
     both, entry = Matcher([*entries, *allows]), Matcher(entries)
-    if both.is_exact:  # then neither the whole list nor its columns are needed
+    if both.is_exact:  # then the whole list and its columns are not needed
         places = [(label(p.name, p.module), p.site) for p in functions.named(both.names)]
         places = [place for place in places if both.matches(place[0])]
         lines = [line for line, _ in places]
@@ -437,12 +437,12 @@ def _join(facts: SelectFacts, wanted: _Lines, to: CandidateColumns, at_exit: boo
     by_label = index_names(labels)
     addresses, types, sites = symbols.addrs, symbols.types, wanted.sites
     rows: list[int] = []  # of each function, its first line
-    shared: list[int] = []  # functions whose name others have too
+    shared: list[int] = []  # functions that share their name
     lost: list[tuple[int, Skipped]] = []  # with the line
     found: Sequence[int]
     for line, lines_at in index_names(wanted.lines).items():
         at = by_label.get(line)
-        # One line and one symbol, as nearly all have.
+        # Nearly all functions have one line and one symbol.
         if (
             type(lines_at) is int
             and type(at) is int
@@ -500,7 +500,7 @@ def _without_aliases(
 
 
 def symbols_named(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:
-    """All symbols that have one of these names; those of one name in file order."""
+    """Return all symbols with one of these names. Equal names are in file order."""
     if len(names) > _FEW:
         return kallsyms.named(set(names))
     found = [symbol for name in dict.fromkeys(names) for symbol in kallsyms.by_name(name)]
@@ -515,10 +515,10 @@ def symbols_named(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:
 def _told_apart(
     symbols: Columns, at: Sequence[int], lines: Sequence[int], sites: Sequence[int] | None
 ) -> tuple[Sequence[int], tuple[Reason, str] | None]:
-    """Tell which of several symbols of a name are behind equal lines of ftrace's list.
+    """Find which of several symbols with one name are behind equal lines of ftrace's list.
 
-    :param at: which of the symbols have this name
-    :returns: addresses of the functions; if that cannot be told, why
+    :param at: positions of the symbols with this name
+    :returns: addresses of the functions, or why they cannot be told apart
     """
     functions = [symbols.addrs[i] for i in at if symbols.types[i] in FUNCTION_TYPES]
     addresses = list(dict.fromkeys(functions))
@@ -537,7 +537,7 @@ def _told_apart(
 
 
 def _describe(facts: SelectFacts, columns: CandidateColumns) -> None:
-    """Fill the columns that BTF and the kprobe blacklist tell."""
+    """Fill the columns that come from BTF and the kprobe blacklist."""
     names, count = columns.names, len(columns.names)
     columns.btf_ids = array("I", bytes(4 * count))
     columns.protos = array("I", bytes(4 * count))
@@ -555,14 +555,14 @@ def _describe(facts: SelectFacts, columns: CandidateColumns) -> None:
                 continue
             if isinstance(at, list):
                 if len({table.protos[x] for x in at}) > 1:
-                    columns.no_btf[i] = Reason.AMBIGUOUS  # which prototype is right is not told
+                    columns.no_btf[i] = Reason.AMBIGUOUS  # nothing says which prototype is right
                     continue
                 at = at[0]
             columns.btf_ids[i] = table.ids[at]
             columns.protos[i] = table.protos[at]
             columns.no_btf[i] = None
     for i in [i for i, unique in enumerate(columns.unique) if not unique]:
-        # The kernel would look the name up and may find another function.
+        # The kernel would look up the name, and might find another function.
         columns.btf_ids[i], columns.protos[i], columns.no_btf[i] = 0, 0, Reason.AMBIGUOUS
     if facts.kprobe_blacklist:
         for i in facts.kprobe_blacklist.refused(names, columns.addresses):
@@ -570,9 +570,9 @@ def _describe(facts: SelectFacts, columns: CandidateColumns) -> None:
 
 
 def by_module(modules: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
-    """Give each module and its rows.
+    """Yield each module and its rows.
 
-    :param modules: of each row
+    :param modules: the module of each row
     """
     others: dict[str, list[int]] = {}
     for i in [i for i, module in enumerate(modules) if module]:
@@ -597,7 +597,7 @@ def _no_btf(candidate: Candidate) -> Skipped:
 
 
 class _Given:
-    """Tells which patterns gave a candidate."""
+    """Find out which patterns gave a candidate."""
 
     def __init__(self, columns: CandidateColumns) -> None:
         self._columns = columns
@@ -624,7 +624,7 @@ def _explain(
     skips: dict[str, Skipped],
     excluded: dict[str, None],
 ) -> tuple[Unmatched, Skipped | None]:
-    """Why a pattern gave nothing; and the skip record of a name that was asked for."""
+    """Say why a pattern gave nothing, and make the skip record of a requested name."""
     match = re.compile(pattern.regex).fullmatch
     lost = [s for label, s in skips.items() if match(label)]
     out = [label for label in excluded if match(label)]
@@ -632,7 +632,7 @@ def _explain(
         more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
         return Unmatched(pattern.text, f"{lost[0]}{more}", skipped=True), None
     if out:
-        return Unmatched(pattern.text, f"a deny glob took out all {len(out)}"), None
+        return Unmatched(pattern.text, f"a deny glob removed all {len(out)}"), None
     if not pattern.is_literal:
         near = near_names(pattern.name.replace("*", "").replace("?", ""), facts.ftrace.names())
         why = _no_module(pattern, facts) or "nothing that can be traced matches it"
@@ -650,7 +650,7 @@ def _or(names: Sequence[str]) -> str:
 
 
 def _no_module(pattern: Pattern, facts: SelectFacts) -> str:
-    # That the module of a pattern has no function at all; "" if it has, or is none.
+    # Says that a pattern's module has no functions. "" if it has some, or no module is named.
     module = pattern.module or VMLINUX
     if module == VMLINUX or is_glob(module):
         return ""
@@ -669,7 +669,7 @@ _SECTIONS = (
 
 
 def _diagnose(pattern: Pattern, facts: SelectFacts) -> Skipped:
-    """Why a literal name is not among what ftrace lists."""
+    """Say why ftrace does not list a name."""
     name = pattern.name
     module = pattern.module or ""
     module = "" if module == VMLINUX or is_glob(module) else module

@@ -63,6 +63,8 @@ def to_little_endian(data: bytes | bytearray | memoryview, name: str = "") -> by
         elif label == ".BTF.ext":
             _half_word(out, at)
             _each(out, at + 4, length - 4, "I")
+        elif label == ".maps":
+            _each(out, at, length, "Q")  # pointers to programs
         elif label in ("version", "maps") or label.startswith("maps/") or label.endswith("/maps"):
             _each(out, at, length, "I")
     return bytes(out)

@@ -186,17 +186,21 @@ def kconfig_values(
         if unknown:
             raise RelocationError(
                 f"extern {extern.name!r} (.kconfig): {unknown}; "
-                "give pybpf.open(..., kconfig=FILE or {NAME: VALUE})"
+                "give pybpf.open(..., kconfig=FILE or {NAME: VALUE}) or --kconfig FILE"
             )
         if not extern.weak:
             raise RelocationError(
-                f"extern {extern.name!r} (.kconfig): not set in this kernel's configuration"
+                f"extern {extern.name!r} (.kconfig): not set in this kernel's configuration; "
+                "give pybpf.open(..., kconfig={NAME: VALUE}), or declare it __weak"
             )
     return bytes(data)
 
 
 def _misfit(extern: Extern, value: object) -> RelocationError:
-    return RelocationError(f"extern {extern.name!r} (.kconfig): {value!r} does not fit its type")
+    return RelocationError(
+        f"extern {extern.name!r} (.kconfig): {value!r} does not fit its type of {extern.size} "
+        "bytes; declare another type, or give pybpf.open(..., kconfig={NAME: VALUE})"
+    )
 
 
 def _store_number(data: bytearray, btf: Btf, extern: Extern, value: int) -> None:

@@ -13,6 +13,7 @@ numbers are libbpf's.
 
 from __future__ import annotations
 
+from .. import log
 from .._uapi.enums import MapFlag, MapType
 from ..btf import Btf, Linkage, Struct, Var
 from ..dataclass import replace
@@ -204,6 +205,8 @@ class _Reader:
             self.sort_relocations(section)
         elif (name == ".bss" or name.startswith(".bss.")) and kind == SHT_NOBITS and section.size:
             self.data[section.idx] = "bss"
+        elif name:
+            log.info("obj", "%s: section %r skipped", self.elf.name, name)
 
     def sort_progbits(self, section: Section) -> None:
         name = section.name
@@ -221,6 +224,8 @@ class _Reader:
             self.arena = section.idx
         elif name == _JUMPTABLES:
             self.jumptables = section.idx
+        else:
+            log.info("obj", "%s: section %r skipped", self.elf.name, name)
 
     def sort_relocations(self, section: Section) -> None:
         if section.info >= len(self.elf.sections) or section.entsize != 16:
@@ -257,8 +262,6 @@ class _Reader:
                     f"function {symbol.name!r} has {symbol.size} bytes, which is not a multiple"
                     " of 8"
                 )
-            if symbol.bind == STB_LOCAL and section.idx != self.text:
-                raise error(f"program {symbol.name!r} is static, which is not supported")
             is_global = symbol.bind != STB_LOCAL
             functions.append(
                 Function(
@@ -276,7 +279,10 @@ class _Reader:
         return tuple(functions)
 
     def programs(self, functions: tuple[Function, ...]) -> dict[str, ProgramSpec]:
-        """Return the entry programs: functions outside .text."""
+        """Return the entry programs: functions outside .text.
+
+        Static functions there are programs too, as in cilium/ebpf. libbpf refuses such objects.
+        """
         found: dict[str, ProgramSpec] = {}
         for function in functions:
             if function.section == self.text:

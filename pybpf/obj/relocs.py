@@ -282,6 +282,7 @@ def slots(
     """
     found: dict[str, dict[int, str]] = {}
     names = {spec.name for _, _, _, spec in maps}
+    programs_at = {(p.function.section, 8 * p.function.start): p for p in programs.values()}
     for rel in elf.relocations(table):
         symbol = symbol_of(elf, ".maps", rel.symbol, rel.offset)
 
@@ -294,17 +295,15 @@ def slots(
         if holder is None:
             raise error("is not in a map")
         start, _, definition_id, spec = holder
+        program: ProgramSpec | None = None
         if spec.type in OUTER:
             if symbol.shndx != maps_section or symbol.name not in names:
                 raise error(f"{symbol.name!r} is not a map of section .maps")
             if spec.type == MapType.BPF_MAP_TYPE_HASH_OF_MAPS and spec.key_size != 4:
                 raise error(f"{spec.name!r} has keys of {spec.key_size} bytes, not 4")
         elif spec.type == MapType.BPF_MAP_TYPE_PROG_ARRAY:
-            program = programs.get(symbol.name)
-            if program is None or (program.function.section, 8 * program.function.start) != (
-                symbol.shndx,
-                symbol.value,
-            ):
+            program = programs_at.get(_pointed_to(elf, table, rel, symbol))
+            if program is None:
                 raise error(f"{symbol.name!r} is not a program")
         else:
             raise error(f"{spec.name!r} holds neither maps nor programs")
@@ -315,8 +314,17 @@ def slots(
         at = rel.offset - start - last.bit_offset // 8
         if at < 0 or at % 8:
             raise error(f"is outside 'values' of {spec.name!r}")
-        found.setdefault(spec.name, {})[at // 8] = symbol.name
+        found.setdefault(spec.name, {})[at // 8] = symbol.name if program is None else program.name
     return {name: sorted(values.items()) for name, values in found.items()}
+
+
+def _pointed_to(elf: ElfFile, table: Section, rel: Rel, symbol: Symbol) -> tuple[int, int]:
+    # The section and byte offset that a 64-bit pointer in a data section leads to. Pointers to
+    # static functions refer to the section, and the data hold the offset in it.
+    if symbol.type != STT_SECTION:
+        return symbol.shndx, symbol.value
+    data = elf.contents(elf.sections[table.info])
+    return symbol.shndx, int.from_bytes(data[rel.offset : rel.offset + 8], "little")
 
 
 def struct_ops_funcs(
@@ -346,9 +354,10 @@ def struct_ops_funcs(
         member = next((m for m in members if m.bit_offset == bit), None)
         if member is None or not _points_to_function(btf, member.type):
             raise elf.error(f"not a function pointer of {spec.name!r}", section, rel.offset)
-        number = index.find(symbol.shndx, symbol.value // 8)
+        into, at = _pointed_to(elf, table, rel, symbol)
+        number = index.find(into, at // 8)
         program = programs.get(functions[number].name) if number is not None else None
-        if symbol.value % 8 or program is None or program.type != ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+        if at % 8 or program is None or program.type != ProgType.BPF_PROG_TYPE_STRUCT_OPS:
             raise elf.error(
                 f"member {member.name!r} points to {symbol.name!r}, not a struct_ops program",
                 section,

@@ -14,7 +14,7 @@ from .records import (
     struct_decoder,
 )
 
-__all__ = ["RingMap", "record_decoder"]
+__all__ = ["RingMap", "btf_codec", "record_decoder"]
 
 
 class RingMap(Protocol):
@@ -45,7 +45,7 @@ def record_decoder(kind: object, ring: RingMap) -> Decoder:
         btf = getattr(ring, "btf", None)
         if btf is None:
             raise ValueError(f"map {ring.name!r} has no BTF, so type {kind!r} is not known")
-        return codec_decoder(_btf_codec(btf, kind))
+        return codec_decoder(btf_codec(btf, kind))
     if all(hasattr(kind, name) for name in ("decode", "iter_unpack", "size")):
         return codec_decoder(cast("RecordCodec", kind))
     if callable(kind):
@@ -53,7 +53,11 @@ def record_decoder(kind: object, ring: RingMap) -> Decoder:
     raise TypeError(f"not a record type: {kind!r}")
 
 
-def _btf_codec(btf: Any, kind: str | int) -> Any:
+def btf_codec(btf: Any, kind: str | int) -> Any:
+    """Return the codec of a type by its name (``"struct event"``) or id.
+
+    :raises ValueError: the type does not exist
+    """
     from ..btf import BtfKind
     from ..btf.values import codec
 

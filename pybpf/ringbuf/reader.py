@@ -65,7 +65,7 @@ from .records import (
 )
 from .waiting import NAP_MAX, NAP_MIN, Batches
 
-__all__ = ["Chunk", "RingBuffer"]
+__all__ = ["Chunk", "RingBuffer", "make_fence"]
 
 
 # Space goes back to the producers after this many records, not after the whole batch.
@@ -76,7 +76,8 @@ _BATCH = 512
 _NO_LIMIT = 1 << 62
 
 
-def _make_fence() -> Callable[[], None] | None:
+def make_fence() -> Callable[[], None] | None:
+    """Make a function that orders memory accesses, None if this machine keeps them in order."""
     if platform.machine() in ("x86_64", "AMD64", "i686"):
         return None
     lock = threading.Lock()
@@ -166,7 +167,7 @@ class RingBuffer:
             )
         self._decode = record_decoder(type, ring)
         self._lost = lost
-        self._fence = _make_fence()
+        self._fence = make_fence()
         # A descriptor of our own, so that the map may be closed before the reader.
         self._fd = Fd(os.dup(ring.fileno()), f"ring buffer {ring.name!r}")
         #: Name of the map.

@@ -71,6 +71,15 @@ map), and 127 frames for a map of stack traces.""",
     _STATUSES,
 )
 
+_PYI = About(
+    "types of an object's programs, maps, globals and records, as a Python stub",
+    """\
+Editors and type checkers then know the names and types of the object. Save the stub beside
+your program. It is read under TYPE_CHECKING only; its first lines say how.""",
+    (Example("trace.bpf.o -o trace_bpf.pyi", "a stub in a file"),),
+    _STATUSES,
+)
+
 _KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 
 # enum bpf_map_type
@@ -134,12 +143,17 @@ def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]
     return {"programs": programs}
 
 
-def load(file: str, *, legacy_maps: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the running kernel's answer for each program. The maps are made once."""
+def load(
+    file: str, *, legacy_maps: bool = False, kconfig: str | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the running kernel's answer for each program. The maps are made once.
+
+    :param kconfig: file with the kernel's configuration, None for the running kernel's own
+    """
     import pybpf
 
     programs: dict[str, dict[str, Any]] = {}
-    with pybpf.open(file, legacy_maps=legacy_maps) as obj:
+    with pybpf.open(file, legacy_maps=legacy_maps, kconfig=kconfig) as obj:
         _fill_in(obj)
         failed: dict[str, Any] | None = None
         try:
@@ -230,6 +244,24 @@ def _print_inspect(spec: ObjectSpec) -> None:
         print(_table(rows))
 
 
+def _print_kconfig(spec: ObjectSpec, kconfig: str | None) -> None:
+    # The options that the object asks for, and their values in a configuration.
+    from ..kernel.config import read_config
+
+    options = [one for one in spec.externs if one.name.startswith("CONFIG_")]
+    if not options:
+        return
+    config = read_config(kconfig)
+    values = dict(line.split("=", 1) for line in reversed(config.lines) if "=" in line)
+    rows = [("KCONFIG", "VALUE")]
+    for one in options:
+        lacking = "unknown" if config.unknown else "not set" if one.weak else "not set: needed"
+        rows.append((one.name, values.get(one.name, lacking)))
+    print(_table(rows))
+    if config.unknown:
+        print(plain(f"{config.unknown}; give --kconfig FILE"))
+
+
 def _print_missing(report: dict[str, dict[str, dict[str, Any]]]) -> None:
     # What programs lack on this kernel, under the tables of `inspect`.
     lines = []
@@ -268,15 +300,25 @@ def _parser(prog: str) -> Parser:
         ("inspect", _INSPECT, _run_inspect),
         ("relocate", _RELOCATE, _run_relocate),
         ("load", _LOAD, _run_load),
+        ("pyi", _PYI, _run_pyi),
     ):
         command = parser.add_command(name, about, run)
         command.add_argument("file", metavar="FILE", help="BPF object file")
-        command.add_argument("--json", action="store_true", help="JSON output instead of text")
+        if name == "pyi":
+            command.add_argument("-o", metavar="OUT", help="output file (default: standard output)")
+        else:
+            command.add_argument("--json", action="store_true", help="JSON output instead of text")
         command.add_argument(
             "--legacy-maps",
             action="store_true",
             help="old maps (struct bpf_map_def) included, which libbpf refuses",
         )
+        if name in ("inspect", "load"):
+            command.add_argument(
+                "--kconfig",
+                metavar="FILE",
+                help="file with the kernel's configuration, plain or .gz (default: this kernel's)",
+            )
         if name == "relocate":
             command.add_argument(
                 "--btf",
@@ -330,6 +372,7 @@ def _run_inspect(args: argparse.Namespace) -> int:
         if spec.big_endian:
             print("big-endian: for machines of the other byte order; it can only be inspected")
         _print_inspect(spec)
+        _print_kconfig(spec, args.kconfig)
         if spec.btf is not None and os.path.exists(_KERNEL_BTF):
             from ..kernel.btf import vmlinux
 
@@ -351,11 +394,27 @@ def _run_relocate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_pyi(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ..stub import object_stub
+
+    text = object_stub(_read(args))
+    if args.o:
+        Path(args.o).write_text(text)
+    else:
+        print(text, end="")
+    return 0
+
+
 def _run_load(args: argparse.Namespace) -> int:
+    from ..kernel.config import read_config
     from .progress import Waiting
 
+    if args.kconfig is not None:
+        read_config(args.kconfig)  # a wrong file is one error, not one for each program
     with Waiting("loading programs", sys.stderr):
-        report = load(args.file, legacy_maps=args.legacy_maps)
+        report = load(args.file, legacy_maps=args.legacy_maps, kconfig=args.kconfig)
     if args.json:
         _print_json(report)
     else:

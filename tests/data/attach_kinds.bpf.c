@@ -10,7 +10,7 @@ struct hit {
 };
 
 struct hit tp_hits, raw_tp_hits, tp_btf_hits, kprobe_hits, kretprobe_hits, multi_hits;
-struct hit ret_multi_hits, fmod_hits;
+struct hit ret_multi_hits, fmod_hits, ksyscall_hits, kretsyscall_hits, session_hits;
 __s64 kretprobe_value;
 
 static __always_inline int mine(void)
@@ -76,6 +76,27 @@ SEC("kretprobe.multi/__x64_sys_getpgid")
 int on_ret_multi(void *ctx)
 {
 	note(&ret_multi_hits, ctx);
+	return 0;
+}
+
+SEC("ksyscall/getpgid")
+int on_ksyscall(void *ctx)
+{
+	note(&ksyscall_hits, ctx);
+	return 0;
+}
+
+SEC("kretsyscall/getpgid")
+int on_kretsyscall(void *ctx)
+{
+	note(&kretsyscall_hits, ctx);
+	return 0;
+}
+
+SEC("kprobe.session/__x64_sys_getpgi?")
+int on_session(void *ctx)
+{
+	note(&session_hits, ctx);
 	return 0;
 }
 

@@ -144,6 +144,33 @@ def test_attach_by_section_with_a_cookie(kinds: pybpf.Object, name: str, variabl
 
 
 @pytest.mark.parametrize(
+    ("name", "variable"),
+    [("on_ksyscall", "ksyscall_hits"), ("on_kretsyscall", "kretsyscall_hits")],
+)
+def test_system_calls_by_name(kinds: pybpf.Object, name: str, variable: str) -> None:
+    """ksyscall/NAME is the kernel's entry of that system call, whatever it is called there."""
+    program = kinds.programs[name]
+    program.load()
+    with program.attach(cookie=7):
+        os.getpgid(0)
+        os.getpgid(0)
+    os.getpgid(0)
+    hits = getattr(kinds.globals, variable)
+    assert (hits.count, hits.cookie) == (2, 7)
+
+
+@pytest.mark.needs(Feature.KPROBE_SESSION)
+def test_a_session_runs_at_entry_and_return(kinds: pybpf.Object) -> None:
+    """One program of kprobe.session/GLOB runs twice per call, with its cookie."""
+    program = kinds.programs["on_session"]
+    program.load()
+    with program.attach(cookie=9):
+        os.getpgid(0)
+    os.getpgid(0)
+    assert (kinds.globals.session_hits.count, kinds.globals.session_hits.cookie) == (2, 9)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("on_tp", "on_raw_tp", "on_tp_btf", "on_kprobe", "on_kretprobe"),

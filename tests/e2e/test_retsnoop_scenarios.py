@@ -363,7 +363,7 @@ def test_cgroup(snoop: Snoop) -> None:
             except OSError:
                 time.sleep(0.1)
     done = snoop(*OPEN, "--cgroup", "/proc", command=["true"])
-    assert done.returncode == 1 and "no directory of a cgroup v2" in done.stderr
+    assert done.returncode == 1 and "not a directory of cgroup v2" in done.stderr
 
 
 def test_a_thread_by_its_id(snoop: Snoop) -> None:

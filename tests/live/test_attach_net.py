@@ -78,7 +78,7 @@ def test_tcx_places(obj: pybpf.Object) -> None:
                 with program.attach_tcx("lo", "ingress", after=after):
                     send(inbox)
                     assert obj.globals.last == TC_FIRST
-        with pytest.raises(BpfError, match="before or after names is not attached to lo"):
+        with pytest.raises(BpfError, match="program of before or after is not attached to lo"):
             program.attach_tcx("lo", "ingress", before=number)
         with pytest.raises(ValueError, match="either before or after"):
             program.attach_tcx("lo", "ingress", before=True, after=True)

@@ -63,3 +63,17 @@ def test_nothing_is_pinned() -> None:
     assert set(programs) == {"tail_a", "tail_b", "use", "unknown_extra"}
     after = set(os.listdir("/sys/fs/bpf")) if os.path.isdir("/sys/fs/bpf") else set()
     assert "by_type" not in after - before
+
+
+def test_with_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--kconfig FILE is the whole configuration: without a needed option nothing is loaded."""
+    config = tmp_path / "config"
+    options = ["BPF=y", "VIRTIO=m", "OVERLAY_FS=m", "NR_CPUS=64", "PHYSICAL_START=0x1000000"]
+    text = "".join(f"CONFIG_{option}\n" for option in options)
+    config.write_text(text)
+    file = str(DATA / "obj_kconfig.bpf.o")
+    assert bpfobj.main(["load", file, "--kconfig", str(config)]) == 0
+    assert "'CONFIG_DEFAULT_HOSTNAME' (.kconfig): not set" in capsys.readouterr().out
+    config.write_text(text + 'CONFIG_DEFAULT_HOSTNAME="h"\n')
+    assert bpfobj.main(["load", file, "--kconfig", str(config)]) == 0
+    assert capsys.readouterr().out == "use: ok\n"

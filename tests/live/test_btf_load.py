@@ -19,7 +19,7 @@ from pybpf.obj.spec import ObjectSpec
 
 DATA = Path(__file__).parents[1] / "data"
 # Made to be refused by the object reader, unless legacy maps are asked for.
-REFUSED = ("obj_legacy.bpf.o", "obj_legacy_forms.bpf.o", "obj_static.bpf.o")
+REFUSED = ("obj_legacy.bpf.o", "obj_legacy_forms.bpf.o")
 OBJECTS = sorted(p for p in DATA.glob("*.bpf.o") if p.name not in REFUSED)
 
 

@@ -168,3 +168,22 @@ def test_build_check_takes_refused_objects() -> None:
     """build_bpf.py --check meets objects that are there to be refused."""
     refused = map_definitions((DATA / "obj_legacy.bpf.o").read_bytes())
     assert "legacy" in refused[""]
+
+
+def test_inspect_shows_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options of the object have the values of --kconfig FILE; a wrong file is one error."""
+    config = tmp_path / "config"
+    config.write_text('CONFIG_BPF=y\nCONFIG_VIRTIO=m\nCONFIG_DEFAULT_HOSTNAME="h"\n')
+    file = str(DATA / "obj_kconfig.bpf.o")
+    assert bpfobj.main(["inspect", file, "--kconfig", str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if line.startswith("CONFIG_"))
+    assert shown["CONFIG_BPF"] == "y" and shown["CONFIG_VIRTIO"] == "m"
+    assert shown["CONFIG_DEFAULT_HOSTNAME"] == '"h"'
+    assert shown["CONFIG_NR_CPUS"] == "not set: needed"
+    assert shown["CONFIG_PYBPF_MISSING"] == "not set"
+    for command in ("inspect", "load"):
+        assert bpfobj.main([command, file, "--kconfig", str(tmp_path / "none")]) == 1
+        assert "kernel configuration" in capsys.readouterr().err

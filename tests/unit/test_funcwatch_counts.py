@@ -333,7 +333,7 @@ def test_durations(ns: int | None, text: str) -> None:
 
 
 def test_a_histogram() -> None:
-    assert histogram(NOTHING) == ["no call has returned"]
+    assert histogram(NOTHING) == ["no call has returned yet"]
     lines = histogram(counted([1, 5, 6, 7]), width=3)
     assert [line.split() for line in lines] == [
         ["0ns", "-", "2ns", "1", "#"],

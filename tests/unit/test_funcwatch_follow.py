@@ -152,7 +152,7 @@ def test_a_module_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, made, loaded = follower(monkeypatch, room=5)
     loaded.append("mod")
-    assert made.follow(remove=False) == Change(1, 0, 1, "no room for more than 5: start anew")
+    assert made.follow(remove=False) == Change(1, 0, 1, "no room for more than 5: start it again")
     assert len(kernel.counting()) == 5
 
 

@@ -19,6 +19,7 @@ LAYERS = {
     "pybpf._uapi": 0,
     "pybpf.errnos": 0,
     "pybpf.errors": 0,
+    "pybpf.log": 0,
     "pybpf.features": 0,
     "pybpf.wording": 0,
     "pybpf.histogram": 0,
@@ -59,6 +60,7 @@ LAYERS = {
     "pybpf.maps": 6,
     "pybpf.binding": 6,
     "pybpf.globals": 6,
+    "pybpf.stub": 6,
     "pybpf.ringbuf": 6,
     "pybpf.links": 6,
     # What touches the kernel in these two: image, registry, verify; select, resolve, engine.

@@ -107,7 +107,7 @@ def test_versions(library: Path) -> None:
 def test_static_functions(library: Path) -> None:
     """Those that no other file can see are found, unless several have the name."""
     assert find_place(str(library), "twice").offset != find_place(str(library), "visible").offset
-    with pytest.raises(BpfError, match="2 functions are called so"):
+    with pytest.raises(BpfError, match="2 functions have this name"):
         find_place(str(library), "same")
 
 

@@ -98,11 +98,15 @@ def test_subprograms_are_no_programs() -> None:
     assert not own["leaf"].is_global
 
 
-def test_static_program_is_refused() -> None:
-    """libbpf refuses static functions in a program section; the error names the program."""
-    err = refusal((DATA / "obj_static.bpf.o").read_bytes())
-    assert "'hidden_program' is static" in err.what
-    assert (err.section, err.offset) == ("socket", 0)
+def test_static_programs() -> None:
+    """A static function outside .text is a program, also by its address in a program array."""
+    spec = read_object((DATA / "obj_static.bpf.o").read_bytes())
+    assert {p.name: (p.section, p.type) for p in spec.programs.values()} == {
+        "hidden_program": ("socket", 1),
+        "visible": ("socket", 1),
+        "second_program": ("2/7", 0),
+    }
+    assert spec.maps["tails"].slots == ((0, "hidden_program"), (2, "second_program"))
 
 
 def test_two_programs_in_one_section() -> None:
@@ -538,8 +542,7 @@ def test_any_bytes_like(kind: type) -> None:
 READABLE = [
     path
     for path in sorted(DATA.glob("obj_*.bpf.o"))
-    if path.name
-    not in ("obj_legacy.bpf.o", "obj_legacy_forms.bpf.o", "obj_static.bpf.o")  # refused on purpose
+    if path.name not in ("obj_legacy.bpf.o", "obj_legacy_forms.bpf.o")  # refused on purpose
 ]
 
 

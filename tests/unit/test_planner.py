@@ -374,7 +374,7 @@ def test_lowering_on_demand() -> None:
 def test_the_public_plan_takes_targets_or_looks_names_up() -> None:
     """`pybpf.trampoline.plan` with plain facts is the pure planner; names need Facts."""
     assert pybpf.trampoline.plan(PROGRAMS[2], [T], K7_3) == plan(PROGRAMS[2], [T], K7_3)
-    with pytest.raises(PlanError, match="looked up in Facts"):
+    with pytest.raises(PlanError, match="PlanFacts cannot look up names"):
         pybpf.trampoline.plan(PROGRAMS[2], ["vfs_read"], K7_3)
 
 

@@ -203,7 +203,7 @@ def test_return_values(
         ("-T -J tp:sched", "give kprobe:NAME"),
         ("-T -J tp:a:b:c", "give kprobe:NAME"),
         ("-T -J usdt:x", "give kprobe:NAME"),
-        ("-T -J kprobe:f+x", "no offset"),
+        ("-T -J kprobe:f+x", "not an offset"),
         ("-T -J kretprobe:f+1", "an offset goes with"),
         ("-T -J kprobe:f*+1", "an offset goes with"),
         ("-T --user-stack", "add -E"),

@@ -181,7 +181,7 @@ def test_a_glob_is_looked_up_again(kernel: Kernel, request_: Any, fails: bool) -
 
 def test_a_glob_is_not_looked_up_for_ever(kernel: Kernel, request_: Any) -> None:
     kernel.at = dict.fromkeys(range(100), kernel.reload)
-    with pytest.raises(BpfError, match=r"modules were unloaded or loaded anew each time \(red\)"):
+    with pytest.raises(BpfError, match=r"modules were unloaded or loaded again each time \(red\)"):
         kprobe.multi_by_section(request_)
     assert kernel.left() == []
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Write README's table of attach kinds from the table that attaches, or check it (``--check``).
+"""Write README's tables of features and of attach kinds, or check them (``--check``).
+
+Features come from tests/data/loader-features.toml, attach kinds from the table that attaches.
 
 Exit status: 0 ok, 1 README differs, 2 usage.
 """
@@ -15,10 +17,10 @@ sys.path[:1] = [str(ROOT)]
 
 from pybpf.links.table import WAYS  # noqa: E402
 from pybpf.obj.sections import SECTIONS  # noqa: E402
+from tests.support.loaderfeatures import rows  # noqa: E402
 
-__all__ = ["attach_table", "with_table"]
+__all__ = ["attach_table", "feature_table", "with_tables"]
 
-BEGIN = "<!-- made by tools/dev/gen_readme.py -->\n"
 END = "<!-- end of what is made -->\n"
 README = ROOT / "README.md"
 
@@ -35,16 +37,38 @@ def attach_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(text: str) -> str:
-    """Put the table into README's text, between its two marks.
+def feature_table() -> str:
+    """Make the table: a line for each area, with what works and what does not."""
+    works: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
+    for row in rows():
+        works.setdefault(row.area, [])
+        if row.missing:
+            missing.setdefault(row.area, []).append(f"{row.feature} ({row.missing})")
+        else:
+            works[row.area].append(row.feature)
+    lines = ["| area | works | does not |", "|---|---|---|"]
+    for area, features in works.items():
+        lines.append(f"| {area} | {'; '.join(features)} | {'; '.join(missing.get(area, ['-']))} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"features": feature_table, "attach kinds": attach_table}
+
+
+def with_tables(text: str) -> str:
+    """Put the tables into README's text, each between its two marks.
 
     :raises ValueError: a mark is missing
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{README.name} lacks {BEGIN!r} or {END!r}")
-    return f"{before}{BEGIN}{attach_table()}{END}{after}"
+    for name, make in TABLES.items():
+        begin = f"<!-- {name}: made by tools/dev/gen_readme.py -->\n"
+        before, found, rest = text.partition(begin)
+        _, end, after = rest.partition(END)
+        if not found or not end:
+            raise ValueError(f"{README.name} lacks {begin!r} or {END!r}")
+        text = f"{before}{begin}{make()}{END}{after}"
+    return text
 
 
 def main() -> int:
@@ -53,7 +77,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if it differs")
     args = parser.parse_args()
     text = README.read_text()
-    made = with_table(text)
+    made = with_tables(text)
     if args.check:
         return int(made != text)
     README.write_text(made)

@@ -46,7 +46,13 @@ class Extra:
 
 
 TRIXIE = ("trixie", "trixie-updates", "trixie-security")
-EXTRAS = {e.name: e for e in (Extra("bpftrace", TRIXIE, "usr/bin/bpftrace"),)}
+EXTRAS = {
+    e.name: e
+    for e in (
+        Extra("bpftool", TRIXIE, "usr/sbin/bpftool"),
+        Extra("bpftrace", TRIXIE, "usr/bin/bpftrace"),
+    )
+}
 
 
 def archive(name: str, *, update: bool = False) -> Path:

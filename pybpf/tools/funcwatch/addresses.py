@@ -16,9 +16,9 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``[ADDR:]PORT``; without an address only this machine can ask.
+        """Read ``[ADDR:]PORT``. Without an address, only this machine can ask.
 
-        :raises ValueError: it is neither
+        :raises ValueError: the text has another form
         """
         host, _, port = text.rpartition(":")
         if not port.isascii() or not port.isdigit() or not 0 <= int(port) < 1 << 16:
@@ -31,7 +31,7 @@ class Address:
 
 
 def endpoint(url: str) -> str:
-    """Return the address to post to: without a path, that of metrics in the specification.
+    """Return the address to post to. If it has no path, the specification's path is added.
 
     :raises ValueError: it is not an http or https address
     """

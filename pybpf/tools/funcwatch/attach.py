@@ -1,10 +1,10 @@
-"""Puts the programs on functions, lets go of some, and of all at once at the end.
+"""Attach the programs to functions, release some of them, and release all at the end.
 
 Theory of operation. Every attachment has a number, which is in the cookies of its programs.
-The map `active` has the number that counts for each function, 0 for none. So a function is
-let go of at once, by one write. Where its link holds others as well, they are attached anew
-beside it; writing the new number makes the new programs count from one call to the next, and
-then the old link goes: no call of theirs is lost and none is counted twice.
+The map `active` says for each function which number counts, 0 for none. So one write releases
+a function at once. If its link holds other functions too, they are attached again in a new link.
+Writing the new number makes the new programs count from the next call on, and then the old link
+is closed. No call is lost, and none is counted twice.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _STRIDE = 2  # an element of `active` takes 8 bytes of its memory, in 4-byte wor
 def program_for(mechanism: str, facts: Facts, *, mixed: bool = False) -> tuple[str, str]:
     """Choose the program of funcwatch.bpf.c, and the mechanism to ask for.
 
-    `watch` where there are session cookies. Where only kprobe.multi has them, it is the one to
-    ask for: a function that it cannot carry is then skipped for that reason.
+    The program is `watch` if there are session cookies. If only kprobe.multi has them, it is the
+    mechanism to use: functions that it cannot carry are skipped with that reason.
 
-    :param mechanism: "auto", or the one that was asked for
-    :param mixed: several mechanisms may be of use, trampolines among them
+    :param mechanism: "auto", or the requested mechanism
+    :param mixed: several mechanisms may be useful, among them trampolines
     """
     have = [name for name, feature in _SESSIONS.items() if facts.supports(feature)]
     if mechanism != "auto":
@@ -60,9 +60,9 @@ class Watcher:
 
     :param obj: funcwatch.bpf.o, loaded
     :param functions: numbers the functions
-    :ivar links: attachments, those that were replaced included: their missed calls count
-    :ivar watched: the functions that are counted now, by number
-    :ivar attached: numbers of all that were counted
+    :ivar links: all attachments, including replaced ones, because their missed calls count
+    :ivar watched: functions that are counted now, by number
+    :ivar attached: numbers of all functions that were ever counted
     """
 
     def __init__(self, obj: Object, functions: Functions) -> None:
@@ -86,21 +86,21 @@ class Watcher:
     ) -> MultiLink:
         """Attach to some functions, and count them from now on.
 
-        :param rates: calls a second by name, as far as they are known
-        :param horizon: with rates: seconds that it will stay
-        :raises PlanError: not one of them could be attached to
+        :param rates: calls per second by name, as far as they are known
+        :param horizon: with rates: seconds that it will stay attached
+        :raises PlanError: no function could be attached to
         """
         facts = self._obj.facts
         name, mechanism = program_for(mechanism, facts, mixed=rates is not None)
-        # Where each function has a link of its own anyway (6.1), the cheapest to call is best:
-        # detaching is left to another process.
+        # If each function needs its own link anyway (6.1), the cheapest one to call is best:
+        # another process does the detaching.
         single = mechanism == "auto" and not facts.supports(Feature.KPROBE_MULTI)
         return self._attach(
             name,
             wanted,
             mechanism=mechanism,
             prefer="overhead" if single and rates is None else None,
-            unknown="registers",  # without BTF the return register is all there is to read
+            unknown="registers",  # without BTF only the return register can be read
             progress=progress,
             planned=planned or _silent,
             rates=rates,
@@ -124,7 +124,7 @@ class Watcher:
         return link
 
     def let_go(self, numbers: Iterable[int]) -> None:
-        """Count some functions no longer, and detach from them."""
+        """Stop counting some functions, and detach from them."""
         gone = []
         for number in numbers:
             self._active[number * _STRIDE] = 0
@@ -135,7 +135,7 @@ class Watcher:
                 link.detach_only([*gone, *stay])
 
     def _moved(self, targets: Sequence[Target], link: MultiLink) -> bool:
-        # Whether all of them are counted by another attachment now.
+        # Whether another attachment now counts all of them.
         kept = {id_of(target) for target in targets}
         ways = [g.mechanism.value for g in link.groups if kept & {id_of(t) for t in g.targets}]
         watched = [t for t in self.watched.values() if id_of(t) in kept]
@@ -150,9 +150,9 @@ class Watcher:
     def count_calls(
         self, wanted: Sequence[Item], wait: Callable[[], None], progress: Callable[[int, int], None]
     ) -> None:
-        """Count calls and nothing else while `wait` waits, by the mechanism that attaches fastest.
+        """Count only calls while `wait` waits, with the mechanism that attaches fastest.
 
-        :raises PlanError: not one of them could be attached to
+        :raises PlanError: no function could be attached to
         """
         link = self._attach("only_count", wanted, progress=progress, planned=_silent)
         try:
@@ -194,9 +194,9 @@ class Watcher:
         return found
 
     def detach(self) -> list[MultiLink]:
-        """Silence the programs and let go of all. Returns the links that another process closes.
+        """Silence the programs and release all links. Return the links that another process closes.
 
-        What takes long is left to it.
+        That process does what takes long.
         """
         self._obj.globals.enabled = 0
         for link in reversed(self.links):
@@ -205,10 +205,10 @@ class Watcher:
 
 
 def id_of(target: KernelFunction) -> tuple[str, str, int]:
-    """Return what tells a function from all others."""
+    """Return what identifies a function."""
     return (target.module, target.name, target.address)
 
 
 def _silent(_plan: Plan) -> None:
-    # Nobody needs to be told how long it takes: the caller says so.
+    # The caller already says how long it takes.
     pass

@@ -18,13 +18,13 @@ __all__ = ["main", "page", "parse"]
 _ABOUT = About(
     "calls, errors and latency of kernel functions",
     """\
-Counts every call of the functions, in the kernel: nothing is sent for a call, so it can run day
+Counts every call of the functions inside the kernel. No data is sent per call, so it can run day
 and night, beside other tracers on the same functions. GLOB is NAME, MODULE:NAME or
-'NAME [MODULE]' with * and ?. Ctrl-C, the end of CMD or of --duration prints the totals.""",
+'NAME [MODULE]' with * and ?. Prints the totals at Ctrl-C, or when CMD or --duration ends.""",
     (
-        Example("'vfs_*'", "a table, once a second"),
-        Example("'ext4_*' -d '*_da_*' --interval 60 --json", "a record a minute and function"),
-        Example("'vfs_*' -- tar cf /dev/null /etc", "while a command runs"),
+        Example("'vfs_*'", "a table every second"),
+        Example("'ext4_*' -d '*_da_*' --interval 60 --json", "a record per function every minute"),
+        Example("'vfs_*' -- tar cf /dev/null /etc", "counts while a command runs"),
     ),
     ((0, "ok, or the status of CMD"), (1, "failed"), (2, "wrong arguments")),
 )
@@ -86,7 +86,7 @@ def _parser(prog: str) -> Parser:
         "--file",
         default="",
         metavar="FILE",
-        help="file with more globs, one a line, !GLOB to leave out; read again at SIGHUP",
+        help="file with more globs, one per line, !GLOB to leave out; read again at SIGHUP",
     )
     add("-d", "--deny", action="append", default=[], metavar="GLOB", help="functions to leave out")
     add(
@@ -96,13 +96,18 @@ def _parser(prog: str) -> Parser:
         metavar="S",
         help="seconds between two outputs (default: %(default)g)",
     )
-    add("--duration", type=_seconds, metavar="S", help="seconds to the end (default: no end)")
+    add(
+        "--duration",
+        type=_seconds,
+        metavar="S",
+        help="seconds after which it ends (default: no end)",
+    )
     add(
         "--top",
         type=_count,
         metavar="N",
-        help="functions to show, the most called first; 0 for all "
-        "(default: 20, and all with --json)",
+        help="number of functions to show, most called first; 0 for all "
+        "(default: 20, with --json all)",
     )
     add(
         "--json",
@@ -124,31 +129,31 @@ def _parser(prog: str) -> Parser:
         action="append",
         default=[],
         metavar="NAME",
-        help="name of the commands to count (default: all)",
+        help="name of commands to count (default: all)",
     )
     add(
         "--cgroup",
         default="",
         metavar="DIR",
-        help="cgroup (v2) to count, with those below it (default: all)",
+        help="cgroup (v2) to count, including those below it (default: all)",
     )
     add(
         "--mechanism",
         choices=("auto", *OWN_OPS.prices),
         default="auto",
-        help="how to attach (default: the cheapest way that this kernel has)",
+        help="mechanism to attach with (default: the cheapest that this kernel has)",
     )
     add(
         "--prometheus",
         type=_address,
         metavar="[ADDR:]PORT",
-        help="where to serve /metrics for Prometheus; without ADDR only to this machine",
+        help="address to serve /metrics for Prometheus on; without ADDR only for this machine",
     )
     add(
         "--otlp",
         type=_url,
         metavar="URL",
-        help="collector of OpenTelemetry to push metrics to each interval, e.g. http://HOST:4318",
+        help="collector of OpenTelemetry that gets metrics at each interval, e.g. http://HOST:4318",
     )
     add(
         "--max-overhead",
@@ -164,7 +169,7 @@ def _parser(prog: str) -> Parser:
         help="seconds to count calls first, so that functions that are called often are "
         "attached for the least cost a call",
     )
-    add("-v", "--verbose", action="store_true", help="which functions are skipped, and why")
+    add("-v", "--verbose", action="store_true", help="skipped functions, with reasons")
     return parser
 
 

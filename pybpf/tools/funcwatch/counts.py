@@ -1,4 +1,4 @@
-"""What was counted of one function: calls, errors, latency as a log2 histogram. Pure."""
+"""The counts of one function: calls, errors, latency as a log2 histogram. Pure."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ...dataclass import dataclass
 
 __all__ = ["NOTHING", "SLOTS", "Counts", "error_name", "slot_bounds"]
 
-#: Slots of the histogram, as funcwatch.bpf.c has them: slot n counts [2**n, 2**(n + 1)) ns.
+#: Slots of the histogram, as in funcwatch.bpf.c. Slot n counts [2**n, 2**(n + 1)) ns.
 SLOTS = 40
 
 _NO_ERRORS: Mapping[int, int] = MappingProxyType({})
 
 
 def slot_bounds(slot: int) -> tuple[int, int]:
-    """Return the latencies that a slot counts: from the first, in ns, to less than the second.
+    """Return the range of a slot in ns: from the first number to less than the second.
 
-    The last slot also counts whatever took longer.
+    The last slot also counts all longer latencies.
     """
     return (1 << slot if slot else 0, 1 << slot + 1)
 
 
 def error_name(number: int) -> str:
-    """Name an error, e.g. ``ENOENT``. One that has no name is a number.
+    """Name an error, e.g. ``ENOENT``. An error without a name is a number.
 
     :param number: positive errno
     """
@@ -34,15 +34,15 @@ def error_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Hold what was counted of a function over some time.
+    """Hold the counts of a function over some time.
 
     :param calls: calls begun
     :param timed: calls whose latency is known: those that returned
     :param errors: calls that returned an error
-    :param total_ns: the latencies added up
-    :param max_ns: the longest of them, 0 if `timed` is 0
-    :param slots: the latencies by slot
-    :param by_errno: errors by positive errno; fewer than `errors` where the kernel's map is full
+    :param total_ns: sum of the latencies
+    :param max_ns: longest latency, 0 if `timed` is 0
+    :param slots: number of latencies in each slot
+    :param by_errno: errors by positive errno; fewer than `errors` if the kernel's map is full
     """
 
     calls: int = 0
@@ -89,7 +89,7 @@ class Counts:
     def percentile(self, share: float) -> int | None:
         """Return the latency in ns that this share of calls did not exceed, None if none is known.
 
-        Exact to the slot; inside it calls are taken to be spread evenly.
+        Exact to the slot. Calls are assumed to be spread evenly inside it.
 
         :param share: above 0, at most 1
         """

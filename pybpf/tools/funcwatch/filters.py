@@ -18,8 +18,8 @@ _CGROUPS = "/sys/fs/cgroup"
 class Cgroup:
     """Describe a cgroup (v2).
 
-    :param id: as bpf_get_current_ancestor_cgroup_id() gives it
-    :param level: how deep it is below the root
+    :param id: what bpf_get_current_ancestor_cgroup_id() returns
+    :param level: its depth below the root
     """
 
     id: int
@@ -32,7 +32,7 @@ def comm_bytes(name: str) -> bytes:
 
 
 def thread_of(pid: int) -> int | None:
-    """Return the process that an id belongs to, None if there is none. Threads have ids as well."""
+    """Return the process that an id belongs to, None if it does not exist. Threads have ids too."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -41,7 +41,7 @@ def thread_of(pid: int) -> int | None:
 
 
 def _mounts(lines: Iterable[str]) -> list[tuple[str, str]]:
-    # (mount point, what of the hierarchy is mounted there) of each cgroup2 mount.
+    # (mount point, mounted part of the hierarchy) of each cgroup2 mount.
     found = []
     for line in lines:
         own, _, kind = line.partition(" - ")

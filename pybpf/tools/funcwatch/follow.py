@@ -1,4 +1,4 @@
-"""Which functions are to be watched, while modules come and go and a file of globs changes."""
+"""The functions to watch, while modules come and go and a file of globs changes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Change", "Follower", "Globs", "read_globs"]
 
 @dataclass(frozen=True, slots=True)
 class Globs:
-    """Say which functions are asked for.
+    """Hold which functions are requested.
 
-    :param deny: functions to leave out, whichever glob means them
+    :param deny: functions to leave out, even if a glob matches them
     """
 
     allow: tuple[str, ...]
@@ -31,7 +31,7 @@ class Globs:
         return Globs(self.allow + other.allow, self.deny + other.deny)
 
     def select(self, facts: Facts) -> Selection:
-        """Select the functions that they mean now.
+        """Select the functions that match now.
 
         :raises PlanError: if a glob is malformed
         """
@@ -39,7 +39,7 @@ class Globs:
 
 
 def read_globs(text: str) -> Globs:
-    """Read a file of globs: one a line, ``!GLOB`` to leave out, ``#`` begins a comment."""
+    """Read a file of globs: one per line, ``!GLOB`` to leave out, ``#`` for a comment."""
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     return Globs(
         tuple(line for line in lines if line and not line.startswith("!")),
@@ -49,12 +49,12 @@ def read_globs(text: str) -> Globs:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Say what became of a change.
+    """Hold the result of a change.
 
-    :param added: functions that are watched since
-    :param removed: functions that are not any more
-    :param left: functions that are not watched although they are asked for
-    :param why: of `left`, in words
+    :param added: number of functions that are now watched
+    :param removed: number of functions that are no longer watched
+    :param left: number of requested functions that are not watched
+    :param why: reason for `left`
     """
 
     added: int = 0
@@ -65,10 +65,10 @@ class Change:
 
 @dataclass(slots=True)
 class Follower:
-    """Keep the watched functions to what the globs mean.
+    """Keep the watched functions equal to what the globs match.
 
-    :param room: functions that the maps have room for
-    :param banned: numbers of functions that were let go of, and stay so
+    :param room: number of functions that fit into the maps
+    :param banned: numbers of functions that were released for good
     """
 
     watcher: Watcher
@@ -80,12 +80,12 @@ class Follower:
 
     @property
     def modules_changed(self) -> bool:
-        """Look whether a module came or went since the last look."""
+        """Return True if a module came or went since the last call."""
         before, self.facts = self.facts, self.facts.current()
         return self.facts is not before
 
     def gone(self) -> dict[str, list[int]]:
-        """List watched functions, by number, of modules that are not loaded any more."""
+        """List watched functions, by number, of modules that are no longer loaded."""
         found: dict[str, list[int]] = {}
         for number, target in self.watcher.watched.items():
             if target.module and target.module not in self.facts.loaded:
@@ -93,9 +93,9 @@ class Follower:
         return found
 
     def follow(self, *, remove: bool) -> Change:
-        """Attach to what the globs mean and is not watched yet.
+        """Attach to functions that the globs match and that are not watched yet.
 
-        :param remove: also let go of what they do not mean any more
+        :param remove: also release functions that the globs no longer match
         :raises PlanError: if a glob is malformed
         """
         watcher, functions = self.watcher, self.watcher.functions
@@ -115,7 +115,7 @@ class Follower:
             number = functions.number(one)
             if number not in watcher.watched and number not in self.banned:
                 new.append(one)
-        why = f"no room for more than {self.room}: start anew" if left else ""
+        why = f"no room for more than {self.room}: start it again" if left else ""
         added, refused = self._attach(new)
         return Change(added, removed, left + len(new) - added, why or refused)
 

@@ -29,7 +29,7 @@ class Function:
     """Describe one watched function.
 
     :param number: index into the map `stats`
-    :param name: as kallsyms has it; with ``@0xADDRESS`` where several of a module share it
+    :param name: its name in kallsyms; with ``@0xADDRESS`` if several in a module share it
     :param module: "" for the kernel itself
     """
 
@@ -46,8 +46,8 @@ class Function:
 def flags_of(model: Model | None) -> Flag:
     """Say how the return value of a function tells an error.
 
-    Signed integers of 4 or 8 bytes and pointers can. Without BTF it is guessed, as retsnoop
-    does: an ``int`` if that makes it an error, else 8 bytes.
+    Signed integers of 4 or 8 bytes and pointers can tell one. Without BTF the type is guessed, as
+    in retsnoop: an ``int`` if that makes it an error, else 8 bytes.
     """
     if model is None:
         return Flag.GUESS
@@ -61,14 +61,14 @@ def flags_of(model: Model | None) -> Flag:
     return Flag.NONE
 
 
-# Module, name, and the address where that is needed to tell it from others.
+# Module, name, and the address if others have the same name.
 _Key = tuple[str, str, int]
 
 
 class Functions:
-    """Number functions, each once. A function that is met again has its number again.
+    """Number functions. A function always keeps its number.
 
-    :param functions: those to number first, in order
+    :param functions: functions to number first, in order
     """
 
     def __init__(self, functions: Iterable[KernelFunction]) -> None:
@@ -94,11 +94,11 @@ class Functions:
         return (module, name, function.address if (module, name) in self._shared else 0)
 
     def knows(self, function: KernelFunction) -> bool:
-        """Tell whether the function has a number already."""
+        """Return True if the function already has a number."""
         return self._key(function) in self._numbers
 
     def number(self, function: KernelFunction) -> int:
-        """Return the number of a function, a new one if it was not met before."""
+        """Return the number of a function. A new function gets a new number."""
         module, name, address = key = self._key(function)
         number = self._numbers.get(key)
         if number is None:
@@ -108,7 +108,7 @@ class Functions:
         return number
 
     def cookie(self, function: KernelFunction, attachment: int) -> int:
-        """Make the attach cookie: number, how the function tells errors, whose program it is.
+        """Make the attach cookie: number, how the function tells errors, number of the attachment.
 
         :param attachment: number of the attachment, from 1
         """

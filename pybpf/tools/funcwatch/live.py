@@ -1,8 +1,8 @@
 """The live table on a terminal, by curses.
 
-curses and not rich: it is in Python's standard library, so a tracer on somebody's server needs
-nothing installed; it reads keys, which rich leaves to others; and it sends only what changed.
-The screen is the terminal's second one: at the end the totals follow what was there before.
+It uses curses, not rich. curses is in Python's standard library, so nothing needs to be
+installed on a server. It reads keys, which rich does not, and it sends only what changed.
+It uses the terminal's second screen, so at the end the totals follow the earlier text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveOutput"]
 
-_TOTALS = 20  # functions to print at the end
+_TOTALS = 20  # functions printed at the end
 _STYLES = {"1": curses.A_BOLD, "2": curses.A_DIM, "7": curses.A_REVERSE, "": curses.A_NORMAL}
 _KEYS = {
     curses.KEY_UP: Key.UP,
@@ -33,10 +33,10 @@ _KEYS = {
 
 
 class LiveOutput(Output):
-    """Draw a table anew each interval and at each key.
+    """Redraw a table at each interval and each key.
 
-    :param end: called when a key says that the run is over
-    :raises curses.error: the terminal cannot be drawn on
+    :param end: called when a key ends the run
+    :raises curses.error: the terminal cannot show it
     """
 
     def __init__(self, out: TextIO, top: int, end: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class LiveOutput(Output):
         self._end = end
         self._table = Table(top)
         self._screen: curses.window | None = None
-        curses.setupterm()  # an error now, while lines of text can still be used
+        curses.setupterm()  # fail now, while lines of text can still be used
 
     def begin(self) -> None:
         """Take the screen."""
@@ -70,11 +70,11 @@ class LiveOutput(Output):
 
     @property
     def input(self) -> int | None:
-        """Return the descriptor that keys come from."""
+        """Return the descriptor to read keys from."""
         return sys.stdin.fileno() if self._screen is not None else None
 
     def keys(self) -> None:
-        """Do what the keys say that were pressed."""
+        """Handle the pressed keys."""
         while self._screen is not None and (code := self._screen.getch()) != -1:
             key = _KEYS.get(code) or (chr(code) if 0 <= code < 128 else "")
             if not self._table.press(key):
@@ -82,12 +82,12 @@ class LiveOutput(Output):
         self._draw()
 
     def note(self, text: str) -> bool:
-        """Show a line at the bottom; False if the screen is not ours now."""
+        """Show a line at the bottom. Return False if the screen is not ours now."""
         self._table.note = text
         return self._screen is not None
 
     def interval(self, report: Report) -> None:
-        """Draw the table with an interval more."""
+        """Draw the table with one more interval."""
         self._table.update(report.rows, report.seconds)
         self.keys()
 
@@ -106,5 +106,5 @@ class LiveOutput(Output):
             try:
                 screen.addstr(number, 0, line.text, _STYLES[line.style])
             except curses.error:
-                break  # the terminal became smaller meanwhile: it is drawn again soon
+                break  # the terminal became smaller meanwhile; it is redrawn soon
         screen.refresh()

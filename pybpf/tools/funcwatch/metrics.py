@@ -1,7 +1,7 @@
-"""What metrics are made of, whichever system they go to: names, buckets, one moment's values. Pure.
+"""Metrics for any system: names, buckets, the values of one moment. Pure.
 
-Metrics are totals since the start, never of an interval: whoever reads them makes rates of them,
-and loses nothing when a reading fails.
+Metrics are totals since the start, never of an interval. Their readers compute rates, and lose
+nothing if a reading fails.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = [
 ]
 
 _NS = 1_000_000_000
-# Slots with a bucket of their own: up to 256 ns and from 34 s on there is one for all.
+# Slots with their own bucket. Up to 256 ns and from 34 s on there is one for all.
 _FIRST, _LAST = 7, 34
 
-#: Upper bounds of the buckets in seconds; one more has what took longer.
+#: Upper bounds of the buckets in seconds. One more bucket has all longer times.
 BOUNDS = tuple(slot_bounds(slot)[1] / _NS for slot in range(_FIRST, _LAST + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """Name a metric, as Prometheus does, and say what it is.
+    """Describe a metric, with its name in Prometheus.
 
-    :param unit: "" for a number of things
+    :param unit: "" for a count
     """
 
     name: str
@@ -50,7 +50,7 @@ class Name:
 
     @property
     def dotted(self) -> str:
-        """Return the name as OpenTelemetry writes it: ``kernel.function.calls``."""
+        """Return the name in OpenTelemetry: ``kernel.function.calls``."""
         return self.name.replace("_", ".")
 
 
@@ -59,19 +59,19 @@ ERRORS = Name("kernel_function_errors", "Calls of a kernel function that returne
 DURATION = Name("kernel_function_duration", "Time that calls of a kernel function took", "seconds")
 WATCHED = Name("funcwatch_functions", "Kernel functions that are watched")
 MISSED = Name("funcwatch_missed_calls", "Calls that the kernel counted as missed by the program")
-UNPAIRED = Name("funcwatch_unpaired_returns", "Returns whose call is not known")
+UNPAIRED = Name("funcwatch_unpaired_returns", "Returns whose call is unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
     """Hold the totals of one moment.
 
-    :param rows: functions that were called, with all they counted
+    :param rows: functions that were called, with their counts
     :param start_ns: when counting began, ns since 1970
-    :param time_ns: when this was read
-    :param watched: functions that are watched
-    :param missed: calls that are known to be missed
-    :param unpaired: returns without a call
+    :param time_ns: when this was read, ns since 1970
+    :param watched: number of watched functions
+    :param missed: number of calls known to be missed
+    :param unpaired: number of returns without a call
     """
 
     rows: Sequence[Row]
@@ -83,13 +83,13 @@ class Moment:
 
 
 class Sink(Protocol):
-    """Take moments."""
+    """Stand for what receives moments."""
 
     def publish(self, moment: Moment) -> None:
-        """Take the totals of an interval's end, without waiting."""
+        """Take the totals at the end of an interval, without waiting."""
 
     def close(self) -> None:
-        """Send what was published last, as far as that is quick, and end."""
+        """Send the last totals if that is quick, and end."""
 
 
 class NeedsExtra(Exception):

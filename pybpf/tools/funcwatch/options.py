@@ -15,19 +15,19 @@ __all__ = ["Options"]
 class Options:
     """Hold what the command line says.
 
-    :param file: with more globs, read again at SIGHUP; "" for none
+    :param file: file with more globs, read again at SIGHUP; "" for none
     :param interval: seconds between two outputs
-    :param duration: seconds to the end, None for no end
-    :param top: functions to show an interval, 0 for all, None for what suits the output
+    :param duration: seconds after which it ends, None for no end
+    :param top: most functions shown per interval, 0 for all, None for the output's default
     :param pids: processes to count, all if empty
     :param comms: names of commands to count, all if empty
     :param cgroup: directory of the cgroup to count, "" for all
-    :param mechanism: as `Program.attach_multi` takes it
+    :param mechanism: as in `Program.attach_multi`
     :param prometheus: where to serve a page of metrics, None for nowhere
     :param otlp: address of an OpenTelemetry collector, "" for none
     :param max_overhead: share of CPU time that the programs may take, None for no limit
     :param measure: seconds to measure rates of calls before planning, None for no measuring
-    :param command: to run, empty for none
+    :param command: command to run, empty for none
     """
 
     globs: tuple[str, ...]

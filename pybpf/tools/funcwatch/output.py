@@ -1,4 +1,4 @@
-"""Where intervals and totals go: a table in lines of text, or JSON Lines."""
+"""Print intervals and totals: a table in lines of text, or JSON Lines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["JsonOutput", "Output", "Report", "TextOutput"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Hold what was counted in an interval, or in the whole run.
+    """Hold the counts of an interval, or of the whole run.
 
-    :param rows: functions with their counts, the most called first
+    :param rows: functions with their counts, most called first
     :param time: its end, seconds since 1970
-    :param seconds: how long it was
+    :param seconds: its length
     """
 
     rows: Sequence[Row]
@@ -35,7 +35,7 @@ class Report:
 class Output:
     """Print reports.
 
-    :param top: functions to show, 0 for all
+    :param top: most functions shown, 0 for all
     """
 
     def __init__(self, out: TextIO, top: int) -> None:
@@ -54,14 +54,17 @@ class Output:
 
     @property
     def input(self) -> int | None:
-        """Return a descriptor to call `keys` for when it can be read, None if there is none."""
+        """Return the descriptor that keys come from, None if there is none.
+
+        Call `keys` when it is readable.
+        """
         return None
 
     def keys(self) -> None:
-        """Do what the keys say that were pressed."""
+        """Handle the pressed keys."""
 
     def note(self, text: str) -> bool:
-        """Show a line that is not a count. False if it should go to standard error."""
+        """Show a line that is not a count. Return False if it should go to standard error."""
         return False
 
     def interval(self, report: Report) -> None:

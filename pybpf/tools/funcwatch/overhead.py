@@ -1,8 +1,8 @@
-"""``--max-overhead``: which functions to let go of so that the programs stay cheap. Pure.
+"""``--max-overhead``: choose functions to release, so that the programs stay cheap. Pure.
 
-The kernel says how long each program ran, not on which function. All functions run the same
-program, so what one costs is taken to be its share of the calls. The hottest go first: the
-fewest functions are lost that way.
+The kernel says how long each program ran, but not on which function. All functions run the same
+program, so each function's cost is estimated by its share of the calls. The hottest functions go
+first, because then the fewest are lost.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from ...dataclass import dataclass, field
 
 __all__ = ["HOT", "Meter", "excess"]
 
-# Where it aims, as a share of the limit: so that it need not let go of functions one by one.
+# The goal, as a share of the limit. Below 1, so that functions do not go one by one.
 _AIM = 0.8
-# Calls a second from which a function can be what costs: at 10 us a call that is 0.1 % of a CPU.
-# What seldom runs seems dear when caches are cold or a virtual machine is not run meanwhile.
+# Functions with fewer calls per second are never the cause: at 10 us each, 100 are 0.1 % of a CPU.
+# Rare calls look slow if caches are cold, or a virtual machine does not run meanwhile.
 HOT = 100
 
 
 def excess(rates: Mapping[int, float], share: float, limit: float) -> list[int]:
-    """Choose the functions to let go of, the hottest first; [] if the programs are cheap enough.
+    """Choose the functions to release, hottest first. [] if the programs are cheap enough.
 
-    Functions of less than `HOT` calls a second stay.
+    Functions with fewer than `HOT` calls per second stay.
 
-    :param rates: calls a second of each function in the last interval, by number
-    :param share: of the time of all CPUs that the programs ran in it
+    :param rates: calls per second of each function in the last interval, by number
+    :param share: share of all CPU time that the programs took in it
     :param limit: share that they may take
     """
     if share <= limit:
@@ -45,7 +45,7 @@ def excess(rates: Mapping[int, float], share: float, limit: float) -> list[int]:
 class Meter:
     """Turn readings of run times into a share of CPU time.
 
-    :param cpus: CPUs that are online
+    :param cpus: number of online CPUs
     """
 
     cpus: int
@@ -56,11 +56,11 @@ class Meter:
     def share(self, run_times: Mapping[int, int], now: float) -> float | None:
         """Return the share since the last reading or the one before, whichever is less.
 
-        None until there are both. A virtual machine that is not run for some milliseconds takes
-        them for the program's, which should cost no function.
+        None until both exist. If a virtual machine does not run for some milliseconds, the kernel
+        adds them to the program's time. Taking the lower share avoids a wrong release.
 
-        :param run_times: ns by program id; a program that was not there before counts from 0
-        :param now: seconds of a clock that only goes forward
+        :param run_times: ns by program id; a new program counts from 0
+        :param now: seconds of a monotonic clock
         """
         ran = sum(ns - self._before.get(program, 0) for program, ns in run_times.items())
         first, seconds = not self._at, now - self._at
@@ -71,5 +71,5 @@ class Meter:
         return None if last is None else min(last, self._last)
 
     def begin(self) -> None:
-        """Forget shares that were read before something changed."""
+        """Forget the readings before a change."""
         self._last = None

@@ -1,4 +1,4 @@
-"""``--prometheus``: a page with the totals, made anew for whoever asks, by prometheus-client."""
+"""``--prometheus``: a page with the totals, made for each request by prometheus-client."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def families(moment: Moment) -> Iterator[Metric]:
 
 
 class Prometheus:
-    """Serve the page, in a thread of its own.
+    """Serve the page in its own thread.
 
     :raises NeedsExtra: prometheus-client is not installed
-    :raises OSError: the address cannot be had
+    :raises OSError: the address cannot be used
     """
 
     def __init__(self, address: Address) -> None:
@@ -80,13 +80,13 @@ class Prometheus:
         self.address = Address(address.host, self._server.server_port)
 
     def collect(self) -> Iterator[Metric]:
-        """Make the metrics of the moment that was published last."""
+        """Make the metrics of the last published moment."""
         moment = self._moment
         if moment is not None:
             yield from families(moment)
 
     def describe(self) -> Iterator[Metric]:
-        """Name nothing, so that the registry does not ask for values to know the names."""
+        """Return nothing, so that the registry does not collect values just for the names."""
         return iter(())
 
     def publish(self, moment: Moment) -> None:
@@ -94,7 +94,7 @@ class Prometheus:
         self._moment = moment
 
     def close(self) -> None:
-        """Take the page away."""
+        """Stop serving the page."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

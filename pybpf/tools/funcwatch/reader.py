@@ -1,11 +1,10 @@
-"""Reads what the programs counted, once an interval.
+"""Read the programs' counts once per interval.
 
-Theory of operation. The kernel's counters only grow; an interval is the difference of two
-readings. The one thing that does not grow is the longest latency, so each CPU keeps it for
-the running epoch and for the one before, and the epoch is advanced just before a reading:
-what belongs to the interval that ended is no longer written to. A reading looks at the
-numbers of calls and returns of all functions first, a slice of memory each, and takes
-apart only the entries of functions that were called since.
+Theory of operation. The kernel's counters only grow, so an interval is the difference of two
+readings. Only the longest latency does not grow. So each CPU keeps it for the current epoch and
+for the one before. The epoch is advanced just before a reading, and then the finished interval
+is no longer written. A reading first looks at the numbers of calls and returns of all functions,
+a slice of memory each. It decodes only the entries of functions that were called since.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ _EPOCHS = 2
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Count what could not be counted as it should be.
+    """Hold numbers of events that could not be counted fully.
 
     :param errors: calls whose errno had no room in the map of errors
-    :param unpaired: returns whose call is not known
-    :param tasks: calls with no room for their beginning
+    :param unpaired: returns whose call is unknown
+    :param tasks: calls with no room for their start time
     """
 
     errors: int = 0
@@ -42,11 +41,11 @@ class Lost:
 
 
 def decode(cpus: Sequence[Sequence[int]], epoch: int, by_errno: Mapping[int, int]) -> Counts:
-    """Add up what the CPUs counted of a function.
+    """Add up the counts of all CPUs for a function.
 
     :param cpus: ``struct stat`` of each CPU as 8-byte words
-    :param epoch: whose longest latency is asked for
-    :param by_errno: its errors, all CPUs together
+    :param epoch: epoch of the longest latency
+    :param by_errno: its errors on all CPUs
     """
     at = _MAX + epoch % _EPOCHS * 2
     longest = max((words[at + 1] for words in cpus if words[at] == epoch), default=0)
@@ -57,7 +56,7 @@ def decode(cpus: Sequence[Sequence[int]], epoch: int, by_errno: Mapping[int, int
 
 @dataclass(slots=True)
 class _Seen:
-    # Calls and returns of a function at the last reading, and all it counted.
+    # Calls and returns of a function at the last reading, and its counts.
     calls: int = 0
     timed: int = 0
     counts: Counts = field(default=NOTHING)
@@ -80,11 +79,11 @@ class Reader:
         return Lost(own.errors_lost, own.unpaired, own.tasks_lost)
 
     def total(self, number: int) -> Counts:
-        """Return all that a function counted until the last reading."""
+        """Return a function's counts until the last reading."""
         return self._seen[number].counts if number in self._seen else NOTHING
 
     def read(self) -> dict[int, Counts]:
-        """Return what each function counted since the last reading, by number, if it was called."""
+        """Return each called function's counts since the last reading, by number."""
         ended, self._epoch = self._epoch, self._epoch + 1
         self._globals.epoch = self._epoch
         by_errno = self._by_errno()
@@ -114,7 +113,7 @@ class Reader:
         return out
 
     def clear(self) -> None:
-        """Forget all that was counted, in the kernel too. Nothing may be counting meanwhile."""
+        """Forget all counts, in the kernel too. No program may count meanwhile."""
         for number in self._seen:
             key = number.to_bytes(4, "little")
             self._stats[key] = bytes(len(self._stats[key]))

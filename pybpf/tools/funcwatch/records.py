@@ -9,16 +9,16 @@ from .functions import Function
 
 __all__ = ["PERCENTILES", "record"]
 
-#: Name of a field -> share of the calls that took no longer.
+#: Name of a field -> share of calls that took no longer.
 PERCENTILES = {"p50_ns": 0.5, "p90_ns": 0.9, "p99_ns": 0.99}
 
 
 def record(function: Function, counts: Counts, *, time: float, final: bool) -> dict[str, Any]:
     """Make one line of ``--json``.
 
-    Percentiles and maximum are None where no call of the interval returned.
+    Percentiles and maximum are None if no call of the interval returned.
 
-    :param time: of the interval's end, seconds since 1970
+    :param time: end of the interval, seconds since 1970
     :param final: the counts are of the whole run
     """
     out: dict[str, Any] = {

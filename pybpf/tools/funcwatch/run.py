@@ -1,7 +1,7 @@
-"""One run: select, attach, read once an interval, print, end at once.
+"""One run: select, attach, read once per interval, print, end at once.
 
-Signals end the selection, which only reads. While attaching they stop at the next function,
-and what is attached is undone. From then on a signal ends the wait for the next interval.
+A signal ends the selection, which only reads. During attaching a signal stops it at the next
+function, and undoes what is attached. Later a signal ends the wait for the next interval.
 """
 
 from __future__ import annotations
@@ -53,27 +53,27 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 OBJECT = Path(__file__).with_name("funcwatch.bpf.o")
-_COMMAND_POLL = 0.05  # seconds between looks at the command
-_TASKS = 8192  # tasks that are inside watched functions at one time
+_COMMAND_POLL = 0.05  # seconds between checks of the command
+_TASKS = 8192  # most tasks inside watched functions at one time
 _SHOWN = 20  # functions in a table
-_ROOM = 512  # functions that modules and a file of globs may add
+_ROOM = 512  # most functions that modules and a file of globs may add
 
 
 class _Stopped(Exception):
-    """A signal came before everything was attached."""
+    """Report a signal that came before everything was attached."""
 
 
 class _Failed(Exception):
-    """The run cannot go on; the text says why."""
+    """Report why the run cannot go on."""
 
 
 class _Signals:
-    """SIGINT, SIGTERM and, if asked for, SIGHUP, as something to wait for."""
+    """Wait for SIGINT, SIGTERM and, if requested, SIGHUP."""
 
     def __init__(self, *, hangup: bool) -> None:
         self.number = 0  # of the signal that came
         self.hangup = False  # SIGHUP came
-        self.raises = False  # nothing to undo: a signal need not wait
+        self.raises = False  # nothing to undo, so a signal need not wait
         self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         some = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hangup else ()))
         self._former = {number: signal.signal(number, self._on) for number in some}
@@ -98,7 +98,7 @@ class _Signals:
             raise _Stopped
 
     def wait(self, seconds: float, keys: int | None) -> bool:
-        """Wait so long, or until a signal or a key comes. True if a key did.
+        """Wait this long, or until a signal or a key comes. Return True for a key.
 
         :param keys: descriptor that keys come from
         """
@@ -109,7 +109,7 @@ class _Signals:
         return keys in ready
 
     def close(self) -> None:
-        """Put the former handlers back."""
+        """Restore the former handlers."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
         os.close(self._reading)
@@ -128,21 +128,21 @@ class _Run:
         self.read_at = time.monotonic()  # the run times
         self.let_go = 0  # functions
         self.start_ns = 0  # when counting began, since 1970
-        self.counted = False  # to the end: the command is then waited for
+        self.counted = False  # at the end, so that the command is waited for
         top = options.top if options.top is not None else 0 if options.json else _SHOWN
         self.output = self.make_output(top)
 
     def say(self, text: str) -> None:
-        """Tell people, on standard error: standard output belongs to the counts."""
+        """Print a line on standard error. Standard output is only for the counts."""
         if self.output.note(plain(text)):
             return
         with contextlib.suppress(OSError):
             print(plain(text, lines=True), file=sys.stderr, flush=True)
 
     def make_output(self, top: int) -> Output:
-        """Choose JSON Lines, a live table where somebody can see it and press keys, or lines.
+        """Choose JSON Lines, a live table if there is a terminal with keys, or lines.
 
-        A command of ours has the terminal for itself.
+        If we run a command, the terminal is the command's.
         """
         if self.options.json:
             return JsonOutput(sys.stdout, top)
@@ -156,7 +156,7 @@ class _Run:
 
             from .live import LiveOutput
 
-            with contextlib.suppress(curses.error):  # an unknown or a dumb terminal
+            with contextlib.suppress(curses.error):  # the terminal is unknown or dumb
                 return LiveOutput(
                     sys.stdout, 0 if self.options.top is None else top, self.signals.end
                 )
@@ -165,7 +165,7 @@ class _Run:
     # -- which functions, which calls
 
     def globs(self) -> Globs:
-        """Return what is asked for: on the command line, and in a file.
+        """Return the requested functions, from the command line and the file.
 
         :raises OSError: the file cannot be read
         """
@@ -184,9 +184,9 @@ class _Run:
         return selection
 
     def filter(self, obj: Object) -> None:
-        """Set what is counted.
+        """Set whose calls are counted.
 
-        :raises _Failed: there is no such process or cgroup
+        :raises _Failed: the process or cgroup does not exist
         """
         options, variables = self.options, obj.globals
         for pid in options.pids:
@@ -222,7 +222,7 @@ class _Run:
             self.say(f"Attaching to {say_takes(plan.count, plan.cost.attach_s)}.")
 
     def measure(self, watcher: Watcher, reader: Reader, selection: Selection) -> dict[str, float]:
-        """Measure calls a second of each function that is called, by label."""
+        """Measure the calls per second of each called function, by label."""
         assert self.options.measure is not None
         seconds = self.options.measure
         self.say(f"Counting calls for {seconds:g} s.")
@@ -282,7 +282,7 @@ class _Run:
     # -- metrics
 
     def open_sinks(self, stack: ExitStack) -> None:
-        """Open what metrics go to: before anything is attached, because it may fail."""
+        """Open the outputs of metrics. This comes before attaching, because it may fail."""
         options = self.options
         try:
             if options.prometheus is not None:
@@ -300,7 +300,7 @@ class _Run:
             raise _Failed(f"--prometheus {options.prometheus}: {error.strerror}") from None
 
     def publish(self, watcher: Watcher, reader: Reader, functions: Functions) -> None:
-        """Hand the totals to whoever wants metrics."""
+        """Hand the totals to the outputs of metrics."""
         if not self.sinks:
             return
         rows = [(f, counts) for f in functions if (counts := reader.total(f.number)).calls]
@@ -318,7 +318,7 @@ class _Run:
     # -- the loop
 
     def over(self, deadline: float) -> bool:
-        """Wait until then. True if a signal came or the command has ended."""
+        """Wait until then. Return True if a signal came or the command has ended."""
         while True:
             if self.signals.hangup:
                 self.signals.hangup = False
@@ -334,7 +334,7 @@ class _Run:
                 self.output.keys()
 
     def limit(self, watcher: Watcher, counted: Mapping[int, Counts], functions: Functions) -> None:
-        """Let go of the hottest functions if the programs take more than they may."""
+        """Release the hottest functions if the programs take too much CPU time."""
         limit, now = self.options.max_overhead, time.monotonic()
         if limit is None:
             return
@@ -360,7 +360,7 @@ class _Run:
     # -- what changes
 
     def follow(self) -> None:
-        """Attach to functions of modules that came, and tell of those that went."""
+        """Attach to functions of new modules, and report modules that went away."""
         follower = self.follower
         if follower is None or not follower.modules_changed:
             return
@@ -370,7 +370,7 @@ class _Run:
         self.tell("A module came or went", follower.follow(remove=False))
 
     def read_again(self) -> None:
-        """Read the file of globs again. If that fails, everything stays as it was."""
+        """Read the file of globs again. If that fails, nothing changes."""
         follower = self.follower
         if follower is None:
             return
@@ -385,7 +385,7 @@ class _Run:
             self.say(f"{explain(error, self.options.file)}; nothing was changed.")
 
     def tell(self, what: str, change: Change, always: bool = False) -> None:
-        """Say what became of a change, if there was one."""
+        """Report a change, if there was one."""
         if not (always or change.added or change.removed or change.left):
             return
         left = f", {change.left} cannot be watched: {change.why}" if change.left else ""
@@ -412,7 +412,7 @@ class _Run:
             if over:
                 return now - start
             before = now
-            while due <= now:  # what was slept through is not made up for
+            while due <= now:  # missed intervals are not repeated
                 due += interval
 
     # -- the end
@@ -428,7 +428,7 @@ class _Run:
         if self.let_go:
             self.say(f"Let go of {many(self.let_go, 'function')} to stay cheap.")
         for count, what in (
-            (lost.unpaired, "returns whose call is not known: no latency"),
+            (lost.unpaired, "returns whose call is unknown: no latency"),
             (lost.tasks, "calls of too many tasks at once: no latency"),
             (lost.errors, "errors beyond the room for kinds of errors: counted, not named"),
         ):
@@ -454,7 +454,7 @@ class _Run:
         with Waiting("selecting functions", sys.stderr):
             globs = self.globs()
             selection = self.select(globs)
-        self.signals.check()  # it may have come where exceptions are swallowed
+        self.signals.check()  # it may have come where exceptions are ignored
         self.signals.raises = False
         functions = Functions(selection.candidates)
         with ExitStack() as stack:
@@ -476,7 +476,7 @@ class _Run:
                 self.command = Command(path, options.command, "funcwatch")
             self.start_ns = time.time_ns()
             obj.globals.enabled = 1
-            # Whoever waits for the line may act on it: every call is counted from now on.
+            # A reader of this line may act on it, because every call is counted from now on.
             self.say(attached)
             if self.command is not None:
                 self.command.start()
@@ -498,15 +498,15 @@ class _Run:
 
 
 def _seen(stream: TextIO | None) -> bool:
-    # There is a terminal at its other end.
+    # Its other end is a terminal.
     return stream is not None and stream.isatty()
 
 
 def run(options: Options, facts: pybpf.Facts | None = None) -> int:
-    """Do what the options say.
+    """Run as the options say.
 
-    :param facts: what is known of the running kernel already
-    :returns: exit status: 0, 1 if it failed, that of the command, or 128 and the number of a
+    :param facts: what is already known of the running kernel
+    :returns: exit status: 0, 1 if it failed, the command's status, or 128 plus the number of a
         signal that came before everything was attached
     """
     signals = _Signals(hangup=bool(options.file))

@@ -1,8 +1,8 @@
-"""The live table: what is on the screen, and what a key does to it. Pure.
+"""The live table: what is on the screen, and what each key does. Pure.
 
-Totals of the whole run stand beside rates and latencies of the last interval. Each column has
-a key that sorts by it, and the same key again turns the order round. A function is chosen with
-the arrow keys; its histogram is of the whole run.
+It shows totals of the whole run beside rates and latencies of the last interval. Each column has
+a key that sorts by it. The same key again reverses the order. The arrow keys choose a function;
+its histogram is of the whole run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .text import Row, duration, histogram
 
 __all__ = ["Key", "Table"]
 
-_BARS = 12  # lines of a histogram, at most
+_BARS = 12  # most lines of a histogram
 _GAP = "  "
 
 
@@ -45,7 +45,7 @@ class Key:
     ENTER = "\n"
 
 
-# Key, column, what is sorted by (the greatest first), text of a cell.
+# Key, column, sort value (greatest first), text of a cell.
 _Cell = Callable[[_Shown], str]
 
 
@@ -101,8 +101,8 @@ _HELP = "sort: " + " ".join(f"{f.key} {f.column.name.lower()}" for f in _FIELDS)
 class Table:
     """Hold the state of the live table.
 
-    :param top: rows to show, 0 for as many as there is room for
-    :param note: what was said last
+    :param top: most rows shown, 0 for as many as fit
+    :param note: the last message
     """
 
     top: int = 0
@@ -119,7 +119,7 @@ class Table:
     def update(self, rows: Sequence[Row], seconds: float) -> None:
         """Take an interval.
 
-        :param seconds: how long it was
+        :param seconds: its length
         """
         self.last = dict(rows)
         self.seconds = seconds
@@ -128,7 +128,7 @@ class Table:
             self.totals[function] = self.totals.get(function, NOTHING) + counts
 
     def press(self, key: str) -> bool:
-        """Do what a key says. False if it ends the run."""
+        """Handle a key. Return False if it ends the run."""
         if key == "q":
             return False
         if key in _BY_KEY:
@@ -179,7 +179,7 @@ class Table:
     def _body(
         self, rows: Sequence[_Shown], chosen: Function | None, room: int, width: int
     ) -> list[Line]:
-        # Headings, and as many rows as there is room for, the chosen one among them.
+        # Headings, and as many rows as fit, including the chosen one.
         at = next((n for n, r in enumerate(rows) if r.function == chosen), 0)
         start = max(0, min(at - room + 1, len(rows) - room)) if at >= room else 0
         shown = rows[start : start + room]

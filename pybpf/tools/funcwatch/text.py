@@ -11,14 +11,14 @@ from .records import PERCENTILES
 
 __all__ = ["COLUMNS", "Row", "duration", "histogram", "row", "sort_key"]
 
-#: Function and what was counted of it.
+#: A function and its counts.
 Row = tuple[Function, Counts]
 
 _UNITS = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"))
 
 
 def duration(nanoseconds: int | None) -> str:
-    """Format a latency in three digits and a unit, "-" for None."""
+    """Format a latency with three digits and a unit, "-" for None."""
     if nanoseconds is None:
         return "-"
     for size, unit in _UNITS:
@@ -48,7 +48,7 @@ COLUMNS = (
 def row(function: Function, counts: Counts, seconds: float) -> list[str]:
     """Make the cells of a function's row.
 
-    :param seconds: how long was counted
+    :param seconds: how long it was counted
     """
     errors = ", ".join(f"{name} {count}" for name, count in counts.named_errors.items())
     return [
@@ -63,7 +63,7 @@ def row(function: Function, counts: Counts, seconds: float) -> list[str]:
 
 
 def sort_key(item: Row) -> tuple[object, ...]:
-    """Sort the most called first."""
+    """Sort by calls, most called first."""
     function, counts = item
     return (-counts.calls, function.label)
 
@@ -71,11 +71,11 @@ def sort_key(item: Row) -> tuple[object, ...]:
 def histogram(counts: Counts, width: int = 40) -> Sequence[str]:
     """Draw a bar chart of the latencies, from the first slot in use to the last.
 
-    :param width: of the longest bar
+    :param width: width of the longest bar
     """
     used = [slot for slot, count in enumerate(counts.slots) if count]
     if not used:
-        return ["no call has returned"]
+        return ["no call has returned yet"]
     most = max(counts.slots)
     lines = []
     for slot in range(used[0], used[-1] + 1):

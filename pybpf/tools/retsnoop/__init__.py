@@ -1,9 +1,9 @@
-"""A clone of retsnoop: which kernel function failed a system call, and on what path.
+"""A clone of retsnoop: it shows which kernel function made a system call fail, and its path there.
 
-`cli` reads the command line, `select` (in pybpf) finds the
-functions, `attach` puts the BPF programs of retsnoop.bpf.c on them, `events`
-decodes what those send, `sessions` puts it together, `stacks` and `render` make
-text of it. Everything from `events` to `render` is pure.
+`cli` reads the command line, and `pybpf.multi.select` finds the functions.
+`attach` attaches the BPF programs of retsnoop.bpf.c to them. `events` decodes
+their records, `sessions` puts the records together, and `stacks` and `render`
+turn them into text. Everything from `events` to `render` is pure.
 """
 
 __all__: list[str] = []

@@ -1,8 +1,8 @@
-"""Arguments of traced functions: what the BPF program is to take, and what it took as text. Pure.
+"""Arguments of traced functions: what the BPF program captures, and their values as text. Pure.
 
-A function's prototype says of each parameter whether its register is the value, points to
-memory of a known size, or points to a string. The BPF program reads that at the call; a
-record holds each argument's register and what was read.
+A function's prototype says whether a parameter's register is the value, points to memory of a
+known size, or points to a string. The BPF program reads it at the call. A record holds each
+argument's register and the memory that was read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_ARGS", "Parameter", "Take", "arguments_text", "pack_spec", "parameters_of"]
 
-#: Arguments that are taken of a call, and registers that they may be in; retsnoop.bpf.c has both.
+#: Most arguments captured of a call, and registers they may be in; the same as in retsnoop.bpf.c.
 MAX_ARGS = 12
 _REGISTERS = 6
 _E2BIG, _EOPNOTSUPP = 7, 95
@@ -34,22 +34,22 @@ _SPEC = struct.Struct("<BBH")
 
 
 class Take:
-    """How an argument is taken: `enum arg_kind` of retsnoop.bpf.c."""
+    """Say how an argument is captured: `enum arg_kind` of retsnoop.bpf.c."""
 
     NONE, VALUE, PAIR, MEMORY, STRING = range(5)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a function.
+    """Describe one parameter of a function.
 
     :param take: see `Take`
-    :param slot: its first register
-    :param size: bytes to read at most
-    :param btf: where its type is, None if it has none
-    :param type: BTF id of what is read: its own type, or the one it points to
-    :param note: shown instead of a value
-    :param variadic: number of a further argument of a variadic function, None if it is not
+    :param slot: number of its first register
+    :param size: most bytes to read
+    :param btf: the BTF that has its type, None if it has no type
+    :param type: BTF id of what is read: its own type, or the type it points to
+    :param note: text shown instead of a value
+    :param variadic: number of a variable argument, None for a named parameter
     """
 
     name: str
@@ -63,9 +63,9 @@ class Parameter:
 
 
 def parameters_of(function: Function, btf: Btf | None, settings: Settings) -> tuple[Parameter, ...]:
-    """What to take of a call; registers as they are, if there is no prototype.
+    """Say what to capture of a call: raw registers if there is no prototype.
 
-    :param btf: of the function's module
+    :param btf: BTF of the function's module
     """
     if btf is None or function.btf_id is None:
         return _registers()
@@ -116,14 +116,14 @@ def _pointer(
     try:
         size = btf.sizeof(pointee) if pointee else 0
     except (ObjectFormatError, ValueError):
-        size = 0  # void, a function, a struct that is only declared
+        size = 0  # void, a function, or a struct that is only declared
     if not size:
         return Parameter(name, Take.VALUE, slot, 0, btf, own)
     return Parameter(name, Take.MEMORY, slot, min(size, settings.max_sized_arg_size), btf, pointee)
 
 
 def pack_spec(parameters: Sequence[Parameter]) -> bytes:
-    """`struct args_spec` of retsnoop.bpf.c."""
+    """Encode `struct args_spec` of retsnoop.bpf.c."""
     specs = b"".join(_SPEC.pack(p.take, p.slot, p.size) for p in parameters)
     return struct.pack("<I", len(parameters)) + specs.ljust(MAX_ARGS * _SPEC.size, b"\0")
 
@@ -138,12 +138,12 @@ def arguments_text(
     *,
     lines: bool = False,
 ) -> list[tuple[str, str]]:
-    """Names and values of the arguments of one call.
+    """Return names and values of the arguments of one call.
 
-    :param lines: structs over several lines
+    :param lines: print structs over several lines
     """
     out: list[tuple[str, str]] = []
-    wanted: int | None = None  # further arguments of a variadic function
+    wanted: int | None = None  # variable arguments
     for parameter, value in zip(parameters, values, strict=False):
         if parameter.variadic is not None:
             if wanted is None:
@@ -184,7 +184,7 @@ def _text(parameter: Parameter, arg: Arg, settings: Settings, *, lines: bool) ->
     if arg.size < 0:
         return f"{raw_pointer}<ERR:-{errnos.name_of(-arg.size) or -arg.size}>"
     if take == Take.STRING:
-        # As many bytes as there was room for, the NUL among them: perhaps there was more.
+        # It filled the room, with its NUL: perhaps it was longer.
         return raw_pointer + string_text(arg.data, cut=arg.size >= parameter.size)
     assert parameter.btf is not None
     shown = arg.data[: parameter.size] if take == Take.PAIR else arg.data

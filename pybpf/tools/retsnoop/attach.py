@@ -1,8 +1,8 @@
-"""From selected functions to one attached program: retsnoop's part of `pybpf.multi`.
+"""Attach one program to the selected functions, with `pybpf.multi`.
 
-Planning, attaching, splitting of refused batches and detaching are the library's.
-Here is what only retsnoop knows: which mechanisms its letters mean, what a cookie
-says, and that on kprobe.session the exit of an uninteresting call can be left out.
+The library plans, attaches, splits refused batches and detaches. This module adds
+what only retsnoop knows: which mechanisms its letters mean, what a cookie contains,
+and that kprobe.session can skip the exit of an uninteresting call.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = [
     "name_of",
 ]
 
-#: Functions without BTF are traced too: what they return is then guessed.
+#: Functions without BTF are traced too. The type of their return value is guessed.
 UNKNOWN = "registers"
 
-# As retsnoop's users know them.
+# The names that retsnoop's users know.
 _NAMES = {
     "tracing_multi": "fentry.multi",
     "trampoline": "fentry",
@@ -48,11 +48,11 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """What is to be traced, and how.
+    """Hold what will be traced, and how.
 
-    :param plan: the library's
-    :param functions: those of the plan, by number
-    :param skipped: asked for and left out: while selecting, and while planning
+    :param plan: the library's plan
+    :param functions: functions of the plan, by number
+    :param skipped: requested functions that selecting or planning left out
     """
 
     plan: Plan
@@ -61,17 +61,17 @@ class Tracing:
 
     @property
     def text(self) -> str:
-        """The mechanisms, e.g. ``kprobe.multi (12)``."""
+        """Name the mechanisms, e.g. ``kprobe.multi (12)``."""
         return mechanisms_text(self.plan.groups)
 
 
 def name_of(mechanism: Mechanism) -> str:
-    """Name of a mechanism as retsnoop's users know it."""
+    """Return the name of a mechanism that retsnoop's users know."""
     return _NAMES.get(mechanism.value, mechanism.value)
 
 
 def mechanisms_text(groups: Iterable[Group]) -> str:
-    """Mechanisms and how many functions each has, e.g. ``kprobe.multi (12), kprobe (1)``."""
+    """List mechanisms and their numbers of functions: ``kprobe.multi (12), kprobe (1)``."""
     counts: Counter[str] = Counter()
     for group in groups:
         counts[group.mechanism.value] += len(group.targets)
@@ -81,10 +81,10 @@ def mechanisms_text(groups: Iterable[Group]) -> str:
 def make_tracing(
     program: Program, selection: Selection, facts: Facts, mechanisms: Sequence[str]
 ) -> Tracing:
-    """Plan a program on what was selected; nothing is attached.
+    """Plan a program on the selected functions. Nothing is attached.
 
-    :param program: of retsnoop.bpf.o, opened
-    :param mechanisms: in order of preference
+    :param program: a program of retsnoop.bpf.o, opened
+    :param mechanisms: mechanisms in order of preference
     :raises PlanError: as `pybpf.trampoline.plan`
     """
     candidates = selection.candidates
@@ -101,9 +101,10 @@ def _key(candidate: Candidate) -> Key:
 
 
 def can_skip_exits(plan: Plan) -> bool:
-    """The program may give 1 at entry, and then does not run at that call's exit.
+    """Let the program return 1 at entry, so that it does not run at that call's exit.
 
-    That is kprobe.session's; programs on trampolines must give 0, or are refused.
+    Only kprobe.session allows this. On trampolines the kernel refuses programs that do not
+    return 0.
     """
     parts = [part for group in plan.groups for part in group.parts]
     return all(p.side is Side.SESSION for p in parts) and all(
@@ -114,12 +115,12 @@ def can_skip_exits(plan: Plan) -> bool:
 def attach(
     program: Program, tracing: Tracing, mechanisms: Sequence[str], progress: Progress
 ) -> MultiLink:
-    """Attach to every function of a plan that the kernel lets us.
+    """Attach to every function of a plan that the kernel accepts.
 
     :raises PlanError: nothing could be attached
     """
     cookies = {key_of(f): f.cookie for f in tracing.functions}
-    # A module that was loaded anew meanwhile is elsewhere.
+    # A module that was loaded again meanwhile has other addresses.
     named = {(f.module, f.name): f.cookie for f in tracing.functions}
 
     def cookie(target: Target) -> int:
@@ -131,6 +132,6 @@ def attach(
         mechanism=mechanisms,
         cookies=cookie,
         progress=progress,
-        planned=lambda plan: None,  # slow work is announced here already
+        planned=lambda plan: None,  # the caller already announces slow work
         unknown=UNKNOWN,
     )

@@ -1,4 +1,4 @@
-"""The program: command line in, exit status out."""
+"""`pybpf retsnoop`: command line in, exit status out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _version(verbose: int) -> str:
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Describe the command line."""
     return options.page(prog)
 
 

@@ -1,7 +1,7 @@
 """Bytes of kernel memory as C text, by their BTF types: ``{.flags=32768,.mode=420}``. Pure.
 
-Members that are zero are left out, as a kernel struct has hundreds of them. What was not
-captured is an ellipsis.
+Zero members are left out, because a kernel struct has hundreds of them. An ellipsis stands for
+what was not captured.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _MAX_NESTING = 16
 
 
 def number_text(value: int) -> str:
-    """A number as people read it: large ones in hexadecimal."""
+    """Format a number, in hexadecimal if it is large."""
     return str(value) if value < _DECIMAL_BELOW else f"{value:#x}"
 
 
 def string_text(raw: bytes, *, cut: bool = False) -> str:
-    """A C string in quotes, up to its NUL.
+    """Format a C string in quotes, up to its NUL.
 
-    :param cut: there was more of it
+    :param cut: the string was longer
     """
     text = raw.partition(b"\0")[0].decode("utf-8", "replace")
     shown = "".join(c if c.isprintable() else " " for c in text)
@@ -39,10 +39,10 @@ def string_text(raw: bytes, *, cut: bool = False) -> str:
 
 
 def c_text(btf: Btf, type_id: int, raw: bytes, *, lines: bool = False) -> str:
-    """A value of a type.
+    """Format a value of a type.
 
-    :param raw: its first bytes, perhaps not all of them
-    :param lines: members of structs on lines of their own, indented by 4 blanks
+    :param raw: its first bytes, perhaps not all
+    :param lines: put each struct member on its own line, indented by 4 blanks
     """
     return "".join(_Writer(btf, raw, lines).value(type_id, 0, 0))
 
@@ -101,7 +101,7 @@ class _Writer:
         yield end + "}"
 
     def is_shown(self, member: Member, at: int) -> bool:
-        """It was captured, a part of it at least, and is not all zero."""
+        """Return True if at least a part was captured, and it is not all zero."""
         if member.bitfield_size:
             value = self.bits_value(member, at)
             return value is not None and value != 0

@@ -1,4 +1,4 @@
-"""Records of the ring buffer as values; their layout is that of retsnoop.bpf.c. Pure."""
+"""Records of the ring buffer as values. retsnoop.bpf.c defines their layout. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PROBE, _CONTEXT, _LBR = 8, 9, 10
 FAILED, DISCARD, UNFINISHED = 1, 2, 4
 # enum frame flags
 DONE, STITCHED = 1, 2
-#: Above these bits of a frame's flags is the number of its call in the session.
+#: The bits of a frame's flags above these hold the number of its call in the session.
 CALL_SHIFT = 8
 
 _KIND = struct.Struct("<I")
@@ -49,13 +49,13 @@ _ARG_HEAD = struct.Struct("<iIQ")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A traced function was entered (``-T``).
+    """Report that a traced function was entered (``-T``).
 
     :param session: number of the session, from 1
     :param key: the task: its tid, or -(1 + CPU) for an idle task
     :param seq: position among the session's calls and returns, from 0
     :param func: `Function.id`
-    :param depth: calls around it
+    :param depth: number of calls around it
     :param time: CLOCK_MONOTONIC, ns
     """
 
@@ -69,7 +69,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """A traced function returned (``-T``); as `Call`, and:
+    """Report that a traced function returned (``-T``). As `Call`, and:
 
     :param duration: ns since its call
     :param result: ``__s64``
@@ -86,11 +86,11 @@ class Return:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An injected probe fired (``-J``).
+    """Report that an injected probe fired (``-J``).
 
     :param seq: as in `Call`
     :param func: number of the probe
-    :param depth: calls around it
+    :param depth: number of calls around it
     :param time: CLOCK_MONOTONIC, ns
     """
 
@@ -104,9 +104,9 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The context of an injected probe (``-A``).
+    """Hold the context of an injected probe (``-A``).
 
-    :param seq: that of its `Hit`
+    :param seq: `seq` of its `Hit`
     """
 
     session: int
@@ -118,7 +118,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One branch: the addresses of its instruction, and of where it went."""
+    """Hold one branch: the address of its instruction, and its destination."""
 
     start: int
     to: int
@@ -126,7 +126,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """The last branches before a failure (``-B``).
+    """Hold the last branches before a failure (``-B``).
 
     :param branches: newest first
     """
@@ -138,10 +138,10 @@ class Branches:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The kernel stack of a session's chain, or the stack of the program that called.
+    """Hold the kernel stack of a session's chain, or the stack of the calling program.
 
-    :param addrs: innermost first
-    :param user: it is the program's
+    :param addrs: return addresses, innermost first
+    :param user: True for the program's stack
     """
 
     session: int
@@ -152,11 +152,11 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """One argument of a call.
+    """Hold one argument of a call.
 
-    :param size: bytes that were read of what it points to; or -errno
+    :param size: bytes that were read from the memory it points to, or -errno
     :param value: its register, ``__u64``
-    :param data: what was read
+    :param data: the bytes that were read
     """
 
     size: int
@@ -166,9 +166,9 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Args:
-    """Arguments of a call (``-A``).
+    """Hold the arguments of a call (``-A``).
 
-    :param seq: the call's number in its session
+    :param seq: number of the call in its session
     """
 
     session: int
@@ -180,12 +180,12 @@ class Args:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One function of the chain that a session reports.
+    """Hold one function of the chain that a session reports.
 
-    :param done: it returned, so the other two are valid
+    :param done: it returned, so `duration` and `result` are valid
     :param duration: ns
     :param result: ``__s64``
-    :param stitched: from an earlier chain, put back
+    :param stitched: it is put back from an earlier chain
     :param call: number of its call in the session
     """
 
@@ -199,17 +199,17 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A session is over.
+    """Report the end of a session.
 
     :param failed: its entry function failed
-    :param discard: filtered out
+    :param discard: the filters leave it out
     :param unfinished: the task exited before the entry function returned
     :param start: CLOCK_MONOTONIC, ns
-    :param end: the same
-    :param records: calls and returns of it that were written or lost
-    :param dropped: records of it that were lost
-    :param missed: returns without a call, calls without a return
-    :param deep: calls that were too deep to have a frame
+    :param end: CLOCK_MONOTONIC, ns
+    :param records: number of its calls and returns, written or lost
+    :param dropped: number of its records that were lost
+    :param missed: number of returns without a call and calls without a return
+    :param deep: number of calls too deep to have a frame
     :param frames: outermost first
     :param interim: the session goes on
     """
@@ -241,9 +241,9 @@ def _text(raw: bytes) -> str:
 
 
 def decode(record: bytes | memoryview) -> Event:
-    """One record.
+    """Decode one record.
 
-    :raises ValueError: if it is none of ours, or too short
+    :raises ValueError: if its kind is unknown, or it is too short
     """
     data = memoryview(record)
     try:

@@ -1,6 +1,6 @@
-"""The traced functions: a number for each, what BTF says of their return value, and what it means.
+"""The traced functions: their numbers, what they return, and which return values are errors.
 
-The number and the flags are the attach cookie of a function; see retsnoop.bpf.c. Pure.
+The attach cookie of a function holds its number and flags; see retsnoop.bpf.c. Pure.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = [
     "value_of",
 ]
 
-#: What tells a function from all others: module, name, address.
+#: What identifies a function: module, name, address.
 Key = tuple[str, str, int]
 
 
 class Flag(enum.IntFlag):
-    """Bits 32 and up of a cookie; retsnoop.bpf.c has the same."""
+    """Hold bits 32 and up of a cookie, the same as in retsnoop.bpf.c."""
 
     ENTRY = 1
     NOFAIL = 2
@@ -49,15 +49,15 @@ _NONE = Flag(0)
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One traced function.
+    """Describe one traced function.
 
     :param id: low half of the attach cookie
-    :param name: as kallsyms has it
+    :param name: its name in kallsyms
     :param module: "" for the kernel itself
     :param addr: its address
     :param flags: see `Flag`
-    :param ret_size: bytes of the return value, 0 if void or not known
-    :param btf_id: id in the BTF of its module, None if it has none
+    :param ret_size: bytes of the return value, 0 if void or unknown
+    :param btf_id: id in the BTF of its module, None if BTF lacks it
     """
 
     id: int
@@ -70,25 +70,25 @@ class Function:
 
     @property
     def label(self) -> str:
-        """``name`` or ``name [module]``."""
+        """Return ``name`` or ``name [module]``."""
         return label(self.name, self.module)
 
     @property
     def can_fail(self) -> bool:
-        """True if some value it returns means an error."""
+        """Return True if some return values mean an error."""
         return not self.flags & (Flag.NOFAIL | Flag.VOID)
 
     @property
     def cookie(self) -> int:
-        """Attach cookie, ``__u64``."""
+        """Return the attach cookie, ``__u64``."""
         return self.id | int(self.flags) << 32
 
 
 def flags_of(model: Model | None) -> Flag:
-    """What a return value can tell, from the function's model.
+    """Say what a return value can mean, from the function's model.
 
-    Only signed integers of 4 or 8 bytes and pointers can be errors. Without BTF
-    a value is taken for an ``int`` if that makes it an error, else for a ``long``.
+    Only signed integers of 4 or 8 bytes and pointers can be errors. Without BTF,
+    a value is read as ``int`` if that makes it an error, else as ``long``.
     """
     if model is None:
         return Flag.GUESS
@@ -107,16 +107,16 @@ def flags_of(model: Model | None) -> Flag:
 
 
 def key_of(function: Target | Function) -> Key:
-    """What tells a function from all others."""
+    """Return what identifies a function."""
     address = function.addr if isinstance(function, Function) else function.address
     return (function.module, function.name, address)
 
 
 def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[Function]:
-    """Number the functions and say what they return.
+    """Number the functions, and find out what they return.
 
     :param targets: functions that will be attached to
-    :param entries: those that open a session
+    :param entries: functions that open a session
     """
     return [
         Function(
@@ -124,7 +124,7 @@ def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[
             target.name,
             target.module,
             target.address,
-            # Of several functions of one name it is not known whose prototype BTF has.
+            # If several functions share a name, it is unknown whose prototype BTF has.
             flags_of(target.model if target.unique else None)
             | (Flag.ENTRY if key_of(target) in entries else _NONE),
             target.model.ret_size if target.model and target.unique else 0,
@@ -135,9 +135,9 @@ def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[
 
 
 def value_of(function: Function, raw: int) -> int:
-    """The C value of a return register.
+    """Return the C value of a return register.
 
-    :param raw: ``__s64``, all 64 bits of it; only the low ones of a narrow type mean anything
+    :param raw: ``__s64``, all 64 bits; only the low bits of a narrow type mean anything
     """
     flags, size = function.flags, function.ret_size
     if flags & Flag.GUESS:
@@ -153,7 +153,7 @@ def value_of(function: Function, raw: int) -> int:
 
 
 def format_result(function: Function, raw: int) -> str:
-    """A return value as both output modes show it, brackets included.
+    """Format a return value for both output modes, in brackets.
 
     :param raw: ``__s64``
     """

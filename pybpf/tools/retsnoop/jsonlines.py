@@ -1,4 +1,4 @@
-"""Sessions and what else is to be told as JSON values, one per line. Pure."""
+"""Sessions and the rest of the output as JSON values, one per line. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["attached", "line", "session", "summary"]
 
 
 def line(value: Mapping[str, Any]) -> str:
-    """One line of JSON Lines, newline included."""
+    """Make one line of JSON Lines, with its newline."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -118,11 +118,11 @@ def session(
     user: Sequence[str] | None = None,
     branches: Sequence[Jump] | None = None,
 ) -> dict[str, Any]:
-    """One session.
+    """Make the value of one session.
 
-    Times are ns since 1970; ``stack`` is outermost first, its rows without
+    Times are ns since 1970. ``stack`` is outermost first. Its rows without
     ``function`` are frames of functions that are not traced. ``args`` are the arguments of a
-    call as text, null where the record was lost.
+    call as text, null if the record was lost.
     """
     end = item.end
     out: dict[str, Any] = {
@@ -155,7 +155,7 @@ def session(
 def attached(
     mechanisms: str, functions: Sequence[Function], skipped: Sequence[Skipped], *, dry_run: bool
 ) -> dict[str, Any]:
-    """What is attached to, and what is not."""
+    """Make the value that lists attached and skipped functions."""
     return {
         "type": "attached",
         "dry_run": dry_run,
@@ -179,12 +179,12 @@ def attached(
 
 
 def summary(counts: Counts, *, shown: int, missed: Missed) -> dict[str, Any]:
-    """The last line: what was shown and what was not.
+    """Make the value of the last line: what was shown and what was not.
 
     ``started`` is the sum of ``sessions`` (shown), ``filtered``, ``unshown``, ``lost`` and
-    ``unfinished``. ``dropped`` is ``lost`` and ``no_room``, calls that could open no session.
-    ``missed``: calls that the programs missed, and ``missed_unknown`` links of which the kernel
-    does not tell.
+    ``unfinished``. ``dropped`` is the sum of ``lost`` and ``no_room``; the latter counts calls that
+    could not open a session. ``missed`` counts calls that the programs missed, and
+    ``missed_unknown`` counts links for which the kernel does not say.
     """
     return {
         "type": "end",

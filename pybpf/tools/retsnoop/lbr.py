@@ -1,7 +1,7 @@
 """Last branch records (``-B``): the jumps, calls and returns before a failure. Pure.
 
-The hardware keeps the last 8 to 32 branches of each CPU. They are taken when a traced
-function returns an error, before any code of ours has run on top of them.
+The hardware keeps the last 8 to 32 branches of each CPU. They are read when a traced
+function returns an error, before our own code has overwritten them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT", "Jump", "branch_lines", "jumps", "parse_branches"]
 
-#: What is recorded if nothing is said: returns.
+#: What is recorded by default: returns.
 DEFAULT = BRANCHES["any_return"]
-#: A branch: where it left, where it went.
+#: A branch: where it started, where it went.
 Jump = tuple[Place, Place]
 
 
 def parse_branches(text: str) -> int:
-    """Bits of ``perf_event_attr.branch_sample_type`` for a SPEC of ``-B``.
+    """Return bits of ``perf_event_attr.branch_sample_type`` for a SPEC of ``-B``.
 
-    :raises UsageError: it is none
+    :raises UsageError: the SPEC is unknown
     """
     if not text:
         return int(DEFAULT)
@@ -47,15 +47,15 @@ def parse_branches(text: str) -> int:
 def jumps(
     branches: Sequence[Branch], symbols: Symbols, *, touching: int, whole: bool, most: int
 ) -> tuple[list[Jump], bool]:
-    """Branches with names, oldest first.
+    """Name the branches, oldest first.
 
-    The newest are of the tracing itself: those before one that touches the deepest traced
-    function are left out.
+    The newest branches belong to the tracing itself. Branches newer than the last one that touches
+    the deepest traced function are left out.
 
     :param branches: newest first
     :param touching: address of the deepest traced function
-    :param whole: leave none out
-    :param most: so many of the newest, 0 for all
+    :param whole: leave no branch out
+    :param most: keep only so many of the newest, 0 for all
     :returns: the branches, and whether any touches the function
     """
     named = [(_place(b.start, symbols), _place(b.to, symbols)) for b in branches]
@@ -70,7 +70,7 @@ def jumps(
 
 
 def _place(address: int, symbols: Symbols) -> Place:
-    # Places of instructions, not return addresses, which are looked up one before.
+    # These are instructions. (Return addresses are looked up minus one.)
     (found,) = resolve([address + 1], symbols)
     return replace(found, addr=address)
 
@@ -83,9 +83,9 @@ def _text(place: Place) -> str:
 
 
 def branch_lines(found: Sequence[Jump], touches: bool) -> Iterator[str]:
-    """Lines of the branches, numbered from the newest, which is 0.
+    """Format the branches as lines, numbered from the newest, which is 0.
 
-    :param touches: some of them touch the deepest traced function
+    :param touches: some branches touch the deepest traced function
     """
     if not found:
         yield "(no branches were recorded)"

@@ -1,4 +1,4 @@
-"""Options become variables and map contents of retsnoop.bpf.o."""
+"""Turn options into variables and map contents of retsnoop.bpf.o."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["Counts", "configure", "counts_of", "fill"]
 _ALLOW_PROCESS, _DENY_PROCESS, _ALLOW_THREAD, _DENY_THREAD = 1, 2, 4, 8
 _ALLOW, _DENY = 1, 0
 _WAYS = 8  # sessions of a bucket
-# A trampoline that a function's first instructions call returns to these bytes of it: that is
-# not yet a call inside the function.
+# A trampoline that a function's first instructions call returns to these bytes of the function.
+# That is not yet a call inside it.
 _PROLOGUE = 10
 _MAX_ERRNO = 4095
 _WORDS = (_MAX_ERRNO + 1) // 64
@@ -34,19 +34,19 @@ _WORDS = (_MAX_ERRNO + 1) // 64
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the sessions, as the BPF program counted them.
+    """Hold the numbers of sessions by what happened to them. The BPF program counts them.
 
-    :param started: sessions that were opened
+    :param started: opened
     :param sent: handed over to be shown
     :param lost: the ring buffer was full when they ended
-    :param success: left out: they succeeded
-    :param duration: left out: too short
-    :param error: left out: not with these errors
-    :param retval: left out: not with these return values
-    :param open: their entry function has not returned
-    :param no_room: calls that should have opened one when all places were taken
-    :param incomplete: of those sent, lacking records that the ring buffer had no room for
-    :param deep: calls too deep to have a frame
+    :param success: left out, because they succeeded
+    :param duration: left out, because they were too short
+    :param error: left out by the error filters
+    :param retval: left out by the return value filters
+    :param open: the entry function has not returned
+    :param no_room: not opened, because all places were taken
+    :param incomplete: sent, but the ring buffer had no room for some of their records
+    :param deep: number of calls too deep to have a frame
     """
 
     started: int = 0
@@ -63,12 +63,12 @@ class Counts:
 
     @property
     def filtered(self) -> int:
-        """Sessions that were left out on purpose."""
+        """Count sessions that were left out on purpose."""
         return self.success + self.duration + self.error + self.retval
 
     @property
     def dropped(self) -> int:
-        """Sessions that could not be recorded or handed over."""
+        """Count sessions that could not be recorded or handed over."""
         return self.lost + self.no_room
 
 
@@ -78,9 +78,9 @@ def configure(
     tracing: Tracing,
     parameters: Sequence[Sequence[Parameter]] = (),
 ) -> None:
-    """Set what must be known before loading: constants, and sizes of maps.
+    """Set what must be known before loading: constants and sizes of maps.
 
-    :param parameters: of each function; none if arguments are not captured
+    :param parameters: parameters of each function; empty if arguments are not captured
     """
     variables = obj.globals
     variables.self_tgid = os.getpid()
@@ -126,9 +126,9 @@ def fill(
 ) -> None:
     """Fill the maps of the loaded object.
 
-    :param places: of entry functions: where their code begins and ends
+    :param places: where the code of entry functions begins and ends
 
-    :raises BpfError: the cgroup is none
+    :raises BpfError: the path is not a cgroup
     """
     obj.maps["ids"].update(_ids(options))
     obj.maps["comms"].update(_comms(options))
@@ -148,14 +148,14 @@ def fill(
             obj.maps["cgroup"][0] = directory
         except BpfError as error:
             raise BpfError(
-                error.errno or 0, f"--cgroup {options.cgroup}", "no directory of a cgroup v2"
+                error.errno or 0, f"--cgroup {options.cgroup}", "not a directory of cgroup v2"
             ) from None
         finally:
             os.close(directory)
 
 
 def counts_of(obj: Object) -> Counts:
-    """Read the counters; exact when nothing is attached any more."""
+    """Read the counters. They are exact once nothing is attached."""
     variables = obj.globals
     sent, lost, success, duration, error, retval = variables.ends
     taken = sum(sum(map(bool, bucket.owners)) for bucket in obj.maps["owners"].values())
@@ -187,7 +187,7 @@ def _ids(options: Options) -> dict[int, int]:
 
 
 def _comms(options: Options) -> Mapping[bytes, int]:
-    # Denied ones come last, so that they win.
+    # Denied values come last, so they win.
     return {
         _comm(name): verdict
         for names, verdict in ((options.allow_comms, _ALLOW), (options.deny_comms, _DENY))
@@ -196,7 +196,7 @@ def _comms(options: Options) -> Mapping[bytes, int]:
 
 
 def _comm(name: str) -> bytes:
-    """A command name as the kernel keeps it: 15 bytes and NULs."""
+    """Encode a command name as the kernel keeps it: 15 bytes and NULs."""
     return name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0")
 
 

@@ -1,9 +1,9 @@
 """The command line: retsnoop's letters, GNU style.
 
-Short options cluster (``-TS``), an option whose argument is optional takes it
-glued (``-Sn``), and nothing stands by itself but a command after ``--``. One
-table holds every option with its help; what is known and not built yet is in
-it too, so that it gets a plain answer. Pure but for reading ``@FILE``.
+Short options can be combined (``-TS``). An optional argument follows its option
+without a space (``-Sn``). Only a command may stand alone, after ``--``. One table
+holds every option with its help. It also holds the original's options that are not
+available, so that they get a clear answer. Pure except for reading ``@FILE``.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ status is returned. Without one, tracing goes on until Ctrl-C. Needs root.""",
 )
 
 
-#: Return values, or ranges of them, that can be filtered by; the BPF program has as many places.
+#: Most return values or ranges in the filters; the BPF program has as many places.
 MAX_RANGES = 16
 
 
 class Mechanism(enum.Enum):
-    """How functions are attached to: the library's mechanisms in order of preference."""
+    """Say how to attach: the library's mechanisms in order of preference."""
 
     AUTO = ("tracing_multi", "kprobe_multi", "trampoline", "kprobe")
     MULTI = ("kprobe_multi", "kprobe")
@@ -62,13 +62,13 @@ class Mechanism(enum.Enum):
 
 @dataclass(slots=True)
 class Options:
-    """What the command line asks for.
+    """Hold what the command line asks for.
 
     :ivar entry: globs of entry functions; each must match something
-    :ivar soft_entry: entry globs of presets, which need not
+    :ivar soft_entry: entry globs of presets, which need not match
     :ivar success: show sessions that succeed too
     :ivar allow_pids: process ids (tgid)
-    :ivar threads: those of the ids that are of threads, not of processes
+    :ivar threads: ids that belong to threads, not processes
     :ivar cgroup: directory of a cgroup, "" for any
     :ivar min_duration: ns
     :ivar allow_retvals: lowest and highest value that the entry function may return
@@ -124,11 +124,11 @@ class Options:
 class _Arg(enum.Enum):
     NONE = 0
     REQUIRED = 1
-    GLUED = 2  # optional, and only glued to the option
+    GLUED = 2  # optional, without a space after the option
 
 
 class _State:
-    """What has been seen so far; some options only mean something together."""
+    """Hold what was read so far. Some options mean something only together."""
 
     def __init__(self, read_file: Callable[[str], str]) -> None:
         self.options = Options()
@@ -157,7 +157,7 @@ class _Option:
 
 
 def _expand(state: _State, value: str) -> list[str]:
-    """A value, or the words of ``@FILE``."""
+    """Return the value, or the words of ``@FILE``."""
     if not value.startswith("@"):
         return [value]
     try:
@@ -182,7 +182,7 @@ def _globs(name: str) -> _Handler:
 
 
 def _branches(state: _State, value: str) -> None:
-    from .lbr import parse_branches  # with numbers of the kernel, which --help need not know
+    from .lbr import parse_branches  # imports kernel numbers, which --help does not need
 
     state.options.lbr |= parse_branches(value)
 
@@ -242,7 +242,7 @@ def _deny_error(state: _State, value: str) -> None:
 
 
 def _number(text: str) -> int:
-    """A return value: a number of any base, NULL, or the name of an error, negative or not."""
+    """Read a return value: a number in any base, NULL, or an error name, negative or not."""
     sign = -1 if text.startswith("-") else 1
     if text == "NULL":
         return 0
@@ -346,7 +346,7 @@ def _symbolize(state: _State, value: str) -> None:
 
 
 def _debug(state: _State, value: str) -> None:
-    # A refused batch is always bisected here, so there is nothing to switch on.
+    # Refused batches are always bisected, so there is nothing to switch on.
     if value == "full-lbr":
         state.options.full_lbr = True
     elif value != "multi-kprobe":
@@ -459,7 +459,7 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "dry-run",
                 _N,
                 "",
-                "loading for the verifier and no attaching: what would be done",
+                "plan only: programs are loaded for the verifier, but not attached",
                 _set("dry_run", True),
             ),
             _Option(
@@ -521,7 +521,7 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "interim-stacks",
                 _N,
                 "",
-                "stacks of errors that are overwritten, and at each -J probe",
+                "stacks of errors that are overwritten too, and at each -J probe",
                 _set("interim", True),
             ),
             _Option(
@@ -537,7 +537,7 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "cgroup",
                 _R,
                 "PATH",
-                "cgroup (v2) to show the tasks of, by its directory",
+                "cgroup (v2) whose tasks to show, by its directory",
                 _set_text("cgroup"),
             ),
             _Option(
@@ -593,7 +593,7 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "debug",
                 _R,
                 "FEATURE",
-                "full-lbr: the branches of the tracing itself too",
+                "full-lbr: also the branches of the tracing itself",
                 _debug,
             ),
         ),
@@ -622,7 +622,7 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
     (
         "Help",
         (
-            _Option("v", "verbose", _G, "v", "reasons for what is decided; -vv for more", _verbose),
+            _Option("v", "verbose", _G, "v", "reasons for decisions; -vv for more", _verbose),
             _Option(
                 "V", "version", _N, "", "version; -Vv with kernel features", _set("version", True)
             ),
@@ -642,7 +642,7 @@ _LONG = {option.long: option for option in _OPTIONS}
 
 
 def _words(arguments: Sequence[str]) -> Iterator[tuple[_Option, str, str]]:
-    """(option, its argument, as written) of each option."""
+    """Yield (option, its argument, its text on the command line) for each option."""
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
@@ -717,12 +717,12 @@ def parse(arguments: Sequence[str], read_file: Callable[[str], str] = _read_file
 
 
 def _settle(state: _State) -> None:
-    """What options mean together."""
+    """Apply what options mean together."""
     options = state.options
     only_errors = state.allow_errors is not None
     if only_errors and state.success:
         raise UsageError(f"-x shows errors only, so {state.success_text} contradicts it")
-    # -T by itself is about calls: no stack, and what succeeds is of interest too.
+    # -T alone is about calls: no stack, and sessions that succeed are shown too.
     options.stacks = state.call_stack or not options.trace
     if options.probes and not (options.trace or options.interim):
         raise UsageError("-J shows nothing without -T (calls) or -I (stacks)")
@@ -744,12 +744,12 @@ def _settle(state: _State) -> None:
 
 
 def usage_text(prog: str = "retsnoop") -> str:
-    """One line of usage."""
+    """Return one line of usage."""
     return f"Usage: {prog} {_USAGE}\n"
 
 
 def help_text(prog: str = "retsnoop") -> str:
-    """What ``--help`` prints."""
+    """Return what ``--help`` prints."""
     lines = [usage_text(prog).rstrip(), _ABOUT.summary, "", *_ABOUT.text.splitlines()]
     for title, options in _GROUPS:
         lines += ["", f"{title}:"]
@@ -760,7 +760,7 @@ def help_text(prog: str = "retsnoop") -> str:
 
 
 def page(prog: str) -> Page:
-    """What the command line is."""
+    """Describe the command line."""
     arguments = [
         Argument(
             tuple(filter(None, (f"-{o.short}" if o.short else "", f"--{o.long}"))),

@@ -1,4 +1,4 @@
-"""Ready-made sets of globs for ``-c``. Chosen by us; names follow retsnoop's."""
+"""Ready-made sets of globs for ``-c``. Our own choice, with retsnoop's names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["PRESETS", "Preset"]
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Globs of one subject; unlike those of ``-e`` none of them has to match."""
+    """Hold globs of one subject. Unlike those of ``-e``, none of them has to match."""
 
     entry: tuple[str, ...]
     allow: tuple[str, ...] = ()
@@ -17,7 +17,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # bpf(2): which check refused a map, a program, a link?
+    # bpf(2): which check refused a map, a program or a link?
     "bpf": Preset(
         entry=("*_sys_bpf",),
         allow=(

@@ -1,6 +1,6 @@
-"""Probes injected with ``-J``: what is meant, where they are attached, and their context as text.
+"""Probes injected with ``-J``: which ones, where they are attached, and their contexts as text.
 
-A probe fires only inside an open session, and shows that the kernel came by.
+A probe fires only inside an open session. It shows that the kernel reached its place.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ PROGRAMS = {
     "rawtp": "probe_raw_tp",
 }
 _PT_REGS = 168  # bytes of struct pt_regs, x86-64
-_EXTRA = 512  # bytes behind a tracepoint's fields, where its strings are
+_EXTRA = 512  # bytes after a tracepoint's fields, where its strings are
 _MAX_CONTEXT = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a tracepoint's record.
+    """Describe one field of a tracepoint's record.
 
     :param at: byte offset
     :param array: its C type is an array
-    :param dynamic: ``__data_loc``: 4 bytes that tell where the value is
+    :param dynamic: ``__data_loc``: 4 bytes that say where the value is
     """
 
     name: str
@@ -66,10 +66,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One probe, attached by its number as cookie.
+    """Describe one probe. Its number is its attach cookie.
 
     :param size: bytes of its context
-    :param fields: of a tracepoint
+    :param fields: fields of a tracepoint
     """
 
     number: int
@@ -82,7 +82,7 @@ class Probe:
 
     @property
     def label(self) -> str:
-        """As it stands in the trace, e.g. ``tp:sched:sched_switch``."""
+        """Return the text in the trace, e.g. ``tp:sched:sched_switch``."""
         match self.kind:
             case "kprobe":
                 return f"kprobe:{self.name}+{self.offset:#x}"
@@ -92,7 +92,7 @@ class Probe:
 
     @property
     def cookie(self) -> int:
-        """Attach cookie, ``__u64``; never 0, which a raw tracepoint of old has."""
+        """Return the attach cookie, ``__u64``. Never 0, as on raw tracepoints of old kernels."""
         return self.number | self.size << 32
 
 
@@ -104,11 +104,11 @@ def expand(
     raw_tracepoints: Callable[[], Sequence[str]],
     describe: Callable[[Probe], Probe],
 ) -> list[Probe]:
-    """Probes for what was asked for, numbered from 1.
+    """Find the requested probes, numbered from 1.
 
-    :param functions: gives the names of the functions that a glob means
-    :param tracepoints: gives (category, name) of all there are
-    :param raw_tracepoints: gives the names of all there are
+    :param functions: returns the names of the functions that a glob matches
+    :param tracepoints: returns (category, name) of all tracepoints
+    :param raw_tracepoints: returns the names of all raw tracepoints
     :param describe: adds the size and fields of a context
     :raises UsageError: a glob matches nothing
     """
@@ -133,7 +133,7 @@ def expand(
 
 
 def attach_probe(obj: Object, probe: Probe) -> Link:
-    """Attach one.
+    """Attach one probe.
 
     :raises BpfError: the kernel refuses it
     """
@@ -155,7 +155,7 @@ _FIELD = re.compile(
 
 
 def parse_format(text: str) -> tuple[Field, ...]:
-    """Fields of a tracepoint, from its ``format`` file of tracefs; not those that all have."""
+    """Read a tracepoint's own fields from its ``format`` file in tracefs."""
     out = []
     for line in text.splitlines():
         found = _FIELD.match(line)
@@ -178,14 +178,14 @@ def parse_format(text: str) -> tuple[Field, ...]:
 
 
 def tracepoint_size(fields: Sequence[Field]) -> int:
-    """Bytes of a tracepoint's context that are to be read."""
+    """Return how many bytes of a tracepoint's context to read."""
     end = max((f.at + f.size for f in fields), default=8)
     more = _EXTRA if any(f.dynamic for f in fields) else 0
     return int(min(end + more, _MAX_CONTEXT))
 
 
 def raw_parameters(btf: Btf, name: str) -> tuple[tuple[str, int], ...]:
-    """Names and BTF types of the arguments of a raw tracepoint."""
+    """Return names and BTF types of the arguments of a raw tracepoint."""
     found = btf.find(f"btf_trace_{name}", BtfKind.TYPEDEF)
     if found is None:
         return ()
@@ -202,15 +202,15 @@ def raw_parameters(btf: Btf, name: str) -> tuple[tuple[str, int], ...]:
         own = btf.type(func.type) if isinstance(func, Func) else None
         if isinstance(own, FuncProto) and len(own.params) == len(names):
             names = [param.name for param in own.params]
-    # The first is the kernel's own.
+    # The first argument is the kernel's own.
     pairs = list(zip(names, (param.type for param in proto.params), strict=True))[1:]
     return tuple((text or f"arg{i}", type_id) for i, (text, type_id) in enumerate(pairs))
 
 
 def context_text(probe: Probe, raw: bytes, btf: Btf | None) -> list[tuple[str, str]]:
-    """Names and values of a probe's context.
+    """Return names and values of a probe's context.
 
-    :param btf: of the kernel itself
+    :param btf: BTF of the kernel itself
     """
     if not raw:
         return [("...", "(empty)")]

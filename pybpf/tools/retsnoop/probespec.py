@@ -1,4 +1,4 @@
-"""Probes as they are written on the command line. Pure."""
+"""Probes on the command line. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from .usage import UsageError
 
 __all__ = ["Spec", "parse_spec"]
 
-# Probes of functions, and whether they may be some bytes behind its start.
+# Probes of functions, and whether they may have an offset.
 _TAKES_OFFSET = {"kprobe": True, "kretprobe": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A probe as the user wrote it; its name may be a glob.
+    """Hold a probe of the command line. Its name may be a glob.
 
     :param kind: "kprobe", "kretprobe", "tp" or "rawtp"
-    :param category: of a tracepoint
+    :param category: category of a tracepoint
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Spec:
 def parse_spec(text: str) -> Spec:
     """Read one ``-J``.
 
-    :raises UsageError: it is none
+    :raises UsageError: it is not a probe
     """
     kind, _, rest = text.partition(":")
     if kind in _TAKES_OFFSET and rest:
@@ -38,7 +38,7 @@ def parse_spec(text: str) -> Spec:
             try:
                 number = int(offset, 0)
             except ValueError:
-                raise UsageError(f"-J {text}: {offset!r} is no offset") from None
+                raise UsageError(f"-J {text}: {offset!r} is not an offset") from None
             if not _TAKES_OFFSET[kind] or is_glob(name):
                 raise UsageError(f"-J {text}: an offset goes with the kprobe of one function")
             return Spec(kind, name, offset=number)

@@ -1,4 +1,4 @@
-"""The running kernel's side of injected probes: names that globs mean, and formats."""
+"""What the running kernel knows about injected probes: matching names and formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["probes_of"]
 
 
 def probes_of(specs: Sequence[Spec], facts: Facts) -> list[Probe]:
-    """Probes for what was asked for, with their contexts.
+    """Find the requested probes, with their contexts.
 
     :raises UsageError: a glob matches nothing
     :raises BpfError: as `pybpf.kernel.ftrace.tracefs`
@@ -54,7 +54,7 @@ def _format(probe: Probe) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except OSError:
-        return ""  # attaching says what is wrong
+        return ""  # attaching will say what is wrong
 
 
 def _tracepoints() -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Sessions as text, in retsnoop's layout. Pure.
 
-Column widths are those of the session's longest cells, so a session is laid
-out when it is complete. Widths count characters; the marks and arrows used
+Columns are as wide as the session's longest cells, so a session is laid
+out once it is complete. Widths are in characters. The marks and arrows used
 here take one cell each.
 """
 
@@ -44,11 +44,11 @@ ARGUMENT = "›"
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How frames of the kernel stack are shown.
+    """Say how to show frames of the kernel stack.
 
     :param addresses: put the address in front
-    :param decimal: offsets as ``+123`` instead of ``+0x7b``
-    :param compact: arguments in the line of the call, not in lines below it
+    :param decimal: show offsets as ``+123`` instead of ``+0x7b``
+    :param compact: show arguments in the line of the call, not below it
     """
 
     addresses: bool = False
@@ -56,17 +56,17 @@ class Style:
     compact: bool = True
 
 
-#: Gives names and values of the arguments of a call, by the function's number and the call's;
+#: Returns names and values of a call's arguments, by the numbers of the function and the call.
 #: None if they were lost.
 Arguments = Callable[[int, int], Sequence[tuple[str, str]] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """What is to be said of injected probes.
+    """Hold the texts of injected probes.
 
-    :param labels: by the number of the probe
-    :param contexts: gives names and values of a context, by the probe's number and its place
+    :param labels: labels by the number of the probe
+    :param contexts: returns names and values of a context, by the probe's number and its place
         in the trace; None if contexts are not captured
     """
 
@@ -78,7 +78,7 @@ NO_PROBES = Probes({})
 
 
 class Clock:
-    """Local times of a run's moments; remembers the last second, as most sessions share it.
+    """Format moments as local times. Remembers the last second, which most sessions share.
 
     :param epoch: ns between 1970 and the start of CLOCK_MONOTONIC
     """
@@ -89,8 +89,8 @@ class Clock:
         self._text = ""
 
     def __call__(self, ns: int) -> str:
-        """``HH:MM:SS.uuuuuu`` of a moment of CLOCK_MONOTONIC."""
-        # Microseconds by hand: a float of nanoseconds since 1970 has not enough digits.
+        """Return ``HH:MM:SS.uuuuuu`` for a moment of CLOCK_MONOTONIC."""
+        # Microseconds by hand: a float has too few digits for nanoseconds since 1970.
         second, rest = divmod(ns + self._epoch, 10**9)
         if second != self._second:
             self._second = second
@@ -99,7 +99,7 @@ class Clock:
 
 
 def header(session: Session, clock: Clock) -> str:
-    """Times, task and command names of a session."""
+    """Format times, task and command names of a session."""
     end = session.end
     span = f"{clock(end.start)} -> {clock(end.end)}"
     return plain(f"{span} TID/PID {end.tid}/{end.tgid} ({end.comm}/{end.leader_comm}):")
@@ -157,12 +157,12 @@ def _in_line(values: Sequence[tuple[str, str]]) -> str:
 
 
 def _compact(name: str, value: str) -> str:
-    # What stands for arguments that are not known has no name.
+    # A text that stands for unknown arguments has no name.
     return f"... {value}" if name == "..." else f"{name}={value}"
 
 
 def _below(values: Sequence[tuple[str, str]], indent: int) -> Iterator[str]:
-    # Each argument in a line of its own, or in several.
+    # Each argument on its own line or lines.
     for name, value in values:
         text = f"... {value}" if name == "..." else f"{name} = {value}"
         first, *rest = text.split("\n")
@@ -171,9 +171,9 @@ def _below(values: Sequence[tuple[str, str]], indent: int) -> Iterator[str]:
 
 
 class Layout:
-    """A stack as it is laid out, whatever its durations and arguments are.
+    """Hold the layout of a stack, for any durations and arguments.
 
-    :param rows: outermost first; those with frames in the order of the session's frames
+    :param rows: outermost first; rows with frames in the order of the session's frames
     """
 
     def __init__(self, rows: Sequence[Row], style: Style) -> None:
@@ -186,7 +186,7 @@ class Layout:
             cells += [("", "", *below, False) for below in _below_place(row, style)]
         wide_s, wide_l = _columns(c[2] for c in cells), _columns(c[3] for c in cells)
         self._results = wide_r = _columns(c[1] for c in cells)
-        # The last column is the source line; without debug info it is empty.
+        # The last column is the source line. It is empty without debug info.
         self._rows = [
             (f"{mark:2} ", f" {result:<{wide_r}}  {symbol:<{wide_s}}  {source:<{wide_l}}", framed)
             for mark, result, symbol, source, framed in cells
@@ -198,10 +198,10 @@ class Layout:
         arguments: Arguments | None = None,
         user: Sequence[str] = (),
     ) -> Iterator[str]:
-        """Lines of the stack.
+        """Return the lines of the stack.
 
-        :param frames: those of the session
-        :param user: frames of the program that called, above those of the kernel
+        :param frames: frames of the session
+        :param user: frames of the calling program, shown above the kernel's
         """
         durations = [f"{f.duration // 1000}us" if f.done else UNFINISHED for f in frames]
         wide = _columns(durations, 5)
@@ -223,7 +223,7 @@ class Layout:
 
 
 def _result(row: Row) -> tuple[str, str]:
-    # Mark and result of a row.
+    # The mark and the result of a row.
     if row.frame is None or row.function is None:
         return "", ""
     mark = f"{NO_FRAME if row.place is None else ' '}{STITCHED if row.frame.stitched else ' '}"
@@ -308,10 +308,10 @@ def trace_lines(
     compact: bool = True,
     probes: Probes = NO_PROBES,
 ) -> Iterator[str]:
-    """Calls and returns in order, and the probes between them.
+    """Format calls, returns and probes in order.
 
-    :param total: how many records there were, lost ones included
-    :param compact: arguments in the line of the call
+    :param total: number of records, lost ones included
+    :param compact: show arguments in the line of the call
     """
     lines = list(_trace_rows(trace, total, functions, arguments, probes))
     name_w = _columns((line.name for line in lines), len(_HEADINGS[0]))
@@ -338,7 +338,7 @@ _MARKS = re.compile(rf"[{CALL}{RETURN}{LEAF}{PROBE}{GAP}{STITCHED}{ARGUMENT}]|^{
 
 
 def coloured(text: str) -> str:
-    """A block for a terminal: errors red, marks dim, the first line bold."""
+    """Color a block for a terminal: errors red, marks dim, the first line bold."""
     first, newline, rest = text.partition("\n")
     rest = _ERROR.sub(lambda found: f"\x1b[31m{found[0]}\x1b[0m", rest)
     rest = _MARKS.sub(lambda found: f"\x1b[2m{found[0]}\x1b[0m", rest)
@@ -349,7 +349,7 @@ def coloured(text: str) -> str:
 
 
 def warning(dropped: int) -> str:
-    """What is said below a session that lost records."""
+    """Return the warning below a session that lost records."""
     return (
         f"WARNING! Sample data incomplete! {many(dropped, 'record')} dropped. "
         "Consider increasing -C bpf.ringbuf-size."
@@ -368,13 +368,13 @@ def session_text(
     arguments: Arguments | None = None,
     probes: Probes = NO_PROBES,
 ) -> str:
-    """One block.
+    """Format one session as a block.
 
     :param trace: show the calls
-    :param stack: lines of the stack to show, or None
-    :param branches: the same of the last branches
-    :param compact: arguments in the line of the call
-    :param arguments: of the calls, if they were captured
+    :param stack: lines of the stack, None to leave it out
+    :param branches: lines of the last branches, None to leave them out
+    :param compact: show arguments in the line of the call
+    :param arguments: arguments of the calls, if they were captured
     :returns: text that ends with the two empty lines between blocks
     """
     lines = [header(session, clock)]

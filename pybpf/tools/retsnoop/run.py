@@ -1,8 +1,8 @@
 """One run: select, load, attach, receive, detach.
 
-Signals end the selection, which only reads. From then on they set a flag that the
-loops look at, so that an interrupt never leaves half of something behind: attaching
-stops at the next function and is undone, receiving ends, detaching goes on to its end.
+A signal ends the selection at once, because it only reads. Afterwards a signal sets a flag
+that the loops check, so an interrupt never leaves anything half done: attaching stops at the
+next function and is undone, receiving ends, and detaching continues to its end.
 """
 
 from __future__ import annotations
@@ -56,31 +56,31 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 OBJECT = Path(__file__).with_name("retsnoop.bpf.o")
-_POLL = 0.1  # seconds between looks at signals and the command
-_SLOW = 5.0  # seconds: what takes longer is announced
-_SLICE = 64  # records that are read at a time, so that a signal is seen between them
-_LINGER = 0.3  # seconds for which what waits is still shown after a signal
+_POLL = 0.1  # seconds between checks of signals and the command
+_SLOW = 5.0  # seconds: slower work is announced
+_SLICE = 64  # records per read, so that signals are checked between reads
+_LINGER = 0.3  # seconds after a signal in which waiting records are still shown
 _SHOWN = 5
-_PLACED = 64  # entry functions whose code is looked up: the others are assumed to be running
+_PLACED = 64  # most entry functions whose code is looked up; others are assumed to be running
 
 
 class _Stopped(Exception):
-    """A signal came before everything was attached."""
+    """Report a signal that came before everything was attached."""
 
 
 class _Failed(Exception):
-    """The run cannot go on; the text says why."""
+    """Report why the run cannot go on."""
 
 
 class _Attached:
-    """What is attached; detaching goes on where an interrupt left it."""
+    """Hold what is attached. Detaching continues where an interrupt left it."""
 
     def __init__(self, link: MultiLink, others: ExitStack) -> None:
         self.link = link
         self._others = others
 
     def detach(self, progress: Progress) -> None:
-        # Clones on 6.x take minutes; the program looks at `ready`, which is cleared before.
+        # Clones on 6.x take minutes. The program checks `ready`, which is cleared before.
         self.link.detach(progress, wait=False)
         self._others.close()
 
@@ -91,17 +91,17 @@ class _Run:
         self.facts = facts
         self.mechanisms = options.mechanism.value
         self.stop = 0  # number of the signal that came
-        self.selecting = False  # only reading: a signal need not wait for a loop
+        self.selecting = False  # this only reads, so a signal need not wait for a loop
         self.command: Command | None = None
         self.debug_info: DebugInfo | None = None
         self.parameters: list[tuple[Parameter, ...]] = []
         self.probes: list[Probe] = []
         self.collector = Collector()
-        # With --json stdout belongs to the records.
+        # With --json, standard output is only for the records.
         self.info = sys.stderr if options.json else sys.stdout
 
     def program(self, obj: Object) -> Program:
-        """The program that is attached to the functions."""
+        """Return the program that is attached to the functions."""
         return obj.programs["calls_with_args" if self.options.capture_args else "calls"]
 
     # -- words
@@ -185,7 +185,7 @@ class _Run:
             self.say(f"{how} to function #{number} '{function.label}'{detail}.", 1)
 
     def why(self, obj: Object) -> int:
-        """Tell of functions how they would be traced, or why not."""
+        """Print how functions would be traced, or why not."""
         options = self.options
         selection = select(self.facts, options.why, deny=options.deny, at_exit=True)
         tracing = attach.make_tracing(self.program(obj), selection, self.facts, self.mechanisms)
@@ -225,14 +225,14 @@ class _Run:
         load.fill(obj, self.options, self.parameters, self.places(tracing.functions))
 
     def places(self, functions: Sequence[Function]) -> dict[int, tuple[int, int]]:
-        """Where the code of the entry functions lies, by number."""
+        """Return where the code of each entry function is, by number."""
         entries = [f for f in functions if f.flags & Flag.ENTRY and f.addr][:_PLACED]
         symbols = KernelSymbols(lambda: self.facts.kallsyms)
         ends = ((f, end_of(f.addr, symbols)) for f in entries)
         return {f.id: (f.addr, end) for f, end in ends if end}
 
     def find_probes(self) -> list[Probe]:
-        """Probes of ``-J``, each with what its context is made of."""
+        """Return the probes of ``-J``, each with the fields of its context."""
         if not self.options.probes:
             return []
         try:
@@ -246,9 +246,9 @@ class _Run:
     def attach(
         self, obj: Object, tracing: Tracing, stack: ExitStack
     ) -> tuple[_Attached, list[Function]]:
-        """Attach; what is attached is detached when the stack is closed.
+        """Attach. Closing the stack detaches.
 
-        :returns: what is attached, and the functions that took it
+        :returns: what is attached, and the functions it is attached to
         """
         program, count = self.program(obj), many(len(tracing.functions), "function")
         cost = tracing.plan.cost
@@ -270,7 +270,7 @@ class _Run:
         progress.done()
         took = int((time.monotonic() - started) * 1000)
         have = {key_of(t) for t in link.targets}
-        names = {key[:2] for key in have}  # one whose module was loaded anew is elsewhere
+        names = {key[:2] for key in have}  # modules loaded again have moved
         functions = [
             f
             for f in tracing.functions
@@ -298,7 +298,7 @@ class _Run:
         sys.stdout.flush()
 
     def receive(self, obj: Object, shower: Shower) -> None:
-        """Show sessions until a signal comes, the command ends or there were enough."""
+        """Show sessions until a signal comes, the command ends or enough were shown."""
         options, command, dropped = self.options, self.command, 0
         until = time.monotonic() + options.duration if options.duration else None
         last: float | None = None  # when to stop showing, after a signal
@@ -350,7 +350,7 @@ class _Run:
             self.emit_json(jsonlines.summary(counts, shown=shower.shown, missed=missed))
 
     def sum_up(self, counts: Counts, shown: int) -> None:
-        """Say what became of the sessions."""
+        """Print what happened to the sessions."""
         self.warn(words.sessions(counts, shown))
         if counts.dropped or counts.incomplete:
             self.warn("WARNING! Some samples are missing or incomplete:")
@@ -359,7 +359,7 @@ class _Run:
             self.warn("A larger -C bpf.ringbuf-size or -C bpf.sessions-size may help.")
 
     def detach_all(self, obj: Object, attached: _Attached) -> None:
-        """Detach what is attached; without a word if that is quick."""
+        """Detach everything. Say nothing if that is quick."""
         obj.globals.ready = 0
         progress = Counting("Detaching", sys.stderr)
         attached.detach(progress)
@@ -375,7 +375,7 @@ class _Run:
             raise _Stopped
 
     def go_on(self) -> None:
-        """Nothing; `_Stopped` if a signal came."""
+        """Raise `_Stopped` if a signal came."""
         if self.stop:
             raise _Stopped
 
@@ -387,7 +387,7 @@ class _Run:
         return progress
 
     def execute(self) -> int:
-        """The whole run, from the selection on under our own handlers of signals."""
+        """Do the whole run. From the selection on, signals have our own handlers."""
         handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             return self._execute()
@@ -405,7 +405,7 @@ class _Run:
                 return NOT_FOUND
             path = found
         with ExitStack() as stack:
-            # Last of all: on an error everything is detached first, however long that takes.
+            # After an error everything is detached before this, however long it takes.
             stack.callback(self.end_command)
             self.selecting = True
             self.find_threads()
@@ -417,7 +417,7 @@ class _Run:
                     return self.why(obj)
                 selection = self.select()
                 tracing = self.plan(obj, selection)
-            self.go_on()  # it may have come where exceptions are swallowed
+            self.go_on()  # it may have come where exceptions are ignored
             self.selecting = False
             if options.dry_run:
                 self.dry_run(obj, tracing)
@@ -433,7 +433,7 @@ class _Run:
         sources.by_name(self.options, self.debug_info, self.facts, self.say)
 
     def find_threads(self) -> None:
-        """Tell which of the ids are those of threads, and of nothing."""
+        """Warn about ids that belong to threads, or to nothing. Return those of threads."""
         options = self.options
         for number in (*options.allow_pids, *options.deny_pids):
             process = process_of(number)
@@ -444,7 +444,7 @@ class _Run:
                 self.warn(f"{number} is a thread of process {process}: only that thread is meant.")
 
     def open_branches(self, stack: ExitStack) -> None:
-        """Have the hardware record branches until the end; or say that it does not, and go on."""
+        """Make the hardware record branches until the end. If it cannot, say so and go on."""
         if not self.options.lbr:
             return
         try:
@@ -467,9 +467,9 @@ class _Run:
             )
 
     def symbols_of_stacks(self, tracing: Tracing) -> KernelSymbols:
-        """Give names to what can be in a stack, once everything is attached.
+        """Name whatever can be in a stack. Call it once everything is attached.
 
-        Trampolines and clones that attaching made are not in the table read for selecting.
+        The table that was read for selecting lacks trampolines and clones made by attaching.
         """
         if any(g.mechanism.needs_btf for g in tracing.plan.groups):
             return KernelSymbols(lambda: kallsyms.read(before=self.facts.kallsyms))
@@ -479,7 +479,7 @@ class _Run:
         options = self.options
         file = None
         if options.trace_out:
-            # Beforehand: a path that cannot be written should not end a long run.
+            # Open it first: a path that cannot be written should not end a long run.
             out = open(options.trace_out, "w", encoding="utf-8")  # noqa: SIM115
             file = stack.enter_context(TraceFile(out))
         self.load(obj, tracing)
@@ -497,8 +497,8 @@ class _Run:
             file,
             sources.lines_of(options, self.debug_info),
         )
-        # Whoever waits for the line may act on it: from then on everything is seen. A
-        # command of ours has not started yet, and starts with nothing seen before it.
+        # A reader of this line may act on it, because everything is seen from now on.
+        # Our own command has not started yet, so nothing is seen before it.
         obj.globals.ready = 0 if options.command else 1
         self.say("Receiving data...")
         self.info.flush()
@@ -518,10 +518,10 @@ class _Run:
 
 
 def run(options: Options, facts: pybpf.Facts | None = None) -> int:
-    """Do what the options say.
+    """Run as the options say.
 
-    :param facts: what is known of the running kernel already
-    :returns: exit status: 0, 1 if it failed, that of the command, or 128 and the number of a
+    :param facts: what is already known of the running kernel
+    :returns: exit status: 0, 1 if it failed, the command's status, or 128 plus the number of a
         signal that came before everything was attached
     """
     runner = _Run(options, facts or pybpf.Facts())

@@ -1,8 +1,8 @@
-"""Records put together: one `Session` per call of an entry function. Pure.
+"""Put records together: one `Session` per call of an entry function. Pure.
 
-Records of one session come in order, those of different sessions interleaved.
-A session is complete with its `End`; if that is lost, what was collected is
-dropped when the same task's next session starts, so nothing grows for ever.
+Records of one session come in order. Different sessions are interleaved.
+A session is complete when its `End` arrives. If that is lost, the collected records
+are dropped when the same task's next session starts, so nothing grows forever.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ NULL = 0
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What happened inside one call of an entry function.
+    """Hold what happened inside one call of an entry function.
 
-    :param end: who, when, and the chain to report
-    :param stack: kernel stack of the chain, innermost first; () if not asked for
+    :param end: the task, the times, and the chain to report
+    :param stack: kernel stack of the chain, innermost first; () if not requested
     :param trace: calls, returns and probes in order, as far as they arrived
     :param args: arguments by the number of the call, as far as they arrived
-    :param user_stack: stack of the program that called, innermost first
-    :param contexts: of the probes that fired, by their place in the trace
+    :param user_stack: stack of the calling program, innermost first
+    :param contexts: contexts of the probes that fired, by their place in the trace
     :param branches: the last ones before the failure, newest first
     """
 
@@ -42,11 +42,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class ErrorFilter:
-    """Which sessions are shown, by the errors in their chain; the BPF program looks at them.
+    """Choose sessions by the errors in their chain. The BPF program applies it.
 
-    :param allow: error numbers of which one must occur, `NULL` for a null
-        pointer; None lets everything pass
-    :param deny: error numbers of which none may occur
+    :param allow: error numbers, of which one must occur; `NULL` stands for a null
+        pointer; None allows everything
+    :param deny: error numbers that must not occur
     """
 
     allow: frozenset[int] | None = None
@@ -54,7 +54,7 @@ class ErrorFilter:
 
 
 class _Open:
-    # What arrived of a session so far.
+    # What has arrived of a session.
     __slots__ = ("args", "branches", "contexts", "stack", "trace", "user_stack")
 
     def __init__(self) -> None:
@@ -67,22 +67,22 @@ class _Open:
 
 
 class Collector:
-    """Takes events one by one and gives back the sessions they complete."""
+    """Take events one by one, and return the sessions they complete."""
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
-        # The task's session; an older one of the same task has lost its end.
+        # The task's session. An older session of the same task has lost its end.
         self._current: dict[int, int] = {}
 
     @property
     def open(self) -> int:
-        """Sessions that records are kept for."""
+        """Count the sessions that records are kept for."""
         return len(self._open)
 
     def feed(self, event: Event) -> Session | None:
-        """Take one event; gives a session if it was that session's last and is to be shown.
+        """Take one event. Return its session if that is complete and should be shown.
 
-        An interim end gives the session as far as it has come.
+        An interim end returns the session so far.
         """
         previous = self._current.get(event.key)
         if previous is not None and previous != event.session:

@@ -1,4 +1,4 @@
-"""What ``-C GROUP.KEY=VALUE`` sets, under retsnoop's names. Pure."""
+"""Settings of ``-C GROUP.KEY=VALUE``, with retsnoop's names. Pure."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ LINES_BY_WORD = {
 
 @dataclass(slots=True)
 class Settings:
-    """Settings and their defaults.
+    """Hold settings and their defaults.
 
     :ivar ringbuf_size: bytes
-    :ivar sessions_size: sessions at a time
-    :ivar max_depth: frames that are kept of a session
+    :ivar sessions_size: most sessions at a time
+    :ivar max_depth: most frames kept of a session
     :ivar unfiltered: keep the frames of trampolines and BPF programs
     :ivar symb_mode: source lines: "none", "linenum" or "inlines"; "" is inlines if a file has them
-    :ivar emit_addrs: address in front of each frame of a stack
-    :ivar dec_offs: decimal offsets
-    :ivar max_total_args_size: bytes captured of all arguments of a call
-    :ivar max_sized_arg_size: bytes of one argument of a known size
-    :ivar max_str_arg_size: bytes of one string
+    :ivar emit_addrs: put the address in front of each frame of a stack
+    :ivar dec_offs: show decimal offsets
+    :ivar max_total_args_size: most bytes captured of all arguments of a call
+    :ivar max_sized_arg_size: most bytes of one argument of a known size
+    :ivar max_str_arg_size: most bytes of one string
     :ivar capture_raw_ptrs: show pointers in front of what they point to
-    :ivar lbr_max_count: branches that are shown, 0 for all
+    :ivar lbr_max_count: most branches shown, 0 for all
     :ivar fmt_mode: "compact", "multiline" or "verbose"
-    :ivar fmt_max_arg_width: characters of one argument, 0 for all
+    :ivar fmt_max_arg_width: most characters of one argument, 0 for all
     """
 
     ringbuf_size: int = 8 << 20
@@ -114,7 +114,7 @@ _SETTINGS = (
         "max_depth",
         _size(1, 64),
         "64",
-        "calls inside one another that a session keeps, at most 64",
+        "depth of nested calls that a session keeps, at most 64",
     ),
     _Setting(
         "stacks.symb-mode",
@@ -127,7 +127,7 @@ _SETTINGS = (
         "stacks.unfiltered", "unfiltered", _bool, "false", "frames of BPF trampolines and programs"
     ),
     _Setting("stacks.emit-addrs", "emit_addrs", _bool, "false", "an address before each symbol"),
-    _Setting("stacks.dec-offs", "dec_offs", _bool, "false", "decimal offsets, +123 and not +0x7b"),
+    _Setting("stacks.dec-offs", "dec_offs", _bool, "false", "decimal offsets: +123, not +0x7b"),
     _Setting(
         "args.max-total-args-size",
         "max_total_args_size",
@@ -195,6 +195,6 @@ def apply(settings: Settings, text: str) -> None:
 
 
 def help_text() -> str:
-    """What ``--config-help`` prints."""
+    """Return what ``--config-help`` prints."""
     lines = [f"  {s.key:<24} {s.help} (default {s.default})" for s in _SETTINGS]
     return "\n".join(["Settings of -C KEY=VALUE:", *lines]) + "\n"

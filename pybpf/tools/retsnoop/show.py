@@ -1,7 +1,7 @@
-"""Sessions as they are put out: as text or JSON.
+"""Print sessions as text or JSON.
 
-Thousands of sessions fail in the same way, so what depends on the kernel stack and
-the functions alone is worked out once and remembered.
+Thousands of sessions fail in the same way. So what depends only on the kernel stack and
+the functions is computed once and remembered.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Shower"]
 
-# Stacks, and layouts, that are remembered; a run that meets more forgets them all and begins again.
+# Most stacks and layouts that are remembered. With more, all are forgotten and collected again.
 _REMEMBERED = 4096
 
 
 class Shower:
-    """Puts out sessions on standard output.
+    """Print sessions on standard output.
 
-    :param options: what to show of them, and how
-    :param functions: by number
+    :param options: what to show, and how
+    :param functions: functions by number
     :param symbols: names the addresses of kernel stacks
-    :param parameters: of each function, if arguments are captured
-    :param probes: those that were injected
-    :param btf: of the kernel itself, for contexts of probes
-    :param file: gets the calls too
+    :param parameters: parameters of each function, if arguments are captured
+    :param probes: the injected probes
+    :param btf: BTF of the kernel itself, for contexts of probes
+    :param file: also gets the calls
     :param lines: gives the source lines of an instruction, outermost function first
-    :ivar shown: sessions so far, each once
+    :ivar shown: number of sessions so far, each counted once
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Shower:
         self.shown = 0
 
     def __call__(self, session: Session) -> None:
-        """Put one out; `flush` brings it to the reader."""
+        """Print one session. `flush` sends it to the reader."""
         self.shown += not session.end.interim
         probes = self._hits(session)
         arguments = self._arguments(session)
@@ -165,7 +165,7 @@ class Shower:
         )
 
     def flush(self) -> None:
-        """Let the reader have what was put out."""
+        """Send what was printed to the reader."""
         sys.stdout.flush()
 
     def _layout(self, session: Session) -> render.Layout:

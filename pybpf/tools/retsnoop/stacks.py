@@ -1,17 +1,16 @@
 """The kernel stack and the chain of traced functions as one list of rows. Pure.
 
-A captured stack names return addresses, so the instruction that belongs to a
-frame is the one before: an address is looked up minus one and shown relative
-to the function found. Frames that exist only because somebody traces are taken
-out: BPF programs and trampolines, what runs between them and the helper that
-took the stack, and the function's own entry, to which a trampoline that was
-called from there returns (``func+5``).
+A captured stack has return addresses, so the call is the instruction before.
+An address is looked up minus one, and shown relative to that function. Frames
+that exist only because of tracing are removed: BPF programs and trampolines,
+everything between them and the helper that took the stack, and the function's
+own entry, because a trampoline that it calls returns there (``func+5``).
 
-The chain knows which functions were called, with result and duration; the
-stack knows everything else on the way. Both run outermost first and are merged
-by function: a frame of the stack that is no traced function stays alone, and a
-traced function that has no frame (it had returned already, or was the one to
-return just then) is marked.
+The chain knows the called functions, with results and durations. The stack
+knows everything else on the way. Both are outermost first, and are merged by
+function. A frame of the stack that is not a traced function stays alone. A
+traced function without a frame is marked: it had already returned, or was just
+returning.
 """
 
 from __future__ import annotations
@@ -27,34 +26,34 @@ from .functions import Function
 
 __all__ = ["Place", "Row", "Symbols", "clean", "merge", "resolve", "with_lines"]
 
-# What exists only because something is traced.
+# Symbols that exist only because something is traced.
 _TRACER = re.compile(
     r"bpf_trampoline_\d+(_\d+)?|bpf_prog_[0-9a-f]{16}(_.*)?|bpf_dispatcher_\w+|"
     r"(arch_)?rethook_trampoline(_callback)?|__kretprobe_trampoline|ftrace_trampoline|"
     r"return_to_handler|ftrace_(regs_)?(caller|call)"
 )
 _BPF = re.compile(r"bpf_trampoline_\d+(_\d+)?|bpf_prog_[0-9a-f]{16}(_.*)?")
-# A call of a trampoline at function entry returns here: 5 bytes, after endbr64 9.
+# A trampoline called at function entry returns here: after 5 bytes, with endbr64 after 9.
 _ENTRY_OFFSETS = (5, 9)
-# The helper that takes the stack and what is below it: never deeper than this.
+# The helper that takes the stack, and everything below it, is never deeper than this.
 _HELPER_FRAMES = 6
 
 
 class Symbols(Protocol):
-    """Names addresses."""
+    """Stand for what names addresses."""
 
     def lookup(self, addr: int) -> tuple[str, str, int] | None:
-        """(name, module, start address) of the symbol that covers `addr`, or None."""
+        """Return (name, module, start address) of the symbol that covers `addr`, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One frame of a kernel stack.
+    """Describe one frame of a kernel stack.
 
     :param addr: return address
-    :param name: symbol, "" if the address is not known
+    :param name: symbol, "" if unknown
     :param module: its owner, "" for the kernel itself
-    :param start: address of the symbol, 0 if not known
+    :param start: address of the symbol, 0 if unknown
     :param filtered: belongs to the tracing, not to what is traced
     :param lines: of the call in the source, outermost function first; () if not known
     """
@@ -69,7 +68,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a stack.
+    """Describe one line of a stack.
 
     :param place: frame of the kernel stack, or None
     :param frame: call of a traced function, or None
@@ -82,11 +81,11 @@ class Row:
 
 
 def resolve(addrs: Sequence[int], symbols: Symbols) -> list[Place]:
-    """Name the return addresses of a stack, same order."""
+    """Name the return addresses of a stack, in the same order."""
     out = []
     for addr in addrs:
         found = symbols.lookup(addr)
-        # Handlers that are put in the place of a return address are not called from anywhere.
+        # Nothing calls the handlers that replace a return address.
         if not (found and found[2] == addr and _TRACER.fullmatch(found[0])):
             found = symbols.lookup(addr - 1)
         out.append(Place(addr, *found) if found else Place(addr))
@@ -94,13 +93,13 @@ def resolve(addrs: Sequence[int], symbols: Symbols) -> list[Place]:
 
 
 def clean(places: Sequence[Place]) -> list[Place]:
-    """Mark what belongs to the tracing.
+    """Mark frames that belong to the tracing.
 
-    :param places: innermost first
-    :returns: all of them, `Place.filtered` set where it applies
+    :param places: frames, innermost first
+    :returns: all frames, with `Place.filtered` set where it applies
     """
     marks = [bool(_TRACER.fullmatch(p.name)) for p in places]
-    # Everything below the innermost program is the helper that took the stack.
+    # Everything below the innermost program belongs to the helper that took the stack.
     for i, place in enumerate(places[:_HELPER_FRAMES]):
         if _BPF.fullmatch(place.name):
             marks[:i] = [True] * i
@@ -130,11 +129,11 @@ def _same(place: Place, function: Function) -> bool:
 def merge(
     places: Sequence[Place], frames: Sequence[Frame], functions: Sequence[Function]
 ) -> Iterator[Row]:
-    """Rows of a stack, outermost first.
+    """Merge a stack and a chain into rows, outermost first.
 
     :param places: cleaned kernel stack, outermost first
     :param frames: chain of traced calls, outermost first
-    :param functions: by `Function.id`
+    :param functions: functions by `Function.id`
     """
     at = 0
     frameless: list[Row] = []
@@ -152,5 +151,5 @@ def merge(
         at = match + 1
     for place in places[at:]:
         yield Row(place)
-    # Usually the innermost function of the chain: the stack was taken when it returned.
+    # Usually the innermost function of the chain, as the stack was taken when it returned.
     yield from frameless

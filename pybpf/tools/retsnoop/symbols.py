@@ -1,4 +1,4 @@
-"""Names of kernel addresses, as `stacks` wants them."""
+"""Names of kernel addresses, for `stacks`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelSymbols", "end_of"]
 
-_MOST = 1 << 17  # bytes; no function of the kernel is longer
+_MOST = 1 << 17  # bytes; no kernel function is longer
 
 
 class KernelSymbols:
-    """/proc/kallsyms, each address looked up once.
+    """Look up addresses in /proc/kallsyms, each once.
 
-    :param read: gives the table; asked at the first lookup, which comes after
-        attaching, so that the trampolines and programs made for it are in it
+    :param read: returns the table; called at the first lookup, after attaching,
+        so that the table has the trampolines and programs made for it
     """
 
     def __init__(self, read: Callable[[], Kallsyms]) -> None:
@@ -27,7 +27,7 @@ class KernelSymbols:
         self._known: dict[int, tuple[str, str, int] | None] = {}
 
     def lookup(self, addr: int) -> tuple[str, str, int] | None:
-        """(name, module, start address) of the symbol that covers `addr`, or None."""
+        """Return (name, module, start address) of the symbol that covers `addr`, or None."""
         if addr not in self._known:
             if self._table is None:
                 self._table = self._read()
@@ -41,7 +41,7 @@ class KernelSymbols:
 
 
 def end_of(start: int, symbols: Symbols) -> int:
-    """Address where the function that starts at `start` ends; 0 if no symbol starts there.
+    """Return where the function that starts at `start` ends, 0 if no symbol starts there.
 
     The kernel's table has no sizes, so the next symbol is searched for.
     """

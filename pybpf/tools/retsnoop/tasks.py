@@ -1,4 +1,4 @@
-"""What /proc says of processes and threads."""
+"""Read from /proc about processes and threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["process_of"]
 
 
 def process_of(thread: int) -> int | None:
-    """Process id (tgid) of a process or thread, None if there is none of this id."""
+    """Return the process id (tgid) of a process or thread, None if the id is not in use."""
     try:
         with open(f"/proc/{thread}/status", encoding="utf-8", errors="replace") as file:
             for line in file:

@@ -1,8 +1,8 @@
 """Sessions as a file in the Trace Event Format, which Perfetto and Chrome's about:tracing show.
 
-A call is a complete event (``X``) with its result and arguments, a probe an instant event
-(``i``); processes and threads are named by metadata events (``M``). Times are those of
-CLOCK_MONOTONIC, in microseconds, as perf and ftrace have them.
+A call is a complete event (``X``) with its result and arguments. A probe is an instant event
+(``i``). Metadata events (``M``) name processes and threads. Times are of CLOCK_MONOTONIC, in
+microseconds, as in perf and ftrace.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def events_of(
     arguments: Arguments | None = None,
     labels: Mapping[int, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Events of one session.
+    """Make the events of one session.
 
-    :param arguments: of the calls, if they were captured
-    :param labels: of the probes, by number
+    :param arguments: arguments of the calls, if they were captured
+    :param labels: labels of the probes, by number
     """
     end = session.end
     open_: list[Call] = []
@@ -72,7 +72,7 @@ def events_of(
             label = (labels or {}).get(event.func, str(event.func))
             yield _common(end, label, "i", event.time) | {"s": "t", "args": {}}
             continue
-        # A call whose return was lost is over when one around it returns, or the next begins.
+        # A call whose return was lost ends when a call around it returns, or the next one begins.
         depth = event.depth + isinstance(event, Return)
         while open_ and open_[-1].depth >= depth:
             lost = open_.pop()
@@ -89,12 +89,12 @@ def events_of(
 
 
 def _now(event: Call | Return, end: End) -> int:
-    # A return does not tell its time, but nothing of the session is later than its end.
+    # A return has no time of its own, but nothing in a session is later than its end.
     return event.time if isinstance(event, Call) else end.end
 
 
 class TraceFile:
-    """Writes sessions to a file; to be closed, which makes it whole.
+    """Write sessions to a file. Closing completes the file.
 
     :param file: open for writing
     """

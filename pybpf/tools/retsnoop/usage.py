@@ -6,8 +6,8 @@ __all__ = ["NotYet", "UsageError"]
 
 
 class UsageError(Exception):
-    """The command line makes no sense; the text says why."""
+    """Report why the command line makes no sense."""
 
 
 class NotYet(UsageError):
-    """An option of retsnoop that this clone does not have yet."""
+    """Report an option of retsnoop that this clone does not have yet."""

@@ -1,7 +1,7 @@
 """Names for the addresses of a program's stack, from /proc/PID/maps and the symbols of its files.
 
-A process that has ended took its maps along: its addresses stay numbers, unless they were read
-before.
+The maps of a process vanish when it ends. Its addresses then stay numbers, unless the maps were
+read before.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ...links.binary import open_elf
 
 __all__ = ["UNKNOWN", "Mapping", "Programs", "Symbols", "parse_maps"]
 
-#: Stands for an address that nobody can name.
+#: Stands for an address without a name.
 UNKNOWN = "[unknown]"
 _MAX_PROCESSES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One line of /proc/PID/maps that has a file.
+    """Hold one line of /proc/PID/maps that has a file.
 
-    :param offset: of its first byte in the file
+    :param offset: offset of its first byte in the file
     """
 
     start: int
@@ -35,7 +35,7 @@ class Mapping:
 
 
 def parse_maps(text: str) -> list[Mapping]:
-    """Executable mappings of files, by address."""
+    """Return executable mappings of files, sorted by address."""
     out = []
     for line in text.splitlines():
         words = line.split(maxsplit=5)
@@ -46,7 +46,7 @@ def parse_maps(text: str) -> list[Mapping]:
 
 
 class Symbols:
-    """Functions of an ELF file, by their offset in the file.
+    """Hold the functions of an ELF file, sorted by their offset in the file.
 
     :param functions: (offset, size, name)
     """
@@ -57,7 +57,7 @@ class Symbols:
 
     @classmethod
     def of(cls, elf: ElfFile) -> Symbols:
-        """Read those of a file.
+        """Read the functions of a file.
 
         :raises ObjectFormatError: its tables are malformed
         """
@@ -70,7 +70,7 @@ class Symbols:
         return cls(found)
 
     def lookup(self, offset: int) -> tuple[str, int] | None:
-        """(name, distance) of the function that covers a file offset."""
+        """Return (name, distance) of the function that covers a file offset."""
         at = bisect.bisect_right(self._starts, offset) - 1
         if at < 0:
             return None
@@ -79,21 +79,21 @@ class Symbols:
 
 
 class Programs:
-    """Names addresses of processes; what was read is kept."""
+    """Name addresses of processes. Maps and symbols are read once and kept."""
 
     def __init__(self) -> None:
         self._maps: dict[int, list[Mapping]] = {}
         self._symbols: dict[str, Symbols] = {}
 
     def name(self, process: int, address: int) -> str:
-        """``name+0xOFFSET (file)``, or as much of it as can be known.
+        """Return ``name+0xOFFSET (file)``, or as much of it as is known.
 
         :param address: return address
         """
         found = self._mapping(process, address)
         if found is None:
             return f"{address:#x} {UNKNOWN}"
-        # The call, not what follows it.
+        # The call, not the instruction after it.
         offset = address - 1 - found.start + found.offset
         symbol = self._symbols_of(process, found.path).lookup(offset)
         if symbol is None:
@@ -129,7 +129,7 @@ def _read_maps(process: int) -> list[Mapping]:
 
 
 def _read_symbols(process: int, path: str) -> Symbols:
-    # As the process sees it, which may be in a container; then as we do.
+    # First the path that the process sees, perhaps in a container; then our own.
     for where in (f"/proc/{process}/root{path}", path):
         try:
             return Symbols.of(open_elf(where))

@@ -12,9 +12,9 @@ __all__ = ["sessions"]
 
 
 def sessions(counts: Counts, shown: int) -> str:
-    """What became of the sessions that were started; the numbers add up.
+    """Say what happened to the sessions that were started. The numbers add up.
 
-    :param shown: sessions that were put out
+    :param shown: number of sessions that were printed
     """
     reasons = [
         (counts.success, "succeeded"),

@@ -1,0 +1,237 @@
+"""Send records to BPF programs through a user ring buffer (``BPF_MAP_TYPE_USER_RINGBUF``, 6.1).
+
+Theory of operation. The roles of a ring buffer are exchanged: we reserve records and move the
+producer position, and a program takes them with ``bpf_user_ringbuf_drain``, which moves the
+consumer position. The kernel lets us write the producer page and the data, but not the consumer
+page. A reserved record is marked busy, and the program stops at it. Submitting or discarding it
+removes the mark. Records are taken in the order of their reservation.
+
+Memory order is as in `reader`: the header is written before the producer position, and the
+payload before the mark is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import time
+from typing import Any
+
+from .._sys.fd import Fd
+from .._uapi.enums import MapType
+from ..errors import BpfError
+from .kinds import RingMap, btf_codec
+from .reader import make_fence
+from .records import BUSY, DISCARD, HEADER_SIZE, stride_of
+from .waiting import NAP_MAX, NAP_MIN
+
+__all__ = ["Reservation", "UserRingBuffer"]
+
+
+class Reservation:
+    """Own a reserved record. Fill `data`, then `submit` or `discard` it.
+
+    As a context manager it submits at the end of the block. An exception discards it.
+    """
+
+    __slots__ = ("_at", "_ring", "data")
+
+    def __init__(self, ring: UserRingBuffer, at: int, data: memoryview) -> None:
+        self._ring = ring
+        self._at = at
+        #: The payload in the ring; its former contents are not cleared.
+        self.data = data
+
+    def submit(self) -> None:
+        """Give the record to the program.
+
+        :raises ValueError: if it was submitted or discarded already
+        """
+        self._finish(0)
+
+    def discard(self) -> None:
+        """Give the record up. The program never sees it.
+
+        :raises ValueError: if it was submitted or discarded already
+        """
+        self._finish(DISCARD)
+
+    def _finish(self, flags: int) -> None:
+        if self._at < 0:
+            raise ValueError("the record was submitted or discarded already")
+        length = len(self.data)
+        self.data.release()
+        at, self._at = self._at, -1
+        self._ring.finish(at, length | flags)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._at >= 0:
+            self._finish(0 if kind is None else DISCARD)
+
+
+class UserRingBuffer:
+    """Write one user ring buffer map.
+
+    :param ring: a created map of type ``BPF_MAP_TYPE_USER_RINGBUF``
+    :param type: type of the records that `write` takes: None for bytes, a `struct.Struct` for
+        tuples, or a BTF type name (``"struct event"``) or id from the map's object
+    :raises BpfError: if the map is of another type or cannot be mapped
+
+    Use one writer per ring, and only one thread at a time.
+    """
+
+    def __init__(self, ring: RingMap, type: object = None) -> None:
+        if ring.type != MapType.BPF_MAP_TYPE_USER_RINGBUF:
+            what = "not a BPF_MAP_TYPE_USER_RINGBUF map"
+            raise BpfError(errno.EINVAL, f"map {ring.name!r}", what)
+        self._type = self._encoder(type, ring)
+        self._fence = make_fence()
+        # A descriptor of our own, so that the map may be closed before the writer.
+        self._fd = Fd(os.dup(ring.fileno()), f"user ring buffer {ring.name!r}")
+        #: Name of the map.
+        self.name = ring.name
+        #: Size of the data pages, bytes.
+        self.size = ring.max_entries
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
+        page = mmap.PAGESIZE
+        both = mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            consumer = self._map(page, mmap.PROT_READ, 0)
+            producer = self._map(page + 2 * self.size, both, page)
+        except OSError as err:
+            self.close()
+            what = f"mmap of user ring buffer {ring.name!r}"
+            raise BpfError(err.errno or errno.EINVAL, what) from err
+        self._consumer = self._view(memoryview(consumer).cast("Q"))
+        self._producer = self._view(memoryview(producer)[:page].cast("Q"))
+        self._data = self._view(memoryview(producer)[page:])
+        self._words = self._view(self._data.cast("I"))
+
+    @staticmethod
+    def _encoder(kind: object, ring: RingMap) -> Any:
+        if kind is None or isinstance(kind, struct.Struct):
+            return kind
+        if not isinstance(kind, (str, int)):
+            raise TypeError(f"not a record type: {kind!r}")
+        btf = getattr(ring, "btf", None)
+        if btf is None:
+            raise ValueError(f"map {ring.name!r} has no BTF, so type {kind!r} is not known")
+        return btf_codec(btf, kind)
+
+    def _map(self, length: int, prot: int, offset: int) -> mmap.mmap:
+        made = mmap.mmap(self._fd.fileno(), length, mmap.MAP_SHARED, prot, offset=offset)
+        self._maps.append(made)
+        return made
+
+    def _view(self, view: memoryview) -> memoryview:
+        self._views.append(view)
+        return view
+
+    def close(self) -> None:
+        """Unmap the ring. The map itself stays. Closing again does nothing.
+
+        Records that are still reserved stop the program for good.
+        """
+        while self._views:
+            self._views.pop().release()
+        while self._maps:
+            try:
+                self._maps.pop().close()
+            except BufferError:
+                # The data of a `Reservation` still exist. The memory is unmapped when they go.
+                continue
+        self._fd.close()
+
+    @property
+    def closed(self) -> bool:
+        """Return True after `close`."""
+        return not self._maps
+
+    def __enter__(self) -> UserRingBuffer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is writable (poll, select, asyncio) if there is room."""
+        return self._fd.fileno()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.available} of {self.size} bytes not taken"
+        return f"<UserRingBuffer {self.name!r}: {state}>"
+
+    @property
+    def available(self) -> int:
+        """Return the bytes reserved and not yet taken, including headers and padding."""
+        if not self._maps:
+            raise ValueError(f"user ring buffer {self.name!r} is closed")
+        return self._producer[0] - self._consumer[0]
+
+    def reserve(self, size: int, timeout: float | None = 0) -> Reservation:
+        """Reserve a record.
+
+        :param size: bytes of the payload
+        :param timeout: seconds to wait for room; 0 does not wait, None waits forever
+        :raises ValueError: if `size` is not positive, or the ring is closed
+        :raises BpfError: E2BIG if the record is larger than the ring, ENOSPC if there is no room
+        """
+        if size <= 0:
+            raise ValueError(f"a record of {size} bytes: give a size above 0")
+        total = stride_of(size)
+        if total > self.size:
+            hint = f"set maps[{self.name!r}].max_entries before loading"
+            what = f"a record of {size} bytes in user ring buffer {self.name!r}"
+            raise BpfError(errno.E2BIG, what, hint)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        nap = NAP_MIN
+        while self.size - self.available < total:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                what = f"reserving {size} bytes in user ring buffer {self.name!r}"
+                raise BpfError(errno.ENOSPC, what, "no program has drained it")
+            # A program that drains with BPF_RB_NO_WAKEUP wakes nobody, and poll() also calls a
+            # ring writable that has less room than this record needs. So nap instead.
+            time.sleep(nap if left is None else min(nap, left))
+            nap = min(nap * 2, NAP_MAX)
+        position = self._producer[0]
+        at = position & (self.size - 1)
+        self._words[at >> 2] = size | BUSY
+        self._words[(at >> 2) + 1] = 0
+        if self._fence:
+            self._fence()
+        self._producer[0] = position + total
+        first = at + HEADER_SIZE
+        return Reservation(self, at, self._data[first : first + size])
+
+    def finish(self, at: int, header: int) -> None:
+        """Write the header of a finished record. `Reservation` calls it."""
+        if not self._maps:
+            raise ValueError(f"user ring buffer {self.name!r} is closed")
+        if self._fence:
+            self._fence()
+        self._words[at >> 2] = header
+
+    def write(self, value: Any, timeout: float | None = 0) -> None:
+        """Send one record, of the writer's type.
+
+        :param timeout: as in `reserve`
+        :raises TypeError: if the value does not fit the type
+        :raises ValueError: the same; or as `reserve`
+        :raises BpfError: as `reserve`
+        """
+        if self._type is None:
+            data = value
+        elif isinstance(self._type, struct.Struct):
+            data = self._type.pack(*value)
+        else:
+            data = self._type.encode(value)
+        view = memoryview(data).cast("B")
+        with self.reserve(len(view), timeout) as record:
+            record.data[:] = view

@@ -1,0 +1,170 @@
+"""Wrong input of every area: one error that names the thing and the next step."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf._uapi.enums import MapType
+from pybpf.maps import Map
+
+DATA = Path(__file__).parents[1] / "data"
+CGROUPS = "/sys/fs/cgroup"
+
+
+def by_hand(name: str, attach: Callable[[pybpf.Program], object]) -> Callable[[Path], None]:
+    """Attach a loaded program of attach_by_hand.bpf.o."""
+
+    def act(folder: Path) -> None:
+        with pybpf.open(DATA / "attach_by_hand.bpf.o") as obj:
+            obj.load()
+            attach(obj.programs[name])
+
+    return act
+
+
+def config(text: str) -> Callable[[Path], None]:
+    """Load obj_kconfig.bpf.o for a kernel with this configuration."""
+
+    def act(folder: Path) -> None:
+        file = folder / "config"
+        file.write_text(text)
+        with pybpf.open(DATA / "obj_kconfig.bpf.o", kconfig=file) as obj:
+            obj.load()
+
+    return act
+
+
+def sized(name: str, entries: int) -> Callable[[Path], None]:
+    """Load map_kinds.bpf.o with a map of this size."""
+
+    def act(folder: Path) -> None:
+        with pybpf.open(DATA / "map_kinds.bpf.o") as obj:
+            obj.maps[name].max_entries = entries
+            obj.load()
+
+    return act
+
+
+def target(name: str) -> Callable[[Path], None]:
+    """Load a fentry program for a kernel function."""
+
+    def act(folder: Path) -> None:
+        with pybpf.open(DATA / "fentry_args.bpf.o") as obj:
+            program = obj.programs["entry1"]
+            program.attach_to = name
+            program.load()
+
+    return act
+
+
+def rejected(folder: Path) -> None:
+    with pybpf.open(DATA / "obj_subprogs.bpf.o") as obj:
+        obj.programs["callbacks"].load()
+
+
+def unknown_map(folder: Path) -> None:
+    with pybpf.open(DATA / "map_events.bpf.o") as obj:
+        obj.maps["evnts"]
+
+
+def unknown_variable(folder: Path) -> None:
+    with pybpf.open(DATA / "map_events.bpf.o") as obj:
+        obj.globals.stepp = 1
+
+
+def no_object(folder: Path) -> None:
+    file = folder / "note.txt"
+    file.write_text("hello" * 50)
+    pybpf.open(file)
+
+
+# What is done, and what the error has to say: the thing, and what to do or what there is.
+WRONG: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "symbol": (
+        by_hand("on_uprobe", lambda p: p.attach_uprobe("libc.so.6", "mallok")),
+        ["'mallok'", "libc.so.6'", "near: ", "malloc"],
+    ),
+    "library": (
+        by_hand("on_uprobe", lambda p: p.attach_uprobe("libc.so.7", "malloc")),
+        ["library 'libc.so.7'", "near: libc.so.6"],
+    ),
+    "cgroup": (
+        by_hand("on_egress", lambda p: p.attach_cgroup(f"{CGROUPS}/no such one")),
+        [f"cgroup '{CGROUPS}/no such one'", CGROUPS],
+    ),
+    "folder of a cgroup": (
+        by_hand("on_egress", lambda p: p.attach_cgroup("/no/such/one")),
+        ["cgroup '/no/such/one'", "there is no folder '/no/such'"],
+    ),
+    "interface": (
+        by_hand("on_xdp", lambda p: p.attach_xdp("lo1")),
+        ["network interface with name 'lo1'", "there are: lo"],
+    ),
+    "network namespace": (
+        by_hand("on_lookup", lambda p: p.attach_netns("/proc/self/ns/nett")),
+        ["network namespace '/proc/self/ns/nett'", "near: net"],
+    ),
+    "module": (
+        target("no_such_module:vfs_read"),
+        ["module 'no_such_module'", "modprobe no_such_module"],
+    ),
+    "kernel function": (target("vfs_reed"), ["kernel function 'vfs_reed'", "near: vfs_read"]),
+    "option that is not set": (
+        config("CONFIG_BPF=y\n"),
+        ["'CONFIG_", "not set", "kconfig={NAME: VALUE}"],
+    ),
+    "option of another type": (
+        config('CONFIG_BPF="text"\n'),
+        ["'CONFIG_BPF'", "'\"text\"'", "kconfig={NAME: VALUE}"],
+    ),
+    "map too large": (
+        sized("hash", (1 << 32) - 1),
+        ["map 'hash'", "4294967295 entries", "set a smaller max_entries"],
+    ),
+    "map without a size": (sized("hash", 0), ["map 'hash'", "max_entries is 0: set it"]),
+    "rejected program": (
+        rejected,
+        ["program 'callbacks'", "obj_subprogs.bpf.c:", "callback", "log in .log"],
+    ),
+    "map name": (unknown_map, ["no map 'evnts'", "'events'"]),
+    "variable name": (unknown_variable, ["stepp", "'step'"]),
+    "object file": (no_object, ["note.txt", "ELF"]),
+}
+
+
+@pytest.mark.parametrize("area", WRONG)
+def test_one_error(area: str, tmp_path: Path) -> None:
+    """The error is pybpf's own or Python's for wrong names, with all that helps, in few lines."""
+    act, says = WRONG[area]
+    with pytest.raises((pybpf.BpfError, ValueError, KeyError, AttributeError)) as caught:
+        act(tmp_path)
+    text = str(caught.value)
+    assert all(part in text for part in says), text
+    assert len(text.splitlines()) <= 12
+
+
+def test_a_wrong_pinned_map(bpffs: Path) -> None:
+    """A map that is pinned under the name and is another: its path, what differs, what to do."""
+    with Map.create_new(MapType.BPF_MAP_TYPE_HASH, 8, 8, 77, name="by_type") as other:
+        other.pin(bpffs / "by_type")
+        with pybpf.open(DATA / "obj_maps.bpf.o") as obj:
+            obj.pin_root = str(bpffs)
+            with pytest.raises(pybpf.BpfError) as caught:
+                obj.prepare()
+    text = str(caught.value)
+    assert "map 'by_type'" in text and f"{bpffs}/by_type" in text
+    assert "max_entries is 77" in text or "key_size is 8" in text
+    assert "remove it" in text or "pin_root" in text
+
+
+def test_a_socket_that_is_none() -> None:
+    """What is attached to a socket needs one; a number is a TypeError that says so."""
+    with pybpf.open(DATA / "map_events.bpf.o") as obj, socket.socket() as sock:
+        obj.load()
+        with pytest.raises(TypeError, match="socket filter: a socket expected, not int"):
+            obj.programs["offer"].attach_socket(sock.fileno())  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""What a loader must do: each row of tests/data/loader-features.toml has tests that prove it."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import pybpf
+from pybpf.obj.reader import read_object
+from tests.support.elfwriter import ElfWriter
+from tests.support.loaderfeatures import Row, rows
+
+TESTS = Path(__file__).parents[1]
+DATA = TESTS / "data"
+ROWS = rows()
+
+
+@cache
+def _tests_of(file: str) -> set[str]:
+    """Names of the tests in a file, found without importing it."""
+    tree = ast.parse((TESTS / file).read_text())
+    return {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_row(row: Row) -> None:
+    """Its proofs are tests that exist; if it is missing, a reason says so."""
+    if row.missing:
+        assert not row.proofs
+        return
+    assert row.proofs
+    for proof in row.proofs:
+        file, _, name = proof.partition("::")
+        assert name in _tests_of(file) if name else _tests_of(file), proof
+
+
+def test_rows_are_told_apart() -> None:
+    """No feature is listed twice in an area, and priorities are 0 or 1."""
+    assert len({str(row) for row in ROWS}) == len(ROWS)
+    assert {row.priority for row in ROWS} == {0, 1}
+
+
+def test_unknown_sections_are_skipped() -> None:
+    """Sections with other tools' data do not matter, whatever they hold."""
+    writer = ElfWriter()
+    code = bytes.fromhex("b7000000000000009500000000000000")
+    writer.function("f", writer.text("xdp", code), code)
+    for name in ("features", "xdp_metadata", ".hid_bpf_config", ".eh_frame"):
+        writer.section(name, b"\xff" * 12)
+    spec = read_object(writer.build())
+    assert list(spec.programs) == ["f"] and not spec.maps
+
+
+def test_the_btf_of_another_kernel(tmp_path: Path) -> None:
+    """A file, bytes or a `Btf` of another kernel is what programs are relocated against."""
+    blob = gzip.decompress((DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz").read_bytes())
+    path = tmp_path / "vmlinux"
+    path.write_bytes(blob)
+    codes = set()
+    for source in (path, blob, pybpf.btf.Btf(blob)):
+        with pybpf.open(DATA / "core_lines.bpf.o", kernel_btf=source) as obj:
+            linked = obj.binding.linked("on_sys_enter")
+            assert linked.core and not any(one.poisoned for one in linked.core)
+            codes.add(linked.insns)
+    assert len(codes) == 1
