@@ -13,6 +13,7 @@ Source of the layouts: elf(5), include/uapi/linux/elf.h.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from functools import cached_property
 from typing import NamedTuple
 
@@ -296,7 +297,10 @@ class ElfFile:
                 raise self.error("the name of a version is outside", section.name, at + aux)
             (name_at,) = struct.unpack_from("<I", data, at + aux)
             if not flags & 1:  # VER_FLG_BASE: the library itself
-                names[index] = text[name_at:].partition("\0")[0]
+                end = text.find("\0", name_at, name_at + _MAX_NAME)
+                if end < 0:
+                    raise self.error("the name of a version is outside", section.name, at + aux)
+                names[index] = text[name_at:end]
             if not step:
                 break
             at += step
@@ -308,19 +312,25 @@ class ElfFile:
         :param address: address as in the symbols of executables and shared libraries
         :raises ObjectFormatError: if the program headers are outside the file
         """
-        for kind, _, offset, start, _, length, _, _ in self._program_headers:
-            if kind == PT_LOAD and start <= address < start + length:
-                return int(offset + address - start)
-        return None
+        starts, loaded = self._loaded
+        at = bisect_right(starts, address) - 1
+        if at < 0:
+            return None
+        start, length, offset = loaded[at]
+        return offset + address - start if address < start + length else None
 
     @cached_property
-    def _program_headers(self) -> list[tuple[int, ...]]:
+    def _loaded(self) -> tuple[list[int], list[tuple[int, int, int]]]:
+        # Where each loaded part starts, ascending; and (start, bytes, place in the file) of it.
+        # They do not overlap, or the file could not be loaded.
         (_, _, _, _, _, phoff, _, _, _, phentsize, phnum, _, _, _) = _EHDR.unpack_from(self.data)
         if phnum and (phentsize != _PHDR.size or phoff + phnum * _PHDR.size > len(self.data)):
             raise self.error(
                 f"{phnum} program headers at {phoff:#x}, outside the file", _HEADER, 32
             )
-        return list(_PHDR.iter_unpack(self.data[phoff : phoff + phnum * _PHDR.size]))
+        rows = _PHDR.iter_unpack(self.data[phoff : phoff + phnum * _PHDR.size])
+        loaded = sorted((row[3], row[5], row[2]) for row in rows if row[0] == PT_LOAD and row[5])
+        return [start for start, _, _ in loaded], loaded
 
     def _read_symbols(self, table: Section) -> list[Symbol]:
         if table.entsize != _SYM.size:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from .._sys import bpf as sys_bpf
 from .._sys.files import parse_mounts, required, shown
 from ..dataclass import dataclass, field
+from ..digits import decimal
 from ..errors import BpfError
 
 TYPE_CHECKING = False
@@ -142,10 +143,11 @@ def parse_fdinfo(text: str, kind: str = "link") -> int | None:
 
     :param kind: one of `KINDS`; a link's fdinfo also has its program's id
     """
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, _, value = line.partition(":")
-        if name == f"{kind}_id" and value.strip().isdigit():
-            return int(value)
+        number = decimal(value.strip()) if name == f"{kind}_id" else None
+        if number is not None:
+            return number
     return None
 
 

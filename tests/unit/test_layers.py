@@ -21,6 +21,8 @@ LAYERS = {
     "pybpf.errors": 0,
     "pybpf.features": 0,
     "pybpf.wording": 0,
+    "pybpf.digits": 0,
+    "pybpf.unpacking": 0,
     "pybpf.histogram": 0,
     "pybpf.symbols": 6,
     "pybpf.names": 0,
