@@ -49,7 +49,7 @@ def parse_maps(text: str, file: str = "/proc/PID/maps") -> list[Mapping]:
         if len(words) == 6 and "x" in words[1]:
             start, end = map(hexadecimal, words[0].partition("-")[::2])
             offset = hexadecimal(words[2])
-            if start is None or end is None or offset is None:
+            if start is None or end is None or offset is None or start >= end:
                 raise ObjectFormatError(f"not a mapping: {line[:80]!r}", file=file, offset=at)
             found.append(Mapping(start, end, offset, words[5]))
         at += len(line) + 1

@@ -247,38 +247,44 @@ _MACHINES = {
 }
 
 
-def parse_arguments(text: str, machine: int = EM_X86_64) -> list[Argument]:
+def parse_arguments(text: str, machine: int = EM_X86_64, file: str = "") -> list[Argument]:
     """Parse the argument string of a note.
 
     An operand that no program can read (a floating point register, an address relative to the
     instruction pointer) is ARG_UNREADABLE. The others can still be read.
 
     :param machine: ``e_machine`` of the binary
+    :param file: its name, for messages
     :raises ObjectFormatError: the machine is unknown, or the text is not made of SIZE@OPERAND
     """
     known = _MACHINES.get(machine)
     if known is None:
-        raise ObjectFormatError(f"USDT arguments of machine {machine} are not known")
+        raise _bad(f"USDT arguments of machine {machine} are not known", file)
     found: list[Argument] = []
     at = 0
     end = len(text.rstrip())
     if end > _LONGEST:
-        raise ObjectFormatError(f"USDT arguments of {end} bytes")
+        raise _bad(f"USDT arguments of {end} bytes", file)
     while at < end:
         token = known.token.match(text, at)
         if token is None:
             rest = text[at:].strip()[:_SHOWN]
-            raise ObjectFormatError(f"USDT arguments {text[:_SHOWN]!r}: {rest!r} is malformed")
-        found.append(_argument(token, known))
+            raise _bad(f"USDT arguments {text[:_SHOWN]!r}: {rest!r} is malformed", file)
+        found.append(_argument(token, known, file))
         at = token.end()
     return found
 
 
-def _argument(token: re.Match[str], machine: _Machine) -> Argument:
+def _bad(what: str, file: str) -> ObjectFormatError:
+    return ObjectFormatError(what, file=file, section=_NOTE_SECTION)
+
+
+def _argument(token: re.Match[str], machine: _Machine, file: str) -> Argument:
     text = token[0].strip()
     size = number(token["size"])
     if size is None or abs(size) not in (1, 2, 4, 8):
-        raise ObjectFormatError(f"USDT argument {text[:_SHOWN]!r}: a size of {token['size']} bytes")
+        shown = f"{token['size'][:_SHOWN]} bytes"
+        raise _bad(f"USDT argument {text[:_SHOWN]!r}: a size of {shown}", file)
     unreadable = Argument(ARG_UNREADABLE, abs(size), size < 0, text=text)
     if token["float"]:
         return unreadable

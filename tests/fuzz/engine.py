@@ -73,7 +73,7 @@ def change_bytes(data: bytes, others: Sequence[bytes], random: Random) -> bytes:
 
 def change_text(data: bytes, others: Sequence[bytes], random: Random) -> bytes:
     """Make one change to text, by words and lines; now and then by bytes."""
-    if random.random() < 0.25:
+    if random.random() < 0.25 or data[:2] == b"\x1f\x8b":
         return change_bytes(data, others, random)
     text = data.decode("utf-8", "surrogateescape")
     if random.random() < 0.3:

@@ -175,7 +175,7 @@ def _repacked(text: str, change: Any, random: Random) -> str:
     except (ValueError, zlib.error):
         return text
     if random.random() < 0.03:
-        raw = raw[:1] * (64 << 20)  # a small file that is large once it is unpacked
+        raw = raw[:1] * (65 << 20)  # a small file that is large once it is unpacked
     else:
         raw = change(raw, [raw], random)
     return packed(raw)

@@ -7,10 +7,12 @@ reports it and goes on after it with a new child.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import pickle
 import resource
+import select
 import signal
 import struct
 import sys
@@ -54,7 +56,9 @@ class Finding:
 
 
 def input_of(target: Target, seeds: list[bytes], seed: int, number: int) -> bytes:
-    """Make input `number` of a run with a seed."""
+    """Make input `number` of a run with a seed. The first are the seeds of the target."""
+    if number < len(seeds):
+        return seeds[number]
     random = Random(f"{seed}:{target.name}:{number}")
     return several(target.change, random.choice(seeds), seeds, random)
 
@@ -96,42 +100,43 @@ def _child(
     numbers: range,
     until: float,
     page: mmap.mmap,
-) -> list[Finding]:
+    found: Callable[[Finding], None],
+) -> None:
     _limit()
-    found: dict[str, Finding] = {}
+    known: set[str] = set()
     for number in numbers:
         struct.pack_into("<Q", page, 0, number + 1)
         if time.monotonic() > until:
             break
         data = input_of(target, seeds, seed, number)
         wrong = outcome(target, data)
-        if wrong is not None and wrong[0] not in found:
+        if wrong is not None and wrong[0] not in known:
             key, text = wrong
-            found[key] = Finding(target.name, key, number, data, text)
-            if key.startswith(("Hang", "Memory")):
-                continue
+            known.add(key)
 
             def same(smaller: bytes, key: str = key) -> bool:
                 again = outcome(target, smaller)
                 return again is not None and again[0] == key
 
-            small = shrunk(data, same, 150)
-            found[key] = Finding(target.name, key, number, small, text)
+            slow = key.startswith(("Hang", "Memory"))
+            small = shrunk(data, same, 8 if slow else 200)
+            found(Finding(target.name, key, number, small, text))
     else:
         struct.pack_into("<Q", page, 0, numbers.stop + 1)
-    return list(found.values())
 
 
-def _in_child(work: Callable[[], list[Finding]], page: mmap.mmap) -> list[Finding] | None:
-    # None if the child died or had to be killed.
+def _in_child(
+    work: Callable[[Callable[[Finding], None]], None], page: mmap.mmap
+) -> tuple[list[Finding], bool]:
+    # What it found, and whether it came to its end: it may have died or had to be killed.
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
             os.close(reading)
-            with os.fdopen(writing, "wb") as out:
-                pickle.dump(work(), out)
+            with os.fdopen(writing, "wb", buffering=0) as out:
+                work(lambda finding: pickle.dump(finding, out))
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -141,8 +146,6 @@ def _in_child(work: Callable[[], list[Finding]], page: mmap.mmap) -> list[Findin
     os.close(writing)
     os.set_blocking(reading, False)
     raw, seen, since = b"", b"", time.monotonic()
-    import select
-
     while True:
         if select.select([reading], [], [], 1)[0]:
             part = os.read(reading, 1 << 20)
@@ -156,7 +159,10 @@ def _in_child(work: Callable[[], list[Finding]], page: mmap.mmap) -> list[Findin
             os.kill(child, signal.SIGKILL)
     os.close(reading)
     _, status = os.waitpid(child, 0)
-    return pickle.loads(raw) if status == 0 else None
+    stream, findings = io.BytesIO(raw), []
+    while stream.tell() < len(raw):
+        findings.append(pickle.load(stream))
+    return findings, status == 0
 
 
 def fuzz(
@@ -172,13 +178,13 @@ def fuzz(
     while number < end and time.monotonic() < until:
         struct.pack_into("<Q", page, 0, number + 1)
 
-        def work(number: int = number) -> list[Finding]:
-            return _child(target, seeds, seed, range(number, end), until, page)
+        def work(found: Callable[[Finding], None], number: int = number) -> None:
+            _child(target, seeds, seed, range(number, end), until, page, found)
 
-        found = _in_child(work, page)
+        found, ended = _in_child(work, page)
+        yield from found
         (at,) = struct.unpack_from("<Q", page, 0)
-        if found is not None:
-            yield from found
+        if ended:
             number = at - 1
             break
         data = input_of(target, seeds, seed, at - 1)
