@@ -11,6 +11,7 @@ from .elf import STT_FUNC, ElfFile
 from .errors import BpfError, ObjectFormatError
 from .kernel.host import Facts
 from .links.binary import debug_file, open_elf
+from .wording import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def fold(stacks: Counts[Sequence[str], int] | Iterable[tuple[Sequence[str], int]
     pairs = stacks.items() if hasattr(stacks, "items") else stacks
     counts: dict[str, int] = {}
     for names, count in pairs:
-        line = ";".join(name.replace(";", ":") for name in reversed(list(names)))
+        line = ";".join(plain(name).replace(";", ":") for name in reversed(list(names)))
         counts[line] = counts.get(line, 0) + count
     return [
         f"{line} {count}" for line, count in sorted(counts.items(), key=lambda p: (-p[1], p[0]))

@@ -17,6 +17,8 @@ drops again. Type tags are left out.
 
 from __future__ import annotations
 
+import re
+
 from ..errors import ObjectFormatError
 from .decode import Btf
 from .types import (
@@ -351,7 +353,7 @@ class _Dumper:
         if isinstance(t, Typedef):
             return self._name_of[type_id]
         if isinstance(t, (Int, Float)):
-            return t.name or _plain_int(t)
+            return re.sub(r"[^A-Za-z0-9_ ]", "_", t.name) or _plain_int(t)
         return "void"
 
     # Layout.

@@ -14,15 +14,15 @@ import sys
 from collections.abc import Callable
 
 from ..errors import BpfError
+from ..wording import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import re
     from typing import NoReturn
 
     from _typeshed import ReadableBuffer
 
-__all__ = ["explain", "plain", "run"]
+__all__ = ["explain", "run"]
 
 _STDOUT, _STDERR = 1, 2
 
@@ -81,27 +81,6 @@ def _to_null(number: int, mode: int) -> None:
     if null != number:
         os.dup2(null, number)
         os.close(null)
-
-
-def plain(text: str, *, lines: bool = False) -> str:
-    """Make a text safe to show: unprintable characters become escapes such as ``\\x1b``.
-
-    :param lines: keep line ends and tabs
-    """
-    if text.isprintable():
-        return text
-    import re  # lazy: 5 ms that most runs do not need
-
-    return re.sub(r"[^\n\t -~]" if lines else r"[^ -~]", _escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    if char.isprintable():
-        return char
-    if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def explain(error: Exception, file: object = "") -> str:

@@ -458,14 +458,15 @@ def _run_blacklist(data: bytes) -> None:
 def _run_words(data: bytes) -> None:
     # Small texts of /proc and /sys, one a line: the first byte says which.
     from pybpf._sys.cpus import parse_cpus
-    from pybpf._sys.files import find_tracefs, shown
+    from pybpf._sys.files import find_tracefs
     from pybpf.kernel.config import version_code
     from pybpf.kernel.lockdown import parse_lockdown
     from pybpf.kernel.modules import parse
     from pybpf.kernel.owners import parse_fdinfo
+    from pybpf.wording import plain
 
     text = data.decode("utf-8", "surrogateescape")
-    if _CONTROL.search(shown(text)):
+    if _CONTROL.search(plain(text)):
         raise Wrong("a control character is shown")
     for one in _fine(lambda: parse(text)) or ():
         if one.address >> 64 or one.size < 0:

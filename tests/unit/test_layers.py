@@ -22,6 +22,7 @@ LAYERS = {
     "pybpf.features": 0,
     "pybpf.wording": 0,
     "pybpf.digits": 0,
+    "pybpf.jsontext": 0,
     "pybpf.unpacking": 0,
     "pybpf.histogram": 0,
     "pybpf.symbols": 6,
