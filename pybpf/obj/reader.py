@@ -327,6 +327,8 @@ class _Reader:
                 (s for s in self.elf.symbols if s.shndx == section.idx and s.name),
                 key=lambda symbol: symbol.value,
             )
+            if not own:
+                raise self.elf.error("legacy maps without a symbol", section.name, 0)
             ends = [*(symbol.value for symbol in own[1:]), section.size]
             for symbol, end in zip(own, ends, strict=True):
                 size = symbol.size or end - symbol.value

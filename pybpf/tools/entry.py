@@ -102,7 +102,8 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
     """Run a tool and end the process with its status.
 
     The status is 141 (128 + SIGPIPE) if the reader of its output went away, and 130 if it was
-    interrupted. It is 1, with one line of explanation, if its output cannot be written.
+    interrupted. It is 1, with one line of explanation, if its output cannot be written or there
+    is not enough memory.
     """
     _prepare_streams()
     try:
@@ -112,6 +113,10 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
+    except MemoryError:
+        status = 1
+        with contextlib.suppress(OSError):
+            print(f"{name}: not enough memory", file=sys.stderr)
     except _OutputError as lost:
         if isinstance(lost.error, BrokenPipeError):
             status = 128 + signal.SIGPIPE
