@@ -30,6 +30,7 @@ __all__ = [
     "SHN_LORESERVE",
     "SHN_UNDEF",
     "SHT_NOBITS",
+    "SHT_NULL",
     "SHT_PROGBITS",
     "SHT_REL",
     "SHT_STRTAB",
@@ -82,6 +83,9 @@ _TABLE = "ELF section headers"
 
 # Longest section name; the names of uprobe sections contain a path.
 _MAX_NAME = 2048
+# Most characters of all names of a table together, for each byte of its strings, and some more.
+# Names may share strings, but a forged table could have its whole strings again and again.
+_PER_BYTE, _SOME = 16, 1 << 20
 
 
 class Section(NamedTuple):
@@ -198,6 +202,7 @@ class ElfFile:
             raise self.error("no section names", _TABLE, names_at * _SHDR.size)
         text, name_of = _strings(data, start, length)
         find, new = text.find, tuple.__new__  # takes a third of the time of Section(...)
+        left = _SOME + _PER_BYTE * len(text)
         sections: list[Section] = []
         for header in headers:
             name_at, kind, flags, addr, offset, length, link, info, _, entsize = header
@@ -209,6 +214,9 @@ class ElfFile:
                     len(sections) * _SHDR.size,
                 )
             name = text[name_at:stop] if name_of is None else name_of(text[name_at:stop])
+            left -= stop - name_at
+            if left < 0:
+                raise self.error("the names of sections are too long", _TABLE, 0)
             if offset + length > size and kind != SHT_NOBITS and kind != SHT_NULL:
                 raise self.error(
                     f"section {name!r} of {length} bytes at {offset:#x} ends outside the file"
@@ -222,10 +230,11 @@ class ElfFile:
 
     def find(self, name: str) -> Section | None:
         """Return the first section with a name, or None."""
-        for section in self.sections:
-            if section.name == name:
-                return section
-        return None
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Section]:
+        return {section.name: section for section in reversed(self.sections)}
 
     def contents(self, section: Section) -> memoryview:
         """Return a section's bytes. They are empty for SHT_NOBITS."""
@@ -344,6 +353,7 @@ class ElfFile:
             raise self.error(f"symbol names in section {strings.name!r}", table.name, 0)
         text, name_of = _strings(self.data, strings.offset, strings.size)
         find, new = text.find, tuple.__new__
+        left = _SOME + _PER_BYTE * len(text)
         symbols: list[Symbol] = []
         add = symbols.append
         for name_at, info, other, shndx, value, size in _SYM.iter_unpack(self.contents(table)):
@@ -357,6 +367,9 @@ class ElfFile:
                         len(symbols) * _SYM.size,
                     )
                 name = text[name_at:stop] if name_of is None else name_of(text[name_at:stop])
+                left -= stop - name_at
+                if left < 0:
+                    raise self.error("the names of symbols are too long", table.name, 0)
             add(new(Symbol, (name, value, size, info >> 4, info & 15, other & 3, shndx)))
         return symbols
 

@@ -23,6 +23,7 @@ from .._sys.cpus import cpus
 from ..btf import Btf
 from ..errors import BpfError, ObjectFormatError, UnsupportedFeature
 from ..features import FeatureSet
+from ..unpacking import MOST, inflate
 from . import ftrace as _ftrace
 from . import kallsyms as _kallsyms
 from . import modules as _modules
@@ -43,6 +44,7 @@ __all__ = ["Facts", "SavedBtf"]
 
 _FORMAT = 1
 _SAVED = "saved facts"  # for messages
+_MOST = 2 * MOST  # bytes of all BTF together
 
 #: What a snapshot takes over from an older one of the same kernel.
 _OF_THE_KERNEL = (
@@ -334,7 +336,11 @@ class Facts:
                 tuple((str(k), int(v)) for k, v in data["sysctls"].items()),
             )
             features = FeatureSet.from_json(data["features"])
-            raw = {str(name): _unpack(part, f"btf {name}") for name, part in data["btf"].items()}
+            left = _MOST
+            raw = {}
+            for name, part in data["btf"].items():
+                raw[str(name)] = _unpack(part, f"btf {name}", left)
+                left -= len(raw[str(name)])
             btf = SavedBtf(raw)
             facts._set(
                 release=str(data["release"]),
@@ -377,10 +383,8 @@ def _pack(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data, 2)).decode()
 
 
-def _unpack(text: object, what: str) -> bytes:
+def _unpack(text: object, what: str, most: int = MOST) -> bytes:
     import base64
-
-    from ..unpacking import inflate
 
     if not isinstance(text, str):
         raise ObjectFormatError("expected text", file=_SAVED, section=what)
@@ -388,4 +392,4 @@ def _unpack(text: object, what: str) -> bytes:
         raw = base64.b64decode(text, validate=True)
     except ValueError as error:
         raise ObjectFormatError(str(error), file=_SAVED, section=what) from None
-    return inflate(raw, _SAVED, what)
+    return inflate(raw, _SAVED, what, min(most, MOST))

@@ -94,8 +94,9 @@ def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
                 ),
             )
         )
+    sections = {declared[name][0] for name in used}
     for name, (section, _) in declared.items():
-        if name not in used and any(declared[one][0] == section for one in used):
+        if name not in used and section in sections:
             raise elf.error(f"no symbol for extern {name!r}", section, 0)
     return [*_laid_out(kconfig), *sorted(ksyms, key=lambda extern: extern.name)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import struct
@@ -23,9 +24,11 @@ from pybpf.errors import BpfError, ObjectFormatError
 from pybpf.globals import Variable
 from pybpf.kernel import config, ftrace, globs, host, kallsyms, kcore, modules, owners
 from pybpf.kernel.config import version_code
+from pybpf.obj.reader import read_object
 from pybpf.symbols import parse_maps
 from pybpf.tools.inputs import read_btf, read_facts
 from pybpf.usdt import ARG_UNREADABLE, parse_arguments
+from tests.support.elfwriter import ElfWriter
 from tests.support.savedfacts import saved_facts
 
 DATA = Path(__file__).parents[1] / "data"
@@ -232,8 +235,6 @@ def test_data_that_grows_when_unpacked(tmp_path: Path) -> None:
     with pytest.raises(ObjectFormatError, match="bomb: gzip data of more than 64 MiB"):
         read_btf(path)
     facts = saved_facts(raw_btf=b"") | {"kallsyms": host._pack(b"")}
-    import base64
-
     facts["ftrace"] = base64.b64encode(bomb(15)).decode()
     with pytest.raises(ObjectFormatError, match="'ftrace': zlib data of more than 64 MiB"):
         host.Facts.from_json(facts)
@@ -309,3 +310,88 @@ def test_places_in_a_file_of_many_segments() -> None:
     assert elf.file_offset(4096 * 19999 + 5) == 69
     assert elf.file_offset(4096 * 20000) is None
     assert counted(lambda: elf.file_offset(4096 * 19998)) < 30
+
+
+# -- sizes that multiply
+
+
+def elf_of(*sections: tuple[int, bytes, int, int]) -> bytes:
+    """An ELF file for BPF with sections of (type, bytes, link, entry size), all without names."""
+    body, rows = b"", bytes(64)
+    for kind, data, link, entsize in (*sections, (3, b"\0", 0, 0)):
+        rows += struct.pack(
+            "<IIQQQQIIQQ", 0, kind, 0, 0, 64 + len(body), len(data), link, 0, 8, entsize
+        )
+        body += data
+    count = len(rows) // 64
+    head = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    head += struct.pack(
+        "<HHIQQQIHHHHHH", 1, 247, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, 64, count, count - 1
+    )
+    return head + body + rows
+
+
+def test_symbols_that_share_a_long_name() -> None:
+    """60,000 symbols would have 120 MB of names out of 4 KB of strings."""
+    symbol = struct.pack("<IBBHQQ", 5, 0, 0, 1, 0, 0)
+    strings = b"\0" + b"x" * 2000 + b"\0"
+    elf = ElfFile(elf_of((2, symbol * 60_000, 2, 24), (3, strings, 0, 0)), "x.o")
+    with pytest.raises(ObjectFormatError, match=r"^x\.o: .*names of symbols are too long"):
+        _ = elf.symbols
+
+
+def test_sections_that_share_bytes() -> None:
+    """Each would become a map of its own: three times the file."""
+    data = bytearray(elf_of(*[(1, bytes(4000), 0, 0)] * 4))
+    (shoff,) = struct.unpack_from("<Q", data, 40)
+    for index in (1, 2, 3, 4):
+        struct.pack_into("<QQ", data, shoff + 64 * index + 24, 0, 15000)
+    with pytest.raises(ObjectFormatError, match="sections overlap: 6"):
+        read_object(bytes(data), "x.o")
+
+
+def test_functions_that_share_code() -> None:
+    """Each would be linked by itself: a hundred times the section."""
+    writer = ElfWriter()
+    text = writer.text("socket", bytes(800))
+    for number in range(100):
+        writer.symbol(f"f{number}", text, 0, 800, type=2)
+    with pytest.raises(ObjectFormatError, match="functions overlap: 32 times"):
+        read_object(writer.build(), "x.o")
+
+
+def test_zeros_that_are_not_in_the_file() -> None:
+    """100 sections of 10 MB each take 16 MB at most."""
+    writer = ElfWriter()
+    for number in range(100):
+        writer.section(f".bss.{number}", b"", type=8, size=10 << 20)
+    spec = read_object(writer.build(), "x.o")
+    kept = [one.initial for one in spec.maps.values() if one.initial is not None]
+    assert len(spec.maps) == 100
+    assert sum(map(len, kept)) <= 16 << 20
+
+
+def test_types_that_share_a_long_name() -> None:
+    """A name of 20 KB is none, and 20,000 names of 10 KB are too many."""
+    strings = b"\0" + b"x" * 20_000 + b"\0"
+    types = struct.pack("<III", 10_001, 7 << 24, 0)
+    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, 12, 12, len(strings))
+    btf = Btf(head + types + strings, name="x")
+    assert len(btf.name(1)) == 10_000
+    types = struct.pack("<III", 1, 7 << 24, 0)
+    with pytest.raises(ObjectFormatError, match="longer than 16384"):
+        Btf(head + types + strings, name="x").name(1)
+    types = struct.pack("<III", 10_001, 7 << 24, 0) * 20_000
+    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    with pytest.raises(ObjectFormatError, match="names of types are too long"):
+        Btf(head + types + strings, name="x").names()
+
+
+def test_saved_facts_with_much_btf() -> None:
+    """Three parts of 60 MB each, out of 60 KB, are too much together."""
+    part = zlib.compressobj(9)
+    raw = b"".join([*(part.compress(bytes(1 << 20)) for _ in range(60)), part.flush()])
+    packed = base64.b64encode(raw).decode()
+    facts = saved_facts(raw_btf=b"") | {"btf": {"": packed, "a": packed, "b": packed}}
+    with pytest.raises(ObjectFormatError, match="'btf b': zlib data of more than 8 MiB"):
+        host.Facts.from_json(facts)
