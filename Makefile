@@ -3,11 +3,14 @@
 #   make test     lint, unit, live and end-to-end tests on all kernel rows
 #   make vagrant-test  the end-to-end tests again, in Vagrant machines (vagrant/README.md)
 #   make unit | live | e2e | lint | bench | setup | clean
+#   make fuzz     mutated inputs to every parser for FUZZ_SECONDS (600), FUZZ_SEED (1)
 # KERNEL=6.1|6.12|latest|all|host picks the rows of e2e; PYTEST_ARGS is passed on.
 
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 KERNEL ?= all
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 1
 export PATH := $(PATH):/usr/sbin:/sbin
 # Tests start hundreds of processes. Without byte code, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,7 +18,7 @@ PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 LINTED := pybpf tools tests vagrant setup.py $(addprefix vagrant/,vm e2e build-box kvm)
 
 .PHONY: help setup setup-vm setup-clang setup-bench setup-vagrant lint unit live e2e test vagrant-test
-.PHONY: demo bench clean distclean
+.PHONY: demo bench fuzz clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -65,6 +68,9 @@ demo: setup
 
 bench: setup-bench
 	$(PYTHON) -m tests.bench
+
+fuzz: setup
+	$(PYTHON) -m tests.fuzz --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .vm-out .vagrant-out *.egg-info build

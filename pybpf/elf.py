@@ -13,6 +13,7 @@ Source of the layouts: elf(5), include/uapi/linux/elf.h.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ __all__ = [
     "SHN_LORESERVE",
     "SHN_UNDEF",
     "SHT_NOBITS",
+    "SHT_NULL",
     "SHT_PROGBITS",
     "SHT_REL",
     "SHT_STRTAB",
@@ -81,6 +83,9 @@ _TABLE = "ELF section headers"
 
 # Longest section name; the names of uprobe sections contain a path.
 _MAX_NAME = 2048
+# Most characters of all names of a table together, for each byte of its strings, and some more.
+# Names may share strings, but a forged table could have its whole strings again and again.
+_PER_BYTE, _SOME = 16, 1 << 20
 
 
 class Section(NamedTuple):
@@ -197,6 +202,7 @@ class ElfFile:
             raise self.error("no section names", _TABLE, names_at * _SHDR.size)
         text, name_of = _strings(data, start, length)
         find, new = text.find, tuple.__new__  # takes a third of the time of Section(...)
+        left = _SOME + _PER_BYTE * len(text)
         sections: list[Section] = []
         for header in headers:
             name_at, kind, flags, addr, offset, length, link, info, _, entsize = header
@@ -208,6 +214,9 @@ class ElfFile:
                     len(sections) * _SHDR.size,
                 )
             name = text[name_at:stop] if name_of is None else name_of(text[name_at:stop])
+            left -= stop - name_at
+            if left < 0:
+                raise self.error("the names of sections are too long", _TABLE, 0)
             if offset + length > size and kind != SHT_NOBITS and kind != SHT_NULL:
                 raise self.error(
                     f"section {name!r} of {length} bytes at {offset:#x} ends outside the file"
@@ -221,10 +230,11 @@ class ElfFile:
 
     def find(self, name: str) -> Section | None:
         """Return the first section with a name, or None."""
-        for section in self.sections:
-            if section.name == name:
-                return section
-        return None
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Section]:
+        return {section.name: section for section in reversed(self.sections)}
 
     def contents(self, section: Section) -> memoryview:
         """Return a section's bytes. They are empty for SHT_NOBITS."""
@@ -296,7 +306,10 @@ class ElfFile:
                 raise self.error("the name of a version is outside", section.name, at + aux)
             (name_at,) = struct.unpack_from("<I", data, at + aux)
             if not flags & 1:  # VER_FLG_BASE: the library itself
-                names[index] = text[name_at:].partition("\0")[0]
+                end = text.find("\0", name_at, name_at + _MAX_NAME)
+                if end < 0:
+                    raise self.error("the name of a version is outside", section.name, at + aux)
+                names[index] = text[name_at:end]
             if not step:
                 break
             at += step
@@ -308,19 +321,25 @@ class ElfFile:
         :param address: address as in the symbols of executables and shared libraries
         :raises ObjectFormatError: if the program headers are outside the file
         """
-        for kind, _, offset, start, _, length, _, _ in self._program_headers:
-            if kind == PT_LOAD and start <= address < start + length:
-                return int(offset + address - start)
-        return None
+        starts, loaded = self._loaded
+        at = bisect_right(starts, address) - 1
+        if at < 0:
+            return None
+        start, length, offset = loaded[at]
+        return offset + address - start if address < start + length else None
 
     @cached_property
-    def _program_headers(self) -> list[tuple[int, ...]]:
+    def _loaded(self) -> tuple[list[int], list[tuple[int, int, int]]]:
+        # Where each loaded part starts, ascending; and (start, bytes, place in the file) of it.
+        # They do not overlap, or the file could not be loaded.
         (_, _, _, _, _, phoff, _, _, _, phentsize, phnum, _, _, _) = _EHDR.unpack_from(self.data)
         if phnum and (phentsize != _PHDR.size or phoff + phnum * _PHDR.size > len(self.data)):
             raise self.error(
                 f"{phnum} program headers at {phoff:#x}, outside the file", _HEADER, 32
             )
-        return list(_PHDR.iter_unpack(self.data[phoff : phoff + phnum * _PHDR.size]))
+        rows = _PHDR.iter_unpack(self.data[phoff : phoff + phnum * _PHDR.size])
+        loaded = sorted((row[3], row[5], row[2]) for row in rows if row[0] == PT_LOAD and row[5])
+        return [start for start, _, _ in loaded], loaded
 
     def _read_symbols(self, table: Section) -> list[Symbol]:
         if table.entsize != _SYM.size:
@@ -334,6 +353,7 @@ class ElfFile:
             raise self.error(f"symbol names in section {strings.name!r}", table.name, 0)
         text, name_of = _strings(self.data, strings.offset, strings.size)
         find, new = text.find, tuple.__new__
+        left = _SOME + _PER_BYTE * len(text)
         symbols: list[Symbol] = []
         add = symbols.append
         for name_at, info, other, shndx, value, size in _SYM.iter_unpack(self.contents(table)):
@@ -347,6 +367,9 @@ class ElfFile:
                         len(symbols) * _SYM.size,
                     )
                 name = text[name_at:stop] if name_of is None else name_of(text[name_at:stop])
+                left -= stop - name_at
+                if left < 0:
+                    raise self.error("the names of symbols are too long", table.name, 0)
             add(new(Symbol, (name, value, size, info >> 4, info & 15, other & 3, shndx)))
         return symbols
 

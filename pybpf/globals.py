@@ -74,7 +74,7 @@ class Variable:
         made = codec(self.btf, self.type_id)
         kind = self.btf.kind(self.btf.skip_mods_and_typedefs(self.type_id))
         scalars = (BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.PTR)
-        if kind in scalars and self.offset % self.size == 0:
+        if kind in scalars and self.size and self.offset % self.size == 0:
             self._code = _CODES.get(self.size)
         self._codec = made
         return made

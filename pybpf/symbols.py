@@ -5,26 +5,56 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 
-from .dataclass import dataclass
+from .dataclass import dataclass, replace
+from .digits import hexadecimal
 from .elf import STT_FUNC, ElfFile
 from .errors import BpfError, ObjectFormatError
 from .kernel.host import Facts
 from .links.binary import debug_file, open_elf
+from .wording import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping as Counts
 
-__all__ = ["Symbols", "fold"]
+__all__ = ["Mapping", "Symbols", "fold", "parse_maps"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Mapped:
-    # A part of a process's memory that comes from a file. Addresses and offsets are in bytes.
+class Mapping:
+    """Describe a part of a process's memory that has code and a name.
+
+    :param start: first address
+    :param end: address after the last
+    :param offset: place of its first byte in the file
+    :param path: the file, or the kernel's name for it, ``[vdso]``
+    """
+
     start: int
     end: int
     offset: int
     path: str
+
+
+def parse_maps(text: str, file: str = "/proc/PID/maps") -> list[Mapping]:
+    """Find the parts with code in the text of ``/proc/PID/maps``, in its order.
+
+    :param file: name of the text, for messages
+    :raises ObjectFormatError: a line has another form
+    """
+    found = []
+    at = 0
+    for line in text.split("\n"):
+        words = line.split(maxsplit=5)
+        if len(words) == 6 and "x" in words[1]:
+            start, end = map(hexadecimal, words[0].partition("-")[::2])
+            offset = hexadecimal(words[2])
+            if start is None or end is None or offset is None or start >= end:
+                raise ObjectFormatError(f"not a mapping: {line[:80]!r}", file=file, offset=at)
+            found.append(Mapping(start, end, offset, words[5]))
+        at += len(line) + 1
+    return found
 
 
 class _Functions:
@@ -62,7 +92,7 @@ class Symbols:
 
     def __init__(self, facts: Facts | None = None) -> None:
         self._facts = facts if facts is not None else Facts()
-        self._memory: dict[int, list[_Mapped]] = {}
+        self._memory: dict[int, list[Mapping]] = {}
         self._files: dict[str, _Functions | None] = {}
 
     def kernel(self, address: int) -> str:
@@ -86,7 +116,7 @@ class Symbols:
                     return name or f"[{os.path.basename(part.path)}]"
         return "[unknown]"
 
-    def _parts(self, pid: int, again: bool) -> list[_Mapped]:
+    def _parts(self, pid: int, again: bool) -> list[Mapping]:
         # `again`: it may have loaded a library since.
         if again or pid not in self._memory:
             self._memory[pid] = _read_maps(pid)
@@ -102,22 +132,21 @@ class Symbols:
         return self._files[path]
 
 
-def _read_maps(pid: int) -> list[_Mapped]:
-    found = []
+def _read_maps(pid: int) -> list[Mapping]:
+    path = f"/proc/{pid}/maps"
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                bounds, flags, offset, _, _, *path = line.rstrip("\n").split(maxsplit=5)
-                if "x" in flags and path and path[0].startswith("/"):
-                    start, end = (int(bound, 16) for bound in bounds.split("-"))
-                    name = path[0].removesuffix(" (deleted)")
-                    found.append(_Mapped(start, end, int(offset, 16), name))
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            parts = parse_maps(file.read(), path)
     except OSError:
         return []  # the process has ended
-    return found
+    return [
+        replace(part, path=part.path.removesuffix(" (deleted)"))
+        for part in parts
+        if part.path.startswith("/")
+    ]
 
 
-def fold(stacks: Mapping[Sequence[str], int] | Iterable[tuple[Sequence[str], int]]) -> list[str]:
+def fold(stacks: Counts[Sequence[str], int] | Iterable[tuple[Sequence[str], int]]) -> list[str]:
     """Write stacks in the form that flame graph tools read: ``main;f;g 12``, largest count first.
 
     :param stacks: count by stack; each stack has the innermost function first, as from the kernel
@@ -125,7 +154,7 @@ def fold(stacks: Mapping[Sequence[str], int] | Iterable[tuple[Sequence[str], int
     pairs = stacks.items() if hasattr(stacks, "items") else stacks
     counts: dict[str, int] = {}
     for names, count in pairs:
-        line = ";".join(name.replace(";", ":") for name in reversed(list(names)))
+        line = ";".join(plain(name).replace(";", ":") for name in reversed(list(names)))
         counts[line] = counts.get(line, 0) + count
     return [
         f"{line} {count}" for line, count in sorted(counts.items(), key=lambda p: (-p[1], p[0]))

@@ -17,6 +17,7 @@ import re
 import struct
 
 from .dataclass import dataclass
+from .digits import number
 from .elf import ElfFile
 from .errors import ObjectFormatError
 
@@ -154,8 +155,8 @@ def _x86_registers() -> dict[str, int]:
         names |= dict.fromkeys(parts, places[name])
     for name in ("si", "di", "bp", "sp"):
         names |= dict.fromkeys((f"r{name}", f"e{name}", name, f"{name}l"), places[name])
-    for number in range(8, 16):
-        name = f"r{number}"
+    for nth in range(8, 16):
+        name = f"r{nth}"
         parts = (name, f"{name}d", f"{name}w", f"{name}b")
         names |= dict.fromkeys(parts, places[name])
     names["rip"] = places["ip"]
@@ -164,7 +165,7 @@ def _x86_registers() -> dict[str, int]:
 
 def _arm64_registers() -> dict[str, int]:
     # struct user_pt_regs: x0 to x30, sp, pc.
-    names = {f"{letter}{number}": 8 * number for number in range(31) for letter in "xw"}
+    names = {f"{letter}{nth}": 8 * nth for nth in range(31) for letter in "xw"}
     return names | {"sp": 248, "pc": 256}
 
 
@@ -179,11 +180,13 @@ def _riscv_registers() -> dict[str, int]:
 
 def _s390_registers() -> dict[str, int]:
     # struct user_pt_regs: one argument, the PSW of 16 bytes, then the registers.
-    return {f"r{number}": 24 + 8 * number for number in range(16)}
+    return {f"r{nth}": 24 + 8 * nth for nth in range(16)}
 
 
-_NUMBER = r"[-+]?(?:0x[0-9a-fA-F]+|\d+)"
-_SIZE = r"(?P<size>-?\d+)(?P<float>f)?@"
+_NUMBER = r"[-+]?(?:0x[0-9a-fA-F]+|[0-9]+)"
+_SIZE = r"(?P<size>-?[0-9]+)(?P<float>f)?@"
+# Characters of an argument string, and of it in a message. Twelve arguments take some 300.
+_LONGEST, _SHOWN = 4096, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,35 +247,44 @@ _MACHINES = {
 }
 
 
-def parse_arguments(text: str, machine: int = EM_X86_64) -> list[Argument]:
+def parse_arguments(text: str, machine: int = EM_X86_64, file: str = "") -> list[Argument]:
     """Parse the argument string of a note.
 
     An operand that no program can read (a floating point register, an address relative to the
     instruction pointer) is ARG_UNREADABLE. The others can still be read.
 
     :param machine: ``e_machine`` of the binary
+    :param file: its name, for messages
     :raises ObjectFormatError: the machine is unknown, or the text is not made of SIZE@OPERAND
     """
     known = _MACHINES.get(machine)
     if known is None:
-        raise ObjectFormatError(f"USDT arguments of machine {machine} are not known")
+        raise _bad(f"USDT arguments of machine {machine} are not known", file)
     found: list[Argument] = []
     at = 0
     end = len(text.rstrip())
+    if end > _LONGEST:
+        raise _bad(f"USDT arguments of {end} bytes", file)
     while at < end:
         token = known.token.match(text, at)
         if token is None:
-            raise ObjectFormatError(f"USDT arguments {text!r}: {text[at:].strip()!r} is malformed")
-        found.append(_argument(token, known))
+            rest = text[at:].strip()[:_SHOWN]
+            raise _bad(f"USDT arguments {text[:_SHOWN]!r}: {rest!r} is malformed", file)
+        found.append(_argument(token, known, file))
         at = token.end()
     return found
 
 
-def _argument(token: re.Match[str], machine: _Machine) -> Argument:
+def _bad(what: str, file: str) -> ObjectFormatError:
+    return ObjectFormatError(what, file=file, section=_NOTE_SECTION)
+
+
+def _argument(token: re.Match[str], machine: _Machine, file: str) -> Argument:
     text = token[0].strip()
-    size = int(token["size"])
-    if abs(size) not in (1, 2, 4, 8):
-        raise ObjectFormatError(f"USDT argument {text!r}: a size of {abs(size)} bytes")
+    size = number(token["size"])
+    if size is None or abs(size) not in (1, 2, 4, 8):
+        shown = f"{token['size'][:_SHOWN]} bytes"
+        raise _bad(f"USDT argument {text[:_SHOWN]!r}: a size of {shown}", file)
     unreadable = Argument(ARG_UNREADABLE, abs(size), size < 0, text=text)
     if token["float"]:
         return unreadable
@@ -282,13 +294,15 @@ def _argument(token: re.Match[str], machine: _Machine) -> Argument:
             continue
         part = match.groupdict()
         base, index = part.get("base"), part.get("index")
-        if any(name is not None and name not in machine.registers for name in (base, index)):
+        value = number(part.get("const") or part.get("offset") or "0")
+        unknown = any(name is not None and name not in machine.registers for name in (base, index))
+        if unknown or value is None:
             return unreadable
         return Argument(
             kind,
             abs(size),
             size < 0,
-            value=int(part.get("const") or part.get("offset") or "0", 0) & _U64,
+            value=value & _U64,
             register=machine.registers[base] if base else 0,
             index=machine.registers[index] if index else 0,
             scale=(int(part.get("scale") or "1")).bit_length() - 1,

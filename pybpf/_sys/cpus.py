@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from ..digits import decimal
 from ..errors import ObjectFormatError
 from .files import required
 
 __all__ = ["cpus", "parse_cpus"]
+
+# No kernel has more CPUs (NR_CPUS is at most 8192).
+_MOST = 1 << 16
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
@@ -18,10 +22,9 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for part in text.strip().split(",") if text.strip() else ():
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"not a CPU list: {text[:80]!r}")
-        low, high = int(first), int(last) if dash else int(first)
-        if high < low:
+        low = decimal(first, _MOST)
+        high = decimal(last, _MOST) if dash else low
+        if low is None or high is None or high < low or len(numbers) > _MOST:
             raise ValueError(f"not a CPU list: {text[:80]!r}")
         numbers += range(low, high + 1)
     return tuple(numbers)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from .._uapi.defines import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYSLOG
 from .._uapi.enums import Cmd
 from .._uapi.enums import ProgType as T
+from ..digits import hexadecimal, number
 from ..errors import BpfError, DeniedByPolicy
 from .files import parse_mounts
 
@@ -124,8 +125,7 @@ def _read(path: str) -> str:
 
 
 def _number(path: str) -> int | None:
-    text = _read(path).strip()
-    return int(text) if text.lstrip("-").isdigit() else None
+    return number(_read(path).strip())
 
 
 def circumstances() -> Circumstances:
@@ -137,7 +137,7 @@ def circumstances() -> Circumstances:
     chosen = lockdown.partition("[")[2].partition("]")[0]
     uid_map = _read("/proc/self/uid_map").split()
     return Circumstances(
-        caps=int(status.get("CapEff", "0").strip() or "0", 16),
+        caps=hexadecimal(status.get("CapEff", "").strip()) or 0,
         initial_userns=not uid_map or uid_map[:3] == ["0", "0", "4294967295"],
         seccomp=status.get("Seccomp", "0").strip() == "2",
         lockdown=chosen,

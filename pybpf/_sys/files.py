@@ -21,7 +21,6 @@ __all__ = [
     "parse_mounts",
     "read",
     "required",
-    "shown",
     "tracefs_directories",
 ]
 
@@ -41,17 +40,6 @@ def is_one_name(name: str) -> bool:
     :returns: False for an empty name, ``.``, ``..``, and names with a slash or a NUL
     """
     return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
-
-
-def shown(text: str) -> str:
-    """Make a name from a process, the kernel or a file system safe for a line of text.
-
-    :returns: the same text, with ``\\xNN`` and the like for what does not print (control
-        characters, escape sequences, line ends)
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["access", "instead", "near"]
 
 _MOST = 4  # names to show
+# Comparing takes up to the product of the lengths: at most so many letters and names.
+_LONGEST, _COMPARED = 128, 4000
 _DEPTH = 16  # nesting of anonymous members
 
 
@@ -105,12 +107,12 @@ def near(name: str, names: Iterable[str]) -> list[str]:
     import difflib  # lazy: only needed when something is missing
 
     plain = name.strip("_")
-    known = [other for other in dict.fromkeys(names) if other]
+    known = [other for other in dict.fromkeys(names) if 0 < len(other) <= _LONGEST]
     inside = sorted((other for other in known if plain and plain in other), key=len)
     alike = [
         other for other in known if other[:2] == name[:2] or other.lstrip("_")[:2] == plain[:2]
     ]
-    close = difflib.get_close_matches(name, alike, _MOST, 0.7)
+    close = difflib.get_close_matches(name[:_LONGEST], alike[:_COMPARED], _MOST, 0.7)
     return list(dict.fromkeys([*inside, *close]))[:_MOST]
 
 

@@ -20,9 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["BTF_MAGIC", "Blob", "utf8"]
+__all__ = ["BTF_MAGIC", "LONGEST", "Blob", "utf8"]
 
 BTF_MAGIC = 0xEB9F
+#: Longest string, in bytes. The kernel accepts names of 512; source lines may be longer. Types
+#: may share strings, so without a bound a blob could have names of the square of its size.
+LONGEST = 1 << 14
 _HEADER = struct.Struct("<HBBIIIII")
 _LAYOUT_FIELDS = struct.Struct("<II")
 _LAYOUT = struct.Struct("<BBH")
@@ -260,7 +263,10 @@ class Blob:
             raise self.error(
                 f"string offset {offset + owner.base_strings} is outside the strings", None
             )
-        found = text[offset : text.index("\0", offset)]
+        end = text.find("\0", offset, offset + LONGEST)
+        if end < 0:
+            raise self.error(f"the string at offset {offset} is longer than {LONGEST}", None)
+        found = text[offset:end]
         return found if owner.is_ascii else utf8(found)
 
     def record_name(self, at: int, offset: int) -> str:
@@ -274,7 +280,10 @@ class Blob:
             return self.string(offset)
         if local >= len(text):
             raise self.bad_record(at, f"name offset {offset} is outside the string section")
-        found = text[local : text.index("\0", local)]
+        end = text.find("\0", local, local + LONGEST)
+        if end < 0:
+            raise self.bad_record(at, f"its name is longer than {LONGEST} bytes")
+        found = text[local:end]
         return found if self.is_ascii else utf8(found)
 
     def reference(self, at: int, type_id: int) -> int:

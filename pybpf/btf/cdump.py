@@ -17,6 +17,8 @@ drops again. Type tags are left out.
 
 from __future__ import annotations
 
+import re
+
 from ..errors import ObjectFormatError
 from .decode import Btf
 from .types import (
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["dump"]
 
 _MAX_DEPTH = 100
+# Most declarators to write for each word of the types, and some more. A kernel needs 0.3. Types
+# without a name are written again at each use: forged ones would double from one to the next.
+_PER_WORD, _SOME = 4, 1000
 _HEAD = """\
 #ifndef __VMLINUX_H__
 #define __VMLINUX_H__
@@ -106,6 +111,7 @@ class _Dumper:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
         self.out: list[str] = []
+        self._left = _SOME + _PER_WORD * _words(btf)
         self._tags = _Names()
         self._words = _Names()
         self._name_of: dict[int, str] = {}
@@ -291,6 +297,13 @@ class _Dumper:
 
     def _declarator(self, type_id: int, inner: str, level: int) -> str:
         """Write ``TYPE inner`` with the parts of TYPE where C puts them."""
+        self._left -= 1
+        if self._left < 0:
+            raise ObjectFormatError(
+                f"type {type_id} is written too often: types without a name are nested in others",
+                file=self.btf.label,
+                section=".BTF",
+            )
         qualifiers: list[str] = []
         for _ in range(_MAX_DEPTH):
             t = self.btf.type(type_id)
@@ -340,7 +353,7 @@ class _Dumper:
         if isinstance(t, Typedef):
             return self._name_of[type_id]
         if isinstance(t, (Int, Float)):
-            return t.name or _plain_int(t)
+            return re.sub(r"[^A-Za-z0-9_ ]", "_", t.name) or _plain_int(t)
         return "void"
 
     # Layout.
@@ -414,6 +427,14 @@ class _Dumper:
         else:
             natural = _up(at, 8 * self._align(member.type))
         return [] if natural == member.bit_offset else _fill(at, member.bit_offset)
+
+
+def _words(btf: Btf | None) -> int:
+    count = 0
+    while btf is not None:
+        count += len(btf.blob.words)
+        btf = btf.base
+    return count
 
 
 def _up(value: int, unit: int) -> int:

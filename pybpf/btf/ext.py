@@ -29,6 +29,7 @@ _BLOCK = struct.Struct("<II")
 _FUNC = struct.Struct("<II")
 _LINE = struct.Struct("<IIII")
 _CORE = struct.Struct("<IIII")
+_MAX_ACCESS = 1024  # characters; an access has at most 64 steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,5 +152,8 @@ class BtfExt:
             relos = found.setdefault(section, [])
             for at in range(start, start + total, self.core_relo_rec_size):
                 insn_off, type_id, access, kind = _CORE.unpack_from(self._data, at)
-                relos.append(CoreRelo(insn_off, type_id, self._string(access, at), kind))
+                text = self._string(access, at)
+                if len(text) > _MAX_ACCESS:
+                    raise self._error(f"access string of {len(text)} characters", at)
+                relos.append(CoreRelo(insn_off, type_id, text, kind))
         return found

@@ -24,6 +24,9 @@ __all__ = ["TypeNames", "essential_name"]
 _SEARCHES_BEFORE_INDEX = 24
 # Most places of a name that one look-up searches the types for. Each costs as much as a name.
 _PLACES_BEFORE_INDEX = 8
+# Most characters of all names together, for each byte of the strings, and some more. A kernel's
+# names have two for each: many members and parameters are called alike.
+_PER_BYTE, _SOME = 16, 1 << 20
 
 
 def essential_name(name: str) -> str:
@@ -118,6 +121,7 @@ class TypeNames:
         plain = blob.base is None and blob.is_ascii
         end_of = text.index
         size = len(text)
+        left = _SOME + _PER_BYTE * size
         for type_id, at in enumerate(blob.offsets, blob.start_id):
             offset = words[at]
             if not offset:
@@ -126,6 +130,9 @@ class TypeNames:
                 name = text[offset : end_of("\0", offset)]
             else:
                 name = blob.record_name(at, offset)
+            left -= len(name)
+            if left < 0:
+                raise blob.error("the names of types are too long", None)
             if name in index:
                 before = index[name]
                 if isinstance(before, int):

@@ -56,6 +56,10 @@ __all__ = ["CharArray", "Codec", "Record", "UnionValue", "codec", "node_of"]
 
 _MAX_NESTING = 48
 _MAX_SIZE = 1 << 31
+_MAX_INT = 16  # bytes of __int128: the kernel accepts no longer ones
+# Most fields and elements, those of nested types counted each time. struct task_struct has 2,000.
+# A dozen forged types, each with two of the one before, have millions.
+_MAX_NODES = 20_000
 
 
 class Codec:
@@ -110,7 +114,7 @@ def codec(btf: Btf, type_id: int) -> Codec:
     if known is None:
         t = btf.type(btf.skip_mods_and_typedefs(type_id))
         name = t.name or "<anon>"
-        known = Codec(_node(btf, type_id, 0), name, type_id)
+        known = Codec(_node(btf, type_id, _Room()), name, type_id)
         btf.codecs[type_id] = known
     return known
 
@@ -120,19 +124,36 @@ def node_of(btf: Btf, type_id: int) -> Node:
 
     :raises ObjectFormatError: as `codec`
     """
-    return _node(btf, type_id, 0)
+    return _node(btf, type_id, _Room())
 
 
 # From types to nodes.
 
 
-def _node(btf: Btf, type_id: int, depth: int) -> Node:
+class _Room:
+    # How deep the walk through nested types is, and how many nodes it has made in all.
+
+    __slots__ = ("_depth", "_nodes")
+
+    def __init__(self, depth: int = 0, nodes: Iterator[int] | None = None) -> None:
+        self._depth = depth
+        self._nodes = nodes if nodes is not None else iter(range(_MAX_NODES))
+
+    def inside(self, btf: Btf, t: Type) -> _Room:
+        """Go one type deeper."""
+        if self._depth > _MAX_NESTING:
+            raise _error(btf, t, "is nested too deeply")
+        if next(self._nodes, None) is None:
+            raise _error(btf, t, f"is inside a type of more than {_MAX_NODES} fields")
+        return _Room(self._depth + 1, self._nodes)
+
+
+def _node(btf: Btf, type_id: int, room: _Room) -> Node:
     type_id = btf.skip_mods_and_typedefs(type_id)
     t = btf.type(type_id)
+    inside = room.inside(btf, t)
     if isinstance(t, Var):
-        return _node(btf, t.type, depth)
-    if depth > _MAX_NESTING:
-        raise _error(btf, t, "is nested too deeply")
+        return _node(btf, t.type, inside)
     if isinstance(t, Int):
         return _int_node(btf, t)
     if isinstance(t, Ptr):
@@ -147,9 +168,9 @@ def _node(btf: Btf, type_id: int, depth: int) -> Node:
             return ScalarNode(FLOAT_CODES[t.size])
         return RawNode(_checked(btf, t, t.size))
     if isinstance(t, Array):
-        return _array_node(btf, t, depth)
+        return _array_node(btf, t, inside)
     if isinstance(t, (Struct, Union)):
-        return _composite_node(btf, t, depth)
+        return _composite_node(btf, t, inside)
     raise _error(btf, t, "has no values")
 
 
@@ -170,10 +191,12 @@ def _int_node(btf: Btf, t: Int) -> Node:
     code = INT_CODES.get((t.size, t.signed))
     if code is not None:
         return ScalarNode(code)
-    return WideIntNode(_checked(btf, t, t.size), t.signed)
+    if t.size > _MAX_INT:
+        raise _error(btf, t, f"has {t.size} bytes")
+    return WideIntNode(t.size, t.signed)
 
 
-def _array_node(btf: Btf, t: Array, depth: int) -> Node:
+def _array_node(btf: Btf, t: Array, room: _Room) -> Node:
     item = btf.type(btf.skip_mods_and_typedefs(t.type))
     if (
         isinstance(item, Int)
@@ -184,23 +207,23 @@ def _array_node(btf: Btf, t: Array, depth: int) -> Node:
         # char is text, uint8_t is bytes, int8_t is a number.
         size = _checked(btf, t, t.nelems)
         return CharsNode(size) if item.is_char else BytesNode(size)
-    node = _node(btf, t.type, depth + 1)
+    node = _node(btf, t.type, room)
     _checked(btf, t, t.nelems)
     _checked(btf, t, node.size * t.nelems)
     return ArrayNode(node, t.nelems)
 
 
-def _composite_node(btf: Btf, t: Struct | Union, depth: int) -> Node:
+def _composite_node(btf: Btf, t: Struct | Union, room: _Room) -> Node:
     what = ("struct " if isinstance(t, Struct) else "union ") + (t.name or "<anon>")
     size = _checked(btf, t, t.size)
     if isinstance(t, Struct):
         slots: list[Slot] = []
-        _collect(btf, t, 0, size, slots, depth)
+        _collect(btf, t, 0, size, slots, room)
         return StructNode(what, size, slots)
     members: list[tuple[str, Node]] = []
     for member in t.members:
         slot = _slot(
-            btf, t, member.name, member.type, member.bit_offset, member.bitfield_size, depth
+            btf, t, member.name, member.type, member.bit_offset, member.bitfield_size, room
         )
         _check_place(btf, t, slot, size)
         node = slot.what
@@ -213,17 +236,15 @@ def _composite_node(btf: Btf, t: Struct | Union, depth: int) -> Node:
     return UnionNode(what, size, members)
 
 
-def _collect(btf: Btf, t: Struct, base: int, limit: int, slots: list[Slot], depth: int) -> None:
+def _collect(btf: Btf, t: Struct, base: int, limit: int, slots: list[Slot], room: _Room) -> None:
     # Slots of a struct at bit `base` of the record; those of anonymous structs join them.
-    if depth > _MAX_NESTING:
-        raise _error(btf, t, "is nested too deeply")
     for member in t.members:
         inner = btf.type(btf.skip_mods_and_typedefs(member.type))
         at = base + member.bit_offset
         if not member.name and isinstance(inner, Struct):
-            _collect(btf, inner, at, limit, slots, depth + 1)
+            _collect(btf, inner, at, limit, slots, room.inside(btf, inner))
         elif member.name or isinstance(inner, Union):
-            slot = _slot(btf, t, member.name, member.type, at, member.bitfield_size, depth)
+            slot = _slot(btf, t, member.name, member.type, at, member.bitfield_size, room)
             _check_place(btf, t, slot, limit)
             slots.append(slot)
 
@@ -233,7 +254,7 @@ def _check_place(btf: Btf, t: Type, slot: Slot, limit: int) -> None:
         raise _error(btf, t, f"ends before its member {slot.name or '<anon>'!r}")
 
 
-def _slot(btf: Btf, owner: Type, name: str, type_id: int, at: int, width: int, depth: int) -> Slot:
+def _slot(btf: Btf, owner: Type, name: str, type_id: int, at: int, width: int, room: _Room) -> Slot:
     t = btf.type(btf.skip_mods_and_typedefs(type_id))
     if not width and isinstance(t, Int) and t.bits < t.size * 8 and not t.is_bool:
         # A bit-field in the form used before BTF had kind_flag.
@@ -246,4 +267,4 @@ def _slot(btf: Btf, owner: Type, name: str, type_id: int, at: int, width: int, d
         return Slot(name, 0, Bits(at, width, t.signed and not is_bool, is_bool))
     if at % 8:
         raise _error(btf, owner, f"has a member {name!r} that is not at a byte")
-    return Slot(name, at // 8, _node(btf, type_id, depth + 1))
+    return Slot(name, at // 8, _node(btf, type_id, room))

@@ -14,9 +14,18 @@ from collections.abc import Iterable, Mapping
 
 from .._sys.files import is_one_name
 from ..dataclass import dataclass
-from ..errors import BpfError
+from ..digits import decimal
+from ..errors import BpfError, ObjectFormatError
 
-__all__ = ["Config", "Given", "config_files", "kernel_config", "read_config", "version_code"]
+__all__ = [
+    "Config",
+    "Given",
+    "config_files",
+    "config_lines",
+    "kernel_config",
+    "read_config",
+    "version_code",
+]
 
 #: What a caller may give instead of the kernel's own configuration.
 Given = str | os.PathLike[str] | Mapping[str, str | int | bool] | None
@@ -39,9 +48,10 @@ def version_code(release: str) -> int:
 
     Source: include/generated/uapi/linux/version.h.
     """
-    numbers = [int(n) for n in re.findall(r"\d+", release)[:3]]
+    parts = [decimal(n, 255) for n in re.findall(r"[0-9]+", release)[:3]]
+    numbers = [255 if n is None else n for n in parts]
     major, minor, patch = (numbers + [0, 0, 0])[:3]
-    return major << 16 | minor << 8 | min(patch, 255)
+    return major << 16 | minor << 8 | patch
 
 
 def config_files(release: str) -> list[str]:
@@ -58,11 +68,18 @@ def config_files(release: str) -> list[str]:
     return shown
 
 
-def _lines(data: bytes) -> tuple[str, ...]:
-    import gzip
+def config_lines(data: bytes, file: str) -> tuple[str, ...]:
+    """Split the text of a configuration, plain or .gz, into lines.
 
-    text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    return tuple(text.decode(errors="replace").splitlines())
+    :param file: its name, for messages
+    :raises ObjectFormatError: broken gzip data
+    """
+    text = data
+    if data.startswith(b"\x1f\x8b"):
+        from ..unpacking import gunzip  # lazy: most configurations are plain
+
+        text = gunzip(data, file)
+    return tuple(text.decode(errors="replace").removesuffix("\n").split("\n"))
 
 
 def kernel_config(paths: Iterable[str] | None = None) -> Config:
@@ -74,8 +91,8 @@ def kernel_config(paths: Iterable[str] | None = None) -> Config:
     for path in looked:
         try:
             with open(path, "rb") as file:
-                return Config(_lines(file.read()))
-        except (OSError, EOFError):
+                return Config(config_lines(file.read(), path))
+        except (OSError, ObjectFormatError):
             continue
     return Config(unknown=f"this kernel's configuration cannot be read ({', '.join(looked)})")
 
@@ -98,10 +115,11 @@ def read_config(given: Given = None, paths: Iterable[str] | None = None) -> Conf
     what = f"kernel configuration {path!r}"
     try:
         with open(path, "rb") as file:
-            lines = _lines(file.read())
-    except (OSError, EOFError) as error:
-        number = getattr(error, "errno", None) or errno.EINVAL
-        raise BpfError(number, what) from None
+            lines = config_lines(file.read(), path)
+    except ObjectFormatError as error:
+        raise BpfError(errno.EINVAL, what, error.what) from None
+    except OSError as error:
+        raise BpfError(error.errno or errno.EINVAL, what) from None
     if not any(line.startswith("CONFIG_") for line in lines):
         raise BpfError(errno.EINVAL, what, "it has no line CONFIG_NAME=VALUE")
     return Config(lines)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from .._sys.files import read as _read
 from .._sys.files import required, tracefs_directories
 from ..dataclass import dataclass
+from ..digits import hexadecimal
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from .nameindex import index_names
 
@@ -273,14 +274,14 @@ def _columns_line_by_line(lines: list[str]) -> _Columns:
     for line in lines:
         addr, _, rest = line.partition(" ")
         if rest and not rest.startswith(_INVALID):
-            try:
-                sites.append(int(addr, 16))
-            except (ValueError, OverflowError):
+            site = hexadecimal(addr)
+            if site is None:
                 raise ObjectFormatError(
                     f"not an address: {addr[:40]!r}",
                     file="available_filter_functions_addrs",
                     offset=offset,
-                ) from None
+                )
+            sites.append(site)
             kept.append(rest)
         offset += len(line) + 1
     return _Columns(tuple(kept), sites if any(sites) else None)
@@ -371,16 +372,14 @@ def parse_blacklist(data: bytes) -> KprobeBlacklist:
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         if line:
             span, _, name = line.partition("\t")
-            start, _, end = span.partition("-")
-            try:
-                entry = BlacklistEntry(int(start, 16), int(end, 16), name.partition(" ")[0])
-            except ValueError:
+            start, end = map(hexadecimal, span.partition("-")[::2])
+            if start is None or end is None:
                 raise ObjectFormatError(
                     f"not a range of addresses: {line[:80]!r}",
                     file="kprobes/blacklist",
                     offset=offset,
-                ) from None
-            entries.append(entry)
+                )
+            entries.append(BlacklistEntry(start, end, name.partition(" ")[0]))
         offset += len(line) + 1
     return KprobeBlacklist(tuple(entries))
 

@@ -81,8 +81,17 @@ def glob_regex(glob: str, any_character: str = ".") -> str:
 
     :param any_character: regular expression for ``?``
     """
-    special = {"*": f"{any_character}*", "?": any_character}
-    return "".join(special.get(c) or re.escape(c) for c in glob)
+    first, *others = (
+        "".join([any_character if c == "?" else re.escape(c) for c in part])
+        for part in re.split(r"\*+", glob)
+    )
+    if not others:
+        return first
+    # What is between two stars is taken where it first fits, and that is never tried again. With
+    # plain stars a name of n characters would take n**k steps for a glob of k stars.
+    *middle, last = others
+    inner = "".join([f"(?>{any_character}*?{part})" for part in middle])
+    return f"{first}{inner}{any_character}*{last}"
 
 
 def _translate(glob: str) -> str:

@@ -21,8 +21,9 @@ from functools import cached_property
 
 from .._sys.cpus import cpus
 from ..btf import Btf
-from ..errors import BpfError, UnsupportedFeature
+from ..errors import BpfError, ObjectFormatError, UnsupportedFeature
 from ..features import FeatureSet
+from ..unpacking import MOST, inflate
 from . import ftrace as _ftrace
 from . import kallsyms as _kallsyms
 from . import modules as _modules
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "SavedBtf"]
 
 _FORMAT = 1
+_SAVED = "saved facts"  # for messages
+_MOST = 2 * MOST  # bytes of all BTF together
 
 #: What a snapshot takes over from an older one of the same kernel.
 _OF_THE_KERNEL = (
@@ -318,10 +321,11 @@ class Facts:
     def from_json(cls, data: object) -> Facts:
         """Load facts that `to_json` saved.
 
-        :raises ValueError: if `data` has another shape
+        :raises ObjectFormatError: if `data` has another shape
         """
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise ValueError(f"saved facts: expected a JSON object with format {_FORMAT}")
+            what = f"expected a JSON object with format {_FORMAT}"
+            raise ObjectFormatError(what, file=_SAVED)
         from .probes import ProbeCache
 
         facts = cls.__new__(cls)
@@ -332,7 +336,12 @@ class Facts:
                 tuple((str(k), int(v)) for k, v in data["sysctls"].items()),
             )
             features = FeatureSet.from_json(data["features"])
-            btf = SavedBtf({str(name): _unpack(raw) for name, raw in data["btf"].items()})
+            left = _MOST
+            raw = {}
+            for name, part in data["btf"].items():
+                raw[str(name)] = _unpack(part, f"btf {name}", left)
+                left -= len(raw[str(name)])
+            btf = SavedBtf(raw)
             facts._set(
                 release=str(data["release"]),
                 machine=str(data["machine"]),
@@ -344,20 +353,26 @@ class Facts:
                 possible_cpus=tuple(int(cpu) for cpu in data["possible_cpus"]),
                 online_cpus=tuple(int(cpu) for cpu in data["online_cpus"]),
                 rlimits={},
-                kallsyms=Kallsyms(_unpack(data["kallsyms"])),
+                kallsyms=Kallsyms(_unpack(data["kallsyms"], "kallsyms")),
                 btf=btf,
                 kprobe_blacklist=None,
             )
             if "ftrace" in data:
-                text = _unpack(data["ftrace"])
+                text = _unpack(data["ftrace"], "ftrace")
                 sites = bool(data["ftrace_sites"])
                 facts._set(ftrace=parse_functions(text, with_addresses=sites))
             else:
                 facts._set(ftrace_error=str(data["ftrace_error"]))
             if "blacklist" in data:
-                facts._set(kprobe_blacklist=parse_blacklist(_unpack(data["blacklist"])))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"saved facts: {error!r}") from None
+                facts._set(
+                    kprobe_blacklist=parse_blacklist(_unpack(data["blacklist"], "blacklist"))
+                )
+        except ObjectFormatError:
+            raise
+        except KeyError as error:
+            raise ObjectFormatError(f"no {error}", file=_SAVED) from None
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise ObjectFormatError(str(error)[:200], file=_SAVED) from None
         return facts
 
 
@@ -368,13 +383,13 @@ def _pack(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data, 2)).decode()
 
 
-def _unpack(text: object) -> bytes:
+def _unpack(text: object, what: str, most: int = MOST) -> bytes:
     import base64
-    import zlib
 
     if not isinstance(text, str):
-        raise ValueError("saved facts: expected text")
+        raise ObjectFormatError("expected text", file=_SAVED, section=what)
     try:
-        return zlib.decompress(base64.b64decode(text, validate=True))
-    except zlib.error as error:
-        raise ValueError(f"saved facts: {error}") from None
+        raw = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ObjectFormatError(str(error), file=_SAVED, section=what) from None
+    return inflate(raw, _SAVED, what, min(most, MOST))

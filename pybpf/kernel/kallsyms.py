@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from .._sys.files import required
 from ..dataclass import dataclass
+from ..digits import decimal, hexadecimal
 from ..errors import DeniedByPolicy, ObjectFormatError
 from .nameindex import index_names
 
@@ -76,9 +77,13 @@ class Symbol:
         return self.type in FUNCTION_TYPES
 
 
-def _symbol(line: str) -> Symbol:
+def _symbol(line: str, address: int) -> Symbol:
     name, tab, owner = line[_NAME:].partition("\t[")
-    return Symbol(name, int(line[:_ADDRESS], 16), line[17], owner.rstrip("]") if tab else "")
+    return Symbol(name, address, line[17], owner.rstrip("]") if tab else "")
+
+
+def _address(digits: str) -> int | None:
+    return hexadecimal(digits) if len(digits) == _ADDRESS and digits[1] not in "xX" else None
 
 
 class _Columns(NamedTuple):
@@ -303,11 +308,11 @@ class _Stretch:
             start += len(line) + 1
 
     def _addr_at(self, start: int) -> int:
-        try:
-            return int(self.text[start : start + _ADDRESS], 16)
-        except ValueError:
+        address = _address(self.text[start : start + _ADDRESS])
+        if address is None:
             line = self._line_at(start)
-            raise self._bad(line, f"not an address: {line[:_ADDRESS]!r}") from None
+            raise self._bad(line, f"not an address: {line[:_ADDRESS]!r}")
+        return address
 
     def _search(self, needle: str) -> Iterator[int]:
         text = self.text
@@ -323,12 +328,10 @@ class _Stretch:
         return self.text[start : self.text.index("\n", start)]
 
     def _checked(self, line: str) -> Symbol:
-        try:
-            if line[16:19:2] == "  " and line[_NAME : _NAME + 1].strip():
-                return _symbol(line)
-        except ValueError:
-            pass
-        raise self._bad(line, f"not a symbol: {line[:80]!r}")
+        address = _address(line[:_ADDRESS])
+        if address is None or line[16:19:2] != "  " or not line[_NAME : _NAME + 1].strip():
+            raise self._bad(line, f"not a symbol: {line[:80]!r}")
+        return _symbol(line, address)
 
     def _bad(self, line: str, what: str) -> ObjectFormatError:
         offset = self._offset + f"\n{self.text}".index(f"\n{line}\n")
@@ -466,11 +469,8 @@ class Kallsyms:
         function. A key listed twice is being replaced, and the last is the newest.
         """
         stem = "bpf_trampoline_"
-        return [
-            (int(symbol.name[len(stem) :]), symbol)
-            for symbol in self.find_prefix(stem)
-            if symbol.name[len(stem) :].isdecimal()
-        ]
+        keys = ((decimal(symbol.name[len(stem) :]), symbol) for symbol in self.find_prefix(stem))
+        return [(key, symbol) for key, symbol in keys if key is not None]
 
     def functions(self) -> dict[str, int | list[int]]:
         """Return all names with their position in file order, or a list of positions if repeated.

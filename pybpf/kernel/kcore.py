@@ -26,6 +26,7 @@ _PATH = "/proc/kcore"
 _EHDR = struct.Struct("<4sBBBBB7xHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
 _PT_LOAD = 1
+_MOST_OFFSET = (1 << 63) - 1  # off_t
 # Bytes the BPF reader copies at once: one value of its map.
 _CHUNK = 4096
 
@@ -78,6 +79,8 @@ def parse_segments(head: bytes) -> list[tuple[int, int, int]]:
     for i in range(phnum):
         kind, _, offset, vaddr, _, filesz, _, _ = _PHDR.unpack_from(head, phoff + i * phentsize)
         if kind == _PT_LOAD and filesz:
+            if offset + filesz > _MOST_OFFSET:
+                raise bad(f"a segment at {offset:#x}, further than files go", phoff + i * phentsize)
             segments.append((vaddr, filesz, offset))
     return sorted(segments)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ..dataclass import dataclass
+from ..digits import hexadecimal, number
 
 __all__ = ["Lockdown", "Policy", "parse_lockdown", "read_policy"]
 
@@ -79,11 +80,11 @@ def read_policy() -> Policy:
     effective = 0
     for line in _text("/proc/self/status").splitlines():
         if line.startswith("CapEff:"):
-            effective = int(line.split()[1], 16)
+            effective = hexadecimal(line.partition(":")[2].strip()) or 0
     sysctls = []
     for path in SYSCTLS:
-        value = _text(f"/proc/sys/{path}")
-        if value.lstrip("-").isdecimal():
-            sysctls.append((path.replace("/", "."), int(value)))
+        value = number(_text(f"/proc/sys/{path}"))
+        if value is not None:
+            sysctls.append((path.replace("/", "."), value))
     lockdown = parse_lockdown(_text("/sys/kernel/security/lockdown"))
     return Policy(lockdown, effective, tuple(sysctls))

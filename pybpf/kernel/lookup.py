@@ -29,6 +29,7 @@ __all__ = [
     "syscall_symbol",
 ]
 
+_LONGEST = 512  # letters of a name to compare: KSYM_NAME_LEN
 _WORD = 4  # words in a name with fewer letters are ignored
 _COMMON = 100  # a word that this many names share is ignored
 _BESIDE = 100  # at most this many functions lie between two of one subject
@@ -185,7 +186,8 @@ def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
         return []
     import difflib
 
-    names = list(names)
+    name = name[:_LONGEST]
+    names = [other for other in names if len(other) <= _LONGEST]
     plain = name.lstrip("_")
     near = list(_alike(name, plain, names))
     inside = sorted((n for n in near if plain in n), key=lambda n: (len(n), n))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .._sys.files import is_one_name, required
 from ..dataclass import dataclass
+from ..digits import decimal, hexadecimal
 from ..errors import BpfError, ObjectFormatError
 
 __all__ = ["LoadedModule", "ModuleList", "number", "parse", "read"]
@@ -107,16 +108,16 @@ def parse(text: str) -> tuple[LoadedModule, ...]:
     """
     out = []
     offset = 0
-    for line in text.splitlines(keepends=True):
-        words = line.split()
-        try:
-            name, size, _, _, state, address, *_ = words
-            out.append(LoadedModule(name, int(size), state, int(address, 16)))
-        except ValueError:
-            if words:
-                what = f"not a module: {line[:80].rstrip()!r}"
-                raise ObjectFormatError(what, file=_LIST, offset=offset) from None
-        offset += len(line)
+    for line in text.split("\n"):
+        words = line.split(" ")
+        size = decimal(words[1]) if len(words) > 5 else None
+        address = hexadecimal(words[5]) if len(words) > 5 else None
+        if size is not None and address is not None:
+            out.append(LoadedModule(words[0], size, words[4], address))
+        elif line.strip():
+            what = f"not a module: {line[:80].rstrip()!r}"
+            raise ObjectFormatError(what, file=_LIST, offset=offset)
+        offset += len(line) + 1
     return tuple(out)
 
 

@@ -18,9 +18,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from .._sys import bpf as sys_bpf
-from .._sys.files import parse_mounts, required, shown
+from .._sys.files import parse_mounts, required
 from ..dataclass import dataclass, field
+from ..digits import decimal
 from ..errors import BpfError
+from ..wording import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Owner:
     name: str
 
     def __str__(self) -> str:
-        return f"{shown(self.name)}({self.pid})"
+        return f"{plain(self.name)}({self.pid})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Held:
         return bool(self.owners or self.pins)
 
     def __str__(self) -> str:
-        said = [*map(str, self.owners), *(f"pinned {shown(path)}" for path in self.pins)]
+        said = [*map(str, self.owners), *(f"pinned {plain(path)}" for path in self.pins)]
         return " ".join(said) or ("no process" if self.certain else "not known")
 
     def to_dict(self) -> dict[str, object]:
@@ -142,10 +144,11 @@ def parse_fdinfo(text: str, kind: str = "link") -> int | None:
 
     :param kind: one of `KINDS`; a link's fdinfo also has its program's id
     """
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, _, value = line.partition(":")
-        if name == f"{kind}_id" and value.strip().isdigit():
-            return int(value)
+        number = decimal(value.strip()) if name == f"{kind}_id" else None
+        if number is not None:
+            return number
     return None
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from ..dataclass import dataclass
+from ..digits import number
 from ..elf import SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, ElfFile, Symbol
 from ..errors import BpfError, ObjectFormatError
 from .link import near
@@ -221,10 +222,9 @@ def _split(symbol: str) -> tuple[str, int]:
     # "malloc+0x10" -> ("malloc", 16). Names may contain a plus ("operator+").
     name, plus, inside = symbol.rpartition("+")
     if plus and name:
-        try:
-            return name, int(inside, 0)
-        except ValueError:
-            pass
+        offset = number(inside)
+        if offset is not None:
+            return name, offset
     return symbol, 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from .._sys import link as sys_link
 from .._sys import perf
 from .._uapi.enums import AttachType, KprobeMultiFlag
+from ..digits import number
 from ..errors import BpfError, UnsupportedFeature
 from ..kernel.lookup import function_names, kprobe_places, syscall_symbol
 from .link import HasFd, Link, Request, near, need
@@ -72,12 +73,13 @@ def by_section(request: Request) -> Link:
     :raises BpfError: EINVAL if the target has another form
     """
     place = _PLACE.match(request.target)
-    if place is None:
+    offset = number(place["offset"] or "0") if place is not None else None
+    if place is None or offset is None:
         raise BpfError(errno.EINVAL, f"{request.target!r} is not FUNCTION or FUNCTION+OFFSET")
     return attach_kprobe(
         request.program,
         place["name"],
-        offset=int(place["offset"] or "0", 0),
+        offset=offset,
         retprobe=request.retprobe,
         cookie=request.cookie,
         names=lambda: function_names(request.facts),

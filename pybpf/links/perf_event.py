@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
 
 from .._sys import link as sys_link
 from .._sys import perf
 from .._sys.cpus import cpus as cpu_list
 from .._uapi.perf import PerfType
 from ..dataclass import dataclass
+from ..digits import hexadecimal
 from ..errors import BpfError
 from .link import HasFd, Link, LinkSet, PerfLink, near, need
 
@@ -104,9 +104,9 @@ def _event(name: str) -> tuple[int, int]:
     known = perf.EVENTS.get(name)
     if known is not None:
         return known
-    if name[:1] == "r":
-        with suppress(ValueError):
-            return PerfType.PERF_TYPE_RAW, int(name[1:], 16)
+    config = hexadecimal(name[1:]) if name[:1] == "r" else None
+    if config is not None:
+        return PerfType.PERF_TYPE_RAW, config
     hint = near(name, perf.EVENTS) or f"there are: {', '.join(perf.EVENTS)}"
     raise BpfError(errno.ENOENT, f"perf event {name!r}", hint)
 

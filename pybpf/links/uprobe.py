@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from .._sys import link as sys_link
 from .._sys import perf
 from .._uapi.enums import AttachType, UprobeMultiFlag
+from ..digits import number
 from ..errors import BpfError, UnsupportedFeature
 from .binary import find_place, find_places
 from .link import HasFd, Link, Request, need
@@ -80,10 +81,11 @@ def by_section(request: Request) -> Link:
     :raises BpfError: EINVAL if the target has another form
     """
     binary, symbol = _halves(request.target, "FUNCTION", "attach_uprobe(binary, symbol_or_offset)")
+    offset = number(symbol)
     return attach_uprobe(
         request.program,
         binary,
-        int(symbol, 0) if symbol[0].isdigit() else symbol,
+        symbol if offset is None else offset,
         retprobe=request.retprobe,
         cookie=request.cookie,
     )

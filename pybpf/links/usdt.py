@@ -185,7 +185,7 @@ def attach_usdt(
         for place in _places(elf, path, provider, name):
             number = cookie
             if specs.exists:
-                arguments = parse_arguments(place.probe.arguments, elf.machine)
+                arguments = parse_arguments(place.probe.arguments, elf.machine, path)
                 number = specs.take(place.probe.arguments, cookie, arguments)
                 made.on_end(lambda taken=number: specs.give_back(taken))  # type: ignore[misc]
             made[f"{path}+{place.offset:#x}"] = attach_uprobe(

@@ -7,13 +7,13 @@ All of it is plain data: comparable, printable, made without a kernel.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
 from ..dataclass import dataclass, replace
 from ..features import Feature, FeatureSet
+from ..jsontext import dumps
 from ..wording import many
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel
 from .reasons import Reason, Skipped
@@ -207,7 +207,7 @@ class Plan:
         ``guarded``: the programs share a recursion guard. A group's ``labels`` are its
         ``targets`` with their modules, because kprobe groups have no ``module``.
         """
-        return json.dumps(
+        return dumps(
             {
                 "program": self.program,
                 "hook": self.hook.value,

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from ..btf import BtfKind
 from ..dataclass import dataclass, field
+from ..digits import hexadecimal
 from ..errors import BpfError, PlanError
 from ..kernel.ftrace import FtraceFunctions, is_site_of
 from ..kernel.functions import KernelFunction, label
@@ -303,12 +304,9 @@ def split_address(text: str) -> tuple[str, int | None]:
     if not at:
         return text, None
     number, _, module = rest.partition("[")
-    try:
-        address = int(number.strip(), 16)
-    except ValueError:
-        raise PlanError(
-            f"{text!r}: an address is a hexadecimal number, as NAME@0xADDRESS"
-        ) from None
+    address = hexadecimal(number.strip())
+    if address is None:
+        raise PlanError(f"{text!r}: an address is a hexadecimal number, as NAME@0xADDRESS")
     name = f"{before.strip()} [{module}" if module else before.strip()
     if not parse_pattern(name).is_exact:
         raise PlanError(f"{text!r}: a glob has no address; name the function")

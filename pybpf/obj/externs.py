@@ -25,6 +25,8 @@ __all__ = ["KCONFIG", "KSYMS", "collect", "is_extern", "kconfig_size", "kconfig_
 
 KCONFIG, KSYMS = ".kconfig", ".ksyms"
 _TRISTATE = {"n": 0, "y": 1, "m": 2}  # enum libbpf_tristate
+# Bytes of one value. The longest option of a kernel is a text of some kilobytes.
+_MAX_SIZE = 1 << 20
 _SIZES = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
 
 
@@ -78,8 +80,8 @@ def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
         if not isinstance(var, Var):
             raise elf.error(f"extern function {symbol.name!r} in .kconfig", section, 0)
         size, align = btf.sizeof(var.type), btf.alignof(var.type)
-        if not size:
-            raise elf.error(f"extern {symbol.name!r} has no size", section, 0)
+        if not 0 < size <= _MAX_SIZE:
+            raise elf.error(f"extern {symbol.name!r} has a size of {size} bytes", section, 0)
         if _form(btf, var.type) is None:
             raise elf.error(
                 f"extern {symbol.name!r} has a type unknown to kernel options", section, 0
@@ -92,8 +94,9 @@ def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
                 ),
             )
         )
+    sections = {declared[name][0] for name in used}
     for name, (section, _) in declared.items():
-        if name not in used and any(declared[one][0] == section for one in used):
+        if name not in used and section in sections:
             raise elf.error(f"no symbol for extern {name!r}", section, 0)
     return [*_laid_out(kconfig), *sorted(ksyms, key=lambda extern: extern.name)]
 

@@ -454,13 +454,17 @@ class _Image:
         """Apply CO-RE relocations of all functions, in the order of .BTF.ext."""
         spec, kernel = self.spec, self.linker.kernel
         todo = []
-        for section, (offsets, relos) in self.linker.core_relos.items():
-            for number, at in self.position.items():
-                function = spec.functions[number]
-                if function.section_name == section:
-                    first, end = _span(function, offsets)
-                    shift = 8 * (at - function.start)
-                    todo += [(relo.insn_off + shift, relo) for relo in relos[first:end]]
+        placed: dict[str, list[tuple[Function, int]]] = {}
+        for number, at in self.position.items():
+            function = spec.functions[number]
+            placed.setdefault(function.section_name, []).append((function, at))
+        tables = self.linker.core_relos
+        for section in tables if len(placed) > 1 else placed:
+            offsets, relos = tables.get(section, ([], []))
+            for function, at in placed.get(section, ()):
+                first, end = _span(function, offsets)
+                shift = 8 * (at - function.start)
+                todo += [(relo.insn_off + shift, relo) for relo in relos[first:end]]
         if not todo or spec.btf is None:
             return []
         return relocate(

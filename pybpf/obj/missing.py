@@ -55,27 +55,34 @@ def source_line(line_info: bytes, btf: Btf | None, insn: int) -> str:
     :param line_info: ``struct bpf_line_info`` records, ascending
     :param btf: the object's BTF, which has the texts
     """
-    if btf is None or not line_info:
-        return ""
-    rows = list(_LINE.iter_unpack(line_info))
-    at = bisect_right([row[0] for row in rows], insn) - 1
-    if at < 0:
-        return ""
-    _, file, text, place = rows[at]
-    try:
-        name, line = btf.string(file), btf.string(text).strip()
-    except ObjectFormatError:
-        return ""
-    where = f"{name.rpartition('/')[2]}:{place >> 10}"
-    return f"{where}: {line}" if line else where
+    return _Lines(line_info, btf).at(insn)
+
+
+class _Lines:
+    # The source lines of one program. The records are split once.
+
+    def __init__(self, line_info: bytes, btf: Btf | None) -> None:
+        self._btf = btf
+        self._rows = list(_LINE.iter_unpack(line_info))
+        self._starts = [row[0] for row in self._rows]
+
+    def at(self, insn: int) -> str:
+        at = bisect_right(self._starts, insn) - 1
+        if self._btf is None or at < 0:
+            return ""
+        _, file, text, place = self._rows[at]
+        try:
+            name, line = self._btf.string(file), self._btf.string(text).strip()
+        except ObjectFormatError:
+            return ""
+        where = f"{name.rpartition('/')[2]}:{place >> 10}"
+        return f"{where}: {line}" if line else where
 
 
 def missing(program: LinkedProgram, spec: ObjectSpec) -> list[Missing]:
     """List what a program lacks on the kernel it was linked for, by instruction."""
 
-    def source(insn: int) -> str:
-        return source_line(program.line_info, spec.btf, insn)
-
+    source = _Lines(program.line_info, spec.btf).at
     found = [
         Missing(one.offset // 8, one.access, one.reason, source(one.offset // 8))
         for one in program.core

@@ -20,6 +20,7 @@ from ..dataclass import replace
 from ..elf import (
     SHF_EXECINSTR,
     SHT_NOBITS,
+    SHT_NULL,
     SHT_PROGBITS,
     SHT_REL,
     SHT_STRTAB,
@@ -60,9 +61,11 @@ _STRUCT_OPS = frozenset({".struct_ops", ".struct_ops.link", "?.struct_ops", "?.s
 _ARRAY = int(MapType.BPF_MAP_TYPE_ARRAY)
 _ARENA, _JUMPTABLES = ".addr_space.1", ".jumptables"
 _INT_MAX = 0x7FFFFFFF
-# A .bss longer than this is not stored as zeros.
+# Of .bss sections that are longer in all, the later ones are not stored as zeros.
 _MAX_ZEROS = 16 << 20
 _LICENSE_LEN = 63
+# How often the same code may be part of a function. Two or three names for one are common.
+_MAX_ALIASES = 32
 
 
 def read_object(
@@ -99,6 +102,7 @@ class _Reader:
         self.elf = elf
         self.wants_legacy = legacy_maps
         self.legacy: list[Section] = []
+        self.zeros = 0  # bytes of .bss so far
         self.license = ""
         self.version = 0
         self.text = self.maps_section = self.arena = self.jumptables = 0
@@ -112,6 +116,9 @@ class _Reader:
 
     def read(self) -> ObjectSpec:
         elf = self.elf
+        stored = sum(s.size for s in elf.sections if s.type not in (SHT_NOBITS, SHT_NULL))
+        if stored > 2 * len(elf.data):
+            raise elf.error(f"sections overlap: {stored} bytes in all", "ELF section headers", 0)
         if elf.symbol_section is None:
             raise elf.error("no symbol table (a stripped file?)", ".symtab", 0)
         for section in elf.sections[1:]:
@@ -245,6 +252,7 @@ class _Reader:
         """List all functions, by section and offset."""
         elf = self.elf
         code = {section.idx: section for section in self.code}
+        left = {index: _MAX_ALIASES * section.size for index, section in code.items()}
         functions = []
         for symbol in elf.symbols:
             section = code.get(symbol.shndx)
@@ -262,6 +270,9 @@ class _Reader:
                     f"function {symbol.name!r} has {symbol.size} bytes, which is not a multiple"
                     " of 8"
                 )
+            left[section.idx] -= symbol.size
+            if left[section.idx] < 0:
+                raise error(f"functions overlap: {_MAX_ALIASES} times as long as the section")
             is_global = symbol.bind != STB_LOCAL
             functions.append(
                 Function(
@@ -333,6 +344,8 @@ class _Reader:
                 (s for s in self.elf.symbols if s.shndx == section.idx and s.name),
                 key=lambda symbol: symbol.value,
             )
+            if not own:
+                raise self.elf.error("legacy maps without a symbol", section.name, 0)
             ends = [*(symbol.value for symbol in own[1:]), section.size]
             for symbol, end in zip(own, ends, strict=True):
                 size = symbol.size or end - symbol.value
@@ -423,7 +436,8 @@ class _Reader:
         described = places.get(section.name)
         initial: bytes | None = bytes(self.elf.contents(section))
         if kind == "bss":
-            initial = bytes(section.size) if section.size <= _MAX_ZEROS else None
+            self.zeros += section.size
+            initial = bytes(section.size) if self.zeros <= _MAX_ZEROS else None
         flags = BPF_F_RDONLY_PROG if kind == "rodata" else 0
         if described is not None and described.has_visible:
             flags |= BPF_F_MMAPABLE

@@ -27,7 +27,7 @@ __all__ = ["VALUE_PREFIX", "Layout", "Slot", "lay_out"]
 
 #: Prefix of the name of the kernel's value struct.
 VALUE_PREFIX = "bpf_struct_ops_"
-_POINTER = 8
+_MAX_SIZE = 1 << 20  # bytes; struct sched_ext_ops, the largest, has 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,9 @@ def lay_out(
         return None
     theirs, around = kernel.type(kernel_id), kernel.type(value_id)
     assert isinstance(theirs, Struct) and isinstance(around, Struct)
+    if around.size > _MAX_SIZE:
+        what = f"struct {around.name} of this kernel has {around.size} bytes"
+        raise RelocationError(f"map {map_name!r}: {what}")
     start = _data_offset(kernel, around, kernel_id, map_name)
     value = bytearray(around.size)
     slots: dict[str, Slot] = {}

@@ -18,8 +18,10 @@ from ..errors import (
     PlanError,
     RelocationError,
 )
+from ..jsontext import dumps
+from ..wording import plain
 from . import kernelobj
-from .entry import explain, plain
+from .entry import explain
 from .pages import Page, page_of
 from .parsers import About, Example, Parser
 
@@ -359,9 +361,7 @@ def _read(args: argparse.Namespace) -> ObjectSpec:
 
 
 def _print_json(report: object) -> None:
-    import json
-
-    print(json.dumps(report))
+    print(dumps(report))
 
 
 def _run_inspect(args: argparse.Namespace) -> int:

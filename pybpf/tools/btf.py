@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from ..errors import ObjectFormatError
-from .entry import explain, plain
+from ..jsontext import dumps
+from ..wording import plain
+from .entry import explain
 from .pages import Page, page_of
 from .parsers import About, Example, Parser
 from .progress import Waiting
@@ -105,11 +107,9 @@ def _dump(args: argparse.Namespace) -> int:
             text = dump(btf)
         sys.stdout.write(text)
     elif args.json:
-        import json
-
         separator = '{"types":[\n'
         for type_id, t in btf.types():
-            sys.stdout.write(separator + json.dumps(as_dict(type_id, t)))
+            sys.stdout.write(separator + dumps(as_dict(type_id, t)))
             separator = ",\n"
         sys.stdout.write(("" if separator[0] == "," else separator) + "\n]}\n")
     else:
@@ -131,11 +131,9 @@ def _show(args: argparse.Namespace) -> int:
             if not args.json:
                 sys.stdout.writelines(map(_shown, type_lines(owner, type_id, t)))
     if args.json:
-        import json
-
-        print(json.dumps({"types": found}))
+        print(dumps({"types": found}))
     if not found:
-        print(f"{args.prog}: no type {args.name!r} in {args.file}", file=sys.stderr)
+        print(f"{args.prog}: no type {args.name!r} in {plain(args.file)}", file=sys.stderr)
     return 0 if found else 1
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
-from .entry import explain, plain
+from ..wording import plain
+from .entry import explain
 from .pages import Page, page_of
 from .parsers import About, Example, Parser
 from .progress import Waiting

@@ -14,15 +14,15 @@ import sys
 from collections.abc import Callable
 
 from ..errors import BpfError
+from ..wording import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import re
     from typing import NoReturn
 
     from _typeshed import ReadableBuffer
 
-__all__ = ["explain", "plain", "run"]
+__all__ = ["explain", "run"]
 
 _STDOUT, _STDERR = 1, 2
 
@@ -83,27 +83,6 @@ def _to_null(number: int, mode: int) -> None:
         os.close(null)
 
 
-def plain(text: str, *, lines: bool = False) -> str:
-    """Make a text safe to show: unprintable characters become escapes such as ``\\x1b``.
-
-    :param lines: keep line ends and tabs
-    """
-    if text.isprintable():
-        return text
-    import re  # lazy: 5 ms that most runs do not need
-
-    return re.sub(r"[^\n\t -~]" if lines else r"[^ -~]", _escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    if char.isprintable():
-        return char
-    if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode("ascii")
-
-
 def explain(error: Exception, file: object = "") -> str:
     """Put an error into words, with the name of the file it is about.
 
@@ -123,7 +102,8 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
     """Run a tool and end the process with its status.
 
     The status is 141 (128 + SIGPIPE) if the reader of its output went away, and 130 if it was
-    interrupted. It is 1, with one line of explanation, if its output cannot be written.
+    interrupted. It is 1, with one line of explanation, if its output cannot be written or there
+    is not enough memory.
     """
     _prepare_streams()
     try:
@@ -133,6 +113,10 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
+    except MemoryError:
+        status = 1
+        with contextlib.suppress(OSError):
+            print(f"{name}: not enough memory", file=sys.stderr)
     except _OutputError as lost:
         if isinstance(lost.error, BrokenPipeError):
             status = 128 + signal.SIGPIPE

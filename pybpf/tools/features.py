@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .entry import explain, plain
+from ..jsontext import dumps
+from ..wording import plain
+from .entry import explain
 from .pages import Page, page_of
 from .parsers import STATUSES, About, Example, Parser
 from .progress import Waiting
@@ -145,7 +147,6 @@ def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
 
 def _save(facts: Facts, path: str | Path) -> str:
     # Returns what a reader should know about the file, "" for nothing.
-    import json
     import tempfile
     from pathlib import Path  # lazy: these two take 8 ms that --help does not need
 
@@ -155,13 +156,13 @@ def _save(facts: Facts, path: str | Path) -> str:
     named, path = path, Path(os.path.realpath(path))
     try:
         if path.exists() and not path.is_file():
-            path.write_text(json.dumps(saved))  # a pipe, a device
+            path.write_text(dumps(saved))  # a pipe, a device
         else:
             with tempfile.NamedTemporaryFile(
                 "w", dir=path.parent, prefix=f".{path.name}.", delete=False
             ) as file:
                 try:
-                    file.write(json.dumps(saved))
+                    file.write(dumps(saved))
                     file.close()
                     os.replace(file.name, path)
                 except BaseException:
@@ -244,9 +245,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "features.py") -> int:
         }
         if costs is not None:
             report["costs"] = costs
-        import json
-
-        print(json.dumps(report, indent=1))
+        print(dumps(report, indent=1))
     else:
         lines = [*_about_lines(about), "", *_table([_COLUMNS, *rows])]
         if costs is not None:

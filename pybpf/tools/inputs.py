@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from pathlib import Path
 
 from ..btf import Btf
 from ..elf import ElfFile
 from ..errors import ObjectFormatError
 from ..kernel.host import Facts
+from ..unpacking import gunzip
 
 __all__ = ["KERNEL", "read_btf", "read_facts"]
 
@@ -29,10 +28,7 @@ def read_btf(path: Path, base: Path | None = None) -> Btf:
         base = KERNEL
     data, name = path.read_bytes(), str(path)
     if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ObjectFormatError(f"broken gzip data: {error}", file=name) from None
+        data = gunzip(data, name)
     view: bytes | memoryview = data
     if data[:4] == b"\x7fELF":
         elf = ElfFile(data, name, any_machine=True)
@@ -47,7 +43,7 @@ def read_facts(path: str | None) -> Facts:
     """Read the facts saved in a file. None means the running kernel.
 
     :raises OSError: the file cannot be read
-    :raises ValueError: it does not contain facts
+    :raises ObjectFormatError: it does not contain facts
     """
     if path is None:
         return Facts()
@@ -55,5 +51,5 @@ def read_facts(path: str | None) -> Facts:
     try:
         return Facts.from_json(json.loads(data))
     except (ValueError, RecursionError) as error:
-        text = f"{path}: not a file that features --save wrote: {error}"
-        raise ValueError(text) from None
+        what = f"not a file that features --save wrote: {error}"
+        raise ObjectFormatError(what, file=path) from None

@@ -6,6 +6,7 @@ import errno
 import sys
 
 from ..errors import BpfError
+from ..jsontext import dumps
 from .parsers import About, Example
 from .screen import Column, Screen
 
@@ -167,8 +168,6 @@ def _plain(value: Any) -> Any:
 
 def run_dump(args: argparse.Namespace) -> int:
     """Run ``dump-map``."""
-    import json
-
     from ..maps import Map
 
     opened = Map.from_pinned(args.map) if "/" in args.map else Map.from_id(_number(args.map))
@@ -179,7 +178,7 @@ def run_dump(args: argparse.Namespace) -> int:
         screen.json(entries)
         return 0
     for entry in entries:
-        screen.show(f"{json.dumps(entry['key'])}: {json.dumps(entry['value'])}")
+        screen.show(f"{dumps(entry['key'])}: {dumps(entry['value'])}")
     screen.show(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}")
     return 0
 

@@ -1,7 +1,7 @@
 """Print text for people: colours and tables that fit on a terminal, plain whole text on a pipe.
 
 Names of processes, functions, programs and maps are untrusted text. Whatever prints
-them passes them through `entry.plain`, so that none of them can control the terminal.
+them passes them through `wording.plain`, so that none of them can control the terminal.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable, Sequence
 
 from ..dataclass import dataclass, replace
-from ..wording import many
-from .entry import plain
+from ..jsontext import dumps
+from ..wording import many, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,6 +158,4 @@ class Screen:
 
     def json(self, value: object) -> None:
         """Print a value as JSON, the same on a terminal and a pipe."""
-        import json
-
-        self.line(json.dumps(value, indent=2))
+        self.line(dumps(value, indent=2))

@@ -24,11 +24,11 @@ So attaching `b` before or after `a` makes no difference, but attaching `c` befo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from ..dataclass import dataclass
+from ..jsontext import dumps
 from ..kernel.functions import KernelFunction
 from ..wording import many
 from .model import Model, Return
@@ -188,7 +188,7 @@ class Classes:
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON text."""
-        return json.dumps(self.to_dict())
+        return dumps(self.to_dict())
 
     @property
     def summary(self) -> str:

@@ -22,9 +22,15 @@ FEATURES = frozenset(
 )
 
 
-def saved_facts(features: frozenset[Feature] = FEATURES) -> dict[str, Any]:
-    """Return the input of `Facts.from_json`."""
-    raw = gzip.decompress((DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz").read_bytes())
+def saved_facts(
+    features: frozenset[Feature] = FEATURES, raw_btf: bytes | None = None
+) -> dict[str, Any]:
+    """Return the input of `Facts.from_json`.
+
+    :param raw_btf: the kernel's BTF; None for the real one
+    """
+    real = DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz"
+    raw = gzip.decompress(real.read_bytes()) if raw_btf is None else raw_btf
     return {
         "format": 1,
         "release": "6.12.107+deb13-cloud-amd64",

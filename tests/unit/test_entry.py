@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pybpf.errors import ObjectFormatError
-from pybpf.tools.entry import explain, plain
+from pybpf.tools.entry import explain
+from pybpf.wording import plain
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/data"

@@ -13,6 +13,7 @@ import pytest
 
 from pybpf.btf import Btf
 from pybpf.links.binary import open_elf
+from pybpf.symbols import Mapping, parse_maps
 from pybpf.tools.retsnoop import render
 from pybpf.tools.retsnoop.events import Call, Context, End, Frame, Hit, Return, Stack, decode
 from pybpf.tools.retsnoop.functions import Flag, Function
@@ -28,7 +29,7 @@ from pybpf.tools.retsnoop.probes import (
 from pybpf.tools.retsnoop.probespec import Spec, parse_spec
 from pybpf.tools.retsnoop.sessions import Collector
 from pybpf.tools.retsnoop.usage import UsageError
-from pybpf.tools.retsnoop.userstack import Mapping, Programs, Symbols, parse_maps
+from pybpf.tools.retsnoop.userstack import Programs, Symbols
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pybpf
+from pybpf.wording import plain
 
 
 async def main(seconds: float) -> None:
@@ -22,7 +23,7 @@ async def main(seconds: float) -> None:
                 print(f"{'PID':>7} {'PARENT':>7} COMM", flush=True)
                 async for batch in ring:
                     for event in batch:
-                        print(f"{event.pid:>7} {event.parent:>7} {event.comm}", flush=True)
+                        print(f"{event.pid:>7} {event.parent:>7} {plain(event.comm)}", flush=True)
 
 
 if __name__ == "__main__":

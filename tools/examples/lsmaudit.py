@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pybpf
+from pybpf.wording import plain
 
 
 def main(seconds: float) -> None:
@@ -24,7 +25,7 @@ def main(seconds: float) -> None:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
                 for event in ring.read(timeout=left):
-                    print(f"{event.pid:>7} {event.uid:>6} {event.path}", flush=True)
+                    print(f"{event.pid:>7} {event.uid:>6} {plain(event.path)}", flush=True)
 
 
 if __name__ == "__main__":

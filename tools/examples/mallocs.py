@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pybpf
+from pybpf.wording import plain
 
 
 def name_of(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="surrogateescape").strip()
     except OSError:
         return "(ended)"
 
@@ -28,7 +29,7 @@ def main(seconds: float) -> None:
         print(f"{'PID':>7} {'COMM':<16} {'CALLS':>10} {'BYTES':>14}")
         uses = sorted(obj.maps["uses"].items(), key=lambda pair: -pair[1].bytes)
         for pid, use in uses:
-            print(f"{pid:>7} {name_of(pid):<16} {use.calls:>10} {use.bytes:>14}")
+            print(f"{pid:>7} {plain(name_of(pid)):<16} {use.calls:>10} {use.bytes:>14}")
 
 
 if __name__ == "__main__":

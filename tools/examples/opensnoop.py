@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pybpf
+from pybpf.wording import plain
 
 
 def main(seconds: float) -> None:
@@ -19,7 +20,7 @@ def main(seconds: float) -> None:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
                 for event in ring.read(timeout=left):
-                    print(f"{event.pid:>7} {event.comm:<16} {event.path}", flush=True)
+                    print(f"{event.pid:>7} {plain(event.comm):<16} {plain(event.path)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pybpf
+from pybpf.wording import plain
 
 
 def main(seconds: float) -> None:
@@ -22,7 +23,7 @@ def main(seconds: float) -> None:
                 for event in ring.read(timeout=left):
                     address = socket.inet_ntoa(event.address)
                     place = f"{address}:{socket.ntohs(event.port)}"
-                    print(f"{event.pid:>7} {event.comm:<16} {place}", flush=True)
+                    print(f"{event.pid:>7} {plain(event.comm):<16} {place}", flush=True)
 
 
 if __name__ == "__main__":

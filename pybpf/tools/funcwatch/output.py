@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 
 from ...dataclass import dataclass
+from ...jsontext import dumps
 from ..screen import Screen, many
 from .records import record
 from .text import COLUMNS, Row, row
@@ -88,7 +88,7 @@ class JsonOutput(Output):
     def _print(self, rows: Sequence[Row], now: float, *, final: bool) -> None:
         for function, counts in rows:
             value = record(function, counts, time=now, final=final)
-            self.out.write(json.dumps(value, ensure_ascii=False) + "\n")
+            self.out.write(dumps(value) + "\n")
         self.out.flush()
 
 

@@ -23,8 +23,9 @@ from ...errors import ObjectFormatError, PlanError, RelocationError
 from ...kernel import run_statistics
 from ...multi.link import SLOW_S, say_takes
 from ...multi.options import HORIZON
+from ...wording import plain
 from ..command import NOT_FOUND, Command, find
-from ..entry import explain, plain
+from ..entry import explain
 from ..progress import Counting, Waiting
 from ..screen import many
 from .attach import Watcher

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...dataclass import dataclass, field
-from ..entry import plain
+from ...wording import plain
 from ..screen import Column, Line, cut, fit, many
 from .counts import NOTHING, Counts
 from .functions import Function

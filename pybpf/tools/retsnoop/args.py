@@ -14,7 +14,7 @@ from ... import errnos
 from ...btf.types import Enum, Enum64, Func, FuncProto, Int, Param, Ptr, Struct, Type, Union
 from ...dataclass import dataclass, field
 from ...errors import ObjectFormatError
-from ..entry import plain
+from ...wording import plain
 from .cvalues import CUT, c_text, number_text, string_text
 from .events import Arg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..entry import plain
+from ...wording import plain
 from ..pages import Page
 from . import options, settings
 from .usage import UsageError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...btf.types import Array, Enum, Enum64, Float, Int, Member, Ptr, Struct, Type, Union
-from ..entry import plain
+from ...wording import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from ...dataclass import dataclass
+from ...errors import ObjectFormatError
 
 __all__ = [
     "CALL_SHIFT",
@@ -28,6 +29,7 @@ __all__ = [
     "decode",
 ]
 
+_RING = "retsnoop's ring buffer"  # for messages
 _CALL, _RETURN, _STACK, _END, _USER_STACK, _INTERIM, _ARGS = 1, 2, 3, 4, 5, 6, 7
 _PROBE, _CONTEXT, _LBR = 8, 9, 10
 
@@ -243,7 +245,7 @@ def _text(raw: bytes) -> str:
 def decode(record: bytes | memoryview) -> Event:
     """Decode one record.
 
-    :raises ValueError: if its kind is unknown, or it is too short
+    :raises ObjectFormatError: if it is none of ours, or too short
     """
     data = memoryview(record)
     try:
@@ -273,8 +275,8 @@ def decode(record: bytes | memoryview) -> Event:
             raw = bytes(data[_ARGS_HEAD.size : _ARGS_HEAD.size + size])
             return Context(session, key, seq, func, raw)
     except struct.error as error:
-        raise ValueError(f"record of {len(data)} bytes: {error}") from None
-    raise ValueError(f"record of kind {kind}")
+        raise ObjectFormatError(f"record of {len(data)} bytes: {error}", file=_RING) from None
+    raise ObjectFormatError(f"record of kind {kind}", file=_RING)
 
 
 def _args(data: memoryview) -> Args:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ... import errnos
+from ...jsontext import dumps
 from ...multi.missed import Missed
 from ...multi.reasons import Skipped
 from .events import Call, Hit, Return
@@ -26,7 +26,7 @@ __all__ = ["attached", "line", "session", "summary"]
 
 def line(value: Mapping[str, Any]) -> str:
     """Make one line of JSON Lines, with its newline."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return dumps(value, compact=True) + "\n"
 
 
 def _result(function: Function, raw: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ...btf.types import Array, BtfKind, Func, FuncProto, Ptr, Typedef
 from ...dataclass import dataclass, field
 from ...errors import ObjectFormatError
 from ...kernel.globs import glob_regex, is_glob
-from ..entry import plain
+from ...wording import plain
 from .cvalues import c_text, number_text, string_text
 from .probespec import Spec
 from .usage import UsageError

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ...dataclass import dataclass
-from ..entry import plain
+from ...wording import plain
 from ..screen import many
 from .debuginfo import Line
 from .events import Call, Frame, Hit, Return

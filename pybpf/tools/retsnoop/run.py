@@ -24,8 +24,8 @@ from ...features import Feature
 from ...kernel import kallsyms
 from ...links.branches import recorded_branches
 from ...multi.select import Selection, select
+from ...wording import plain
 from ..command import NOT_FOUND, Command, find
-from ..entry import plain
 from ..progress import Counting, Waiting
 from ..screen import many
 from . import attach, jsonlines, load, sources, words

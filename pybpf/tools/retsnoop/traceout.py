@@ -7,10 +7,10 @@ microseconds, as in perf and ftrace.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...jsontext import dumps
 from .events import Call, End, Hit, Return
 from .functions import Function, format_result
 from .render import Arguments
@@ -126,7 +126,7 @@ class TraceFile:
     def _event(self, event: dict[str, Any]) -> None:
         self._file.write("\n" if self._first else ",\n")
         self._first = False
-        json.dump(event, self._file, separators=(",", ":"))
+        self._file.write(dumps(event, compact=True))
 
     def close(self) -> None:
         """End the file."""

@@ -9,40 +9,16 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 
-from ...dataclass import dataclass
 from ...elf import STT_FUNC, STT_GNU_IFUNC, ElfFile
 from ...errors import BpfError, ObjectFormatError
 from ...links.binary import open_elf
+from ...symbols import Mapping, parse_maps
 
-__all__ = ["UNKNOWN", "Mapping", "Programs", "Symbols", "parse_maps"]
+__all__ = ["UNKNOWN", "Programs", "Symbols"]
 
 #: Stands for an address without a name.
 UNKNOWN = "[unknown]"
 _MAX_PROCESSES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """Hold one line of /proc/PID/maps that has a file.
-
-    :param offset: offset of its first byte in the file
-    """
-
-    start: int
-    end: int
-    offset: int
-    path: str
-
-
-def parse_maps(text: str) -> list[Mapping]:
-    """Return executable mappings of files, sorted by address."""
-    out = []
-    for line in text.splitlines():
-        words = line.split(maxsplit=5)
-        if len(words) == 6 and "x" in words[1]:
-            start, _, end = words[0].partition("-")
-            out.append(Mapping(int(start, 16), int(end, 16), int(words[2], 16), words[5]))
-    return out
 
 
 class Symbols:
@@ -121,9 +97,10 @@ class Programs:
 
 
 def _read_maps(process: int) -> list[Mapping]:
+    path = f"/proc/{process}/maps"
     try:
-        with open(f"/proc/{process}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            return parse_maps(file.read())
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return parse_maps(file.read(), path)
     except OSError:
         return []
 
@@ -133,6 +110,6 @@ def _read_symbols(process: int, path: str) -> Symbols:
     for where in (f"/proc/{process}/root{path}", path):
         try:
             return Symbols.of(open_elf(where))
-        except (BpfError, OSError, ObjectFormatError, ValueError):
+        except (BpfError, OSError, ObjectFormatError):
             continue
     return Symbols(())

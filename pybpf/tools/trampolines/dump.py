@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..entry import plain
+from ...wording import plain
 from ..screen import Line, Screen, cut, many
 
 TYPE_CHECKING = False

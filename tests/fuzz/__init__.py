@@ -1,0 +1,1 @@
+"""Feed mutated inputs to every parser. `python3 -m tests.fuzz --help` says how."""
