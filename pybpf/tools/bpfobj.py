@@ -112,11 +112,13 @@ def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]:
+def relocate(spec: ObjectSpec, btf: Btf | None) -> dict[str, dict[str, dict[str, Any]]]:
     """Link each program. Return its final code in hex, or why there is none.
 
     ``missing`` lists what a program needs and that kernel lacks. The program can still be
     loaded if it never reaches those instructions.
+
+    :param btf: the kernel's BTF; None if the object needs none
     """
     from ..obj.linker import Linker, LinkTarget
     from ..obj.missing import missing
@@ -316,6 +318,12 @@ def _read(args: argparse.Namespace) -> ObjectSpec:
         return read_object(file.read(), args.file, legacy_maps=args.legacy_maps)
 
 
+def _kernel_btf() -> Btf:
+    from ..kernel.btf import vmlinux  # 10 ms, with what calls the kernel
+
+    return vmlinux()
+
+
 def _print_json(report: object) -> None:
     import json
 
@@ -331,10 +339,8 @@ def _run_inspect(args: argparse.Namespace) -> int:
             print("big-endian: for machines of the other byte order; it can only be inspected")
         _print_inspect(spec)
         if spec.btf is not None and os.path.exists(_KERNEL_BTF):
-            from ..kernel.btf import vmlinux
-
             with contextlib.suppress(BpfError, OSError, ObjectFormatError):
-                _print_missing(relocate(spec, vmlinux()))
+                _print_missing(relocate(spec, _kernel_btf() if spec.needs_kernel_btf else None))
     return 0
 
 
