@@ -290,7 +290,7 @@ class Resolver:
         # An address that a caller gives may be of another moment, or of another boot.
         out: list[Target] = []
         skipped: list[Skipped] = []
-        if self._live and not self._facts.kallsyms.hidden:
+        if targets and self._live and not self._facts.kallsyms.hidden:
             moved = self._moved(targets)
             if moved:
                 out, skipped = self.again([targets[i] for i in moved], at_exit=False)
