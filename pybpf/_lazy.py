@@ -13,7 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-__all__ = ["lazy"]
+__all__ = ["lazy", "load"]
+
+
+def load(home: str, package: str) -> Any:
+    """Import a module, or a name of it.
+
+    :param home: ``.module:name``, or ``.module:`` for the module itself; a module without a
+        leading dot is not of `package`
+    :param package: what a leading dot stands for
+    """
+    from importlib import import_module
+
+    where, _, name = home.partition(":")
+    module = import_module(where, package)
+    return getattr(module, name) if name else module
 
 
 def lazy(
@@ -31,11 +45,7 @@ def lazy(
         home = homes.get(name)
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        where, colon, other = home.partition(":")
-        module = import_module(where, package)
-        found = module if colon and not other else getattr(module, other or name)
+        found = load(home if ":" in home else f"{home}:{name}", package)
         # From now on, a submodule of the same name (pybpf.globals) does not hide it.
         setattr(sys.modules[package], name, found)
         return found

@@ -468,12 +468,11 @@ class Binding:
     def link_target(self) -> LinkTarget:
         """Return what linking needs to know about the kernel."""
         facts = self.facts
-        needs_btf = self.spec.btf is not None
         modules: Mapping[str, Btf] = {}
         if self._kernel_btf is not None:
             btf: Btf | None = self._kernel_btf
         else:
-            btf = facts.btf.vmlinux() if needs_btf else None
+            btf = facts.btf.vmlinux() if self.spec.needs_kernel_btf else None
             modules = _ModuleBtfs(facts)
         virtual = any(e.section == ".kconfig" for e in self.spec.externs)
         self._linked_with = facts

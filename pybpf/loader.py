@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO
 
+from . import links
 from ._uapi.enums import MapType, ProgType
 from .binding import Binding
 from .btf import Btf
@@ -22,7 +23,6 @@ from .dataclass import replace
 from .errors import BpfError, RelocationError, UnsupportedFeature
 from .globals import Globals
 from .kernel.host import Facts
-from .links import LinkSet
 from .maps import Map
 from .maps.structops import StructOps
 from .names import ByName
@@ -230,7 +230,7 @@ class Object:
 
     # -- attaching
 
-    def attach(self) -> LinkSet:
+    def attach(self) -> links.LinkSet:
         """Attach every program with ``autoattach`` set, as its section says: all or nothing.
 
         Struct_ops maps are registered too, under their names.
@@ -242,7 +242,7 @@ class Object:
         :raises BpfError: naming the program that could not be attached; or EINVAL if none of the
             sections says where to attach, naming all programs
         """
-        links = LinkSet()
+        attached = links.LinkSet()
         try:
             for program in self.programs.values():
                 if not program.autoload or not program.type:
@@ -251,22 +251,22 @@ class Object:
                     continue  # attached with their map
                 problem = program.attach_problem
                 if problem is not None and _is_for_caller(program, problem):
-                    links.by_hand[program.name] = problem.hint or str(problem)
+                    attached.by_hand[program.name] = problem.hint or str(problem)
                 elif program.autoattach:
-                    links[program.name] = program.attach()
+                    attached[program.name] = program.attach()
             for bpf_map in self.maps.values():
                 if bpf_map.struct_ops_value is not None:
-                    links[bpf_map.name] = bpf_map.attach()
+                    attached[bpf_map.name] = bpf_map.attach()
         except BaseException as error:
-            links.close()
+            attached.close()
             if isinstance(error, BpfError) and self.spec.name:
                 error.add_context(self.spec.name)
             raise
-        if links.by_hand and not links:
-            each = "; ".join(f"{name}: {hint}" for name, hint in links.by_hand.items())
+        if attached.by_hand and not attached:
+            each = "; ".join(f"{name}: {hint}" for name, hint in attached.by_hand.items())
             what = f"{self.spec.name or 'object'}: no section says where to attach"
             raise BpfError(errno.EINVAL, what, each)
-        return links
+        return attached
 
     # -- end
 

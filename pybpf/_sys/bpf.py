@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, EINVAL, ENOENT, ENOSPC
 
+from .._lazy import lazy
 from .._uapi import structs as s
 from .._uapi.enums import Cmd
 from .door import (
@@ -30,22 +31,22 @@ from .door import (
     try_bpf,
 )
 from .fd import Fd
-from .info import (
-    BtfInfo,
-    LinkInfo,
-    MapInfo,
-    ProgInfo,
-    btf_info,
-    link_info,
-    map_info,
-    prog_info,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .door import HasFileno
+    from .info import (
+        BtfInfo,
+        LinkInfo,
+        MapInfo,
+        ProgInfo,
+        btf_info,
+        link_info,
+        map_info,
+        prog_info,
+    )
 
 __all__ = [
     "BtfInfo",
@@ -70,6 +71,21 @@ __all__ = [
     "prog_info",
     "walk",
 ]
+
+# The infos take 2 ms to import, and loading an object needs none.
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "BtfInfo": "..info",
+        "LinkInfo": "..info",
+        "MapInfo": "..info",
+        "ProgInfo": "..info",
+        "btf_info": "..info",
+        "link_info": "..info",
+        "map_info": "..info",
+        "prog_info": "..info",
+    },
+)
 
 # -- maps
 

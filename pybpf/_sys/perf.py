@@ -12,7 +12,7 @@ import ctypes
 import fcntl
 import os
 from contextlib import suppress
-from errno import EACCES, ENODEV, ENOENT, EPERM
+from errno import EACCES, EADDRNOTAVAIL, ENODEV, ENOENT, EPERM
 from functools import cache
 
 from .._uapi.defines import (
@@ -22,7 +22,7 @@ from .._uapi.defines import (
     SYS_PERF_EVENT_OPEN,
 )
 from .._uapi.perf import PerfBranch, PerfEventAttr, PerfHw, PerfSample, PerfSw, PerfType
-from ..errors import BpfError, UnsupportedFeature
+from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
 from .fd import Fd
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENTS",
     "enable",
+    "is_shared_name",
     "open_bpf_output",
     "open_branches",
     "open_kprobe",
@@ -52,6 +53,8 @@ __all__ = [
 _PMUS = "/sys/bus/event_source/devices"
 # Upper half of config of a uprobe: PERF_UPROBE_REF_CTR_OFFSET_SHIFT, kernel/events/core.c.
 _REF_CTR_SHIFT = 32
+# Bytes from a kernel symbol to a place below all kernel addresses: kernels are in the upper 2 GiB.
+_NOWHERE = 0x7FFFFFFF
 
 
 def perf_event_open(
@@ -117,6 +120,27 @@ def open_kprobe(function: str | None, offset_or_address: int = 0, *, retprobe: b
     place = hex(offset_or_address) if function is None else function
     what = f"{'kretprobe' if retprobe else 'kprobe'} {place}"
     return perf_event_open(attr, cpu=0, doing=what)
+
+
+def is_shared_name(function: str) -> bool:
+    """Tell whether several kernel symbols have a name, as the kernel counts them for kprobes (6.6).
+
+    Nothing is probed. The place is so far from the symbol that no code is there.
+
+    :returns: False as well if no symbol has the name, or the kernel does not count
+    :raises DeniedByPolicy: without CAP_PERFMON
+    :raises UnsupportedFeature: if the kernel has no kprobes for perf
+    """
+    name = function.encode("utf-8", "surrogateescape") + b"\0"
+    attr = PerfEventAttr(type=pmu("kprobe")[0])
+    attr.kprobe_func, attr.probe_offset = address(name), _NOWHERE
+    try:
+        perf_event_open(attr, cpu=0, doing=f"kprobe {function}+{_NOWHERE:#x}").close()
+    except DeniedByPolicy:
+        raise
+    except BpfError as refusal:
+        return refusal.errno == EADDRNOTAVAIL
+    return True  # cannot be: then nothing is known of the name
 
 
 def open_uprobe(

@@ -6,7 +6,7 @@ the tables there and run it again; tests/unit/test_uapi.py compares.
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from ..intenum import IntEnum
 
 __all__ = [
     "AttachType",
@@ -320,7 +320,7 @@ class XdpAction(IntEnum):
     XDP_REDIRECT = 4
 
 
-class ElemFlag(IntFlag):
+class ElemFlag(IntEnum):
     """The nameless enum with ``BPF_NOEXIST``."""
 
     BPF_ANY = 0x0
@@ -331,7 +331,7 @@ class ElemFlag(IntFlag):
     BPF_F_ALL_CPUS = 0x10
 
 
-class MapFlag(IntFlag):
+class MapFlag(IntEnum):
     """The nameless enum with ``BPF_F_NO_PREALLOC``."""
 
     BPF_F_NO_PREALLOC = 0x1
@@ -356,20 +356,20 @@ class MapFlag(IntFlag):
     BPF_F_RB_OVERWRITE = 0x80000
 
 
-class KprobeMultiFlag(IntFlag):
+class KprobeMultiFlag(IntEnum):
     """The nameless enum with ``BPF_F_KPROBE_MULTI_RETURN``."""
 
     BPF_F_KPROBE_MULTI_RETURN = 0x1
 
 
-class UprobeMultiFlag(IntFlag):
+class UprobeMultiFlag(IntEnum):
     """The nameless enum with ``BPF_F_UPROBE_MULTI_RETURN``."""
 
     BPF_F_UPROBE_MULTI_RETURN = 0x1
     BPF_F_UPROBE_MULTI_PATH_FD = 0x2
 
 
-class StackFlag(IntFlag):
+class StackFlag(IntEnum):
     """The nameless enum with ``BPF_F_USER_STACK``."""
 
     BPF_F_SKIP_FIELD_MASK = 0xFF
@@ -379,7 +379,7 @@ class StackFlag(IntFlag):
     BPF_F_USER_BUILD_ID = 0x800
 
 
-class RingbufFlag(IntFlag):
+class RingbufFlag(IntEnum):
     """The nameless enum with ``BPF_RB_NO_WAKEUP``."""
 
     BPF_RB_NO_WAKEUP = 0x1

@@ -6,7 +6,7 @@ the tables there and run it again; tests/unit/test_uapi.py compares.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from ..intenum import IntEnum
 
 __all__ = ["Helper"]
 

@@ -7,7 +7,8 @@ the tables there and run it again; tests/unit/test_uapi.py compares.
 from __future__ import annotations
 
 from ctypes import Structure, Union, c_int32, c_uint16, c_uint32, c_uint64
-from enum import IntEnum, IntFlag
+
+from ..intenum import IntEnum
 
 __all__ = [
     "PerfBranch",
@@ -64,7 +65,7 @@ class PerfSw(IntEnum):
     PERF_COUNT_SW_CGROUP_SWITCHES = 11
 
 
-class PerfSample(IntFlag):
+class PerfSample(IntEnum):
     """``enum perf_event_sample_format``."""
 
     PERF_SAMPLE_IP = 0x1
@@ -94,7 +95,7 @@ class PerfSample(IntFlag):
     PERF_SAMPLE_WEIGHT_STRUCT = 0x1000000
 
 
-class PerfBranch(IntFlag):
+class PerfBranch(IntEnum):
     """``enum perf_branch_sample_type``."""
 
     PERF_SAMPLE_BRANCH_USER = 0x1
@@ -119,7 +120,7 @@ class PerfBranch(IntFlag):
     PERF_SAMPLE_BRANCH_COUNTERS = 0x80000
 
 
-class PerfFormat(IntFlag):
+class PerfFormat(IntEnum):
     """``enum perf_event_read_format``."""
 
     PERF_FORMAT_TOTAL_TIME_ENABLED = 0x1

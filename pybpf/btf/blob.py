@@ -146,6 +146,11 @@ class Blob:
         self.base_strings = base.strings_end if base else 0
 
     @cached_property
+    def records(self) -> bytes:
+        """Return the type section as bytes, for searches."""
+        return self.words.tobytes()
+
+    @cached_property
     def text(self) -> str:
         """Return the strings as Latin-1. One character per byte, so offsets can be used on it."""
         return self.strings.decode("latin-1")

@@ -11,9 +11,8 @@ Every walk has a bound, because forged BTF may nest without end.
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from ..dataclass import dataclass
+from ..intenum import IntEnum
 from .decode import Btf
 from .names import essential_name
 from .types import (

@@ -1,16 +1,19 @@
 """Find the types of a BTF blob by name.
 
 A name index of a kernel takes 50 ms and 15 MB, and most processes look up only a few names. So a
-name is first searched for: where its string starts, and which types refer to that place (both are
-C-speed searches of bytes, a millisecond together). The index is built after many names were
-looked up, or when a single name would need many searches. So no look-up costs more than the
-index does, however short or frequent the name is.
+name is first searched for: where its string is, and which types refer to that place. Both are
+C-speed searches of bytes, of the strings and of the type records: a millisecond together. If a
+short or frequent name is at many places, a table of all types' places is searched instead. The
+index is built after many names were looked up, or when a single name would need many searches. So
+no look-up costs more than the index does, however short or frequent the name is.
 """
 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from functools import cached_property
+from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +30,11 @@ _PLACES_BEFORE_INDEX = 8
 # Most characters of all names together, for each byte of the strings, and some more. A kernel's
 # names have two for each: many members and parameters are called alike.
 _PER_BYTE, _SOME = 16, 1 << 20
+# Most places that the type records themselves are searched for. Each costs a third of a table of
+# all types' places, which is then searched at once.
+_PLACES_BEFORE_TABLE = 3
+# Words of the type records that may look like one place. Names of members and parameters do.
+_MOST_WORDS = 256
 
 
 def essential_name(name: str) -> str:
@@ -64,7 +72,10 @@ class TypeNames:
         if self._searches or self._index is not None:
             return self.find(name)
         self._searches += 1
-        return self._walk(name)
+        if "\0" in name:
+            return []
+        found = self._by_records(self._occurrences(_bytes(name) + b"\0"))
+        return self._walk(name) if found is None else found
 
     def find(self, name: str) -> list[int]:
         """List the ids of the types called `name`, ascending.
@@ -74,7 +85,7 @@ class TypeNames:
         if "\0" in name:
             return []
         text = _bytes(name) + b"\0"
-        found = self._search(lambda: self._places(text))
+        found = self._search(lambda: self._occurrences(text), lambda: self._places(text))
         return self._indexed(name) if found is None else found
 
     def find_essential(self, essential: str) -> list[int]:
@@ -87,14 +98,19 @@ class TypeNames:
         same = essential_name(essential) == essential
         text = _bytes(essential)
 
+        def flavours(of: Iterable[int]) -> Iterator[int]:
+            return (at for at in of if essential_name(self._blob.string(at)) == essential)
+
+        def tails() -> Iterator[int]:
+            if same:
+                yield from self._occurrences(text + b"\0")
+            yield from flavours(self._occurrences(text + b"___"))
+
         def places() -> set[int]:
             wanted = self._places(text + b"\0") if same else set()
-            for place in self._places(text + b"___"):
-                if essential_name(self._blob.string(place)) == essential:
-                    wanted.add(place)
-            return wanted
+            return wanted.union(flavours(self._places(text + b"___")))
 
-        found = self._search(places)
+        found = self._search(tails, places)
         if found is None:
             names = (*([essential] if same else ()), *self._flavours.get(essential, ()))
             found = sorted([x for name in names for x in self._indexed(name)])
@@ -158,20 +174,49 @@ class TypeNames:
 
     def _walk(self, name: str) -> Iterator[int]:
         # If only one type is needed, a walk up to it is enough.
-        text = _bytes(name) + b"\0"
-        wanted = set() if "\0" in name else set(self._occurrences(text))
+        wanted = set(self._occurrences(_bytes(name) + b"\0"))
         if wanted:
             words = self._blob.words
             for type_id, at in enumerate(self._blob.offsets, self._blob.start_id):
                 if words[at] in wanted:
                     yield type_id
 
-    def _search(self, places: Callable[[], set[int]]) -> list[int] | None:
+    def _by_records(self, places: Iterable[int]) -> list[int] | None:
+        # Ids of the types, ascending, whose name is at one of some string offsets, searched for in
+        # the type records themselves. None if there are many of these offsets, or of words that
+        # look like one of them.
+        wanted = list(islice(places, _PLACES_BEFORE_TABLE + 1))
+        if len(wanted) > _PLACES_BEFORE_TABLE:
+            return None
+        blob = self._blob
+        if not wanted:
+            return []
+        records, offsets, ids, words = blob.records, blob.offsets, set(), 0
+        for place in wanted:
+            key = place.to_bytes(4, "little")
+            at = records.find(key)
+            while at >= 0:
+                if not at % 4:
+                    number = bisect_left(offsets, at // 4)
+                    if number < len(offsets) and offsets[number] == at // 4:
+                        ids.add(blob.start_id + number)
+                words += 1
+                if words > _MOST_WORDS:
+                    return None
+                at = records.find(key, at + 1)
+        return sorted(ids)
+
+    def _search(
+        self, tails: Callable[[], Iterable[int]], places: Callable[[], set[int]]
+    ) -> list[int] | None:
         # Ids of the types, ascending, whose name is at one of some string offsets. None if the
         # index is cheaper: many names were looked up, or this one is at many places.
+        # `tails` gives places inside strings, too, which few names have; `places` does not.
         self._searches += 1
         if self._index is not None or self._searches > _SEARCHES_BEFORE_INDEX:
             return None
+        if (found := self._by_records(tails())) is not None:
+            return found
         wanted = places() if len(self._inner) <= _PLACES_BEFORE_INDEX else None
         if wanted is None or len(wanted) > _PLACES_BEFORE_INDEX:
             return None
@@ -215,8 +260,7 @@ class TypeNames:
     @cached_property
     def _table(self) -> bytes:
         # String offset of every type's name, 4 bytes each.
-        words = self._blob.words
-        return array("I", [words[at] for at in self._blob.offsets]).tobytes()
+        return array("I", map(self._blob.words.__getitem__, self._blob.offsets)).tobytes()
 
     @cached_property
     def _inner(self) -> list[int]:

@@ -7,9 +7,8 @@ that has a meaning only together with the `Btf` it came from. Every class has
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from ..dataclass import dataclass
+from ..intenum import IntEnum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

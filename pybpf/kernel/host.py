@@ -19,25 +19,22 @@ import errno
 import os
 from functools import cached_property
 
-from .._sys.cpus import cpus
 from ..btf import Btf
 from ..errors import BpfError, ObjectFormatError, UnsupportedFeature
-from ..features import FeatureSet
 from ..unpacking import MOST, inflate
-from . import ftrace as _ftrace
-from . import kallsyms as _kallsyms
-from . import modules as _modules
-from .btf import KernelBtf
-from .ftrace import FtraceFunctions, KprobeBlacklist, parse_blacklist, parse_functions
-from .kallsyms import Kallsyms
-from .lockdown import Lockdown, Policy, read_policy
-from .modules import LoadedModule, ModuleList
 
+# What reads a source is imported when it is read: loading a small object needs none, and all of
+# them take 4 ms.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..features import Feature
+    from ..features import Feature, FeatureSet
+    from .btf import KernelBtf
+    from .ftrace import FtraceFunctions, KprobeBlacklist
+    from .kallsyms import Kallsyms
+    from .lockdown import Lockdown, Policy
+    from .modules import ModuleList
     from .probes import ProbeCache
 
 __all__ = ["Facts", "SavedBtf"]
@@ -152,6 +149,8 @@ class Facts:
     @cached_property
     def policy(self) -> Policy:
         """Return the lockdown level, this process's capabilities, and sysctls."""
+        from .lockdown import read_policy
+
         return read_policy()
 
     @property
@@ -167,14 +166,20 @@ class Facts:
 
         :raises BpfError: if /proc is not mounted
         """
-        return _modules.read()
+        from . import modules
+
+        return modules.read()
 
     def hold(self) -> bool:
         """Tell whether no module has come, gone or moved since these facts were read.
 
         Saved facts belong to one moment for good, so they always hold.
         """
-        return self.is_saved or "loaded" not in self.__dict__ or self.loaded == _modules.read()
+        if self.is_saved or "loaded" not in self.__dict__:
+            return True
+        from . import modules
+
+        return self.loaded == modules.read()
 
     def current(self) -> Facts:
         """Return facts of this moment: these or later ones if they still hold, else new ones.
@@ -203,8 +208,10 @@ class Facts:
 
         :raises BpfError: if /proc is not mounted
         """
+        from . import kallsyms
+
         _ = self.loaded  # fixes the moment of the facts first
-        return _kallsyms.read(before=self._old_kallsyms)
+        return kallsyms.read(before=self._old_kallsyms)
 
     @cached_property
     def ftrace(self) -> FtraceFunctions:
@@ -216,24 +223,30 @@ class Facts:
         if self.ftrace_error:
             doing = "traceable functions are not among the saved facts"
             raise BpfError(errno.ENODATA, doing, f"when they were saved: {self.ftrace_error}")
+        from . import ftrace
+
         _ = self.loaded
-        return _ftrace.read_functions()
+        return ftrace.read_functions()
 
     @cached_property
     def kprobe_blacklist(self) -> KprobeBlacklist | None:
         """Return what kprobes refuse, None if the kernel does not tell."""
+        from . import ftrace
+
         _ = self.loaded
-        return _ftrace.read_blacklist()
+        return ftrace.read_blacklist()
 
     @cached_property
     def btf(self) -> KernelBtf | SavedBtf:
         """Return the types of the kernel and its modules."""
+        from .btf import KernelBtf
+
         return KernelBtf()
 
     @cached_property
     def probes(self) -> ProbeCache:
         """Return the feature probes of this kernel. Each probe runs only when it is needed."""
-        from .probes import ProbeCache  # lazy: a large import that many never need
+        from .probes import ProbeCache
 
         return ProbeCache(self.btf, self.policy)
 
@@ -260,6 +273,8 @@ class Facts:
 
         :raises BpfError: if sysfs is not mounted
         """
+        from .._sys.cpus import cpus
+
         return cpus("possible")
 
     @cached_property
@@ -268,6 +283,8 @@ class Facts:
 
         :raises BpfError: if sysfs is not mounted
         """
+        from .._sys.cpus import cpus
+
         return cpus("online")
 
     @cached_property
@@ -326,6 +343,11 @@ class Facts:
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             what = f"expected a JSON object with format {_FORMAT}"
             raise ObjectFormatError(what, file=_SAVED)
+        from ..features import FeatureSet
+        from .ftrace import parse_blacklist, parse_functions
+        from .kallsyms import Kallsyms
+        from .lockdown import Lockdown, Policy
+        from .modules import LoadedModule, ModuleList
         from .probes import ProbeCache
 
         facts = cls.__new__(cls)

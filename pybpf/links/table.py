@@ -1,7 +1,8 @@
 """How each section attaches: one row for each word that `pybpf.obj.sections` gives.
 
 A row names the function that makes the link from a section name, and the method of
-`pybpf.Program` that does it from arguments. Nothing else reads section names to attach.
+`pybpf.Program` that does it from arguments. The function's module is imported when it is first
+used: those of all kinds take 15 ms. Nothing else reads section names to attach.
 ``pybpf obj inspect`` prints from this table too. To add a kind of attachment, write its
 module and fill in its row.
 """
@@ -9,15 +10,15 @@ module and fill in its row.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
 
+from .._lazy import load
 from ..dataclass import dataclass
 from ..errors import BpfError, UnsupportedFeature
-from . import freplace, kprobe, tracepoint, tracing, uprobe, usdt
-from . import iter as iterators
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from ..multi.link import MultiLink
     from .link import Link, LinkSet, Request
 
@@ -28,12 +29,13 @@ __all__ = ["WAYS", "Way", "attach", "problem"]
 class Way:
     """Say how the programs of one word are attached. Without any of these, they are not yet.
 
-    :param attach: makes the link from what the section says
+    :param attach: ``.module:function`` of this package that makes the link, from what the section
+        says; the module is imported when a program is attached so
     :param call: the method that attaches such a program, with its arguments
     :param instead: what to do where nothing attaches such a program
     """
 
-    attach: Callable[[Request], Link | LinkSet | MultiLink] | None = None
+    attach: str = ""
     call: str = ""
     instead: str = ""
 
@@ -42,29 +44,32 @@ class Way:
         """Say what to do if a section does not say where to attach."""
         return f"call {self.call}" if self.call else self.instead
 
-
-def _multi_by_section(request: Request) -> MultiLink:
-    return request.program.attach_multi(cookies=request.cookie or None)
+    def maker(self) -> Callable[[Request], Link | LinkSet | MultiLink]:
+        """Import the function that makes the link."""
+        maker: Callable[[Request], Link | LinkSet | MultiLink] = load(self.attach, __package__)
+        return maker
 
 
 #: Every word of `pybpf.obj.sections.SectionDef.how`.
 WAYS: Mapping[str, Way] = {
     # Kernel functions.
-    "tracing": Way(tracing.by_section, "attach_tracing() after setting .attach_to"),
-    "lsm": Way(tracing.by_section, "attach_tracing() after setting .attach_to"),
-    "tracing_multi": Way(_multi_by_section, "attach_multi(functions)"),
-    "kprobe": Way(kprobe.by_section, "attach_kprobe(function)"),
-    "ksyscall": Way(kprobe.syscall_by_section, "attach_kprobe(function)"),
-    "kprobe_multi": Way(kprobe.multi_by_section, "attach_kprobe_multi(syms=[...])"),
-    "kprobe_session": Way(kprobe.multi_by_section, "attach_kprobe_multi(syms=[...], session=True)"),
+    "tracing": Way(".tracing:by_section", "attach_tracing() after setting .attach_to"),
+    "lsm": Way(".tracing:by_section", "attach_tracing() after setting .attach_to"),
+    "tracing_multi": Way(".tracing:multi_by_section", "attach_multi(functions)"),
+    "kprobe": Way(".kprobe:by_section", "attach_kprobe(function)"),
+    "ksyscall": Way(".kprobe:syscall_by_section", "attach_kprobe(function)"),
+    "kprobe_multi": Way(".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...])"),
+    "kprobe_session": Way(
+        ".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...], session=True)"
+    ),
     # Tracepoints and iterators.
-    "tracepoint": Way(tracepoint.by_section, "attach_tracepoint(category, name)"),
-    "raw_tracepoint": Way(tracepoint.raw_by_section, "attach_raw_tp(name)"),
-    "iter": Way(iterators.by_section, "attach_iter(map=..., cgroup=..., pid=...)"),
+    "tracepoint": Way(".tracepoint:by_section", "attach_tracepoint(category, name)"),
+    "raw_tracepoint": Way(".tracepoint:raw_by_section", "attach_raw_tp(name)"),
+    "iter": Way(".iter:by_section", "attach_iter(map=..., cgroup=..., pid=...)"),
     # User space.
-    "uprobe": Way(uprobe.by_section, "attach_uprobe(binary, symbol_or_offset)"),
-    "uprobe_multi": Way(uprobe.multi_by_section, "attach_uprobe_multi(binary, glob_or_symbols)"),
-    "usdt": Way(usdt.by_section, "attach_usdt(binary, provider, name)"),
+    "uprobe": Way(".uprobe:by_section", "attach_uprobe(binary, symbol_or_offset)"),
+    "uprobe_multi": Way(".uprobe:multi_by_section", "attach_uprobe_multi(binary, glob_or_symbols)"),
+    "usdt": Way(".usdt:by_section", "attach_usdt(binary, provider, name)"),
     # What the caller names: a device, a cgroup, a namespace, a map.
     "xdp": Way(call="attach_xdp(interface)"),
     "cgroup": Way(call="attach_cgroup(path_or_fd)"),
@@ -73,7 +78,7 @@ WAYS: Mapping[str, Way] = {
     "reuseport": Way(call="attach_reuseport(socket)"),
     "map_entry": Way(instead="put program.fileno() into an entry of a devmap or cpumap"),
     "run": Way(instead="it is run, not attached: call test_run()"),
-    "freplace": Way(freplace.by_section, "attach_freplace(target_program, function)"),
+    "freplace": Way(".freplace:by_section", "attach_freplace(target_program, function)"),
     "struct_ops": Way(instead="it is attached with its map: obj.maps[NAME].attach()"),
     "tc": Way(call="attach_tcx(interface, direction) or attach_tc(interface, direction)"),
     "tcx": Way(call="attach_tcx(interface, direction)"),
@@ -104,7 +109,7 @@ def problem(how: str, section: str, target: str) -> BpfError | None:
         hint = "libbpf has no such section name; call the attach_*() method you need"
         return BpfError(errno.EINVAL, f"section {section!r} does not say how to attach", hint)
     way = WAYS.get(how, Way())
-    if way.attach is not None:
+    if way.attach:
         if target:
             return None
         prefix = section.partition("/")[0]
@@ -127,6 +132,4 @@ def attach(how: str, request: Request) -> Link | LinkSet | MultiLink:
     error = problem(how, request.section, request.target)
     if error is not None:
         raise error
-    make = WAYS[how].attach
-    assert make is not None  # otherwise there would be a problem
-    return make(request)
+    return WAYS[how].maker()(request)

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from .._sys import link as sys_link
 from .link import HasFd, Link, Request
 
-__all__ = ["attach_tracing", "attach_tracing_multi", "by_section"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..multi.link import MultiLink
+
+__all__ = ["attach_tracing", "attach_tracing_multi", "by_section", "multi_by_section"]
 
 
 def attach_tracing(
@@ -50,3 +54,8 @@ def attach_tracing_multi(
 def by_section(request: Request) -> Link:
     """Attach ``fentry/FUNCTION`` and the like. The target was fixed when loading."""
     return request.program.attach_tracing(cookie=request.cookie)
+
+
+def multi_by_section(request: Request) -> MultiLink:
+    """``fentry.multi/GLOB`` and the like, attached by whatever mechanism fits."""
+    return request.program.attach_multi(cookies=request.cookie or None)

@@ -14,9 +14,10 @@ from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..binding import ProgLoad
 from ..dataclass import dataclass
-from ..errors import PlanError, RelocationError
+from ..errors import BpfError, PlanError, RelocationError
 from ..kernel.lookup import BtfTarget, btf_target
 from ..obj.linker import Linker, Resolved
+from .asking import Asking, may_ask
 from .cookies import cookie_function, shared_cookies
 from .engine import attach as run
 from .engine import check
@@ -31,6 +32,8 @@ from .traits import Hook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._sys.fd import Fd
     from ..asm.edit import Code
     from ..binding import Binding
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from .link import MultiLink
     from .options import AttachOptions
     from .plan import Plan
+    from .resolve import Item
+    from .select import Ask
+    from .target import Target
     from .template import Template
 
 __all__ = ["MultiPrograms"]
@@ -210,11 +216,32 @@ class MultiPrograms:
             raise PlanError(f"program {program.name!r}: no function was named")
         cookie = cookie_function(options.cookies, wanted)
         self.binding.prepare()
+        if may_ask(options) and not self.binding.facts.is_saved:
+            with Asking() as asking:
+                try:
+                    link = self._attach(program, wanted, options, cookie, asking)
+                    if not asking.answered or not link.skipped:
+                        return link
+                    link.close()
+                except (BpfError, PlanError):
+                    if not asking.answered:
+                        raise
+            # Something was refused. The tables say why.
+        return self._attach(program, wanted, options, cookie)
+
+    def _attach(
+        self,
+        program: Program,
+        wanted: str | list[Item],
+        options: AttachOptions,
+        cookie: Callable[[Target], int] | None,
+        ask: Ask | None = None,
+    ) -> MultiLink:
         template = self.template(program)
         for _ in range(ROUNDS):
             now = self.binding.refresh()
             facts = plan_facts(now, options.mechanisms)
-            plan = self._resolver.at(now).plan(template, wanted, facts, options)
+            plan = self._resolver.at(now).plan(template, wanted, facts, options, ask)
             if now.hold():
                 break  # otherwise modules came or went while their symbols were read
         if cookie is not None and (shared := shared_cookies(cookie, plan.targets)):

@@ -30,6 +30,7 @@ from .plan import Plan, PlanFacts
 from .rates import plan_for
 from .reasons import Reason, Skipped
 from .select import (
+    Ask,
     Candidate,
     CandidateColumns,
     Candidates,
@@ -170,15 +171,21 @@ class Resolver:
         return self
 
     def plan(
-        self, template: Template, asked: Asked, facts: PlanFacts, options: AttachOptions = AUTO
+        self,
+        template: Template,
+        asked: Asked,
+        facts: PlanFacts,
+        options: AttachOptions = AUTO,
+        ask: Ask | None = None,
     ) -> Plan:
         """Plan a multi program on the requested functions.
 
         :param facts: `plan_facts` of the same kernel
+        :param ask: see `select`
         :raises PlanError: as `resolve` and `make_plan`
         :raises TypeError: as `listed`
         """
-        targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY)
+        targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY, ask=ask)
         if template.sleepable:
             targets = self.with_sleep(targets)
         return plan_for(template, targets, facts, options, skipped)
@@ -205,12 +212,15 @@ class Resolver:
             for t in out
         ]
 
-    def resolve(self, asked: Asked, *, at_exit: bool) -> tuple[Sequence[Target], list[Skipped]]:
+    def resolve(
+        self, asked: Asked, *, at_exit: bool, ask: Ask | None = None
+    ) -> tuple[Sequence[Target], list[Skipped]]:
         """Return targets for what was requested, and what could not be found.
 
         :param asked: a glob (``vfs_*``, ``module:glob``), or names, candidates and targets;
             ``NAME@ADDRESS`` means one of several functions of this name
         :param at_exit: a program will run at exit
+        :param ask: see `select`
         :raises PlanError: if a glob is malformed, or nothing at all matches
         :raises TypeError: as `listed`
         """
@@ -236,7 +246,7 @@ class Resolver:
             if not targets and isinstance(asked, str):
                 raise _nothing(asked, skipped)
             return targets, skipped
-        found = select(self._facts, globs, at_exit=at_exit)
+        found = select(self._facts, globs, at_exit=at_exit, ask=ask)
         columns = TargetColumns.of(targets)
         known = {(t.module, t.name, t.address) for t in targets}
         columns.extend(self._columns(found.candidates.columns, known))
@@ -290,7 +300,7 @@ class Resolver:
         # An address from a caller may be of another moment, or of another boot.
         out: list[Target] = []
         skipped: list[Skipped] = []
-        if self._live and not self._facts.kallsyms.hidden:
+        if targets and self._live and not self._facts.kallsyms.hidden:
             moved = self._moved(targets)
             if moved:
                 out, skipped = self.again([targets[i] for i in moved], at_exit=False)

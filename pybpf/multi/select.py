@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from operator import itemgetter
 from typing import Protocol
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ..kernel.kallsyms import Kallsyms
 
 __all__ = [
+    "Ask",
     "Candidate",
     "CandidateColumns",
     "Candidates",
@@ -58,6 +59,10 @@ __all__ = [
 
 # Up to this many names are searched one by one. For more, one pass over all symbols is faster.
 _FEW = 24
+
+
+#: Gives the address of the kernel's own function of a name; None if it cannot be told for sure.
+Ask = Callable[[str], int | None]
 
 
 class BtfFacts(Protocol):
@@ -205,6 +210,7 @@ def select(
     deny: Iterable[str | Pattern] = (),
     at_exit: bool = False,
     need_btf: bool = False,
+    ask: Ask | None = None,
 ) -> Selection:
     """Find the functions that globs match.
 
@@ -215,6 +221,8 @@ def select(
     :param at_exit: a program will run at function exit, so functions that
         never return are skipped
     :param need_btf: skip functions without a BTF id
+    :param ask: gives the addresses of a few exact names without any tables. Whether ftrace can
+        trace these functions is then not known
     :raises PlanError: if a glob is malformed
     :raises BpfError: if kernel addresses or ftrace's list are hidden, and not all functions are
         given by their exact names
@@ -223,17 +231,20 @@ def select(
         [p if isinstance(p, Pattern) else parse_pattern(p) for p in patterns]
         for patterns in (allow, entry, deny)
     )
-    if (why := hidden(facts)) is not None:
-        return _unlisted(facts, entries, allows, denies, at_exit, why)
-    wanted = _matched(facts.ftrace, entries, allows)
     excluded: dict[str, None] = {}
-    if denies:
-        denier = Matcher(denies)
-        excluded = dict.fromkeys([line for line in wanted.lines if denier.matches(line)])
-        if excluded:
-            wanted = wanted.take([i for i, x in enumerate(wanted.lines) if x not in excluded])
-    columns = CandidateColumns()
-    skipped = _join(facts, wanted, columns, at_exit)
+    skipped: list[Skipped] = []
+    columns = None if ask is None or denies else _answered(ask, entries, allows)
+    if columns is None:
+        if (why := hidden(facts)) is not None:
+            return _unlisted(facts, entries, allows, denies, at_exit, why)
+        wanted = _matched(facts.ftrace, entries, allows)
+        if denies:
+            denier = Matcher(denies)
+            excluded = dict.fromkeys([line for line in wanted.lines if denier.matches(line)])
+            if excluded:
+                wanted = wanted.take([i for i, x in enumerate(wanted.lines) if x not in excluded])
+        columns = CandidateColumns()
+        skipped = _join(facts, wanted, columns, at_exit)
     _describe(facts, columns)
     candidates = Candidates(columns)
     if need_btf and any(columns.no_btf):
@@ -396,6 +407,39 @@ def _matched(
     whole = _Lines(functions.lines, functions.sites, entry.positions(functions))
     positions = Matcher(allows).positions(functions) | whole.entry
     return whole if len(positions) == len(functions) else whole.take(sorted(positions))
+
+
+def _answered(
+    ask: Ask, entries: Sequence[Pattern], allows: Sequence[Pattern]
+) -> CandidateColumns | None:
+    """Make the columns of exact names from answers about each, if all of them are answered.
+
+    :returns: names, modules, addresses and marks, in address order, as ftrace lists the kernel's
+        functions; None if the tables have to tell
+    """
+    patterns = [*entries, *allows]
+    names = dict.fromkeys(p.name for p in patterns)
+    if len(names) > _FEW or not all(p.is_exact and not p.owner for p in patterns):
+        return None
+    if risky(list(names)):
+        return None
+    found: dict[int, str] = {}
+    for name in names:
+        address = ask(name)
+        if address is None:
+            return None
+        found[address] = name
+    if len(found) < len(names):
+        return None
+    marked = {p.name for p in entries}
+    order = sorted(found)
+    return CandidateColumns(
+        [found[address] for address in order],
+        [""] * len(order),
+        array("Q", order),
+        bytearray(b"\1") * len(order),
+        bytearray([found[address] in marked for address in order]),
+    )
 
 
 def _refused(name: str, module: str, at_exit: bool) -> Skipped | None:

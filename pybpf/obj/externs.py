@@ -13,7 +13,7 @@ from ..btf import Array, Btf, BtfKind, Datasec, Enum, Enum64, Func, Int, Linkage
 from ..dataclass import replace
 from ..elf import SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_NOTYPE, ElfFile
 from ..errors import RelocationError
-from .spec import Extern
+from .spec import KCONFIG, KSYMS, Extern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from ..elf import Symbol
 
-__all__ = ["KCONFIG", "KSYMS", "collect", "is_extern", "kconfig_size", "kconfig_values"]
+__all__ = ["collect", "is_extern", "kconfig_size", "kconfig_values"]
 
-KCONFIG, KSYMS = ".kconfig", ".ksyms"
 _TRISTATE = {"n": 0, "y": 1, "m": 2}  # enum libbpf_tristate
 # Bytes of one value. The longest option of a kernel is a text of some kilobytes.
 _MAX_SIZE = 1 << 20

@@ -29,9 +29,10 @@ from ..btf.core import CandidateCache, relocate, types_compatible
 from ..btf.names import essential_name
 from ..dataclass import dataclass, field
 from ..errors import ObjectFormatError, RelocationError
-from . import externs as ext
 from .relocs import FunctionIndex
 from .spec import (
+    KCONFIG,
+    KSYMS,
     R_CALL,
     R_DATA,
     R_EXTERN,
@@ -259,7 +260,7 @@ class Linker:
         """List the modules with kfuncs that the object calls, in the order of the externs."""
         found: dict[str, None] = {}
         for number, extern in enumerate(self.spec.externs):
-            if extern.section == ext.KSYMS and extern.is_func:
+            if extern.section == KSYMS and extern.is_func:
                 try:
                     resolved = self.resolve(number)
                 except RelocationError:
@@ -513,8 +514,8 @@ class _Image:
     def _put_extern(self, insn: int, number: int) -> None:
         extern = self.spec.externs[number]
         at = 8 * insn
-        if extern.section == ext.KCONFIG:
-            index = self.spec.map_names.index(ext.KCONFIG)
+        if extern.section == KCONFIG:
+            index = self.spec.map_names.index(KCONFIG)
             self._put_map(insn, index, uapi.BPF_PSEUDO_MAP_VALUE, extern.offset)
             return
         found = self._resolve(insn, number)

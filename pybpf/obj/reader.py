@@ -38,6 +38,7 @@ from . import externs as ext
 from . import mapdefs, relocs, sections
 from .endian import is_big_endian, to_little_endian
 from .spec import (
+    KCONFIG,
     Extern,
     Function,
     MapSpec,
@@ -377,17 +378,17 @@ class _Reader:
             names.add(maps[-1].name)
         size = ext.kconfig_size(externs)
         if size:
-            described = places.get(ext.KCONFIG)
+            described = places.get(KCONFIG)
             maps.append(
                 MapSpec(
-                    ext.KCONFIG,
+                    KCONFIG,
                     _ARRAY,
                     4,
                     size,
                     1,
                     map_flags=BPF_F_RDONLY_PROG | BPF_F_MMAPABLE,
                     value_type_id=described.type_id if described else 0,
-                    section=ext.KCONFIG,
+                    section=KCONFIG,
                     data="kconfig",
                 )
             )
@@ -539,7 +540,7 @@ class _Reader:
         hidden: dict[str, VariableSpec] = {}
         for spec in maps:
             described = places.get(spec.section)
-            if not spec.data or described is None or spec.section == ext.KCONFIG:
+            if not spec.data or described is None or spec.section == KCONFIG:
                 continue
             for entry in described.entries:
                 into = hidden if entry.static else visible

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .variables import DataSection
 
 __all__ = [
+    "KCONFIG",
+    "KSYMS",
     "Extern",
     "Function",
     "MapSpec",
@@ -37,6 +39,9 @@ __all__ = [
     "VariableSpec",
     "object_name",
 ]
+
+#: Sections of externs.
+KCONFIG, KSYMS = ".kconfig", ".ksyms"
 
 
 # What a relocated instruction refers to (Reloc.kind).
@@ -308,6 +313,18 @@ class ObjectSpec:
         except ObjectFormatError as err:
             err.file = err.file or self.name
             raise
+
+    @property
+    def needs_kernel_btf(self) -> bool:
+        """Tell whether linking looks anything up in the kernel's BTF.
+
+        :raises ObjectFormatError: if `.BTF.ext` is malformed
+        """
+        if self.btf is None:
+            return False
+        if any(extern.section == KSYMS for extern in self.externs):
+            return True
+        return self.btf_ext is not None and bool(self.btf_ext.core_relos)
 
     @cached_property
     def text(self) -> int:

@@ -123,11 +123,13 @@ def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def relocate(spec: ObjectSpec, btf: Btf) -> dict[str, dict[str, dict[str, Any]]]:
+def relocate(spec: ObjectSpec, btf: Btf | None) -> dict[str, dict[str, dict[str, Any]]]:
     """Link each program. Return its final code in hex, or why there is none.
 
     ``missing`` lists what a program needs and that kernel lacks. The program can still be
     loaded if it never reaches those instructions.
+
+    :param btf: the kernel's BTF; None if the object needs none
     """
     from ..obj.linker import Linker, LinkTarget
     from ..obj.missing import missing
@@ -248,11 +250,11 @@ def _print_inspect(spec: ObjectSpec) -> None:
 
 def _print_kconfig(spec: ObjectSpec, kconfig: str | None) -> None:
     # The options that the object asks for, and their values in a configuration.
-    from ..kernel.config import read_config
-
     options = [one for one in spec.externs if one.name.startswith("CONFIG_")]
     if not options:
         return
+    from ..kernel.config import read_config
+
     config = read_config(kconfig)
     values = dict(line.split("=", 1) for line in reversed(config.lines) if "=" in line)
     rows = [("KCONFIG", "VALUE")]
@@ -360,6 +362,12 @@ def _read(args: argparse.Namespace) -> ObjectSpec:
         return read_object(file.read(), args.file, legacy_maps=args.legacy_maps)
 
 
+def _kernel_btf() -> Btf:
+    from ..kernel.btf import vmlinux  # 10 ms, with what calls the kernel
+
+    return vmlinux()
+
+
 def _print_json(report: object) -> None:
     print(dumps(report))
 
@@ -374,10 +382,8 @@ def _run_inspect(args: argparse.Namespace) -> int:
         _print_inspect(spec)
         _print_kconfig(spec, args.kconfig)
         if spec.btf is not None and os.path.exists(_KERNEL_BTF):
-            from ..kernel.btf import vmlinux
-
             with contextlib.suppress(BpfError, OSError, ObjectFormatError):
-                _print_missing(relocate(spec, vmlinux()))
+                _print_missing(relocate(spec, _kernel_btf() if spec.needs_kernel_btf else None))
     return 0
 
 

@@ -12,6 +12,7 @@ import pytest
 from pybpf import links
 from pybpf._sys.info import LinkInfo
 from pybpf.errors import BpfError, PlanError, UnsupportedFeature, VerifierError
+from pybpf.links import tracing
 from pybpf.multi import engine
 from pybpf.multi.ground import ROUNDS
 from pybpf.multi.link import MultiLink
@@ -267,7 +268,7 @@ class TestById:
             ids = sorted(asked[-1])
             return LinkInfo(15, 1, 1, ids=ids, addrs=[addresses[i] for i in ids])
 
-        monkeypatch.setattr(links.tracing.sys_link, "link_create_tracing_multi", create)
+        monkeypatch.setattr(tracing.sys_link, "link_create_tracing_multi", create)
         monkeypatch.setattr(links.Link, "info", info)
         return addresses
 

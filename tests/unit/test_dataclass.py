@@ -101,7 +101,16 @@ def family(made_by: Any) -> SimpleNamespace:
     return SimpleNamespace(**{k: v for k, v in locals().items() if isinstance(v, type)})
 
 
+def compiled() -> SimpleNamespace:
+    """Our classes, each past the number of instances that its constructor is compiled at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "_FEW", 0)
+        return family(ours)
+
+
 OURS, THEIRS = family(ours), family(dataclasses)
+# The same classes, with the constructor that many instances have.
+COMPILED = compiled()
 
 
 def outcome(call: Callable[[], Any]) -> object:
@@ -156,7 +165,8 @@ SAYS: list[Callable[[SimpleNamespace], Any]] = [
 @pytest.mark.parametrize("say", SAYS, ids=range(len(SAYS)))
 def test_the_standard_says_the_same(say: Callable[[SimpleNamespace], Any]) -> None:
     """Values, errors and their texts are those of dataclasses.dataclass."""
-    assert outcome(lambda: say(OURS)) == outcome(lambda: say(THEIRS))
+    expected = outcome(lambda: say(THEIRS))
+    assert outcome(lambda: say(OURS)) == outcome(lambda: say(COMPILED)) == expected
 
 
 def test_replace_is_the_standards() -> None:
@@ -188,15 +198,18 @@ def test_patterns_match() -> None:
             pytest.fail("no match")
 
 
-def test_the_first_instance_makes_init_for_all() -> None:
-    """The constructor is compiled once, by the first instance, for subclasses too."""
+def test_many_instances_compile_init_for_all() -> None:
+    """The constructor is compiled once, when it pays; each instance before it is the same."""
     made = family(ours)
     before = made.Point.__init__
-    made.Point(1)
+    instances = [made.Point(1, y=2) for _ in range(ours._FEW)]
+    assert made.Point.__init__ is before
+    instances.append(made.Point(1, y=2))
     after = made.Point.__init__
     assert before is not after
     made.Point(2)
     assert made.Point.__init__ is after
+    assert len(set(instances)) == 1
 
 
 @ours.dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pybpf"
 LAYERS = {
     "pybpf._lazy": 0,
     "pybpf.dataclass": 0,
+    "pybpf.intenum": 0,
     "pybpf._uapi": 0,
     "pybpf.errnos": 0,
     "pybpf.errors": 0,

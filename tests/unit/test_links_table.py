@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -34,10 +35,18 @@ def test_every_pattern_attaches_or_says_what_to_do(pattern: str) -> None:
     row = SECTIONS[pattern]
     assert table.problem(row.how, pattern, "") is not None
     problem = table.problem(row.how, f"{pattern}/x", "x")
-    if table.WAYS[row.how].attach is not None:
+    if table.WAYS[row.how].attach:
         assert problem is None
     else:
         assert isinstance(problem, UnsupportedFeature) or (problem is not None and problem.hint)
+
+
+@pytest.mark.parametrize("how", [how for how, way in table.WAYS.items() if way.attach])
+def test_the_function_that_is_named_exists(how: str) -> None:
+    """A row's function is of a module of `pybpf.links`, and takes one request."""
+    maker = table.WAYS[how].maker()
+    assert maker.__module__.startswith("pybpf.links.")
+    assert inspect.signature(maker).parameters["request"].annotation == "Request"
 
 
 @pytest.mark.parametrize("how", [how for how, way in table.WAYS.items() if way.call])
@@ -68,9 +77,7 @@ def test_a_new_kind_is_a_module_and_a_row(
     """... and its row: `Program.attach`, `Object.attach` and ``inspect`` know it then."""
     (tmp_path / "fake_family.py").write_text(FAMILY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    import fake_family  # type: ignore[import-not-found]
-
-    row = table.Way(fake_family.by_section, "attach_fake(place)")
+    row = table.Way("fake_family:by_section", "attach_fake(place)")
     with pybpf.open(DATA / "attach_by_hand.bpf.o") as obj:
         program = obj.programs["on_uprobe"]
         known = find("usdt/a:b:c")

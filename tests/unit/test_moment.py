@@ -11,7 +11,7 @@ from pybpf.btf import Btf, Int
 from pybpf.btf.encode import BtfBuilder
 from pybpf.errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from pybpf.kernel import btf as kernel_btf
-from pybpf.kernel import ftrace, host, kallsyms, modules
+from pybpf.kernel import ftrace, kallsyms, modules
 from pybpf.kernel.btf import BtfObject, KernelBtf
 from pybpf.kernel.ftrace import parse_functions
 from pybpf.kernel.host import Facts
@@ -167,12 +167,10 @@ class World(Machine):
             text = OWN_FUNCTIONS + self.each("{site:016x} {m}_go [{m}]\n")
             return parse_functions(text.encode(), with_addresses=True)
 
-        monkeypatch.setattr(host._kallsyms, "read", symbols)
-        monkeypatch.setattr(host._ftrace, "read_functions", functions)
-        monkeypatch.setattr(host._ftrace, "read_blacklist", lambda: None)
-        monkeypatch.setattr(
-            host._modules, "read", lambda: read_list(str(self.list), str(self.sysfs))
-        )
+        monkeypatch.setattr(kallsyms, "read", symbols)
+        monkeypatch.setattr(ftrace, "read_functions", functions)
+        monkeypatch.setattr(ftrace, "read_blacklist", lambda: None)
+        monkeypatch.setattr(modules, "read", lambda: read_list(str(self.list), str(self.sysfs)))
         monkeypatch.setattr(KernelBtf, "get", lambda self, name: None)
 
     def each(self, form: str) -> str:

@@ -64,6 +64,29 @@ def calls(program: LinkedProgram) -> dict[tuple[str, int], str]:
     return found
 
 
+OBJECTS = ["arena", "data", "externs", "kconfig", "maps", "missing", "sections", "subprogs"]
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTS if not read(n).needs_kernel_btf])
+def test_an_object_that_needs_no_kernel_btf_is_linked_the_same(name: str) -> None:
+    """`needs_kernel_btf` is right: the kernel's BTF changes nothing, so it need not be read."""
+
+    def result(program: str, target: LinkTarget) -> object:
+        try:
+            return linked(name, program, target)
+        except RelocationError as error:
+            return str(error)
+
+    for program in read(name).programs:
+        assert result(program, LinkTarget()) == result(program, LinkTarget(kernel()))
+
+
+def test_relocations_and_externs_need_the_kernels_btf() -> None:
+    """A CO-RE relocation does, and so does an extern, for its type or for near names."""
+    needs = {name for name in OBJECTS if read(name).needs_kernel_btf}
+    assert {"externs", "missing"} <= needs and "maps" not in needs
+
+
 # Functions.
 
 

@@ -58,6 +58,25 @@ def test_import_of_the_package_is_free() -> None:
     assert names & (HEAVY | WORK | {"re", "enum", "functools", "argparse"}) == set()
 
 
+@pytest.mark.parametrize(
+    ("command", "needless"),
+    [
+        # It prints from the table of sections, and reads the kernel's BTF, if the object asks.
+        ("inspect", {"ctypes", "pybpf.kernel.btf", "pybpf.links.link", "pybpf.maps", "pybpf._sys"}),
+        ("load", {"pybpf.links.link", "pybpf.kernel.kallsyms", "pybpf.kernel.probes"}),
+        ("load", {"pybpf.usdt", "pybpf._sys.info", "pybpf.kernel.ftrace", "pybpf.features"}),
+    ],
+)
+def test_an_objects_commands_import_what_they_use(command: str, needless: set[str]) -> None:
+    """Not the families of links, nor what reads symbols, functions and probes."""
+    code = (
+        "import sys; from pybpf.tools.main import main\n"
+        f"main(['obj', {command!r}, 'tests/data/obj_maps.bpf.o'])\n"
+        "was = sorted(sys.modules)"
+    )
+    assert imported(code) & needless == set()
+
+
 def test_kinds_of_btf_are_all_kinds() -> None:
     """The tool's choices, written out so that --help need not import BTF, are BtfKind's."""
     assert tuple(kind.name.lower() for kind in BtfKind if kind) == btf.KINDS

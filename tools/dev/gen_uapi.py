@@ -390,7 +390,7 @@ def _enum(btf: Btf, name: str, c_name: str, witness: str, flags: bool) -> str:
     doc = f"``enum {c_name}``." if c_name else f"The nameless enum with ``{witness}``."
     rows = [v for v in t.values if not _END_MARKER.match(v.name)]
     body = "".join(f"    {v.name} = {f'0x{v.val:X}' if flags else v.val}\n" for v in rows)
-    return f'class {name}({"IntFlag" if flags else "IntEnum"}):\n    """{doc}"""\n\n{body}'
+    return f'class {name}(IntEnum):\n    """{doc}"""\n\n{body}'
 
 
 def _file(
@@ -411,19 +411,20 @@ def _file(
         base = "Union" if isinstance(t, Union) else "Structure"
         writer.define(name, base, t.members, t.size, f"``{c_name}``.", public=True)
     body = "\n\n\n".join([*classes, *writer.out])
-    imports = ""
-    bases = set(re.findall(r"\b(?:Structure|Union|IntEnum|IntFlag)\b(?=\):)", body))
+    imports = []
+    bases = set(re.findall(r"\b(?:Structure|Union|IntEnum)\b(?=\):)", body))
     bases |= set(re.findall(r"\bc_\w+", body))
-    for module in ("ctypes", "enum"):
+    for module in ("ctypes", "..intenum"):
         used = sorted(
-            (w for w in bases if w.startswith("Int") == (module == "enum")),
+            (w for w in bases if w.startswith("Int") == (module == "..intenum")),
             key=lambda w: (not w[0].isupper(), re.sub(r"\d+", lambda n: n[0].zfill(3), w)),
         )
-        imports += f"from {module} import {', '.join(used)}\n" if used else ""
+        imports += [f"from {module} import {', '.join(used)}\n"] if used else []
+    separated = "\n".join(imports)
     exported = sorted([*enums, *writer.names])
     names = "".join(f'    "{n}",\n' for n in exported)
     names = f"__all__ = [\n{names}]" if len(exported) > 1 else f'__all__ = ["{exported[0]}"]'
-    return f"{header}{imports}\n{names}\n\n\n{body}\n"
+    return f"{header}{separated}\n{names}\n\n\n{body}\n"
 
 
 def _helper_args(btf: Btf, header: str) -> str:

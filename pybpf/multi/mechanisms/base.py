@@ -119,6 +119,7 @@ class Mechanism(ABC):
     :cvar files: open files that the link of one function holds (of many, if shared)
     :cvar lowerings: those that a caller may ask for
     :cvar can_sleep: its programs may sleep
+    :cvar checks_place: the kernel refuses its link on any place that ftrace does not list
     :cvar shares_flag: the kernel has one flag against recursion for all programs of this kind
     """
 
@@ -133,6 +134,7 @@ class Mechanism(ABC):
     files = 1
     lowerings: frozenset[Lowering] = frozenset()
     can_sleep = False
+    checks_place = False
     shares_flag = False
 
     def __repr__(self) -> str:

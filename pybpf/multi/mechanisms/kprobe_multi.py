@@ -28,6 +28,7 @@ class _KprobeMulti(ByRegisters):
     feature = Feature.KPROBE_MULTI
     session = Feature.KPROBE_SESSION
     shared = True
+    checks_place = True
 
     def stray(self, template: Template) -> str:
         # At entry its return value is whatever is in the register. All other sessions read 0.
