@@ -78,7 +78,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "icount: run in a guest whose clock skips idle waits (many slow detaches)",
         "guest_with(*programs): run in a guest with these additional programs (vagrant/vm --with)",
         "long: runs only in `make e2e`",
-        "first_on(*names): rows on which `make test` runs it; `make e2e` uses all rows",
+        "first_on(*names): rows on which `make test` runs it; `make e2e` uses all. Live tests "
+        "without it run on the host and the oldest row.",
         f"time_limit(seconds): how long the test may take, if not {TIME_LIMIT} s",
     ):
         config.addinivalue_line("markers", line)

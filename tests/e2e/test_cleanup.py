@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TRACER = """
 import sys, time
 import pybpf
+
+pytestmark = pytest.mark.first_on("6.12")
 std = pybpf.open("tests/data/fentry_args.bpf.o")
 std.load()
 links = std.attach()

@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 OPEN = ["-e", "do_sys_openat2", "-a", "do_fil?_open", "-a", "path_openat"]
 MISSING = "/no/such/file"
 
-pytestmark = pytest.mark.needs(Feature.FENTRY, Feature.KPROBE)
+pytestmark = [
+    pytest.mark.needs(Feature.FENTRY, Feature.KPROBE),
+    pytest.mark.first_on("6.1", "6.12"),
+]
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ from pybpf.trampoline.roles import Role, TrampFlag
 from pybpf.trampoline.verify import Problem
 from tests.support.trampolines import image_of, images, survey, verify
 
+pytestmark = pytest.mark.first_on("6.1", "latest")
+
 FENTRY, FEXIT = AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FEXIT
 FMOD_RET, FSESSION = AttachType.BPF_MODIFY_RETURN, AttachType.BPF_TRACE_FSESSION
 GET_FUNC_IP = 173

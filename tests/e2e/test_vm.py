@@ -42,6 +42,7 @@ def test_status_output_and_files_come_back(tmp_path: Path) -> None:
     assert hashlib.sha256(got).digest() == hashlib.sha256(want).digest()
 
 
+@pytest.mark.long
 def test_files_go_in(tmp_path: Path) -> None:
     """What is under --in is under $IN: files, modes, links, folders."""
     (tmp_path / "sub").mkdir()
@@ -52,6 +53,7 @@ def test_files_go_in(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"ran\nlink\nsub\n"), done.stderr.decode()
 
 
+@pytest.mark.long
 def test_signals_have_their_default_meaning() -> None:
     """CMD ignores and blocks nothing: Ctrl-C and Ctrl-\\ end what it starts."""
     script = "grep -E 'Sig(Ign|Blk)' /proc/self/status; sleep 100 & kill -INT $$; echo alive"
@@ -60,6 +62,7 @@ def test_signals_have_their_default_meaning() -> None:
     assert done.returncode == 128 + signal.SIGINT
 
 
+@pytest.mark.long
 def test_time_limit_gives_124_and_what_there_is(tmp_path: Path) -> None:
     """A command that ignores SIGTERM is stopped too, and its files still come back."""
     script = "trap '' TERM; echo first; echo part >$OUT/part; while :; do sleep 1; done"

@@ -10,6 +10,8 @@ import pytest
 import pybpf
 from pybpf.errors import BpfError
 
+pytestmark = pytest.mark.first_on("host", "latest")
+
 DATA = Path(__file__).parents[1] / "data"
 
 

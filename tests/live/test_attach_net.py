@@ -24,6 +24,8 @@ from pybpf.obj.sections import SECTIONS
 from tests.live.test_attach_by_hand import PACKETS, SENDER, send
 from tests.support.network import Network
 
+pytestmark = pytest.mark.first_on("host", "latest")
+
 OBJECT = Path(__file__).parents[1] / "data" / "attach_net.bpf.o"
 (TC_IN, TC_OUT, TC_FIRST, NETFILTER, FILTER, VERDICT, MESSAGE, REUSEPORT, SAMPLE, TARGET, REPLACED,
  CGROUP, ENTERED, LEFT) = range(14)  # enum way  # fmt: skip

@@ -121,6 +121,8 @@ def _try_to_send(cgroup: Path, port: str) -> None:
 
 REFUSED = """
 import os, socket, sys
+
+pytestmark = pytest.mark.first_on("host", "latest")
 with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
     procs.write(str(os.getpid()))
 refused = 0

@@ -26,6 +26,8 @@ from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.lookup import BtfTarget
 from tests.support import rows
 
+pytestmark = pytest.mark.first_on("host", "latest")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -19,6 +19,8 @@ from pybpf.btf import Btf
 from pybpf.errors import BpfError
 from pybpf.kernel import owners
 
+pytestmark = pytest.mark.first_on("host", "latest")
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 ME = os.getpid()

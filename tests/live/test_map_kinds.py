@@ -14,6 +14,8 @@ import pybpf
 from pybpf.maps import possible_cpus
 from tests.support.require import facts
 
+pytestmark = pytest.mark.first_on("host", "latest")
+
 DATA = Path(__file__).parents[1] / "data"
 PACKET = bytes(64)
 

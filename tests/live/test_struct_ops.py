@@ -13,7 +13,7 @@ import pybpf
 from pybpf.errors import BpfError, RelocationError
 
 # Links of struct_ops are of 6.4.
-pytestmark = pytest.mark.rows("host", "6.12", "latest")
+pytestmark = [pytest.mark.rows("host", "6.12", "latest"), pytest.mark.first_on("host", "latest")]
 
 OBJECT = Path(__file__).parents[1] / "data" / "attach_struct_ops.bpf.o"
 

@@ -7,13 +7,13 @@ import os
 import struct
 from collections.abc import Callable, Collection
 
-__all__ = ["CAP_BPF", "CAP_PERFMON", "Start", "as_nobody", "without_tracefs"]
+__all__ = ["CAP_BPF", "CAP_PERFMON", "Start", "as_nobody", "without", "without_tracefs"]
 
 CAP_PERFMON, CAP_BPF = 38, 39
 _NOBODY = 65534
 _KEEPCAPS, _AMBIENT, _RAISE = 8, 47, 2
 _VERSION_3 = 0x20080522
-_NEWNS, _REC, _PRIVATE, _DETACH = 0x00020000, 0x4000, 1 << 18, 2
+_NEWNS, _BIND, _REC, _PRIVATE = 0x00020000, 0x1000, 0x4000, 1 << 18
 
 #: Runs in a child before it becomes the program.
 Start = Callable[[], None]
@@ -42,11 +42,24 @@ def as_nobody(capabilities: Collection[int]) -> Start:
     return start
 
 
+def without(*paths: str) -> Start:
+    """Leave the mounts of the others, and hide these files and directories behind empty ones."""
+
+    def start() -> None:
+        _call("unshare", _NEWNS)
+        _call("mount", None, b"/", None, _REC | _PRIVATE, None)
+        for path in paths:
+            if not os.path.exists(path):
+                continue
+            place = os.fsencode(path)
+            if os.path.isdir(path):
+                _call("mount", b"none", place, b"tmpfs", 0, None)
+            else:
+                _call("mount", b"/dev/null", place, None, _BIND, None)
+
+    return start
+
+
 def without_tracefs() -> None:
-    """Leave the mounts of the others, and be without tracefs and debugfs."""
-    _call("unshare", _NEWNS)
-    _call("mount", None, b"/", None, _REC | _PRIVATE, None)
-    for path in (b"/sys/kernel/debug", b"/sys/kernel/tracing"):
-        libc = ctypes.CDLL(None, use_errno=True)
-        while not libc.umount2(path, _DETACH):
-            pass
+    """Be without tracefs and debugfs, as in a container."""
+    without("/sys/kernel/debug", "/sys/kernel/tracing")()
