@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["dump"]
 
 _MAX_DEPTH = 100
-# Most declarators to write for each word of the types, and some more. A kernel needs 0.3. Types
+# Most declarators to write for each word of the types, and some more. A kernel needs 0.1. Types
 # without a name are written again at each use: forged ones would double from one to the next.
 _PER_WORD, _SOME = 4, 1000
 _HEAD = """\
