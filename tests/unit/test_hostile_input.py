@@ -17,7 +17,7 @@ from pybpf._sys.cpus import parse_cpus
 from pybpf.btf import Btf
 from pybpf.btf.cdump import dump
 from pybpf.btf.encode import BtfBuilder
-from pybpf.btf.types import Array, Int, Member, Struct, Var
+from pybpf.btf.types import Array, FuncProto, Int, Member, Param, Ptr, Struct, Typedef, Var
 from pybpf.btf.values import codec
 from pybpf.elf import ElfFile
 from pybpf.errors import BpfError, ObjectFormatError
@@ -78,6 +78,16 @@ def test_types_that_double_are_not_written_as_c() -> None:
     """40 structs without a name would be written 2**40 times."""
     types = [INT, *(pair(n) for n in range(1, 41)), Struct("s", 1, (Member("x", 41, 0),))]
     with pytest.raises(ObjectFormatError, match="written too often"):
+        dump(Btf(blob(*types), name="x.o"))
+
+
+def test_prototypes_that_double_are_not_written_as_c() -> None:
+    """40 prototypes, each with two pointers to the one before, would be followed 2**40 times."""
+    types: list[Any] = [INT]
+    for _ in range(40):
+        types += [Ptr(len(types)), FuncProto(1, (Param("a", len(types) + 1),) * 2)]
+    types += [Ptr(len(types)), Typedef("t", len(types) + 1)]
+    with pytest.raises(ObjectFormatError, match="used too often"):
         dump(Btf(blob(*types), name="x.o"))
 
 
