@@ -17,7 +17,7 @@ from pybpf._sys.cpus import parse_cpus
 from pybpf.btf import Btf
 from pybpf.btf.cdump import dump
 from pybpf.btf.encode import BtfBuilder
-from pybpf.btf.types import Array, FuncProto, Int, Member, Param, Ptr, Struct, Typedef, Var
+from pybpf.btf.types import Array, FuncProto, Int, Member, Param, Ptr, Struct, Typedef, Union, Var
 from pybpf.btf.values import codec
 from pybpf.elf import ElfFile
 from pybpf.errors import BpfError, ObjectFormatError
@@ -27,6 +27,8 @@ from pybpf.kernel.config import version_code
 from pybpf.obj.reader import read_object
 from pybpf.symbols import parse_maps
 from pybpf.tools.inputs import read_btf, read_facts
+from pybpf.tools.retsnoop.cvalues import c_text
+from pybpf.tools.retsnoop.probes import parse_format
 from pybpf.usdt import ARG_UNREADABLE, parse_arguments
 from tests.support.elfwriter import ElfWriter
 from tests.support.savedfacts import saved_facts
@@ -89,6 +91,27 @@ def test_prototypes_that_double_are_not_written_as_c() -> None:
     types += [Ptr(len(types)), Typedef("t", len(types) + 1)]
     with pytest.raises(ObjectFormatError, match="used too often"):
         dump(Btf(blob(*types), name="x.o"))
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        [INT, Struct("e", 0, ()), Array(2, 1, 0xFFFFFFFF)],
+        [INT, *(Union("u", 4, (Member("a", n, 0), Member("b", n, 0))) for n in range(1, 15))],
+    ],
+    ids=["of nothing", "that double"],
+)
+def test_values_as_c_text_are_short(types: list[Any]) -> None:
+    """Four billion empty elements, and unions of 2**14 members, are not all written."""
+    btf = Btf(blob(*types), name="x.o")
+    assert len(c_text(btf, len(types), b"\1" * 8)) < 200_000
+
+
+def test_a_format_with_hostile_numbers() -> None:
+    """Fields whose place or size makes no sense are left out."""
+    good = "\tfield:int a;\toffset:8;\tsize:4;\tsigned:1;\n"
+    bad = [good.replace(":8", ":" + "9" * n) for n in (30, 500)] + [good.replace(":4", ":٣")]
+    assert [field.at for field in parse_format("".join([*bad, good]))] == [8]
 
 
 def test_an_integer_of_a_megabyte_has_no_values() -> None:
