@@ -29,6 +29,7 @@ from pybpf.symbols import parse_maps
 from pybpf.tools.inputs import read_btf, read_facts
 from pybpf.tools.retsnoop.cvalues import c_text
 from pybpf.tools.retsnoop.probes import parse_format
+from pybpf.tools.tasks import tgid_of
 from pybpf.usdt import ARG_UNREADABLE, parse_arguments
 from tests.support.elfwriter import ElfWriter
 from tests.support.savedfacts import saved_facts
@@ -112,6 +113,13 @@ def test_a_format_with_hostile_numbers() -> None:
     good = "\tfield:int a;\toffset:8;\tsize:4;\tsigned:1;\n"
     bad = [good.replace(":8", ":" + "9" * n) for n in (30, 500)] + [good.replace(":4", ":٣")]
     assert [field.at for field in parse_format("".join([*bad, good]))] == [8]
+
+
+def test_the_name_of_a_task_tells_nothing_of_it() -> None:
+    """A name may have what Python takes for a line end, and bytes that are not UTF-8."""
+    text = "Name:\ta\x1cTgid:\t1\udcff\x85Tgid: 2\nUmask:\t0022\nTgid:\t77\nNgid:\t0\n"
+    assert tgid_of(text) == 77
+    assert tgid_of("Name:\tx\n") is None
 
 
 def test_an_integer_of_a_megabyte_has_no_values() -> None:
