@@ -131,7 +131,7 @@ def _number(path: str) -> int | None:
 def circumstances() -> Circumstances:
     """Read them from /proc and /sys. What cannot be read stays unknown."""
     status = dict(
-        line.split(":", 1) for line in _read("/proc/self/status").splitlines() if ":" in line
+        line.split(":", 1) for line in _read("/proc/self/status").split("\n") if ":" in line
     )
     lockdown = _read("/sys/kernel/security/lockdown")
     chosen = lockdown.partition("[")[2].partition("]")[0]

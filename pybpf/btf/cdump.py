@@ -48,9 +48,11 @@ if TYPE_CHECKING:
 __all__ = ["dump"]
 
 _MAX_DEPTH = 100
-# Most declarators to write for each word of the types, and some more. A kernel needs 0.3. Types
+# Most declarators to write for each word of the types, and some more. A kernel needs 0.1. Types
 # without a name are written again at each use: forged ones would double from one to the next.
 _PER_WORD, _SOME = 4, 1000
+# Most uses of types to follow, likewise. A kernel needs 0.2.
+_STEPS_PER_WORD = 8
 _HEAD = """\
 #ifndef __VMLINUX_H__
 #define __VMLINUX_H__
@@ -112,6 +114,7 @@ class _Dumper:
         self.btf = btf
         self.out: list[str] = []
         self._left = _SOME + _PER_WORD * _words(btf)
+        self._steps = _SOME + _STEPS_PER_WORD * _words(btf)
         self._tags = _Names()
         self._words = _Names()
         self._name_of: dict[int, str] = {}
@@ -175,6 +178,13 @@ class _Dumper:
             self._mention(type_id, 0)
 
     def _nested(self, depth: int, type_id: int) -> int:
+        self._steps -= 1
+        if self._steps < 0:
+            raise ObjectFormatError(
+                f"type {type_id} is used too often: prototypes are nested in others",
+                file=self.btf.label,
+                section=".BTF",
+            )
         if depth > _MAX_DEPTH:
             raise ObjectFormatError(
                 f"type {type_id} is nested too deeply", file=self.btf.label, section=".BTF"

@@ -28,7 +28,7 @@ _SEARCHES_BEFORE_INDEX = 24
 # Most places of a name that one look-up searches the types for. Each costs as much as a name.
 _PLACES_BEFORE_INDEX = 8
 # Most characters of all names together, for each byte of the strings, and some more. A kernel's
-# names have two for each: many members and parameters are called alike.
+# names have 0.6 for each.
 _PER_BYTE, _SOME = 16, 1 << 20
 # Most places that the type records themselves are searched for. Each costs a third of a table of
 # all types' places, which is then searched at once.

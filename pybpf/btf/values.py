@@ -57,8 +57,9 @@ __all__ = ["CharArray", "Codec", "Record", "UnionValue", "codec", "node_of"]
 _MAX_NESTING = 48
 _MAX_SIZE = 1 << 31
 _MAX_INT = 16  # bytes of __int128: the kernel accepts no longer ones
-# Most fields and elements, those of nested types counted each time. struct task_struct has 2,000.
-# A dozen forged types, each with two of the one before, have millions.
+# Most fields and elements, those of nested types counted each time. No
+# type of Linux 6.12 has more than 2,200. Forged types, each with two of the one before, have
+# millions after twenty.
 _MAX_NODES = 20_000
 
 

@@ -393,7 +393,7 @@ class Facts:
             raise
         except KeyError as error:
             raise ObjectFormatError(f"no {error}", file=_SAVED) from None
-        except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        except (TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ObjectFormatError(str(error)[:200], file=_SAVED) from None
         return facts
 

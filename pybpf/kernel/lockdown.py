@@ -78,7 +78,7 @@ def _text(path: str) -> str:
 def read_policy() -> Policy:
     """Read the policies of this machine as this process sees them. Never fails."""
     effective = 0
-    for line in _text("/proc/self/status").splitlines():
+    for line in _text("/proc/self/status").split("\n"):
         if line.startswith("CapEff:"):
             effective = hexadecimal(line.partition(":")[2].strip()) or 0
     sysctls = []

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from pybpf.errors import BpfError, ObjectFormatError, PlanError, RelocationError
@@ -169,6 +170,25 @@ def _run_elf(data: bytes) -> None:
         _fine(lambda probe=probe: parse_arguments(probe.arguments, elf.machine, "x.o"))
 
 
+def _run_open(data: bytes) -> None:
+    # An object before it is loaded, as a caller sees it.
+    import io
+
+    import pybpf
+
+    file = io.BytesIO(data)
+    file.name = "x.o"  # type: ignore[attr-defined]
+    with pybpf.open(file) as obj:
+        for program in obj.programs.values():
+            str(program)
+        for one in obj.maps.values():
+            str(one)
+        for name in obj.globals:
+            value = _fine(lambda name=name: obj.globals[name])
+            if value is not None:
+                _fine(lambda name=name, value=value: setattr(obj.globals, name, value))
+
+
 def _run_object(data: bytes) -> None:
     from pybpf.asm import decode
     from pybpf.asm.text import listing
@@ -284,7 +304,7 @@ def _run_values(data: bytes) -> None:
     from pybpf.btf.values import codec
 
     btf = Btf(data, name="x.btf")
-    for type_id in range(btf.nr_types):
+    for type_id in _some_types(btf):
         made = _fine(lambda type_id=type_id: codec(btf, type_id))
         if made is None or made.size > 1 << 16:
             continue
@@ -297,6 +317,12 @@ def _run_values(data: bytes) -> None:
                 raise Wrong("bytes do not survive")
         if made.size:
             list(made.iter_unpack(bytes(2 * made.size)))
+
+
+def _some_types(btf: Any) -> list[int]:
+    # Codecs are compiled, which takes a while: not of every type of every input.
+    count = btf.nr_types
+    return sorted(Random(count + len(btf.raw)).sample(range(count), min(count, 24)))
 
 
 def _values_shown(value: Any) -> Any:
@@ -313,6 +339,21 @@ def _core_local() -> tuple[Any, Any, bytes]:
     data = (DATA / "core_kinds.bpf.o").read_bytes()
     btf = Btf(_section(data, ".BTF"), name="core_kinds.bpf.o")
     return btf, BtfExt(_section(data, ".BTF.ext"), btf), data
+
+
+def _run_c_values(data: bytes) -> None:
+    # As retsnoop shows arguments.
+    from pybpf.btf import Btf
+    from pybpf.tools.retsnoop.cvalues import c_text
+    from pybpf.tools.retsnoop.probes import raw_parameters
+
+    btf = Btf(data, name="kernel")
+    for type_id in range(1, btf.nr_types):
+        for raw in (b"\1" * 200, b"\xff" * 7):
+            text = _fine(lambda type_id=type_id, raw=raw: c_text(btf, type_id, raw))
+            if text is not None and _CONTROL.search(text):
+                raise Wrong("a control character is shown")
+    _fine(lambda: raw_parameters(btf, "x"))
 
 
 def _run_core(data: bytes) -> None:
@@ -522,7 +563,7 @@ def _kconfig_seeds() -> list[bytes]:
     names = [extern.name for extern in _kconfig_object().externs]
     values = ("y", "m", "n", "1000", "-1", "0x7f", '"text"', "65536", '""')
     text = "".join(f"{name}={values[i % len(values)]}\n" for i, name in enumerate(names)).encode()
-    return [text, gzip.compress(text), _bomb()]
+    return [*[text, gzip.compress(text, mtime=0)] * 8, _bomb()]
 
 
 def _run_usdt(data: bytes) -> None:
@@ -608,8 +649,25 @@ def _perf_seeds() -> list[bytes]:
 
 def _run_retsnoop(data: bytes) -> None:
     from pybpf.tools.retsnoop.events import decode
+    from pybpf.tools.retsnoop.sessions import Collector
 
-    decode(data)
+    collector = Collector()
+    for _ in range(2):
+        collector.feed(decode(data))
+
+
+def _run_format(data: bytes) -> None:
+    from pybpf.tools.retsnoop.probes import parse_format, tracepoint_size
+
+    tracepoint_size(parse_format(data.decode("utf-8", "surrogateescape")))
+
+
+_FORMAT = b"""\
+name: sched_switch
+\tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;
+\tfield:char prev_comm[16];\toffset:8;\tsize:16;\tsigned:0;
+\tfield:__data_loc char[] name;\toffset:24;\tsize:4;\tsigned:1;
+"""
 
 
 def _retsnoop_seeds() -> list[bytes]:
@@ -718,7 +776,8 @@ def _run_wrapped(data: bytes) -> None:
 
 def _wrapped_seeds() -> list[bytes]:
     blob = _core_seeds()[0]
-    return [blob, gzip.compress(blob), (DATA / "core_lines.bpf.o").read_bytes(), _bomb()]
+    seeds = [blob, gzip.compress(blob, mtime=0), (DATA / "core_lines.bpf.o").read_bytes()]
+    return [*seeds * 8, _bomb()]
 
 
 @cache
@@ -748,11 +807,14 @@ TARGETS = {
     for target in (
         Target("elf", _objects, _run_elf, change_elf),
         Target("object", _objects, _run_object, change_elf),
+        Target("open", _objects, _run_open, change_elf),
         Target("inspect", _objects, _run_inspect, change_elf),
         Target("btf", _btfs, _run_btf, change_btf),
         Target("btf-c", _btfs, _run_btf_c, change_btf),
         Target("btf-edit", _btfs, _run_btf_edit, change_btf),
         Target("values", _btfs, _run_values, change_btf),
+        Target("c-values", _btfs, _run_c_values, change_btf),
+        Target("tp-format", lambda: [_FORMAT], _run_format, change_text),
         Target("wrapped", _wrapped_seeds, _run_wrapped, change_bytes),
         Target(
             "btf-ext", lambda: [_section(_core_local()[2], ".BTF.ext")], _run_btf_ext, change_bytes

@@ -27,6 +27,7 @@ from pybpf.tools.funcwatch.output import JsonOutput, Report, TextOutput
 from pybpf.tools.funcwatch.reader import WORDS, Reader, decode
 from pybpf.tools.funcwatch.records import record
 from pybpf.tools.funcwatch.text import duration, histogram
+from pybpf.tools.tasks import process_of
 from pybpf.trampoline.model import Model, Return
 
 LATENCIES = st.lists(st.integers(0, 1 << 44), min_size=1, max_size=200)
@@ -428,6 +429,6 @@ def test_cgroups(tmp_path: Path) -> None:
 
 
 def test_processes() -> None:
-    assert filters.thread_of(os.getpid()) == os.getpid()
-    assert filters.thread_of(1 << 30) is None
+    assert process_of(os.getpid()) == os.getpid()
+    assert process_of(1 << 30) is None
     assert filters.comm_bytes("a" * 20) == b"a" * 15 + b"\0"

@@ -17,7 +17,7 @@ from pybpf._sys.cpus import parse_cpus
 from pybpf.btf import Btf
 from pybpf.btf.cdump import dump
 from pybpf.btf.encode import BtfBuilder
-from pybpf.btf.types import Array, Int, Member, Struct, Var
+from pybpf.btf.types import Array, FuncProto, Int, Member, Param, Ptr, Struct, Typedef, Union, Var
 from pybpf.btf.values import codec
 from pybpf.elf import ElfFile
 from pybpf.errors import BpfError, ObjectFormatError
@@ -27,6 +27,9 @@ from pybpf.kernel.config import version_code
 from pybpf.obj.reader import read_object
 from pybpf.symbols import parse_maps
 from pybpf.tools.inputs import read_btf, read_facts
+from pybpf.tools.retsnoop.cvalues import c_text
+from pybpf.tools.retsnoop.probes import parse_format
+from pybpf.tools.tasks import tgid_of
 from pybpf.usdt import ARG_UNREADABLE, parse_arguments
 from tests.support.elfwriter import ElfWriter
 from tests.support.savedfacts import saved_facts
@@ -79,6 +82,44 @@ def test_types_that_double_are_not_written_as_c() -> None:
     types = [INT, *(pair(n) for n in range(1, 41)), Struct("s", 1, (Member("x", 41, 0),))]
     with pytest.raises(ObjectFormatError, match="written too often"):
         dump(Btf(blob(*types), name="x.o"))
+
+
+def test_prototypes_that_double_are_not_written_as_c() -> None:
+    """40 prototypes, each with two pointers to the one before, would be followed 2**40 times."""
+    types: list[Any] = [INT]
+    for _ in range(40):
+        types += [Ptr(len(types)), FuncProto(1, (Param("a", len(types) + 1),) * 2)]
+    types += [Ptr(len(types)), Typedef("t", len(types) + 1)]
+    with pytest.raises(ObjectFormatError, match="used too often"):
+        dump(Btf(blob(*types), name="x.o"))
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        [INT, Struct("e", 0, ()), Array(2, 1, 0xFFFFFFFF)],
+        [INT, *(Union("u", 4, (Member("a", n, 0), Member("b", n, 0))) for n in range(1, 15))],
+    ],
+    ids=["of nothing", "that double"],
+)
+def test_values_as_c_text_are_short(types: list[Any]) -> None:
+    """Four billion empty elements, and unions of 2**14 members, are not all written."""
+    btf = Btf(blob(*types), name="x.o")
+    assert len(c_text(btf, len(types), b"\1" * 8)) < 200_000
+
+
+def test_a_format_with_hostile_numbers() -> None:
+    """Fields whose place or size makes no sense are left out."""
+    good = "\tfield:int a;\toffset:8;\tsize:4;\tsigned:1;\n"
+    bad = [good.replace(":8", ":" + "9" * n) for n in (30, 500)] + [good.replace(":4", ":٣")]
+    assert [field.at for field in parse_format("".join([*bad, good]))] == [8]
+
+
+def test_the_name_of_a_task_tells_nothing_of_it() -> None:
+    """A name may have what Python takes for a line end, and bytes that are not UTF-8."""
+    text = "Name:\ta\x1cTgid:\t1\udcff\x85Tgid: 2\nUmask:\t0022\nTgid:\t77\nNgid:\t0\n"
+    assert tgid_of(text) == 77
+    assert tgid_of("Name:\tx\n") is None
 
 
 def test_an_integer_of_a_megabyte_has_no_values() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...dataclass import dataclass
 
-__all__ = ["Cgroup", "comm_bytes", "find_cgroup", "thread_of"]
+__all__ = ["Cgroup", "comm_bytes", "find_cgroup"]
 
 _COMM = 16  # TASK_COMM_LEN
 _CGROUPS = "/sys/fs/cgroup"
@@ -29,15 +29,6 @@ class Cgroup:
 def comm_bytes(name: str) -> bytes:
     """Encode a command's name as the kernel keeps it: 15 bytes and NULs."""
     return name.encode("utf-8", "surrogateescape")[: _COMM - 1].ljust(_COMM, b"\0")
-
-
-def thread_of(pid: int) -> int | None:
-    """Return the process that an id belongs to, None if it does not exist. Threads have ids too."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return next(int(line[5:]) for line in status.splitlines() if line.startswith("Tgid:"))
 
 
 def _mounts(lines: Iterable[str]) -> list[tuple[str, str]]:
@@ -61,7 +52,7 @@ def find_cgroup(path: str, mountinfo: Iterable[str] | None = None) -> Cgroup:
     whole = os.path.realpath(os.path.join(_CGROUPS, path))
     number = os.stat(whole).st_ino
     if mountinfo is None:
-        mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
+        mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")
     for point, root in sorted(_mounts(mountinfo), key=lambda mount: -len(mount[0])):
         if os.path.isdir(whole) and os.path.commonpath([whole, point]) == point:
             below = [*root.split("/"), *whole.removeprefix(point).split("/")]

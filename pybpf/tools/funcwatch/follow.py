@@ -40,7 +40,7 @@ class Globs:
 
 def read_globs(text: str) -> Globs:
     """Read a file of globs: one per line, ``!GLOB`` to leave out, ``#`` for a comment."""
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    lines = [line.partition("#")[0].strip() for line in text.split("\n")]
     return Globs(
         tuple(line for line in lines if line and not line.startswith("!")),
         tuple(line[1:].strip() for line in lines if line.startswith("!")),

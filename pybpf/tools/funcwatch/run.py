@@ -28,9 +28,10 @@ from ..command import NOT_FOUND, Command, find
 from ..entry import explain
 from ..progress import Counting, Waiting
 from ..screen import many
+from ..tasks import process_of
 from .attach import Watcher
 from .counts import Counts
-from .filters import comm_bytes, find_cgroup, thread_of
+from .filters import comm_bytes, find_cgroup
 from .follow import Change, Follower, Globs, read_globs
 from .functions import Functions
 from .metrics import Moment, NeedsExtra, Sink
@@ -173,7 +174,7 @@ class _Run:
         own = Globs(self.options.globs, self.options.deny)
         if not self.options.file:
             return own
-        return own + read_globs(Path(self.options.file).read_text(encoding="utf-8"))
+        return own + read_globs(Path(self.options.file).read_text("utf-8", "surrogateescape"))
 
     def select(self, globs: Globs) -> Selection:
         selection = globs.select(self.facts)
@@ -191,7 +192,7 @@ class _Run:
         """
         options, variables = self.options, obj.globals
         for pid in options.pids:
-            process = thread_of(pid)
+            process = process_of(pid)
             if process is None:
                 raise _Failed(f"there is no process {pid}")
             if process != pid:

@@ -21,6 +21,9 @@ __all__ = ["CUT", "c_text", "number_text", "string_text"]
 CUT = "…"
 _DECIMAL_BELOW = 4 << 20  # larger numbers are more likely addresses, sizes or flags
 _MAX_NESTING = 16
+# Most values to write, nested ones included. What is captured has at most some hundred; but the
+# members of nested unions share their bytes, so their number could double with each.
+_MAX_VALUES = 10_000
 
 
 def number_text(value: int) -> str:
@@ -56,8 +59,13 @@ class _Writer:
         self.btf = btf
         self.raw = raw
         self.lines = lines
+        self.left = _MAX_VALUES
 
     def value(self, type_id: int, at: int, depth: int) -> Iterator[str]:
+        self.left -= 1
+        if self.left < 0:
+            yield CUT
+            return
         t = _resolved(self.btf, type_id)
         if isinstance(t, (Struct, Union)):
             yield from self.struct(t, at, depth)
@@ -78,7 +86,7 @@ class _Writer:
         if depth >= _MAX_NESTING:
             yield "{" + CUT + "}"
             return
-        shown = [m for m in t.members if self.is_shown(m, at)]
+        shown = [m for m in t.members if self.left >= 0 and self.is_shown(m, at)]
         cut = at + t.size > len(self.raw)
         if not shown and not cut:
             yield "{}"
@@ -141,9 +149,9 @@ class _Writer:
             yield self.chars(t, at)
             return
         yield "["
-        for number in range(t.nelems):
+        for number in range(t.nelems if size else 0):
             start = at + number * size
-            if start >= len(self.raw) and size:
+            if start >= len(self.raw) or self.left < 0:
                 yield ("," if number else "") + CUT
                 break
             yield "," if number else ""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...btf.types import Array, BtfKind, Func, FuncProto, Ptr, Typedef
 from ...dataclass import dataclass, field
+from ...digits import decimal
 from ...errors import ObjectFormatError
 from ...kernel.globs import glob_regex, is_glob
 from ...wording import plain
@@ -148,6 +149,8 @@ def attach_probe(obj: Object, probe: Probe) -> Link:
 
 # -- contexts -----------------------------------------------------------------
 
+# Characters of a line of a format file, and bytes of a record.
+_MAX_LINE, _MAX_OFFSET = 512, 1 << 16
 _FIELD = re.compile(
     r"\tfield:(?P<type>.*?)(?P<name>\w+)(?P<array>\[[^\]]*\])?;\toffset:(?P<at>\d+);"
     r"\tsize:(?P<size>\d+);\tsigned:(?P<signed>[01]);"
@@ -157,17 +160,19 @@ _FIELD = re.compile(
 def parse_format(text: str) -> tuple[Field, ...]:
     """Read a tracepoint's own fields from its ``format`` file in tracefs."""
     out = []
-    for line in text.splitlines():
-        found = _FIELD.match(line)
-        if found is None or found["name"].startswith("common_"):
+    for line in text.split("\n"):
+        found = _FIELD.match(line) if len(line) <= _MAX_LINE else None
+        at = decimal(found["at"], _MAX_OFFSET) if found is not None else None
+        size = decimal(found["size"], _MAX_OFFSET) if found is not None else None
+        if found is None or at is None or size is None or found["name"].startswith("common_"):
             continue
         kind = found["type"].strip()
         array = bool(found["array"]) or kind.endswith("]")
         out.append(
             Field(
                 found["name"],
-                int(found["at"]),
-                int(found["size"]),
+                at,
+                size,
                 found["signed"] == "1",
                 array and re.search(r"\bchar\b", kind) is not None,
                 array,

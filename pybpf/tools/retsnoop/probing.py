@@ -51,7 +51,7 @@ def probes_of(specs: Sequence[Spec], facts: Facts) -> list[Probe]:
 def _format(probe: Probe) -> str:
     path = f"{tracefs()}/events/{probe.category}/{probe.name}/format"
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""  # attaching will say what is wrong

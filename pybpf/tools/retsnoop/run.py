@@ -28,6 +28,7 @@ from ...wording import plain
 from ..command import NOT_FOUND, Command, find
 from ..progress import Counting, Waiting
 from ..screen import many
+from ..tasks import process_of
 from . import attach, jsonlines, load, sources, words
 from .args import parameters_of
 from .attach import Tracing
@@ -40,7 +41,6 @@ from .probing import probes_of
 from .sessions import Collector
 from .show import Shower
 from .symbols import KernelSymbols, end_of
-from .tasks import process_of
 from .traceout import TraceFile
 from .usage import UsageError
 
