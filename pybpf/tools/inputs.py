@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from pathlib import Path
 
 from ..btf import Btf
-from ..elf import ElfFile
-from ..errors import ObjectFormatError
+from ..btf.wrapped import unwrap
 from ..kernel.host import Facts
 
 __all__ = ["KERNEL", "read_btf", "read_facts"]
@@ -27,19 +24,8 @@ def read_btf(path: Path, base: Path | None = None) -> Btf:
     """
     if base is None and path.parent == KERNEL.parent and path.name != KERNEL.name:
         base = KERNEL
-    data, name = path.read_bytes(), str(path)
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ObjectFormatError(f"broken gzip data: {error}", file=name) from None
-    view: bytes | memoryview = data
-    if data[:4] == b"\x7fELF":
-        elf = ElfFile(data, name, any_machine=True)
-        section = elf.find(".BTF")
-        if section is None:
-            raise ObjectFormatError("the ELF file has no section .BTF", file=name)
-        view = elf.contents(section)
+    name = str(path)
+    view = unwrap(path.read_bytes(), name)
     return Btf(view, base=read_btf(base) if base else None, name=name)
 
 

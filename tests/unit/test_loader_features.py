@@ -64,8 +64,12 @@ def test_the_btf_of_another_kernel(tmp_path: Path) -> None:
     blob = gzip.decompress((DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz").read_bytes())
     path = tmp_path / "vmlinux"
     path.write_bytes(blob)
+    elf = ElfWriter()
+    elf.section(".BTF", blob)
+    vmlinux = tmp_path / "vmlinux.elf"
+    vmlinux.write_bytes(elf.build())
     codes = set()
-    for source in (path, blob, pybpf.btf.Btf(blob)):
+    for source in (path, blob, pybpf.btf.Btf(blob), gzip.compress(blob, 1), vmlinux):
         with pybpf.open(DATA / "core_lines.bpf.o", kernel_btf=source) as obj:
             linked = obj.binding.linked("on_sys_enter")
             assert linked.core and not any(one.poisoned for one in linked.core)
