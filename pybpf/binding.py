@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import cached_property
@@ -28,6 +30,7 @@ from .errors import (
     ObjectFormatError,
     RelocationError,
     UnsupportedFeature,
+    VerifierError,
 )
 from .kernel.config import Config, Given, read_config, version_code
 from .kernel.host import Facts, SavedBtf
@@ -48,6 +51,7 @@ __all__ = ["Binding", "ProgLoad"]
 
 PIN_ROOT = "/sys/fs/bpf"
 _PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
+_LINE = struct.Struct("<IIII")  # struct bpf_line_info: insn_off, file_name_off, line_off, line_col
 
 _NO_TARGET = BtfTarget(0)
 
@@ -530,25 +534,47 @@ class Binding:
         line_info = program.line_info if has_btf else b""
         module = program.target.module
         log.debug("programs", "loading %r: %d instructions", program.name, len(program.insns) // 8)
-        return sys_prog.prog_load(
-            program.type,
-            program.insns,
-            license=self.spec.license,
-            name=program.name,
-            expected_attach_type=program.attach_type,
-            prog_flags=program.flags,
-            kern_version=self.spec.version,
-            attach_btf_id=program.target.btf_id,
-            attach_btf_obj_fd=self.module_fd(module) if module else 0,
-            attach_prog_fd=program.target.program,
-            prog_btf_fd=self.btf_fd,
-            func_info=func_info,
-            func_info_rec_size=program.func_info_rec_size if func_info else 0,
-            line_info=line_info,
-            line_info_rec_size=program.line_info_rec_size if line_info else 0,
-            fd_array=program.fd_array,
-            log_level=program.log_level,
-        )
+        try:
+            return sys_prog.prog_load(
+                program.type,
+                program.insns,
+                license=self.spec.license,
+                name=program.name,
+                expected_attach_type=program.attach_type,
+                prog_flags=program.flags,
+                kern_version=self.spec.version,
+                attach_btf_id=program.target.btf_id,
+                attach_btf_obj_fd=self.module_fd(module) if module else 0,
+                attach_prog_fd=program.target.program,
+                prog_btf_fd=self.btf_fd,
+                func_info=func_info,
+                func_info_rec_size=program.func_info_rec_size if func_info else 0,
+                line_info=line_info,
+                line_info_rec_size=program.line_info_rec_size if line_info else 0,
+                fd_array=program.fd_array,
+                log_level=program.log_level,
+            )
+        except VerifierError as error:
+            self._name_source(error, program)
+            raise
+
+    def _name_source(self, error: VerifierError, program: ProgLoad) -> None:
+        # Kernels before 6.9 print the text of a source line, but not its file and number.
+        numbers = re.findall(r"^(\d+): \(", error.summary, re.MULTILINE)
+        btf, size = self.spec.btf, program.line_info_rec_size
+        if not numbers or btf is None or not size:
+            return
+        place = None
+        for at in range(0, len(program.line_info) - size + 1, size):
+            insn, file, _, line = _LINE.unpack_from(program.line_info, at)
+            if insn > int(numbers[-1]):
+                break
+            place = file, line >> 10
+        with suppress(ObjectFormatError):
+            if place is not None:
+                error.source = f"{os.path.basename(btf.string(place[0]))}:{place[1]}"
+        if error.source and error.source not in error.summary and not error.hint:
+            error.hint = f"at {error.source}"
 
     def map_fd(self, number: int) -> int:
         """Return the descriptor of a map by its number in the object, as relocated code has it."""

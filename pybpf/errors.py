@@ -106,12 +106,14 @@ class VerifierError(BpfError):
     :param log: the whole verifier log
     :param summary: the lines of the log that matter, see `pybpf._sys.verifier.summary`
     :param truncated: True if the log did not fit the kernel's buffer
+    :ivar source: ``FILE:LINE`` of the refused instruction, "" if it is unknown
     """
 
     def __init__(
         self, errno: int, program: str, log: str, summary: str = "", truncated: bool = False
     ) -> None:
         super().__init__(errno, f"program {program!r}")
+        self.source = ""
         self.program = program
         self.log = log
         self.summary = summary

@@ -19,6 +19,7 @@ from . import links
 from ._uapi.enums import MapType, ProgType
 from .binding import Binding
 from .btf import Btf
+from .btf.wrapped import unwrap
 from .dataclass import replace
 from .errors import BpfError, RelocationError, UnsupportedFeature
 from .globals import Globals
@@ -65,8 +66,8 @@ def open_object(
     """Parse a compiled BPF object (ELF64, EM_BPF). Needs no privileges.
 
     :param source: path, bytes or binary file
-    :param kernel_btf: BTF to relocate against instead of the running kernel's: a `Btf`, raw
-        bytes, or a path to a raw blob
+    :param kernel_btf: BTF to relocate against instead of the running kernel's: a `Btf`, bytes, or
+        a path; raw, in gzip, or in an ELF file such as a vmlinux of /boot or /usr/lib/debug
     :param facts: facts of the running kernel, to share them between objects
     :param kconfig: values for ``CONFIG_*`` externs: a file with the whole configuration of the
         kernel, plain or .gz; or single options, ``{"CONFIG_HZ": 250}``, which override the
@@ -84,7 +85,7 @@ def open_object(
         btf = kernel_btf
     elif kernel_btf is not None:
         blob, label = _read(kernel_btf)
-        btf = Btf(blob, name=label)
+        btf = Btf(unwrap(bytes(blob), label), name=label)
     return Object(spec, btf, facts, kconfig)
 
 

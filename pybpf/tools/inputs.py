@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 from ..btf import Btf
-from ..elf import ElfFile
-from ..errors import ObjectFormatError
+from ..btf.wrapped import unwrap
 from ..kernel.host import Facts
-from ..unpacking import gunzip
 
 __all__ = ["KERNEL", "read_btf", "read_facts"]
 
@@ -26,16 +24,8 @@ def read_btf(path: Path, base: Path | None = None) -> Btf:
     """
     if base is None and path.parent == KERNEL.parent and path.name != KERNEL.name:
         base = KERNEL
-    data, name = path.read_bytes(), str(path)
-    if data[:2] == b"\x1f\x8b":
-        data = gunzip(data, name)
-    view: bytes | memoryview = data
-    if data[:4] == b"\x7fELF":
-        elf = ElfFile(data, name, any_machine=True)
-        section = elf.find(".BTF")
-        if section is None:
-            raise ObjectFormatError("the ELF file has no section .BTF", file=name)
-        view = elf.contents(section)
+    name = str(path)
+    view = unwrap(path.read_bytes(), name)
     return Btf(view, base=read_btf(base) if base else None, name=name)
 
 

@@ -129,7 +129,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "map without a size": (sized("hash", 0), ["map 'hash'", "max_entries is 0: set it"]),
     "rejected program": (
         rejected,
-        ["program 'callbacks'", "obj_subprogs.bpf.c:", "callback", "log in .log"],
+        ["program 'callbacks'", "obj_subprogs.bpf.c:67", "not static", "log in .log"],
     ),
     "map name": (unknown_map, ["no map 'evnts'", "'events'"]),
     "variable name": (unknown_variable, ["stepp", "'step'"]),
@@ -168,3 +168,13 @@ def test_a_socket_that_is_none() -> None:
         obj.load()
         with pytest.raises(TypeError, match="socket filter: a socket expected, not int"):
             obj.programs["offer"].attach_socket(sock.fileno())  # type: ignore[arg-type]
+
+
+def test_the_source_of_a_rejected_program() -> None:
+    """The error has file and line of the refused instruction, also where the kernel has not."""
+    with (
+        pybpf.open(DATA / "obj_subprogs.bpf.o") as obj,
+        pytest.raises(pybpf.VerifierError) as caught,
+    ):
+        obj.programs["callbacks"].load()
+    assert caught.value.source == "obj_subprogs.bpf.c:67"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import pybpf
+from pybpf.btf import Btf
+from pybpf.elf import ElfFile
 from pybpf.obj.reader import read_object
 from tests.support.elfwriter import ElfWriter
 from tests.support.loaderfeatures import Row, rows
@@ -60,14 +62,18 @@ def test_unknown_sections_are_skipped() -> None:
 
 
 def test_the_btf_of_another_kernel(tmp_path: Path) -> None:
-    """A file, bytes or a `Btf` of another kernel is what programs are relocated against."""
-    blob = gzip.decompress((DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz").read_bytes())
+    """Raw, in gzip, in an ELF file or a `Btf`: programs are relocated against it alike."""
+    vmlinux = DATA / "core_target.bpf.o"
+    elf = ElfFile(vmlinux.read_bytes())
+    section = elf.find(".BTF")
+    assert section is not None
+    blob = bytes(elf.contents(section))
     path = tmp_path / "vmlinux"
     path.write_bytes(blob)
     codes = set()
-    for source in (path, blob, pybpf.btf.Btf(blob)):
-        with pybpf.open(DATA / "core_lines.bpf.o", kernel_btf=source) as obj:
-            linked = obj.binding.linked("on_sys_enter")
-            assert linked.core and not any(one.poisoned for one in linked.core)
-            codes.add(linked.insns)
+    for source in (path, blob, Btf(blob), gzip.compress(blob), vmlinux):
+        with pybpf.open(DATA / "core_kinds.bpf.o", kernel_btf=source) as obj:
+            linked = [obj.binding.linked(name) for name in obj.programs]
+            assert any(one.core for one in linked)
+            codes.add(b"".join(one.insns for one in linked))
     assert len(codes) == 1

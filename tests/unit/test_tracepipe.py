@@ -1,0 +1,42 @@
+"""Lines of trace_pipe, as kernels write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pybpf.kernel.tracepipe import TraceLine, parse_lines
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "           <...>-123     [000] d..31   12.345678: bpf_trace_printk: hello",
+            TraceLine("<...>", 123, 0, 12.345678, "hello"),
+        ),
+        (
+            " python3-a-b-7777    (   7777) [003] .....  1.000001: bpf_trace_printk: a: b-1 [2]",
+            TraceLine("python3-a-b", 7777, 3, 1.000001, "a: b-1 [2]"),
+        ),
+        (
+            "  kworker/0:1-9       (-------) [011] d...1 99.5: bpf_trace_printk: ",
+            TraceLine("kworker/0:1", 9, 11, 99.5, ""),
+        ),
+    ],
+)
+def test_one_line(line: str, expected: TraceLine) -> None:
+    """Task, thread, CPU, time and text, with and without the process id in brackets."""
+    assert parse_lines([line]) == [expected]
+
+
+def test_other_lines() -> None:
+    """A text of two lines is one; losses and other events are nobody's text."""
+    head = "  a-1 [000] d..31 1.5: "
+    lines = [
+        "no text yet",
+        f"{head}bpf_trace_printk: one",
+        "two",
+        "CPU:1 [LOST 12 EVENTS]",
+        f"{head}bpf_trace_printk: three",
+    ]
+    assert [line.text for line in parse_lines(lines)] == ["one\ntwo", "three"]
