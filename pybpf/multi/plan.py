@@ -7,7 +7,6 @@ All of it is plain data: comparable, printable, made without a kernel.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
@@ -199,6 +198,8 @@ class Plan:
         ``guarded``: the programs share a recursion guard. A group's ``labels`` are its
         ``targets`` with their modules, because kprobe groups have no ``module``.
         """
+        import json  # 2 ms that few plans need
+
         return json.dumps(
             {
                 "program": self.program,

@@ -24,7 +24,6 @@ So attaching `b` before or after `a` makes no difference, but attaching `c` befo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
@@ -188,6 +187,8 @@ class Classes:
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON text."""
+        import json
+
         return json.dumps(self.to_dict())
 
     @property
