@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 else:
 
     class _Kind(type):
-        # Of a class with members: `__members__` is its dict of names, `_value2member_map_` that of numbers.
-        # A second name of a number is the first one's member, as in the standard class.
+        # A class keeps its members by name and by number in the standard class's attributes. A
+        # second name of a number is the first one's member.
 
         def __new__(cls, name, bases, namespace):
             numbers = {n: v for n, v in namespace.items() if n[0] != "_" and type(v) is int}
