@@ -19,10 +19,8 @@ OBJECT = f"{HERE}/../data/multi_cost.bpf.o"
 
 
 def say(**figures: object) -> None:
-    """One row for the host."""
-    import json
-
-    print(json.dumps(figures), flush=True)
+    """One row for the host: JSON, by hand, because importing json would count in a run."""
+    print(str(figures).replace("'", '"'), flush=True)
 
 
 def attach(asked: str, mechanism: str) -> None:

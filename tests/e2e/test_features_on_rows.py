@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import pybpf
 from pybpf._sys import bpf as sys_bpf
 from pybpf._sys import link as sys_link
 from pybpf._sys import perf as sys_perf
@@ -18,7 +19,7 @@ from pybpf._sys import prog as sys_prog
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import insn as asm
 from pybpf.btf import BtfKind
-from pybpf.errors import BpfError, UnsupportedFeature
+from pybpf.errors import BpfError, PlanError, UnsupportedFeature
 from pybpf.features import Feature, Support
 from pybpf.kernel.btffind import BtfFinder
 from pybpf.kernel.funcfind import FunctionFinder
@@ -289,6 +290,25 @@ def test_the_kernel_answers_for_functions_what_its_tables_say(with_modules: Fact
             else:  # it has no other name that ftrace lists, which would be named as the reason
                 at = {s.name for s in facts.kallsyms.at(address)}
                 assert not at & traceable
+
+
+@pytest.mark.needs("kprobe_multi")
+@pytest.mark.parametrize(
+    "name", ["__pfx_vfs_read", "jiffies", "asm_exc_debug", "no_such", "vfs_read"]
+)
+def test_a_name_is_refused_for_the_reason_that_the_tables_give(facts: Facts, name: str) -> None:
+    """Also one that the kernel knows, tells the address of, and cannot trace."""
+    with pybpf.open(ROOT / "tests/data/multi_cost.bpf.o") as obj:
+        program = obj.programs["entry_0"]
+        expected = select(facts, [name])
+        if expected.candidates:
+            with program.attach_multi(name, mechanism="kprobe_multi") as link:
+                assert [t.address for t in link.targets] == [expected.candidates[0].address]
+                assert link.skipped == ()
+        else:
+            with pytest.raises(PlanError) as refused:
+                program.attach_multi([name], mechanism="kprobe_multi")
+            assert refused.value.skipped == expected.skipped
 
 
 def test_a_module_function_takes_a_program(with_modules: Facts) -> None:
