@@ -252,7 +252,7 @@ def _addresses(lines: list[str]) -> array[int] | None:
     heads = "".join([line[: _ADDRESS + 1] for line in lines])
     if len(heads) != (_ADDRESS + 1) * len(lines) or heads[_ADDRESS :: _ADDRESS + 1].strip(" "):
         return None
-    if "" in [line[_ADDRESS + 1 : _ADDRESS + 2] for line in lines]:
+    if min(map(len, lines), default=0) <= _ADDRESS + 1:
         return None
     try:
         raw = bytes.fromhex(heads)

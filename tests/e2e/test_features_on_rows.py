@@ -292,7 +292,7 @@ def test_the_kernel_answers_for_functions_what_its_tables_say(with_modules: Fact
                 assert not at & traceable
 
 
-@pytest.mark.needs("kprobe_multi")
+@pytest.mark.needs(Feature.KPROBE_MULTI)
 @pytest.mark.parametrize(
     "name", ["__pfx_vfs_read", "jiffies", "asm_exc_debug", "no_such", "vfs_read"]
 )
