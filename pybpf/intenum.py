@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 else:
 
     class _Kind(type):
-        # Of a class with members: `__members__` is its dict of names, `_numbers` that of numbers.
-        # A second name of a number is the first one's member, as in the standard class.
+        # A class keeps its members by name and by number in the standard class's attributes. A
+        # second name of a number is the first one's member.
 
         def __new__(cls, name, bases, namespace):
             numbers = {n: v for n, v in namespace.items() if n[0] != "_" and type(v) is int}
             rest = {n: v for n, v in namespace.items() if n not in numbers}
             made = super().__new__(cls, name, bases, rest)
-            made.__members__, made._numbers = {}, {}
+            made.__members__, made._value2member_map_ = {}, {}
             for member_name, number in numbers.items():
-                member = made._numbers.get(number)
+                member = made._value2member_map_.get(number)
                 if member is None:
-                    member = made._numbers[number] = int.__new__(made, number)
+                    member = made._value2member_map_[number] = int.__new__(made, number)
                     member.name = member_name
                 made.__members__[member_name] = member
                 setattr(made, member_name, member)
             return made
 
         def __call__(cls, number):
-            member = cls._numbers.get(number)
+            member = cls._value2member_map_.get(number)
             if member is None:
                 raise ValueError(f"{number!r} is not a valid {cls.__name__}")
             return member
@@ -43,13 +43,13 @@ else:
             return cls.__members__[name]
 
         def __iter__(cls):
-            return iter(cls._numbers.values())
+            return iter(cls._value2member_map_.values())
 
         def __len__(cls):
-            return len(cls._numbers)
+            return len(cls._value2member_map_)
 
         def __contains__(cls, number):
-            return number in cls._numbers
+            return number in cls._value2member_map_
 
     class IntEnum(int, metaclass=_Kind):
         """Do what `enum.IntEnum` does."""

@@ -21,6 +21,7 @@ __all__ = [
     "parse_mounts",
     "read",
     "required",
+    "required_after",
     "tracefs_directories",
 ]
 
@@ -32,6 +33,8 @@ _HOMES = (
     ("/sys/", "kernel", "mount -t sysfs sysfs /sys"),
     ("/proc/", "self", "mount -t proc proc /proc"),
 )
+
+_CHUNK = 1 << 16  # bytes to read at a time
 
 
 def is_one_name(name: str) -> bool:
@@ -101,12 +104,39 @@ def required(path: str, wanted_for: str) -> bytes:
     try:
         return read(path)
     except OSError as error:
-        number = error.errno or errno.EIO
-        doing = f"reading {path} for {wanted_for}"
-        if number in (errno.EACCES, errno.EPERM):
-            hint = "this process may not read it; run as root, or find out what hides it"
-            raise DeniedByPolicy(number, doing, hint) from None
-        raise BpfError(number, doing, _advice(path, number)) from None
+        raise _refusal(error, path, wanted_for) from None
+
+
+def required_after(path: str, wanted_for: str, known: str) -> bytes | None:
+    """Read what comes after the known beginning of a file, without keeping the beginning.
+
+    :param known: the beginning; ASCII
+    :returns: None if the file does not begin so
+    :raises BpfError: as `required`
+    """
+    if not known.isascii():
+        return None
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            at, rest = 0, b""
+            while at < len(known):
+                part = stream.read(_CHUNK)
+                same, rest = part[: len(known) - at], part[len(known) - at :]
+                if not part or not known.startswith(str(same, "latin-1"), at):
+                    return None
+                at += len(same)
+            return rest + stream.readall()
+    except OSError as error:
+        raise _refusal(error, path, wanted_for) from None
+
+
+def _refusal(error: OSError, path: str, wanted_for: str) -> BpfError:
+    number = error.errno or errno.EIO
+    doing = f"reading {path} for {wanted_for}"
+    if number in (errno.EACCES, errno.EPERM):
+        hint = "this process may not read it; run as root, or find out what hides it"
+        return DeniedByPolicy(number, doing, hint)
+    return BpfError(number, doing, _advice(path, number))
 
 
 def _advice(path: str, number: int) -> str:

@@ -146,9 +146,12 @@ class Blob:
         self.base_strings = base.strings_end if base else 0
 
     @cached_property
-    def records(self) -> bytes:
-        """Return the type section as bytes, for searches."""
-        return self.words.tobytes()
+    def records(self) -> tuple[bytes, int]:
+        """Return bytes that hold the type section, for searches, and where in them it starts."""
+        whole = self.data.obj
+        if isinstance(whole, bytes) and len(whole) == len(self.data):
+            return whole, self.types_at  # no copy
+        return self.words.tobytes(), 0
 
     @cached_property
     def text(self) -> str:

@@ -191,19 +191,22 @@ class TypeNames:
         blob = self._blob
         if not wanted:
             return []
-        records, offsets, ids, words = blob.records, blob.offsets, set(), 0
+        records, start = blob.records
+        end = start + 4 * len(blob.words)
+        offsets, ids, words = blob.offsets, set(), 0
         for place in wanted:
             key = place.to_bytes(4, "little")
-            at = records.find(key)
+            at = records.find(key, start, end)
             while at >= 0:
-                if not at % 4:
-                    number = bisect_left(offsets, at // 4)
-                    if number < len(offsets) and offsets[number] == at // 4:
+                word, odd = divmod(at - start, 4)
+                if not odd:
+                    number = bisect_left(offsets, word)
+                    if number < len(offsets) and offsets[number] == word:
                         ids.add(blob.start_id + number)
                 words += 1
                 if words > _MOST_WORDS:
                     return None
-                at = records.find(key, at + 1)
+                at = records.find(key, at + 1, end)
         return sorted(ids)
 
     def _search(

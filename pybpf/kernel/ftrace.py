@@ -253,7 +253,7 @@ def _addresses(lines: list[str]) -> array[int] | None:
     heads = "".join([line[: _ADDRESS + 1] for line in lines])
     if len(heads) != (_ADDRESS + 1) * len(lines) or heads[_ADDRESS :: _ADDRESS + 1].strip(" "):
         return None
-    if "" in [line[_ADDRESS + 1 : _ADDRESS + 2] for line in lines]:
+    if min(map(len, lines), default=0) <= _ADDRESS + 1:
         return None
     try:
         raw = bytes.fromhex(heads)
@@ -319,23 +319,35 @@ class BlacklistEntry:
 
 
 class KprobeBlacklist:
-    """Hold the ranges where kprobes are refused (noinstr, NOKPROBE_SYMBOL, entry code)."""
+    """Hold the ranges where kprobes are refused (noinstr, NOKPROBE_SYMBOL, entry code).
 
-    def __init__(self, entries: tuple[BlacklistEntry, ...]) -> None:
-        self.entries = entries
-        self._names = frozenset(entry.name for entry in entries)
+    :param spans: first address of each range, and the address after its last
+    :param names: symbol at the start of each
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, int]], names: Sequence[str]) -> None:
+        self._spans, self._in_order = spans, names
+        self._names = frozenset(names)
         # Ranges nest (a section and symbols in it): keep the union, sorted.
         self._starts: list[int] = []
         self._ends: list[int] = []
-        for entry in sorted(entries, key=lambda entry: entry.start):
-            if self._ends and entry.start <= self._ends[-1]:
-                self._ends[-1] = max(self._ends[-1], entry.end)
+        last = -1
+        for start, end in sorted(spans):
+            if start <= last:
+                self._ends[-1] = last = max(last, end)
             else:
-                self._starts.append(entry.start)
-                self._ends.append(entry.end)
+                self._starts.append(start)
+                self._ends.append(end)
+                last = end
+
+    @property
+    def entries(self) -> tuple[BlacklistEntry, ...]:
+        """Return the ranges in the kernel's order."""
+        rows = zip(self._spans, self._in_order, strict=True)
+        return tuple([BlacklistEntry(start, end, name) for (start, end), name in rows])
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._spans)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -367,7 +379,7 @@ def parse_blacklist(data: bytes) -> KprobeBlacklist:
 
     :raises ObjectFormatError: if a line is not of this form
     """
-    entries = []
+    spans, names = [], []
     offset = 0
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         if line:
@@ -379,9 +391,10 @@ def parse_blacklist(data: bytes) -> KprobeBlacklist:
                     file="kprobes/blacklist",
                     offset=offset,
                 )
-            entries.append(BlacklistEntry(start, end, name.partition(" ")[0]))
+            spans.append((start, end))
+            names.append(name.partition(" ")[0] if " " in name else name)
         offset += len(line) + 1
-    return KprobeBlacklist(tuple(entries))
+    return KprobeBlacklist(spans, names)
 
 
 # -- where the files are ---------------------------------------------------

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Set
 from itertools import compress
 from typing import NamedTuple
 
-from .._sys.files import required
+from .._sys.files import required, required_after
 from ..dataclass import dataclass
 from ..digits import decimal, hexadecimal
 from ..errors import DeniedByPolicy, ObjectFormatError
@@ -362,11 +362,26 @@ class Kallsyms:
         # Each is decoded by itself, so there is never a second copy of the whole text.
         view = memoryview(data)
         start = _line_with(data, b"\t")
-        end = _line_with(data, b"\t[bpf]\n", start)
         own = _Stretch(_text(view[:start]), 0, core=True)
         if before is not None and before._stretches[0].text == own.text:
             own = before._stretches[0]
-        modules, made = _Stretch(_text(view[start:end]), start), _Stretch(_text(view[end:]), end)
+        self._hold(own, data, start, start)
+
+    @classmethod
+    def _continued(cls, before: Kallsyms, rest: bytes) -> Kallsyms:
+        # A table with the kernel's own symbols of another one.
+        if rest and not rest.endswith(b"\n"):
+            rest += b"\n"
+        table = cls.__new__(cls)
+        own = before._stretches[0]
+        table._hold(own, rest, 0, len(own.text))
+        return table
+
+    def _hold(self, own: _Stretch, data: bytes, start: int, offset: int) -> None:
+        # `start`: where modules begin in `data`; `offset`: and in the whole table.
+        view, end = memoryview(data), _line_with(data, b"\t[bpf]\n", start)
+        modules = _Stretch(_text(view[start:end]), offset)
+        made = _Stretch(_text(view[end:]), offset + end - start)
         self._stretches: tuple[_Stretch, _Stretch, _Stretch] = (own, modules, made)
         self._names: dict[str, int | list[int]] | None = None
         self._addrs: array[int] | None = None
@@ -561,7 +576,15 @@ def parse(stream: BinaryIO | bytes) -> Kallsyms:
 def read(path: str = _PATH, *, before: Kallsyms | None = None) -> Kallsyms:
     """Read the running kernel's symbol table.
 
-    :param before: a table read earlier, as for `Kallsyms`
+    :param before: a table read earlier, as for `Kallsyms`. While its symbols are still there,
+        they are not kept a second time while the file is read (15 MB).
     :raises BpfError: if the file does not exist or cannot be read; the hint says what to do
     """
-    return Kallsyms(required(path, "the addresses of kernel functions"), before)
+    wanted_for = "the addresses of kernel functions"
+    own = before._stretches[0].text if before is not None else ""
+    if before is not None and own:
+        rest = required_after(path, wanted_for, own)
+        # A line without an owner would be one more of the kernel's own.
+        if rest is not None and (not rest or b"\t" in rest.partition(b"\n")[0]):
+            return Kallsyms._continued(before, rest)
+    return Kallsyms(required(path, wanted_for), before)

@@ -121,7 +121,16 @@ class _Reading:
     # What one link's own info says. The program's counter is read through `program`.
     program: int = 0
     hits: int = 0
-    told: bool = False
+    seen: bool = False
+    kprobe: bool = False  # the kernel may be too old to count for it
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    # The last counts of a closed link whose program runs from kprobes.
+    program: int
+    misses: int
+    hits: int
 
 
 class Losses:
@@ -135,16 +144,26 @@ class Losses:
         self._programs: dict[int, int] = {}  # of closed links: id -> misses
         self._hits = 0
         self._unknown = 0
+        # Closed links for which it is asked only when needed whether the kernel counts.
+        self._ends: list[_End] = []
 
     def now(self, links: Iterable[Link]) -> Missed:
         """Count for these links, and for those that `close` has closed."""
         live: dict[int, int | None] = {}  # several links may share a program
+        for end in self._ends:
+            if self._kprobes():
+                self._programs[end.program] = end.misses
+                self._hits += end.hits
+            else:
+                self._unknown += 1
+        self._ends.clear()
         hits, unknown = self._hits, self._unknown
         for link in links:
             reading = self._read(link)
-            if reading.told and reading.program not in live:
+            counts = reading.seen and (not reading.kprobe or self._kprobes())
+            if counts and reading.program not in live:
                 live[reading.program] = _misses_of(reading.program)
-            unknown += not reading.told or live[reading.program] is None
+            unknown += not counts or live[reading.program] is None
             hits += reading.hits
         told = {program: misses for program, misses in live.items() if misses is not None}
         programs = sum({**self._programs, **told}.values())
@@ -157,14 +176,18 @@ class Losses:
     def close(self, link: Link) -> None:
         """Close a link and keep what it missed."""
         reading = self._read(link)
-        program = _open(reading.program) if reading.told else None
+        program = _open(reading.program) if reading.seen else None
         try:
             link.close()
             if program is None:
                 self._unknown += 1
                 return
-            self._programs[reading.program] = sys_info.prog_info(program).recursion_misses
-            self._hits += reading.hits
+            misses = sys_info.prog_info(program).recursion_misses
+            if reading.kprobe:
+                self._ends.append(_End(reading.program, misses, reading.hits))
+            else:
+                self._programs[reading.program] = misses
+                self._hits += reading.hits
         finally:
             if program is not None:
                 program.close()
@@ -174,8 +197,7 @@ class Losses:
             info = link.info()
         except (BpfError, ValueError):  # we may not see it, or it was closed elsewhere
             return _Reading()
-        told = info.type not in _KPROBES or self._kprobes()
-        return _Reading(info.prog_id, info.missed, told)
+        return _Reading(info.prog_id, info.missed, seen=True, kprobe=info.type in _KPROBES)
 
 
 def run_times(links: Iterable[Link]) -> dict[int, int]:

@@ -62,8 +62,10 @@ Asked = str | Iterable[Item]
 
 _KINDS = {str, Candidate, Target}
 
-# Prices, the room in a trampoline and cookies depend on these, for every mechanism.
-_PLANNED_FOR = (Feature.TRACING_MULTI, Feature.FSESSION, Feature.ATTACH_COOKIE)
+# What prices and cookies depend on, whatever the mechanism.
+_PLANNED_FOR = (Feature.TRACING_MULTI, Feature.ATTACH_COOKIE)
+# What the room in a trampoline depends on.
+_TRAMPOLINES = (Feature.FSESSION,)
 
 
 def listed(asked: object) -> list[Item]:
@@ -94,6 +96,7 @@ def plan_facts(facts: Facts, mechanisms: Iterable[Mechanism] = MECHANISMS) -> Pl
     """
     wanted = dict.fromkeys(_PLANNED_FOR)
     for one in mechanisms:
+        wanted |= dict.fromkeys(_TRAMPOLINES if one.needs_btf else ())
         wanted |= dict.fromkeys(
             [one.feature] if one.session is None else [one.feature, one.session]
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..btf import Btf
 from ..btf.wrapped import unwrap
+from ..errors import ObjectFormatError
 from ..kernel.host import Facts
 
 __all__ = ["KERNEL", "read_btf", "read_facts"]

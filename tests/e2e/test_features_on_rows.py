@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import pybpf
 from pybpf._sys import bpf as sys_bpf
 from pybpf._sys import link as sys_link
 from pybpf._sys import perf as sys_perf
@@ -18,9 +19,10 @@ from pybpf._sys import prog as sys_prog
 from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.asm import insn as asm
 from pybpf.btf import BtfKind
-from pybpf.errors import BpfError
+from pybpf.errors import BpfError, PlanError, UnsupportedFeature
 from pybpf.features import Feature, Support
 from pybpf.kernel.btffind import BtfFinder
+from pybpf.kernel.funcfind import FunctionFinder
 from pybpf.kernel.host import Facts
 from pybpf.kernel.lookup import BtfTarget
 from pybpf.multi.reasons import Reason
@@ -256,6 +258,57 @@ def test_the_kernel_finds_functions_of_modules(with_modules: Facts) -> None:
         assert finder.find("vfs_read", BtfKind.FUNC) == BtfTarget(
             with_modules.btf.vmlinux().find("vfs_read", BtfKind.FUNC) or 0
         )
+
+
+def test_the_kernel_answers_for_functions_what_its_tables_say(with_modules: Facts) -> None:
+    """An address is given only of a function that selection finds by name, and nowhere else.
+
+    Symbols of all kinds are asked about: static functions that share a name, aliases, data,
+    functions of modules, and functions that nobody can trace.
+    """
+    facts = with_modules
+    every = [symbol.name for symbol in facts.kallsyms]
+    listed = [facts.ftrace.split(line)[0] for line in facts.ftrace.lines]
+    names = [*every[::211], *listed[::97], "vfs_read", "name_show", "no_such_function", "x" * 127]
+    traceable = set(listed)
+    try:
+        finder = FunctionFinder()
+    except UnsupportedFeature:
+        pytest.skip("this kernel does not count the symbols of a name")
+    with finder:
+        answers = {name: finder.find(name) for name in dict.fromkeys(names)}
+    assert sum(map(bool, answers.values())) > len(listed[::97]) // 2
+    assert answers["name_show"] is answers["no_such_function"] is answers["x" * 127] is None
+    for name, address in answers.items():
+        symbols = facts.kallsyms.by_name(name)
+        if address is not None:
+            assert [s.addr for s in symbols] == [address] and not symbols[0].module
+            if name in traceable:
+                allowed = select(facts, [name]).candidates
+                assert [c.address for c in allowed] in ([address], [])
+                assert all(c.unique for c in allowed)
+            else:  # it has no other name that ftrace lists, which would be named as the reason
+                at = {s.name for s in facts.kallsyms.at(address)}
+                assert not at & traceable
+
+
+@pytest.mark.needs(Feature.KPROBE_MULTI)
+@pytest.mark.parametrize(
+    "name", ["__pfx_vfs_read", "jiffies", "asm_exc_debug", "no_such", "vfs_read"]
+)
+def test_a_name_is_refused_for_the_reason_that_the_tables_give(facts: Facts, name: str) -> None:
+    """Also one that the kernel knows, tells the address of, and cannot trace."""
+    with pybpf.open(ROOT / "tests/data/multi_cost.bpf.o") as obj:
+        program = obj.programs["entry_0"]
+        expected = select(facts, [name])
+        if expected.candidates:
+            with program.attach_multi(name, mechanism="kprobe_multi") as link:
+                assert [t.address for t in link.targets] == [expected.candidates[0].address]
+                assert link.skipped == ()
+        else:
+            with pytest.raises(PlanError) as refused:
+                program.attach_multi([name], mechanism="kprobe_multi")
+            assert refused.value.skipped == expected.skipped
 
 
 def test_a_module_function_takes_a_program(with_modules: Facts) -> None:

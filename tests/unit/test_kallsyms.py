@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import tempfile
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pybpf._sys import files
 from pybpf.errors import DeniedByPolicy, ObjectFormatError
 from pybpf.kernel import kallsyms
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
@@ -312,6 +316,26 @@ def test_a_table_read_again_is_one_read_for_the_first_time(
     answers(before)
     text = always + "".join(then)
     assert answers(Kallsyms(text, before)) == answers(Kallsyms(text))
+    with tempfile.NamedTemporaryFile("w") as file, pytest.MonkeyPatch.context() as patch:
+        file.write(text)
+        file.flush()
+        patch.setattr(files, "_CHUNK", 7)
+        assert answers(kallsyms.read(file.name, before=before)) == answers(Kallsyms(text))
+
+
+def test_the_kernels_own_symbols_are_not_kept_twice_while_reading(tmp_path: Path) -> None:
+    """Only what follows them is; memory for a whole table is not needed."""
+    own = b"".join(b"%016x T f%07d\n" % (0xFFFFFFFF81000000 + 16 * i, i) for i in range(40_000))
+    path = tmp_path / "kallsyms"
+    path.write_bytes(own + b"ffffffffc0104000 t one\t[bpf]\n")
+    before = kallsyms.read(str(path))
+    path.write_bytes(own + b"ffffffffc0105000 t two\t[bpf]\n")
+    tracemalloc.start()
+    after = kallsyms.read(str(path), before=before)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after._stretches[0] is before._stretches[0] and [s.name for s in after][-1] == "two"
+    assert peak < len(own) // 2
 
 
 def test_what_the_kernel_listed_first_is_not_split_again() -> None:

@@ -96,6 +96,17 @@ def test_a_kernel_that_does_not_count_kprobes_is_unknown(kernel: Kernel) -> None
     assert not last.known and str(last) == "at least 3 (1 link not counted by this kernel)"
 
 
+def test_closing_does_not_ask_whether_kprobes_are_counted(kernel: Kernel) -> None:
+    """That needs the kernel's types: they are read if somebody wants the counts."""
+    kernel.misses = {1: 2}
+    asked: list[bool] = []
+    losses = Losses(lambda: asked.append(True) or True)
+    losses.close(FakeLink(T.BPF_LINK_TYPE_KPROBE_MULTI, 1, 4))
+    assert asked == []
+    assert losses.now([]) == losses.now([]) == Missed(programs=2, hits=4)
+    assert asked == [True]
+
+
 def test_what_may_not_be_seen_is_unknown(kernel: Kernel) -> None:
     """Without CAP_SYS_ADMIN programs cannot be opened by id; detaching works all the same."""
     kernel.denied = True
