@@ -407,9 +407,9 @@ def _run_pyi(args: argparse.Namespace) -> int:
 
     text = object_stub(_read(args))
     if args.o:
-        Path(args.o).write_text(text)
+        Path(args.o).write_text(text, encoding="utf-8")
     else:
-        print(text, end="")
+        print(plain(text, lines=True), end="")
     return 0
 
 

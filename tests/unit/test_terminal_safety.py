@@ -105,6 +105,7 @@ SAFE_NAMES = {"prog", "args.prog", "self._tool", "name"}
 # Places that print what is safe for another reason, by file and function.
 CHECKED = {
     ("bpfobj.py", "_print_inspect"): "_table passes cells through plain",
+    ("bpfobj.py", "_print_kconfig"): "_table passes cells through plain",
     ("bpfobj.py", "_print_missing"): "the lines went through plain",
     ("bpfobj.py", "_print_relocate"): "instructions as text have no names",
     ("btf.py", "_dump"): "identifiers of C; lines go through _shown",
