@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .blob import Blob
 
-__all__ = ["TypeNames", "essential_name"]
+__all__ = ["TypeNames", "essential_name", "most_letters"]
 
 # Searches for names before the index is built. Each costs a fiftieth of it.
 _SEARCHES_BEFORE_INDEX = 24
@@ -27,6 +27,14 @@ _PLACES_BEFORE_INDEX = 8
 # Most characters of all names together, for each byte of the strings, and some more. A kernel's
 # names have 0.6 for each.
 _PER_BYTE, _SOME = 16, 1 << 20
+
+
+def most_letters(strings: str) -> int:
+    """Return how long all names of a blob may be together, so that none is shared too often.
+
+    :param strings: its string section
+    """
+    return _SOME + _PER_BYTE * len(strings)
 
 
 def essential_name(name: str) -> str:
@@ -121,7 +129,7 @@ class TypeNames:
         plain = blob.base is None and blob.is_ascii
         end_of = text.index
         size = len(text)
-        left = _SOME + _PER_BYTE * size
+        left = most_letters(text)
         for type_id, at in enumerate(blob.offsets, blob.start_id):
             offset = words[at]
             if not offset:

@@ -441,6 +441,9 @@ def test_types_that_share_a_long_name() -> None:
     head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
     with pytest.raises(ObjectFormatError, match="names of types are too long"):
         Btf(head + types + strings, name="x").names()
+    types = struct.pack("<III", 10_001, 12 << 24, 0) * 20_000
+    with pytest.raises(ObjectFormatError, match="names of functions are too long"):
+        Btf(head + types + strings, name="x").func_columns()
 
 
 def test_saved_facts_with_much_btf() -> None:
