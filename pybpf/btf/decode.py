@@ -17,13 +17,13 @@ Split BTF (kernel modules) continues the ids and string offsets of its base.
 from __future__ import annotations
 
 from array import array
-from itertools import compress
+from itertools import compress, repeat
 
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
 from .blob import Blob
 from .inflate import VOID, inflate
-from .names import TypeNames
+from .names import TypeNames, most_letters
 from .types import (
     Array,
     Const,
@@ -226,8 +226,11 @@ class Btf:
             for at, proto in zip(offsets, protos, strict=True):
                 blob.reference(at, proto)
         if self._is_plain(names):
-            end_of = text.index
-            return FuncColumns(ids, [text[at : end_of("\0", at)] for at in names], protos)
+            ends = list(map(text.index, repeat("\0"), names))
+            if sum(ends) - sum(names) > most_letters(text):
+                raise blob.error("the names of functions are too long", None)
+            texts = [text[at:end] for at, end in zip(names, ends, strict=True)]
+            return FuncColumns(ids, texts, protos)
         return FuncColumns(ids, list(map(blob.record_name, offsets, names)), protos)
 
     def _is_plain(self, offsets: Sequence[int]) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .blob import Blob
 
-__all__ = ["TypeNames", "essential_name"]
+__all__ = ["TypeNames", "essential_name", "most_letters"]
 
 # Searches for names before the index is built. Each costs a fiftieth of it.
 _SEARCHES_BEFORE_INDEX = 24
@@ -35,6 +35,14 @@ _PER_BYTE, _SOME = 16, 1 << 20
 _PLACES_BEFORE_TABLE = 3
 # Words of the type records that may look like one place. Names of members and parameters do.
 _MOST_WORDS = 256
+
+
+def most_letters(strings: str) -> int:
+    """Return how long all names of a blob may be together, so that none is shared too often.
+
+    :param strings: its string section
+    """
+    return _SOME + _PER_BYTE * len(strings)
 
 
 def essential_name(name: str) -> str:
@@ -137,7 +145,7 @@ class TypeNames:
         plain = blob.base is None and blob.is_ascii
         end_of = text.index
         size = len(text)
-        left = _SOME + _PER_BYTE * size
+        left = most_letters(text)
         for type_id, at in enumerate(blob.offsets, blob.start_id):
             offset = words[at]
             if not offset:

@@ -214,6 +214,10 @@ class _Stretch:
         at = bisect_right(table, addr)
         return table[at - 1] if at else None
 
+    def stop_bisecting(self) -> None:
+        """Answer from a sorted table from now on."""
+        self._bisections = 0
+
     # -- machinery
 
     def _lines(self) -> list[str]:
@@ -555,6 +559,10 @@ class Kallsyms:
         offset = addr - start
         if not start or offset >= _MAX_OFFSET:
             return None
+        if not names:  # the lines looked sorted, but they are not
+            for stretch in self._stretches:
+                stretch.stop_bisecting()
+            return self.lookup(addr)
         symbol = next((s for s in names if s.is_function), names[0])
         return symbol, offset
 

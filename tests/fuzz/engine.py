@@ -29,6 +29,8 @@ _WORDS = (
     *("[", "]", "[bpf]", "\t[", "\t", " ", "\n", ":", "-", "@", "(", ")", "%", "$", ",", '"', "*"),
     *("__ftrace_invalid_address__", "bpf_trampoline_", "a" * 40),
 )
+_CHARACTERS = "-+_xX.,:;@#[]() \t\r\n\0\x1b\x1c\x85\u2028²٣１gzGfF0\udcff"
+_WINDOW = 200  # characters around a place that are split into words
 _TOKEN = re.compile(r"[A-Za-z_.]+|[0-9a-fA-F]+|\s|[^\sA-Za-z0-9_.]")
 _LONGEST = 1 << 16  # bytes of an input, unless its seed is longer
 
@@ -89,8 +91,15 @@ def change_text(data: bytes, others: Sequence[bytes], random: Random) -> bytes:
             case _:
                 lines[at], lines[-1 - at] = lines[-1 - at], lines[at]
         text = "\n".join(lines)
+    elif text and random.random() < 0.3:
+        # One character for another, so that columns stay where they are.
+        at = random.randrange(len(text))
+        if random.random() < 0.6:
+            at = text.rfind("\n", 0, at) + 1 + random.choice((0, 0, 1, 2, 15, 16, 17, 18, 19))
+        text = text[:at] + random.choice(_CHARACTERS) + text[at + 1 :]
     else:
-        tokens = list(_TOKEN.finditer(text))
+        near = random.randrange(len(text) + 1)
+        tokens = list(_TOKEN.finditer(text, max(near - _WINDOW, 0), near + _WINDOW))
         word = random.choice(_WORDS)
         if tokens:
             one = random.choice(tokens)

@@ -136,6 +136,14 @@ def _lines(pattern: str) -> Callable[[], list[bytes]]:
     return lambda: [path.read_bytes() for path in sorted((DATA / "kernel").glob(pattern))]
 
 
+def _kallsyms_seeds() -> list[bytes]:
+    # The last is long enough to be searched by halving.
+    lines = [f"{0xFFFFFFFF81000000 + 64 * n:016x} T function_{n}\n" for n in range(2400)]
+    lines += [f"{0xFFFFFFFFC0000000 + 64 * n:016x} t module_{n}\t[m]\n" for n in range(20)]
+    lines += [f"{0xFFFFFFFFC1000000 + n:016x} t bpf_trampoline_{n}\t[bpf]\n" for n in range(9)]
+    return [*_lines("*.kallsyms")(), "".join(lines).encode()]
+
+
 def _with_addresses() -> list[bytes]:
     return [
         b"ffffffff81000000 startup\nffffffff81000040 vfs_read\nffffffffc0000004 nf_x [nf]\n"
@@ -452,7 +460,8 @@ def _run_kallsyms(data: bytes) -> None:
         lambda: symbols.find_prefix("bpf"),
         lambda: symbols.named({"vfs_read", "do_rmdir"}),
         symbols.trampolines,
-        lambda: [symbols.lookup(a) for a in (0, 1 << 63, 0xFFFFFFFF81000000, (1 << 64) - 1)],
+        lambda: [symbols.lookup(a) for a in (0, 1 << 63, (1 << 64) - 1)],
+        *(lambda a=a: symbols.lookup(0xFFFFFFFF81000000 + 64 * a + 5) for a in range(0, 1950, 150)),
         lambda: symbols.at(0xFFFFFFFF81000000),
         symbols.functions,
         lambda: [symbols.symbol(i) for i in range(min(len(symbols), 50))],
@@ -823,7 +832,7 @@ TARGETS = {
         Target("core-object", _core_objects, _run_core_object, change_elf),
         Target("struct-ops", _struct_ops_seeds, _run_struct_ops, change_btf),
         Target("facts", _facts_seeds, _run_facts, change_facts),
-        Target("kallsyms", _lines("*.kallsyms"), _run_kallsyms, change_text),
+        Target("kallsyms", _kallsyms_seeds, _run_kallsyms, change_text),
         Target(
             "ftrace", lambda: _lines("*.ftrace")() + _with_addresses(), _run_ftrace, change_text
         ),

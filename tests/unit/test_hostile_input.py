@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -163,6 +164,20 @@ def test_kallsyms_takes_plain_digits_only(line: str) -> None:
     ):
         with pytest.raises(ObjectFormatError, match="/proc/kallsyms: offset 0x15"):
             ask(kallsyms.Kallsyms(text))
+
+
+def test_a_long_table_that_only_looks_sorted() -> None:
+    """Every address is found, although the table cannot be searched by halving."""
+    for seed in range(30):
+        random = Random(seed)
+        lines = [f"{0xFFFFFFFF81000000 + 64 * n:016x} T f_{n:06}\n" for n in range(2700)]
+        for _ in range(30):
+            one, other = random.randrange(2700), random.randrange(2700)
+            lines[one], lines[other] = lines[other], lines[one]
+        for number in random.choices(range(2700), k=12):
+            found = kallsyms.Kallsyms("".join(lines)).lookup(0xFFFFFFFF81000000 + 64 * number + 5)
+            assert found is not None
+            assert found[1] % 64 == 5
 
 
 def test_trampolines_with_odd_numbers_are_left_out() -> None:
@@ -426,6 +441,9 @@ def test_types_that_share_a_long_name() -> None:
     head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
     with pytest.raises(ObjectFormatError, match="names of types are too long"):
         Btf(head + types + strings, name="x").names()
+    types = struct.pack("<III", 10_001, 12 << 24, 0) * 20_000
+    with pytest.raises(ObjectFormatError, match="names of functions are too long"):
+        Btf(head + types + strings, name="x").func_columns()
 
 
 def test_saved_facts_with_much_btf() -> None:
