@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from . import links
 from ._sys import bpf as sys_bpf
@@ -20,6 +19,7 @@ from .dataclass import replace
 from .errors import BpfError, PlanError, VerifierError
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 from .links import table
+from .namedtuple import NamedTuple
 from .obj.sections import find_by_type
 
 TYPE_CHECKING = False
