@@ -32,20 +32,20 @@ from .errors import (
     UnsupportedFeature,
     VerifierError,
 )
-from .kernel.config import Config, Given, read_config, version_code
 from .kernel.host import Facts, SavedBtf
 from .kernel.lookup import BtfTarget
 from .maps import Map
-from .maps.structops import contents, seal
 from .names import ByName
 from .obj.externs import kconfig_values
 from .obj.linker import FUNC_INFO_SIZE, LINE_INFO_SIZE, LinkedProgram, Linker, LinkTarget
-from .obj.structops import Layout, lay_out
 
+# What few objects have, struct_ops and options of the kernel, is imported where it is used: 3 ms.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._sys.fd import Fd
+    from .kernel.config import Given
     from .obj.spec import ObjectSpec
+    from .obj.structops import Layout
 
 __all__ = ["Binding", "ProgLoad"]
 
@@ -229,6 +229,8 @@ class Binding:
     def _fill_kconfig(self) -> None:
         for bpf_map in self.maps.values():
             if bpf_map.spec.data == "kconfig" and self.spec.btf is not None:
+                from .kernel.config import Config, read_config
+
                 options = any(extern.name.startswith("CONFIG_") for extern in self.spec.externs)
                 config = read_config(self._kconfig) if options else Config()
                 bpf_map.initial = bytearray(
@@ -323,6 +325,9 @@ class Binding:
             return known
         members, spec, local = bpf_map.struct_ops, bpf_map.spec.struct_ops, self.spec.btf
         assert members is not None and spec is not None and local is not None
+        from .maps.structops import contents
+        from .obj.structops import lay_out
+
         data, programs = contents(members)
         kernel = self.facts.btf
         for module in ("", *kernel.modules()):
@@ -341,6 +346,8 @@ class Binding:
     def _create_struct_ops(self, bpf_map: Map) -> None:
         layout, module = self._layout(bpf_map)
         assert bpf_map.struct_ops is not None
+        from .maps.structops import seal
+
         seal(bpf_map.struct_ops)
         bpf_map.value_size = len(layout.value)
         if module:
@@ -362,6 +369,8 @@ class Binding:
         for bpf_map in self.maps.values():
             if bpf_map.struct_ops is None or not bpf_map.autocreate:
                 continue
+            from .maps.structops import contents
+
             _, programs = contents(bpf_map.struct_ops)
             for member, name in programs.items():
                 if name == program:
@@ -381,6 +390,8 @@ class Binding:
         for bpf_map in self.maps.values():
             if bpf_map.struct_ops is None or not bpf_map.created:
                 continue
+            from .maps.structops import contents
+
             layout, _ = self._layout(bpf_map)
             value = bytearray(layout.value)
             for member, name in contents(bpf_map.struct_ops)[1].items():
@@ -479,12 +490,17 @@ class Binding:
             btf = facts.btf.vmlinux() if self.spec.needs_kernel_btf else None
             modules = _ModuleBtfs(facts)
         virtual = any(e.section == ".kconfig" for e in self.spec.externs)
+        version = 0
+        if virtual:
+            from .kernel.config import version_code
+
+            version = version_code(os.uname().release)
         self._linked_with = facts
         return LinkTarget(
             btf,
             modules,
             ksym_addr=self._ksym_address,
-            kernel_version=version_code(os.uname().release) if virtual else 0,
+            kernel_version=version,
             has_syscall_wrapper=bool(virtual and facts.kallsyms.by_name("__x64_sys_bpf")),
         )
 

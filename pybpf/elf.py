@@ -15,9 +15,9 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from functools import cached_property
-from typing import NamedTuple
 
 from .errors import ObjectFormatError
+from .namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from .errors import BpfError, RelocationError, UnsupportedFeature
 from .globals import Globals
 from .kernel.host import Facts
 from .maps import Map
-from .maps.structops import StructOps
 from .names import ByName
 from .obj.reader import read_object
 from .programs import Program
@@ -34,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from .maps.structops import StructOps
     from .obj.spec import ObjectSpec
 
 __all__ = ["Object", "open_object"]

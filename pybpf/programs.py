@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from . import links
 from ._sys import bpf as sys_bpf
@@ -20,7 +19,7 @@ from .dataclass import replace
 from .errors import BpfError, PlanError, VerifierError
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 from .links import table
-from .obj.missing import explain
+from .namedtuple import NamedTuple
 from .obj.sections import find_by_type
 
 TYPE_CHECKING = False
@@ -263,6 +262,8 @@ class Program(Attaching):
         try:
             return self._binding.load(program)
         except VerifierError as error:
+            from .obj.missing import explain  # only for errors
+
             lacking = explain(self._binding.linked(self.name), self._binding.spec, error.log)
             if lacking is not None:
                 error.hint = f"this kernel lacks something: {lacking}"

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 from errno import E2BIG, EACCES, EINVAL, ENOENT, EPERM
-from typing import NamedTuple
 
 from .._uapi.defines import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYSLOG
 from .._uapi.enums import Cmd
 from .._uapi.enums import ProgType as T
 from ..digits import hexadecimal, number
 from ..errors import BpfError, DeniedByPolicy
+from ..namedtuple import NamedTuple
 from .files import parse_mounts
 
 __all__ = [

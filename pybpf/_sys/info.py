@@ -15,13 +15,14 @@ import os
 from array import array
 from collections.abc import Callable
 from errno import E2BIG, EINVAL, ENOSPC
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._uapi import structs as s
 from .._uapi.enums import Cmd, LinkType
 from .._uapi.enums import PerfEventType as P
 from ..dataclass import dataclass
 from ..errors import BpfError
+from ..namedtuple import NamedTuple
 from .door import address, error, fileno, try_bpf
 
 TYPE_CHECKING = False

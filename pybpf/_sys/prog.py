@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from array import array
 from errno import EAGAIN, EMFILE, ENFILE, ENOSPC
-from typing import NamedTuple
 
 from .._uapi import structs as s
 from .._uapi.enums import Cmd
 from ..errors import VerifierError
+from ..namedtuple import NamedTuple
 from .door import LOG_FIRST, LOG_MOST, address, bpf, error, fileno, log_text, object_name, try_bpf
 from .fd import Fd
 

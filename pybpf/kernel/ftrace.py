@@ -15,13 +15,13 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from .._sys.files import read as _read
 from .._sys.files import required, tracefs_directories
 from ..dataclass import dataclass
 from ..digits import hexadecimal
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
+from ..namedtuple import NamedTuple
 from .nameindex import index_names
 
 __all__ = [

@@ -24,12 +24,12 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Set
 from itertools import compress
-from typing import NamedTuple
 
 from .._sys.files import required, required_after
 from ..dataclass import dataclass
 from ..digits import decimal, hexadecimal
 from ..errors import DeniedByPolicy, ObjectFormatError
+from ..namedtuple import NamedTuple
 from .nameindex import index_names
 
 TYPE_CHECKING = False

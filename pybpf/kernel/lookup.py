@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from .._uapi.enums import AttachType
 from ..btf import BtfKind
 from ..dataclass import dataclass
 from ..errors import BpfError
+from ..namedtuple import NamedTuple
 from .globs import Matcher, parse_pattern
 
 TYPE_CHECKING = False

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from .._sys import prog as sys_prog
 from .._uapi.defines import BPF_F_SLEEPABLE
@@ -22,6 +21,7 @@ from ..asm import encode
 from ..asm import insn as asm
 from ..asm import opcodes as op
 from ..errors import BpfError, VerifierError
+from ..namedtuple import NamedTuple
 from .btf import KernelBtf
 
 __all__ = ["MOST", "Question", "is_sleep_refusal", "may_sleep"]

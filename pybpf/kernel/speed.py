@@ -8,7 +8,7 @@ from functools import cache
 __all__ = ["slowness"]
 
 _STEPS = 2000
-_ROUNDS = 3
+_ROUNDS = 2
 # What `_work` takes on the machine of the prices, a QEMU guest without KVM. Python takes 22 times
 # as long there as on its host, where this took 0.12 ms (29 November 2026).
 _REFERENCE_MS = 22 * 0.12

@@ -27,16 +27,15 @@ from ..obj.maptypes import ADDED_FLAGS, LRUS, NO_BTF, OUTER, RINGS
 from ..wording import uapi_word
 from .entries import Entries
 from .fields import BytesField
-from .hints import explain
 from .kinds import key_field, value_field
 from .percpu import possible_cpus
-from .structops import StructOps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
     from ..links import Link
     from ..obj.spec import MapSpec
+    from .structops import StructOps
 
 __all__ = ["Map"]
 
@@ -91,6 +90,8 @@ class Map(Entries):
         #: Members of a struct_ops map, to be changed before it is loaded; None for other maps.
         self.struct_ops: StructOps | None = None
         if spec.struct_ops is not None and btf is not None:
+            from .structops import StructOps  # 2 ms, with the types of values
+
             self.struct_ops = StructOps(spec.name, spec.struct_ops, btf)
         #: What a loaded struct_ops map holds, with the descriptors of its programs.
         self.struct_ops_value: bytes | None = None
@@ -288,6 +289,8 @@ class Map(Entries):
         )
 
     def _explained(self, err: BpfError, inner: Map | None) -> BpfError:
+        from .hints import explain  # only for errors
+
         err.add_context(f"map {self.name!r}")
         err.hint = err.hint or explain(
             err.errno or 0,

@@ -8,8 +8,6 @@ is refused is looked up in the tables afterwards, which say why.
 
 from __future__ import annotations
 
-from ..errors import BpfError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
@@ -53,8 +51,8 @@ class Asking:
 
                     self._finder = FunctionFinder()
                 address = self._finder.find(name)
-        except BpfError:
-            pass  # no rights, or an older kernel
+        except OSError:
+            pass  # no rights, an older kernel, or no /sys
         self._count += 1
         self._can = address is not None
         return address

@@ -28,10 +28,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
 from operator import itemgetter, lt
-from typing import NamedTuple
 
 from ..dataclass import dataclass, replace
 from ..kernel.functions import label
+from ..namedtuple import NamedTuple
 from ..trampoline.model import Model, Return
 from . import guard
 from .callees import THROW, calls_traceable, leaf_functions

@@ -10,11 +10,11 @@ that order.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
 
 from .._uapi.defines import BPF_OBJ_NAME_LEN
 from ..dataclass import dataclass, field
 from ..errors import ObjectFormatError
+from ..namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

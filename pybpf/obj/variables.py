@@ -8,11 +8,11 @@ which a non-zero section size shows.
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import NamedTuple
 
 from ..btf import Btf, BtfKind, Datasec, Linkage, Var
 from ..dataclass import dataclass
 from ..elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
+from ..namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,11 +26,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from sys import byteorder
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._sys import perf
 from .._uapi.enums import MapType
 from ..errors import BpfError
+from ..namedtuple import NamedTuple
 from .kinds import record_decoder
 from .records import Run, skip_records
 from .waiting import Batches

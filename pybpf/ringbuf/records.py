@@ -25,9 +25,10 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from sys import byteorder
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ..errors import BpfError
+from ..namedtuple import NamedTuple
 
 __all__ = [
     "BUSY",

@@ -131,9 +131,10 @@ def test_one_name_without_an_answer_ends_the_questions(monkeypatch: pytest.Monke
         assert Finder.closed == bool(names)
 
 
-def test_a_kernel_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [BpfError(22, "too old"), PermissionError(13, "/sys")])
+def test_a_kernel_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     def refuse() -> None:
-        raise BpfError(22, "too old")
+        raise error
 
     monkeypatch.setattr(funcfind, "FunctionFinder", refuse)
     with Asking() as asking:

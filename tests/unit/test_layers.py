@@ -17,6 +17,7 @@ LAYERS = {
     "pybpf._lazy": 0,
     "pybpf.dataclass": 0,
     "pybpf.intenum": 0,
+    "pybpf.namedtuple": 0,
     "pybpf._uapi": 0,
     "pybpf.errnos": 0,
     "pybpf.errors": 0,
