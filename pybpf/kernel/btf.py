@@ -71,7 +71,7 @@ def vmlinux(path: str = f"{DIRECTORY}/{VMLINUX}") -> Btf:
     try:
         data, _ = _read(path)
     except FileNotFoundError:
-        hint = "CONFIG_DEBUG_INFO_BTF is off"
+        hint = f"{path} does not exist: CONFIG_DEBUG_INFO_BTF is off, or somebody hides it"
         if path.startswith("/sys/") and not os.path.isdir("/sys/kernel"):
             hint = "sysfs, which shows it, is not mounted; try: mount -t sysfs sysfs /sys"
         raise UnsupportedFeature("vmlinux BTF", "5.4", hint) from None

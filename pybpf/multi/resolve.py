@@ -44,6 +44,7 @@ from .select import (
 from .target import Target
 from .template import Template
 from .traits import Hook
+from .unlisted import hidden
 from .variant import Lowering
 
 TYPE_CHECKING = False
@@ -310,8 +311,9 @@ class Resolver:
                 targets = [t for i, t in enumerate(targets) if i not in moved]
         if 0 not in [t.address for t in targets]:
             return out + targets, skipped
+        blind = self._live and hidden(self._facts) is not None
         for target in targets:
-            if not target.address:
+            if not target.address and not (blind and target.btf_id):
                 at = {
                     s.addr
                     for s in self._facts.kallsyms.by_name(target.name)

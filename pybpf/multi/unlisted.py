@@ -72,7 +72,8 @@ def named(facts: SelectFacts, patterns: Iterable[Pattern]) -> tuple[list[Named],
 
 def _one(facts: SelectFacts, btf: Btf | None, name: str, module: str) -> Named | Skipped:
     if btf is None:
-        return Skipped(name, module, Reason.NO_BTF, "the kernel gives no BTF of it")
+        where = f"no /sys/kernel/btf/{module or VMLINUX}, where the kernel shows BTF"
+        return Skipped(name, module, Reason.NO_BTF, where)
     table = btf.funcs_named([name])
     # For many names others come as well.
     rows = [i for i, other in enumerate(table.names) if other == name]

@@ -52,13 +52,17 @@ def describe(facts: Facts) -> dict[str, Any]:
         "machine": facts.machine,
         "lockdown": facts.lockdown.value,
         "sysctls": dict(facts.policy.sysctls),
-        "possible_cpus": len(facts.possible_cpus),
-        "online_cpus": len(facts.online_cpus),
         "rlimits": {name: list(pair) for name, pair in facts.rlimits.items()},
         "modules": len(facts.modules),
         "symbols": len(facts.kallsyms),
         "addresses": "hidden" if facts.kallsyms.hidden else "readable",
     }
+    try:
+        about["possible_cpus"] = len(facts.possible_cpus)
+        about["online_cpus"] = len(facts.online_cpus)
+    except BpfError as error:
+        about["possible_cpus"] = about["online_cpus"] = None
+        about["cpus"] = str(error)
     try:
         about["traceable"] = len(facts.ftrace)
         about["call_sites"] = facts.ftrace.sites is not None
@@ -103,9 +107,10 @@ def _about_lines(about: dict[str, Any]) -> list[str]:
     limits = " ".join(
         f"{name}={_limit(soft)}/{_limit(hard)}" for name, (soft, hard) in about["rlimits"].items()
     )
+    cpus = f"{about['possible_cpus']} possible, {about['online_cpus']} online"
     pairs = (
         ("kernel", f"{about['release']} {about['machine']}"),
-        ("cpus", f"{about['possible_cpus']} possible, {about['online_cpus']} online"),
+        ("cpus", about.get("cpus") or cpus),
         ("lockdown", about["lockdown"]),
         ("sysctls", sysctls),
         ("limits", limits),

@@ -79,7 +79,6 @@ COMMANDS = (
     "btf find file_operations",
     "trampolines list",
     "trampolines verify",
-    "trampolines dump do_getpgid",
     "trampolines plan fentry.multi/do_getpgid",
     "trampolines plan fentry.multi/do_getpg*",
     "trampolines why do_getpgid",
@@ -104,7 +103,8 @@ def run(command: str, situation: Situation) -> str:
         )
     # A plan without functions is an answer, on standard output.
     said = [line for line in done.stderr.splitlines() if line.strip()]
-    said = said or [line.strip() for line in done.stdout.splitlines()[-1:]]
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    said = said or [line for line in lines if not line.startswith("-v adds")][-1:]
     assert "Traceback" not in done.stderr, f"{command}, {situation.name}: {done.stderr}"
     works = done.returncode == 0 or ("-- cat" in command and "ENOENT" in done.stdout)
     if works:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...dataclass import dataclass
-from ...features import Feature
+from ...features import Feature, Support
 from ..plan import Part, Side
 from ..reasons import Reason, Skipped
 from ..traits import Hook
@@ -15,6 +15,7 @@ from ..variant import Lowering, Variant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ...features import FeatureSet
     from ...links import HasFd, Link
     from ..cost import CostModel, Price
     from ..plan import PlanFacts
@@ -147,8 +148,7 @@ class Mechanism(ABC):
         if request.template.sleepable and not self.can_sleep:
             return Refusal(Reason.NOT_SLEEPABLE, f"{self.value} programs cannot sleep")
         if not request.facts.features.supports(self.feature):
-            since = f" ({self.feature.since} and newer)" if self.feature.since else ""
-            return Refusal(Reason.NO_MECHANISM, f"the kernel has no {self.feature.value}{since}")
+            return Refusal(Reason.NO_MECHANISM, _lacking(request.facts.features, self.feature))
         if request.lowering is not None and request.lowering not in self.lowerings:
             detail = f"{self.value} has no {request.lowering.value} lowering"
             return Refusal(Reason.NO_MECHANISM, detail)
@@ -248,3 +248,11 @@ def returns(side: Side, target: Target) -> bool:
 def slots(target: Target) -> int:
     """Return the argument slots of a function, 0 if BTF does not tell."""
     return target.model.slots if target.model is not None else 0
+
+
+def _lacking(features: FeatureSet, feature: Feature) -> str:
+    answer = features.get(feature)
+    if answer is not None and answer.support is Support.DENIED:
+        return f"whether the kernel has {feature.value} is not known: {answer.why}"
+    since = f" ({feature.since} and newer)" if feature.since else ""
+    return f"the kernel has no {feature.value}{since}"

@@ -31,7 +31,7 @@ class KernelSymbols:
         if addr not in self._known:
             if self._table is None:
                 self._table = self._read()
-            found = self._table.lookup(addr)
+            found = None if self._table.hidden else self._table.lookup(addr)
             if found is None:
                 self._known[addr] = None
             else:

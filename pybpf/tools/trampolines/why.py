@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from ...errors import PlanError, UnsupportedFeature
+from ...errors import DeniedByPolicy, PlanError, UnsupportedFeature
 from ...multi.planner import answers
 from ...multi.resolve import Resolver, plan_facts
 from ...multi.target import Target
@@ -83,10 +83,12 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
     resolver = Resolver(facts, live=not facts.is_saved)
     kernel = plan_facts(facts)
     known: Registry | None = None
+    seen = facts.is_saved
     if not facts.is_saved:
         from ...trampoline.registry import Registry
 
-        known = Registry.read(facts)
+        with suppress(DeniedByPolicy):  # then nobody tells who is attached
+            known, seen = Registry.read(facts), True
     out: list[dict[str, object]] = []
     for name in args.functions:
         try:
@@ -129,7 +131,7 @@ def why(args: argparse.Namespace) -> list[dict[str, object]]:
                     "returns": model.returns.value if model else None,
                     "occupied": target.occupied,
                     "max_programs": kernel.max_programs,
-                    "attached": _attached_to(target, facts, known),
+                    "attached": _attached_to(target, facts, known) if seen else None,
                     "hooks": hooks,
                 }
             )
@@ -150,8 +152,10 @@ def why_lines(rows: Sequence[dict[str, object]]) -> Iterator[Line]:
         where = "" if row.get("unique", True) else f" at {row['address']:#x}"
         yield Line(f"{row['function']}{where}: {slots}, {programs}", "1", 2)
         attached = row["attached"]
-        assert isinstance(attached, list)
-        for one in attached:
+        if attached is None:
+            yield Line("  attached: not known, as this process lacks CAP_SYS_ADMIN", "33", 4)
+        assert attached is None or isinstance(attached, list)
+        for one in attached or ():
             shared = f" on {one['functions']} functions" if one["functions"] > 1 else ""
             who = f"program {one['program']} {one['name'] or '?'} by link {one['link']}"
             how = f"({'/'.join(one['kinds'])}{shared})"
