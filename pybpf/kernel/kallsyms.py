@@ -387,8 +387,6 @@ class Kallsyms:
         modules = _Stretch(_text(view[start:end]), offset)
         made = _Stretch(_text(view[end:]), offset + end - start)
         self._stretches: tuple[_Stretch, _Stretch, _Stretch] = (own, modules, made)
-        self._names: dict[str, int | list[int]] | None = None
-        self._addrs: array[int] | None = None
         self._hidden: bool | None = None
 
     def __len__(self) -> int:
@@ -490,51 +488,6 @@ class Kallsyms:
         stem = "bpf_trampoline_"
         keys = ((decimal(symbol.name[len(stem) :]), symbol) for symbol in self.find_prefix(stem))
         return [(key, symbol) for key, symbol in keys if key is not None]
-
-    def functions(self) -> dict[str, int | list[int]]:
-        """Return all names with their position in file order, or a list of positions if repeated.
-
-        It is for bulk joins: `symbol`, `address` and `owner` take the position. Built once.
-
-        :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
-        """
-        if self._names is None:
-            self.require_addresses()
-            own, *others = self._stretches
-            index = own.names()
-            if any(stretch.text for stretch in others):
-                index = dict(index)
-            first = len(own)
-            for stretch in others:
-                for name, found in stretch.names().items():
-                    old = index.get(name, [])
-                    both = [old] if isinstance(old, int) else list(old)
-                    both += [first + i for i in ((found,) if isinstance(found, int) else found)]
-                    index[name] = both[0] if len(both) == 1 else both
-                first += len(stretch)
-            self._names = index
-        return self._names
-
-    # -- by position -------------------------------------------------------
-
-    def symbol(self, position: int) -> Symbol:
-        """Return the symbol on line `position`, counted from 0."""
-        stretch, position = self._place(position)
-        return stretch.symbol(position)
-
-    def address(self, position: int) -> int:
-        """Return the address of the symbol on line `position`."""
-        if self._addrs is None:  # called once per function, so keep the column
-            self.require_addresses()
-            self._addrs = sum((stretch.addrs() for stretch in self._stretches), array("Q"))
-        return self._addrs[position]
-
-    def _place(self, position: int) -> tuple[_Stretch, int]:
-        for stretch in self._stretches[:-1]:
-            if position < len(stretch):
-                return stretch, position
-            position -= len(stretch)
-        return self._stretches[-1], position
 
     # -- by address --------------------------------------------------------
 

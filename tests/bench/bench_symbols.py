@@ -58,6 +58,11 @@ def main() -> list[str]:
         for name in names:
             table.by_name(name)
 
+    def indexed() -> None:
+        table = Kallsyms(data)
+        table.expect(1 << 20)
+        table.by_name(NAME)
+
     def short() -> None:
         btf = vmlinux()
         for name in SHORT:
@@ -69,7 +74,7 @@ def main() -> list[str]:
     sides = {
         "C": _once(lambda: c.find_symbol(NAME.encode())),
         "one": _once(lambda: kallsyms.read().by_name(NAME)),
-        "index": _once(lambda: Kallsyms(data).functions()),
+        "index": _once(indexed),
         "stack": _once(stack),
         "hundred": _once(hundred),
         "traceable": _once(lambda: parsed().places(NAME)),

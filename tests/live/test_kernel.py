@@ -48,17 +48,14 @@ def test_every_line_of_kallsyms_is_understood(symbols: Kallsyms) -> None:
     """The columns found by C-speed steps are those found by splitting each line."""
     lines = symbols.text.splitlines()
     assert len(lines) == len(symbols) > 10_000
-    for position, line in enumerate(lines):
+    for symbol, line in zip(symbols, lines, strict=True):
         addr, kind, name = line.split("\t")[0].split(" ")
-        assert symbols.address(position) == int(addr, 16)
-        if position % 97 == 0:
-            symbol = symbols.symbol(position)
-            assert (symbol.name, symbol.type) == (name, kind)
+        assert (symbol.addr, symbol.type, symbol.name) == (int(addr, 16), kind, name)
 
 
 def test_kallsyms_by_name_and_back(symbols: Kallsyms) -> None:
     """Names lead to addresses and those to the names, for functions picked at random."""
-    some = map(symbols.symbol, random.Random(1).sample(range(len(symbols)), 1000))
+    some = random.Random(1).sample(list(symbols), 1000)
     functions = [s for s in some if s.is_function and s.addr >> 47]
     assert len(functions) > 100
     for symbol in functions[:100]:
@@ -127,8 +124,8 @@ def test_the_traceable_functions_or_the_reason(facts: Facts, symbols: Kallsyms) 
         return
     assert len(functions) > 10_000
     assert "bpf_fentry_test1" in functions
-    index = symbols.functions()
-    unknown = [name for name, _ in functions if name not in index]
+    known = {symbol.name for symbol in symbols}
+    unknown = [name for name, _ in functions if name not in known]
     assert not unknown
     if functions.sites is not None:
         wrong = 0

@@ -93,19 +93,11 @@ def test_search_and_dictionary_agree(table: Kallsyms) -> None:
     """The first answers come from a text search, later ones from a dictionary: same answers."""
     names = sorted({s.name for s in table})
     by_search = {name: Kallsyms(SAMPLE).by_name(name) for name in names}
-    table.functions()
+    table.expect(1 << 20)
     assert {name: table.by_name(name) for name in names} == by_search
     asked_often = Kallsyms(SAMPLE)
     for _ in range(3):
         assert {name: asked_often.by_name(name) for name in names} == by_search
-
-
-def test_positions_of_repeated_names(table: Kallsyms) -> None:
-    index = table.functions()
-    assert index["p_start"] == [4, 6, 14]
-    assert index["jiffies"] == 11
-    assert table.symbol(4) == table.by_name("p_start")[0]
-    assert table.address(11) == 0xFFFFFFFF82000000
 
 
 @pytest.mark.parametrize(
@@ -252,7 +244,6 @@ def test_hidden_addresses_are_an_error_with_a_hint() -> None:
         lambda: hidden.lookup(0xFFFFFFFF81002000),
         lambda: hidden.find_prefix("bpf_"),
         lambda: hidden.named({"jiffies"}),
-        hidden.functions,
     ):
         with pytest.raises(DeniedByPolicy, match="kptr_restrict"):
             ask()
@@ -295,12 +286,12 @@ def answers(table: Kallsyms) -> list[object]:
     """All that a table can say, asked twice and more so that every index is made."""
     symbols = list(table)
     addrs = {s.addr + more for s in symbols for more in (-1, 0, 1, 64)}
-    found: list[object] = [len(table), table.text, table.functions(), table.trampolines(), symbols]
+    found: list[object] = [len(table), table.text, table.trampolines(), symbols]
     for addr in sorted(addrs):
         found += [table.lookup(addr), table.at(addr)]
     for _ in range(2):
         found += [table.by_name(s.name) for s in symbols]
-    return [*found, [(table.symbol(i), table.address(i)) for i in range(len(table))]]
+    return found
 
 
 @given(
@@ -360,7 +351,6 @@ def test_garbage_never_raises_anything_else(data: bytes) -> None:
         lambda: table.by_name("p_start"),
         lambda: table.find_prefix("bpf_"),
         table.trampolines,
-        table.functions,
     ):
         with contextlib.suppress(ObjectFormatError, DeniedByPolicy):
             ask()
