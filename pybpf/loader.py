@@ -21,7 +21,7 @@ from .binding import Binding
 from .btf import Btf
 from .btf.wrapped import unwrap
 from .dataclass import replace
-from .errors import BpfError, RelocationError, UnsupportedFeature
+from .errors import BpfError, ObjectFormatError, RelocationError, UnsupportedFeature
 from .globals import Globals
 from .kernel.host import Facts
 from .maps import Map
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from .obj.spec import ObjectSpec
 
 __all__ = ["Object", "open_object"]
+
+# Most bytes of .bss sections that are too long to be kept: an open object has them in memory.
+_MOST_ZEROS = 256 << 20
 
 
 def _read(
@@ -80,6 +83,10 @@ def open_object(
     """
     data, name = _read(source)
     spec = read_object(data, name, legacy_maps=legacy_maps)
+    zeros = [one for one in spec.maps.values() if one.data and one.initial is None]
+    if (size := sum(one.value_size for one in zeros)) > _MOST_ZEROS:
+        what = f"zeroed variables of {size >> 20} MiB; use an arena or a map"
+        raise ObjectFormatError(what, file=name, section=zeros[-1].section, offset=0)
     btf: Btf | None = None
     if isinstance(kernel_btf, Btf):
         btf = kernel_btf

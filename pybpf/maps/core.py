@@ -80,7 +80,8 @@ class Map(Entries):
         #: Initial contents of a data section's map. They may be edited before it is created.
         self.initial: bytearray | None = None
         if spec.data:
-            self.initial = bytearray(spec.initial or bytes(spec.value_size))
+            # Not via `bytes`: that would take twice the memory.
+            self.initial = bytearray(spec.value_size if spec.initial is None else spec.initial)
         elif spec.data_section:
             self.initial = bytearray(spec.initial or b"")
         #: Path where it is pinned, or None.

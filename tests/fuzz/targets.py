@@ -192,7 +192,12 @@ def _run_open(data: bytes) -> None:
         for one in obj.maps.values():
             str(one)
         for name in obj.globals:
-            value = _fine(lambda name=name: obj.globals[name])
+            try:
+                value = _fine(lambda name=name: obj.globals[name])
+            except AttributeError as error:  # documented
+                if "several variables" not in str(error):
+                    raise
+                continue
             if value is not None:
                 _fine(lambda name=name, value=value: setattr(obj.globals, name, value))
 
