@@ -113,7 +113,7 @@ def run(command: str, situation: Situation) -> str:
     assert said, f"{command}, {situation.name}: no word"
     said = [line for line in said if "can't open" not in line]
     assert len(said) <= 2, f"{command}, {situation.name}: more than one line: {said}"
-    return re.sub(r"/tmp/\S+|\b\d{4,}\b", "N", said[0])
+    return re.sub(r"^\d+  |/tmp/\S+", "", said[0])
 
 
 def tables() -> str:

@@ -91,7 +91,10 @@ class Watcher:
         :raises PlanError: no function could be attached to
         """
         facts = self._obj.facts
-        name, mechanism = program_for(mechanism, facts, mixed=rates is not None)
+        # kprobe.multi needs addresses, which the kernel may hide.
+        placed = all(isinstance(one, str) or one.address for one in wanted)
+        mixed = rates is not None or not placed
+        name, mechanism = program_for(mechanism, facts, mixed=mixed)
         # If each function needs its own link anyway (6.1), the cheapest one to call is best:
         # another process does the detaching.
         single = mechanism == "auto" and not facts.supports(Feature.KPROBE_MULTI)
