@@ -14,13 +14,13 @@ from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.kernel.kallsyms import read
 
+pytestmark = pytest.mark.first_on("6.12")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TRACER = """
 import sys, time
 import pybpf
-
-pytestmark = pytest.mark.first_on("6.12")
 std = pybpf.open("tests/data/fentry_args.bpf.o")
 std.load()
 links = std.attach()

@@ -14,6 +14,8 @@ from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from tests.support.trampolines import images, verify
 
+pytestmark = pytest.mark.first_on("6.12")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Attaches clones, leaves their links to another process, says which and ends.
@@ -26,8 +28,6 @@ from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.multi import link as multi_link
 from tests.support.leaks import bpf_descriptors
-
-pytestmark = pytest.mark.first_on("6.12")
 multi_link._QUICK_S = 0  # 7.x needs less than a second
 with pybpf.open("tests/data/multi.bpf.o") as obj:
     link = obj.programs["on_entry"].attach_multi("vfs_*", mechanism="trampoline")

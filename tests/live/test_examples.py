@@ -17,6 +17,8 @@ from tests.live.test_attach_user import SOURCE
 from tests.support.network import Network
 from tests.support.require import probes
 
+pytestmark = pytest.mark.first_on("host", "latest")
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "tools" / "examples"
 
@@ -121,8 +123,6 @@ def _try_to_send(cgroup: Path, port: str) -> None:
 
 REFUSED = """
 import os, socket, sys
-
-pytestmark = pytest.mark.first_on("host", "latest")
 with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
     procs.write(str(os.getpid()))
 refused = 0
