@@ -27,7 +27,7 @@ from tests.support.privileges import (
     without_tracefs,
 )
 
-pytestmark = [pytest.mark.rows("6.12"), pytest.mark.first_on("6.12")]
+pytestmark = [pytest.mark.rows("6.12"), pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/privileges.md"

@@ -24,7 +24,7 @@ from tests.support.kernellog import clean_kernel_log
 from tests.support.require import facts
 from tests.support.workload import workload
 
-pytestmark = pytest.mark.first_on("6.12")
+pytestmark = pytest.mark.first_on("6.12", "latest")
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LIMIT = 20_000  # runs after which the program calls nothing more

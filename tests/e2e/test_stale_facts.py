@@ -46,7 +46,7 @@ NEEDS = {
 }
 WAYS = [pytest.param(way, marks=pytest.mark.needs(need)) for way, need in NEEDS.items()]
 
-pytestmark = [pytest.mark.icount, pytest.mark.first_on("6.12")]
+pytestmark = [pytest.mark.icount, pytest.mark.first_on("latest")]
 
 
 def seeded() -> random.Random:
