@@ -1,7 +1,7 @@
 """Load the programs of packaged objects, each by itself: the kernel's answers are libbpf's.
 
 The objects are not ours: tests/support/objects.py downloads them. tests/data/oracle has what
-libbpf got from Debian's 6.12 kernel for each of the 448 programs. On the other rows Debian's
+libbpf got from Debian's 6.12 kernel for each of their 444 programs. On the other rows Debian's
 bpftool is asked in the same guest.
 """
 
