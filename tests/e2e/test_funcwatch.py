@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -300,7 +299,8 @@ def test_measured_first(tmp_path: Path) -> None:
 
 def test_the_hottest_function_is_let_go() -> None:
     """It is named with its rate, the others count on without a gap, and the programs get cheap."""
-    with busy(), funcwatch(*NAMES, "--max-overhead", "0.2", "--interval", "0.5") as watch:
+    # An emulated call of a kprobe takes up to 0.1 ms: the limit has room for hundreds a second.
+    with busy(), funcwatch(*NAMES, "--max-overhead", "3", "--interval", "0.5") as watch:
         assert watch.wait_for("The programs took").endswith("let go of 1 function.\n")
         line = watch.wait_for("  do_getpgid: ")
         assert float(line.split()[1]) > 100
@@ -313,8 +313,7 @@ def test_the_hottest_function_is_let_go() -> None:
     assert final["do_getpgid"]["calls"] > 1000
     # Its own first round included; nobody else renames.
     assert final["vfs_rename"]["calls"] == 21 * CALLS["vfs_rename"]
-    # Where a call takes long, vfs_read's 140 calls a second may cost more than is allowed, too.
-    assert re.search(r"Let go of [12] functions? to stay cheap\.", watch.said[-1])
+    assert "Let go of 1 function to stay cheap." in watch.said[-1]
 
 
 LOAD = """

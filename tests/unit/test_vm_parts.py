@@ -238,6 +238,16 @@ def test_byte_code_comes_along_and_is_made_once(own_cache: Path) -> None:
     assert kept.stat().st_mtime_ns == made
 
 
+def test_files_that_another_run_takes_away(tmp_path: Path) -> None:
+    """Guests that start together prune one directory; what is gone by then is no fault."""
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")  # listed, but not there
+    old = tmp_path / "old"
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
+    checkout._prune(tmp_path)
+    assert not old.exists()
+
+
 def test_rewritten_tests_come_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The guest's pytest reuses what the host's rewrote, unless the Python differs."""
     monkeypatch.setattr(checkout, "CHECKOUT", tmp_path)

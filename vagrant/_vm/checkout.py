@@ -6,6 +6,7 @@ that once per content.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -100,7 +101,11 @@ def _byte_code(sources: list[tuple[Path, bytes]], where: str) -> dict[Path, byte
         _prune(store)
         command = [PYTHON, "-I", "-c", COMPILE]
         subprocess.run(command, input=json.dumps(work).encode(), check=False)
-    return {name: kept.read_bytes() for name, kept in wanted.items() if kept.exists()}
+    found = {}
+    for name, kept in wanted.items():
+        with contextlib.suppress(FileNotFoundError):  # not compiled, or pruned by another run
+            found[name] = kept.read_bytes()
+    return found
 
 
 def _rewritten(sources: list[tuple[Path, bytes]]) -> dict[Path, bytes]:
@@ -124,8 +129,12 @@ def _tag() -> str:
 
 
 def _prune(store: Path) -> None:
-    """Delete byte code that is two weeks old. If it is still needed, it is quickly made again."""
+    """Delete byte code that is two weeks old. If it is still needed, it is quickly made again.
+
+    Other runs work in the same directory: files of theirs may be gone a moment later.
+    """
     oldest = time.time() - KEEP_DAYS * 86400
     for path in store.iterdir():
-        if path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
