@@ -39,8 +39,6 @@ from __future__ import annotations
 import errno
 import gc
 import math
-import mmap
-import os
 import platform
 import select
 import struct
@@ -51,10 +49,10 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal
 
-from .._sys.fd import Fd
 from .._uapi.enums import MapFlag, MapType
 from ..errors import BpfError, UnsupportedFeature
 from .kinds import RingMap, record_decoder
+from .mapped import MappedRing
 from .records import (
     HEADER_SIZE,
     Scan,
@@ -134,7 +132,7 @@ class Chunk:
         return iter(out)
 
 
-class RingBuffer:
+class RingBuffer(MappedRing):
     """Read one ring buffer map.
 
     :param ring: a created map of type ``BPF_MAP_TYPE_RINGBUF``
@@ -168,62 +166,13 @@ class RingBuffer:
         self._decode = record_decoder(type, ring)
         self._lost = lost
         self._fence = make_fence()
-        # A descriptor of our own, so that the map may be closed before the reader.
-        self._fd = Fd(os.dup(ring.fileno()), f"ring buffer {ring.name!r}")
-        #: Name of the map.
-        self.name = ring.name
-        #: Size of the data pages, bytes.
-        self.size = ring.max_entries
+        super().__init__(ring, "ring buffer", produces=False)
         self._mask = self.size - 1
         self._hint = -1
-        self._maps: list[mmap.mmap] = []
-        self._views: list[memoryview] = []
-        page = mmap.PAGESIZE
-        try:
-            consumer = self._map(page, mmap.PROT_READ | mmap.PROT_WRITE, 0)
-            producer = self._map(page + 2 * self.size, mmap.PROT_READ, page)
-        except OSError as err:
-            self.close()
-            raise BpfError(err.errno or errno.EINVAL, f"mmap of ring buffer {ring.name!r}") from err
-        self._consumer = self._view(memoryview(consumer).cast("Q"))
-        self._producer = self._view(memoryview(producer)[:page].cast("Q"))
-        self._data = self._view(memoryview(producer)[page:])
-        self._words = self._view(self._data.cast("I"))
         self._poll = select.poll()
         self._poll.register(self._fd.fileno(), select.POLLIN)
 
-    def _map(self, length: int, prot: int, offset: int) -> mmap.mmap:
-        made = mmap.mmap(self._fd.fileno(), length, mmap.MAP_SHARED, prot, offset=offset)
-        self._maps.append(made)
-        return made
-
-    def _view(self, view: memoryview) -> memoryview:
-        self._views.append(view)
-        return view
-
     # -- life ---------------------------------------------------------------
-
-    def close(self) -> None:
-        """Unmap the ring. The map itself stays. Closing again does nothing."""
-        while self._views:
-            self._views.pop().release()
-        while self._maps:
-            try:
-                self._maps.pop().close()
-            except BufferError:
-                # A column of a `Chunk` still exists. The memory is unmapped when it goes.
-                continue
-        self._fd.close()
-
-    @property
-    def closed(self) -> bool:
-        return not self._maps
-
-    def __enter__(self) -> RingBuffer:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def __aiter__(self) -> AsyncIterator[list[Any]]:
         """Iterate over batches without end: ``async for batch in ring``."""

@@ -13,16 +13,14 @@ payload before the mark is removed.
 from __future__ import annotations
 
 import errno
-import mmap
-import os
 import struct
 import time
 from typing import Any
 
-from .._sys.fd import Fd
 from .._uapi.enums import MapType
 from ..errors import BpfError
 from .kinds import RingMap, btf_codec
+from .mapped import MappedRing
 from .reader import make_fence
 from .records import BUSY, DISCARD, HEADER_SIZE, stride_of
 from .waiting import NAP_MAX, NAP_MIN
@@ -74,7 +72,7 @@ class Reservation:
             self._finish(0 if kind is None else DISCARD)
 
 
-class UserRingBuffer:
+class UserRingBuffer(MappedRing):
     """Write one user ring buffer map.
 
     :param ring: a created map of type ``BPF_MAP_TYPE_USER_RINGBUF``
@@ -91,27 +89,7 @@ class UserRingBuffer:
             raise BpfError(errno.EINVAL, f"map {ring.name!r}", what)
         self._type = self._encoder(type, ring)
         self._fence = make_fence()
-        # A descriptor of our own, so that the map may be closed before the writer.
-        self._fd = Fd(os.dup(ring.fileno()), f"user ring buffer {ring.name!r}")
-        #: Name of the map.
-        self.name = ring.name
-        #: Size of the data pages, bytes.
-        self.size = ring.max_entries
-        self._maps: list[mmap.mmap] = []
-        self._views: list[memoryview] = []
-        page = mmap.PAGESIZE
-        both = mmap.PROT_READ | mmap.PROT_WRITE
-        try:
-            consumer = self._map(page, mmap.PROT_READ, 0)
-            producer = self._map(page + 2 * self.size, both, page)
-        except OSError as err:
-            self.close()
-            what = f"mmap of user ring buffer {ring.name!r}"
-            raise BpfError(err.errno or errno.EINVAL, what) from err
-        self._consumer = self._view(memoryview(consumer).cast("Q"))
-        self._producer = self._view(memoryview(producer)[:page].cast("Q"))
-        self._data = self._view(memoryview(producer)[page:])
-        self._words = self._view(self._data.cast("I"))
+        super().__init__(ring, "user ring buffer", produces=True)
 
     @staticmethod
     def _encoder(kind: object, ring: RingMap) -> Any:
@@ -124,40 +102,12 @@ class UserRingBuffer:
             raise ValueError(f"map {ring.name!r} has no BTF, so type {kind!r} is not known")
         return btf_codec(btf, kind)
 
-    def _map(self, length: int, prot: int, offset: int) -> mmap.mmap:
-        made = mmap.mmap(self._fd.fileno(), length, mmap.MAP_SHARED, prot, offset=offset)
-        self._maps.append(made)
-        return made
-
-    def _view(self, view: memoryview) -> memoryview:
-        self._views.append(view)
-        return view
-
     def close(self) -> None:
         """Unmap the ring. The map itself stays. Closing again does nothing.
 
         Records that are still reserved stop the program for good.
         """
-        while self._views:
-            self._views.pop().release()
-        while self._maps:
-            try:
-                self._maps.pop().close()
-            except BufferError:
-                # The data of a `Reservation` still exist. The memory is unmapped when they go.
-                continue
-        self._fd.close()
-
-    @property
-    def closed(self) -> bool:
-        """Return True after `close`."""
-        return not self._maps
-
-    def __enter__(self) -> UserRingBuffer:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        super().close()
 
     def fileno(self) -> int:
         """Return a descriptor that is writable (poll, select, asyncio) if there is room."""
