@@ -12,19 +12,13 @@ import errno
 import struct
 
 from .._sys import bpf as sys_bpf
-from .._sys import prog as sys_prog
 from .._sys.fd import Fd
-from .._uapi.defines import BPF_F_SLEEPABLE
-from .._uapi.enums import ProgType
 from .._uapi.helpers import Helper
 from ..asm import insn as asm
 from ..asm import opcodes as op
 from ..errors import BpfError
 from .lookup import BtfTarget
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Self
+from .sysprog import SyscallProgram
 
 __all__ = ["BtfFinder"]
 
@@ -64,7 +58,7 @@ def _program() -> bytes:
     )
 
 
-class BtfFinder:
+class BtfFinder(SyscallProgram):
     """Ask the running kernel for BTF ids. Close it, or use it as a context manager.
 
     :raises DeniedByPolicy: without CAP_BPF and CAP_PERFMON
@@ -72,22 +66,7 @@ class BtfFinder:
     """
 
     def __init__(self) -> None:
-        self._fd = sys_prog.prog_load(
-            ProgType.BPF_PROG_TYPE_SYSCALL,
-            _program(),
-            name="pybpf_find",
-            prog_flags=BPF_F_SLEEPABLE,
-        )
-
-    def close(self) -> None:
-        """Release the program."""
-        self._fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        super().__init__(_program())
 
     def find(self, name: str, kind: int) -> BtfTarget | None:
         """Find the first type with a name and kind.
@@ -101,8 +80,7 @@ class BtfFinder:
         if not text or b"\0" in text or len(text) >= _ROOM:
             raise ValueError(f"not a name of 1 to {_ROOM - 1} bytes: {name[:40]!r}")
         context = _CONTEXT.pack(text, len(text), kind, 0)
-        result = sys_prog.prog_test_run(self._fd, ctx_in=context)
-        *_, answer = _CONTEXT.unpack(result.ctx_out)
+        *_, answer = _CONTEXT.unpack(self.run(context))
         if answer == -errno.ENOENT:
             return None
         if answer < 0:

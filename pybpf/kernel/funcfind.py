@@ -21,19 +21,16 @@ import struct
 
 from .._sys import bpf as sys_bpf
 from .._sys import perf as sys_perf
-from .._sys import prog as sys_prog
 from .._sys.element import Element, last_errno
-from .._uapi.defines import BPF_F_SLEEPABLE
-from .._uapi.enums import MapFlag, MapType, ProgType
+from .._uapi.enums import MapFlag, MapType
 from .._uapi.helpers import Helper
 from ..asm import insn as asm
 from ..asm import opcodes as op
 from ..errors import BpfError, UnsupportedFeature
+from .sysprog import SyscallProgram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
-
     from .._sys.fd import Fd
 
 __all__ = ["FunctionFinder"]
@@ -108,7 +105,7 @@ def _format() -> Fd:
     return made
 
 
-class FunctionFinder:
+class FunctionFinder(SyscallProgram):
     """Ask the running kernel for functions of its own. Close it, or use it as a context manager.
 
     :raises DeniedByPolicy: without CAP_BPF and CAP_PERFMON
@@ -120,22 +117,7 @@ class FunctionFinder:
         if not sys_perf.is_shared_name(_COMMON):
             raise UnsupportedFeature("counting the symbols of a name", "6.6")
         with _format() as form:
-            self._fd = sys_prog.prog_load(
-                ProgType.BPF_PROG_TYPE_SYSCALL,
-                _program(form),
-                name="pybpf_find",
-                prog_flags=BPF_F_SLEEPABLE,
-            )
-
-    def close(self) -> None:
-        """Release the program."""
-        self._fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+            super().__init__(_program(form))
 
     def find(self, name: str) -> int | None:
         """Find the address of a function of the kernel itself by its name.
@@ -148,8 +130,7 @@ class FunctionFinder:
         if not text or b"\0" in text or len(text) >= _ROOM - 1:
             return None
         context = _CONTEXT.pack(text, len(text) + 1, 0, 0, b"")
-        result = sys_prog.prog_test_run(self._fd, ctx_in=context)
-        _, _, errno, address, said = _CONTEXT.unpack(result.ctx_out)
+        _, _, errno, address, said = _CONTEXT.unpack(self.run(context))
         if errno or not address or said.partition(b"\0")[0] != text:
             return None
         return None if sys_perf.is_shared_name(name) else int(address)
