@@ -21,7 +21,7 @@ _KINDS = (MapType.BPF_MAP_TYPE_SOCKMAP, MapType.BPF_MAP_TYPE_SOCKHASH)
 def attach_sockmap(program: HasFd, where: Map, attach_type: int, *, what: str = "sockmap") -> Link:
     """Attach to a sockmap or sockhash. Sockets that are put into it run the program.
 
-    Uses a link (6.10), or BPF_PROG_ATTACH if the kernel has no such links. `close` ends both.
+    Uses a link (6.10 and newer), otherwise BPF_PROG_ATTACH. `close` detaches either way.
 
     :param where: the map
     :param attach_type: the program's ``expected_attach_type`` (``enum bpf_attach_type``)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.rows("host"), pytest.mark.unprivileged]
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests/data"
 
-# reveal_type() is told by mypy; a line with "# wrong" must be an error.
+# mypy prints the type at each reveal_type(), and must reject each line marked "# wrong".
 PROGRAM = """\
 from typing import TYPE_CHECKING, cast
 import pybpf

@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
-        # First what was got: whoever has the answer may look at once.
+        # Record the request before answering it: the test may look as soon as it has the answer.
         with server.more:
             status = server.status
             server.got.append((self.path, self.headers["Content-Type"], body))

@@ -140,7 +140,7 @@ def test_nonsense_is_a_usage_error(text: str, says: str) -> None:
 
 
 def test_what_is_not_built_says_so() -> None:
-    """Options of retsnoop that come later are told apart from unknown ones."""
+    """An option that is not implemented yet gets another error than an unknown one."""
     with pytest.raises(NotYet):
         parse(["-e", "f", "--debug", "bpf"])
 

@@ -157,7 +157,7 @@ def _in_line(values: Sequence[tuple[str, str]]) -> str:
 
 
 def _compact(name: str, value: str) -> str:
-    # A text that stands for unknown arguments has no name.
+    # "..." stands in for arguments that are not known.
     return f"... {value}" if name == "..." else f"{name}={value}"
 
 
