@@ -18,7 +18,7 @@ from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 __all__ = ["BTF_MAGIC", "LONGEST", "Blob", "utf8"]
 
@@ -53,30 +53,6 @@ _EXTRA_WORDS = (
     (0, 0),  # type_tag
     (0, 3),  # enum64
 )
-
-
-class _Steps(dict[int, int]):
-    """Map info words to record lengths in words. Kinds and lengths are few, so this stays small."""
-
-    def __init__(self, layout: Mapping[int, tuple[int, int]]) -> None:
-        super().__init__()
-        self._layout = layout
-
-    def __missing__(self, info: int) -> int:
-        kind = info >> 24 & 0x7F
-        if 0 < kind < len(_EXTRA_WORDS):
-            fixed, each = _EXTRA_WORDS[kind]
-        elif kind in self._layout and kind:
-            fixed, each = self._layout[kind]
-        else:
-            raise _UnknownKind(kind)
-        step = 3 + fixed + (info & 0xFFFFFF) * each
-        self[info] = step
-        return step
-
-
-class _UnknownKind(Exception):
-    """Carry the kind number out of the walk, which knows the offset."""
 
 
 class Blob:
@@ -195,27 +171,39 @@ class Blob:
         """Return the word offset of every own type. Index 0 is type `start_id`."""
         words = self.words
         infos = words[1:]
-        steps = _Steps(self._layout)
+        # Record lengths in words, by info word. There are some hundreds of them.
+        steps: dict[int, int] = {}
         offsets = array("I")
         append = offsets.append
         at = 0
-        # The loop ends with the IndexError of the first info word after the section. A
-        # comparison per record would cost a fifth more.
-        try:
-            while True:
-                step = steps[infos[at]]
-                append(at)
-                at += step
-        except IndexError:
-            pass
-        except _UnknownKind as err:
-            raise self.error(
-                f"unknown BTF kind {err.args[0]}", self.types_at + 4 * at + 4
-            ) from None
+        # The walk ends with the IndexError of the first info word after the section. A comparison
+        # per record would cost a fifth more. So would a dict that fills itself.
+        while True:
+            try:
+                while True:
+                    step = steps[infos[at]]
+                    append(at)
+                    at += step
+            except KeyError:
+                steps[infos[at]] = self._step(at)
+            except IndexError:
+                break
         if at != len(words):
             last = offsets[-1] if at > len(words) and offsets else at
             raise self.error("type record ends after the section", self.types_at + 4 * last)
         return offsets
+
+    def _step(self, at: int) -> int:
+        # Length in words of the record at word `at`.
+        info = self.words[at + 1]
+        kind = info >> 24 & 0x7F
+        if 0 < kind < len(_EXTRA_WORDS):
+            fixed, each = _EXTRA_WORDS[kind]
+        elif kind in self._layout and kind:
+            fixed, each = self._layout[kind]
+        else:
+            raise self.error(f"unknown BTF kind {kind}", self.types_at + 4 * at + 4)
+        return 3 + fixed + (info & 0xFFFFFF) * each
 
     @cached_property
     def start_id(self) -> int:

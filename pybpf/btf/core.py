@@ -120,6 +120,7 @@ class CandidateCache:
         self._local = local
         self._targets = targets
         self._by_id: dict[int, _Candidates] = {}
+        self._decided: dict[tuple[int, int, str], _Decided] = {}
 
     @property
     def targets(self) -> Sequence[Btf]:
@@ -131,6 +132,25 @@ class CandidateCache:
         if known is None:
             known = self._by_id[local_id] = _Candidates(self._search(local_id))
         return known
+
+    def decide(self, relo: CoreRelo) -> _Decided:
+        """Decide a relocation. One that was decided is answered from before, unless another one
+        has dropped candidates of its type since."""
+        key = (relo.kind, relo.type_id, relo.access_str)
+        known = self._decided.get(key)
+        if known is None or (known.of is not None and known.of.found is not known.among):
+            known = self._decided[key] = self._decide(relo)
+        return known
+
+    def _decide(self, relo: CoreRelo) -> _Decided:
+        mine = local_spec(self._local, relo)
+        text = str(mine)
+        if relo.kind == CoreKind.TYPE_ID_LOCAL:
+            own = _Decision(relo.type_id, old=_Value(relo.type_id, validate=False))
+            return _Decided(mine, text, own, text)
+        of = self.candidates(relo.type_id)
+        decision, target = _resolve_relo(relo, mine, of)
+        return _Decided(mine, text, decision, target, of, of.found)
 
     def _search(self, local_id: int) -> list[tuple[Btf, int]]:
         name = essential_name(self._local.name(local_id))
@@ -258,6 +278,18 @@ class _Decision:
     bad_width: bool = False
 
 
+@dataclass(slots=True)
+class _Decided:
+    # What was decided for a kind, type and access: the access in words, what to write, and the
+    # target in words. `among` are the candidates of `of` that were left then.
+    mine: Spec
+    text: str
+    decision: _Decision
+    target: str
+    of: _Candidates | None = None
+    among: list[tuple[Btf, int]] | None = None
+
+
 def _decide(kind: int, mine: Spec, spec: Spec | None) -> _Decision:
     old = _calculate(kind, mine)
     try:
@@ -305,7 +337,8 @@ def _resolve_relo(relo: CoreRelo, mine: Spec, candidates: _Candidates) -> tuple[
         left.append((target, target_id))
     if chosen is None:
         return _decide(relo.kind, mine, None), ""
-    candidates.found = left
+    if len(left) < len(candidates.found):
+        candidates.found = left
     return chosen[1], str(chosen[0])
 
 
@@ -388,20 +421,18 @@ def _relocate_one(
         raise CoreFailure(f"relocation kind {relo.kind} is not known") from None
     if kind != CoreKind.TYPE_ID_LOCAL and not local.name(relo.type_id):
         raise CoreFailure(f"type {relo.type_id} is anonymous and cannot be looked up")
-    mine = local_spec(local, relo)
-    if kind == CoreKind.TYPE_ID_LOCAL:
-        decision = _Decision(relo.type_id, old=_Value(relo.type_id, validate=False))
-        target = str(mine)
-    else:
-        decision, target = _resolve_relo(relo, mine, cache.candidates(relo.type_id))
+    known = cache.decide(relo)
+    mine, decision = known.mine, known.decision
     reason = _patch(code, at, decision)
     if not reason:
-        return CoreResult(at, kind, str(mine), target, decision.value)
+        return CoreResult(at, kind, known.text, known.target, decision.value)
     from .absent import access, instead  # only when something is missing
 
     if reason == _NOTHING:
         reason = instead(mine, cache.candidates(relo.type_id).every, cache.targets)
-    return CoreResult(at, kind, str(mine), target, decision.value, True, reason, access(mine))
+    return CoreResult(
+        at, kind, known.text, known.target, decision.value, True, reason, access(mine)
+    )
 
 
 def relocate(

@@ -2,10 +2,11 @@
 
 A name index of a kernel takes 50 ms and 15 MB, and most processes look up only a few names. So a
 name is first searched for: where its string is, and which types refer to that place. Both are
-C-speed searches of bytes, of the strings and of the type records: a millisecond together. If a
-short or frequent name is at many places, a table of all types' places is searched instead. The
-index is built after many names were looked up, or when a single name would need many searches. So
-no look-up costs more than the index does, however short or frequent the name is.
+C-speed searches of bytes. The type records are searched for the first name. For others, and for
+types that relocations name, there is a table of all types' places. It costs as much as two or three
+searches of the records, and a search of it a tenth of one. The index is built after many names were
+looked up, or when a single name would need many searches. So no look-up costs more than the index
+does, however short or frequent the name is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from array import array
 from bisect import bisect_left
 from functools import cached_property
 from itertools import islice
+from operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +32,11 @@ _PLACES_BEFORE_INDEX = 8
 # Most characters of all names together, for each byte of the strings, and some more. A kernel's
 # names have 0.6 for each.
 _PER_BYTE, _SOME = 16, 1 << 20
-# Most places that the type records themselves are searched for. Each costs a third of a table of
+# Most places that the type records themselves are searched for. Each costs half of a table of
 # all types' places, which is then searched at once.
 _PLACES_BEFORE_TABLE = 3
+# Most places of "___" that are looked through for each name with a flavour.
+_MOST_FLAVOURS = 4096
 # Words of the type records that may look like one place. Names of members and parameters do.
 _MOST_WORDS = 256
 
@@ -93,7 +97,12 @@ class TypeNames:
         if "\0" in name:
             return []
         text = _bytes(name) + b"\0"
-        found = self._search(lambda: self._occurrences(text), lambda: self._places(text))
+        found = None
+        if not self._searches and self._index is None:
+            found = self._by_records(self._occurrences(text))
+        self._searches += 1
+        if found is None:
+            found = self._by_table(lambda: self._places(text))
         return self._indexed(name) if found is None else found
 
     def find_essential(self, essential: str) -> list[int]:
@@ -106,19 +115,15 @@ class TypeNames:
         same = essential_name(essential) == essential
         text = _bytes(essential)
 
-        def flavours(of: Iterable[int]) -> Iterator[int]:
-            return (at for at in of if essential_name(self._blob.string(at)) == essential)
-
-        def tails() -> Iterator[int]:
-            if same:
-                yield from self._occurrences(text + b"\0")
-            yield from flavours(self._occurrences(text + b"___"))
-
         def places() -> set[int]:
             wanted = self._places(text + b"\0") if same else set()
-            return wanted.union(flavours(self._places(text + b"___")))
+            string = self._blob.string
+            return wanted.union(
+                x for x in self._flavoured(text) if essential_name(string(x)) == essential
+            )
 
-        found = self._search(tails, places)
+        self._searches += 1
+        found = self._by_table(places)
         if found is None:
             names = (*([essential] if same else ()), *self._flavours.get(essential, ()))
             found = sorted([x for name in names for x in self._indexed(name)])
@@ -217,17 +222,11 @@ class TypeNames:
                 at = records.find(key, at + 1, end)
         return sorted(ids)
 
-    def _search(
-        self, tails: Callable[[], Iterable[int]], places: Callable[[], set[int]]
-    ) -> list[int] | None:
+    def _by_table(self, places: Callable[[], set[int]]) -> list[int] | None:
         # Ids of the types, ascending, whose name is at one of some string offsets. None if the
         # index is cheaper: many names were looked up, or this one is at many places.
-        # `tails` gives places inside strings, too, which few names have; `places` does not.
-        self._searches += 1
         if self._index is not None or self._searches > _SEARCHES_BEFORE_INDEX:
             return None
-        if (found := self._by_records(tails())) is not None:
-            return found
         wanted = places() if len(self._inner) <= _PLACES_BEFORE_INDEX else None
         if wanted is None or len(wanted) > _PLACES_BEFORE_INDEX:
             return None
@@ -240,6 +239,23 @@ class TypeNames:
                     ids.append(first + at // 4)
                 at = table.find(key, at + 1)
         return sorted(ids)
+
+    def _flavoured(self, text: bytes) -> Iterable[int]:
+        # Places of the text, and of names inside longer ones, with "___" after it.
+        ends = self._underscores
+        if ends is None:
+            return self._places(text + b"___")
+        found = [x - len(text) for x in ends]
+        wanted = [x for x in found if x > 0 and self._bytes_at(x, len(text)) == text]
+        before = ((x, self._bytes_at(x - 1, 1)) for x in wanted)
+        inner = set(self._inner)
+        return [x for x, byte in before if byte in (b"\0", b"") or x in inner]
+
+    @cached_property
+    def _underscores(self) -> list[int] | None:
+        # Where "___" is in the strings. A kernel has some dozens. None if there are very many.
+        found = list(islice(self._occurrences(b"___"), _MOST_FLAVOURS + 1))
+        return found if len(found) <= _MOST_FLAVOURS else None
 
     def _places(self, text: bytes) -> set[int]:
         # Offsets of the strings, and of the names inside longer ones, that start with a text.
@@ -277,13 +293,15 @@ class TypeNames:
     def _inner(self) -> list[int]:
         # Offsets of names that start inside a longer string ("foo" in "xfoo"). Kernel BTF
         # does not have them, but the format allows them.
-        places = memoryview(self._table).cast("I")
-        strings = self._blob.strings
-        # The usual answer is found at C speed, which saves 10 ms.
-        known = self._blob.base is None and max(places, default=0) <= len(strings)
-        if known and not any(map((b"\0" + strings).__getitem__, places)):
-            return []
-        return [x for x in set(places) if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
+        places = set(memoryview(self._table).cast("I"))
+        if self._blob.base is None and len(places) > 1:
+            # The usual answer is found at C speed, which saves 10 ms.
+            try:
+                if not any(itemgetter(*places)(b"\0" + self._blob.strings)):
+                    return []
+            except IndexError:
+                pass  # a name outside the strings, which is told where it is read
+        return [x for x in places if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
 
 
 def _bytes(name: str) -> bytes:
