@@ -210,7 +210,7 @@ class Blob:
         """Return the first id after the base's."""
         return self.base.nr_types if self.base else 1
 
-    @property
+    @cached_property
     def nr_types(self) -> int:
         """Count the type ids, including void and the base's."""
         return self.start_id + len(self.offsets)

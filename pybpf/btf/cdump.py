@@ -23,6 +23,7 @@ from ..errors import ObjectFormatError
 from .decode import Btf
 from .types import (
     Array,
+    BtfKind,
     Const,
     Enum,
     Enum64,
@@ -43,7 +44,9 @@ from .types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    from .blob import Blob
 
 __all__ = ["dump"]
 
@@ -74,17 +77,26 @@ _TAIL = """\
 _FILLERS = ((64, "long"), (32, "int"), (16, "short"), (8, "char"))
 # A gap of this many bits gets an array instead, which is a member with a name.
 _LONG_GAP = 64 * 64
+_NAMED = frozenset(
+    {
+        *(BtfKind.STRUCT, BtfKind.UNION, BtfKind.ENUM, BtfKind.ENUM64),
+        *(BtfKind.FWD, BtfKind.TYPEDEF),
+    }
+)
+_NO_TYPES = frozenset({BtfKind.FUNC, BtfKind.VAR, BtfKind.DATASEC, BtfKind.DECL_TAG})
 _QUALIFIERS = {Const: "const", Volatile: "volatile", Restrict: "restrict"}
 
 
 def dump(btf: Btf, ids: Iterable[int] | None = None) -> str:
     """Write C declarations of all types, or of some and what they need.
 
+    Functions, variables and tags are no declarations, so their records are not read.
+
     :param ids: types to declare; None for all of them, including the base's
-    :raises ObjectFormatError: types nested in themselves
+    :raises ObjectFormatError: malformed records, types nested in themselves
     """
     dumper = _Dumper(btf)
-    for type_id in range(1, btf.nr_types) if ids is None else ids:
+    for type_id in dumper.named if ids is None else ids:
         dumper.declare(type_id)
     return _HEAD + "".join(dumper.out) + _TAIL
 
@@ -109,9 +121,23 @@ class _Names:
                 return made
 
 
+class _Types(dict[int, Type]):
+    """Decode types when they are first looked at."""
+
+    def __init__(self, btf: Btf) -> None:
+        super().__init__()
+        self._btf = btf
+
+    def __missing__(self, type_id: int) -> Type:
+        found = self[type_id] = self._btf.type(type_id)
+        return found
+
+
 class _Dumper:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
+        self.types = _Types(btf)
+        self.named: list[int] = []  # ids of what a declaration of its own may have
         self.out: list[str] = []
         self._left = _SOME + _PER_WORD * _words(btf)
         self._steps = _SOME + _STEPS_PER_WORD * _words(btf)
@@ -121,30 +147,49 @@ class _Dumper:
         self._forwards: dict[tuple[str, bool], str] = {}
         self._declared: set[int] = set()  # forward declarations, typedefs, enums
         self._done: set[int] = set()  # complete types
+        self._mentioned: set[int] = set()  # what pointers to them need is declared
         self._busy: set[int] = set()
         self._inline_enums: set[int] = set()
         self._packed: dict[int, bool] = {}
         self._aligns: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}  # in bits
+        self._plain: dict[int, str] = {}
         self._choose_names()
 
     def _choose_names(self) -> None:
         # This comes before anything is written, because a later typedef must not lose its
         # name to an enumerator of an earlier enum.
         forwards: list[tuple[int, Fwd]] = []
-        for type_id in range(1, self.btf.nr_types):
-            t = self.btf.type(type_id)
+        used = self._inline_enums
+        for type_id, kind, blob, at in _records(self.btf):
+            if kind == BtfKind.FUNC_PROTO:
+                # Most prototypes are of functions, and are not written.
+                count = blob.words[at + 1] & 0xFFFFFF
+                used.add(blob.words[at + 2])
+                used.update(blob.words[at + 4 : at + 3 + 2 * count : 2])
+                continue
+            if kind in _NO_TYPES:
+                continue
+            t = self.types[type_id]
+            if kind in _NAMED:
+                self.named.append(type_id)
             if isinstance(t, (Struct, Union, Enum, Enum64)):
                 if t.name:
                     name = self._name_of[type_id] = self._tags.unique(t.name)
                     if isinstance(t, (Struct, Union)):
                         self._forwards.setdefault((t.name, isinstance(t, Union)), name)
-            elif isinstance(t, Typedef):
+                if isinstance(t, (Struct, Union)):
+                    used.update([m.type for m in t.members])
+                continue
+            if isinstance(t, Typedef):
                 # The compiler's own va_list differs between targets.
                 name = "kernel" + t.name if t.name.startswith("__builtin_") else t.name
                 self._name_of[type_id] = self._words.unique(name)
             elif isinstance(t, Fwd):
                 forwards.append((type_id, t))
-            self._note_inline_enum(t)
+            target = getattr(t, "type", None)
+            if target is not None:
+                used.add(target)
         for type_id, fwd in forwards:
             # The struct it declares, under whatever name, if it is here.
             key = (fwd.name, fwd.is_union)
@@ -152,20 +197,11 @@ class _Dumper:
                 self._forwards[key] = self._tags.unique(fwd.name)
             self._name_of[type_id] = self._forwards[key]
 
-    def _note_inline_enum(self, t: Type) -> None:
-        if isinstance(t, (Struct, Union)):
-            self._inline_enums.update(m.type for m in t.members)
-        elif isinstance(t, FuncProto):
-            self._inline_enums.update(p.type for p in t.params)
-        target = getattr(t, "type", None)
-        if target is not None:
-            self._inline_enums.add(target)
-
     # What to write, and in which order.
 
     def declare(self, type_id: int) -> None:
         """Declare a type that was requested itself."""
-        t = self.btf.type(type_id)
+        t = self.types[type_id]
         if isinstance(t, (Struct, Union)):
             if t.name:
                 self._complete(type_id, 0)
@@ -193,17 +229,15 @@ class _Dumper:
 
     def _complete(self, type_id: int, depth: int) -> None:
         """Declare everything that a use of the type by value needs."""
+        if type_id in self._done:
+            return
         depth = self._nested(depth, type_id)
-        t = self.btf.type(type_id)
+        t = self.types[type_id]
         if isinstance(t, Typedef):
-            if type_id in self._done:
-                return
             self._complete(t.type, depth)
             self._typedef(type_id, t, depth)
             self._done.add(type_id)
         elif isinstance(t, (Struct, Union)):
-            if type_id in self._done:
-                return
             if type_id in self._busy:
                 raise ObjectFormatError(
                     f"{t.name or '<anon>'} contains itself", file=self.btf.label, section=".BTF"
@@ -223,8 +257,10 @@ class _Dumper:
 
     def _mention(self, type_id: int, depth: int) -> None:
         """Declare everything that a pointer to the type needs."""
+        if type_id in self._mentioned:
+            return
         depth = self._nested(depth, type_id)
-        t = self.btf.type(type_id)
+        t = self.types[type_id]
         if isinstance(t, (Struct, Union)):
             if t.name:
                 self._forward(type_id, isinstance(t, Union))
@@ -251,6 +287,7 @@ class _Dumper:
                 self._complete(t.type, depth)
         elif isinstance(t, (Ptr, TypeTag)) or type(t) in _QUALIFIERS:
             self._mention(t.type, depth)  # type: ignore[attr-defined]
+        self._mentioned.add(type_id)
 
     def _forward(self, type_id: int, is_union: bool) -> None:
         if type_id not in self._declared:
@@ -314,9 +351,14 @@ class _Dumper:
                 file=self.btf.label,
                 section=".BTF",
             )
+        plain = self._plain.get(type_id)
+        if plain is None:
+            plain = self._plain[type_id] = self._find_plain(type_id)
+        if plain:
+            return plain + inner if inner else plain.rstrip()
         qualifiers: list[str] = []
         for _ in range(_MAX_DEPTH):
-            t = self.btf.type(type_id)
+            t = self.types[type_id]
             word = _QUALIFIERS.get(type(t))
             if word:
                 if word not in qualifiers:
@@ -348,6 +390,21 @@ class _Dumper:
             section=".BTF",
         )
 
+    def _find_plain(self, type_id: int) -> str:
+        # What comes before a name, for names of types and pointers to them. Most declarations
+        # are of this kind. "" for others.
+        stars = ""
+        for _ in range(_MAX_DEPTH):
+            t = self.types[type_id]
+            if not isinstance(t, Ptr):
+                whole = isinstance(t, (Typedef, Int, Float, Fwd)) or (
+                    isinstance(t, (Struct, Union, Enum, Enum64)) and bool(t.name)
+                )
+                return f"{self._specifier(type_id, t, 0)} {stars}" if whole else ""
+            stars += "*"
+            type_id = t.type
+        return ""
+
     def _specifier(self, type_id: int, t: Type, level: int) -> str:
         if isinstance(t, (Struct, Union)):
             if t.name:
@@ -369,7 +426,10 @@ class _Dumper:
     # Layout.
 
     def _bits(self, type_id: int) -> int:
-        return 8 * self.btf.sizeof(type_id)
+        known = self._sizes.get(type_id)
+        if known is None:
+            known = self._sizes[type_id] = 8 * self.btf.sizeof(type_id)
+        return known
 
     def _unit(self, member: Member) -> int:
         # Number of bits in the storage unit of a bit-field.
@@ -384,14 +444,17 @@ class _Dumper:
 
     def _align(self, type_id: int) -> int:
         # Alignment of a complete type, in bytes, on x86-64 and BPF.
+        known = self._aligns.get(type_id)
+        if known is None:
+            known = self._aligns[type_id] = self._find_align(type_id)
+        return known
+
+    def _find_align(self, type_id: int) -> int:
         for _ in range(_MAX_DEPTH):
-            t = self.btf.type(type_id)
+            t = self.types[type_id]
             if isinstance(t, (Struct, Union)):
-                known = self._aligns.get(type_id)
-                if known is None:
-                    known = max((self._align(m.type) for m in t.members), default=1)
-                    known = self._aligns[type_id] = 1 if self._is_packed(type_id) else known
-                return known
+                known = max([self._align(m.type) for m in t.members], default=1)
+                return 1 if self._is_packed(type_id) else known
             if isinstance(t, Ptr):
                 return 8
             if isinstance(t, (Int, Float, Enum, Enum64)):
@@ -404,7 +467,7 @@ class _Dumper:
     def _is_packed(self, type_id: int) -> bool:
         if type_id not in self._packed:
             self._packed[type_id] = False
-            t = self.btf.type(type_id)
+            t = self.types[type_id]
             if isinstance(t, (Struct, Union)):
                 self._packed[type_id] = self._must_pack(t)
         return self._packed[type_id]
@@ -437,6 +500,16 @@ class _Dumper:
         else:
             natural = _up(at, 8 * self._align(member.type))
         return [] if natural == member.bit_offset else _fill(at, member.bit_offset)
+
+
+def _records(btf: Btf) -> Iterator[tuple[int, int, Blob, int]]:
+    """Iterate over id, kind, blob and word offset of all records, the base's first."""
+    if btf.base is not None:
+        yield from _records(btf.base)
+    blob = btf.blob
+    infos = blob.words[1:]
+    for type_id, at in enumerate(blob.offsets, blob.start_id):
+        yield type_id, infos[at] >> 24 & 0x7F, blob, at
 
 
 def _words(btf: Btf | None) -> int:

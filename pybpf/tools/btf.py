@@ -99,14 +99,18 @@ def _dump(args: argparse.Namespace) -> int:
     from ..btf.rawdump import as_dict, raw_lines
 
     btf = _read(args)
-    btf.validate()
     if args.format == "c":
+        import gc
+
         from ..btf.cdump import dump
 
+        gc.disable()  # it would go through all types, again and again, and free none
         with Waiting("writing declarations", sys.stderr):
-            text = dump(btf)
+            text = dump(btf)  # decodes every type, too
         sys.stdout.write(text)
-    elif args.json:
+        return 0
+    btf.validate()
+    if args.json:
         separator = '{"types":[\n'
         for type_id, t in btf.types():
             sys.stdout.write(separator + dumps(as_dict(type_id, t)))
