@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pybpf._uapi.enums import MapType
+from pybpf.maps import Map
+
 
 @contextmanager
 def _mounted(kind: str, where: Path) -> Iterator[Path]:
@@ -38,3 +41,10 @@ def cgroup(tmp_path: Path) -> Iterator[Path]:
             yield own
         finally:
             own.rmdir()
+
+
+@pytest.fixture
+def runs() -> Iterator[Map]:
+    """An array of one u64, for `tests.support.counting`."""
+    with Map.create_new(MapType.BPF_MAP_TYPE_ARRAY, 4, 8, 1, name="runs") as made:
+        yield made

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +15,13 @@ import pytest
 import pybpf
 from pybpf import kernel
 from pybpf._sys import prog as sys_prog
-from pybpf._uapi.enums import AttachType
+from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.errors import BpfError, UnsupportedFeature
 from pybpf.features import Feature
 from pybpf.links import LinkSet
-from pybpf.obj.sections import SECTIONS
-from tests.live.test_attach_by_hand import PACKETS, SENDER, send
+from pybpf.maps import Map
+from tests.live.test_attach_by_hand import PACKETS, send
+from tests.support.counting import counted, counting
 from tests.support.network import Network
 
 pytestmark = pytest.mark.first_on("host", "latest")
@@ -237,6 +237,43 @@ def test_netfilter() -> None:
     Network(body)
 
 
+# UAPI <linux/if_packet.h>. Sockets of such a group get packets by the hash of their flow.
+PACKET_FANOUT, PACKET_FANOUT_HASH, ETH_P_ALL = 18, 0, 3
+
+
+def test_flow_dissector(runs: Map) -> None:
+    """It runs for packets whose flow is asked for in its network namespace, and not after close."""
+
+    def hashed(inbox: socket.socket) -> None:
+        kind = socket.htons(ETH_P_ALL)
+        with (
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, kind) as one,
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, kind) as other,
+        ):
+            for sock in (one, other):
+                sock.bind(("lo", 0))
+                group = struct.pack("I", 7 | PACKET_FANOUT_HASH << 16)
+                sock.setsockopt(263, PACKET_FANOUT, group)  # SOL_PACKET
+            send(inbox)
+
+    def body(inbox: socket.socket) -> None:
+        kind, hook = ProgType.BPF_PROG_TYPE_FLOW_DISSECTOR, AttachType.BPF_FLOW_DISSECTOR
+        own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
+        with pybpf.open(OBJECT) as obj:
+            program = obj.programs["on_egress"]
+            program.type, program.expected_attach_type = kind, hook
+            program._fd = sys_prog.prog_load(kind, counting(runs, 0), expected_attach_type=hook)
+            with program.attach_netns(own) as link:
+                assert link.info().attach_type == hook
+                hashed(inbox)
+        seen = counted(runs)
+        assert seen >= PACKETS
+        hashed(inbox)
+        assert counted(runs) == seen
+
+    Network(body)
+
+
 def test_socket_filter(obj: pybpf.Object) -> None:
     """It cuts what one socket receives, and no longer after close()."""
     with (
@@ -322,7 +359,7 @@ def burn(until: threading.Event) -> None:
         sum(range(1000))
 
 
-def counted(obj: pybpf.Object, more_than: int) -> int:
+def sampled(obj: pybpf.Object, more_than: int) -> int:
     """Burn CPU until the program ran more often, or a minute has passed."""
     end = time.monotonic() + 60
     while obj.maps["runs"][SAMPLE] <= more_than and time.monotonic() < end:
@@ -337,7 +374,7 @@ def test_perf_event(obj: pybpf.Object, how: str) -> None:
     more = {"process": {"pid": os.getpid()}, "period": {"period": 1_000_000}}.get(how, {})
     with program.attach_perf_event("cpu-clock", 200, cookie=0xC00C1E, **more) as links:
         assert isinstance(links, LinkSet) and links.attached
-        assert counted(obj, 0) > 0
+        assert sampled(obj, 0) > 0
         if how == "process":
             assert f"thread {os.getpid()}" in links
         else:
@@ -410,42 +447,6 @@ def test_freplace_of_nothing(obj: pybpf.Object) -> None:
         program.load()
     with pytest.raises(BpfError, match="does not say which program's function"):
         program.attach()
-
-
-@pytest.mark.parametrize("mode", ["link", "multi", "override", "exclusive"])
-def test_modes_of_cgroups(obj: pybpf.Object, cgroup: Path, mode: str) -> None:
-    """With and without a link: it runs for processes in the cgroup and stops after close()."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox:
-        inbox.bind(("127.0.0.1", 0))
-        port = str(inbox.getsockname()[1])
-        command = [sys.executable, "-c", SENDER, str(cgroup), port, str(PACKETS)]
-        with obj.programs["on_egress"].attach_cgroup(cgroup, mode=mode):
-            subprocess.run(command, check=True)
-        subprocess.run(command, check=True)
-    assert obj.maps["runs"][CGROUP] == PACKETS
-    with pytest.raises(ValueError, match="mode 'some'"):
-        obj.programs["on_egress"].attach_cgroup(cgroup, mode="some")
-
-
-@pytest.mark.parametrize(
-    "section",
-    [row.prefix for row in SECTIONS.values() if row.how == "cgroup" and not row.attach_btf],
-)
-def test_every_cgroup_section(section: str, cgroup: Path) -> None:
-    """Its types are those that the kernel attaches to a cgroup."""
-    row = SECTIONS[section]
-    with pybpf.open(OBJECT) as obj:
-        program = obj.programs["on_egress"]
-        program.type, program.expected_attach_type = row.type, row.attach_type
-        returns_one = bytes.fromhex("b7000000010000009500000000000000")
-        try:
-            program._fd = sys_prog.prog_load(
-                row.type, returns_one, expected_attach_type=row.attach_type
-            )
-        except BpfError as error:
-            pytest.skip(f"this kernel has no such programs: {error}")
-        with program.attach_cgroup(cgroup) as link:
-            assert link.info().attach_type == row.attach_type
 
 
 def test_what_pybpf_does_not_attach() -> None:
