@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pybpf
 from pybpf.btf import Btf
 from pybpf.elf import ElfFile
 from pybpf.obj.reader import read_object
+from pybpf.obj.sections import SECTIONS
 from tests.support.elfwriter import ElfWriter
 from tests.support.loaderfeatures import Row, rows
 
@@ -40,6 +42,23 @@ def test_row(row: Row) -> None:
         return
     assert row.proofs
     for proof in row.proofs:
+        file, _, name = proof.partition("::")
+        assert name in _tests_of(file) if name else _tests_of(file), proof
+
+
+ATTACH_KINDS = tomllib.loads((DATA / "attach-kinds.toml").read_text())
+
+
+def test_every_way_to_attach_is_listed() -> None:
+    """No section's way to attach is without a test that sees its program run and stop."""
+    ways = {section.how for section in SECTIONS.values()}
+    assert ways == set(ATTACH_KINDS) - {"none"} | set(ATTACH_KINDS["none"])
+
+
+@pytest.mark.parametrize("way", sorted(set(ATTACH_KINDS) - {"none"}))
+def test_way_to_attach(way: str) -> None:
+    """The tests that prove it exist."""
+    for proof in ATTACH_KINDS[way]:
         file, _, name = proof.partition("::")
         assert name in _tests_of(file) if name else _tests_of(file), proof
 
