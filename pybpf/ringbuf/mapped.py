@@ -49,8 +49,10 @@ class MappedRing:
             raise BpfError(err.errno or errno.EINVAL, f"mmap of {what} {ring.name!r}") from err
         self._consumer = self._view(memoryview(consumer).cast("Q"))
         self._producer = self._view(memoryview(producer)[:page].cast("Q"))
-        self._data = self._view(memoryview(producer)[page:])
-        self._words = self._view(self._data.cast("I"))
+        self._ring = self._view(memoryview(producer)[page:])
+        #: What records are read from: the ring, or a copy of it.
+        self._data = self._ring
+        self._words = self._view(self._ring.cast("I"))
 
     def _map(self, length: int, prot: int, offset: int) -> mmap.mmap:
         made = mmap.mmap(self._fd.fileno(), length, mmap.MAP_SHARED, prot, offset=offset)

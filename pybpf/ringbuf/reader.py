@@ -31,7 +31,8 @@ most a millisecond, instead of spinning. BPF programs that submit with
 Losses. The kernel does not count failed reservations, so the BPF program must. The
 convention is a ``__u64`` global variable (say ``dropped``) that it increments
 atomically when ``bpf_ringbuf_reserve`` or ``bpf_ringbuf_output`` fails. Pass it as
-``RingBuffer(map, lost=lambda: obj.globals.dropped)`` and read ``.lost``.
+``RingBuffer(map, lost=lambda: obj.globals.dropped)`` and read ``.lost``. A ring in overwrite mode
+refuses nothing and loses the oldest records: see `pybpf.ringbuf.overwrite`.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ from itertools import islice
 from typing import Any, Literal
 
 from .._uapi.enums import MapFlag, MapType
-from ..errors import BpfError, UnsupportedFeature
+from ..errors import BpfError
 from .kinds import RingMap, record_decoder
 from .mapped import MappedRing
+from .overwrite import Snapshot, available, newest
 from .records import (
     HEADER_SIZE,
     Scan,
@@ -141,7 +143,8 @@ class RingBuffer(MappedRing):
         the map's object, a BTF codec, or a function of a `memoryview` (which
         is invalid when the function returns)
     :param lost: gives the number of records the BPF side could not store
-    :raises UnsupportedFeature: for a ring in overwrite mode
+    :ivar overwritten: bytes of records, headers included, that a ring in overwrite mode lost
+        before they were read
     :raises BpfError: if the map is not a ring buffer or cannot be mapped
 
     Use one reader per ring: two would fight for the consumer position. Do not use a reader
@@ -159,16 +162,15 @@ class RingBuffer(MappedRing):
     ) -> None:
         if ring.type != MapType.BPF_MAP_TYPE_RINGBUF:
             raise BpfError(errno.EINVAL, f"map {ring.name!r}", "not a BPF_MAP_TYPE_RINGBUF map")
-        if ring.map_flags & MapFlag.BPF_F_RB_OVERWRITE:
-            raise UnsupportedFeature(
-                f"reading map {ring.name!r} in overwrite mode", hint="pybpf reads lossless rings"
-            )
         self._decode = record_decoder(type, ring)
         self._lost = lost
         self._fence = make_fence()
         super().__init__(ring, "ring buffer", produces=False)
         self._mask = self.size - 1
         self._hint = -1
+        self._overwrites = bool(ring.map_flags & MapFlag.BPF_F_RB_OVERWRITE)
+        self._copy: Snapshot | None = None
+        self.overwritten = 0
         self._poll = select.poll()
         self._poll.register(self._fd.fileno(), select.POLLIN)
 
@@ -208,8 +210,13 @@ class RingBuffer(MappedRing):
 
     @property
     def available(self) -> int:
-        """Return the bytes reserved but not yet consumed, including headers and padding."""
+        """Return the bytes reserved but not yet consumed, including headers and padding.
+
+        In overwrite mode, those that were overwritten do not count.
+        """
         consumed = self.consumer_position
+        if self._overwrites:
+            return available(self._producer, consumed)
         return self._producer[0] - consumed
 
     @property
@@ -227,29 +234,44 @@ class RingBuffer(MappedRing):
         # Returns the complete records now, and the position their offsets are relative to.
         self._check_open()
         position = self._consumer[0]
-        available = self._producer[0] - position
-        if not available:
+        if self._overwrites:
+            if not self._has_copy(position):
+                return None
+            position = self._consumer[0]
+            assert self._copy is not None
+            start, end = position - self._copy.first, self._copy.end - self._copy.first
+        else:
+            start = position & self._mask
+            end = start + self._producer[0] - position
+        if start == end:
             return None
         if self._fence:
             self._fence()
-        start = position & self._mask
-        found = scan(
-            self._words,
-            start,
-            start + available,
-            limit=limit,
-            hint=self._hint,
-            one_run=one_run,
-        )
+        found = scan(self._words, start, end, limit=limit, hint=self._hint, one_run=one_run)
         self._hint = found.header
         if self._fence:
             self._fence()
         base = position - start
+        if found.busy:
+            self._copy = None  # it does not see when the record is submitted
         if not found.runs:
             if found.end > start:  # nothing but discarded records
                 self._store(base + found.end)
             return None
         return base, found
+
+    def _has_copy(self, position: int) -> bool:
+        # Copies what is unread, unless the last copy still has some of it.
+        copy = self._copy
+        if copy is not None and copy.first <= position < copy.end:
+            return True
+        copy = self._copy = newest(self._producer, self._ring, position, self._fence)
+        if copy is None:
+            return False
+        self._data, self._words = copy.data, copy.words
+        self.overwritten += copy.first - position
+        self._store(copy.first)
+        return True
 
     def _store(self, position: int) -> None:
         if self._fence:
@@ -331,7 +353,7 @@ class RingBuffer(MappedRing):
             if out:
                 self._store(at)
                 return False
-            self._store(at + stride_of(self._words[(at & self._mask) >> 2]))
+            self._store(at + stride_of(self._words[at - base >> 2]))
             raise
         self._store(base + found.end)
         return True

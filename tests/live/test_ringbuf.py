@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pybpf._uapi.enums import MapType
+from pybpf._uapi.enums import MapFlag, MapType
 from pybpf.errors import BpfError
 from pybpf.maps import Map
 from pybpf.ringbuf import RingBuffer, RingBuffers
@@ -276,6 +276,52 @@ def test_several_rings_with_one_wait() -> None:
         # The fd works with any poller.
         producer.run(1)
         assert select.select([first, second], [], [], 1)[0] == [second]
+
+
+@pytest.fixture
+def overwriting() -> Iterator[Map]:
+    """A ring of 4096 bytes that writes over its oldest records."""
+    flags = MapFlag.BPF_F_RB_OVERWRITE
+    try:
+        ring = Map.create_new(MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, map_flags=flags)
+    except BpfError as error:
+        pytest.skip(f"this kernel has no rings in overwrite mode (7.0): {error}")
+    with ring:
+        yield ring
+
+
+@pytest.mark.first_on("latest")
+def test_the_newest_records(overwriting: Map) -> None:
+    """A full ring takes every record and keeps the last ones; the bytes of the others are told."""
+    stride, count = 24, 1000
+    with Producer.output(overwriting, 16) as producer, RingBuffer(overwriting) as rb:
+        producer.run(count)
+        assert (producer.offered, producer.dropped) == (count, 0)
+        numbers = [int.from_bytes(record[:8], "little") for record in rb.read(0)]
+        assert numbers == list(range(count - len(numbers) + 1, count + 1))
+        assert len(numbers) >= 4096 // stride - 1
+        assert rb.overwritten == (count - len(numbers)) * stride
+        producer.run(3)
+        assert [int.from_bytes(record[:8], "little") for record in rb.read(5)] == [
+            count + 1,
+            count + 2,
+            count + 3,
+        ]
+
+
+@pytest.mark.first_on("latest")
+def test_overwriting_while_it_is_read(overwriting: Map) -> None:
+    """Records come in order and whole, and what is read and lost is all that was offered."""
+    with Producer.output(overwriting, 16) as producer, RingBuffer(overwriting) as rb:
+        last = taken = 0
+        with running(producer, 20_000):
+            while last < 20_000:
+                for record in rb.read(5):
+                    number = int.from_bytes(record[:8], "little")
+                    assert number > last
+                    last = number
+                    taken += 1
+        assert 24 * taken + rb.overwritten == 24 * 20_000 == rb.consumer_position
 
 
 def test_not_a_ring() -> None:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pybpf.errors import BpfError, UnsupportedFeature
+from pybpf.errors import BpfError
 from pybpf.ringbuf import RingBuffer
+from pybpf.ringbuf.overwrite import newest
 from pybpf.ringbuf.records import BUSY, DISCARD
+from tests.support.examples import examples
 
 PAGE = mmap.PAGESIZE
 
@@ -272,14 +276,109 @@ def test_closed_reader_says_so(ring: FakeRing) -> None:
 
 
 def test_wrong_maps_are_refused(ring: FakeRing) -> None:
-    """Another map type and the overwrite mode get a named error before any mmap."""
+    """Another map type gets a named error before any mmap."""
     ring.type = 1
     with pytest.raises(BpfError, match="not a BPF_MAP_TYPE_RINGBUF"):
         RingBuffer(ring)
-    ring.type = 27
-    ring.map_flags = 1 << 19
-    with pytest.raises(UnsupportedFeature, match="overwrite"):
-        RingBuffer(ring)
+
+
+class OverwritingRing(FakeRing):
+    """A full one writes over its oldest records, as the kernel's does in overwrite mode."""
+
+    map_flags = 1 << 19
+
+    @property
+    def overwritten(self) -> int:
+        return int(struct.unpack_from("=Q", self.memory, PAGE + 16)[0])
+
+    def put(self, payload: bytes, flags: int = 0) -> bool:
+        stride = (len(payload) + 15) & ~7
+        oldest = self.overwritten
+        while self.produced + stride - oldest > self.max_entries - 1:
+            (header,) = struct.unpack_from("=I", self.memory, 2 * PAGE + oldest % self.max_entries)
+            oldest += ((header & 0xFFFFFFF) + 15) & ~7
+        struct.pack_into("=Q", self.memory, PAGE + 16, oldest)
+        consumed = self.consumed
+        struct.pack_into("=Q", self.memory, 0, self.produced)  # FakeRing's own rule does not hold
+        done = super().put(payload, flags)
+        struct.pack_into("=Q", self.memory, 0, consumed)
+        return done
+
+
+@pytest.fixture
+def overwriting() -> Iterator[OverwritingRing]:
+    made = OverwritingRing()
+    yield made
+    made.close()
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(steps=st.lists(st.tuples(st.integers(1, 400), st.integers(8, 60), st.integers(1, 300))))
+def test_the_newest_records_of_a_ring_that_overwrites(steps: list[tuple[int, int, int]]) -> None:
+    """Records come once, in order, never a torn one; bytes that are read and lost add up."""
+    made = OverwritingRing()
+    try:
+        with RingBuffer(made) as rb:
+            sent, last, taken = 0, -1, 0
+            for count, length, wanted in steps:
+                for _ in range(count):
+                    made.put(struct.pack("=Q", sent) + bytes([sent % 251]) * length)
+                    sent += 1
+                for record in rb.read(0, max_records=wanted):
+                    (number,) = struct.unpack_from("=Q", record)
+                    assert number > last
+                    assert record[8:] == bytes([number % 251]) * (len(record) - 8)
+                    last = number
+                    taken += (len(record) + 15) & ~7
+                assert taken + rb.overwritten == rb.consumer_position
+            left = rb.available
+            assert left <= made.max_entries
+            rest = rb.read(0)
+            assert not rest or struct.unpack_from("=Q", rest[-1]) == (sent - 1,)
+            assert rb.available == 0 and rb.read(0) == []
+    finally:
+        made.close()
+
+
+def test_a_record_that_is_not_submitted_is_waited_for(overwriting: OverwritingRing) -> None:
+    """It is seen once it is submitted, though a copy had it busy."""
+    with RingBuffer(overwriting) as rb:
+        overwriting.put(b"12345678")
+        at = overwriting.produced
+        overwriting.put(b"busybusy", BUSY)
+        overwriting.put(b"afterone")
+        assert rb.read(0) == [b"12345678"]
+        assert rb.read(0) == []
+        overwriting.submit(at)
+        assert rb.read(0) == [b"busybusy", b"afterone"]
+        overwriting.put(b"87654321")
+        with rb.chunk() as chunk:
+            assert chunk is not None and chunk.column(0, "Q")[0] == int.from_bytes(
+                b"87654321", "little"
+            )
+        overwriting.put(b"bycallme")
+        assert rb.consume(lambda view: None) == 1
+        assert (rb.available, rb.overwritten) == (0, 0)
+
+
+def test_what_is_overwritten_while_it_is_copied_is_dropped() -> None:
+    """The copy starts behind what the kernel wrote over meanwhile."""
+
+    class Producer:
+        """Gives the position of what was overwritten, at each question a later one."""
+
+        def __init__(self, *places: int) -> None:
+            self.places = iter(places)
+
+        def __getitem__(self, word: int) -> int:
+            return 64 if word == 0 else next(self.places)
+
+    data = memoryview(bytes(range(64)) * 2)
+    copied = newest(Producer(0, 24), data, 8)  # type: ignore[arg-type]
+    assert copied is not None
+    assert (copied.first, copied.end, bytes(copied.data)) == (24, 64, bytes(range(24, 64)))
+    again = newest(Producer(0, 64, 64), data, 0)  # type: ignore[arg-type]
+    assert again is None
 
 
 def test_unmappable_ring_is_a_bpf_error() -> None:
