@@ -65,17 +65,35 @@ def _read(path: str) -> tuple[bytes, int]:
 def vmlinux(path: str = f"{DIRECTORY}/{VMLINUX}") -> Btf:
     """Read and parse the BTF of the running kernel. Each call reads it again; see `KernelBtf`.
 
+    Where the kernel does not show its BTF, that of a vmlinux file is taken if its build id is that
+    of the kernel (`pybpf.kernel.vmlinuxfile`).
+
     :raises UnsupportedFeature: if the kernel has none (CONFIG_DEBUG_INFO_BTF), or if sysfs,
-        which shows it, is not mounted
+        which shows it, is not mounted, and no file of it is found
     """
     try:
         data, _ = _read(path)
     except FileNotFoundError:
         hint = f"{path} does not exist: CONFIG_DEBUG_INFO_BTF is off, or somebody hides it"
+        if path == f"{DIRECTORY}/{VMLINUX}":
+            data, refused = _from_file()
+            if data:
+                return Btf(data, name=VMLINUX)
+            hint = "; ".join([hint, *refused])
         if path.startswith("/sys/") and not os.path.isdir("/sys/kernel"):
             hint = "sysfs, which shows it, is not mounted; try: mount -t sysfs sysfs /sys"
         raise UnsupportedFeature("vmlinux BTF", "5.4", hint) from None
     return Btf(data, name=VMLINUX)
+
+
+def _from_file() -> tuple[bytes, list[str]]:
+    from .vmlinuxfile import build_id, find_btf, places  # few kernels need a file
+
+    notes = b""
+    with suppress(OSError), open("/sys/kernel/notes", "rb") as stream:
+        notes = stream.read()
+    identity = build_id(notes)
+    return find_btf(places(os.uname().release, identity), identity)
 
 
 def modules(directory: str = DIRECTORY) -> list[str]:

@@ -40,12 +40,6 @@ def info() -> DebugInfo:
     return debuginfo.find(str(FILE), "6.1.0", notes(IDENTITY), lambda: TEXT)
 
 
-def test_the_build_id_is_among_other_notes() -> None:
-    assert debuginfo.build_id(notes(IDENTITY)) == IDENTITY
-    assert debuginfo.build_id(b"") == debuginfo.build_id(notes(IDENTITY)[:24]) == ""
-    assert debuginfo.build_id(b"\xff" * 64) == ""
-
-
 def test_lines_of_a_kernel_that_moved(info: DebugInfo) -> None:
     """Outermost function first; an address of no code has none."""
     assert info.lines(MAY_OPEN) == FITS

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import os
 import posixpath
-import struct
 from collections.abc import Callable
 
 from ...dataclass import dataclass
+from ...kernel.vmlinuxfile import build_id, places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["DebugInfo", "Line", "NoDebugInfo", "build_id", "find", "places", "source_path"]
+__all__ = ["DebugInfo", "Line", "NoDebugInfo", "find", "source_path"]
 
-_NT_GNU_BUILD_ID = 3
 _ANYWHERE = 1 << 63
 _INSTALL = "install drgn (pip install 'pybpf[dwarf]')"
 #: Directories at the top of the kernel's source tree.
@@ -55,47 +54,6 @@ class Line:
     function: str
     file: str
     line: int
-
-
-def build_id(notes: bytes) -> str:
-    """Find the build id among ELF notes, in hex; "" if none is there.
-
-    :param notes: as ``/sys/kernel/notes`` has them, in the order of bytes of this machine
-    """
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = struct.unpack_from("=3I", notes, at)
-        start = at + 12 + (name_size + 3 & ~3)
-        if kind == _NT_GNU_BUILD_ID and notes[at + 12 : at + 12 + name_size] == b"GNU\0":
-            return notes[start : start + size].hex()
-        at = start + (size + 3 & ~3)
-    return ""
-
-
-def places(release: str, identity: str, home: str = "~") -> list[str]:
-    """List where distributions, kernel builds and debuginfod keep a vmlinux with debug information.
-
-    :param release: as ``uname -r`` has it
-    :param identity: build id in hex, "" if it is not known
-    """
-    paths = [
-        f"/boot/vmlinux-{release}",
-        f"/lib/modules/{release}/vmlinux-{release}",
-        f"/lib/modules/{release}/vmlinux",
-        f"/lib/modules/{release}/build/vmlinux",
-        f"/usr/lib/modules/{release}/kernel/vmlinux",
-        f"/usr/lib/debug/boot/vmlinux-{release}",
-        f"/usr/lib/debug/boot/vmlinux-{release}.debug",
-        f"/usr/lib/debug/lib/modules/{release}/vmlinux",
-        f"/usr/lib/debug/lib/modules/{release}/vmlinux.debug",
-    ]
-    if identity:
-        cache = os.environ.get("DEBUGINFOD_CACHE_PATH", f"{home}/.cache/debuginfod_client")
-        paths += [
-            f"/usr/lib/debug/.build-id/{identity[:2]}/{identity[2:]}.debug",
-            f"{cache}/{identity}/debuginfo",
-        ]
-    return [os.path.expanduser(path) for path in paths]
 
 
 def source_path(path: str) -> str:
