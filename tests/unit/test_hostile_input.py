@@ -92,7 +92,7 @@ def test_prototypes_that_double_are_not_written_as_c() -> None:
     for _ in range(40):
         types += [Ptr(len(types)), FuncProto(1, (Param("a", len(types) + 1),) * 2)]
     types += [Ptr(len(types)), Typedef("t", len(types) + 1)]
-    with pytest.raises(ObjectFormatError, match="used too often"):
+    with pytest.raises(ObjectFormatError, match="written too often"):
         dump(Btf(blob(*types), name="x.o"))
 
 
