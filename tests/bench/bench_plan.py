@@ -32,9 +32,9 @@ def unpack(source: Path, target: Path) -> None:
 
     saved = json.loads(source.read_text())
     for part in PARTS:
-        (target / part).write_bytes(_unpack(saved.pop(part)))
+        (target / part).write_bytes(_unpack(saved.pop(part), part))
     for number, (name, raw) in enumerate(saved["btf"].items()):
-        (target / f"btf{number}").write_bytes(_unpack(raw))
+        (target / f"btf{number}").write_bytes(_unpack(raw, name))
         saved["btf"][name] = number
     (target / "rest").write_text(json.dumps(saved))
 
