@@ -20,7 +20,7 @@ import pytest
 from tests.support.endings import ENDINGS, Case, Running, draw, wrong_ends
 from tests.support.leftovers import held, left_over
 
-TOGETHER = 4
+TOGETHER = 6
 _MS_NOSUID = 2
 
 
