@@ -3,12 +3,15 @@
 #   make test     lint, unit, live and end-to-end tests on all kernel rows
 #   make vagrant-test  the end-to-end tests again, in Vagrant machines (vagrant/README.md)
 #   make unit | live | e2e | lint | bench | setup | clean
+#   make histories  HISTORIES (300) random histories of tracers on the rows, from SEED (1) on
 #   make fuzz     mutated inputs to every parser for FUZZ_SECONDS (600), FUZZ_SEED (1)
 # KERNEL=6.1|6.12|latest|all|host picks the rows of e2e; PYTEST_ARGS is passed on.
 
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 KERNEL ?= all
+HISTORIES ?= 300
+SEED ?= 1
 FUZZ_SECONDS ?= 600
 FUZZ_SEED ?= 1
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -18,7 +21,7 @@ PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 LINTED := pybpf tools tests vagrant setup.py $(addprefix vagrant/,vm e2e build-box kvm)
 
 .PHONY: help setup setup-vm setup-clang setup-bench setup-vagrant lint unit live e2e test vagrant-test
-.PHONY: demo bench fuzz clean distclean
+.PHONY: demo bench fuzz histories clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -71,6 +74,11 @@ bench: setup-bench
 
 fuzz: setup
 	$(PYTHON) -m tests.fuzz --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
+
+# Goes on where it was if it is stopped; `rm .vm-out/histories` begins again.
+histories: setup-vm
+	@mkdir -p .vm-out
+	$(PYTHON) -m tests.histories --kernel $(filter-out host,$(KERNEL)) --histories $(HISTORIES) --seed $(SEED) --notes .vm-out/histories
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .vm-out .vagrant-out *.egg-info build

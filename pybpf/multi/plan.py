@@ -197,6 +197,11 @@ class Plan:
         return tuple(t for t in self.targets if not t.address)
 
     @property
+    def shared(self) -> tuple[Target, ...]:
+        """Return functions that share their names with others: they are attached to by address."""
+        return tuple(t for t in self.targets if not t.unique)
+
+    @property
     def reasons(self) -> Counter[Reason]:
         """Count the functions that were skipped for each reason."""
         return Counter(s.reason for s in self.skipped)
@@ -267,6 +272,8 @@ class Plan:
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
             f"{self.cost.insns_per_call} instructions per call"
         )
+        if shared := len(self.shared):
+            yield f"  by address: {many(shared, 'function')} that share their names with others"
         if unplaced := len(self.unplaced):
             of = "this function" if unplaced == 1 else f"{unplaced} functions"
             yield f"  not known for {of}: the address, and whether it can be traced"

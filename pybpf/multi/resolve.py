@@ -360,6 +360,9 @@ class Resolver:
                 with suppress(ObjectFormatError, AssertionError):
                     model = models.of_func(candidate.btf_id)
             occupied = self._occupied(candidate.module, candidate.btf_id)
+        elif candidate.proto and (models := self._models_of(candidate.module)) is not None:
+            with suppress(ObjectFormatError, AssertionError):
+                model = models.of(candidate.proto)
         return Target(
             candidate.name,
             candidate.module,

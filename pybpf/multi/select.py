@@ -99,12 +99,16 @@ class Candidate(KernelFunction):
     :param unique: only this address has the name, so the kernel can look it up by name
     :param kprobe: perf kprobes are allowed on it (kprobe.multi does not ask)
     :param entry: matched by an entry glob
+    :param proto: id of the prototype that all functions of this name have, if several share it
+        and BTF tells; otherwise 0. Such a function has no `btf_id`, because the kernel would look
+        up the name
     """
 
     no_btf: Reason | None = None
     unique: bool = True
     kprobe: bool = True
     entry: bool = False
+    proto: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ class CandidateColumns:
             unique=bool(self.unique[at]),
             kprobe=bool(self.kprobe[at]),
             entry=bool(self.entry[at]),
+            proto=0 if self.unique[at] else self.protos[at],
         )
 
     def take(self, rows: Sequence[int]) -> CandidateColumns:
@@ -603,12 +608,27 @@ def _describe(facts: SelectFacts, columns: CandidateColumns) -> None:
             columns.btf_ids[i] = table.ids[at]
             columns.protos[i] = table.protos[at]
             columns.no_btf[i] = None
-    for i in [i for i, unique in enumerate(columns.unique) if not unique]:
+    shared = [i for i, unique in enumerate(columns.unique) if not unique]
+    agree = bool(shared) and _prototypes_agree(facts)
+    for i in shared:
         # The kernel would look up the name, and might find another function.
-        columns.btf_ids[i], columns.protos[i], columns.no_btf[i] = 0, 0, Reason.AMBIGUOUS
+        columns.btf_ids[i], columns.no_btf[i] = 0, Reason.AMBIGUOUS
+        if not agree:
+            columns.protos[i] = 0
     if facts.kprobe_blacklist:
         for i in facts.kprobe_blacklist.refused(names, columns.addresses):
             columns.kprobe[i] = 0
+
+
+def _prototypes_agree(facts: SelectFacts) -> bool:
+    """Tell whether a prototype in BTF is that of every function with its name.
+
+    pahole leaves out names with several prototypes if it is asked to (``consistent_func``).
+    Before, it took whichever came first. The kernel asks for this and for the tags of kfuncs in
+    one line (scripts/Makefile.btf of 6.10), so one such tag tells.
+    """
+    btf = facts.btf.get("")
+    return btf is not None and btf.find("bpf_kfunc", BtfKind.DECL_TAG) is not None
 
 
 def by_module(modules: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from ..dataclass import dataclass
 from ..kernel.functions import KernelFunction
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..trampoline.model import Model
+
 __all__ = ["Target"]
 
 
@@ -22,3 +26,12 @@ class Target(KernelFunction):
     kprobe: bool = True
     occupied: int = 0
     may_sleep: bool | None = None
+
+    @property
+    def prototype(self) -> Model | None:
+        """Return the model if it is certainly this function's, otherwise None.
+
+        If several functions share the name, a BTF id may be that of another one. A model without
+        an id is then the one that all of them have.
+        """
+        return self.model if self.unique or self.btf_id is None else None

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from ..errors import BpfError
+from ..errors import BpfError, ObjectFormatError, PlanError, RelocationError
 from ..wording import plain
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-__all__ = ["explain", "run"]
+__all__ = ["explain", "run", "script"]
 
 _STDOUT, _STDERR = 1, 2
 # New objects between two searches for garbage in cycles. Python's 700 has it search dozens of
@@ -106,8 +106,8 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
     """Run a tool and end the process with its status.
 
     The status is 141 (128 + SIGPIPE) if the reader of its output went away, and 130 if it was
-    interrupted. It is 1, with one line of explanation, if its output cannot be written or there
-    is not enough memory.
+    interrupted while it worked. It is 1, with one line of explanation, if its output cannot be
+    written or there is not enough memory.
     """
     gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
     _prepare_streams()
@@ -115,6 +115,8 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
         try:
             status = main()
         finally:
+            # Nothing is left to undo. Python's own end would answer with a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             sys.stdout.flush()
             gc.freeze()  # or the end looks for garbage among all objects of all modules: 10 ms
     except KeyboardInterrupt:
@@ -132,3 +134,22 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
                 print(f"{name}: standard output: {lost.error.strerror}", file=sys.stderr)
         _to_null(_STDOUT, os.O_WRONLY)  # for what is left in the buffer at exit
     sys.exit(status)
+
+
+def script(main: Callable[[], object]) -> NoReturn:
+    """Run a tool of one file and end the process, as `run` does, with status 0 if `main` returns.
+
+    The status is 1, with one line of explanation, if the kernel refuses something, a file cannot
+    be read, or an object does not fit this kernel.
+    """
+    name = os.path.basename(sys.argv[0])
+
+    def guarded() -> int:
+        try:
+            main()
+        except (OSError, ObjectFormatError, PlanError, RelocationError) as error:
+            print(f"{name}: {explain(error)}", file=sys.stderr)
+            return 1
+        return 0
+
+    run(name, guarded)

@@ -28,7 +28,6 @@ from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.multi.select import select
 from tests.support.bpftrace import Bpftrace
-from tests.support.kernellog import clean_kernel_log
 from tests.support.knowncalls import CALLS, calls
 from tests.support.require import facts, probes
 from tests.support.trampolines import verify
@@ -337,7 +336,7 @@ def three_thousand(seconds: float) -> None:
     functions = facts().ftrace
     names = {line for line in functions.lines if " " not in line and "." not in line}
     some = sorted(names)[:: max(len(names) // 3000, 1)][:3000]
-    with clean_kernel_log(), tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory:
         globs = Path(directory) / "globs"
         globs.write_text("\n".join(some))
         load = subprocess.Popen(["sh", "-c", LOAD], start_new_session=True)
@@ -405,7 +404,6 @@ def test_modules_and_a_file_of_globs(tmp_path: Path) -> None:
 
 WORKER = """
 import sys
-from tests.support.kernellog import clean_kernel_log
 from tests.support.knowncalls import calls
 calls()  # imports what it needs
 print("ready", flush=True)

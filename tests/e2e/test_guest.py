@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pybpf.features import Feature, Support
 from tests.support import rows
+from tests.support.kernellog import KernelLog
 from tests.support.require import probes
+from tests.support.rows import ROOT
 
 
 def test_it_is_the_row_that_was_asked_for(kernel_row: str) -> None:
@@ -55,6 +58,45 @@ def test_the_rows_table_tells_the_truth(kernel_row: str) -> None:
     assert set(answers) == set(Feature)
     found = {f.value: a.support for f, a in answers.items() if not a.ok}
     assert found == dict.fromkeys(rows.lacks(kernel_row), Support.UNSUPPORTED)
+
+
+COMPLAINS = """
+from tests.support.kernellog import kernel_log
+
+def test_it():
+    with open("/dev/kmsg", "w") as log:
+        log.write("<6>WARNING: at the tests' own wish")
+"""
+
+
+@pytest.mark.first_on("6.12")
+def test_a_complaint_of_the_kernel_fails_the_test_that_it_comes_in(
+    tmp_path: Path, kernel_log: KernelLog
+) -> None:
+    """A line in /dev/kmsg is enough. Its priority keeps it off the console, which is also read."""
+    kernel_log.expect("at the tests' own wish", "this test writes it")
+    file = tmp_path / "test_it.py"
+    file.write_text(COMPLAINS)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            tmp_path,
+            file,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 passed, 1 error" in done.stdout
+    assert "WARNING: at the tests' own wish" in done.stdout
 
 
 @pytest.mark.parametrize("module", ["dummy", "loop", "nf_conntrack", "veth"])

@@ -20,7 +20,6 @@ import pytest
 import pybpf
 from pybpf.features import Feature
 from pybpf.multi.reasons import Reason
-from tests.support.kernellog import clean_kernel_log
 from tests.support.require import facts
 from tests.support.workload import workload
 
@@ -186,13 +185,12 @@ def test_families_behind_the_helpers(obj: pybpf.Object, family: str, mechanism: 
     if not traceable(*FAMILIES[family]):  # 7.x lets nobody trace bpf_ringbuf_* and irq_work_*
         pytest.skip(f"no function of {family} can be traced here")
     obj.globals.limit = 0  # no safety net: this is what users have
-    with clean_kernel_log():
-        with ExitStack() as stack:
-            links = attached(obj, stack, ("entry_all", "exit_all"), FAMILIES[family], mechanism)
-            calls_of_everything(obj)
-            runs = obj.globals.runs
-        missed = [link.missed for link in links]
-        print(f"{runs} runs, missed", *missed)
+    with ExitStack() as stack:
+        links = attached(obj, stack, ("entry_all", "exit_all"), FAMILIES[family], mechanism)
+        calls_of_everything(obj)
+        runs = obj.globals.runs
+    missed = [link.missed for link in links]
+    print(f"{runs} runs, missed", *missed)
     assert runs >= 2 * 128
     if mechanism in ("tracing_multi", "trampoline"):
         assert all(m.known for m in missed)

@@ -31,9 +31,10 @@ RESTARTS = 2
 KEPT_LINES = 60
 OUT_OF_TIME = 124  # statuses of vagrant/vm
 GUEST_DIED = 125
+COMPLAINT = "  | ! "  # what `vagrant/vm` puts before a line in which the kernel reports a fault
 
 Event = dict[str, object]
-PASSED_ON = ("PYBPF_SEED",)  # variables that tests read, also in the guest
+PASSED_ON = ("PYBPF_SEED", "PYBPF_ENDINGS")  # variables that tests read, also in the guest
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Key:
 
     :param icount: its clock counts instructions
     :param extras: additional programs (`vagrant/vm --with`)
+    :param alone: the file of tests that has the guest for itself
     """
 
     row: str
     icount: bool = False
     extras: tuple[str, ...] = ()
+    alone: str = ""
 
 
 class Lost(Exception):
@@ -87,6 +90,7 @@ class Guests:
         self.results = results or Results()
         self.options = list(options)
         self.notes: list[str] = []
+        self.complaints: dict[str, list[str]] = {}  # of a row's kernel, as `vagrant/vm` reports
         self._runs: dict[Key, Run] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=jobs)
         self._started = False
@@ -233,7 +237,9 @@ class Run:
             guests.results.take(Path(out))
         took = time.monotonic() - began
         lines = notes_of_vm.splitlines()
-        guests.notes += [line for line in lines if line.startswith("vm: ") or "| ! " in line]
+        guests.notes += [line for line in lines if line.startswith("vm: ") or COMPLAINT in line]
+        if found := [line.partition(COMPLAINT)[2] for line in lines if COMPLAINT in line]:
+            guests.complaints.setdefault(self.key.row, []).extend(found)
         where = f"while running {self._running}" if self._running else "between tests"
         text = "\n".join(
             [

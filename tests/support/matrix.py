@@ -7,7 +7,8 @@ come back over the guest's output while it runs. They are logged as if the test 
 pytest-xdist). So counts, tracebacks, -k and -x mean the same as always.
 
 A green run that did not really run must never happen. A test whose guest died or never reported it
-fails. If all rows were requested, a test that was skipped everywhere also fails.
+fails. If all rows were requested, a test that was skipped everywhere also fails. A kernel that
+warns of a fault of its own fails the run, with its lines, even if every test passed.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ class Matrix:
         finally:
             if self.guests:
                 self.guests.close()
+                self._fail_complaints(self.guests)
                 if self.config.getoption("update_golden"):
                     self._update_golden(self.guests.results)
         if self.complete and not session.config.option.collectonly:
@@ -176,6 +178,14 @@ class Matrix:
                 report = failure(f"{name} (anywhere)", (name.partition("::")[0], None, name), text)
                 self.config.hook.pytest_runtest_logreport(report=report)
 
+    def _fail_complaints(self, guests: Guests) -> None:
+        # Also what no test can see: at boot, between tests and after the last one.
+        for row, lines in sorted(guests.complaints.items()):
+            name = f"the kernel's log of row {row}"
+            text = "\n".join(["the kernel reports faults:", *lines])
+            report = failure(name, (name, None, name), text)
+            self.config.hook.pytest_runtest_logreport(report=report)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.guests:
             terminalreporter.section("kernel rows")
@@ -208,7 +218,8 @@ def guest_of(item: pytest.Item) -> Key:
     """Return the guest of an item. Items with the same value share a guest."""
     extras = {name for marker in item.iter_markers("guest_with") for name in marker.args}
     icount = item.get_closest_marker("icount") is not None
-    return Key(row_of(item) or "", icount, tuple(sorted(extras)))
+    alone = item.path.name if item.get_closest_marker("own_guest") else ""
+    return Key(row_of(item) or "", icount, tuple(sorted(extras)), alone)
 
 
 def without_row(nodeid: str) -> str:

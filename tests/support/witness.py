@@ -135,9 +135,14 @@ class Seen:
 
 
 class Witness:
-    """Hold the opened object, the functions, and kprobes that see the truth."""
+    """Hold the opened object, the functions, and kprobes that see the truth.
 
-    def __init__(self, names: Iterable[str], facts: Facts | None = None) -> None:
+    :param shared: only functions that share their names with others; without it, only the others
+    """
+
+    def __init__(
+        self, names: Iterable[str], facts: Facts | None = None, *, shared: bool = False
+    ) -> None:
         self.stack = ExitStack()
         self.obj = self.stack.enter_context(pybpf.open(DATA / "witness.bpf.o", facts=facts))
         self.obj.globals.my_tgid = os.getpid()
@@ -156,7 +161,9 @@ class Witness:
         self.functions = [
             self._function(number, target)
             for number, target in enumerate(
-                t for t in targets if t.model and not t.model.obstacle and t.unique and t.kprobe
+                t
+                for t in targets
+                if t.model and not t.model.obstacle and t.unique is not shared and t.kprobe
             )
         ]
         self.number = {f.target.address: f.number for f in self.functions}
@@ -171,8 +178,10 @@ class Witness:
 
     def _function(self, number: int, target: Target) -> Function:
         btf = self.obj.facts.btf.get(target.module)
-        assert btf is not None and target.btf_id is not None
-        func = btf.type(target.btf_id)
+        assert btf is not None
+        func_id = target.btf_id or btf.find(target.name, BtfKind.FUNC)
+        assert func_id is not None
+        func = btf.type(func_id)
         assert isinstance(func, types.Func)
         proto = btf.type(func.type)
         assert isinstance(proto, types.FuncProto)

@@ -161,3 +161,37 @@ def test_a_terminal_without_the_character() -> None:
         [sys.executable, "-c", ASCII], capture_output=True, env=env, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"cut?\n", b"")
+
+
+def own(text: str) -> subprocess.CompletedProcess[str]:
+    """A process of a few lines that may import the entry."""
+    return subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("print('done')", 0, ""),
+        ("open('/no/such')", 1, "-c: /no/such: No such file or directory\n"),
+        ("raise ObjectFormatError('no object')", 1, "-c: no object\n"),
+        ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", 130, ""),
+        ("sys.exit('what is wrong')", 1, "what is wrong\n"),
+    ],
+)
+def test_a_tool_of_one_file_ends_as_the_others(line: str, status: int, said: str) -> None:
+    done = own(
+        "import os, signal, sys\nfrom pybpf.errors import ObjectFormatError\n"
+        f"from pybpf.tools.entry import script\ndef main():\n    {line}\nscript(main)\n"
+    )
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+def test_an_interrupt_while_python_ends_has_no_traceback() -> None:
+    """The tool is done by then: it dies of the signal, as it would without Python."""
+    done = own(
+        "import atexit, os, signal\nfrom pybpf.tools.entry import run\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\nrun('x', lambda: 0)\n"
+    )
+    assert (done.returncode, done.stderr) == (-2, "")

@@ -12,6 +12,7 @@ from pybpf.btf import Btf
 from pybpf.kernel.ftrace import FtraceFunctions, KprobeBlacklist, parse_blacklist, parse_functions
 from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.multi.reasons import Reason
+from pybpf.multi.resolve import Resolver
 from pybpf.multi.select import Selection, select
 
 DATA = Path(__file__).parents[1] / "data"
@@ -166,8 +167,7 @@ def test_lookup_of_addresses_inside_functions(excerpt: Excerpt) -> None:
     assert (found[0].name, found[1]) == ("vfs_unlink", 0x41)
 
 
-def test_ids_come_from_the_real_btf() -> None:
-    """Functions that BTF describes get its id; clones, and names with several addresses, none."""
+def _with_real_btf() -> tuple[Excerpt, Btf]:
     raw = (DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz").read_bytes()
     btf = Btf(gzip.decompress(raw), name="vmlinux")
 
@@ -177,6 +177,12 @@ def test_ids_come_from_the_real_btf() -> None:
 
     excerpt = _excerpt("6.12")
     excerpt.btf = OneBtf()
+    return excerpt, btf
+
+
+def test_ids_come_from_the_real_btf() -> None:
+    """Functions that BTF describes get its id; clones, and names with several addresses, none."""
+    excerpt, btf = _with_real_btf()
     found = {c.name: c for c in excerpt.pick("*").candidates}
     for name in ("vfs_read", "vfs_unlink", "bpf_fentry_test1", "__do_sys_getegid16"):
         btf_id = found[name].btf_id
@@ -184,3 +190,20 @@ def test_ids_come_from_the_real_btf() -> None:
         assert btf.name(btf_id) == name
     assert found["__intel_pmu_enable_all.isra.0"].no_btf is Reason.NO_BTF
     assert found["version_show"].no_btf is Reason.AMBIGUOUS
+
+
+def test_a_shared_name_has_a_model_where_all_its_prototypes_agree() -> None:
+    """p_start is (struct seq_file *, loff_t *) everywhere. version_show has several prototypes."""
+    excerpt, _ = _with_real_btf()
+    resolver = Resolver(excerpt, live=False)
+    targets, _ = resolver.resolve(["p_start", "version_show"], at_exit=False)
+    found = {t.name: t for t in targets}
+    agreed, other = found["p_start"], found["version_show"]
+    assert not agreed.unique and agreed.btf_id is None and agreed.address
+    assert agreed.model and (agreed.model.slots, agreed.model.pointers) == (2, 0b11)
+    assert not other.unique and other.model is None
+    # The same from a candidate that the caller kept, and by its address.
+    (kept,) = excerpt.pick("p_start").candidates
+    assert resolver.target(kept) == agreed
+    (placed,), _ = resolver.resolve([f"p_start@{agreed.address:#x}"], at_exit=False)
+    assert placed == agreed

@@ -444,6 +444,32 @@ def test_one_of_several_is_told_by_its_address(known: bool) -> None:
         assert str(skipped).startswith("vfs_read at 0x1000: several functions")
 
 
+def test_several_with_one_prototype_are_traced_by_address() -> None:
+    """Their model is that of each of them. Only kprobe mechanisms take addresses."""
+    several = [replace(T, address=T.address + n, unique=False, btf_id=None) for n in (0, 64)]
+    for mechanism in ("auto", "kprobe_multi", "kprobe"):
+        made = plan(PROGRAMS[1], several, K7_3, mechanism=mechanism)
+        assert [t.address for t in made.targets] == [t.address for t in several]
+        assert not made.skipped and made.shared == made.targets
+        assert {g.mechanism.value for g in made.groups} <= {"kprobe_multi", "kprobe"}
+        assert "by address: 2 functions that share their names with others" in str(made)
+    for mechanism in ("tracing_multi", "trampoline"):
+        made = plan(PROGRAMS[1], several, K7_3, mechanism=mechanism)
+        assert {s.reason for s in made.skipped} == {Reason.AMBIGUOUS} and not made.groups
+    assert "by address" not in str(plan(PROGRAMS[1], [T], K7_3))
+
+
+def test_several_without_a_known_prototype_are_refused_or_get_registers() -> None:
+    several = [
+        replace(T, address=T.address + n, unique=False, btf_id=None, model=None) for n in (0, 64)
+    ]
+    refused = plan(PROGRAMS[1], several, K7_3, mechanism="kprobe_multi").skipped
+    assert [s.reason for s in refused] == [Reason.AMBIGUOUS] * 2
+    assert all('unknown="registers"' in s.hint for s in refused)
+    made = plan(PROGRAMS[1], several, K7_3, unknown="registers")
+    assert len(made.targets) == 2 and not made.skipped
+
+
 def test_a_function_asked_for_twice_is_no_alias_of_itself() -> None:
     (skipped,) = plan(PROGRAMS[1], [T, replace(T)], K7_3).skipped
     assert "asked for twice" in skipped.detail

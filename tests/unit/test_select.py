@@ -288,6 +288,20 @@ def test_statics_of_one_name_are_for_addresses_only() -> None:
     assert pick("p_start [kvm]").candidates[0].unique
 
 
+def test_a_prototype_of_a_shared_name_needs_a_btf_that_leaves_out_the_others() -> None:
+    """What only tags of kfuncs show: older pahole took the prototype of the first function."""
+    before = [c.proto for c in pick("vmlinux:p_start").candidates]
+    assert before == [0, 0]
+    tagged = FakeBtf([("p_start", 6), ("vfs_read", 1), ("bpf_kfunc", 0)])
+    found = pick("vmlinux:p_start", facts=Facts(btf=FakeBtfs({"": tagged}))).candidates
+    assert [(c.unique, c.btf_id, c.proto) for c in found] == [(False, None, 6)] * 2
+    (one,) = pick("vfs_read", facts=Facts(btf=FakeBtfs({"": tagged}))).candidates
+    assert (one.btf_id, one.proto) == (11, 0)
+    twice = FakeBtf([("p_start", 6), ("p_start", 7), ("bpf_kfunc", 0)])
+    found = pick("vmlinux:p_start", facts=Facts(btf=FakeBtfs({"": twice}))).candidates
+    assert [c.proto for c in found] == [0, 0]
+
+
 def test_when_counts_differ_nobody_knows_which() -> None:
     """Two addresses and one traceable place: skipped, with both numbers."""
     skipped = the_skip(pick("q_*"))

@@ -365,6 +365,18 @@ def test_a_guest_that_dies_fails_one_test_and_the_rest_go_on(tmp_path: Path) -> 
     guests.close()
 
 
+def test_what_the_kernel_complains_of_is_kept_by_row(tmp_path: Path) -> None:
+    """As `vagrant/vm` prints it after a run. The matrix makes a failed test of it."""
+    body = (
+        "for i in ids: one(i)\n"
+        "print('vm: row 6.1: the kernel complained:\\n  | ! WARNING: at x', file=sys.stderr)\n"
+    )
+    guests = asked(fake_vm(tmp_path, body), "f.py::a")
+    guests.wait(Key("6.1"), "f.py::a")
+    guests.close()
+    assert guests.complaints == {"6.1": ["WARNING: at x"]}
+
+
 @pytest.mark.parametrize("body", ["sys.exit(0)\n", "one(ids[0])\nsys.exit(0)\n", "boom\n"])
 def test_a_guest_that_ran_nothing_is_a_failure(tmp_path: Path, body: str) -> None:
     """Whatever its status, a test without a report has not passed, and nothing waits for ever."""

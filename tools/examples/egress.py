@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pybpf
+from pybpf.tools.entry import script
 
 
 def main(cgroup: str, port: int, seconds: float) -> None:
@@ -26,4 +27,5 @@ def main(cgroup: str, port: int, seconds: float) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) if sys.argv[3:] else 3600)
+    seconds = float(sys.argv[3]) if sys.argv[3:] else 3600
+    script(lambda: main(sys.argv[1], int(sys.argv[2]), seconds))

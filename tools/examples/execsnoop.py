@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pybpf
+from pybpf.tools.entry import script
 from pybpf.wording import plain
 
 
@@ -27,5 +28,5 @@ async def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(float(sys.argv[1]) if sys.argv[1:] else 3600))
+    seconds = float(sys.argv[1]) if sys.argv[1:] else 3600
+    script(lambda: asyncio.run(main(seconds)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pybpf
 from pybpf.histogram import log2_histogram
+from pybpf.tools.entry import script
 
 MOST = 300
 
@@ -35,4 +36,4 @@ def main(glob: str, seconds: float) -> None:
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    main(sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 3600)
+    script(lambda: main(sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 3600))

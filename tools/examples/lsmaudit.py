@@ -6,12 +6,12 @@ The kernel must have BPF among its LSMs: ``lsm=...,bpf`` on its command line.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from pathlib import Path
 
 import pybpf
+from pybpf.tools.entry import script
 from pybpf.wording import plain
 
 
@@ -29,5 +29,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main(float(sys.argv[1]) if sys.argv[1:] else 3600)
+    script(lambda: main(float(sys.argv[1]) if sys.argv[1:] else 3600))

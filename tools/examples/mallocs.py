@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pybpf
+from pybpf.tools.entry import script
 from pybpf.wording import plain
 
 
@@ -33,4 +34,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if sys.argv[1:] else 3600)
+    script(lambda: main(float(sys.argv[1]) if sys.argv[1:] else 3600))

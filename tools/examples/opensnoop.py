@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from pathlib import Path
 
 import pybpf
+from pybpf.tools.entry import script
 from pybpf.wording import plain
 
 
@@ -24,5 +24,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main(float(sys.argv[1]) if sys.argv[1:] else 3600)
+    script(lambda: main(float(sys.argv[1]) if sys.argv[1:] else 3600))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pybpf
 from pybpf.symbols import Symbols, fold
+from pybpf.tools.entry import script
 
 
 def main(seconds: float) -> None:
@@ -33,4 +34,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if sys.argv[1:] else 3600)
+    script(lambda: main(float(sys.argv[1]) if sys.argv[1:] else 3600))

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from pathlib import Path
 
 import pybpf
+from pybpf.tools.entry import script
 
 
 def main(binary: str, provider: str, name: str, seconds: float) -> None:
@@ -27,6 +27,5 @@ def main(binary: str, provider: str, name: str, seconds: float) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 4:
         sys.exit(__doc__)
-    with contextlib.suppress(KeyboardInterrupt):
-        binary, provider, name = sys.argv[1:4]
-        main(binary, provider, name, float(sys.argv[4]) if sys.argv[4:] else 3600)
+    seconds = float(sys.argv[4]) if sys.argv[4:] else 3600
+    script(lambda: main(sys.argv[1], sys.argv[2], sys.argv[3], seconds))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pybpf
+from pybpf.tools.entry import script
 
 NAMES = {1: "icmp", 6: "tcp", 17: "udp"}
 
@@ -28,4 +29,4 @@ def main(interface: str, seconds: float) -> None:
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    main(sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 3600)
+    script(lambda: main(sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 3600))

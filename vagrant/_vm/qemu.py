@@ -48,7 +48,7 @@ GRACE = 45.0  # seconds between "time is up" and the whole archive
 DEATH = re.compile(rb"Kernel panic - not syncing|PANIC: double fault|KVM internal error")
 UNSTARTED = "the guest did not start the command"
 COMPLAINT = re.compile(
-    rb"WARNING: |BUG: |Oops|general protection fault|INFO: task .* blocked|stall"
+    rb"WARNING: |BUG: |Oops|general protection fault|INFO: task .* blocked|\bstalls?\b"
 )
 COMMAND_LINE = (
     "console=ttyS0 loglevel=5 panic=-1 oops=panic nowatchdog rcupdate.rcu_cpu_stall_suppress=1"

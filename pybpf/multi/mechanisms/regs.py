@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["ByRegisters"]
 
 
+_RAW = 'unknown="registers" passes the registers as they are'
+
+
 class ByRegisters(Mechanism):
     """Run a program from a kprobe, with ``struct pt_regs``."""
 
@@ -43,13 +46,13 @@ class ByRegisters(Mechanism):
         self, request: Request, side: Side, template: Template, target: Target
     ) -> Refusal | None:
         """Check for values that are not in registers."""
-        model, traits = target.model, template.traits
+        model, traits = target.prototype, template.traits
         counts = traits.needs_args or CtxHelper.get_func_arg_cnt in traits.helpers
-        if model is None or not target.unique:
-            # Without a model, neither its number of slots nor whether it is void is known.
+        if model is None:
+            # Neither its number of slots nor whether it is void is known.
             if (counts or traits.needs_ret) and not request.unknown:
                 reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
-                return Refusal(reason, "the program reads arguments or the return value")
+                return Refusal(reason, "the program reads arguments or the return value", _RAW)
             return None
         if _reads_own_args(traits, model) and (
             side is Side.EXIT
@@ -67,7 +70,7 @@ class ByRegisters(Mechanism):
     def variant(self, request: Request, side: Side, template: Template, target: Target) -> Variant:
         """Turn slots and helpers into loads from registers."""
         count, shown = slots(target), returns(side, target)
-        if request.unknown and (target.model is None or not target.unique):
+        if request.unknown and target.prototype is None:
             count, shown = REGISTER_SLOTS, side is not Side.ENTRY
         elif request.unknown and target.model and target.model.obstacle is Reason.VARIADIC:
             count = REGISTER_SLOTS

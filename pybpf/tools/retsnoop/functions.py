@@ -124,10 +124,8 @@ def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[
             target.name,
             target.module,
             target.address,
-            # If several functions share a name, it is unknown whose prototype BTF has.
-            flags_of(target.model if target.unique else None)
-            | (Flag.ENTRY if key_of(target) in entries else _NONE),
-            target.model.ret_size if target.model and target.unique else 0,
+            flags_of(target.prototype) | (Flag.ENTRY if key_of(target) in entries else _NONE),
+            target.prototype.ret_size if target.prototype else 0,
             target.btf_id,
         )
         for number, target in enumerate(targets)
