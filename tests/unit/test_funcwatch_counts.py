@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +24,13 @@ from pybpf.tools.funcwatch.cli import parse
 from pybpf.tools.funcwatch.counts import NOTHING, SLOTS, Counts, error_name, slot_bounds
 from pybpf.tools.funcwatch.follow import Globs, read_globs
 from pybpf.tools.funcwatch.functions import Flag, Function, Functions, flags_of
+from pybpf.tools.funcwatch.metrics import Moment
 from pybpf.tools.funcwatch.options import Options
 from pybpf.tools.funcwatch.output import JsonOutput, Report, TextOutput
+from pybpf.tools.funcwatch.prometheus import Prometheus
 from pybpf.tools.funcwatch.reader import WORDS, Reader, decode
 from pybpf.tools.funcwatch.records import record
+from pybpf.tools.funcwatch.table import Table
 from pybpf.tools.funcwatch.text import duration, histogram
 from pybpf.tools.tasks import process_of
 from pybpf.trampoline.model import Model, Return
@@ -204,6 +209,38 @@ def test_a_call_that_returns_later() -> None:
     obj.words[0][0][0] = 1
     interval = reader.read()[0]
     assert (interval.calls, interval.timed, interval.max_ns) == (0, 1, 1000)
+
+
+class Discard(io.StringIO):
+    """Takes any amount of text."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def test_memory_is_flat_for_an_hour() -> None:
+    """3,600 readings, printed, drawn and published: nothing of an interval stays."""
+    obj = Maps(2, 2)
+    reader, table, page = Reader(obj), Table(0), Prometheus(Address("127.0.0.1", 0))  # type: ignore[arg-type]
+    outputs = [JsonOutput(Discard(), 0), TextOutput(Discard(), 20)]
+
+    def seconds(count: int) -> int:
+        for second in range(count):
+            for call in range(3):
+                obj.call(call % 2, second % 2, 1 << second % SLOTS, second % 3)
+            rows = [(OPEN if number else EXT, c) for number, c in reader.read().items()]
+            for output in outputs:
+                output.interval(Report(rows, second, 1.0))
+            table.update(rows, 1.0)
+            page.publish(Moment(rows, 0, second, 2, 0, 0))
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    try:
+        early = seconds(120)
+        assert seconds(3480) - early < 500  # a number kept for each interval would be 3,480
+    finally:
+        page.close()
 
 
 def test_counters_pass_32_bits() -> None:
