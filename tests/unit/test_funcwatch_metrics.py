@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -323,6 +325,14 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
     for text in asked:
         for group in re.findall(r"by \(([^)]*)\)", text):
             assert set(group.split(", ")) <= labels
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
+def test_systemd_understands_the_unit() -> None:
+    """It says nothing about it, so it ignores no line."""
+    command = ["systemd-analyze", "verify", "--man=no", EXAMPLES / "funcwatch.service"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_unit_calls_what_there_is() -> None:
