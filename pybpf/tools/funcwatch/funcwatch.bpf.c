@@ -63,6 +63,7 @@ struct stat {
 	__u64 timed; /* returns whose latency is known */
 	__u64 errors;
 	__u64 total_ns;
+	__u64 max_ns;
 	struct longest max[2]; /* of even and of odd epochs */
 	__u64 slots[SLOTS];
 };
@@ -259,6 +260,8 @@ static __always_inline void count_latency(struct stat *s, __u64 start)
 
 	s->timed++;
 	s->total_ns += ns;
+	if (ns > s->max_ns)
+		s->max_ns = ns;
 	if (max->epoch != now) {
 		max->epoch = now;
 		max->ns = ns;
