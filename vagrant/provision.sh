@@ -11,7 +11,7 @@ say() { echo "provision: $*"; }
 apt() { apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null; }
 
 packages="python3 python3-capstone python3-psutil python3-pyroute2 python3-pytest python3-hypothesis
-    iproute2 kmod procps rsync"
+    python3-prometheus-client iproute2 kmod procps rsync"
 missing=
 for p in $packages; do
     case "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" in

@@ -7,6 +7,9 @@
 //	multi_peer attach < JOB     attach, then detach; prints nanoseconds of each (two u64)
 //	multi_peer calls BATCHES CALLS NUMBER
 //	                            least nanoseconds of BATCHES batches of CALLS system calls (one u64)
+//	multi_peer mix BATCHES CALLS HOT NUMBER...
+//	                            the same of batches of CALLS calls of each of the first HOT system
+//	                            calls, and one of each other
 
 #include <linux/bpf.h>
 #include <linux/perf_event.h>
@@ -225,15 +228,22 @@ static long number(const char *text)
 }
 
 // The arguments make each of the calls that are counted fail or end at once.
-static void calls(long batches, long count, long call)
+static void call_each(long times, const long *numbers, long count)
+{
+	for (long i = 0; i < times; i++)
+		for (long n = 0; n < count; n++)
+			sys(numbers[n], 0, 4096, 1, 1, -1, 0);
+}
+
+static void calls(long batches, long times, const long *numbers, long hot, long count)
 {
 	u64 least = ~0ull;
 
 	while (batches--) {
 		u64 start = now(), took;
 
-		for (long i = 0; i < count; i++)
-			sys(call, 0, 4096, 1, 1, -1, 0);
+		call_each(times, numbers, hot);
+		call_each(1, numbers + hot, count - hot);
 		took = now() - start;
 		least = took < least ? took : least;
 	}
@@ -243,11 +253,16 @@ static void calls(long batches, long count, long call)
 __attribute__((used)) void run(long *stack)
 {
 	char **arguments = (char **)(stack + 1);
+	long numbers[512], count = 0;
 
-	if (stack[0] == 5)
-		calls(number(arguments[2]), number(arguments[3]), number(arguments[4]));
-	else
+	for (long i = 2; i < stack[0] && count < 512; i++)
+		numbers[count++] = number(arguments[i]);
+	if (stack[0] < 5)
 		attach();
+	else if (arguments[1][0] == 'c')
+		calls(numbers[0], numbers[1], numbers + 2, 1, 1);
+	else
+		calls(numbers[0], numbers[1], numbers + 3, numbers[2], count - 3);
 	sys(__NR_exit_group, 0, 0, 0, 0, 0, 0);
 }
 

@@ -6,29 +6,42 @@ PYBPF_SEED=N chooses one, PYBPF_SEED=random a new one each time.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import re
 import signal
+import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 import pybpf
+from pybpf import kernel
 from pybpf._sys import bpf as sys_bpf
 from pybpf.features import Feature
 from pybpf.multi.select import select
+from pybpf.tools.funcwatch import run
+from pybpf.tools.funcwatch.attach import program_for
+from pybpf.tools.funcwatch.counts import SLOTS, Counts
+from pybpf.tools.funcwatch.functions import Functions
+from pybpf.tools.funcwatch.reader import WORDS, Lost, Reader
+from tests.support import rows
 from tests.support.bpftrace import Bpftrace
-from tests.support.knowncalls import CALLS, calls
+from tests.support.knowncalls import CALLS, FAILURES, MORE_CALLS, Failing, calls
+from tests.support.prometheus import Prometheus
 from tests.support.require import facts, probes
 from tests.support.trampolines import verify
 from tests.support.witness import Witness
@@ -50,11 +63,16 @@ MECHANISMS = [
 NAMES = ["do_getpgid", "vfs_mkdir", "vfs_read", "vfs_rename", "vfs_rmdir", "vfs_write"]
 
 
+#: Least part of the time that `Failing.wait` waits: the kernel counts it in ticks.
+WAITED = 0.9
+
+
 @dataclass
 class Watch:
     """A running funcwatch --json, and what it said so far."""
 
     process: subprocess.Popen[str]
+    out: IO[str]  # its standard output: a file, which holds any number of records
     said: list[str] = field(default_factory=list)  # on standard error
 
     def wait_for(self, start: str) -> str:
@@ -69,25 +87,28 @@ class Watch:
     def end(self, number: int = signal.SIGINT, status: int = 0) -> list[dict[str, Any]]:
         """Interrupt it; the records that it wrote."""
         self.process.send_signal(number)
-        out, err = self.process.communicate()
+        _, err = self.process.communicate()
         self.said.append(err)
         assert self.process.returncode == status, "".join(self.said)
-        return [json.loads(line) for line in out.splitlines()]
+        self.out.seek(0)
+        return [json.loads(line) for line in self.out]
 
 
 @contextmanager
 def funcwatch(*args: str) -> Iterator[Watch]:
     """Run it until it watches; the end is the caller's."""
-    process = subprocess.Popen(
-        [sys.executable, "tools/funcwatch", "--json", *args],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        subprocess.Popen(
+            [sys.executable, "tools/funcwatch", "--json", *args],
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         try:
-            watch = Watch(process)
+            watch = Watch(process, out)
             watch.wait_for("Watching ")
             yield watch
         finally:
@@ -95,109 +116,162 @@ def funcwatch(*args: str) -> Iterator[Watch]:
                 process.kill()
 
 
+def added(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[Any]]:
+    """Function and module -> its calls, errors and longest latency in all these records."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for r in records:
+        sums = found.setdefault((r["function"], r["module"]), [0, Counter(), 0])
+        sums[0] += r["calls"]
+        sums[1].update(r["errors"])
+        sums[2] = max(sums[2], r["max_ns"] or 0)
+    return found
+
+
 def totals(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The last records, by function; the records of the intervals add up to them."""
-    final = {r["function"]: r for r in records if r.get("final")}
-    for name, last in final.items():
-        before = [r for r in records if r["function"] == name and not r.get("final")]
-        assert sum(r["calls"] for r in before) == last["calls"], name
-        errors: dict[str, int] = {}
-        for r in before:
-            for error, count in r["errors"].items():
-                errors[error] = errors.get(error, 0) + count
-        assert errors == last["errors"], name
-        if last["max_ns"] is not None:
-            assert max(r["max_ns"] or 0 for r in before) == last["max_ns"]
-            assert 0 <= last["p50_ns"] <= last["p90_ns"] <= last["p99_ns"] <= last["max_ns"]
-    return final
+    final = [r for r in records if r.get("final")]
+    intervals = added(r for r in records if not r.get("final"))
+    assert intervals == {key: sums for key, sums in added(final).items() if sums[0]}
+    for r in records:
+        if r["max_ns"] is not None:
+            assert 0 <= r["p50_ns"] <= r["p90_ns"] <= r["p99_ns"] <= r["max_ns"]
+    return {r["function"]: r for r in final}
 
 
-def known_errors(times: int, directory: Path) -> dict[str, dict[str, int]]:
-    """Make calls that fail; function -> error -> how often."""
-    (directory / "full" / "x").mkdir(parents=True, exist_ok=True)
-    (directory / "file").touch()
-    reading = os.open(directory / "file", os.O_WRONLY)
-    for _ in range(times):
-        with suppress(ProcessLookupError):
-            os.getpgid(1 << 22)
-        with suppress(OSError):
-            os.rmdir(directory / "full")
-        with suppress(OSError):
-            os.read(reading, 1)
-    os.close(reading)
-    return {
-        "do_getpgid": {"ESRCH": times},
-        "vfs_rmdir": {"ENOTEMPTY": times},
-        "vfs_read": {"EBADF": times},
-    }
-
-
-def slow_read(seconds: float) -> int:
-    """A read that waits for a writer; how long it took at least, in ns."""
-    reading, writing = os.pipe()
-    begun = threading.Event()
-    waited = 0
-
-    def write() -> None:
-        nonlocal waited
-        begun.wait()
-        # The reader is asleep in the pipe once its state says so.
-        task = Path(f"/proc/self/task/{threading.main_thread().native_id}/wchan")
-        while "pipe" not in task.read_text():
-            time.sleep(0.001)
-        start = time.monotonic_ns()
-        time.sleep(seconds)
-        waited = time.monotonic_ns() - start
-        os.write(writing, b"x")
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    begun.set()
-    os.read(reading, 1)
-    thread.join()
-    os.close(reading)
-    os.close(writing)
-    return waited
+def truth(name: str, times: int, failing: int) -> int:
+    """How often a function was called in so many `calls()` and `Failing.calls()`."""
+    return times * CALLS.get(name, 0) + failing * MORE_CALLS.get(name, 0)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_counts_errors_and_latency(mechanism: str, tmp_path: Path) -> None:
+def test_counts_errors_and_latency(mechanism: str) -> None:
     """Of one process, by each mechanism: every number is the truth, or a bound of it."""
-    (tmp_path / "full").mkdir()
-    with funcwatch(
-        *NAMES, "--mechanism", mechanism, "-p", str(os.getpid()), "--interval", "0.5"
-    ) as watch:
-        for _ in range(20):
+    own = ["--mechanism", mechanism, "-p", str(os.getpid()), "--interval", "0.5"]
+    with Failing() as failing, funcwatch(*NAMES, *own) as watch:
+        for number in range(20):
             calls()
-        failed = known_errors(7, tmp_path)
+            if number < 7:
+                failing.calls()
         records = watch.end()
     final = totals(records)
     assert sorted(final) == NAMES
-    more = {"do_getpgid": 7, "vfs_rmdir": 7}
-    for name in ("do_getpgid", "vfs_rename", "vfs_rmdir"):
-        assert final[name]["calls"] == 20 * CALLS[name] + more.get(name, 0), name
+    for name in ("do_getpgid", "vfs_mkdir", "vfs_rename", "vfs_rmdir"):
+        assert final[name]["calls"] == truth(name, 20, 7), name
     # This process reads and writes pipes of its own meanwhile.
-    assert final["vfs_read"]["calls"] >= 20 * CALLS["vfs_read"] + 7
+    for name in ("vfs_read", "vfs_write"):
+        assert final[name]["calls"] >= truth(name, 20, 7), name
     for name in NAMES:
-        assert final[name]["errors"] == failed.get(name, {}), name
+        assert final[name]["errors"] == ({FAILURES[name]: 7} if name in FAILURES else {}), name
     assert "Missed calls: 0" in watch.said[-1] or "unknown" in watch.said[-1]
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_latency(mechanism: str) -> None:
-    """A read that slept for a known time: the maximum is between that and all of it."""
-    with funcwatch(
-        "vfs_read", "--mechanism", mechanism, "-p", str(os.getpid()), "--interval", "100"
-    ) as watch:
-        start = time.monotonic_ns()
-        waited = slow_read(0.2)
-        outside = time.monotonic_ns() - start
+    """A call that waited for a known time: the maximum is between that and all of it."""
+    own = ["--mechanism", mechanism, "-p", str(os.getpid()), "--interval", "100"]
+    with Failing() as failing, funcwatch("unix_stream_recvmsg", *own) as watch:
+        outside = failing.wait(0.2)
         records = watch.end(signal.SIGTERM)
-    final = totals(records)["vfs_read"]
-    assert waited <= final["max_ns"] <= outside
+    final = totals(records)["unix_stream_recvmsg"]
+    assert final["calls"] == 1 and final["errors"] == {"EAGAIN": 1}
+    assert WAITED * 0.2e9 <= final["max_ns"] <= outside
+    assert final["p50_ns"] <= final["p99_ns"] <= final["max_ns"] < 2 * final["p50_ns"]
 
 
-def test_filters(tmp_path: Path) -> None:
+@contextmanager
+def watching(program: str) -> Iterator[pybpf.Object]:
+    """A program on do_getpgid, which counts this process alone once it is enabled."""
+    found = select(facts(), ["do_getpgid"], at_exit=True).candidates
+    functions = Functions(found)
+    mechanism = program_for("auto", facts())[1] if program == "watch" else "auto"
+    with pybpf.open(run.OBJECT, facts=facts()) as obj:
+        obj.globals.filter_pids = True
+        obj.maps["tasks"].max_entries = 16
+        obj.load()
+        obj.maps["pids"].update({os.getpid(): 1})
+        obj.maps["active"][0] = 1
+        with obj.programs[program].attach_multi(
+            found, mechanism=mechanism, cookies=lambda target: functions.cookie(target, 1)
+        ):
+            yield obj
+
+
+def ten_calls(obj: pybpf.Object) -> Counts:
+    """Make 10 calls, and 10 that fail, on one CPU. What the kernel's maps then hold."""
+    former = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(former)})
+    try:
+        obj.globals.enabled = 1
+        for _ in range(10):
+            os.getpgid(0)
+            with suppress(ProcessLookupError):
+                os.getpgid(1 << 22)
+    finally:
+        obj.globals.enabled = 0
+        os.sched_setaffinity(0, former)
+    (counts,) = Reader(obj).read().values()
+    return counts
+
+
+@pytest.mark.parametrize("program", ["watch", "watch_pair"])
+def test_counters_go_beyond_32_bits(program: str) -> None:
+    """In the kernel's maps: from just below, on the CPU that counts."""
+    if program == "watch" and program_for("auto", facts())[0] != program:
+        program = "watch_pair"  # this kernel has no session cookies
+    near, cpus = (1 << 32) - 3, os.cpu_count() or 1
+    words = [near, near, near, 1 << 62, *[0] * (WORDS - SLOTS - 4), *[near] * SLOTS]
+    with watching(program) as obj:
+        obj.maps["stats"].raw[bytes(4)] = struct.pack(f"={len(words)}Q", *words) * cpus
+        error = struct.pack("=Ii", 0, errno.ESRCH)
+        obj.maps["errors"].raw[error] = struct.pack("=Q", near) * cpus
+        counts = ten_calls(obj)
+    assert counts.calls == counts.timed == cpus * near + 20
+    assert counts.errors == cpus * near + 10
+    assert counts.by_errno == {errno.ESRCH: cpus * near + 10}
+    assert sum(counts.slots) == SLOTS * cpus * near + 20
+    assert counts.total_ns > cpus << 62
+
+
+@pytest.mark.parametrize("taken", ["free", "by another task", "by calls that never returned"])
+def test_where_a_task_keeps_its_calls(taken: str) -> None:
+    """In its place, which it gives back; in a map, while the place is another's. All are timed."""
+    key = threading.get_native_id()
+    states = {"free": 0, "by another task": 1 << 62 | 1, "by calls that never returned": 3}
+    state = states[taken] | (key << 32 if states[taken] == 3 else 0)
+    with watching("watch_pair") as obj:
+        places = obj.maps["places"].raw
+        for at in range(len(places)):
+            value = places[at.to_bytes(4, "little")]
+            places[at.to_bytes(4, "little")] = struct.pack("=Q", state) + value[8:]
+        counts = ten_calls(obj)
+        assert (counts.calls, counts.timed, counts.errors) == (20, 20, 10)
+        assert Reader(obj).lost == Lost()
+        kept = {struct.unpack_from("=Q", value)[0] for value in places.values()}
+        assert kept == {state}
+        assert list(obj.maps["tasks"]) == ([key] if taken == "by another task" else [])
+
+
+@pytest.mark.skipif(not rows.in_guest(), reason="it would set the clock of this machine")
+def test_a_clock_that_is_set() -> None:
+    """A day on, two back, one on: calls, latency and intervals are what they would be without."""
+    own = ["-p", str(os.getpid()), "--interval", "0.5"]
+    outside = []
+    with Failing() as failing, funcwatch("do_getpgid", "unix_stream_recvmsg", *own) as watch:
+        for days in (1, -2, 1):
+            time.clock_settime(time.CLOCK_REALTIME, time.time() + days * 86400)
+            failing.calls()
+            outside.append(failing.wait(0.2))
+            time.sleep(2)
+        records = watch.end()
+    final = totals(records)
+    assert final["do_getpgid"]["calls"] == 3 and final["unix_stream_recvmsg"]["calls"] == 3
+    assert WAITED * 0.2e9 <= final["unix_stream_recvmsg"]["max_ns"] <= max(outside)
+    # Each time's calls are in intervals of their own: none came early, and none was waited for.
+    shown = {r["time"] for r in records if not r.get("final")}
+    assert 3 <= len(shown) <= 6 and max(shown) - min(shown) > 86400
+
+
+def test_filters() -> None:
     """By command: only those so named count. By cgroup: only what is in it, and below."""
     script = "import os\nfor _ in range(%d): os.getpgid(0)\n"
     with funcwatch("do_getpgid", "--comm", "fw-marked") as watch:
@@ -263,6 +337,64 @@ def test_what_it_refuses() -> None:
             check=False,
         )
         assert done.returncode == 1 and text in done.stderr and done.stdout == "", done
+
+
+# -- metrics ------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.guest_with("prometheus")
+def test_what_prometheus_scraped_is_the_truth(tmp_path: Path) -> None:
+    """Debian's own scrapes us; by its API: calls, errors by errno, latency, what Grafana asks."""
+    names = sorted({*CALLS, *MORE_CALLS})
+    own = ["--prometheus", "0", "-p", str(os.getpid()), "--interval", "0.5"]
+    with ExitStack() as stack:
+        failing = stack.enter_context(Failing())
+        watch = stack.enter_context(funcwatch(*names, *own))
+        (line,) = (line for line in watch.said if line.startswith("Metrics at http://"))
+        page = line.removeprefix("Metrics at http://").partition("/")[0]
+        for _ in range(20):
+            calls()
+        for _ in range(7):
+            failing.calls()
+        outside = failing.wait(0.2)
+        prometheus = Prometheus(page, tmp_path)
+        stack.callback(prometheus.close)
+        # A reading that shows the second of these calls began after all other calls.
+        for number in (1, 2):
+            os.symlink("x", tmp_path / f"mark{number}")
+            marks = truth("vfs_symlink", 20, 7) + number
+            query = 'kernel_function_calls_total{function="vfs_symlink"}'
+            while prometheus.by("function", query).get("vfs_symlink") != marks:
+                time.sleep(0.5)
+        counted = prometheus.by("function", "kernel_function_calls_total")
+        timed = prometheus.by("function", "kernel_function_duration_seconds_count")
+        more = {"unix_stream_recvmsg": 1, "vfs_symlink": 2}
+        # This process also runs Prometheus and talks to it.
+        for name in {*names} - {"do_pipe2", "vfs_open", "vfs_mkdir", "vfs_read", "vfs_write"}:
+            calls_of = truth(name, 20, 7) + more.get(name, 0)
+            assert counted[name] == timed[name] == calls_of, name
+        for name in names:
+            query = f'kernel_function_errors_total{{function="{name}"}}'
+            failed = {FAILURES[name]: 7} if name in FAILURES else {}
+            if name == "unix_stream_recvmsg":
+                failed = {"EAGAIN": 1}
+            assert prometheus.by("errno", query) == failed, name
+        # The slowest call is in the bucket of its latency, which ends at twice its begin.
+        waited = '{function="unix_stream_recvmsg"}'
+        sums = prometheus.query(f"kernel_function_duration_seconds_sum{waited}")
+        assert sum(sums.values()) >= WAITED * 0.2
+        buckets = f"kernel_function_duration_seconds_bucket{waited}"
+        slowest = prometheus.query(f"histogram_quantile(1, sum by (le) ({buckets}))")[()]
+        assert WAITED * 0.2 <= slowest <= 2 * outside / 1e9
+        assert prometheus.query("funcwatch_functions") == {(): len(names)}
+        dashboard = json.loads((ROOT / "docs/examples/funcwatch-dashboard.json").read_text())
+        for panel in dashboard["panels"]:
+            for target in panel["targets"]:
+                asked = target["expr"].replace("$function", ".*")
+                assert prometheus.query(asked.replace("$__rate_interval", "5m")), asked
+        final = totals(watch.end())
+    assert final["do_getpgid"]["calls"] == counted["do_getpgid"]
 
 
 # -- cost ---------------------------------------------------------------------
@@ -331,44 +463,102 @@ def resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-def three_thousand(seconds: float) -> None:
-    """3,000 functions under load: sums add up, the kernel says nothing, memory is flat."""
-    functions = facts().ftrace
-    names = {line for line in functions.lines if " " not in line and "." not in line}
-    some = sorted(names)[:: max(len(names) // 3000, 1)][:3000]
-    with tempfile.TemporaryDirectory() as directory:
-        globs = Path(directory) / "globs"
-        globs.write_text("\n".join(some))
-        load = subprocess.Popen(["sh", "-c", LOAD], start_new_session=True)
-        try:
-            with funcwatch("-f", str(globs), "--interval", "5", "--top", "50") as watch:
-                assert int(watch.said[-1].split()[1]) > 2000
-                time.sleep(seconds / 5)
-                early = resident(watch.process.pid)
-                time.sleep(seconds * 4 / 5)
-                late = resident(watch.process.pid)
-                records = watch.end()
-        finally:
-            os.killpg(load.pid, signal.SIGKILL)
-            load.wait()
-    final = [r for r in records if r.get("final")]
-    called = [r for r in final if r["calls"]]
-    print(f"{sum(r['calls'] for r in final)} calls of {len(called)} functions, {early} {late}")
-    assert len(called) > 300
-    for r in called:
-        assert sum(r["errors"].values()) <= r["calls"]
-        before = sum(
-            one["calls"] for one in records if one["function"] == r["function"] and one is not r
-        )
-        assert before <= r["calls"]  # --top leaves some out
-    assert abs(late - early) < early / 20
+@contextmanager
+def load() -> Iterator[None]:
+    """find, dd and a fork storm, without end."""
+    process = subprocess.Popen(["sh", "-c", LOAD], start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_times() -> dict[int, int]:
+    """ns that funcwatch's programs ran, by id."""
+    return {p.id: p.run_time_ns for p in kernel.programs() if p.name.startswith("watch")}
 
 
 @pytest.mark.long
-@pytest.mark.time_limit(900)
-def test_three_thousand_functions_under_load() -> None:
-    """Two minutes of it."""
-    three_thousand(120)
+def test_the_share_stays_under_the_limit() -> None:
+    """On a busy guest, by a reading of the kernel's run statistics that is not funcwatch's own.
+
+    An emulator that runs both CPUs in one thread changes between them ten times a second. If that
+    happens inside a program, the statistics add 0.1 s to it. So it is the median of many seconds.
+    """
+    with ExitStack() as stack:
+        for one in (kernel.run_statistics(), load(), busy()):
+            stack.enter_context(one)
+        watch = stack.enter_context(funcwatch("vfs_*", "do_getpgid", "--max-overhead", "2"))
+        watch.wait_for("The programs took")
+        time.sleep(10)
+        shares = []
+        for _ in range(11):
+            before, start = run_times(), time.monotonic()
+            time.sleep(1)
+            ran = sum(ns - before[number] for number, ns in run_times().items() if number in before)
+            shares.append(ran / 1e9 / (time.monotonic() - start) / (os.cpu_count() or 1))
+        print(" ".join(f"{share:.2%}" for share in sorted(shares)))
+        records = watch.end()
+        print("".join(watch.said))
+    assert 0 < statistics.median(shares) < 0.02
+    said = "".join(watch.said)
+    announced = sum(map(int, re.findall(r"is allowed: let go of (\d+) function", said)))
+    listed = re.findall(r"^  (\S+): (\d+) calls/s$", said, re.M)
+    assert announced == len(listed) == int(re.findall(r"^Let go of (\d+) func", said, re.M)[0])
+    assert "do_getpgid" in {name for name, _ in listed}
+    assert totals(records).keys() > {name for name, _ in listed}
+
+
+@pytest.mark.long
+def test_memory_is_flat_while_functions_come_and_go(tmp_path: Path) -> None:
+    """A hundred other files of globs: what was attached before leaves nothing behind."""
+    globs = tmp_path / "globs"
+    globs.write_text("do_getpgid\nvfs_rename\n")
+    with funcwatch("-f", str(globs), "--interval", "0.2") as watch:
+        early = 0
+        for number in range(100):
+            if number == 20:
+                early = resident(watch.process.pid)
+            globs.write_text("do_getpgid\n" + ("vfs_rename", "vfs_rmdir")[number % 2 == 0])
+            watch.process.send_signal(signal.SIGHUP)
+            assert watch.wait_for(f"{globs} was read").endswith(": 1 function more, 1 fewer.\n")
+        late = resident(watch.process.pid)
+        for _ in range(5):
+            calls()
+        final = totals(watch.end())
+    print(f"{early} bytes after 20, {late} after 100")
+    assert abs(late - early) < early / 20
+    assert final["vfs_rename"]["calls"] >= 5 * CALLS["vfs_rename"]
+
+
+@pytest.mark.long
+@pytest.mark.time_limit(3600)
+def test_three_thousand_functions_under_load(tmp_path: Path) -> None:
+    """For 10 minutes: intervals add up to the totals, memory is flat, the kernel says nothing."""
+    names = {line for line in facts().ftrace.lines if " " not in line and "." not in line}
+    some = sorted(names)[:: max(len(names) // 3000, 1)][:3000]
+    (tmp_path / "globs").write_text("\n".join(some))
+    with ExitStack() as stack:
+        stack.enter_context(load())
+        own = ["-f", str(tmp_path / "globs"), "--interval", "5"]
+        watch = stack.enter_context(funcwatch(*own))
+        count = int(watch.said[-1].split()[1])
+        time.sleep(2 * 60)
+        early = resident(watch.process.pid)
+        time.sleep(8 * 60)
+        late = resident(watch.process.pid)
+        begun = len(watch.said)
+        records = watch.end()
+    print(f"{early} bytes after 2 minutes, {late} after 10")
+    print("".join(watch.said))
+    final = totals(records)
+    called = [r for r in final.values() if r["calls"]]
+    total = sum(r["calls"] for r in called)
+    print(f"{count} functions, {total} calls of {len(called)} in {len(records)} records")
+    assert count > 2000 and len(called) > 300
+    assert abs(late - early) < early / 20
+    assert "".join(watch.said[begun:]).startswith("Missed calls: "), "no line in between"
 
 
 # -- what changes -------------------------------------------------------------
@@ -402,26 +592,33 @@ def test_modules_and_a_file_of_globs(tmp_path: Path) -> None:
 
 # -- company ------------------------------------------------------------------
 
+WAIT = 0.05  # seconds that a worker waits, in one call, each time it works
+
 WORKER = """
 import sys
-from tests.support.knowncalls import calls
-calls()  # imports what it needs
-print("ready", flush=True)
-done = 0
-for line in sys.stdin:
-    for _ in range(int(line)):
-        calls()
-        done += 1
-    print(done, flush=True)
+from tests.support.knowncalls import Failing, calls
+seconds = float(sys.argv[1])
+with Failing() as failing:
+    calls()  # imports what it needs
+    failing.calls()
+    print("ready", flush=True)
+    done = longest = 0
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            calls()
+            failing.calls()
+            done += 1
+        longest = max(longest, failing.wait(seconds))
+        print(done, longest, flush=True)
 """
 
 
 class Worker:
-    """A process that makes known calls and counts them itself."""
+    """A process that makes known calls, and says how many and how long the longest took."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
+            [sys.executable, "-c", WORKER, str(WAIT)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -429,7 +626,8 @@ class Worker:
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
-        self.done = 0
+        self.done = 0  # rounds
+        self.longest = 0  # ns of its waits
 
     def work(self, rounds: int) -> None:
         """Begin with it."""
@@ -440,7 +638,7 @@ class Worker:
     def wait(self) -> None:
         """Until what it began is done."""
         assert self.process.stdout is not None
-        self.done = int(self.process.stdout.readline())
+        self.done, self.longest = map(int, self.process.stdout.readline().split())
 
     def close(self) -> None:
         with self.process:  # which closes its input and waits
@@ -494,6 +692,17 @@ class Others:
             theirs.close()
 
 
+def wrong(
+    true: Mapping[str, int], counted: Mapping[str, int], missed: int
+) -> dict[str, tuple[int, int]]:
+    """What was counted more often than it was called, or less often than losses explain."""
+    return {
+        name: (true.get(name, 0), counted.get(name, 0))
+        for name in {*true, *counted}
+        if not true.get(name, 0) - missed <= counted.get(name, 0) <= true.get(name, 0)
+    }
+
+
 def company(
     steps: int, actions: Callable[[Others], list[Callable[[], None]]], rounds: int, tmp_path: Path
 ) -> None:
@@ -502,8 +711,7 @@ def company(
     print(f"PYBPF_SEED={number}")
     chance = random.Random(number)
     # A worker is told what to do, and answers, through pipes.
-    truth = {name: count for name, count in CALLS.items() if name not in ("vfs_read", "vfs_write")}
-    names = sorted(truth)
+    names = sorted({*CALLS, *MORE_CALLS} - {"vfs_read", "vfs_write"})
     links = set(sys_bpf.ids("link"))
     with ExitStack() as stack:
         workers = [Worker() for _ in range(2)]
@@ -530,17 +738,21 @@ def company(
             print(f"step {step}: {action.__name__}", flush=True)
         records = watch.end()
         done = sum(worker.done for worker in workers)
+        longest = max(worker.longest for worker in workers)
     assert done == 2 * rounds * steps
-    print(f"{done * sum(truth.values())} calls of {len(truth)} functions")
+    waits = 2 * steps
+    true = {name: truth(name, done, done) for name in names}
+    errors = {name: {error: done} for name, error in FAILURES.items()}
+    true["unix_stream_recvmsg"] += waits
+    errors["unix_stream_recvmsg"] = {"EAGAIN": waits}
+    print(f"{sum(true.values())} calls of {len(true)} functions")
     final = totals(records)
     missed = int(watch.said[-1].partition("Missed calls: ")[2].split(".")[0].split()[-1] or 0)
-    wrong = {
-        name: (final[name]["calls"], done * count)
-        for name, count in truth.items()
-        if not done * count - missed <= final[name]["calls"] <= done * count
-    }
-    assert not wrong, (wrong, missed)
-    assert all(final[name]["errors"] == {} for name in truth)
+    assert not wrong(true, {name: final[name]["calls"] for name in names}, missed)
+    for name in names:
+        assert not wrong(errors.get(name, {}), final[name]["errors"], missed), name
+    waited = final["unix_stream_recvmsg"]["max_ns"]
+    assert WAITED * WAIT * 1e9 <= waited <= longest
     while set(sys_bpf.ids("link")) - links:  # another process may still be closing them
         time.sleep(0.2)
     assert verify() == []
@@ -556,7 +768,7 @@ def test_others_come_and_go(tmp_path: Path) -> None:
 @pytest.mark.guest_with("bpftrace")
 @pytest.mark.time_limit(3600)
 def test_others_come_and_go_for_long(tmp_path: Path) -> None:
-    """50 steps and 100,000 calls, with retsnoop and bpftrace among the others."""
+    """50 steps, 100,000 calls of 20 functions, with retsnoop and bpftrace among the others."""
     company(
         50,
         lambda others: [

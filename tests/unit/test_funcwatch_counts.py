@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +24,13 @@ from pybpf.tools.funcwatch.cli import parse
 from pybpf.tools.funcwatch.counts import NOTHING, SLOTS, Counts, error_name, slot_bounds
 from pybpf.tools.funcwatch.follow import Globs, read_globs
 from pybpf.tools.funcwatch.functions import Flag, Function, Functions, flags_of
+from pybpf.tools.funcwatch.metrics import Moment
 from pybpf.tools.funcwatch.options import Options
 from pybpf.tools.funcwatch.output import JsonOutput, Report, TextOutput
-from pybpf.tools.funcwatch.reader import WORDS, Reader, decode
+from pybpf.tools.funcwatch.prometheus import Prometheus
+from pybpf.tools.funcwatch.reader import WORDS, Reader, decode, longest_in
 from pybpf.tools.funcwatch.records import record
+from pybpf.tools.funcwatch.table import Table
 from pybpf.tools.funcwatch.text import duration, histogram
 from pybpf.tools.tasks import process_of
 from pybpf.trampoline.model import Model, Return
@@ -110,22 +115,28 @@ class Maps:
         self.words = [[[0] * WORDS for _ in range(cpus)] for _ in range(functions)]
         self.errors: dict[tuple[int, int], list[int]] = {}
         self.globals = SimpleNamespace(epoch=1, errors_lost=0, unpaired=0, tasks_lost=0)
+        self.during: list[tuple[int, int, int, int]] = []  # calls between epoch and reading
         self.maps = {
             "stats": SimpleNamespace(raw=SimpleNamespace(batches=self._stats)),
             "errors": SimpleNamespace(raw=SimpleNamespace(batches=self._errors)),
         }
 
-    def call(self, function: int, cpu: int, ns: int, error: int = 0) -> None:
-        """What a call does, as the C program says."""
+    def call(self, function: int, cpu: int, ns: int, error: int = 0, late: bool = False) -> None:
+        """What a call does, as the C program says.
+
+        :param late: it looked at the epoch before the last reading, and wrote after it
+        """
         words = self.words[function][cpu]
         words[0] += 1
         words[1] += 1
         words[3] += ns
-        at = 4 + self.globals.epoch % 2 * 2
-        if words[at] != self.globals.epoch:
-            words[at : at + 2] = [self.globals.epoch, ns]
+        words[4] = max(words[4], ns)
+        epoch = self.globals.epoch - late
+        at = 5 + epoch % 2 * 2
+        if words[at] != epoch:
+            words[at : at + 2] = [epoch, ns]
         words[at + 1] = max(words[at + 1], ns)
-        words[8 + min(max(ns.bit_length() - 1, 0), SLOTS - 1)] += 1
+        words[9 + min(max(ns.bit_length() - 1, 0), SLOTS - 1)] += 1
         if error:
             words[2] += 1
             self.errors.setdefault((function, error), [0] * self.cpus)[cpu] += 1
@@ -140,6 +151,8 @@ class Maps:
             )
 
     def _stats(self) -> Iterator[Any]:
+        for call in self.during:
+            self.call(*call)
         rows = [
             (
                 number.to_bytes(4, "little"),
@@ -194,6 +207,34 @@ def test_readings_are_what_was_called_since(
     assert reader.read() == {} and reader.total(99) is NOTHING
 
 
+@given(st.lists(st.tuples(CALLS, CALLS, CALLS), max_size=5))
+def test_calls_that_return_while_it_reads(intervals: list[tuple[Any, Any, Any]]) -> None:
+    """None is lost, and the longest of all is exact. An interval's is so to its slot."""
+    obj = Maps(7, 3)
+    reader = Reader(obj)  # type: ignore[arg-type]
+    whole: dict[int, list[int]] = {}
+    for late, before, during in intervals:
+        for call in late:
+            obj.call(*call, late=True)
+        for call in before:
+            obj.call(*call)
+        obj.during = during
+        true: dict[int, list[int]] = {}
+        for function, _, ns, _ in [*late, *before, *during]:
+            true.setdefault(function, []).append(ns)
+            whole.setdefault(function, []).append(ns)
+        found = reader.read()
+        assert found.keys() == true.keys()
+        for number, counts in found.items():
+            alone = counted(true[number])
+            assert (counts.calls, counts.slots) == (alone.calls, alone.slots)
+            low, high = slot_bounds(max(n for n, count in enumerate(counts.slots) if count))
+            assert low <= counts.max_ns < max(high, max(whole[number]) + 1)
+            assert (counts.percentile(0.99) or 0) <= counts.max_ns
+    for number, latencies in whole.items():
+        assert reader.total(number).max_ns == max(latencies)
+
+
 def test_a_call_that_returns_later() -> None:
     """Called in one interval, returned in the next: latency and maximum are of the second."""
     obj = Maps(1, 1)
@@ -206,11 +247,43 @@ def test_a_call_that_returns_later() -> None:
     assert (interval.calls, interval.timed, interval.max_ns) == (0, 1, 1000)
 
 
+class Discard(io.StringIO):
+    """Takes any amount of text."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def test_memory_is_flat_for_an_hour() -> None:
+    """3,600 readings, printed, drawn and published: nothing of an interval stays."""
+    obj = Maps(2, 2)
+    reader, table, page = Reader(obj), Table(0), Prometheus(Address("127.0.0.1", 0))  # type: ignore[arg-type]
+    outputs = [JsonOutput(Discard(), 0), TextOutput(Discard(), 20)]
+
+    def seconds(count: int) -> int:
+        for second in range(count):
+            for call in range(3):
+                obj.call(call % 2, second % 2, 1 << second % SLOTS, second % 3)
+            rows = [(OPEN if number else EXT, c) for number, c in reader.read().items()]
+            for output in outputs:
+                output.interval(Report(rows, second, 1.0))
+            table.update(rows, 1.0)
+            page.publish(Moment(rows, 0, second, 2, 0, 0))
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    try:
+        early = seconds(120)
+        assert seconds(3480) - early < 500  # a number kept for each interval would be 3,480
+    finally:
+        page.close()
+
+
 def test_counters_pass_32_bits() -> None:
-    words = [1 << 40, 1 << 40, 1 << 33, 1 << 63, 0, 0, 5, 7, 1 << 40, *[0] * (SLOTS - 1)]
-    assert decode([words, words], 5, {}).total_ns == 1 << 64
-    assert decode([words, words], 6, {}).calls == 1 << 41
-    assert decode([words], 5, {}).max_ns == 7 and decode([words], 6, {}).max_ns == 0
+    words = [1 << 40, 1 << 40, 1 << 33, 1 << 63, 1 << 50, 0, 0, 5, 7, 1 << 40, *[0] * (SLOTS - 1)]
+    counts = decode([words, words], {})
+    assert (counts.total_ns, counts.calls, counts.max_ns) == (1 << 64, 1 << 41, 1 << 50)
+    assert longest_in([words], 5) == 7 and longest_in([words], 6) == 0
 
 
 # -- functions --------------------------------------------------------------

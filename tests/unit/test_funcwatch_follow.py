@@ -10,6 +10,7 @@ import pytest
 
 from pybpf.errors import PlanError
 from pybpf.features import Feature
+from pybpf.multi.missed import Missed
 from pybpf.multi.target import Target
 from pybpf.tools.funcwatch import follow
 from pybpf.tools.funcwatch.attach import Watcher
@@ -32,6 +33,15 @@ class Link:
         ]
         self.skipped: tuple[str, ...] = ()
         self.closing = 0
+        self.missed = Missed(hits=1)
+        self.closed = False
+
+    @property
+    def attached(self) -> bool:
+        return bool(self.here)
+
+    def close(self) -> None:
+        self.closed = True
 
     def detach_only(self, targets: Iterable[Target]) -> tuple[Target, ...]:
         gone = set(targets)
@@ -147,6 +157,18 @@ def test_a_module_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.gone() == {} and len(kernel.counting()) == 4
     loaded.append("mod")
     assert made.follow(remove=False) == Change(added=2), "its numbers are used again"
+
+
+def test_what_is_gone_is_forgotten_but_not_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that comes and goes a thousand times leaves nothing behind."""
+    kernel, made, loaded = follower(monkeypatch)
+    for _ in range(1000):
+        loaded.append("mod")
+        assert made.follow(remove=False) == Change(added=2)
+        loaded.clear()
+        made.watcher.let_go(made.gone()["mod"])
+    assert len(kernel.links) == 1001 and all(link.closed for link in kernel.links[1:])
+    assert made.watcher.links == kernel.links[:1] and made.watcher.missed == Missed(hits=1001)
 
 
 def test_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

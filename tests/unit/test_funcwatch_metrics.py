@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -25,7 +27,14 @@ from pybpf.tools.funcwatch.addresses import Address, endpoint
 from pybpf.tools.funcwatch.cli import parse
 from pybpf.tools.funcwatch.counts import SLOTS, Counts, slot_bounds
 from pybpf.tools.funcwatch.functions import Function
-from pybpf.tools.funcwatch.metrics import BOUNDS, Moment, NeedsExtra, errors_of, in_buckets
+from pybpf.tools.funcwatch.metrics import (
+    BOUNDS,
+    Moment,
+    NeedsExtra,
+    Start,
+    errors_of,
+    in_buckets,
+)
 from pybpf.tools.funcwatch.otlp import Otlp
 from pybpf.tools.funcwatch.prometheus import Prometheus
 
@@ -62,6 +71,23 @@ def test_every_call_is_in_one_bucket(slots: list[int]) -> None:
 def test_errors_without_room_are_counted() -> None:
     assert errors_of(ROWS[0][1]) == {"ENOENT": 2, "EAGAIN": 1}
     assert errors_of(Counts(errors=5, by_errno={2: 2})) == {"ENOENT": 2, "other": 3}
+
+
+@given(st.lists(st.tuples(st.integers(1, 1 << 45), st.integers(-(1 << 62), 1 << 60)), min_size=1))
+def test_the_start_is_before_now_whatever_the_clock_says(steps: list[tuple[int, int]]) -> None:
+    """Each step: time goes on, and somebody sets the clock. The start moves as rarely as it can."""
+    wall, passed = 1 << 63, 0
+    start = Start(wall, 0)
+    for seconds, change in steps:
+        passed += seconds
+        wall += seconds + change
+        before = start.wall_ns
+        said = start.before(wall, passed)
+        assert said <= wall
+        if wall >= before:
+            assert said == before
+        else:
+            assert wall - said == passed, "as long ago as it really was"
 
 
 @pytest.mark.parametrize(
@@ -299,6 +325,14 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
     for text in asked:
         for group in re.findall(r"by \(([^)]*)\)", text):
             assert set(group.split(", ")) <= labels
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
+def test_systemd_understands_the_unit() -> None:
+    """It says nothing about it, so it ignores no line."""
+    command = ["systemd-analyze", "verify", "--man=no", EXAMPLES / "funcwatch.service"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_unit_calls_what_there_is() -> None:

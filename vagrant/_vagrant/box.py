@@ -55,6 +55,7 @@ PYTHON_PACKAGES = {
     "pyroute2": "python3-pyroute2",
     "pytest": "python3-pytest",
     "hypothesis": "python3-hypothesis",
+    "prometheus-client": "python3-prometheus-client",
 }
 KEYS = (  # places where versions of vagrant keep its well-known public key
     "/usr/share/rubygems-integration/all/gems/vagrant-*/keys/vagrant.pub",

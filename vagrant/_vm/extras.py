@@ -51,6 +51,7 @@ EXTRAS = {
     for e in (
         Extra("bpftool", TRIXIE, "usr/sbin/bpftool"),
         Extra("bpftrace", TRIXIE, "usr/bin/bpftrace"),
+        Extra("prometheus", TRIXIE, "usr/bin/prometheus"),
     )
 }
 

@@ -60,7 +60,7 @@ class Watcher:
 
     :param obj: funcwatch.bpf.o, loaded
     :param functions: numbers the functions
-    :ivar links: all attachments, including replaced ones, because their missed calls count
+    :ivar links: all attachments that have functions
     :ivar watched: functions that are counted now, by number
     :ivar attached: numbers of all functions that were ever counted
     """
@@ -71,6 +71,7 @@ class Watcher:
         self._active = obj.maps["active"].memory().cast("B").cast("I")
         self._attachments = 0
         self.links: list[MultiLink] = []
+        self._missed = Missed()  # by attachments that are gone
         self.watched: dict[int, Target] = {}
         self.attached: set[int] = set()
 
@@ -136,6 +137,14 @@ class Watcher:
             stay = link.detach_only(gone)
             if stay and self._moved(stay, link):
                 link.detach_only([*gone, *stay])
+        self._forget()
+
+    def _forget(self) -> None:
+        # Modules may come and go for years: keep no attachment without functions.
+        for link in [link for link in self.links if not link.attached]:
+            link.close()
+            self._missed += link.missed
+            self.links.remove(link)
 
     def _moved(self, targets: Sequence[Target], link: MultiLink) -> bool:
         # Whether another attachment now counts all of them.
@@ -175,8 +184,8 @@ class Watcher:
 
     @property
     def missed(self) -> Missed:
-        """Count the calls that the programs missed."""
-        return sum((link.missed for link in self.links), Missed())
+        """Count the calls that the programs missed, including those that are gone."""
+        return sum((link.missed for link in self.links), self._missed)
 
     @property
     def run_times(self) -> dict[int, int]:

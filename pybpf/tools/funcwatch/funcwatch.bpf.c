@@ -13,8 +13,8 @@
  *
  * - `watch` needs session cookies (fsession, 7.0; kprobe.session, 6.10): the
  *   time of the call lives in one until the function returns.
- * - `watch_pair` does without. It keeps the calls a task is in in the map
- *   `tasks`.
+ * - `watch_pair` does without. It keeps the calls that a task is in, in a place
+ *   of `places` while that is free, else in the map `tasks`.
  *
  * A third one, `only_count`, counts calls and nothing else, to measure rates.
  *
@@ -23,6 +23,14 @@
  * that finds none is counted as unpaired and has no latency. A task's calls
  * are a ring, so calls whose return was never seen only sink, and are
  * overwritten; `tasks` is an LRU map, so those of tasks that ended go as well.
+ *
+ * A place belongs to the task whose key is in it. The key says which place, so
+ * finding it takes a few instructions, and a hash over a hundred. A task takes a
+ * free place together with the first call in it, in one step, and gives it back
+ * with the last one. Nobody else writes to it meanwhile, except programs that
+ * interrupt this one: they have the same key, and leave what they found. Tasks
+ * whose place is taken use `tasks`. A place whose task ended with a call in it,
+ * because its return was not seen, stays taken: others then use `tasks`.
  */
 #include "kernel.h"
 
@@ -31,6 +39,8 @@ char LICENSE[] SEC("license") = "GPL";
 #define SLOTS 40 /* histogram: slot n counts latencies in [2^n, 2^(n+1)) ns */
 #define DEPTH 32 /* calls of a task that are remembered; a power of 2 */
 #define LOOK_DOWN 8 /* calls that a return looks at */
+#define PLACES 1024 /* a power of 2 */
+#define KEY_SHIFT 32
 #define MAX_ERRNO 4095
 
 #define FLAGS_SHIFT 32
@@ -53,6 +63,7 @@ struct stat {
 	__u64 timed; /* returns whose latency is known */
 	__u64 errors;
 	__u64 total_ns;
+	__u64 max_ns;
 	struct longest max[2]; /* of even and of odd epochs */
 	__u64 slots[SLOTS];
 };
@@ -69,7 +80,7 @@ struct call {
 };
 
 struct task_calls {
-	__u32 depth; /* calls not returned yet */
+	__u64 state; /* bits 0-31: calls not returned yet; 32-63: the task's key. 0: a free place */
 	struct call calls[DEPTH];
 };
 
@@ -88,6 +99,8 @@ __u64 epoch = 1;
 __u64 errors_lost = 0; /* no room in `errors`: in stat.errors only */
 __u64 unpaired = 0;    /* returns whose call is not known: no latency, no error */
 __u64 tasks_lost = 0;  /* calls with no room in `tasks`: no latency, no error */
+
+__u32 spilled = 0; /* `tasks` was used */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -112,9 +125,16 @@ struct {
 } errors SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PLACES);
+	__type(key, __u32);
+	__type(value, struct task_calls);
+} places SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1); /* of `watch_pair` */
-	__type(key, __s32);
+	__type(key, __u32);
 	__type(value, struct task_calls);
 } tasks SEC(".maps");
 
@@ -141,9 +161,9 @@ extern __u64 *bpf_session_cookie(void *ctx) __ksym __weak;
 
 #define COUNT(counter) __sync_fetch_and_add(&(counter), 1)
 
-static __always_inline bool wanted(void)
+static __always_inline bool wanted(__u64 pid_tgid)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	__u32 tgid = pid_tgid >> 32;
 
 	if (tgid == self_tgid)
 		return false;
@@ -240,6 +260,8 @@ static __always_inline void count_latency(struct stat *s, __u64 start)
 
 	s->timed++;
 	s->total_ns += ns;
+	if (ns > s->max_ns)
+		s->max_ns = ns;
 	if (max->epoch != now) {
 		max->epoch = now;
 		max->ns = ns;
@@ -262,7 +284,7 @@ int watch(unsigned long long *ctx)
 
 	if (!bpf_session_is_return(ctx)) {
 		*start = 0;
-		if (!is_active(cookie) || !wanted())
+		if (!is_active(cookie) || !wanted(bpf_get_current_pid_tgid()))
 			return 0;
 		s = stat_of(cookie);
 		if (!s)
@@ -283,20 +305,28 @@ int watch(unsigned long long *ctx)
 
 /* ---- without: a stack of calls for each task ---- */
 
-/* The task's key in `tasks`; the idle tasks all have tid 0. */
-static __always_inline __s32 task_key(void)
+/* The task's key; the idle tasks all have tid 0. */
+static __always_inline __u32 key_of(__u64 pid_tgid)
 {
-	__u32 tid = (__u32)bpf_get_current_pid_tgid();
+	__u32 tid = (__u32)pid_tgid;
 
-	return tid ? (__s32)tid : -(__s32)(1 + bpf_get_smp_processor_id());
+	return tid ? tid : -(1 + bpf_get_smp_processor_id());
 }
 
-static __always_inline struct task_calls *task_of(__s32 key)
+static __always_inline struct task_calls *place_of(__u32 key)
+{
+	__u32 at = key % PLACES;
+
+	return bpf_map_lookup_elem(&places, &at);
+}
+
+static __always_inline struct task_calls *spill(__u32 key)
 {
 	struct task_calls *t = bpf_map_lookup_elem(&tasks, &key);
 
 	if (t)
 		return t;
+	spilled = 1;
 	if (bpf_map_update_elem(&tasks, &key, &fresh, BPF_NOEXIST)) {
 		COUNT(tasks_lost);
 		return NULL;
@@ -304,62 +334,100 @@ static __always_inline struct task_calls *task_of(__s32 key)
 	return bpf_map_lookup_elem(&tasks, &key);
 }
 
-static __always_inline void push(__u32 func)
+static __always_inline void set_state(struct task_calls *t, __u64 state)
 {
-	struct task_calls *t = task_of(task_key());
+	*(volatile __u64 *)&t->state = state;
+}
+
+static __always_inline void push(__u32 key, __u32 func)
+{
+	__u64 own = (__u64)key << KEY_SHIFT, state;
+	struct task_calls *t = place_of(key);
+	__u32 depth = 0;
 	struct call *c;
 
 	if (!t)
 		return;
-	c = &t->calls[t->depth % DEPTH];
+	state = t->state;
+	if (state || __sync_val_compare_and_swap(&t->state, 0, own | 1)) {
+		if (state >> KEY_SHIFT != key) {
+			t = spill(key);
+			if (!t)
+				return;
+		}
+		depth = t->state;
+		set_state(t, own | (__u32)(depth + 1)); /* first, so that interrupts stay above */
+	}
+	c = &t->calls[depth % DEPTH];
 	c->func = func;
-	c->depth = t->depth++;
+	c->depth = depth;
 	c->start = bpf_ktime_get_ns();
 }
 
-/* The start of the call that returns now, 0 if it is not known. */
-static __always_inline __u64 pop(__u32 func)
+/* The start of the newest call of `func`, 0 if there is none. Takes it off. */
+static __always_inline __u64 take(struct task_calls *t, __u32 func)
 {
-	__s32 key = task_key();
-	struct task_calls *t = bpf_map_lookup_elem(&tasks, &key);
+	__u64 state = t->state;
+	__u32 at = state;
 	struct call *c;
-	__u32 at;
 
-	if (!t)
-		return 0; /* of a task that is left out, or counted in tasks_lost */
-	at = t->depth;
 	/* What lies above it never returned, or its return was not seen. */
 	for (int i = 0; i < LOOK_DOWN && at; i++) {
 		at--;
 		c = &t->calls[at % DEPTH];
 		if (c->func == func && c->depth == at) {
-			t->depth = at;
-			return c->start;
+			__u64 start = c->start;
+
+			set_state(t, at ? (state >> KEY_SHIFT << KEY_SHIFT) | at : 0);
+			return start;
 		}
 	}
-	COUNT(unpaired);
+	return 0;
+}
+
+/* The start of the call that returns now, 0 if it is not known. */
+static __always_inline __u64 pop(__u64 pid_tgid, __u32 func)
+{
+	__u32 key = key_of(pid_tgid);
+	struct task_calls *t = place_of(key);
+	__u64 start;
+
+	if (t && t->state >> KEY_SHIFT == key) {
+		start = take(t, func);
+		if (start)
+			return start;
+	}
+	t = spilled ? bpf_map_lookup_elem(&tasks, &key) : NULL;
+	if (t) {
+		start = take(t, func);
+		if (start)
+			return start;
+	}
+	if (wanted(pid_tgid))
+		COUNT(unpaired);
 	return 0;
 }
 
 SEC("fsession.multi")
 int watch_pair(unsigned long long *ctx)
 {
-	__u64 cookie = bpf_get_attach_cookie(ctx), start;
+	__u64 cookie = bpf_get_attach_cookie(ctx), pid_tgid, start;
 	struct stat *s;
 
 	if (!is_active(cookie))
 		return 0;
+	pid_tgid = bpf_get_current_pid_tgid();
 	if (!bpf_session_is_return(ctx)) {
-		if (!wanted())
+		if (!wanted(pid_tgid))
 			return 0;
 		s = stat_of(cookie);
 		if (!s)
 			return 0;
 		s->calls++;
-		push(cookie);
+		push(key_of(pid_tgid), cookie);
 		return 0;
 	}
-	start = pop(cookie);
+	start = pop(pid_tgid, cookie);
 	if (!start)
 		return 0;
 	s = stat_of(cookie);
@@ -378,7 +446,7 @@ int only_count(unsigned long long *ctx)
 	__u64 cookie = bpf_get_attach_cookie(ctx);
 	struct stat *s;
 
-	if (!is_active(cookie) || !wanted())
+	if (!is_active(cookie) || !wanted(bpf_get_current_pid_tgid()))
 		return 0;
 	s = stat_of(cookie);
 	if (s)

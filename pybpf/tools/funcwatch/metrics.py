@@ -25,6 +25,7 @@ __all__ = [
     "Name",
     "NeedsExtra",
     "Sink",
+    "Start",
     "errors_of",
     "in_buckets",
 ]
@@ -60,6 +61,31 @@ DURATION = Name("kernel_function_duration", "Time that calls of a kernel functio
 WATCHED = Name("funcwatch_functions", "Kernel functions that are watched")
 MISSED = Name("funcwatch_missed_calls", "Calls that the kernel counted as missed by the program")
 UNPAIRED = Name("funcwatch_unpaired_returns", "Returns whose call is unknown")
+
+
+@dataclass(slots=True)
+class Start:
+    """Hold when counting began. The wall clock may be set while it goes on.
+
+    :param wall_ns: ns since 1970
+    :param monotonic_ns: the same moment on a clock that nobody sets
+    """
+
+    wall_ns: int
+    monotonic_ns: int
+
+    def before(self, wall_ns: int, monotonic_ns: int) -> int:
+        """Return the start, in ns since 1970, as a moment before now.
+
+        It stays the same, because readers take another start for another count. It moves only
+        if the clock was set to a time before it.
+
+        :param wall_ns: now
+        :param monotonic_ns: now
+        """
+        if wall_ns < self.wall_ns:
+            self.wall_ns = wall_ns - (monotonic_ns - self.monotonic_ns)
+        return self.wall_ns
 
 
 @dataclass(frozen=True, slots=True)

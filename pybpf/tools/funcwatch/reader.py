@@ -1,10 +1,14 @@
 """Read the programs' counts once per interval.
 
 Theory of operation. The kernel's counters only grow, so an interval is the difference of two
-readings. Only the longest latency does not grow. So each CPU keeps it for the current epoch and
-for the one before. The epoch is advanced just before a reading, and then the finished interval
-is no longer written. A reading first looks at the numbers of calls and returns of all functions,
-a slice of memory each. It decodes only the entries of functions that were called since.
+readings. Only an interval's longest latency is no difference. So each CPU keeps it for the
+current epoch and for the one before. The epoch is advanced just before a reading, and then the
+finished interval is no longer written. Calls that return just then may be counted in one interval
+and have their latency in the epoch of the other. The histogram shows that, and says how long the
+longest can have been, see `Counts.longest`. The longest of all is kept as well, and is exact.
+
+A reading first looks at the numbers of calls and returns of all functions, a slice of memory
+each. It decodes only the entries of functions that were called since.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ... import Object
 
-__all__ = ["Lost", "Reader", "decode"]
+__all__ = ["Lost", "Reader", "decode", "longest_in"]
 
-_CALLS, _TIMED, _MAX, _SLOTS = 0, 1, 4, 8  # places in `struct stat`, in 8-byte words
+_CALLS, _TIMED, _MAX, _EPOCH, _SLOTS = 0, 1, 4, 5, 9  # places in `struct stat`, in 8-byte words
 WORDS = _SLOTS + SLOTS
 _EPOCHS = 2
 
@@ -40,18 +44,22 @@ class Lost:
     tasks: int = 0
 
 
-def decode(cpus: Sequence[Sequence[int]], epoch: int, by_errno: Mapping[int, int]) -> Counts:
+def decode(cpus: Sequence[Sequence[int]], by_errno: Mapping[int, int]) -> Counts:
     """Add up the counts of all CPUs for a function.
 
     :param cpus: ``struct stat`` of each CPU as 8-byte words
-    :param epoch: epoch of the longest latency
     :param by_errno: its errors on all CPUs
     """
-    at = _MAX + epoch % _EPOCHS * 2
-    longest = max((words[at + 1] for words in cpus if words[at] == epoch), default=0)
+    longest = max((words[_MAX] for words in cpus), default=0)
     sums = added(cpus)
     calls, timed, errors, total_ns = sums[:_MAX]
     return Counts(calls, timed, errors, total_ns, longest, tuple(sums[_SLOTS:]), by_errno)
+
+
+def longest_in(cpus: Sequence[Sequence[int]], epoch: int) -> int:
+    """Return the longest latency of an epoch in ns, 0 if no CPU has one."""
+    at = _EPOCH + epoch % _EPOCHS * 2
+    return max((words[at + 1] for words in cpus if words[at] == epoch), default=0)
 
 
 @dataclass(slots=True)
@@ -105,11 +113,12 @@ class Reader:
                 rows = [
                     words[row * WORDS : (row + 1) * WORDS].tolist() for row in range(at, at + cpus)
                 ]
-                counts = decode(rows, ended, by_errno.get(number, {}))
-                out[number] = counts.since(seen.counts)
-                longest = max(counts.max_ns, seen.counts.max_ns)
+                counts = decode(rows, by_errno.get(number, {}))
+                interval = counts.since(seen.counts)
+                longest = interval.longest(longest_in(rows, ended), counts.max_ns)
+                out[number] = replace(interval, max_ns=longest)
                 seen.calls, seen.timed = now
-                seen.counts = replace(counts, max_ns=longest)
+                seen.counts = counts
         return out
 
     def clear(self) -> None:

@@ -34,7 +34,7 @@ from .counts import Counts
 from .filters import comm_bytes, find_cgroup
 from .follow import Change, Follower, Globs, read_globs
 from .functions import Functions
-from .metrics import Moment, NeedsExtra, Sink
+from .metrics import Moment, NeedsExtra, Sink, Start
 from .options import Options
 from .otlp import Otlp
 from .output import JsonOutput, Output, Report, TextOutput
@@ -129,7 +129,7 @@ class _Run:
         self.meter = Meter(os.cpu_count() or 1)
         self.read_at = time.monotonic()  # the run times
         self.let_go = 0  # functions
-        self.start_ns = 0  # when counting began, since 1970
+        self.start = Start(time.time_ns(), time.monotonic_ns())  # of counting
         self.counted = False  # at the end, so that the command is waited for
         top = options.top if options.top is not None else 0 if options.json else _SHOWN
         self.output = self.make_output(top)
@@ -306,10 +306,11 @@ class _Run:
         if not self.sinks:
             return
         rows = [(f, counts) for f in functions if (counts := reader.total(f.number)).calls]
+        now_ns = time.time_ns()
         moment = Moment(
             rows,
-            self.start_ns,
-            time.time_ns(),
+            self.start.before(now_ns, time.monotonic_ns()),
+            now_ns,
             sum(watcher.mechanisms().values()),
             watcher.missed.count,
             reader.lost.unpaired,
@@ -476,7 +477,7 @@ class _Run:
             if path:
                 sys.stdout.flush()
                 self.command = Command(path, options.command, "funcwatch")
-            self.start_ns = time.time_ns()
+            self.start = Start(time.time_ns(), time.monotonic_ns())
             obj.globals.enabled = 1
             # A reader of this line may act on it, because every call is counted from now on.
             self.say(attached)
