@@ -116,4 +116,12 @@ class Collector:
 
 
 def _session(end: End, kept: _Open) -> Session:
-    return Session(end, kept.stack, tuple(kept.trace), kept.args, kept.user_stack, kept.contexts)
+    return Session(
+        end,
+        kept.stack,
+        tuple(kept.trace),
+        kept.args,
+        kept.user_stack,
+        kept.contexts,
+        kept.branches,
+    )
