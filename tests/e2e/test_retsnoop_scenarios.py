@@ -44,6 +44,23 @@ def failed_with(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return one
 
 
+# -- functions ----------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_trampolines_of_every_kind_of_function(snoop: Snoop) -> None:
+    """-F on vfs_*: some return nothing, some a pointer, with one argument to seven."""
+    words = ["-F", "--json", "-e", "do_sys_openat2", "-a", "vfs_*", "-n", "cat"]
+    done = snoop(*words, command=["cat", MISSING])
+    assert done.returncode == 1, done.stderr  # cat's
+    functions = json.loads(done.stdout.splitlines()[0])["functions"]
+    kinds = {flag for one in functions for flag in one["flags"]}
+    assert len(functions) > 50 and {"VOID", "PTR", "SIGNEXT"} <= kinds, kinds
+    last = sessions(done)[-1]
+    assert chain(last)[0] == "do_sys_openat2"
+    assert last["stack"][-1]["result"]["text"] == "-ENOENT"
+
+
 # -- failures -----------------------------------------------------------------
 
 
@@ -184,9 +201,10 @@ def test_argument_layouts(snoop: Snoop) -> None:
 
 
 def test_lost_argument_records(snoop: Snoop) -> None:
-    """A ring of two pages: what is lost is said, and nothing breaks."""
+    """A ring of two pages, for calls, arguments and probes with contexts: losses do no harm."""
     done = snoop(
         *("-TA", "-C", "bpf.ringbuf-size=8192", "-e", "do_sys_openat2", "-a", "do_fil?_open"),
+        *("-J", "kprobe:path_openat", "-J", "tp:kmem:kmem_cache_alloc"),
         *("-a", "path_openat", "-a", "link_path_walk*", "-a", "vfs_open", "-a", "do_dentry_open"),
         command=["sh", "-c", "for i in 1 2 3 4 5 6; do ls -R /sys/kernel/mm; done"],
     )

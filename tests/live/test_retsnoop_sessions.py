@@ -236,6 +236,24 @@ def test_deeper_than_is_kept(made: Any, depth: int) -> None:
     assert run.chain() == [("entry", -22)]
 
 
+def test_more_functions_than_16_bits_number(made: Any) -> None:
+    """Numbers that are equal in their low 16 bits are of different functions."""
+    run = made("-TE")
+    names = [f"f{number}" for number in range(1 << 17)]
+    names[0] = "entry"
+    run._names = names
+    run.call("entry", "f65536", "f65537", "f1")
+    for name in ("f1", "f65537", "f65536"):
+        run.ret(name, EINVAL)
+    run.ret("entry", EINVAL)
+    (session,) = run.sessions()
+    assert chain_of(session.end, names) == [
+        (name, -22) for name in ("entry", "f65536", "f65537", "f1")
+    ]
+    assert [e.func for e in session.trace[:4]] == [0, 65536, 65537, 1]
+    assert session.end.missed == 0
+
+
 def test_entry_functions_inside_one_another(made: Any) -> None:
     """One session for both."""
     run = made()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,21 +13,10 @@ from pybpf.elf import ElfFile
 from pybpf.obj.reader import read_object
 from tests.support.elfwriter import ElfWriter
 from tests.support.loaderfeatures import Row, rows
+from tests.support.proofs import exists
 
-TESTS = Path(__file__).parents[1]
-DATA = TESTS / "data"
+DATA = Path(__file__).parents[1] / "data"
 ROWS = rows()
-
-
-@cache
-def _tests_of(file: str) -> set[str]:
-    """Names of the tests in a file, found without importing it."""
-    tree = ast.parse((TESTS / file).read_text())
-    return {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
@@ -40,8 +27,7 @@ def test_row(row: Row) -> None:
         return
     assert row.proofs
     for proof in row.proofs:
-        file, _, name = proof.partition("::")
-        assert name in _tests_of(file) if name else _tests_of(file), proof
+        assert exists(proof), proof
 
 
 def test_rows_are_told_apart() -> None:
