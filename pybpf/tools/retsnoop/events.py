@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
-from ...dataclass import dataclass
 from ...errors import ObjectFormatError
+from ...namedtuple import NamedTuple
 
 __all__ = [
     "CALL_SHIFT",
@@ -49,8 +50,7 @@ _ARGS_HEAD = struct.Struct("<IIiIII")
 _ARG_HEAD = struct.Struct("<iIQ")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Report that a traced function was entered (``-T``).
 
     :param session: number of the session, from 1
@@ -69,8 +69,7 @@ class Call:
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(NamedTuple):
     """Report that a traced function returned (``-T``). As `Call`, and:
 
     :param duration: ns since its call
@@ -86,8 +85,7 @@ class Return:
     result: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """Report that an injected probe fired (``-J``).
 
     :param seq: as in `Call`
@@ -104,8 +102,7 @@ class Hit:
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """Hold the context of an injected probe (``-A``).
 
     :param seq: `seq` of its `Hit`
@@ -118,16 +115,14 @@ class Context:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """Hold one branch: the address of its instruction, and its destination."""
 
     start: int
     to: int
 
 
-@dataclass(frozen=True, slots=True)
-class Branches:
+class Branches(NamedTuple):
     """Hold the last branches before a failure (``-B``).
 
     :param branches: newest first
@@ -138,8 +133,7 @@ class Branches:
     branches: tuple[Branch, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(NamedTuple):
     """Hold the kernel stack of a session's chain, or the stack of the calling program.
 
     :param addrs: return addresses, innermost first
@@ -152,8 +146,7 @@ class Stack:
     user: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(NamedTuple):
     """Hold one argument of a call.
 
     :param size: bytes that were read from the memory it points to, or -errno
@@ -166,8 +159,7 @@ class Arg:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Args:
+class Args(NamedTuple):
     """Hold the arguments of a call (``-A``).
 
     :param seq: number of the call in its session
@@ -180,8 +172,7 @@ class Args:
     values: tuple[Arg, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """Hold one function of the chain that a session reports.
 
     :param done: it returned, so `duration` and `result` are valid
@@ -199,8 +190,7 @@ class Frame:
     call: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """Report the end of a session.
 
     :param failed: its entry function failed
@@ -238,6 +228,7 @@ class End:
 Event = Call | Return | Hit | Stack | Args | Context | Branches | End
 
 
+@lru_cache(256)  # of most records, the names are known
 def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode("utf-8", "replace")
 

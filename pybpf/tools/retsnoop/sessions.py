@@ -8,18 +8,26 @@ are dropped when the same task's next session starts, so nothing grows forever.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
-from ...dataclass import dataclass, field
+from ...dataclass import dataclass
+from ...namedtuple import NamedTuple
 from .events import Arg, Args, Branch, Branches, Call, Context, End, Event, Hit, Return, Stack
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["NULL", "Collector", "ErrorFilter", "Session"]
+
+# Of sessions without arguments or contexts.
+_NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 #: Stands for a NULL pointer among error numbers.
 NULL = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """Hold what happened inside one call of an entry function.
 
     :param end: the task, the times, and the chain to report
@@ -34,9 +42,9 @@ class Session:
     end: End
     stack: tuple[int, ...] = ()
     trace: tuple[Call | Return | Hit, ...] = ()
-    args: Mapping[int, tuple[Arg, ...]] = field(default_factory=dict)
+    args: Mapping[int, tuple[Arg, ...]] = _NOTHING
     user_stack: tuple[int, ...] = ()
-    contexts: Mapping[int, bytes] = field(default_factory=dict)
+    contexts: Mapping[int, bytes] = _NOTHING
     branches: tuple[Branch, ...] = ()
 
 
