@@ -377,6 +377,26 @@ def test_who_is_traced(made: Any, options: list[str], shown: bool, thread: bool)
     assert run.counts() == (Counts(started=1, sent=1) if shown else Counts())
 
 
+def test_names_of_a_thread_and_its_process(made: Any) -> None:
+    """A thread has a name of its own; beside it stands that of its process's first thread."""
+    run = made()
+
+    def fail() -> None:
+        run.call("entry")
+        run.ret("entry", EINVAL)
+
+    def second() -> None:
+        Path("/proc/thread-self/comm").write_text("second")
+        fail()
+
+    fail()
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join()
+    named = [(s.end.comm, s.end.leader_comm, s.end.tid == s.end.tgid) for s in run.sessions()]
+    assert named == [(NAME, NAME, True), ("second", NAME, False)]
+
+
 def test_ourselves(made: Any) -> None:
     """The tool's own process opens no session."""
     run = made()
