@@ -92,26 +92,27 @@ class Collector:
 
         An interim end returns the session so far.
         """
-        previous = self._current.get(event.key)
-        if previous is not None and previous != event.session:
+        number, key = event.session, event.key
+        previous = self._current.get(key)
+        if previous is not None and previous != number:
             self._open.pop(previous, None)
         if isinstance(event, End) and not event.interim:
-            self._current.pop(event.key, None)
-            kept = self._open.pop(event.session, None)
+            self._current.pop(key, None)
+            kept = self._open.pop(number, None)
             return None if event.discard else _session(event, kept or _Open())
-        self._current[event.key] = event.session
-        kept = self._open.get(event.session)
+        self._current[key] = number
+        kept = self._open.get(number)
         if kept is None:
-            kept = self._open[event.session] = _Open()
-        if isinstance(event, End):
-            done = _session(event, kept)
-            kept.stack = ()
-            return done
+            kept = self._open[number] = _Open()
         if isinstance(event, Stack):
             if event.user:
                 kept.user_stack = event.addrs
             else:
                 kept.stack = event.addrs
+        elif isinstance(event, End):
+            done = _session(event, kept)
+            kept.stack = ()
+            return done
         elif isinstance(event, Branches):
             kept.branches = event.branches
         elif isinstance(event, Context):
