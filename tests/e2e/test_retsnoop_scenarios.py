@@ -483,33 +483,41 @@ def test_two_at_once_beside_others() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.time_limit(300)
 def test_a_burst_loses_nothing() -> None:
-    """Thousands of failures at once: every one is shown."""
-    count = 5000
+    """Twenty thousand failures as fast as they come: every one is shown."""
+    count = 20_000
     script = (
-        f"import os\nfor _ in range({count}):\n"
+        "import os\n"
+        "open('/proc/self/comm', 'w').write('burst')\n"
+        f"for _ in range({count}):\n"
         f"    try: os.open('{MISSING}', 0)\n    except OSError: pass\n"
+        "os._exit(0)\n"
     )
-    words = [*TOOL, "--json", *OPEN, "-n", "burst", "--"]
-    name = "open('/proc/self/comm', 'w').write('burst')\n"
-    done = subprocess.run(
-        [*words, *PYTHON, name + script], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines[-1]["sessions"] == lines[-1]["started"] == count
-    assert lines[-1]["dropped"] == lines[-1]["incomplete"] == lines[-1]["unfinished"] == 0
+    words = [*TOOL, *OPEN, "-n", "burst", "--", *PYTHON, script]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.count("TID/PID") == done.stdout.count("!") == count
+    assert done.stderr.splitlines()[-1] == f"{count} sessions: {count} shown."
 
 
 @pytest.mark.long
 @pytest.mark.time_limit(600)
 def test_thousands_of_functions_under_load() -> None:
-    """Thousands of functions, their own helpers among them, while the machine works."""
+    """Thousands of functions, their own helpers among them, while the machine works.
+
+    6.1 has no link that holds many: some hundred there, because thousands take it half an hour.
+    """
     storm = (
         "find / -xdev >/dev/null 2>&1 & "
         "dd if=/dev/zero of=/dev/null bs=4k count=20000 2>/dev/null & "
         "i=0; while [ $i -lt 40 ]; do cat /no/such/file 2>/dev/null; i=$((i+1)); done; wait"
     )
-    globs = ["-e", "__x64_sys_*", "-a", "vfs_*", "-a", "s*", "-a", "d*", "-a", "htab_*"]
+    globs, least = ["-e", "__x64_sys_*open*", "-a", "vfs_*", "-a", "htab_*"], 100
+    if facts().supports(Feature.KPROBE_MULTI):
+        globs, least = (
+            ["-e", "__x64_sys_*", "-a", "vfs_*", "-a", "s*", "-a", "d*", "-a", "htab_*"],
+            2000,
+        )
     with clean_kernel_log():
         done = subprocess.run(
             [*TOOL, "--json", *globs, "--duration", "20", "--", "sh", "-c", storm],
@@ -519,7 +527,7 @@ def test_thousands_of_functions_under_load() -> None:
             cwd=ROOT,
         )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines[0]["functions"]) > 2000
+    assert len(lines[0]["functions"]) > least
     end = lines[-1]
     parts = ("sessions", "filtered", "unshown", "lost", "unfinished")
     assert end["started"] == sum(end[part] for part in parts) > 100, end
