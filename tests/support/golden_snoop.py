@@ -126,8 +126,13 @@ _NUMBERS = re.compile(r'("(?:start_ns|end_ns|btf_id|offset)":)\d+|(DONE in )\d+'
 _TIMES = re.compile(r"\b\d\d:\d\d:\d\d\.\d{6}\b")
 
 
+# What is said only if the machine was slow or busy.
+_SOMETIMES = re.compile(r"^(Process \d+ goes on detaching|MISSED CALLS:).*\n", re.M)
+
+
 def normalise(text: str) -> str:
     """Take out what differs from boot to boot, and break long lines of JSON."""
+    text = _SOMETIMES.sub("", text)
     for mask in _MASKS:
         text = mask.sub(_masked, text)
     text = _NUMBERS.sub(lambda found: f"{found[1] or found[2]}N", text)
