@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO
 
 from . import links
-from ._sys.memory import give_back
+from ._sys.door import give_back
 from ._uapi.enums import MapType, ProgType
 from .binding import Binding
 from .btf import Btf
