@@ -129,6 +129,7 @@ def runs() -> None:
                 started = time.perf_counter_ns()
                 with tracer(words, ready) as tool:
                     attached = time.perf_counter_ns()
+                    time.sleep(0.5)  # until it waits for data, which takes memory, too
                     status = Path(f"/proc/{tool.pid}/status").read_text()
                     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
                     ending = time.perf_counter_ns()
