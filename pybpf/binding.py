@@ -153,6 +153,8 @@ class Binding:
         self._btf_fd: Fd | None = None
         self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
         self._linked: dict[str, LinkedProgram] = {}
+        #: Called by `forget`: what others made of this binding and can make again.
+        self.forgetting: list[Callable[[], None]] = []
         self._shared: dict[Any, Any] = {}
         self._layouts: dict[str, tuple[Layout, str]] = {}
         self._pinned_now: list[Map] = []  # since `keep_pins`
@@ -468,6 +470,14 @@ class Binding:
         if "link_target" in self.__dict__ and self.refresh() is not self._linked_with:
             del self.__dict__["link_target"]
         return target is not self.link_target
+
+    def forget(self) -> None:
+        """Let go of relocated code and of the types it was relocated for; see `Object.trim`."""
+        self._linked.clear()
+        for name in ("_linker", "link_target"):
+            self.__dict__.pop(name, None)
+        for forget in self.forgetting:
+            forget()
 
     def refresh(self) -> Facts:
         """Take new facts if the present ones no longer hold."""

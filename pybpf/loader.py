@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO
 
 from . import links
+from ._sys.door import give_back
 from ._uapi.enums import MapType, ProgType
 from .binding import Binding
 from .btf import Btf
@@ -277,6 +278,16 @@ class Object:
         return attached
 
     # -- end
+
+    def trim(self) -> None:
+        """Let go of the kernel's types and of relocated code, and give the memory back.
+
+        For programs that run for long once everything is attached: of the running kernel, that
+        is some 10 MB. What needs them later reads and makes them again.
+        """
+        self.binding.forget()
+        self.facts.btf.forget()
+        give_back()
 
     def close(self) -> None:
         """Close programs, maps and BTF. The object cannot be used afterwards.

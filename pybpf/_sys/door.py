@@ -41,6 +41,7 @@ __all__ = [
     "bpf_common",
     "error",
     "fileno",
+    "give_back",
     "last_errno",
     "log_text",
     "mmap_at",
@@ -66,6 +67,7 @@ _mmap.restype = ctypes.c_ssize_t
 _mmap.argtypes = [
     *(ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 ]
+_trim = getattr(_libc, "malloc_trim", None)  # glibc has it
 _munmap = _libc.munmap
 _munmap.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
 # syscall() once more, for arguments that are converted already.
@@ -94,6 +96,16 @@ def mmap_at(address: int, length: int, protection: int, flags: int, fd: int) -> 
 def munmap(address: int, length: int) -> None:
     """Call munmap(2) on what `mmap_at` gave."""
     _munmap(address, length)
+
+
+def give_back() -> None:
+    """Return freed memory to the kernel, where the C library does that on request.
+
+    After a large block was freed, glibc keeps later blocks of up to that size for itself.
+    Source: malloc_trim(3), mallopt(3), M_MMAP_THRESHOLD.
+    """
+    if _trim is not None:
+        _trim(0)
 
 
 def prepare(cmd: int, attr: ctypes.Array[ctypes.c_uint64], size: int = 0) -> Call:

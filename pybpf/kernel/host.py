@@ -86,6 +86,10 @@ class SavedBtf:
             raise UnsupportedFeature(f"BTF of {name or 'vmlinux'!r}", hint="not in the saved facts")
         return found
 
+    def forget(self) -> None:
+        """Let go of what was parsed. It is parsed again when it is needed."""
+        self._parsed.clear()
+
     def find(self, name: str, kind: int) -> int | None:
         """See `KernelBtf.find`.
 

@@ -84,9 +84,17 @@ class MultiPrograms:
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
+        binding.forgetting.append(self.forget)
         self._templates: dict[tuple[str, int, int], Template] = {}
         self._last: _Packed | None = None
         self._flags: Fd | None = None  # for the recursion guard
+
+    def forget(self) -> None:
+        """Let go of what can be made again: linked code and templates."""
+        self._templates.clear()
+        self._last = None
+        self.__dict__.pop("_linker", None)
+        self.__dict__.pop("_resolver", None)
 
     def template(self, program: Program) -> Template:
         """Return a multi program's code and what messages need, for planning.

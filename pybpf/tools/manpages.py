@@ -119,6 +119,11 @@ def _lines(shown: Page, others: Sequence[str]) -> Iterator[str]:
             own = [one for one in command.arguments if "--help" not in one.names]
             yield from _arguments(own)
             yield from _examples(command)
+    heading, notes = shown.about.notes
+    if notes:
+        yield f".SH {_text(heading.upper())}"
+        for term, what in notes:
+            yield from (".TP", f".B {_text(term)}", _text(what))
     if shown.about.examples:
         yield ".SH EXAMPLES"
         yield from _examples(shown)

@@ -45,12 +45,14 @@ class About:
     :param summary: one line, a noun phrase
     :param text: the paragraphs after it
     :param statuses: exit statuses and what each means
+    :param notes: a list that only the man page has: its heading, then a term and a sentence each
     """
 
     summary: str
     text: str = ""
     examples: tuple[Example, ...] = ()
     statuses: tuple[tuple[int, str], ...] = ()
+    notes: tuple[str, tuple[tuple[str, str], ...]] = ("", ())
 
     def epilog(self, prog: str) -> str:
         """Format examples and exit statuses for ``--help``."""

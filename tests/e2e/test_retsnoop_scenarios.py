@@ -43,6 +43,23 @@ def failed_with(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return one
 
 
+# -- functions ----------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_trampolines_of_every_kind_of_function(snoop: Snoop) -> None:
+    """-F on vfs_*: some return nothing, some a pointer, with one argument to seven."""
+    words = ["-F", "--json", "-e", "do_sys_openat2", "-a", "vfs_*", "-n", "cat"]
+    done = snoop(*words, command=["cat", MISSING])
+    assert done.returncode == 1, done.stderr  # cat's
+    functions = json.loads(done.stdout.splitlines()[0])["functions"]
+    kinds = {flag for one in functions for flag in one["flags"]}
+    assert len(functions) > 50 and {"VOID", "PTR", "SIGNEXT"} <= kinds, kinds
+    last = sessions(done)[-1]
+    assert chain(last)[0] == "do_sys_openat2"
+    assert last["stack"][-1]["result"]["text"] == "-ENOENT"
+
+
 # -- failures -----------------------------------------------------------------
 
 
@@ -183,9 +200,10 @@ def test_argument_layouts(snoop: Snoop) -> None:
 
 
 def test_lost_argument_records(snoop: Snoop) -> None:
-    """A ring of two pages: what is lost is said, and nothing breaks."""
+    """A ring of two pages, for calls, arguments and probes with contexts: losses do no harm."""
     done = snoop(
         *("-TA", "-C", "bpf.ringbuf-size=8192", "-e", "do_sys_openat2", "-a", "do_fil?_open"),
+        *("-J", "kprobe:path_openat", "-J", "tp:kmem:kmem_cache_alloc"),
         *("-a", "path_openat", "-a", "link_path_walk*", "-a", "vfs_open", "-a", "do_dentry_open"),
         command=["sh", "-c", "for i in 1 2 3 4 5 6; do ls -R /sys/kernel/mm; done"],
     )
@@ -464,42 +482,49 @@ def test_two_at_once_beside_others() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.time_limit(300)
 def test_a_burst_loses_nothing() -> None:
-    """Thousands of failures at once: every one is shown."""
-    count = 5000
+    """Twenty thousand failures as fast as they come: every one is shown."""
+    count = 20_000
     script = (
-        f"import os\nfor _ in range({count}):\n"
+        "import os\n"
+        "open('/proc/self/comm', 'w').write('burst')\n"
+        f"for _ in range({count}):\n"
         f"    try: os.open('{MISSING}', 0)\n    except OSError: pass\n"
+        "os._exit(0)\n"
     )
-    words = [*TOOL, "--json", *OPEN, "-n", "burst", "--"]
-    name = "open('/proc/self/comm', 'w').write('burst')\n"
-    done = subprocess.run(
-        [*words, *PYTHON, name + script], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines[-1]["sessions"] == lines[-1]["started"] == count
-    assert lines[-1]["dropped"] == lines[-1]["incomplete"] == lines[-1]["unfinished"] == 0
+    words = [*TOOL, *OPEN, "-n", "burst", "--", *PYTHON, script]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.count("TID/PID") == done.stdout.count("!") == count
+    assert done.stderr.splitlines()[-1] == f"{count} sessions: {count} shown."
 
 
 @pytest.mark.long
 @pytest.mark.time_limit(600)
 def test_thousands_of_functions_under_load() -> None:
-    """Thousands of functions, their own helpers among them, while the machine works."""
-    storm = (
-        "find / -xdev >/dev/null 2>&1 & "
-        "dd if=/dev/zero of=/dev/null bs=4k count=20000 2>/dev/null & "
-        "i=0; while [ $i -lt 40 ]; do cat /no/such/file 2>/dev/null; i=$((i+1)); done; wait"
+    """Thousands of functions, their own helpers among them, while the machine works for 60 s.
+
+    6.1 has no link that holds many: some hundred there, because thousands take it half an hour.
+    """
+    work = (
+        "find / -xdev >/dev/null 2>&1",
+        "dd if=/dev/zero of=/dev/null bs=4k count=20000 2>/dev/null",
+        "cat /no/such/file 2>/dev/null",
     )
-    globs = ["-e", "__x64_sys_*", "-a", "vfs_*", "-a", "s*", "-a", "d*", "-a", "htab_*"]
+    storm = " & ".join(f"timeout 60 sh -c 'while :; do {one}; done'" for one in work) + " & wait"
+    globs, least = ["-e", "__x64_sys_*open*", "-a", "vfs_*", "-a", "htab_*"], 60
+    if facts().supports(Feature.KPROBE_MULTI):
+        globs += ["-e", "__x64_sys_*", "-a", "s*", "-a", "d*"]
+        least = 2000
     done = subprocess.run(
-        [*TOOL, "--json", *globs, "--duration", "20", "--", "sh", "-c", storm],
+        [*TOOL, "--json", *globs, "--", "sh", "-c", storm],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
         cwd=ROOT,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines[0]["functions"]) > 2000
+    assert len(lines[0]["functions"]) > least
     end = lines[-1]
     parts = ("sessions", "filtered", "unshown", "lost", "unfinished")
     assert end["started"] == sum(end[part] for part in parts) > 100, end

@@ -236,6 +236,24 @@ def test_deeper_than_is_kept(made: Any, depth: int) -> None:
     assert run.chain() == [("entry", -22)]
 
 
+def test_more_functions_than_16_bits_number(made: Any) -> None:
+    """Numbers that are equal in their low 16 bits are of different functions."""
+    run = made("-TE")
+    names = [f"f{number}" for number in range(1 << 17)]
+    names[0] = "entry"
+    run._names = names
+    run.call("entry", "f65536", "f65537", "f1")
+    for name in ("f1", "f65537", "f65536"):
+        run.ret(name, EINVAL)
+    run.ret("entry", EINVAL)
+    (session,) = run.sessions()
+    assert chain_of(session.end, names) == [
+        (name, -22) for name in ("entry", "f65536", "f65537", "f1")
+    ]
+    assert [e.func for e in session.trace[:4]] == [0, 65536, 65537, 1]
+    assert session.end.missed == 0
+
+
 def test_entry_functions_inside_one_another(made: Any) -> None:
     """One session for both."""
     run = made()
@@ -357,6 +375,26 @@ def test_who_is_traced(made: Any, options: list[str], shown: bool, thread: bool)
     run.ret("entry", EINVAL)
     assert len(run.sessions()) == shown
     assert run.counts() == (Counts(started=1, sent=1) if shown else Counts())
+
+
+def test_names_of_a_thread_and_its_process(made: Any) -> None:
+    """A thread has a name of its own; beside it stands that of its process's first thread."""
+    run = made()
+
+    def fail() -> None:
+        run.call("entry")
+        run.ret("entry", EINVAL)
+
+    def second() -> None:
+        Path("/proc/thread-self/comm").write_text("second")
+        fail()
+
+    fail()
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join()
+    named = [(s.end.comm, s.end.leader_comm, s.end.tid == s.end.tgid) for s in run.sessions()]
+    assert named == [(NAME, NAME, True), ("second", NAME, False)]
 
 
 def test_ourselves(made: Any) -> None:

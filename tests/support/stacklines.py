@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pybpf.tools.retsnoop import render, stacks
 
@@ -13,7 +13,7 @@ def stack_lines(
     rows: Sequence[stacks.Row],
     style: render.Style,
     arguments: render.Arguments | None = None,
-) -> Iterator[str]:
+) -> list[str]:
     """The lines of one stack."""
     frames = [row.frame for row in rows if row.frame is not None]
-    return render.Layout(rows, style).lines(frames, arguments)
+    return render.Layout(rows, style).text(frames, arguments).split("\n")

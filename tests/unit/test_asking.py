@@ -182,7 +182,9 @@ def test_what_is_refused_is_looked_up(
 
     monkeypatch.setattr(multi.MultiPrograms, "_attach", attach)
     monkeypatch.setattr(funcfind, "FunctionFinder", Finder)
-    binding: Any = SimpleNamespace(prepare=lambda: None, facts=SimpleNamespace(is_saved=False))
+    binding: Any = SimpleNamespace(
+        prepare=lambda: None, forgetting=[], facts=SimpleNamespace(is_saved=False)
+    )
     program: Any = SimpleNamespace(name="p")
     attaching = MultiPrograms(binding)
     if by == "error":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.support import rows
+from tests.support import golden_snoop, rows
 from tests.support.golden_cases import CASES, GOLDEN, absence, batches, expected, present
 
 
@@ -45,3 +45,15 @@ def test_golden_listings_are_small_and_without_addresses() -> None:
     for path, text in texts.items():
         assert not re.search(r"0xffff[0-9a-f]{8}", text), path
         assert not re.search(r"<no symbol>|\?|not the function|not known|elsewhere", text), path
+
+
+def test_every_run_of_retsnoop_has_its_text_and_every_text_its_run() -> None:
+    """On all rows; nothing in them tells a boot, an address or a time."""
+    update = "write it with: pytest tests/e2e/test_retsnoop_golden.py --update-golden"
+    assert golden_snoop.present() == golden_snoop.expected(), update
+    assert len({case.name for case in golden_snoop.CASES}) == len(golden_snoop.CASES)
+    texts = {path: path.read_text() for path in golden_snoop.present()}
+    assert sum(map(len, texts.values())) < 150_000
+    for path, text in texts.items():
+        assert golden_snoop.normalise(text) == text, path
+        assert not re.search(r"0xffff[0-9a-f]{8}|DONE in [0-9]|[0-9]{2}:[0-9]{2}:[0-9]{2}", text)

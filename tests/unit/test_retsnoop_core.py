@@ -23,12 +23,26 @@ from pybpf.multi.reasons import Reason
 from pybpf.multi.target import Target
 from pybpf.obj.reader import read_object
 from pybpf.tools.retsnoop import attach, events
-from pybpf.tools.retsnoop.events import Call, End, Event, Frame, Return, Stack, decode
+from pybpf.tools.retsnoop.events import (
+    Arg,
+    Args,
+    Branch,
+    Branches,
+    Call,
+    Context,
+    End,
+    Event,
+    Frame,
+    Hit,
+    Return,
+    Stack,
+    decode,
+)
 from pybpf.tools.retsnoop.functions import Flag, make_functions
 from pybpf.tools.retsnoop.options import Mechanism
 from pybpf.tools.retsnoop.presets import PRESETS
 from pybpf.tools.retsnoop.run import OBJECT
-from pybpf.tools.retsnoop.sessions import Collector
+from pybpf.tools.retsnoop.sessions import Collector, Session
 from pybpf.tools.retsnoop.symbols import end_of
 from pybpf.trampoline.model import Model, Models
 from pybpf.trampoline.model import Return as Returns
@@ -135,6 +149,27 @@ def test_interleaved_sessions_are_kept_apart() -> None:
     assert (len(first.trace), first.stack) == (2, ())
     assert (len(second.trace), second.stack) == (1, (1, 2))
     assert collector.open == 0
+
+
+def test_a_session_has_every_kind_of_record() -> None:
+    """What the program sent of a session is in it, whatever kind of record it came as."""
+    collector = Collector()
+    call, hit = Call(1, 11, 0, 0, 0, 0), Hit(1, 11, 1, 0, 1, 5)
+    arg, branch = Arg(0, 7), Branch(1, 2)
+    for event in (
+        call,
+        Args(1, 11, 0, 0, (arg,)),
+        hit,
+        Context(1, 11, 1, 0, b"context"),
+        Branches(1, 11, (branch,)),
+        Stack(1, 11, (3, 4)),
+        Stack(1, 11, (5,), user=True),
+    ):
+        assert collector.feed(event) is None
+    ended = end(1, 11)
+    assert collector.feed(ended) == Session(
+        ended, (3, 4), (call, hit), {0: (arg,)}, (5,), {1: b"context"}, (branch,)
+    )
 
 
 def test_discarded_sessions_leave_nothing() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from pybpf.errnos import NAMES, name_of, number_of
+from pybpf.tools.manpages import roff
 from pybpf.tools.retsnoop import options, settings
 from pybpf.tools.retsnoop.options import Mechanism, parse
-from pybpf.tools.retsnoop.usage import NotYet, UsageError
+from pybpf.tools.retsnoop.usage import NotHere, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,13 +137,52 @@ def test_nonsense_is_a_usage_error(text: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(text.split())
     assert says in str(caught.value)
-    assert not isinstance(caught.value, NotYet)
+    assert not isinstance(caught.value, NotHere)
 
 
-def test_what_is_not_built_says_so() -> None:
-    """An option that is not implemented yet gets another error than an unknown one."""
-    with pytest.raises(NotYet):
+def test_what_is_not_here_says_why() -> None:
+    """An option that only the original has gets the man page's reason, not that of an unknown."""
+    whys = dict(options.DIFFERENCES)
+    with pytest.raises(NotHere) as caught:
         parse(["-e", "f", "--debug", "bpf"])
+    assert str(caught.value) == f"--debug bpf: {whys['--debug bpf']}"
+    for old in ("--stacks-map-size", "--ringbuf-map-size"):
+        with pytest.raises(NotHere, match=r"bpf\.ringbuf-size"):
+            parse(["-e", "f", old, "1"])
+
+
+# Every option of retsnoop's --help, 0.11 and later, and what its --debug and -C take.
+ORIGINAL = shlex.split(
+    "-e --entry -a --allow -d --deny -c --case -E --call-stack -T --trace -A --capture-args "
+    "-J --inject-probe -B --lbr --dry-run -M -K -F -p -P -n -N -L -S -I -x -X --allow-retval "
+    "--deny-retval -k -s --debug -v -V -h --help --usage --config-help -C"
+)
+ORIGINAL_HIDDEN = ["--stacks-map-size", "--ringbuf-map-size"]
+ORIGINAL_DEBUG = ["multi-kprobe", "full-lbr", "bpf"]
+ORIGINAL_SETTINGS = shlex.split(
+    "bpf.ringbuf-size bpf.sessions-size stacks.symb-mode stacks.unfiltered stacks.emit-addrs "
+    "stacks.dec-offs args.max-total-args-size args.max-sized-arg-size args.max-str-arg-size "
+    "args.capture-raw-ptrs args.fmt-mode args.fmt-max-arg-width fmt.lbr-max-count"
+)
+
+
+def test_every_option_of_the_original_is_here_or_listed_with_the_reason() -> None:
+    """The man page has each: as an option, or among the differences."""
+    page = options.page("pybpf retsnoop")
+    have = {name for argument in page.arguments for name in argument.names}
+    heading, notes = page.about.notes
+    assert heading == "Differences from retsnoop" and notes == options.DIFFERENCES
+    listed = {term for terms, _ in notes for term in terms.split(", ")}
+    assert [one for one in ORIGINAL if one not in have] == []
+    assert [one for one in ORIGINAL_HIDDEN if one not in have | listed] == []
+    assert [one for one in ORIGINAL_SETTINGS if one not in settings.help_text()] == []
+    for feature in ORIGINAL_DEBUG:
+        if f"--debug {feature}" not in listed:
+            assert parse(["-e", "f", "--debug", feature])
+    text = roff(page)
+    for term, what in notes:
+        assert term.replace("-", "\\-") in text
+        assert what.replace("-", "\\-") in text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pybpf.errors import BpfError, ObjectFormatError, PlanError, RelocationError
+from pybpf.links import branches
 from pybpf.multi.cost import Cost
 from pybpf.multi.mechanisms import KPROBE_MULTI
 from pybpf.multi.missed import Missed
@@ -303,6 +304,27 @@ def test_errors_are_one_line(
     assert go() == 1
     assert capfd.readouterr().err == f"retsnoop: {error}\n"
     assert not kernel.attached
+
+
+def test_branches_of_cpus_that_are_online(
+    kernel: Pretended, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """-B asks the CPUs that are online; others refuse, and would switch it off for all."""
+    asked = []
+
+    def opened(cpu: int, kinds: int) -> ExitStack:
+        if cpu == 1:
+            raise BpfError(errno.ENODEV, "perf_event_open")
+        asked.append(cpu)
+        return ExitStack()
+
+    monkeypatch.setattr(branches, "open_branches", opened)
+    options = parse(["-e", "f", "-B", "--max-sessions", "1"])
+    facts = SimpleNamespace(online_cpus=(0, 2), possible_cpus=(0, 1, 2))
+    kernel.records = ends(1)
+    assert module.run(options, facts) == 0  # type: ignore[arg-type]
+    assert asked == [0, 2] and options.lbr
+    assert "No last branches" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

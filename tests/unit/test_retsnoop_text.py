@@ -68,7 +68,7 @@ def test_names_cannot_steer_the_terminal() -> None:
         functions,
         clock=render.Clock(0),
         trace=True,
-        stack=stack_lines(rows, render.Style()),
+        stack="\n".join(stack_lines(rows, render.Style())),
     )
     assert "\x1b" not in text
     assert text.count(r"a\x1b[2J\nb") == 4  # command, leader, call and return in one, frame
@@ -144,7 +144,7 @@ def test_stack_layout() -> None:
         FUNCTIONS,
         clock=render.Clock(0),
         trace=False,
-        stack=stack_lines(rows, render.Style()),
+        stack="\n".join(stack_lines(rows, render.Style())),
     )
     # The source column is empty without debug info; its blanks are printed all the same.
     assert text == STACK_TEXT.replace("|", "")
@@ -320,7 +320,7 @@ def test_blocks_order_and_warning() -> None:
         FUNCTIONS,
         clock=render.Clock(1_000_000_000 * 3600),
         trace=True,
-        stack=stack_lines(list(stacks.merge([], CHAIN[:1], FUNCTIONS)), render.Style()),
+        stack="\n".join(stack_lines(list(stacks.merge([], CHAIN[:1], FUNCTIONS)), render.Style())),
     )
     lines = text.split("\n")
     assert lines[0].startswith("01:00:00.100200 -> ")
@@ -358,7 +358,7 @@ def test_colours() -> None:
         FUNCTIONS,
         clock=render.Clock(5),
         trace=True,
-        stack=stack_lines(rows, render.Style()),
+        stack="\n".join(stack_lines(rows, render.Style())),
     )
     text = render.coloured(plain)
     assert "\x1b[31m[-ENOENT]\x1b[0m" in text and text.startswith("\x1b[1m")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
-from ...dataclass import dataclass
 from ...errors import ObjectFormatError
+from ...namedtuple import NamedTuple
 
 __all__ = [
     "CALL_SHIFT",
@@ -49,8 +51,7 @@ _ARGS_HEAD = struct.Struct("<IIiIII")
 _ARG_HEAD = struct.Struct("<iIQ")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Report that a traced function was entered (``-T``).
 
     :param session: number of the session, from 1
@@ -69,8 +70,7 @@ class Call:
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(NamedTuple):
     """Report that a traced function returned (``-T``). As `Call`, and:
 
     :param duration: ns since its call
@@ -86,8 +86,7 @@ class Return:
     result: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """Report that an injected probe fired (``-J``).
 
     :param seq: as in `Call`
@@ -104,8 +103,7 @@ class Hit:
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """Hold the context of an injected probe (``-A``).
 
     :param seq: `seq` of its `Hit`
@@ -118,16 +116,14 @@ class Context:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """Hold one branch: the address of its instruction, and its destination."""
 
     start: int
     to: int
 
 
-@dataclass(frozen=True, slots=True)
-class Branches:
+class Branches(NamedTuple):
     """Hold the last branches before a failure (``-B``).
 
     :param branches: newest first
@@ -138,8 +134,7 @@ class Branches:
     branches: tuple[Branch, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(NamedTuple):
     """Hold the kernel stack of a session's chain, or the stack of the calling program.
 
     :param addrs: return addresses, innermost first
@@ -152,8 +147,7 @@ class Stack:
     user: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(NamedTuple):
     """Hold one argument of a call.
 
     :param size: bytes that were read from the memory it points to, or -errno
@@ -166,8 +160,7 @@ class Arg:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Args:
+class Args(NamedTuple):
     """Hold the arguments of a call (``-A``).
 
     :param seq: number of the call in its session
@@ -180,8 +173,7 @@ class Args:
     values: tuple[Arg, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """Hold one function of the chain that a session reports.
 
     :param done: it returned, so `duration` and `result` are valid
@@ -199,8 +191,7 @@ class Frame:
     call: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """Report the end of a session.
 
     :param failed: its entry function failed
@@ -238,45 +229,48 @@ class End:
 Event = Call | Return | Hit | Stack | Args | Context | Branches | End
 
 
+@lru_cache(256)  # of most records, the names are known
 def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode("utf-8", "replace")
 
 
-def decode(record: bytes | memoryview) -> Event:
-    """Decode one record.
+def _call(data: memoryview) -> Call:
+    _, session, key, seq, func, depth, time, _ = _TRACE.unpack_from(data)
+    return Call(session, key, seq, func, depth, time)
 
-    :raises ObjectFormatError: if it is none of ours, or too short
-    """
-    data = memoryview(record)
-    try:
-        (kind,) = _KIND.unpack_from(data)
-        if kind in (_CALL, _RETURN, _PROBE):
-            _, session, key, seq, func, depth, time, result = _TRACE.unpack_from(data)
-            if kind == _CALL:
-                return Call(session, key, seq, func, depth, time)
-            if kind == _PROBE:
-                return Hit(session, key, seq, func, depth, time)
-            return Return(session, key, seq, func, depth, time, result)
-        if kind in (_STACK, _USER_STACK):
-            _, session, key, size = _STACK_HEAD.unpack_from(data)
-            addrs = struct.unpack_from(f"<{size // 8}Q", data, _STACK_HEAD.size)
-            return Stack(session, key, addrs, kind == _USER_STACK)
-        if kind in (_END, _INTERIM):
-            return _end(data)
-        if kind == _ARGS:
-            return _args(data)
-        if kind == _LBR:
-            _, session, key, size = _STACK_HEAD.unpack_from(data)
-            words = struct.unpack_from(f"<{size // 8}Q", data, _STACK_HEAD.size)
-            pairs = zip(words[::3], words[1::3], strict=False)
-            return Branches(session, key, tuple(Branch(*pair) for pair in pairs))
-        if kind == _CONTEXT:
-            _, session, key, seq, func, size = _ARGS_HEAD.unpack_from(data)
-            raw = bytes(data[_ARGS_HEAD.size : _ARGS_HEAD.size + size])
-            return Context(session, key, seq, func, raw)
-    except struct.error as error:
-        raise ObjectFormatError(f"record of {len(data)} bytes: {error}", file=_RING) from None
-    raise ObjectFormatError(f"record of kind {kind}", file=_RING)
+
+def _return(data: memoryview) -> Return:
+    return Return(*_TRACE.unpack_from(data)[1:])
+
+
+def _hit(data: memoryview) -> Hit:
+    _, session, key, seq, func, depth, time, _ = _TRACE.unpack_from(data)
+    return Hit(session, key, seq, func, depth, time)
+
+
+def _words(data: memoryview) -> tuple[int, int, tuple[int, ...]]:
+    # Session, task, and the 8-byte words after the head.
+    _, session, key, size = _STACK_HEAD.unpack_from(data)
+    return session, key, struct.unpack_from(f"<{size // 8}Q", data, _STACK_HEAD.size)
+
+
+def _stack(data: memoryview) -> Stack:
+    return Stack(*_words(data))
+
+
+def _user_stack(data: memoryview) -> Stack:
+    return Stack(*_words(data), True)
+
+
+def _branches(data: memoryview) -> Branches:
+    session, key, words = _words(data)
+    pairs = zip(words[::3], words[1::3], strict=False)
+    return Branches(session, key, tuple([Branch(*pair) for pair in pairs]))
+
+
+def _context(data: memoryview) -> Context:
+    _, session, key, seq, func, size = _ARGS_HEAD.unpack_from(data)
+    return Context(session, key, seq, func, bytes(data[_ARGS_HEAD.size : _ARGS_HEAD.size + size]))
 
 
 def _args(data: memoryview) -> Args:
@@ -310,7 +304,7 @@ def _end(data: memoryview) -> End:
         comm,
         leader,
     ) = _END_HEAD.unpack_from(data)
-    frames = tuple(
+    frames = [
         Frame(
             func,
             bool(mark & DONE),
@@ -322,7 +316,7 @@ def _end(data: memoryview) -> End:
         for func, mark, time, result in _FRAME.iter_unpack(
             data[_END_HEAD.size : _END_HEAD.size + depth * _FRAME.size]
         )
-    )
+    ]
     if len(frames) < depth:
         raise struct.error(f"{len(frames)} of {depth} frames")
     return End(
@@ -341,6 +335,36 @@ def _end(data: memoryview) -> End:
         deep,
         _text(comm),
         _text(leader),
-        frames,
+        tuple(frames),
         kind == _INTERIM,
     )
+
+
+_BY_KIND: Mapping[int, Callable[[memoryview], Event]] = {
+    _CALL: _call,
+    _RETURN: _return,
+    _STACK: _stack,
+    _END: _end,
+    _USER_STACK: _user_stack,
+    _INTERIM: _end,
+    _ARGS: _args,
+    _PROBE: _hit,
+    _CONTEXT: _context,
+    _LBR: _branches,
+}
+
+
+def decode(record: bytes | memoryview) -> Event:
+    """Decode one record.
+
+    :raises ObjectFormatError: if it is none of ours, or too short
+    """
+    data = memoryview(record)
+    try:
+        (kind,) = _KIND.unpack_from(data)
+        read = _BY_KIND.get(kind)
+        if read is not None:
+            return read(data)
+    except struct.error as error:
+        raise ObjectFormatError(f"record of {len(data)} bytes: {error}", file=_RING) from None
+    raise ObjectFormatError(f"record of kind {kind}", file=_RING)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from ... import errnos
 from ...dataclass import dataclass
 from ...kernel.functions import label
+from ...namedtuple import NamedTuple
 from ...trampoline.model import Model, Return
 
 TYPE_CHECKING = False
@@ -21,11 +23,12 @@ __all__ = [
     "Flag",
     "Function",
     "Key",
+    "Outcome",
     "flags_of",
     "format_result",
     "key_of",
     "make_functions",
-    "value_of",
+    "outcome_of",
 ]
 
 #: What identifies a function: module, name, address.
@@ -132,12 +135,47 @@ def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[
     ]
 
 
-def value_of(function: Function, raw: int) -> int:
-    """Return the C value of a return register.
+class Outcome(NamedTuple):
+    """Describe what a function returned.
+
+    :param text: as people read it, e.g. ``-ENOENT`` or ``NULL``
+    :param value: the C value, None if it returns nothing
+    :param errno: number of the error, None if it is none
+    """
+
+    text: str
+    value: int | None
+    errno: int | None
+
+
+def outcome_of(function: Function, raw: int) -> Outcome:
+    """Read a return register by the function's return type.
 
     :param raw: ``__s64``, all 64 bits; only the low bits of a narrow type mean anything
     """
-    flags, size = function.flags, function.ret_size
+    return _outcome(int(function.flags), function.ret_size, raw)
+
+
+def format_result(function: Function, raw: int) -> str:
+    """Format a return value in brackets.
+
+    :param raw: ``__s64``
+    """
+    return f"[{outcome_of(function, raw).text}]"
+
+
+@lru_cache(4096)  # functions return one of a few values again and again
+def _outcome(bits: int, size: int, raw: int) -> Outcome:
+    flags = Flag(bits)
+    if flags & Flag.VOID:
+        return Outcome("void", None, None)
+    value = _value(flags, size, raw)
+    error = errnos.is_error(value)
+    can_fail = not flags & Flag.NOFAIL
+    return Outcome(_text(flags, value), value, -value if error and can_fail else None)
+
+
+def _value(flags: Flag, size: int, raw: int) -> int:
     if flags & Flag.GUESS:
         low = raw & 0xFFFFFFFF
         narrow = low - (1 << 32) if low >> 31 else low
@@ -150,22 +188,14 @@ def value_of(function: Function, raw: int) -> int:
     return value
 
 
-def format_result(function: Function, raw: int) -> str:
-    """Format a return value for both output modes, in brackets.
-
-    :param raw: ``__s64``
-    """
-    flags = function.flags
-    if flags & Flag.VOID:
-        return "[void]"
-    value = value_of(function, raw)
+def _text(flags: Flag, value: int) -> str:
     if flags & Flag.BOOL:
-        return "[true]" if value else "[false]"
+        return "true" if value else "false"
     if flags & Flag.PTR and not value:
-        return "[NULL]"
+        return "NULL"
     if errnos.is_error(value):
         name = errnos.name_of(-value)
-        return f"[-{name}]" if name else f"[{value}]"
+        return f"-{name}" if name else f"{value}"
     if not flags & Flag.PTR and -(1 << 30) <= value < 1 << 20:
-        return f"[{value}]"
-    return f"[{value & 0xFFFFFFFFFFFFFFFF:#x}]"
+        return f"{value}"
+    return f"{value & 0xFFFFFFFFFFFFFFFF:#x}"

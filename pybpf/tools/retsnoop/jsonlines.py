@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ... import errnos
 from ...jsontext import dumps
 from ...multi.missed import Missed
 from ...multi.reasons import Skipped
 from .events import Call, Hit, Return
-from .functions import Flag, Function, format_result, value_of
+from .functions import Flag, Function, outcome_of
 from .load import Counts
 from .render import NO_PROBES, Probes
 from .sessions import Session
@@ -30,12 +29,12 @@ def line(value: Mapping[str, Any]) -> str:
 
 
 def _result(function: Function, raw: int) -> dict[str, Any]:
-    value = value_of(function, raw)
-    out: dict[str, Any] = {"text": format_result(function, raw)[1:-1]}
-    if not function.flags & Flag.VOID:
+    text, value, number = outcome_of(function, raw)
+    out: dict[str, Any] = {"text": text}
+    if value is not None:
         out["value"] = value
-    if function.can_fail and errnos.is_error(value):
-        out["errno"] = -value
+    if number is not None:
+        out["errno"] = number
     return out
 
 

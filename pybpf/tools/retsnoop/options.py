@@ -21,7 +21,7 @@ from . import settings
 from .presets import PRESETS
 from .probespec import Spec, parse_spec
 from .sessions import NULL, ErrorFilter
-from .usage import NotYet, UsageError
+from .usage import NotHere, UsageError
 
 __all__ = [
     "Mechanism",
@@ -31,6 +31,34 @@ __all__ = [
     "parse",
     "usage_text",
 ]
+
+#: What the original retsnoop takes or does, and this one does not: the reasons, for the man page.
+DIFFERENCES = (
+    (
+        "--debug bpf",
+        "not here: the BPF program prints nothing; --json -T has all that it sends",
+    ),
+    (
+        "--debug multi-kprobe",
+        "does nothing: functions that a link refuses are always found and left out",
+    ),
+    (
+        "--stacks-map-size, --ringbuf-map-size",
+        "not here: remains of an old version; -C bpf.ringbuf-size is what counts",
+    ),
+    (
+        "-C args.max-total-args-size",
+        "at most 16384, not 65536: a record is made in per-CPU memory, at most 32 KiB a map",
+    ),
+    (
+        "-C args.max-sized-arg-size, -C args.max-str-arg-size",
+        "at most 8192, not 16384, for the same reason",
+    ),
+    ("-M", "is not the default where fentry.multi exists, because that costs less per call"),
+    ("-p, -P", "also take ids of threads"),
+    ("-J", "also takes globs"),
+    ("--help", "goes to standard output; exit statuses are 1 and 2, not numbers of errors"),
+)
 
 _USAGE = "-e GLOB [OPTION...] [-- COMMAND [ARGUMENT...]]"
 _ABOUT = About(
@@ -44,6 +72,7 @@ status is returned. Without one, tracing goes on until Ctrl-C. Needs root.""",
         Example("-T -e vfs_read -a 'ext4_*' -n cat", "which functions reading goes through"),
     ),
     (*STATUSES, (127, "COMMAND not found")),
+    ("Differences from retsnoop", DIFFERENCES),
 )
 
 
@@ -350,7 +379,15 @@ def _debug(state: _State, value: str) -> None:
     if value == "full-lbr":
         state.options.full_lbr = True
     elif value != "multi-kprobe":
-        raise NotYet(f"--debug {value}: not available yet")
+        _not_here(f"--debug {value}")
+        raise UsageError(f"--debug takes full-lbr, not {value!r}")
+
+
+def _not_here(option: str) -> None:
+    """Raise `NotHere` for what only the original takes."""
+    for terms, why in DIFFERENCES:
+        if option in terms.split(", "):
+            raise NotHere(f"{option}: {why}")
 
 
 def _config(state: _State, value: str) -> None:
@@ -651,6 +688,8 @@ def _words(arguments: Sequence[str]) -> Iterator[tuple[_Option, str, str]]:
             matches = [o for o in _OPTIONS if o.long == name] or [
                 o for o in _OPTIONS if o.long.startswith(name)
             ]
+            if not matches:
+                _not_here(f"--{name}")
             if len(matches) != 1:
                 what = "ambiguous" if matches else "unknown"
                 raise UsageError(f"{what} option --{name}")

@@ -191,25 +191,50 @@ class Layout:
             (f"{mark:2} ", f" {result:<{wide_r}}  {symbol:<{wide_s}}  {source:<{wide_l}}", framed)
             for mark, result, symbol, source, framed in cells
         ]
+        self._forms: dict[int, str] = {}
 
-    def lines(
+    def text(
         self,
         frames: Sequence[Frame],
         arguments: Arguments | None = None,
         user: Sequence[str] = (),
-    ) -> Iterator[str]:
-        """Return the lines of the stack.
+    ) -> str:
+        """Return the stack, without a line end.
 
         :param frames: frames of the session
         :param user: frames of the calling program, shown above the kernel's
         """
         durations = [f"{f.duration // 1000}us" if f.done else UNFINISHED for f in frames]
-        wide = _columns(durations, 5)
+        wide = max(5, *map(len, durations)) if durations else 5
+        if arguments is None and not user:
+            # Of most sessions, only the durations are new.
+            form = self._forms.get(wide)
+            if form is None:
+                form = self._forms[wide] = self._form(wide)
+            return form % tuple(durations)
+        return "\n".join(self._lines(frames, durations, wide, arguments, user))
+
+    def _form(self, wide: int) -> str:
+        # The stack with a conversion for each duration.
+        lines = []
+        for mark, rest, framed in self._rows:
+            plain_rest = rest.replace("%", "%%")
+            lines.append(f"{mark}{f'%{wide}s' if framed else ' ' * wide}{plain_rest}")
+        return "\n".join(lines)
+
+    def _lines(
+        self,
+        frames: Sequence[Frame],
+        durations: Sequence[str],
+        wide: int,
+        arguments: Arguments | None,
+        user: Sequence[str],
+    ) -> Iterator[str]:
         for name in user:
             yield f"{'':{wide + 3 + self._results + 3}}{plain(name)}"
         at = 0
-        for mark, rest, has_frame in self._rows:
-            if not has_frame:
+        for mark, rest, framed in self._rows:
+            if not framed:
                 yield f"{mark}{'':{wide}}{rest}"
                 continue
             line = f"{mark}{durations[at]:>{wide}}{rest}"
@@ -362,7 +387,7 @@ def session_text(
     *,
     clock: Clock,
     trace: bool,
-    stack: Iterable[str] | None,
+    stack: str | None,
     branches: Iterable[str] | None = None,
     compact: bool = True,
     arguments: Arguments | None = None,
@@ -371,7 +396,7 @@ def session_text(
     """Format one session as a block.
 
     :param trace: show the calls
-    :param stack: lines of the stack, None to leave it out
+    :param stack: the stack as text, None to leave it out
     :param branches: lines of the last branches, None to leave them out
     :param compact: show arguments in the line of the call
     :param arguments: arguments of the calls, if they were captured
@@ -391,7 +416,7 @@ def session_text(
     if branches is not None:
         lines += ["", *branches]
     if stack is not None:
-        lines += ["", *stack]
+        lines += ["", stack]
     if session.end.interim:
         lines[0] += " (goes on)"
     if session.end.dropped:

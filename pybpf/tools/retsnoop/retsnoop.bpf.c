@@ -550,6 +550,10 @@ static __always_inline struct session *open_session(__s32 key, __u64 pid_tgid, _
 	s->stack.kind = REC_STACK;
 	s->stack.bytes = 0;
 	__builtin_memcpy(s->end.comm, comm, sizeof(comm));
+	if (tid == tgid) { /* it is the leader */
+		__builtin_memcpy(s->end.leader_comm, comm, sizeof(comm));
+		return s;
+	}
 	task = (struct task_struct *)bpf_get_current_task();
 	BPF_CORE_READ_STR_INTO(&s->end.leader_comm, task, group_leader, comm);
 	return s;

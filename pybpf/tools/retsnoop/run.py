@@ -86,9 +86,10 @@ class _Attached:
 
 
 class _Run:
-    def __init__(self, options: Options, facts: pybpf.Facts) -> None:
+    def __init__(self, options: Options, facts: pybpf.Facts | None) -> None:
         self.options = options
-        self.facts = facts
+        self.alone = facts is None  # nobody else uses the facts
+        self.facts = facts or pybpf.Facts()
         self.mechanisms = options.mechanism.value
         self.stop = 0  # number of the signal that came
         self.selecting = False  # this only reads, so a signal need not wait for a loop
@@ -486,6 +487,8 @@ class _Run:
         attached, _ = self.attach(obj, tracing, stack)
         self.go_on()
         btf = self.facts.btf.get("") if self.probes else None
+        if self.alone and not self.parameters:
+            obj.trim()  # arguments and contexts need types; stacks and calls do not
         symbols = self.symbols_of_stacks(tracing)
         shower = Shower(
             options,
@@ -524,7 +527,7 @@ def run(options: Options, facts: pybpf.Facts | None = None) -> int:
     :returns: exit status: 0, 1 if it failed, the command's status, or 128 plus the number of a
         signal that came before everything was attached
     """
-    runner = _Run(options, facts or pybpf.Facts())
+    runner = _Run(options, facts)
     try:
         return runner.execute()
     except (_Failed, OSError, ObjectFormatError, PlanError, RelocationError) as error:

@@ -8,18 +8,26 @@ are dropped when the same task's next session starts, so nothing grows forever.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
-from ...dataclass import dataclass, field
+from ...dataclass import dataclass
+from ...namedtuple import NamedTuple
 from .events import Arg, Args, Branch, Branches, Call, Context, End, Event, Hit, Return, Stack
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["NULL", "Collector", "ErrorFilter", "Session"]
+
+# Of sessions without arguments or contexts.
+_NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 #: Stands for a NULL pointer among error numbers.
 NULL = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """Hold what happened inside one call of an entry function.
 
     :param end: the task, the times, and the chain to report
@@ -34,9 +42,9 @@ class Session:
     end: End
     stack: tuple[int, ...] = ()
     trace: tuple[Call | Return | Hit, ...] = ()
-    args: Mapping[int, tuple[Arg, ...]] = field(default_factory=dict)
+    args: Mapping[int, tuple[Arg, ...]] = _NOTHING
     user_stack: tuple[int, ...] = ()
-    contexts: Mapping[int, bytes] = field(default_factory=dict)
+    contexts: Mapping[int, bytes] = _NOTHING
     branches: tuple[Branch, ...] = ()
 
 
@@ -84,26 +92,27 @@ class Collector:
 
         An interim end returns the session so far.
         """
-        previous = self._current.get(event.key)
-        if previous is not None and previous != event.session:
+        number, key = event.session, event.key
+        previous = self._current.get(key)
+        if previous is not None and previous != number:
             self._open.pop(previous, None)
         if isinstance(event, End) and not event.interim:
-            self._current.pop(event.key, None)
-            kept = self._open.pop(event.session, None)
+            self._current.pop(key, None)
+            kept = self._open.pop(number, None)
             return None if event.discard else _session(event, kept or _Open())
-        self._current[event.key] = event.session
-        kept = self._open.get(event.session)
+        self._current[key] = number
+        kept = self._open.get(number)
         if kept is None:
-            kept = self._open[event.session] = _Open()
-        if isinstance(event, End):
-            done = _session(event, kept)
-            kept.stack = ()
-            return done
+            kept = self._open[number] = _Open()
         if isinstance(event, Stack):
             if event.user:
                 kept.user_stack = event.addrs
             else:
                 kept.stack = event.addrs
+        elif isinstance(event, End):
+            done = _session(event, kept)
+            kept.stack = ()
+            return done
         elif isinstance(event, Branches):
             kept.branches = event.branches
         elif isinstance(event, Context):
@@ -116,4 +125,12 @@ class Collector:
 
 
 def _session(end: End, kept: _Open) -> Session:
-    return Session(end, kept.stack, tuple(kept.trace), kept.args, kept.user_stack, kept.contexts)
+    return Session(
+        end,
+        kept.stack,
+        tuple(kept.trace),
+        kept.args,
+        kept.user_stack,
+        kept.contexts,
+        kept.branches,
+    )

@@ -108,7 +108,7 @@ class Shower:
             return
         stack = None
         if self._options.stacks:
-            stack = self._layout(session).lines(
+            stack = self._layout(session).text(
                 session.end.frames, arguments, self._user(session) or ()
             )
         text = render.session_text(

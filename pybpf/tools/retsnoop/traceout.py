@@ -12,7 +12,7 @@ from typing import Any
 
 from ...jsontext import dumps
 from .events import Call, End, Hit, Return
-from .functions import Function, format_result
+from .functions import Function, outcome_of
 from .render import Arguments
 from .sessions import Session
 
@@ -81,7 +81,7 @@ def events_of(
             open_.append(event)
         elif open_ and (open_[-1].depth, open_[-1].func) == (event.depth, event.func):
             function = functions[event.func]
-            result = format_result(function, event.result)[1:-1]
+            result = outcome_of(function, event.result).text
             yield finished(open_.pop(), event.duration, result)
     while open_:
         call = open_.pop()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["NotYet", "UsageError"]
+__all__ = ["NotHere", "UsageError"]
 
 
 class UsageError(Exception):
     """Report why the command line makes no sense."""
 
 
-class NotYet(UsageError):
-    """Report an option of retsnoop that this clone does not have yet."""
+class NotHere(UsageError):
+    """Report an option of the original retsnoop that this one does not have, and why."""
