@@ -104,9 +104,14 @@ def _dump(args: argparse.Namespace) -> int:
 
         from ..btf.cdump import dump
 
+        collecting = gc.isenabled()
         gc.disable()  # it would go through all types, again and again, and free none
-        with Waiting("writing declarations", sys.stderr):
-            text = dump(btf)  # decodes every type, too
+        try:
+            with Waiting("writing declarations", sys.stderr):
+                text = dump(btf)  # decodes every type, too
+        finally:
+            if collecting:
+                gc.enable()
         sys.stdout.write(text)
         return 0
     btf.validate()
