@@ -22,7 +22,8 @@ from ..dataclass import dataclass
 from ..errors import UnsupportedFeature
 from ..features import Feature
 from ..trampoline.model import Models
-from .select import Candidate, select
+from .candidates import Candidate
+from .select import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import PlanError
 from ..kernel.globs import parse_pattern
-from .select import Candidate, split_address
+from .candidates import Candidate
+from .select import split_address
 from .target import Target
 
 TYPE_CHECKING = False

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from ..asm.edit import Code
     from ..binding import Binding
     from ..programs import Program
+    from .candidates import Ask
     from .link import MultiLink
     from .options import AttachOptions
     from .plan import Plan
     from .resolve import Item
-    from .select import Ask
     from .target import Target
     from .template import Template
 

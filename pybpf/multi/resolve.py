@@ -23,24 +23,15 @@ from ..kernel.sleepable import MOST, Question, may_sleep
 from ..kernel.speed import slowness
 from ..trampoline.links import attachments, make_key
 from ..trampoline.model import Models
+from .candidates import Ask, Candidate, CandidateColumns, Candidates, SelectFacts
 from .columns import TargetColumns, Targets
+from .join import by_module, symbols_named
 from .mechanisms import MECHANISMS, Mechanism
 from .options import AUTO, HORIZON, AttachOptions, Mechanisms
 from .plan import Plan, PlanFacts
 from .rates import plan_for
 from .reasons import Reason, Skipped
-from .select import (
-    Ask,
-    Candidate,
-    CandidateColumns,
-    Candidates,
-    SelectFacts,
-    at_address,
-    by_module,
-    select,
-    split_address,
-    symbols_named,
-)
+from .select import at_address, select, split_address
 from .target import Target
 from .template import Template
 from .traits import Hook

@@ -21,7 +21,7 @@ from .reasons import Reason, Skipped
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..btf import Btf
-    from .select import SelectFacts
+    from .candidates import SelectFacts
 
 __all__ = ["Named", "hidden", "named"]
 

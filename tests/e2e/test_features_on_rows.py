@@ -25,8 +25,9 @@ from pybpf.kernel.btffind import BtfFinder
 from pybpf.kernel.funcfind import FunctionFinder
 from pybpf.kernel.host import Facts
 from pybpf.kernel.lookup import BtfTarget
+from pybpf.multi.candidates import Candidate
 from pybpf.multi.reasons import Reason
-from pybpf.multi.select import Candidate, Selection, select
+from pybpf.multi.select import Selection, select
 from pybpf.trampoline.model import Models
 from tests.support import rows
 

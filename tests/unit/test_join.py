@@ -15,13 +15,14 @@ from hypothesis.strategies import DrawFn
 from pybpf.btf import Btf, BtfBuilder, BtfKind, types
 from pybpf.kernel.ftrace import FtraceFunctions, KprobeBlacklist, parse_blacklist, parse_functions
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
+from pybpf.multi.candidates import Candidate
 from pybpf.multi.columns import Targets
 from pybpf.multi.denylist import denied, never_returns
 from pybpf.multi.options import AttachOptions
 from pybpf.multi.planner import make_plan
 from pybpf.multi.reasons import Reason, Skipped
 from pybpf.multi.resolve import Resolver
-from pybpf.multi.select import Candidate, select
+from pybpf.multi.select import select
 from pybpf.multi.target import Target
 from pybpf.trampoline.model import MAX_PARAMS, MAX_SLOTS, Model, Models, Return
 from tests.unit.test_planner import KERNELS, PROGRAMS

@@ -12,7 +12,8 @@ from .attach import Watcher, id_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...kernel.host import Facts
-    from ...multi.select import Candidate, Selection
+    from ...multi.candidates import Candidate
+    from ...multi.select import Selection
 
 __all__ = ["Change", "Follower", "Globs", "read_globs"]
 

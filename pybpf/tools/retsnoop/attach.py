@@ -19,9 +19,10 @@ from .functions import Function, Key, key_of, make_functions
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ... import Facts, MultiLink, Program
+    from ...multi.candidates import Candidate
     from ...multi.mechanisms import Mechanism
     from ...multi.options import Progress
-    from ...multi.select import Candidate, Selection
+    from ...multi.select import Selection
     from ...multi.target import Target
 
 __all__ = [

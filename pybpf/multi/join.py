@@ -1,0 +1,321 @@
+"""Join ftrace's list, kallsyms, BTF and our own lists into candidates: one row a function.
+
+`pybpf.multi.select` says what the traps are. Everything here works on columns.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence, Set
+from operator import itemgetter
+
+from ..btf import BtfKind
+from ..dataclass import dataclass
+from ..kernel.ftrace import FtraceFunctions, is_site_of
+from ..kernel.functions import label
+from ..kernel.globs import Matcher, Pattern
+from ..kernel.kallsyms import FUNCTION_TYPES, Columns
+from ..kernel.nameindex import index_names
+from .candidates import Ask, Candidate, CandidateColumns, SelectFacts
+from .denylist import denied, never_returns, risky
+from .reasons import Reason, Skipped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..kernel.kallsyms import Kallsyms
+
+__all__ = [
+    "answered",
+    "by_module",
+    "describe",
+    "join",
+    "matched",
+    "no_btf_reason",
+    "refused",
+    "symbols_named",
+]
+
+# Up to this many names are searched one by one. For more, one pass over all symbols is faster.
+_FEW = 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lines:
+    """Hold the lines of ftrace's list that patterns match, in file order.
+
+    :ivar sites: address of each line's call site, None if the kernel does not say
+    :ivar entry: positions of the lines that an entry pattern matches
+    """
+
+    lines: Sequence[str]
+    sites: Sequence[int] | None
+    entry: Set[int]
+
+    def take(self, positions: Sequence[int]) -> Lines:
+        """Return some of the lines."""
+        sites, entry = self.sites, self.entry
+        return Lines(
+            [self.lines[i] for i in positions],
+            None if sites is None else [sites[i] for i in positions],
+            {new for new, i in enumerate(positions) if i in entry} if entry else entry,
+        )
+
+
+def matched(
+    functions: FtraceFunctions, entries: Sequence[Pattern], allows: Sequence[Pattern]
+) -> Lines:
+    """Return the lines of ftrace's list that patterns match."""
+    both, entry = Matcher([*entries, *allows]), Matcher(entries)
+    if both.is_exact:  # then the whole list and its columns are not needed
+        places = [(label(p.name, p.module), p.site) for p in functions.named(both.names)]
+        places = [place for place in places if both.matches(place[0])]
+        lines = [line for line, _ in places]
+        sites = [site for _, site in places if site is not None]
+        marked = {i for i, line in enumerate(lines) if entry.matches(line)}
+        return Lines(lines, sites if len(sites) == len(lines) else None, marked)
+    whole = Lines(functions.lines, functions.sites, entry.positions(functions))
+    positions = Matcher(allows).positions(functions) | whole.entry
+    return whole if len(positions) == len(functions) else whole.take(sorted(positions))
+
+
+def answered(
+    ask: Ask, entries: Sequence[Pattern], allows: Sequence[Pattern]
+) -> CandidateColumns | None:
+    """Make the columns of exact names from answers about each, if all of them are answered.
+
+    :returns: names, modules, addresses and marks, in address order, as ftrace lists the kernel's
+        functions; None if the tables have to tell
+    """
+    patterns = [*entries, *allows]
+    names = dict.fromkeys(p.name for p in patterns)
+    if len(names) > _FEW or not all(p.is_exact and not p.owner for p in patterns):
+        return None
+    if risky(list(names)):
+        return None
+    found: dict[int, str] = {}
+    for name in names:
+        address = ask(name)
+        if address is None:
+            return None
+        found[address] = name
+    if len(found) < len(names):
+        return None
+    marked = {p.name for p in entries}
+    order = sorted(found)
+    return CandidateColumns(
+        [found[address] for address in order],
+        [""] * len(order),
+        array("Q", order),
+        bytearray(b"\1") * len(order),
+        bytearray([found[address] in marked for address in order]),
+    )
+
+
+def refused(name: str, module: str, at_exit: bool) -> Skipped | None:
+    """Say why our own lists forbid a function; None if they do not."""
+    rule = denied(name)
+    if rule is not None:
+        return Skipped(name, module, Reason.DENIED, rule.why)
+    if at_exit and never_returns(name):
+        return Skipped(name, module, Reason.NORETURN, hint="an entry program can be attached")
+    return None
+
+
+def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool) -> list[Skipped]:
+    """Find the addresses of functions and fill the columns that follow from them.
+
+    :returns: functions that got no row
+    """
+    skipped: list[Skipped] = []
+    names, modules = list(wanted.lines), [""] * len(wanted.lines)
+    for i in [i for i, line in enumerate(names) if " " in line]:
+        names[i], modules[i] = FtraceFunctions.split(names[i])
+    if bad := risky(names):
+        out = set()
+        for i in [i for i, name in enumerate(names) if name in bad]:
+            if (refusal := refused(names[i], modules[i], at_exit)) is not None:
+                out.add(i)
+                if refusal not in skipped[-1:]:
+                    skipped.append(refusal)
+        left = [i for i in range(len(names)) if i not in out]
+        wanted = wanted.take(left)
+        names, modules = [names[i] for i in left], [modules[i] for i in left]
+    if not names:
+        return skipped
+    symbols = symbols_named(facts.kallsyms, names)
+    labels = list(symbols.names)
+    for i in [i for i, module in enumerate(symbols.modules) if module]:
+        labels[i] = label(labels[i], symbols.modules[i])
+    by_label = index_names(labels)
+    addresses, types, sites = symbols.addrs, symbols.types, wanted.sites
+    rows: list[int] = []  # of each function, its first line
+    shared: list[int] = []  # functions that share their name
+    lost: list[tuple[int, Skipped]] = []  # with the line
+    found: Sequence[int]
+    for line, lines_at in index_names(wanted.lines).items():
+        at = by_label.get(line)
+        # Nearly all functions have one line and one symbol.
+        if (
+            type(lines_at) is int
+            and type(at) is int
+            and types[at] in FUNCTION_TYPES
+            and (sites is None or is_site_of(sites[lines_at], addresses[at]))
+        ):
+            rows.append(lines_at)
+            to.addresses.append(addresses[at])
+            continue
+        every = [lines_at] if isinstance(lines_at, int) else lines_at
+        some = [] if at is None else [at] if isinstance(at, int) else at
+        found, why = _told_apart(symbols, some, every, sites)
+        first = every[0]
+        if why is not None:
+            lost.append((first, Skipped(names[first], modules[first], *why)))
+        # A lookup by name in the kernel takes the first symbol of any type.
+        if len({addresses[i] for i in some}) > 1:
+            shared += range(len(rows), len(rows) + len(found))
+        rows += [first] * len(found)
+        to.addresses.extend(found)
+    to.unique = bytearray(b"\1") * len(rows)
+    for row in shared:
+        to.unique[row] = 0
+    if len(set(to.addresses)) < len(rows):
+        rows = _without_aliases(wanted.lines, names, modules, rows, to, lost)
+    to.names = [names[i] for i in rows]
+    to.modules = [modules[i] for i in rows]
+    entry = wanted.entry
+    to.entry = bytearray([i in entry for i in rows]) if entry else bytearray(len(rows))
+    lost.sort(key=itemgetter(0))
+    return skipped + [one for _, one in lost]
+
+
+def _without_aliases(
+    lines: Sequence[str],
+    names: Sequence[str],
+    modules: Sequence[str],
+    rows: Sequence[int],
+    to: CandidateColumns,
+    lost: list[tuple[int, Skipped]],
+) -> list[int]:
+    # Drops all but the first function of an address from addresses, `unique` and rows.
+    seen: dict[int, int] = {}
+    kept = []
+    for i, (line, address) in enumerate(zip(rows, to.addresses, strict=True)):
+        if address in seen:
+            detail = f"{lines[seen[address]]} is at the same address"
+            lost.append((line, Skipped(names[line], modules[line], Reason.ALIAS, detail)))
+        else:
+            seen[address] = line
+            kept.append(i)
+    to.addresses = array("Q", [to.addresses[i] for i in kept])
+    to.unique = bytearray([to.unique[i] for i in kept])
+    return [rows[i] for i in kept]
+
+
+def symbols_named(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:
+    """Return all symbols with one of these names. Equal names are in file order."""
+    if len(names) > _FEW:
+        return kallsyms.named(set(names))
+    found = [symbol for name in dict.fromkeys(names) for symbol in kallsyms.by_name(name)]
+    return Columns(
+        [s.name for s in found],
+        array("Q", [s.addr for s in found]),
+        [s.type for s in found],
+        [s.module for s in found],
+    )
+
+
+def _told_apart(
+    symbols: Columns, at: Sequence[int], lines: Sequence[int], sites: Sequence[int] | None
+) -> tuple[Sequence[int], tuple[Reason, str] | None]:
+    """Find which of several symbols with one name are behind equal lines of ftrace's list.
+
+    :param at: positions of the symbols with this name
+    :returns: addresses of the functions, or why they cannot be told apart
+    """
+    functions = [symbols.addrs[i] for i in at if symbols.types[i] in FUNCTION_TYPES]
+    addresses = list(dict.fromkeys(functions))
+    if not addresses:
+        return (), (Reason.NOT_FOUND, "ftrace lists it, kallsyms does not")
+    if sites is not None:
+        good = [a for a in addresses if any(is_site_of(sites[i], a) for i in lines)]
+        if len(good) == len(lines):
+            return good, None
+    elif len(addresses) == len(lines):
+        return addresses, None
+    detail = f"{len(addresses)} addresses, {len(lines)} of them traceable"
+    if len(addresses) == len(lines):
+        detail = f"none of {len(addresses)} addresses is where ftrace has it"
+    return (), (Reason.AMBIGUOUS, detail)
+
+
+def describe(facts: SelectFacts, columns: CandidateColumns) -> None:
+    """Fill the columns that come from BTF and the kprobe blacklist."""
+    names, count = columns.names, len(columns.names)
+    columns.btf_ids = array("I", bytes(4 * count))
+    columns.protos = array("I", bytes(4 * count))
+    columns.no_btf = [Reason.NO_BTF] * count
+    columns.kprobe = bytearray(b"\1") * count
+    for module, rows in by_module(columns.modules):
+        btf = facts.btf.get(module) if rows else None
+        if btf is None:
+            continue
+        table = btf.funcs_named([names[i] for i in rows])
+        index = index_names(table.names)
+        for i in rows:
+            at = index.get(names[i])
+            if at is None:
+                continue
+            if isinstance(at, list):
+                if len({table.protos[x] for x in at}) > 1:
+                    columns.no_btf[i] = Reason.AMBIGUOUS  # nothing says which prototype is right
+                    continue
+                at = at[0]
+            columns.btf_ids[i] = table.ids[at]
+            columns.protos[i] = table.protos[at]
+            columns.no_btf[i] = None
+    shared = [i for i, unique in enumerate(columns.unique) if not unique]
+    agree = bool(shared) and _prototypes_agree(facts)
+    for i in shared:
+        # The kernel would look up the name, and might find another function.
+        columns.btf_ids[i], columns.no_btf[i] = 0, Reason.AMBIGUOUS
+        if not agree:
+            columns.protos[i] = 0
+    if facts.kprobe_blacklist:
+        for i in facts.kprobe_blacklist.refused(names, columns.addresses):
+            columns.kprobe[i] = 0
+
+
+def _prototypes_agree(facts: SelectFacts) -> bool:
+    """Tell whether a prototype in BTF is that of every function with its name.
+
+    pahole leaves out names with several prototypes if it is asked to (``consistent_func``).
+    Before, it took whichever came first. The kernel asks for this and for the tags of kfuncs in
+    one line (scripts/Makefile.btf of 6.10), so one such tag tells.
+    """
+    btf = facts.btf.get("")
+    return btf is not None and btf.find("bpf_kfunc", BtfKind.DECL_TAG) is not None
+
+
+def by_module(modules: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield each module and its rows.
+
+    :param modules: the module of each row
+    """
+    others: dict[str, list[int]] = {}
+    for i in [i for i, module in enumerate(modules) if module]:
+        others.setdefault(modules[i], []).append(i)
+    if not others:
+        yield "", range(len(modules))
+        return
+    yield "", [i for i, module in enumerate(modules) if not module]
+    yield from others.items()
+
+
+def no_btf_reason(candidate: Candidate) -> Skipped:
+    """Say why a candidate has no BTF id."""
+    assert candidate.no_btf is not None
+    detail = ""
+    if candidate.no_btf is Reason.AMBIGUOUS:
+        detail = "several prototypes in BTF" if candidate.unique else "found by address only"
+    hint = "kprobe.multi can reach it by address"
+    return Skipped(candidate.name, candidate.module, candidate.no_btf, detail, hint)
