@@ -11,7 +11,7 @@ import pytest
 
 from tests.fuzz import worker
 from tests.fuzz.engine import shrunk
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.targets import TARGETS, Target, attempt
 from tests.fuzz.worker import Finding, fuzz, input_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,3 +76,9 @@ def test_each_kind_of_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shrinking_keeps_what_is_needed() -> None:
     """The rest is removed."""
     assert shrunk(b"aaaaxaaaayaaaa", lambda data: b"x" in data and b"y" in data) == b"xy"
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_a_target_runs(target: Target) -> None:
+    """It takes an input that its parser accepts. One that cannot run finds nothing."""
+    attempt(target, target.seeds()[0])
