@@ -49,6 +49,20 @@ print(json.dumps(said))
 """
 
 
+MEMLOCK = """
+import resource
+import pybpf
+from pybpf.maps import Map
+from pybpf.ringbuf import RingBuffer
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+with pybpf.open("tests/data/multi_names.bpf.o") as obj:
+    obj.load()
+    loaded = len(obj.maps)
+with Map.create_new(27, 0, 0, 1 << 20) as ring, RingBuffer(ring) as reader:
+    print(loaded, reader.size, *resource.getrlimit(resource.RLIMIT_MEMLOCK))
+"""
+
+
 def count(start: Start | None, mechanism: str = "auto") -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", COUNT, mechanism],
@@ -87,6 +101,24 @@ def check(said: dict[str, Any]) -> None:
 def test_two_capabilities_are_enough(mechanism: str) -> None:
     """By trampolines, and by single kprobes, which take names as well."""
     check(count(as_nobody([CAP_BPF, CAP_PERFMON]), mechanism))
+
+
+def test_a_limit_of_locked_memory_does_not_matter() -> None:
+    """Without CAP_IPC_LOCK and with RLIMIT_MEMLOCK 0, objects load and a ring of 1 MiB is mapped.
+
+    Kernels since 5.11 count BPF memory by cgroup, so the limit is left as it is.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", MEMLOCK],
+        cwd=ROOT,
+        preexec_fn=as_nobody([CAP_BPF, CAP_PERFMON]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    maps, size, soft, hard = map(int, done.stdout.split())
+    assert (maps > 0, size, soft, hard) == (True, 1 << 20, 0, 0)
 
 
 def test_hidden_addresses() -> None:
