@@ -11,6 +11,7 @@ say, all or nothing.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from typing import IO
@@ -286,8 +287,9 @@ class Object:
         is some 10 MB. What needs them later reads and makes them again.
         """
         self.binding.forget()
-        self.facts.btf.forget()
-        give_back()
+        if self.facts.btf.forget():
+            gc.collect()  # what was made of the types may hold them in cycles
+            give_back()
 
     def close(self) -> None:
         """Close programs, maps and BTF. The object cannot be used afterwards.

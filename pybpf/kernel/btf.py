@@ -178,10 +178,15 @@ class KernelBtf:
             self._vmlinux = vmlinux(f"{self._directory}/{VMLINUX}")
         return self._vmlinux
 
-    def forget(self) -> None:
-        """Let go of the types. They are read again when they are needed."""
+    def forget(self) -> bool:
+        """Let go of the types. They are read again when they are needed.
+
+        :returns: True if there were any
+        """
+        known = self._vmlinux is not None
         self._vmlinux = None
         self._parsed.clear()
+        return known
 
     def find(self, name: str, kind: int) -> int | None:
         """Find the lowest id of the kernel's own types with a name and kind; None if it has none.

@@ -86,9 +86,14 @@ class SavedBtf:
             raise UnsupportedFeature(f"BTF of {name or 'vmlinux'!r}", hint="not in the saved facts")
         return found
 
-    def forget(self) -> None:
-        """Let go of what was parsed. It is parsed again when it is needed."""
+    def forget(self) -> bool:
+        """Let go of what was parsed. It is parsed again when it is needed.
+
+        :returns: True if there was any
+        """
+        known = bool(self._parsed)
         self._parsed.clear()
+        return known
 
     def find(self, name: str, kind: int) -> int | None:
         """See `KernelBtf.find`.

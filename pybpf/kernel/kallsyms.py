@@ -214,6 +214,15 @@ class _Stretch:
         at = bisect_right(table, addr)
         return table[at - 1] if at else None
 
+    def above(self, addr: int) -> int | None:
+        """Return the lowest symbol address that is above `addr`."""
+        if self._bisections > 0:
+            start = self._text_bisect(addr + 1)
+            return self._addr_at(start) if start < len(self.text) else None
+        table = self._by_address()
+        at = bisect_right(table, addr)
+        return table[at] if at < len(table) else None
+
     def stop_bisecting(self) -> None:
         """Answer from a sorted table from now on."""
         self._bisections = 0
@@ -523,6 +532,12 @@ class Kallsyms:
         """Find every symbol whose address is exactly `addr` (aliases), in file order."""
         self.require_addresses()
         return [symbol for stretch in self._stretches for symbol in stretch.at(addr)]
+
+    def above(self, addr: int) -> int | None:
+        """Find the lowest symbol address above `addr`; None if there is none."""
+        self.require_addresses()
+        found = (stretch.above(addr) for stretch in self._stretches)
+        return min((one for one in found if one is not None), default=None)
 
 
 def _text(data: memoryview) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
 import itertools
@@ -171,10 +172,13 @@ def test_bisected_text_and_sorted_table_agree(steps: list[int], asked: list[int]
     text = large(steps) + "ffffffffc0a00000 t kvm_init\t[kvm]\n"
     bisected, table = Kallsyms(text), Kallsyms(text)
     table._stretches[0]._bisections = 0
+    addrs = sorted({int(line[:16], 16) for line in text.splitlines()})
     for more in asked:
         addr = 0xFFFFFFFF81000000 + more
         assert bisected.lookup(addr) == table.lookup(addr)
         assert bisected.at(addr) == table.at(addr)
+        following = next(iter(addrs[bisect.bisect_right(addrs, addr) :]), None)
+        assert bisected.above(addr) == table.above(addr) == following
     assert bisected._stretches[0]._columns is None
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import pybpf
 from pybpf.btf import Btf, BtfKind
 from pybpf.features import Feature, FeatureSet
+from pybpf.kernel import kallsyms
 from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI, TRACING_MULTI, TRAMPOLINE
 from pybpf.multi.options import AttachOptions
 from pybpf.multi.plan import Plan, PlanFacts
@@ -327,13 +328,12 @@ def test_preset_globs_are_well_formed() -> None:
             parse_pattern(glob)
 
 
-@pytest.mark.parametrize("size", [1, 16, 4097, (1 << 17) - 1])
+@pytest.mark.parametrize("size", [1, 16, 4097, (1 << 17) - 1, 1 << 18])
 def test_where_a_function_ends(size: int) -> None:
-    """The next symbol is found however long the function is; what is no start has no end."""
-
-    class Symbols:
-        def lookup(self, addr: int) -> tuple[str, str, int] | None:
-            return ("f", "", 0x1000) if 0x1000 <= addr < 0x1000 + size else None
-
-    assert end_of(0x1000, Symbols()) == 0x1000 + size
-    assert end_of(0x1001, Symbols()) == 0
+    """At the next symbol; what is no start has no end, and no function is endless."""
+    start = 0xFFFFFFFF81001000
+    lines = [f"{start:016x} T f", f"{start:016x} T alias", f"{start + size:016x} t g", ""]
+    table = kallsyms.parse("\n".join(lines).encode())
+    assert end_of(start, table) == start + min(size, 1 << 17)
+    assert end_of(start + 1, table) == (start + 1 + (1 << 17) if size == 1 else 0)
+    assert end_of(start + size, table) == start + size + (1 << 17)

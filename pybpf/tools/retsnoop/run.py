@@ -228,8 +228,9 @@ class _Run:
     def places(self, functions: Sequence[Function]) -> dict[int, tuple[int, int]]:
         """Return where the code of each entry function is, by number."""
         entries = [f for f in functions if f.flags & Flag.ENTRY and f.addr][:_PLACED]
-        symbols = KernelSymbols(lambda: self.facts.kallsyms)
-        ends = ((f, end_of(f.addr, symbols)) for f in entries)
+        if not entries or self.facts.kallsyms.hidden:
+            return {}
+        ends = ((f, end_of(f.addr, self.facts.kallsyms)) for f in entries)
         return {f.id: (f.addr, end) for f, end in ends if end}
 
     def find_probes(self) -> list[Probe]:

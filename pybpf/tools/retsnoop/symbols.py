@@ -7,7 +7,6 @@ from collections.abc import Callable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...kernel.kallsyms import Kallsyms
-    from .stacks import Symbols
 
 __all__ = ["KernelSymbols", "end_of"]
 
@@ -40,25 +39,13 @@ class KernelSymbols:
         return self._known[addr]
 
 
-def end_of(start: int, symbols: Symbols) -> int:
+def end_of(start: int, table: Kallsyms) -> int:
     """Return where the function that starts at `start` ends, 0 if no symbol starts there.
 
-    The kernel's table has no sizes, so the next symbol is searched for.
+    The table has no sizes, so a function lasts until the next symbol.
     """
-
-    def covers(address: int) -> bool:
-        found = symbols.lookup(address)
-        return found is not None and found[2] == start
-
-    if not covers(start):
+    found = table.lookup(start)
+    if found is None or found[1]:
         return 0
-    low, high = start, start + _MOST  # covers(low), and high is past the end
-    if covers(high):
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if covers(middle):
-            low = middle
-        else:
-            high = middle
-    return high
+    most = start + _MOST
+    return min(table.above(start) or most, most)
