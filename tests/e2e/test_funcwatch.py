@@ -573,7 +573,7 @@ def test_three_thousand_functions_under_load(tmp_path: Path) -> None:
     called = [r for r in final.values() if r["calls"]]
     total = sum(r["calls"] for r in called)
     print(f"{count} functions, {total} calls of {len(called)} in {len(records)} records")
-    assert count > 2000 and len(called) > 300
+    assert count > 2000 and len(called) > 100
     assert abs(late - early) < early / 20
     assert "".join(watch.said[begun:]).startswith("Missed calls: "), "no line in between"
 
