@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ... import Object
     from ...kernel.functions import KernelFunction
     from ...kernel.host import Facts
+    from ...links import Link
     from ...multi.link import MultiLink
     from ...multi.plan import Plan
     from ...multi.reasons import Skipped
@@ -72,6 +73,7 @@ class Watcher:
         self._attachments = 0
         self.links: list[MultiLink] = []
         self._missed = Missed()  # by attachments that are gone
+        self._exits: Link | None = None  # of tasks, for `watch_pair`
         self.watched: dict[int, Target] = {}
         self.attached: set[int] = set()
 
@@ -112,6 +114,8 @@ class Watcher:
         )
 
     def _attach(self, name: str, wanted: Sequence[Item], **options: object) -> MultiLink:
+        if name == "watch_pair" and self._exits is None:
+            self._exits = self._obj.programs["forget"].attach_raw_tp("sched_process_exit")
         self._attachments += 1
         number = self._attachments
         link = self._obj.programs[name].attach_multi(
@@ -213,6 +217,8 @@ class Watcher:
         self._obj.globals.enabled = 0
         for link in reversed(self.links):
             link.detach(wait=False)
+        if self._exits is not None:
+            self._exits.close()
         return [link for link in self.links if link.closing]
 
 

@@ -29,8 +29,8 @@
  * free place together with the first call in it, in one step, and gives it back
  * with the last one. Nobody else writes to it meanwhile, except programs that
  * interrupt this one: they have the same key, and leave what they found. Tasks
- * whose place is taken use `tasks`. A place whose task ended with a call in it,
- * because its return was not seen, stays taken: others then use `tasks`.
+ * whose place is taken use `tasks`. A task that ends inside a function, such as
+ * exit_group(), gives its place back in `forget`.
  */
 #include "kernel.h"
 
@@ -435,6 +435,19 @@ int watch_pair(unsigned long long *ctx)
 		return 0;
 	count_latency(s, start);
 	count_error(cookie, s, ctx[6]);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exit")
+int forget(void *ctx)
+{
+	__u32 key = key_of(bpf_get_current_pid_tgid());
+	struct task_calls *t = place_of(key);
+
+	if (t && t->state >> KEY_SHIFT == key)
+		set_state(t, 0);
+	if (spilled)
+		bpf_map_delete_elem(&tasks, &key);
 	return 0;
 }
 
