@@ -76,7 +76,7 @@ TOOLS = (
     Tool("trampolines plan fentry.multi/vfs_* --json", 3, json=True),
     Tool("retsnoop --json -e do_sys_openat2 -a do_filp_open -- cat /no/such/file", 4, True, True),
     Tool("retsnoop --json -F -e do_sys_openat2 -- cat /no/such/file", 4, True, True),
-    Tool("retsnoop -e do_mkdirat -a vfs_mk* -n sh -- sleep 1", 5, False, True),
+    Tool("retsnoop -e vfs_mkdir -a vfs_mk* -n sh -- sleep 1", 5, False, True),
     Tool("funcwatch --json --duration 1 vfs_rea*", 5, True, True),
     Tool("funcwatch --mechanism trampoline --duration 1 vfs_rename vfs_mkdir", 4, False, True),
     Tool("funcwatch --mechanism kprobe --duration 1 vfs_r*", 4, False, True),
@@ -178,7 +178,8 @@ def _complete(tool: Tool, out: str) -> bool:
             lines = [json.loads(line) for line in out.splitlines()]
         except ValueError:
             return False
-        return bool(lines) and (not tool.traces or lines[-1].get("type") in ("end", "total"))
+        # The last line of retsnoop, and of funcwatch.
+        return bool(lines) and (lines[-1].get("type") == "end" or "final" in lines[-1])
     return True
 
 
