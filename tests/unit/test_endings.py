@@ -7,8 +7,8 @@ import pytest
 from tests.support.endings import ENDINGS, LIMITS, NONE, TOOLS, Case, End, Tool, draw, wrong_ends
 
 PLAIN = Tool("features --json", 1, json=True)
-LINES = Tool("funcwatch --json vfs_read", 1, json=True, traces=True)
-CAT = Tool("retsnoop -- cat /no/such/file", 1, traces=True)
+LINES = Tool("funcwatch --json vfs_read", 1, json=True)
+CAT = Tool("retsnoop -- cat /no/such/file", 1)
 SCRIPT = Tool("tools/examples/opensnoop.py 1", 1)
 
 
