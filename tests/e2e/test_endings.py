@@ -76,7 +76,7 @@ def seed() -> int:
 
 @pytest.mark.first_on("6.12")
 def test_ended_at_a_few_moments(full: str) -> None:
-    run(draw(seed(), 8), full, seed())
+    run(draw(seed(), 6), full, seed())
 
 
 @pytest.mark.long

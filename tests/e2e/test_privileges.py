@@ -13,13 +13,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pybpf.dataclass import dataclass
-from tests.support import rows
 from tests.support.privileges import (
     CAP_BPF,
     CAP_PERFMON,
@@ -29,19 +27,10 @@ from tests.support.privileges import (
     without_tracefs,
 )
 
-pytestmark = [
-    pytest.mark.rows("6.12"),
-    pytest.mark.long,
-    pytest.mark.own_guest,
-    pytest.mark.skipif(
-        rows.in_guest() and not Path("/vm/run").exists(),
-        reason="locks the kernel down, so it needs a guest that ends then",
-    ),
-]
+pytestmark = [pytest.mark.rows("6.12"), pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/privileges.md"
-LOCKDOWN = Path("/sys/kernel/security/lockdown")
 KPTR = Path("/proc/sys/kernel/kptr_restrict")
 MAIN = "from pybpf.tools.main import run; run()"
 START, END = "<!-- made by tests/e2e/test_privileges.py -->\n", "<!-- end -->\n"
@@ -55,14 +44,6 @@ def kptr_restrict() -> Iterator[None]:
         yield
     finally:
         KPTR.write_text(before)
-
-
-@contextmanager
-def locked_down(level: str) -> Iterator[None]:
-    """Lock the kernel down, which lasts until the guest ends."""
-    if f"[{level}]" not in LOCKDOWN.read_text():
-        LOCKDOWN.write_text(level)
-    yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +69,6 @@ SITUATIONS = (
     Situation("no /proc/kcore", without("/proc/kcore")),
     Situation("no BTF", without("/sys/kernel/btf")),
     Situation("container", without("/sys", "/proc/kcore", "/proc/kallsyms")),
-    # These come last, because nothing unlocks a kernel.
-    Situation("lockdown=integrity", around=partial(locked_down, "integrity")),
-    Situation("lockdown=confidentiality", around=partial(locked_down, "confidentiality")),
 )
 #: What is run, as it is typed in a checkout.
 COMMANDS = (
@@ -140,21 +118,20 @@ def run(command: str, situation: Situation) -> str:
 
 def tables() -> str:
     """Return the table and the list of refusals."""
-    answers = {(s, command): run(command, s) for s in SITUATIONS for command in COMMANDS}
     refusals: dict[str, int] = {}
-    lines = []
+    rows = []
     for command in COMMANDS:
         cells = []
         for situation in SITUATIONS:
-            said = answers[situation, command]
+            said = run(command, situation)
             number = refusals.setdefault(said, len(refusals) + 1) if said else 0
             cells.append(f"[{number}]" if number else "yes")
         shown = command.replace("*", "\\*")
-        lines.append(f"| `{shown}` | {' | '.join(cells)} |")
+        rows.append(f"| `{shown}` | {' | '.join(cells)} |")
     head = f"| `pybpf ...` | {' | '.join(s.name for s in SITUATIONS)} |"
     rule = "|---" * (len(SITUATIONS) + 1) + "|"
     notes = [f"{number}. `{said}`" for said, number in refusals.items()]
-    return "\n".join([head, rule, *lines, "", *notes, ""])
+    return "\n".join([head, rule, *rows, "", *notes, ""])
 
 
 @pytest.mark.time_limit(1800)

@@ -53,13 +53,11 @@ class Tool:
     :param words: arguments of `pybpf`, or an example and its arguments
     :param lasts: seconds it takes in a guest, about
     :param json: each line of its output, or all of it, is JSON
-    :param traces: SIGINT and SIGTERM end it well once it traces
     """
 
     words: str
     lasts: float
     json: bool = False
-    traces: bool = False
 
     @property
     def example(self) -> bool:
@@ -74,20 +72,20 @@ TOOLS = (
     Tool("trampolines list --json", 3, json=True),
     Tool("trampolines verify --json", 3, json=True),
     Tool("trampolines plan fentry.multi/vfs_* --json", 3, json=True),
-    Tool("retsnoop --json -e do_sys_openat2 -a do_filp_open -- cat /no/such/file", 4, True, True),
-    Tool("retsnoop --json -F -e do_sys_openat2 -- cat /no/such/file", 4, True, True),
-    Tool("retsnoop -e do_mkdirat -a vfs_mk* -n sh -- sleep 1", 5, False, True),
-    Tool("funcwatch --json --duration 1 vfs_rea*", 5, True, True),
-    Tool("funcwatch --mechanism trampoline --duration 1 vfs_rename vfs_mkdir", 4, False, True),
-    Tool("funcwatch --mechanism kprobe --duration 1 vfs_r*", 4, False, True),
-    Tool("funcwatch vfs_rename -- sleep 1", 4, False, True),
-    Tool("tools/examples/latency.py vfs_mk* 1", 4, False, True),
-    Tool("tools/examples/opensnoop.py 1", 3, False, True),
-    Tool("tools/examples/execsnoop.py 1", 3, False, True),
-    Tool("tools/examples/mallocs.py 1", 3, False, True),
-    Tool("tools/examples/profile.py 1", 3, False, True),
-    Tool("tools/examples/xdpcount.py lo 1", 3, False, True),
-    Tool("tools/examples/egress.py /sys/fs/cgroup 7 1", 3, False, True),
+    Tool("retsnoop --json -e do_sys_openat2 -a do_filp_open -- cat /no/such/file", 4, json=True),
+    Tool("retsnoop --json -F -e do_sys_openat2 -- cat /no/such/file", 4, json=True),
+    Tool("retsnoop -e vfs_mkdir -a vfs_mk* -n sh -- sleep 1", 5),
+    Tool("funcwatch --json --duration 1 vfs_rea*", 5, json=True),
+    Tool("funcwatch --mechanism trampoline --duration 1 vfs_rename vfs_mkdir", 4),
+    Tool("funcwatch --mechanism kprobe --duration 1 vfs_r*", 4),
+    Tool("funcwatch vfs_rename -- sleep 1", 4),
+    Tool("tools/examples/latency.py vfs_mk* 1", 4),
+    Tool("tools/examples/opensnoop.py 1", 3),
+    Tool("tools/examples/execsnoop.py 1", 3),
+    Tool("tools/examples/mallocs.py 1", 3),
+    Tool("tools/examples/profile.py 1", 3),
+    Tool("tools/examples/xdpcount.py lo 1", 3),
+    Tool("tools/examples/egress.py /sys/fs/cgroup 7 1", 3),
 )
 
 
@@ -178,7 +176,8 @@ def _complete(tool: Tool, out: str) -> bool:
             lines = [json.loads(line) for line in out.splitlines()]
         except ValueError:
             return False
-        return bool(lines) and (not tool.traces or lines[-1].get("type") in ("end", "total"))
+        # The last line of retsnoop, and of funcwatch.
+        return bool(lines) and (lines[-1].get("type") == "end" or "final" in lines[-1])
     return True
 
 

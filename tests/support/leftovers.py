@@ -14,7 +14,8 @@ __all__ = ["Held", "held", "left_over", "processes_of"]
 #: Kind of a thing (program, image, file) and its number or name.
 Held = frozenset[tuple[str, str]]
 
-_IMAGES = (b"bpf_trampoline_", b"bpf_dispatcher_")
+#: Not dispatchers: the kernel makes one for XDP at its first use, and keeps it.
+_IMAGES = b"bpf_trampoline_"
 #: Files with a line for each probe. The second is where perf shows kprobes without a name.
 _TRACING = (
     "/sys/kernel/tracing/kprobe_events",

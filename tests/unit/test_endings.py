@@ -7,7 +7,8 @@ import pytest
 from tests.support.endings import ENDINGS, LIMITS, NONE, TOOLS, Case, End, Tool, draw, wrong_ends
 
 PLAIN = Tool("features --json", 1, json=True)
-CAT = Tool("retsnoop -- cat /no/such/file", 1, traces=True)
+LINES = Tool("funcwatch --json vfs_read", 1, json=True)
+CAT = Tool("retsnoop -- cat /no/such/file", 1)
 SCRIPT = Tool("tools/examples/opensnoop.py 1", 1)
 
 
@@ -31,6 +32,7 @@ def test_every_tool_ending_and_limit_comes_up() -> None:
         (Case(PLAIN, "reader"), End(141, "", "", True)),
         (Case(PLAIN, limit="disk"), End(1, "", "no space", False)),
         (Case(CAT, limit="memory"), End(1, "", "", False)),
+        (Case(LINES, "SIGINT"), End(0, '{"calls": 1}\n{"calls": 2, "final": true}\n', "", True)),
         (Case(SCRIPT, "SIGINT"), End(-2, "", "Traceback ... in <module>\n", True)),
     ],
 )
@@ -46,6 +48,7 @@ def test_true_ends(case: Case, end: End) -> None:
         (Case(PLAIN, "SIGKILL"), End(-9, "", "", False), "status -9"),
         (Case(PLAIN, "SIGHUP"), End(129, "", "", True), "status 129"),
         (Case(PLAIN, "SIGINT"), End(0, '{"a": ', "", True), "JSON is not complete"),
+        (Case(LINES, "SIGINT"), End(0, '{"calls": 1}\n{"calls": 2}\n', "", True), "not complete"),
         (Case(PLAIN, limit="memory"), End(1, "", "", False), "without a word"),
         (Case(PLAIN, limit="disk"), End(0, "", "", False), "no room"),
         (Case(PLAIN, "SIGINT"), End(130, "", "Traceback (most", True), "traceback"),

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -375,6 +376,32 @@ def test_what_the_kernel_complains_of_is_kept_by_row(tmp_path: Path) -> None:
     guests.wait(Key("6.1"), "f.py::a")
     guests.close()
     assert guests.complaints == {"6.1": ["WARNING: at x"]}
+
+
+def test_a_complaint_of_the_kernel_fails_a_run_whose_tests_passed(tmp_path: Path) -> None:
+    """It is counted and named among the failures, with its row and its line."""
+    body = (
+        "for i in ids:\n"
+        "    report = {'$report_type': 'TestReport', 'nodeid': i, 'location': ['f.py', 1, i],\n"
+        "              'keywords': {}, 'outcome': 'passed', 'longrepr': None, 'when': 'call',\n"
+        "              'user_properties': [], 'sections': [], 'duration': 0.0}\n"
+        "    say('start', i); say('report', i, report=report); say('finish', i)\n"
+        "print('vm: row 6.1: the kernel complained:\\n  | ! WARNING: at x', file=sys.stderr)\n"
+    )
+    vm = str(fake_vm(tmp_path, body))
+    session = (
+        "import sys, pathlib, pytest\nfrom tests.support.guests import Guests\n"
+        f"Guests.__init__.__kwdefaults__['vm'] = pathlib.Path({vm!r})\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--kernel=6.1', '-k', 'everyday',\n"
+        "                      'tests/e2e/test_guest.py']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", session], cwd=rows.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 1 passed" in done.stdout
+    assert "FAILED the kernel's log of row 6.1" in done.stdout
+    assert "\nWARNING: at x\n" in done.stdout
 
 
 @pytest.mark.parametrize("body", ["sys.exit(0)\n", "one(ids[0])\nsys.exit(0)\n", "boom\n"])
