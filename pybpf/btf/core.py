@@ -25,9 +25,10 @@ only the caller's code is written.
 from __future__ import annotations
 
 import struct
+from functools import partial
 
 from ..asm import opcodes as op
-from ..dataclass import dataclass
+from ..dataclass import dataclass, field
 from ..errors import ObjectFormatError, RelocationError
 from .decode import Btf
 from .match import (
@@ -49,7 +50,7 @@ from .types import INT_SIGNED, Array, Enum, Enum64, Int, Ptr, Struct, Type, Unio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .ext import CoreRelo
 
@@ -78,7 +79,7 @@ class CoreResult:
     ``offset`` is the instruction's byte offset in the code. ``local`` and
     ``target`` describe the accesses in words (``target`` is "" if nothing
     matched). ``value`` is the new constant as u64. A ``poisoned`` instruction was
-    made uncallable, ``reason`` says why, and ``access`` is the access as C writes it.
+    made uncallable, ``reason`` says why (by ``why``), and ``access`` is the access as C writes it.
     """
 
     offset: int
@@ -87,8 +88,16 @@ class CoreResult:
     target: str = ""
     value: int = 0
     poisoned: bool = False
-    reason: str = ""
+    why: Callable[[], str] | None = field(default=None, compare=False)
     access: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Say why the instruction was poisoned, "" if it was not.
+
+        What the kernel has instead is looked for now: most of these instructions never run.
+        """
+        return self.why() if self.why is not None else ""
 
 
 # Why, until it is known what there is instead.
@@ -288,6 +297,7 @@ class _Decided:
     target: str
     of: _Candidates | None = None
     among: list[tuple[Btf, int]] | None = None
+    instead: str = ""  # what there is, once it was looked for
 
 
 def _decide(kind: int, mine: Spec, spec: Spec | None) -> _Decision:
@@ -426,13 +436,18 @@ def _relocate_one(
     reason = _patch(code, at, decision)
     if not reason:
         return CoreResult(at, kind, known.text, known.target, decision.value)
-    from .absent import access, instead  # only when something is missing
+    from .absent import access  # only when something is missing
 
-    if reason == _NOTHING:
-        reason = instead(mine, cache.candidates(relo.type_id).every, cache.targets)
-    return CoreResult(
-        at, kind, known.text, known.target, decision.value, True, reason, access(mine)
-    )
+    why = partial(_instead, known, cache, relo.type_id) if reason == _NOTHING else lambda: reason
+    return CoreResult(at, kind, known.text, known.target, decision.value, True, why, access(mine))
+
+
+def _instead(known: _Decided, cache: CandidateCache, type_id: int) -> str:
+    from .absent import instead
+
+    if not known.instead:
+        known.instead = instead(known.mine, cache.candidates(type_id).every, cache.targets)
+    return known.instead
 
 
 def relocate(

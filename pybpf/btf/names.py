@@ -287,21 +287,33 @@ class TypeNames:
     @cached_property
     def _table(self) -> bytes:
         # String offset of every type's name, 4 bytes each.
-        return array("I", map(self._blob.words.__getitem__, self._blob.offsets)).tobytes()
+        return self._tables[0]
 
     @cached_property
     def _inner(self) -> list[int]:
         # Offsets of names that start inside a longer string ("foo" in "xfoo"). Kernel BTF
         # does not have them, but the format allows them.
-        places = set(memoryview(self._table).cast("I"))
-        if self._blob.base is None and len(places) > 1:
+        return self._tables[1]
+
+    @cached_property
+    def _tables(self) -> tuple[bytes, list[int]]:
+        # The table and `_inner`, made together: numbers are made once for both.
+        blob = self._blob
+        offsets = blob.offsets
+        if len(offsets) < 2:
+            names = tuple(blob.words[at] for at in offsets)
+        else:
+            names = itemgetter(*offsets)(blob.words)
+        table = array("I", names).tobytes()
+        if blob.base is None and len(names) > 1:
             # The usual answer is found at C speed, which saves 10 ms.
             try:
-                if not any(itemgetter(*places)(b"\0" + self._blob.strings)):
-                    return []
+                if not any(itemgetter(*names)(b"\0" + blob.strings)):
+                    return table, []
             except IndexError:
                 pass  # a name outside the strings, which is told where it is read
-        return [x for x in places if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
+        inner = [x for x in set(names) if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
+        return table, inner
 
 
 def _bytes(name: str) -> bytes:
