@@ -16,6 +16,7 @@ Split BTF (kernel modules) continues the ids and string offsets of its base.
 
 from __future__ import annotations
 
+import struct
 from array import array
 from itertools import compress, repeat
 
@@ -26,6 +27,7 @@ from .inflate import VOID, inflate
 from .names import TypeNames, most_letters
 from .types import (
     Array,
+    BtfKind,
     Const,
     DeclTag,
     Enum,
@@ -271,6 +273,21 @@ class Btf:
             if kind is None or self.kind(type_id) == kind:
                 return type_id
         return self.base.find(name, kind) if self.base else None
+
+    def has_tag(self, name: str) -> bool:
+        """Tell whether an own declaration tag has this text, without a walk of the types.
+
+        :param name: not empty, ASCII
+        """
+        blob = self.blob
+        place = blob.strings.find(b"\0" + name.encode() + b"\0") + 1
+        if not place:
+            return False
+        # The name and the info word of a record, in which the kind is the highest byte.
+        record = struct.pack("<II", place + blob.base_strings, BtfKind.DECL_TAG << 24)
+        records, start = blob.records
+        at = records.find(record, start, start + 4 * len(blob.words))
+        return at >= 0
 
     def find_all(self, name: str, kind: int | None = None) -> list[int]:
         """List all ids with a name (and kind): own ids ascending, then the base's."""

@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Iterator, Sequence, Set
 from operator import itemgetter
 
-from ..btf import BtfKind
 from ..dataclass import dataclass
 from ..kernel.ftrace import FtraceFunctions, is_site_of
 from ..kernel.functions import label
@@ -293,7 +292,7 @@ def _prototypes_agree(facts: SelectFacts) -> bool:
     one line (scripts/Makefile.btf of 6.10), so one such tag tells.
     """
     btf = facts.btf.get("")
-    return btf is not None and btf.find("bpf_kfunc", BtfKind.DECL_TAG) is not None
+    return btf is not None and btf.has_tag("bpf_kfunc")
 
 
 def by_module(modules: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:

@@ -47,6 +47,7 @@ from pybpf.btf import (
     Void,
     Volatile,
 )
+from pybpf.btf.encode import BtfBuilder
 from pybpf.errors import ObjectFormatError
 from tests.support.examples import examples
 
@@ -535,3 +536,17 @@ def test_memory_of_a_forged_vlen() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_tags_are_found_without_a_walk(vmlinux: Btf) -> None:
+    """A declaration tag of that text, not a type or a longer text."""
+    types = BtfBuilder()
+    number = types.add(Int("bpf_kfunc", 4, 32))
+    types.add(DeclTag("bpf_kfunc_not", number, -1))
+    assert not Btf(types.build()).has_tag("bpf_kfunc")
+    types.add(DeclTag("bpf_kfunc", number, -1))
+    tagged = Btf(types.build())
+    assert tagged.has_tag("bpf_kfunc") and not tagged.has_tag("bpf")
+    assert "offsets" not in tagged.blob.__dict__
+    known = {t.name for _, t in vmlinux.types() if isinstance(t, DeclTag)}
+    assert vmlinux.has_tag("bpf_kfunc") == ("bpf_kfunc" in known)

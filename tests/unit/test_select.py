@@ -93,6 +93,9 @@ class FakeBtf:
     def find(self, name: str, kind: int | None = None) -> int | None:
         return next(iter(self.find_all(name)), None)
 
+    def has_tag(self, name: str) -> bool:
+        return bool(self.find_all(name))
+
     def type(self, type_id: int) -> object:
         @dataclass
         class Func:
