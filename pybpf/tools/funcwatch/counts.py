@@ -122,6 +122,15 @@ class Counts:
         return None
 
     @property
+    def known_max_ns(self) -> int | None:
+        """Return the longest latency, None if none is known.
+
+        A call that returns while the maps are read may be in `timed` and not in a slot yet. The
+        next reading has it.
+        """
+        return self.max_ns if any(self.slots) else None
+
+    @property
     def named_errors(self) -> dict[str, int]:
         """List errors by name, the most frequent first."""
         by = sorted(self.by_errno.items(), key=lambda item: (-item[1], item[0]))

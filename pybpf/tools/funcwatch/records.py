@@ -29,7 +29,7 @@ def record(function: Function, counts: Counts, *, time: float, final: bool) -> d
         "errors": counts.named_errors,
     }
     out |= {name: counts.percentile(share) for name, share in PERCENTILES.items()}
-    out["max_ns"] = counts.max_ns if counts.timed else None
+    out["max_ns"] = counts.known_max_ns
     if final:
         out["final"] = True
     return out

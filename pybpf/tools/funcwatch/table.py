@@ -84,7 +84,7 @@ _FIELDS = (
         "m",
         Column("Max", right=True, drop=5),
         lambda r: r.last.max_ns,
-        lambda r: duration(r.last.max_ns if r.last.timed else None),
+        lambda r: duration(r.last.known_max_ns),
     ),
     _Field(
         "t",

@@ -57,7 +57,7 @@ def row(function: Function, counts: Counts, seconds: float) -> list[str]:
         f"{counts.calls / seconds:.0f}" if seconds > 0 else "-",
         str(counts.errors),
         *(duration(counts.percentile(share)) for share in PERCENTILES.values()),
-        duration(counts.max_ns if counts.timed else None),
+        duration(counts.known_max_ns),
         errors,
     ]
 
