@@ -30,6 +30,7 @@ from pybpf.multi.rates import Rates, total_s
 from pybpf.multi.resolve import plan, plan_facts
 from pybpf.multi.select import select
 from pybpf.tools.funcwatch.attach import program_for
+from tests.support.mechanisms import supported
 from tests.support.require import facts, probes
 
 BATCHES, CALLS = 20, 1000
@@ -37,12 +38,6 @@ FUNCTION, NUMBER = "__x64_sys_getpgid", 121
 PROGRAM = "/tmp/multi_peer"
 OBJECT = Path(pybpf.__file__).parent / "tools/funcwatch/funcwatch.bpf.o"
 OWN = (sys.executable, "-m", "pybpf", "funcwatch", "--interval", "1000")
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
 _TIMED = "{ @start[tid] = nsecs; } %s /@start[tid]/ { @ = hist(nsecs - @start[tid]); }"
 SCRIPTS = {
     "bpftrace fentry count()": f"fentry:vmlinux:{FUNCTION} {{ @ = count(); }}",
@@ -121,8 +116,7 @@ def each_tracer() -> None:
     bare = each_call()
     tracers = {
         f"funcwatch {mechanism}": ([*OWN, FUNCTION, "--mechanism", mechanism], "Watching ")
-        for mechanism, feature in NEEDS.items()
-        if probes().supports(feature)
+        for mechanism in supported()
     }
     for what, script in SCRIPTS.items():
         ready = 'interval:s:1 { printf("ready\\n"); } '

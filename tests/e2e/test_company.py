@@ -26,7 +26,6 @@ import pytest
 
 import pybpf
 from pybpf._sys import bpf as sys_bpf
-from pybpf.features import Feature
 from pybpf.tools.trampolines import plan, why
 from pybpf.tools.trampolines.cli import main
 from pybpf.trampoline import verify as checks
@@ -34,19 +33,14 @@ from pybpf.trampoline.links import attachments
 from tests.support.bpftrace import Bpftrace, named
 from tests.support.churn import ENTRIES, Churner, Watched, wrong_counts
 from tests.support.knowncalls import CALLS
-from tests.support.require import facts, probes
+from tests.support.mechanisms import supported
+from tests.support.require import facts
 from tests.support.trampolines import images, verify
 from tests.support.witness import Witness
 
 TOOL = "tools/trampolines.py"
 #: Few, since detaching a clone takes 130 to 160 ms on 6.x, and called once to three times a round.
 NAMES = ["do_getpgid", "do_pipe2", "vfs_link", "vfs_mkdir", "vfs_rename", "vfs_symlink"]
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
 # A detach that waits for others' detaches must not count as lasting; see `verify --timeout`.
 SETTLE = "5"
 
@@ -192,7 +186,7 @@ class Company:
 
 def company(seconds: float, run_tool: Callable[..., str], bpftrace: Path | None = None) -> None:
     number = seed()
-    mechanisms = [name for name, need in NEEDS.items() if probes().supports(need)]
+    mechanisms = supported()
     facts().ftrace, facts().kallsyms, facts().btf.get("")
     links = set(sys_bpf.ids("link"))
     traced = {one.function for one in images()}

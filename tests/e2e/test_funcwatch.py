@@ -31,7 +31,6 @@ import pytest
 import pybpf
 from pybpf import kernel
 from pybpf._sys import bpf as sys_bpf
-from pybpf.features import Feature
 from pybpf.multi.select import select
 from pybpf.tools.funcwatch import run
 from pybpf.tools.funcwatch.attach import program_for
@@ -41,8 +40,9 @@ from pybpf.tools.funcwatch.reader import WORDS, Lost, Reader
 from tests.support import rows
 from tests.support.bpftrace import Bpftrace
 from tests.support.knowncalls import CALLS, FAILURES, MORE_CALLS, Failing, calls
+from tests.support.mechanisms import MECHANISMS, supported
 from tests.support.prometheus import Prometheus
-from tests.support.require import facts, probes
+from tests.support.require import facts
 from tests.support.trampolines import verify
 from tests.support.witness import Witness
 
@@ -50,15 +50,6 @@ pytestmark = pytest.mark.first_on("6.1", "latest")
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/data"
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
-MECHANISMS = [
-    pytest.param(name, marks=pytest.mark.needs(feature)) for name, feature in NEEDS.items()
-]
 #: Few, since detaching a clone or a kprobe takes long, and one that can fail.
 NAMES = ["do_getpgid", "vfs_mkdir", "vfs_read", "vfs_rename", "vfs_rmdir", "vfs_write"]
 
@@ -680,7 +671,7 @@ class Others:
             pass
 
     def multi(self) -> None:
-        mechanisms = [name for name, need in NEEDS.items() if probes().supports(need)]
+        mechanisms = supported()
         program = self.chance.choice(["entry_slots", "entry_helpers", "exit_ret"])
         with self.witness.obj.programs[program].attach_multi(
             self.some(), mechanism=self.chance.choice(mechanisms), cookies=self.witness.cookie

@@ -24,6 +24,7 @@ import pytest
 
 import pybpf
 from pybpf.features import Feature
+from tests.support.mechanisms import MECHANISMS, supported
 from tests.support.require import facts, probes
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -47,15 +48,6 @@ while not stop:
     rounds += 100
 os.write(1, struct.pack("<Q", rounds))
 """
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
-MECHANISMS = [
-    pytest.param(name, marks=pytest.mark.needs(feature)) for name, feature in NEEDS.items()
-]
 
 
 @pytest.fixture
@@ -116,7 +108,7 @@ class Company:
         self.obj = obj
         self.random = random.Random(seed)
         self.changes = 0  # of programs on one function
-        self.ways = [m for m, feature in NEEDS.items() if probes().answer(feature).ok]
+        self.ways = supported()
 
     def come_and_go(self) -> None:
         if probes().answer(Feature.FENTRY).ok and self.random.random() < 0.5:

@@ -16,6 +16,7 @@ from pybpf.features import Feature
 from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI
 from pybpf.multi.reasons import Reason
 from pybpf.multi.resolve import Asked, Resolver
+from tests.support.mechanisms import MECHANISMS
 from tests.support.require import facts
 from tests.support.trampolines import verify
 
@@ -36,15 +37,6 @@ CALLS: dict[int, tuple[list[int | None], int]] = {
 #: Functions that never return and that some kernel of ours can trace.
 NORETURN = ("do_exit", "do_group_exit", "make_task_dead", "kthread_complete_and_exit")
 KERNEL_HALF = 1 << 63  # addresses from here on are the kernel's
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
-MECHANISMS = [
-    pytest.param(name, marks=pytest.mark.needs(feature)) for name, feature in NEEDS.items()
-]
 TRAMPOLINES = MECHANISMS[:2]
 
 

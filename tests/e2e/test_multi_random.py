@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.scenario import NEEDS, STANDARD, Pool, failing, mechanisms, world
+from tests.support.mechanisms import MECHANISMS, supported
+from tests.support.scenario import STANDARD, Pool, failing, world
 from tests.support.witness import Witness
 from tests.support.workload import called_functions, workload
 
@@ -51,10 +52,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.mark.parametrize(
     "mechanism",
-    [
-        *(pytest.param(name, marks=pytest.mark.needs(feature)) for name, feature in NEEDS.items()),
-        "mixed",
-    ],
+    [*MECHANISMS, "mixed"],
 )
 def test_random_company(pool: Pool, mechanism: str) -> None:
     """Whatever comes and goes, every program sees the truth, and nothing is left at the end."""
@@ -62,7 +60,7 @@ def test_random_company(pool: Pool, mechanism: str) -> None:
     given = os.environ.get("PYBPF_SEED", "1")
     seed = random.SystemRandom().randrange(1 << 32) if given == "random" else int(given)
     print(f"seed {seed}")
-    names = [*mechanisms(), "auto"] if mechanism == "mixed" else [mechanism]
-    used = [*names, STANDARD] if "trampoline" in mechanisms() else names
+    names = [*supported(), "auto"] if mechanism == "mixed" else [mechanism]
+    used = [*names, STANDARD] if "trampoline" in supported() else names
     problem = failing(pool, seed, STEPS, world(pool, {name: SIZES[name] for name in used}))
     assert not problem, problem

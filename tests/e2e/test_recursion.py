@@ -20,6 +20,7 @@ import pytest
 import pybpf
 from pybpf.features import Feature
 from pybpf.multi.reasons import Reason
+from tests.support.mechanisms import MECHANISMS
 from tests.support.require import facts
 from tests.support.workload import workload
 
@@ -57,15 +58,6 @@ FAMILIES = {
     "rcu": ("rcu_*",),
     "stacks": ("*stackid*", "*get_perf_callchain*", "unwind_*", "__unwind_*"),
 }
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
-MECHANISMS = [
-    pytest.param(name, marks=pytest.mark.needs(feature)) for name, feature in NEEDS.items()
-]
 
 
 @pytest.fixture

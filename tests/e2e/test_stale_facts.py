@@ -29,6 +29,7 @@ from pybpf.kernel.ftrace import tracefs
 from pybpf.multi import engine, select
 from pybpf.multi.link import MultiLink
 from pybpf.multi.reasons import Reason
+from tests.support.mechanisms import MECHANISMS, NEEDS, supported
 from tests.support.require import probes
 
 OBJECT = Path(__file__).resolve().parents[1] / "data/multi.bpf.o"
@@ -38,13 +39,6 @@ BTF = kernel_btf.KernelBtf()
 FUNCTIONS = ("dummy:dummy_validate", "loop:lo_release", "veth:veth_get_strings")
 #: How often modules are reordered: a few times in `make test`, 20 times in `make e2e`.
 ROUNDS = [3, pytest.param(20, marks=pytest.mark.long)]
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
-WAYS = [pytest.param(way, marks=pytest.mark.needs(need)) for way, need in NEEDS.items()]
 
 pytestmark = [pytest.mark.icount, pytest.mark.first_on("latest")]
 
@@ -101,7 +95,7 @@ def obj(facts: pybpf.Facts) -> Iterator[pybpf.Object]:
 
 
 def mechanisms() -> list[str]:
-    return ["auto", *(way for way, need in NEEDS.items() if probes().supports(need))]
+    return ["auto", *supported()]
 
 
 def traced() -> set[str]:
@@ -211,7 +205,7 @@ def test_modules_vanish_and_appear_between_plan_and_attach(obj: pybpf.Object, ro
             load(*MODULES)
 
 
-@pytest.mark.parametrize("way", ["auto", *WAYS])
+@pytest.mark.parametrize("way", ["auto", *MECHANISMS])
 def test_nothing_is_left(obj: pybpf.Object, way: str) -> None:
     """If every module was unloaded, there is one PlanError that says so, not a verifier error."""
     with pytest.raises(PlanError, match="its module is no longer loaded"):
@@ -233,7 +227,7 @@ def test_a_module_that_is_loaded_later_is_found(obj: pybpf.Object) -> None:
         assert len(link) == len(FUNCTIONS)
 
 
-@pytest.mark.parametrize("way", ["auto", *WAYS])
+@pytest.mark.parametrize("way", ["auto", *MECHANISMS])
 def test_targets_and_candidates_of_another_moment(obj: pybpf.Object, way: str) -> None:
     """Values that a caller kept are looked up again, with the cookies that were given for them."""
     rng = seeded()

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from tests.support.histories import World
 from tests.support.kernellog import KernelLog
 from tests.support.knowncalls import CALLS, calls
-from tests.support.scenario import STANDARD, Pool, failing, mechanisms, world
+from tests.support.mechanisms import supported
+from tests.support.scenario import STANDARD, Pool, failing, world
 from tests.support.witness import Witness
 
 __all__ = ["known_calls"]
@@ -28,7 +29,7 @@ CROWDED = 5
 def known_calls() -> Iterator[tuple[Pool, World]]:
     """Hold a few functions under kprobes, whose calls are also known without them."""
     witness = Witness(CALLS)
-    sizes = {name: SIZES[name] for name in (*mechanisms(), "auto")}
+    sizes = {name: SIZES[name] for name in (*supported(), "auto")}
     if "trampoline" in sizes:
         sizes[STANDARD] = SIZES["trampoline"]
     try:

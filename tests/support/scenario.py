@@ -13,23 +13,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pybpf._sys import bpf as sys_bpf
-from pybpf.features import Feature
 from pybpf.kernel.lookup import BtfTarget
 from pybpf.multi.reasons import Reason
 from pybpf.trampoline.links import attachments
 from tests.support.histories import Step, World, history, shrink
-from tests.support.require import probes
 from tests.support.trampolines import verify
 from tests.support.witness import PROGRAMS, SESSION, Function, Program, Witness
 
-__all__ = ["NEEDS", "STANDARD", "Pool", "failing", "mechanisms", "play", "world"]
+__all__ = ["STANDARD", "Pool", "failing", "play", "world"]
 
-NEEDS = {
-    "tracing_multi": Feature.TRACING_MULTI,
-    "trampoline": Feature.FENTRY,
-    "kprobe_multi": Feature.KPROBE_MULTI,
-    "kprobe": Feature.KPROBE,
-}
 #: Stands for a clone of a standard program on each function, among the mechanisms of a step.
 STANDARD = "standard"
 _STANDARD = ("std_entry", "std_exit")
@@ -49,11 +41,6 @@ class Pool:
     functions: list[Function]
     run: Callable[[], None]
     truth: Mapping[str, int] = field(default_factory=dict)
-
-
-def mechanisms() -> list[str]:
-    """Return what this kernel has."""
-    return [name for name, feature in NEEDS.items() if probes().answer(feature).ok]
 
 
 def world(pool: Pool, sizes: Mapping[str, int], crowded: int = 12) -> World:
