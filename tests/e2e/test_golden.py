@@ -31,8 +31,9 @@ from pybpf.tools.trampolines.dump import dump_text
 from pybpf.trampoline.image import ImageReader, TrampolineImage
 from pybpf.trampoline.roles import Role
 from tests.support import rows
-from tests.support.golden import difference, normalise
+from tests.support.golden import normalise
 from tests.support.golden_cases import CASES, Case, Put, absence, batches, golden_path
+from tests.support.golden_files import check
 from tests.support.require import facts
 
 pytestmark = pytest.mark.rows(*rows.names())  # no other kernel has golden listings
@@ -155,15 +156,11 @@ def test_listing(bench: Bench, case: Case, kernel_row: str, pytestconfig: pytest
     keep("golden", kernel_row, case, found)
     if pytestconfig.getoption("update_golden"):
         return
-    path = golden_path(kernel_row, case.name)
-    shown = path.relative_to(rows.ROOT)
-    command = f"pytest tests/e2e/test_golden.py --kernel={kernel_row} --update-golden"
-    if not path.exists():
-        pytest.fail(f"{shown} is missing; write it with: {command}", pytrace=False)
-    text = difference(path.read_text(), found, str(shown), f"kernel {platform.release()}")
-    if text:
-        why = (
-            "The kernel's code generation changed, or how pybpf reads it: check that every "
-            f"changed line is meant, then take the new listing with: {command}"
-        )
-        pytest.fail(f"{text}\n\n{why}", pytrace=False)
+    check(
+        golden_path(kernel_row, case.name),
+        found,
+        f"kernel {platform.release()}",
+        f"pytest tests/e2e/test_golden.py --kernel={kernel_row} --update-golden",
+        "The kernel's code generation changed, or how pybpf reads it: check that every changed "
+        "line is meant, then take the new listing with",
+    )

@@ -15,7 +15,7 @@ from pybpf.features import Feature
 from pybpf.tools.retsnoop import run
 from pybpf.tools.retsnoop.events import Event, decode
 from tests.support import rows
-from tests.support.golden import difference
+from tests.support.golden_files import check
 from tests.support.golden_snoop import CASES, NAME, WORKLOAD, Case, normalise, path_of, steady
 from tests.support.snoop import Snoop, runner
 
@@ -63,12 +63,10 @@ def test_text(
     keep(kernel_row, case, found)
     if pytestconfig.getoption("update_golden"):
         return
-    path = path_of(kernel_row, case)
-    shown = path.relative_to(rows.ROOT)
-    command = f"pytest tests/e2e/test_retsnoop_golden.py --kernel={kernel_row} --update-golden"
-    if not path.exists():
-        pytest.fail(f"{shown} is missing; write it with: {command}", pytrace=False)
-    text = difference(path.read_text(), found, str(shown), f"kernel {kernel_row}")
-    if text:
-        why = f"Check that every changed line is meant, then take the new text with: {command}"
-        pytest.fail(f"{text}\n\n{why}", pytrace=False)
+    check(
+        path_of(kernel_row, case),
+        found,
+        f"kernel {kernel_row}",
+        f"pytest tests/e2e/test_retsnoop_golden.py --kernel={kernel_row} --update-golden",
+        "Check that every changed line is meant, then take the new text with",
+    )
