@@ -254,6 +254,22 @@ def test_modules_are_asked_only_if_the_kernel_has_no_candidate() -> None:
         one(local, [vmlinux, mod1, other], 0, type_id=3)
 
 
+def test_an_access_is_decided_again_after_candidates_were_dropped() -> None:
+    """It names a target that is left, and the accesses between do not matter otherwise."""
+    a, b = Member("a", 1, 0), Member("b", 1, 32)
+    local = blob(INT, struct_s(a, b))
+    target = blob(INT, Struct("s", 4, (a,)), Struct("s___more", 8, (a, b)))
+    cache = CandidateCache(local, [target])
+    found = []
+    for access in ("0:0", "0:0", "0:1", "0:0"):
+        code = bytearray(insn(MOV, imm=4 if access == "0:1" else 0))
+        relo = CoreRelo(0, 2, access, CoreKind.FIELD_BYTE_OFFSET)
+        (result,) = relocate(code, [(0, relo)], local, [target], program="p", cache=cache)
+        found.append((result.value, result.target.partition(" @")[0]))
+    assert [value for value, _ in found] == [0, 0, 4, 0]
+    assert ["[2] struct s." in text for _, text in found] == [True, True, False, False]
+
+
 def test_candidates_have_the_kind_of_the_local_type() -> None:
     """A struct is not a candidate for a union or typedef of its name. enum and enum64 are
     mutual."""
