@@ -286,7 +286,10 @@ class Btf:
         # The name and the info word of a record, in which the kind is the highest byte.
         record = struct.pack("<II", place + blob.base_strings, BtfKind.DECL_TAG << 24)
         records, start = blob.records
-        at = records.find(record, start, start + 4 * len(blob.words))
+        end = start + 4 * len(blob.words)
+        at = records.find(record, start, end)
+        while at >= 0 and (at - start) % 4:
+            at = records.find(record, at + 1, end)
         return at >= 0
 
     def find_all(self, name: str, kind: int | None = None) -> list[int]:

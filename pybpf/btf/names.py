@@ -284,12 +284,12 @@ class TypeNames:
         place -= blob.base_strings
         return blob.strings[max(place, 0) : place + count]
 
-    @cached_property
+    @property
     def _table(self) -> bytes:
         # String offset of every type's name, 4 bytes each.
         return self._tables[0]
 
-    @cached_property
+    @property
     def _inner(self) -> list[int]:
         # Offsets of names that start inside a longer string ("foo" in "xfoo"). Kernel BTF
         # does not have them, but the format allows them.
@@ -311,7 +311,7 @@ class TypeNames:
                 if not any(itemgetter(*names)(b"\0" + blob.strings)):
                     return table, []
             except IndexError:
-                pass  # a name outside the strings, which is told where it is read
+                pass  # a name is outside the strings. Whoever reads it gets the error
         inner = [x for x in set(names) if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
         return table, inner
 
