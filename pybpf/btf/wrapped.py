@@ -25,5 +25,5 @@ def unwrap(data: bytes, name: str) -> bytes | memoryview:
     elf = ElfFile(data, name, any_machine=True)
     section = elf.find(".BTF")
     if section is None:
-        raise ObjectFormatError("there is no section .BTF in this ELF file", file=name)
+        raise ObjectFormatError("this ELF file has no .BTF section", file=name)
     return elf.contents(section)

@@ -88,7 +88,7 @@ def find_btf(paths: Sequence[str], identity: str) -> tuple[bytes, list[str]]:
             notes = elf.find(".notes") or elf.find(".note.gnu.build-id")
             found = "" if notes is None else build_id(bytes(elf.contents(notes)))
             if btf is None:
-                refused.append(f"{path} has no section .BTF")
+                refused.append(f"{path} has no .BTF section")
             elif not identity:
                 refused.append(
                     f"{path}: the running kernel does not say its build id (/sys/kernel/notes), so "

@@ -1,14 +1,14 @@
-"""Rings in overwrite mode (``BPF_F_RB_OVERWRITE``): the newest records, whoever reads or not.
+"""Rings in overwrite mode (``BPF_F_RB_OVERWRITE``), which always hold the newest records.
 
-Theory of operation. A full ring of this kind does not refuse a record: the producer first moves
-``overwrite_pos`` behind the oldest records that are in its way, then writes over them
-(``kernel/bpf/ringbuf.c``, 7.0). So what a reader looks at may change under its eyes. It copies all
-that is unread, and then looks at ``overwrite_pos`` again: what lies before it was perhaps changed
-while it was copied, and is dropped. The rest of the copy is right, however long it is looked at.
-Records that are reserved but not submitted are never overwritten.
+Theory of operation. When such a ring is full, the producer does not refuse a record. It moves
+``overwrite_pos`` past the oldest records and then writes over them (``kernel/bpf/ringbuf.c``, 7.0).
+So records can change while they are being read. The reader therefore copies everything unread and
+then looks at ``overwrite_pos`` again. Anything before that position may have changed during the
+copy and is dropped. The rest of the copy is intact and stays so. Records that are reserved but not
+submitted are never overwritten.
 
-The kernel does not count the records that it overwrites. Their bytes are known: from where the
-reader was to where the copy starts.
+The kernel does not count the records that it overwrites, but their size is known: it is the
+distance from where the reader was to where the copy starts.
 """
 
 from __future__ import annotations

@@ -504,7 +504,7 @@ def test_a_burst_loses_nothing() -> None:
 def test_thousands_of_functions_under_load() -> None:
     """Thousands of functions, their own helpers among them, while the machine works for 60 s.
 
-    6.1 has no link that holds many: some hundred there, because thousands take it half an hour.
+    6.1 has a link for each function, and thousands would take half an hour: a few hundred there.
     """
     work = (
         "find / -xdev >/dev/null 2>&1",

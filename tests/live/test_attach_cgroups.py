@@ -96,7 +96,7 @@ def test_every_section(section: str, cgroup: Path, runs: Map) -> None:
                 row.type, counting(runs, 1), expected_attach_type=row.attach_type
             )
         except BpfError as error:
-            pytest.skip(f"this kernel has no such programs: {error}")
+            pytest.skip(f"this kernel does not support these programs: {error}")
         with program.attach_cgroup(cgroup) as link:
             assert link.info().attach_type == row.attach_type
             families = act(cgroup)

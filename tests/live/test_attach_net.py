@@ -242,7 +242,7 @@ PACKET_FANOUT, PACKET_FANOUT_HASH, ETH_P_ALL = 18, 0, 3
 
 
 def test_flow_dissector(runs: Map) -> None:
-    """It runs for packets whose flow is asked for in its network namespace, and not after close."""
+    """It runs when the kernel hashes packets in its network namespace, and stops after close."""
 
     def hashed(inbox: socket.socket) -> None:
         kind = socket.htons(ETH_P_ALL)

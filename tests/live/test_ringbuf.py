@@ -292,7 +292,7 @@ def overwriting() -> Iterator[Map]:
 
 @pytest.mark.first_on("latest")
 def test_the_newest_records(overwriting: Map) -> None:
-    """A full ring takes every record and keeps the last ones; the bytes of the others are told."""
+    """A full ring takes every record and keeps the last ones. It says how many bytes were lost."""
     stride, count = 24, 1000
     with Producer.output(overwriting, 16) as producer, RingBuffer(overwriting) as rb:
         producer.run(count)

@@ -55,7 +55,7 @@ def test_a_base(tmp_path: Path) -> None:
         (gzip.compress(int_btf())[:20], "gzip"),
         (b"\x1f\x8b broken", "gzip"),
         (gzip.compress(int_btf())[:10] + bytes(20), "gzip"),
-        (elf(None), "no section .BTF"),
+        (elf(None), "no .BTF section"),
         (elf(int_btf())[:100], "outside the file"),
         (b"nonsense", "BTF"),
         (b"", "BTF"),
