@@ -13,6 +13,7 @@ import pytest
 from pybpf.errnos import NAMES, name_of, number_of
 from pybpf.tools.manpages import roff
 from pybpf.tools.retsnoop import options, settings
+from pybpf.tools.retsnoop.differences import DIFFERENCES
 from pybpf.tools.retsnoop.options import Mechanism, parse
 from pybpf.tools.retsnoop.usage import NotHere, UsageError
 
@@ -142,7 +143,7 @@ def test_nonsense_is_a_usage_error(text: str, says: str) -> None:
 
 def test_what_is_not_here_says_why() -> None:
     """An option that only the original has gets the man page's reason, not that of an unknown."""
-    whys = dict(options.DIFFERENCES)
+    whys = dict(DIFFERENCES)
     with pytest.raises(NotHere) as caught:
         parse(["-e", "f", "--debug", "bpf"])
     assert str(caught.value) == f"--debug bpf: {whys['--debug bpf']}"
@@ -171,7 +172,7 @@ def test_every_option_of_the_original_is_here_or_listed_with_the_reason() -> Non
     page = options.page("pybpf retsnoop")
     have = {name for argument in page.arguments for name in argument.names}
     heading, notes = page.about.notes
-    assert heading == "Differences from retsnoop" and notes == options.DIFFERENCES
+    assert heading == "Differences from retsnoop" and notes == DIFFERENCES
     listed = {term for terms, _ in notes for term in terms.split(", ")}
     assert [one for one in ORIGINAL if one not in have] == []
     assert [one for one in ORIGINAL_HIDDEN if one not in have | listed] == []

@@ -18,6 +18,7 @@ from ...kernel.globs import parse_pattern
 from ..pages import Argument, Page
 from ..parsers import STATUSES, About, Example
 from . import settings
+from .differences import DIFFERENCES, reason
 from .presets import PRESETS
 from .probespec import Spec, parse_spec
 from .sessions import NULL, ErrorFilter
@@ -31,34 +32,6 @@ __all__ = [
     "parse",
     "usage_text",
 ]
-
-#: What the original retsnoop takes or does, and this one does not: the reasons, for the man page.
-DIFFERENCES = (
-    (
-        "--debug bpf",
-        "not here: the BPF program prints nothing; --json -T has all that it sends",
-    ),
-    (
-        "--debug multi-kprobe",
-        "does nothing: functions that a link refuses are always found and left out",
-    ),
-    (
-        "--stacks-map-size, --ringbuf-map-size",
-        "not here: remains of an old version; -C bpf.ringbuf-size is what counts",
-    ),
-    (
-        "-C args.max-total-args-size",
-        "at most 16384, not 65536: a record is made in per-CPU memory, at most 32 KiB a map",
-    ),
-    (
-        "-C args.max-sized-arg-size, -C args.max-str-arg-size",
-        "at most 8192, not 16384, for the same reason",
-    ),
-    ("-M", "is not the default where fentry.multi exists, because that costs less per call"),
-    ("-p, -P", "also take ids of threads"),
-    ("-J", "also takes globs"),
-    ("--help", "goes to standard output; exit statuses are 1 and 2, not numbers of errors"),
-)
 
 _USAGE = "-e GLOB [OPTION...] [-- COMMAND [ARGUMENT...]]"
 _ABOUT = About(
@@ -385,9 +358,8 @@ def _debug(state: _State, value: str) -> None:
 
 def _not_here(option: str) -> None:
     """Raise `NotHere` for what only the original takes."""
-    for terms, why in DIFFERENCES:
-        if option in terms.split(", "):
-            raise NotHere(f"{option}: {why}")
+    if why := reason(option):
+        raise NotHere(f"{option}: {why}")
 
 
 def _config(state: _State, value: str) -> None:
