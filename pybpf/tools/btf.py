@@ -108,7 +108,7 @@ def _dump(args: argparse.Namespace) -> int:
         gc.disable()  # it would go through all types, again and again, and free none
         try:
             with Waiting("writing declarations", sys.stderr):
-                text = dump(btf)  # decodes every type, too
+                text = dump(btf)  # decodes what declarations need; functions are none
         finally:
             if collecting:
                 gc.enable()
