@@ -158,10 +158,11 @@ def dump_map(one: Map) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     from ..btf.nodes import Record, UnionValue, plain
+    from ..maps.percpu import PerCpu
 
     if isinstance(value, (bytes, bytearray, memoryview)) and not isinstance(value, UnionValue):
         return bytes(value).hex(" ")
-    if isinstance(value, (list, tuple)) and not isinstance(value, Record):
+    if isinstance(value, (list, tuple, PerCpu)) and not isinstance(value, Record):
         return [_plain(one) for one in value]
     return plain(value)
 

@@ -18,6 +18,7 @@ from pybpf._uapi.enums import MapType, ProgType
 from pybpf.btf import Btf
 from pybpf.errors import BpfError
 from pybpf.kernel import owners
+from pybpf.maps.percpu import possible_cpus
 
 pytestmark = pytest.mark.first_on("host", "latest")
 
@@ -153,6 +154,17 @@ def test_dump_map(obj: pybpf.Object, bpffs: Path) -> None:
         plain[b"abc"] = b"\x01\xff"
         text = tool("dump-map", str(plain.info().id), "--json")
     assert json.loads(text) == [{"key": "61 62 63", "value": "01 ff"}]
+
+
+def test_dump_map_with_a_value_for_each_cpu() -> None:
+    """Such a value is a list."""
+    kind = MapType.BPF_MAP_TYPE_PERCPU_ARRAY
+    with pybpf.Map.create_new(kind, 4, 8, 1) as runs:
+        runs[bytes(4)] = [bytes([cpu + 1] * 8) for cpu in range(possible_cpus())]
+        (entry,) = json.loads(tool("dump-map", str(runs.info().id), "--json"))
+        shown = tool("dump-map", str(runs.info().id))
+    assert entry["value"] == [" ".join([f"{cpu + 1:02x}"] * 8) for cpu in range(possible_cpus())]
+    assert "01 01 01" in shown
 
 
 def test_dump_map_of_what_it_cannot_read() -> None:
