@@ -19,7 +19,7 @@ from ..wording import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from _typeshed import ReadableBuffer
 
@@ -136,17 +136,36 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
     sys.exit(status)
 
 
-def script(main: Callable[[], object]) -> NoReturn:
+def script(
+    main: Callable[..., object], usage: str | None, *kinds: Callable[[str], Any], last: Any
+) -> NoReturn:
     """Run a tool of one file and end the process, as `run` does, with status 0 if `main` returns.
 
     The status is 1, with one line of explanation, if the kernel refuses something, a file cannot
-    be read, or an object does not fit this kernel.
+    be read, or an object does not fit this kernel. It is 2 if the arguments are wrong.
+
+    :param main: called with the arguments
+    :param usage: what ``--help`` shows
+    :param kinds: each makes an argument of its text, or raises ValueError
+    :param last: the last argument if it is left out
     """
     name = os.path.basename(sys.argv[0])
 
     def guarded() -> int:
+        words = sys.argv[1:]
+        if {"-h", "--help"} & set(words):
+            print(usage)
+            return 0
         try:
-            main()
+            given = [kind(word) for kind, word in zip(kinds, words, strict=False)]
+            if not len(kinds) - 1 <= len(words) <= len(kinds):
+                raise ValueError(f"{len(words)} arguments")
+        except ValueError as error:
+            print(f"{name}: {error}\n{usage}", file=sys.stderr)
+            return 2
+        given += [last][: len(kinds) - len(given)]
+        try:
+            main(*given)
         except (OSError, ObjectFormatError, PlanError, RelocationError) as error:
             print(f"{name}: {explain(error)}", file=sys.stderr)
             return 1

@@ -183,9 +183,42 @@ def own(text: str) -> subprocess.CompletedProcess[str]:
 def test_a_tool_of_one_file_ends_as_the_others(line: str, status: int, said: str) -> None:
     done = own(
         "import os, signal, sys\nfrom pybpf.errors import ObjectFormatError\n"
-        f"from pybpf.tools.entry import script\ndef main():\n    {line}\nscript(main)\n"
+        f"from pybpf.tools.entry import script\ndef main(_):\n    {line}\n"
+        "script(main, 'usage', float, last=1)\n"
     )
     assert (done.returncode, done.stderr) == (status, said)
+
+
+EXAMPLES = sorted(path.name for path in (ROOT / "tools/examples").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_say_how_they_are_used(name: str) -> None:
+    """--help is answered, and wrong arguments are refused, before anything is attached."""
+    path = str(ROOT / "tools/examples" / name)
+    wrong = ["a", "b", "c", "d", "e"]
+    for words, status in (["--help"], 0), (wrong, 2):
+        done = subprocess.run(
+            [sys.executable, path, *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = done.stderr if status else done.stdout
+        assert done.returncode == status and f"``{name} " in said, said
+        assert "Traceback" not in done.stderr
+
+
+def test_arguments_of_a_tool_of_one_file() -> None:
+    """They are made what `main` takes; the last may be left out."""
+    run = "from pybpf.tools.entry import script\nimport sys\nsys.argv = {}\n"
+    run += "script(lambda *found: print(found), 'usage', str, int, float, last=60)\n"
+    for words, said in (["a", "7"], "('a', 7, 60)\n"), (["a", "7", "1.5"], "('a', 7, 1.5)\n"):
+        assert own(run.format(["x", *words])).stdout == said
+    for words in ["a"], ["a", "b"], ["a", "7", "1", "2"]:
+        done = own(run.format(["x", *words]))
+        assert (done.returncode, done.stdout) == (2, "") and done.stderr.endswith("usage\n")
 
 
 def test_an_interrupt_while_python_ends_has_no_traceback() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -25,7 +24,4 @@ def main(cgroup: str, port: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    seconds = float(sys.argv[3]) if sys.argv[3:] else 3600
-    script(lambda: main(sys.argv[1], int(sys.argv[2]), seconds))
+    script(main, __doc__, str, int, float, last=3600)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from pathlib import Path
 
 import pybpf
@@ -28,5 +27,4 @@ async def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    seconds = float(sys.argv[1]) if sys.argv[1:] else 3600
-    script(lambda: asyncio.run(main(seconds)))
+    script(lambda seconds: asyncio.run(main(seconds)), __doc__, float, last=3600)

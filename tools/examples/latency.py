@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from pathlib import Path
 
@@ -34,6 +33,4 @@ def main(glob: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(__doc__)
-    script(lambda: main(sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 3600))
+    script(main, __doc__, str, float, last=3600)

@@ -29,4 +29,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    script(lambda: main(float(sys.argv[1]) if sys.argv[1:] else 3600))
+    script(main, __doc__, float, last=3600)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -27,4 +26,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    script(lambda: main(float(sys.argv[1]) if sys.argv[1:] else 3600))
+    script(main, __doc__, float, last=3600)

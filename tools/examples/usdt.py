@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -25,7 +24,4 @@ def main(binary: str, provider: str, name: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 4:
-        sys.exit(__doc__)
-    seconds = float(sys.argv[4]) if sys.argv[4:] else 3600
-    script(lambda: main(sys.argv[1], sys.argv[2], sys.argv[3], seconds))
+    script(main, __doc__, str, str, str, float, last=3600)
