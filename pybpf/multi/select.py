@@ -123,7 +123,7 @@ def _unlisted(
     # without a module, as module BTF would have to be searched one by one.
     both = list(dict.fromkeys([*entries, *allows]))
     if not all(pattern.is_exact for pattern in both):
-        why.add_context("globs of functions need them; exact names do not")
+        why.add_context("globs need the kernel's lists of functions, exact names do not")
         raise why
     denier = Matcher(denies)
     columns = CandidateColumns()

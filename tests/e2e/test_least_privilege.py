@@ -94,7 +94,9 @@ def check(said: dict[str, Any]) -> None:
     assert set(said["skipped"]) == {"do_getpgidd", "__rcu_read_lock"}
     assert "perhaps do_getpgid" in said["skipped"]["do_getpgidd"]
     assert "must not be traced" in said["skipped"]["__rcu_read_lock"]
-    assert said["glob"].startswith("globs of functions need them; exact names do not: ")
+    assert said["glob"].startswith(
+        "globs need the kernel's lists of functions, exact names do not: "
+    )
 
 
 @pytest.mark.parametrize("mechanism", ["auto", "trampoline", "kprobe"])
