@@ -4,8 +4,12 @@ Theory of operation. When such a ring is full, the producer does not refuse a re
 ``overwrite_pos`` past the oldest records and then writes over them (``kernel/bpf/ringbuf.c``, 7.0).
 So records can change while they are being read. The reader therefore copies everything unread and
 then looks at ``overwrite_pos`` again. Anything before that position may have changed during the
-copy and is dropped. The rest of the copy is intact and stays so. Records that are reserved but not
-submitted are never overwritten.
+copy and is dropped. The rest of the copy is intact and stays so.
+
+Records that are reserved but not submitted are never overwritten, and end what is copied. They are
+looked for in the ring, before the copy. In the copy, the header of such a record may be newer than
+its contents, because memcpy(3) does not copy from the start to the end. Everything before
+``pending_pos`` is submitted, so the search starts there.
 
 The kernel does not count the records that it overwrites, but their size is known: it is the
 distance from where the reader was to where the copy starts.
@@ -14,6 +18,7 @@ distance from where the reader was to where the copy starts.
 from __future__ import annotations
 
 from ..namedtuple import NamedTuple
+from .records import BUSY, LENGTH_MASK, stride_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Snapshot", "available", "newest"]
 
 # 8-byte words of the producer page.
-_HEAD, _OVERWRITTEN = 0, 2
+_HEAD, _PENDING, _OVERWRITTEN = 0, 1, 2
 
 
 class Snapshot(NamedTuple):
-    """Hold a copy of the unread records."""
+    """Hold a copy of the unread records that are submitted."""
 
     first: int  # position of the first byte
     end: int  # position after the last one
@@ -40,7 +45,7 @@ def newest(
     position: int,
     fence: Callable[[], None] | None = None,
 ) -> Snapshot | None:
-    """Copy the records that are unread and not overwritten.
+    """Copy the records that are submitted, unread and not overwritten.
 
     :param producer: the producer page, as ``__u64``
     :param data: the data pages, mapped twice in a row
@@ -49,21 +54,40 @@ def newest(
     :returns: None if there are none
     """
     size = len(data) // 2
+    words = data.cast("I")
     while True:
-        first, head = max(position, producer[_OVERWRITTEN]), producer[_HEAD]
-        if first >= head:
-            return None
+        first, pending = max(position, producer[_OVERWRITTEN]), producer[_PENDING]
+        head = producer[_HEAD]
+        if head - first > size:
+            continue  # the positions are of different moments
         if fence:
             fence()
+        searched = max(first, pending)
+        end = _submitted(words, searched, head, size // 4)
+        if fence:
+            fence()
+        if producer[_OVERWRITTEN] > searched:
+            continue  # the headers were perhaps overwritten while they were looked at
+        if first >= end:
+            return None
         start = first % size
-        # Positions that were read at different moments may be further apart than the ring is long.
-        copied = bytes(data[start : start + head - first]) if head - first <= size else b""
+        copied = bytes(data[start : start + end - first])
         if fence:
             fence()
         gone = producer[_OVERWRITTEN] - first
         if gone < len(copied):
             view = memoryview(copied)[max(gone, 0) :]
-            return Snapshot(first + max(gone, 0), head, view, view.cast("I"))
+            return Snapshot(first + max(gone, 0), end, view, view.cast("I"))
+
+
+def _submitted(words: memoryview, at: int, head: int, count: int) -> int:
+    # Position of the first record from `at` on that is not submitted, `head` if all are.
+    while at < head:
+        header = words[(at >> 2) % count]
+        if header & BUSY:
+            return at
+        at += stride_of(header & LENGTH_MASK)
+    return head
 
 
 def available(producer: memoryview, position: int) -> int:

@@ -252,8 +252,6 @@ class RingBuffer(MappedRing):
         if self._fence:
             self._fence()
         base = position - start
-        if found.busy:
-            self._copy = None  # it does not see when the record is submitted
         if not found.runs:
             if found.end > start:  # nothing but discarded records
                 self._store(base + found.end)

@@ -361,24 +361,46 @@ def test_a_record_that_is_not_submitted_is_waited_for(overwriting: OverwritingRi
         assert (rb.available, rb.overwritten) == (0, 0)
 
 
+class Producer:
+    """Gives the position of what was overwritten, at each question a later one."""
+
+    def __init__(self, *places: int, pending: int = 0) -> None:
+        self.places = iter(places)
+        self.pending = pending
+
+    def __getitem__(self, word: int) -> int:
+        return (64, self.pending)[word] if word < 2 else next(self.places)
+
+
+def eight_records(busy: int = -1) -> memoryview:
+    """Records without payload: each is its header, with its number. Mapped twice in a row.
+
+    :param busy: number of the one that is not submitted
+    """
+    headers = [struct.pack("=II", BUSY if n == busy else 0, n) for n in range(8)]
+    return memoryview(b"".join(headers) * 2)
+
+
 def test_what_is_overwritten_while_it_is_copied_is_dropped() -> None:
     """The copy starts behind what the kernel wrote over meanwhile."""
-
-    class Producer:
-        """Gives the position of what was overwritten, at each question a later one."""
-
-        def __init__(self, *places: int) -> None:
-            self.places = iter(places)
-
-        def __getitem__(self, word: int) -> int:
-            return 64 if word == 0 else next(self.places)
-
-    data = memoryview(bytes(range(64)) * 2)
-    copied = newest(Producer(0, 24), data, 8)  # type: ignore[arg-type]
+    data = eight_records()
+    copied = newest(Producer(0, 0, 24), data, 8)  # type: ignore[arg-type]
     assert copied is not None
-    assert (copied.first, copied.end, bytes(copied.data)) == (24, 64, bytes(range(24, 64)))
-    again = newest(Producer(0, 64, 64), data, 0)  # type: ignore[arg-type]
+    assert (copied.first, copied.end, bytes(copied.data)) == (24, 64, bytes(data[24:64]))
+    again = newest(Producer(0, 0, 64, 64, 64), data, 0)  # type: ignore[arg-type]
     assert again is None
+    # Overwritten while the headers were looked at: from the start.
+    copied = newest(Producer(0, 16, 16, 16, 16), data, 0)  # type: ignore[arg-type]
+    assert copied is not None and copied.first == 16
+
+
+def test_a_record_that_is_not_submitted_is_not_copied() -> None:
+    """A copy could have its header after, and its contents before it was submitted."""
+    data = eight_records(5)
+    for pending in (0, 24, 40):
+        copied = newest(Producer(0, 0, 0, pending=pending), data, 8)  # type: ignore[arg-type]
+        assert copied is not None and (copied.first, copied.end) == (8, 40)
+    assert newest(Producer(0, 0, 0), data, 40) is None  # type: ignore[arg-type]
 
 
 def test_unmappable_ring_is_a_bpf_error() -> None:
