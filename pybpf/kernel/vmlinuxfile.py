@@ -16,9 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..elf import ElfFile
+
 __all__ = ["build_id", "find_btf", "places"]
 
 _NT_GNU_BUILD_ID = 3
+#: Sections that may have the build id. The kernel's linker script makes one of all notes.
+_NOTES = (".notes", ".note.gnu.build-id")
 
 
 def build_id(notes: bytes) -> str:
@@ -62,6 +66,11 @@ def places(release: str, identity: str, home: str = "~") -> list[str]:
     return [os.path.expanduser(path) for path in paths]
 
 
+def _contents(elf: ElfFile, name: str) -> bytes:
+    section = elf.find(name)
+    return b"" if section is None else bytes(elf.contents(section))
+
+
 def find_btf(paths: Sequence[str], identity: str) -> tuple[bytes, list[str]]:
     """Find the running kernel's BTF in one of some vmlinux files.
 
@@ -84,10 +93,10 @@ def find_btf(paths: Sequence[str], identity: str) -> tuple[bytes, list[str]]:
 
         try:
             elf = ElfFile(data, path, any_machine=True)
-            btf = elf.find(".BTF")
-            notes = elf.find(".notes") or elf.find(".note.gnu.build-id")
-            found = "" if notes is None else build_id(bytes(elf.contents(notes)))
-            if btf is None:
+            # Files of debug information alone have the section without its contents.
+            btf, *notes = (_contents(elf, name) for name in (".BTF", *_NOTES))
+            found = next(filter(None, map(build_id, notes)), "")
+            if not btf:
                 refused.append(f"{path} has no .BTF section")
             elif not identity:
                 refused.append(
@@ -97,7 +106,7 @@ def find_btf(paths: Sequence[str], identity: str) -> tuple[bytes, list[str]]:
             elif found != identity:
                 refused.append(f"{path} is of another build of the kernel")
             else:
-                return bytes(elf.contents(btf)), refused
+                return btf, refused
         except ObjectFormatError as error:
             refused.append(str(error))
     return b"", refused

@@ -25,14 +25,14 @@ def notes(identity: str) -> bytes:
     return xen + struct.pack("=3I", 4, 20, 3) + b"GNU\0" + bytes.fromhex(identity)
 
 
-def vmlinux(path: Path, identity: str, *, btf: bool = True) -> str:
-    """An ELF file with these notes, and BTF with one type."""
+def vmlinux(path: Path, identity: str, *, btf: bool = True, stripped: bool = False) -> str:
+    """An ELF file with these notes, and BTF with one type. Stripped: without the contents."""
     types = BtfBuilder()
     types.add(Int("of_the_kernel", 4, 32))
     writer = ElfWriter(machine=62, type=2)
     writer.section(".notes", notes(identity))
     if btf:
-        writer.section(".BTF", types.build())
+        writer.section(".BTF", *([] if stripped else [types.build()]), type=8 if stripped else 1)
     path.write_bytes(writer.build())
     return str(path)
 
@@ -53,13 +53,27 @@ def test_the_file_of_this_kernel_is_taken(tmp_path: Path) -> None:
         str(tmp_path / "broken"),
         vmlinux(tmp_path / "other", OTHER),
         vmlinux(tmp_path / "bare", IDENTITY, btf=False),
+        vmlinux(tmp_path / "debug", IDENTITY, stripped=True),
         vmlinux(tmp_path / "right", IDENTITY),
     ]
     data, refused = find_btf(paths, IDENTITY)
     assert Btf(data).find("of_the_kernel", BtfKind.INT) == 1
-    empty, broken, other, bare = refused
+    empty, broken, other, bare, debug = refused
+    assert "no .BTF section" in debug
     assert "empty" in empty and "broken" in broken
     assert "another build" in other and "no .BTF section" in bare
+
+
+def test_the_build_id_may_be_in_a_section_of_its_own(tmp_path: Path) -> None:
+    """Other notes in `.notes` do not hide it."""
+    types = BtfBuilder()
+    types.add(Int("of_the_kernel", 4, 32))
+    writer = ElfWriter(machine=62, type=2)
+    writer.section(".notes", notes(IDENTITY)[:24])
+    writer.section(".note.gnu.build-id", notes(IDENTITY))
+    writer.section(".BTF", types.build())
+    (tmp_path / "vmlinux").write_bytes(writer.build())
+    assert find_btf([str(tmp_path / "vmlinux")], IDENTITY) == (types.build(), [])
 
 
 def test_without_the_kernels_build_id_none_is_taken(tmp_path: Path) -> None:
