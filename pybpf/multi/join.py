@@ -277,7 +277,7 @@ def describe(facts: SelectFacts, columns: CandidateColumns) -> None:
     for i in shared:
         # The kernel would look up the name, and might find another function.
         columns.btf_ids[i], columns.no_btf[i] = 0, Reason.AMBIGUOUS
-        if not agree:
+        if not agree or columns.modules[i]:  # a module may be of another pahole
             columns.protos[i] = 0
     if facts.kprobe_blacklist:
         for i in facts.kprobe_blacklist.refused(names, columns.addresses):
@@ -285,14 +285,15 @@ def describe(facts: SelectFacts, columns: CandidateColumns) -> None:
 
 
 def _prototypes_agree(facts: SelectFacts) -> bool:
-    """Tell whether a prototype in BTF is that of every function with its name.
+    """Tell whether a prototype in the kernel's BTF is that of every function with its name.
 
-    pahole leaves out names with several prototypes if it is asked to (``consistent_func``).
-    Before, it took whichever came first. The kernel asks for this and for the tags of kfuncs in
-    one line (scripts/Makefile.btf of 6.10), so one such tag tells.
+    pahole leaves out names with several prototypes if it is asked to (``consistent_func``), and
+    kernels ask for that since 6.10. But before pahole 1.28, functions that return nothing counted
+    as equal whatever their parameters are, and so did those without parameters whatever they
+    return (``funcs__match`` in btf_encoder.c). So it takes a tag that 1.28 was the first to make.
     """
     btf = facts.btf.get("")
-    return btf is not None and btf.has_tag("bpf_kfunc")
+    return btf is not None and btf.has_tag("bpf_fastcall")
 
 
 def by_module(modules: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:

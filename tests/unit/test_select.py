@@ -292,15 +292,18 @@ def test_statics_of_one_name_are_for_addresses_only() -> None:
 
 
 def test_a_prototype_of_a_shared_name_needs_a_btf_that_leaves_out_the_others() -> None:
-    """What only tags of kfuncs show: older pahole took the prototype of the first function."""
+    """What a tag of pahole 1.28 shows: before, prototypes that differ could count as equal."""
     before = [c.proto for c in pick("vmlinux:p_start").candidates]
     assert before == [0, 0]
-    tagged = FakeBtf([("p_start", 6), ("vfs_read", 1), ("bpf_kfunc", 0)])
+    older = FakeBtf([("p_start", 6), ("vfs_read", 1), ("bpf_kfunc", 0)])
+    found = pick("vmlinux:p_start", facts=Facts(btf=FakeBtfs({"": older}))).candidates
+    assert [c.proto for c in found] == [0, 0]
+    tagged = FakeBtf([("p_start", 6), ("vfs_read", 1), ("bpf_fastcall", 0)])
     found = pick("vmlinux:p_start", facts=Facts(btf=FakeBtfs({"": tagged}))).candidates
     assert [(c.unique, c.btf_id, c.proto) for c in found] == [(False, None, 6)] * 2
     (one,) = pick("vfs_read", facts=Facts(btf=FakeBtfs({"": tagged}))).candidates
     assert (one.btf_id, one.proto) == (11, 0)
-    twice = FakeBtf([("p_start", 6), ("p_start", 7), ("bpf_kfunc", 0)])
+    twice = FakeBtf([("p_start", 6), ("p_start", 7), ("bpf_fastcall", 0)])
     found = pick("vmlinux:p_start", facts=Facts(btf=FakeBtfs({"": twice}))).candidates
     assert [c.proto for c in found] == [0, 0]
 
