@@ -161,7 +161,7 @@ def script(
             if not len(kinds) - 1 <= len(words) <= len(kinds):
                 raise ValueError(f"{len(words)} arguments")
         except ValueError as error:
-            print(f"{name}: {error}\n{usage}", file=sys.stderr)
+            print(f"{name}: {explain(error)}\n{usage}", file=sys.stderr)
             return 2
         given += [last][: len(kinds) - len(given)]
         try:

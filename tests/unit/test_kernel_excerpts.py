@@ -167,9 +167,9 @@ def test_lookup_of_addresses_inside_functions(excerpt: Excerpt) -> None:
     assert (found[0].name, found[1]) == ("vfs_unlink", 0x41)
 
 
-def _with_real_btf() -> tuple[Excerpt, Btf]:
+def _with_real_btf(kind: type[Btf] = Btf) -> tuple[Excerpt, Btf]:
     raw = (DATA / "vmlinux-6.12.107-cloud-amd64.btf.gz").read_bytes()
-    btf = Btf(gzip.decompress(raw), name="vmlinux")
+    btf = kind(gzip.decompress(raw), name="vmlinux")
 
     class OneBtf(NoBtf):
         def get(self, module: str) -> Btf | None:
@@ -192,9 +192,24 @@ def test_ids_come_from_the_real_btf() -> None:
     assert found["version_show"].no_btf is Reason.AMBIGUOUS
 
 
+class _NewerBtf(Btf):
+    """A BTF with the tag that pahole makes from 1.28 on."""
+
+    def has_tag(self, name: str) -> bool:
+        return name == "bpf_fastcall" or super().has_tag(name)
+
+
+def test_a_shared_name_has_no_model_if_an_old_pahole_made_the_btf() -> None:
+    """That of 6.12 took functions for equal that return nothing, whatever their parameters."""
+    excerpt, _ = _with_real_btf()
+    targets, _ = Resolver(excerpt, live=False).resolve(["p_start", "version_show"], at_exit=False)
+    assert [(t.name, t.unique, t.model) for t in targets if t.name == "p_start"]
+    assert not any(t.unique or t.model for t in targets)
+
+
 def test_a_shared_name_has_a_model_where_all_its_prototypes_agree() -> None:
     """p_start is (struct seq_file *, loff_t *) everywhere. version_show has several prototypes."""
-    excerpt, _ = _with_real_btf()
+    excerpt, _ = _with_real_btf(_NewerBtf)
     resolver = Resolver(excerpt, live=False)
     targets, _ = resolver.resolve(["p_start", "version_show"], at_exit=False)
     found = {t.name: t for t in targets}

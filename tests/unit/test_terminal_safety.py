@@ -116,6 +116,8 @@ CHECKED = {
     ("progress.py", "__call__"): "our own words",
     ("features.py", "main"): "lines go through plain, errors through explain",
     ("entry.py", "run"): "a message of the system",
+    ("entry.py", "script"): "the usage is our own words; errors go through explain",
+    ("entry.py", "guarded"): "the same print, seen from the function inside",
     ("screen.py", "line"): "the gate itself: its callers are checked",
     ("screen.py", "show"): "the text went through plain",
     ("screen.py", "table"): "the cells went through plain",
