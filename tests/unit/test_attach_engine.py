@@ -141,10 +141,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     monkeypatch.setattr(engine.links, "attach_kprobe_multi", made.multi)
     monkeypatch.setattr(engine.links, "attach_kprobe", made.kprobe)
     former = fd_module.set_tracer(made.trace)
-    # A background job starts with SIGINT ignored.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made
-    signal.signal(signal.SIGINT, handler)
     fd_module.set_tracer(former)
 
 
