@@ -146,6 +146,20 @@ class FtraceFunctions:
                 found |= self._lines_with(name)
         return [self._place(found[start]) for start in sorted(found)]
 
+    def starting(self, prefixes: Sequence[str]) -> FtraceFunctions:
+        """Return a list of its own of the functions whose names start with one of these.
+
+        The text is searched for each. If it was split already, the whole list is returned.
+
+        :param prefixes: not empty
+        """
+        if self._columns is not None:
+            return self
+        text = self._text
+        starts = {start for prefix in prefixes for start in self._starts_of(prefix)}
+        lines = [text[start : text.index("\n", start) + 1] for start in sorted(starts)]
+        return self._of_text("".join(lines), with_addresses=self._with_addresses)
+
     def positions(self, name: str) -> tuple[int, ...]:
         """Return the positions of the lines that name `name`, in any module. Splits the list."""
         found = self._names().get(name, ())
@@ -198,24 +212,28 @@ class FtraceFunctions:
             self._index = index_names(names)
         return self._index
 
-    def _lines_with(self, name: str) -> dict[int, str]:
-        # Whole lines by where they start: the name starts a line or follows the address, and ends
-        # at the line's end or before a module.
+    def _starts_of(self, prefix: str, *ends: str) -> Iterator[int]:
+        # Where the lines start whose names start so, and end with one of `ends` if there are any.
         text = self._text
+        if not self._with_addresses and text.startswith(tuple([prefix + x for x in ends or [""]])):
+            yield 0
+        # With addresses, exactly one field comes before the name.
         before = " " if self._with_addresses else "\n"
-        lines: dict[int, str] = {}
-        for needle in (f"{before}{name}\n", f"{before}{name} ["):
+        for needle in [f"{before}{prefix}{end}" for end in ends or [""]]:
             at = text.find(needle)
             while at >= 0:
                 start = text.rfind("\n", 0, at) + 1 if self._with_addresses else at + 1
-                end = text.index("\n", at + 1)
-                # With addresses: exactly one field comes before the name.
                 if " " not in text[start:at]:
-                    lines[start] = text[start:end]
+                    yield start
                 at = text.find(needle, at + 1)
-            if not self._with_addresses and text.startswith(needle[1:]):
-                lines[0] = text[: text.index("\n")]
-        return lines
+
+    def _lines_with(self, name: str) -> dict[int, str]:
+        # Whole lines by where they start. The name ends at the line's end or before a module.
+        text = self._text
+        return {
+            start: text[start : text.index("\n", start)]
+            for start in self._starts_of(name, "\n", " [")
+        }
 
     def _place(self, line: str) -> Place:
         columns = (_columns_with_addresses if self._with_addresses else _columns)(line)

@@ -155,6 +155,12 @@ class Matcher:
         """Return the names of patterns without globs."""
         return self._names.keys()
 
+    @property
+    def beginnings(self) -> list[str]:
+        """Return how the names begin that any pattern matches; nothing if a glob leaves it open."""
+        found = dict.fromkeys([re.split(r"[*?]", p.name, maxsplit=1)[0] for p in self.patterns])
+        return [] if "" in found else list(found)
+
     def positions(self, functions: FtraceFunctions) -> set[int]:
         """Return the positions of the lines that any pattern matches."""
         if self._all:

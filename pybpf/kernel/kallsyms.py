@@ -22,7 +22,7 @@ import itertools
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import compress
 
 from .._sys.files import required, required_after
@@ -30,6 +30,7 @@ from ..dataclass import dataclass
 from ..digits import decimal, hexadecimal
 from ..errors import DeniedByPolicy, ObjectFormatError
 from ..namedtuple import NamedTuple
+from ..prefixes import shared_prefixes
 from .nameindex import index_names
 
 TYPE_CHECKING = False
@@ -50,6 +51,8 @@ _SEARCHES_BEFORE_INDEX = 24
 # something that has no symbol (the table has no sizes). Bytes.
 _MAX_OFFSET = 1 << 20
 _PAGE = 4096
+# A search for the beginning of names takes a quarter of a pass over all lines.
+_MOST_SEARCHES = 2
 # Characters to split at a time.
 _PART = 1 << 20
 # This many look-ups by bisecting the text (10 us each) cost as much as the sorted table.
@@ -166,8 +169,8 @@ class _Stretch:
             self._names = index_names(self._split().names)
         return self._names
 
-    def add_named(self, wanted: Mapping[str, str], to: Columns) -> None:
-        for lines in self._parts():
+    def add_named(self, wanted: Mapping[str, str], prefixes: Sequence[str], to: Columns) -> None:
+        for lines in [self._lines_starting(prefixes)] if prefixes else self._parts():
             if self._core:
                 # The caller's strings, not copies.
                 known = list(map(wanted.get, [line[_NAME:] for line in lines]))
@@ -250,6 +253,11 @@ class _Stretch:
             lines.pop()
             yield lines
             start = end
+
+    def _lines_starting(self, prefixes: Sequence[str]) -> list[str]:
+        # Lines whose names start so, in file order.
+        starts = [start for prefix in prefixes for start in self._search(f" {prefix}")]
+        return [self._line_at(start) for start in sorted(starts)]
 
     def _split_lines(self, lines: list[str], to: _Columns) -> str:
         # Appends to the columns and returns the type letters.
@@ -467,15 +475,19 @@ class Kallsyms:
         """Find every symbol that has one of these names, in file order.
 
         It makes one pass over the text. For thousands of names that is as fast as making an
-        index, and nothing is kept (the index of a kernel's names takes 26 MB).
+        index, and nothing is kept (the index of a kernel's names takes 26 MB). If the names start
+        alike, as those that a glob matches do, the text is only searched for their beginning.
 
         :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
         self.require_addresses()
         found = Columns([], array("Q"), [], [])
         wanted = {name: name for name in names if name}
+        prefixes = shared_prefixes(wanted)
+        if len(prefixes) > _MOST_SEARCHES:
+            prefixes = []
         for stretch in self._stretches:
-            stretch.add_named(wanted, found)
+            stretch.add_named(wanted, prefixes, found)
         return found
 
     def find_prefix(self, prefix: str) -> list[Symbol]:

@@ -36,6 +36,8 @@ __all__ = [
 
 # Up to this many names are searched one by one. For more, one pass over all symbols is faster.
 _FEW = 24
+# Up to this many beginnings are searched for. For more, splitting the whole list is faster.
+_SEARCHES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +74,8 @@ def matched(
         sites = [site for _, site in places if site is not None]
         marked = {i for i, line in enumerate(lines) if entry.matches(line)}
         return Lines(lines, sites if len(sites) == len(lines) else None, marked)
+    if 0 < len(beginnings := both.beginnings) <= _SEARCHES:
+        functions = functions.starting(beginnings)
     whole = Lines(functions.lines, functions.sites, entry.positions(functions))
     positions = Matcher(allows).positions(functions) | whole.entry
     return whole if len(positions) == len(functions) else whole.take(sorted(positions))

@@ -135,6 +135,31 @@ def test_a_search_finds_what_the_split_list_has(
         assert (name in fresh) == (name in split) == bool(want)
 
 
+@given(
+    st.lists(st.tuples(NAMES, st.sampled_from(["", "m", "a"]), st.integers(1, 2**64 - 1))),
+    st.sets(st.sampled_from(["a", "ab", "a.", "b", "m", "x", "__", "[a"]), min_size=1),
+    st.booleans(),
+)
+def test_beginnings_are_found_in_the_text(
+    lines: list[tuple[str, str, int]], prefixes: set[str], with_addresses: bool
+) -> None:
+    """What a search for beginnings finds are those lines of the split list, in its order."""
+    texts = [label(name, module) for name, module, _ in lines]
+    if with_addresses:
+        texts = [f"{at:016x} {text}" for text, (_, _, at) in zip(texts, lines, strict=True)]
+    data = "".join([f"{text}\n" for text in texts]).encode()
+    split = parse_functions(data, with_addresses=with_addresses)
+    want = [i for i, line in enumerate(split.lines) if line.startswith(tuple(prefixes))]
+    fresh = parse_functions(data, with_addresses=with_addresses)
+    some = fresh.starting(sorted(prefixes))
+    assert fresh._columns is None
+    assert list(some.lines) == [split.lines[i] for i in want]
+    if with_addresses and want:
+        assert some.sites is not None and split.sites is not None
+        assert list(some.sites) == [split.sites[i] for i in want]
+    assert split.starting(sorted(prefixes)) is split
+
+
 @given(st.lists(st.tuples(st.text("0123456789abcdefx ", max_size=18), NAMES), max_size=4))
 def test_addresses_in_bulk_are_those_of_each_line(lines: list[tuple[str, str]]) -> None:
     """Lines that differ from the usual form give what each of them gives alone, or the error."""

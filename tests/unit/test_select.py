@@ -22,6 +22,7 @@ from pybpf.kernel.globs import Matcher, parse_pattern
 from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.lookup import near_names
 from pybpf.multi.denylist import DENY, NORETURN, denied, never_returns
+from pybpf.multi.join import matched
 from pybpf.multi.reasons import Reason, Skipped
 from pybpf.multi.select import Selection, at_address, select, split_address
 
@@ -214,6 +215,11 @@ def test_joined_patterns_mean_what_fnmatch_says(
     matcher = Matcher(parsed)
     assert matcher.positions(FtraceFunctions(tuple(texts))) == expected
     assert {i for i, text in enumerate(texts) if matcher.matches(text)} == expected
+    # Neither is the list split for globs whose beginning is known.
+    fresh = parse_functions("".join([f"{text}\n" for text in texts]).encode())
+    assert list(matched(fresh, [], parsed).lines) == [texts[i] for i in sorted(expected)]
+    if parsed and matcher.beginnings:
+        assert fresh._columns is None
 
 
 def test_exact_names_with_modules_need_no_regex() -> None:

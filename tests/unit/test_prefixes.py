@@ -1,0 +1,25 @@
+"""What names start with."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pybpf.prefixes import shared_prefixes
+
+
+def test_one_for_each_first_letter() -> None:
+    assert shared_prefixes(["vfs_read", "vfs_write", "tcp_ack"]) == ["vfs_", "tcp_ack"]
+    assert shared_prefixes(["ab", "a", "abc"]) == ["a"]
+    assert shared_prefixes([]) == []
+
+
+@given(st.sets(st.text("abc_", min_size=1, max_size=5)))
+def test_every_name_starts_with_exactly_one(names: set[str]) -> None:
+    """No name is found twice, and a longer prefix would lose one."""
+    prefixes = shared_prefixes(names)
+    for name in names:
+        assert sum(name.startswith(prefix) for prefix in prefixes) == 1
+    for prefix in prefixes:
+        mine = [name for name in names if name.startswith(prefix)]
+        assert len({name[: len(prefix) + 1] for name in mine}) > 1 or prefix in mine
