@@ -173,7 +173,7 @@ class Blob:
         infos = words[1:]
         # Record lengths in words, by info word. There are some hundreds of them.
         steps: dict[int, int] = {}
-        offsets = array("I")
+        offsets: list[int] = []  # appending to an array takes longer: it grows in small steps
         append = offsets.append
         at = 0
         # The walk ends with the IndexError of the first info word after the section. A comparison
@@ -191,7 +191,7 @@ class Blob:
         if at != len(words):
             last = offsets[-1] if at > len(words) and offsets else at
             raise self.error("type record ends after the section", self.types_at + 4 * last)
-        return offsets
+        return array("I", offsets)
 
     def _step(self, at: int) -> int:
         # Length in words of the record at word `at`.

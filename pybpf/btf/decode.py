@@ -19,9 +19,11 @@ from __future__ import annotations
 import struct
 from array import array
 from itertools import compress, repeat
+from operator import itemgetter
 
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
+from ..prefixes import shared_prefixes
 from .blob import Blob
 from .inflate import VOID, inflate
 from .names import TypeNames, most_letters
@@ -47,7 +49,7 @@ from .types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence, Set
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
 __all__ = ["Btf", "FuncColumns"]
@@ -79,6 +81,11 @@ _POINTER_SIZE = 8
 _MAX_CHAIN = 256
 # Deepest nesting of structs by value.
 _MAX_NESTING = 64
+
+
+def _picked(values: Sequence[int] | memoryview[int], places: Sequence[int]) -> Sequence[int]:
+    # What is at these places. One call for all takes half the time of one call for each.
+    return itemgetter(*places)(values) if len(places) > 1 else [values[at] for at in places]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,25 +213,25 @@ class Btf:
         columns = self.func_columns()
         return zip(columns.ids, columns.names, columns.protos, strict=True)
 
-    def func_columns(self, initials: Set[str] | None = None) -> FuncColumns:
-        """Return every own FUNC as columns, ascending by id. The fast path for listing.
-
-        :param initials: return only names that start with one of these letters; None: all
-        """
-        blob, start, text = self.blob, self.start_id, self.blob.text
-        words, limit = blob.words, self.nr_types
+    def func_columns(self) -> FuncColumns:
+        """Return every own FUNC as columns, ascending by id. The fast path for listing."""
+        blob, start = self.blob, self.start_id
+        words = blob.words
         # One byte of each record gives the kind. These bytes are collected at C speed.
-        infos = array("I", map(words[1:].__getitem__, blob.offsets))
+        infos = array("I", _picked(words[1:], blob.offsets))
         is_func = infos.tobytes()[3::4].translate(_IS_FUNC)
         ids = array("I", compress(range(start, start + len(is_func)), is_func))
         offsets = array("I", compress(blob.offsets, is_func))
-        names = array("I", map(words.__getitem__, offsets))
-        if initials is not None and self._is_plain(names):
-            wanted = [text[at] in initials for at in names]
-            ids, offsets = array("I", compress(ids, wanted)), array("I", compress(offsets, wanted))
-            names = array("I", compress(names, wanted))
-        protos = array("I", map(words[2:].__getitem__, offsets))
-        if max(protos, default=0) >= limit:
+        return self._func_columns(ids, offsets, _picked(words, offsets))
+
+    def _func_columns(
+        self, ids: array[int], offsets: Sequence[int], names: Sequence[int]
+    ) -> FuncColumns:
+        # :param offsets: where the FUNCs are, in words
+        # :param names: offsets of their names
+        blob, text = self.blob, self.blob.text
+        protos = array("I", _picked(blob.words[2:], offsets))
+        if max(protos, default=0) >= self.nr_types:
             for at, proto in zip(offsets, protos, strict=True):
                 blob.reference(at, proto)
         if self._is_plain(names):
@@ -235,6 +242,25 @@ class Btf:
             return FuncColumns(ids, texts, protos)
         return FuncColumns(ids, list(map(blob.record_name, offsets, names)), protos)
 
+    def _funcs_starting(self, prefixes: Sequence[str]) -> FuncColumns | None:
+        # The FUNCs whose names start so, None if one string may be the end of another.
+        blob, words = self.blob, self.blob.words
+        offsets, start = blob.offsets, self.start_id
+        names = _picked(words, offsets)
+        before = b"\0" + blob.strings
+        if not self._is_plain(names) or any(set(_picked(before, names))):
+            return None
+        wanted = set()
+        for needle in [f"\0{prefix}".encode() for prefix in prefixes]:
+            at = before.find(needle)
+            while at >= 0:
+                wanted.add(at)
+                at = before.find(needle, at + 1)
+        found = compress(range(len(names)), map(wanted.__contains__, names))
+        rows = [i for i in found if words[offsets[i] + 1] >> 24 & 0x7F == _FUNC]
+        ids = array("I", [start + i for i in rows])
+        return self._func_columns(ids, [offsets[i] for i in rows], [names[i] for i in rows])
+
     def _is_plain(self, offsets: Sequence[int]) -> bool:
         # All of these are offsets of own strings, in which each byte is a character.
         blob = self.blob
@@ -243,8 +269,9 @@ class Btf:
     def funcs_named(self, names: Sequence[str]) -> FuncColumns:
         """Return the own FUNCs with one of these names. For many names, others come as well."""
         if len(names) >= _BULK:
-            initials = {name[:1] for name in names}
-            return self.func_columns(initials if len(initials) < _ALL_INITIALS else None)
+            prefixes = shared_prefixes(filter(None, names))
+            some = self._funcs_starting(prefixes) if len(prefixes) < _ALL_INITIALS else None
+            return self.func_columns() if some is None else some
         ids = array("I")
         for name in dict.fromkeys(names):
             # The first question to a blob is answered without tables.
