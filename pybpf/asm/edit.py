@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from ..dataclass import dataclass
 from . import insn as asm
+from . import opcodes as op
 from .insn import Insn
 
 __all__ = ["Code", "edit", "function_starts", "lead", "prepend"]
@@ -31,6 +32,21 @@ class Code:
     insns: tuple[Insn, ...]
     func_info: tuple[tuple[int, int], ...] = ()
     line_info: tuple[tuple[int, int, int, int], ...] = ()
+
+
+# Opcodes of whatever can point at another instruction.
+_POINTING = frozenset(
+    code for code in range(256) if code == op.LDIMM64 or code & op.CLASS_MASK in (op.JMP, op.JMP32)
+) - {op.JMP | op.EXIT}
+
+
+def _second_halves(insns: Sequence[Insn]) -> set[int]:
+    # Second slots of 64-bit immediates.
+    halves: set[int] = set()
+    for slot in [i for i, insn in enumerate(insns) if insn.code == op.LDIMM64]:
+        if slot not in halves:
+            halves.add(slot + 1)
+    return halves
 
 
 def _relative(insn: Insn) -> int | None:
@@ -65,39 +81,32 @@ def edit(code: Code, replacements: Mapping[int, Sequence[Insn]]) -> tuple[Code, 
     :returns: the new code, and the new slot of each old one (one more entry for the end)
     :raises ValueError: if a jump no longer fits in 16 bits
     """
+    insns = code.insns
+    halves = _second_halves(insns)
     places: list[int] = []
-    position = 0
-    skip = False
-    for slot, insn in enumerate(code.insns):
-        places.append(position)
-        if skip:
-            skip = False
-            if slot - 1 not in replacements:
-                position += 1
-            continue
-        skip = insn.is_ld_imm64
-        new = replacements.get(slot)
-        position += 1 if new is None else len(new)
-    places.append(position)
-
     out: list[Insn] = []
-    skip = False
-    for slot, insn in enumerate(code.insns):
-        if skip:
-            skip = False
-            if slot - 1 not in replacements:
-                out.append(insn)
+    done = 0  # slots that are laid out
+    for slot in sorted(replacements):
+        if slot >= len(insns) or slot in halves:
             continue
-        skip = insn.is_ld_imm64
-        new = replacements.get(slot)
-        if new is not None:
-            out.extend(new)
+        places += range(len(out), len(out) + slot - done)
+        out += insns[done:slot]
+        places.append(len(out))
+        out += replacements[slot]
+        done = slot + 1
+        if done in halves:
+            places.append(len(out))
+            done += 1
+    places += range(len(out), len(out) + len(insns) - done + 1)
+    out += insns[done:]
+
+    for slot in [i for i, insn in enumerate(insns) if insn.code in _POINTING]:
+        insn = insns[slot]
+        if slot in replacements or slot in halves or (delta := _relative(insn)) is None:
             continue
-        delta = _relative(insn)
-        if delta is not None:
-            target = slot + 1 + delta
-            insn = _with_relative(insn, places[target] - places[slot] - 1)
-        out.append(insn)
+        now = places[slot + 1 + delta] - places[slot] - 1
+        if now != delta:
+            out[places[slot]] = _with_relative(insn, now)
 
     funcs = tuple((places[slot], type_id) for slot, type_id in code.func_info)
     lines: list[tuple[int, int, int, int]] = []

@@ -25,7 +25,7 @@ anyway. Being stricter than the verifier is safe, being laxer is not.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .._uapi.helper_args import HELPER_ARGS
 from ..asm import insn as asm
@@ -294,6 +294,15 @@ def _join_states(old: _State, new: _State, at: int) -> bool:
     return changed
 
 
+def _joins(insns: Sequence[Insn]) -> set[int]:
+    # Instructions that jumps go to.
+    return {
+        slot + 1 + delta
+        for slot, insn in enumerate(insns)
+        if (delta := insn.jump_delta) is not None
+    }
+
+
 @dataclass(slots=True)
 class _Facts:
     accesses: dict[int, Access] = field(default_factory=dict)
@@ -328,6 +337,7 @@ class _Pass:
         self.kfunc_names = kfunc_names
         self.arrays = arrays
         self.starts = function_starts(code.insns)
+        self.joins = _joins(code.insns)
         self.facts = _Facts()
         self.done: dict[tuple[object, ...], _State | None] = {}
 
@@ -356,15 +366,22 @@ class _Pass:
         while work:
             slot = work.pop()
             state = states[slot].copy()
-            if slot >= len(self.insns):
-                raise PlanError(f"program {self.program!r}: falls off its end")
-            if self.insns[slot].is_exit:
-                if result is None:
-                    result = state
-                else:
-                    _join_states(result, state, slot)
-                continue
-            for target in self.step(slot, state):
+            # Only one way leads to an instruction that no jump goes to: its state is not kept.
+            while True:
+                if slot >= len(self.insns):
+                    raise PlanError(f"program {self.program!r}: falls off its end")
+                if self.insns[slot].is_exit:
+                    if result is None:
+                        result = state
+                    else:
+                        _join_states(result, state, slot)
+                    targets = []
+                    break
+                targets = self.step(slot, state)
+                if len(targets) != 1 or targets[0] in self.joins:
+                    break
+                (slot,) = targets
+            for target in targets:
                 if target not in states:
                     states[target] = state.copy()
                     work.append(target)
