@@ -387,7 +387,7 @@ class Program(Attaching):
 
     def attach_multi(
         self,
-        functions: Asked | None = None,
+        functions: Asked | Plan | None = None,
         *,
         mechanism: Mechanisms = "auto",
         prefer: str | None = None,
@@ -405,7 +405,9 @@ class Program(Attaching):
         with its reason.
 
         :param functions: a glob (``vfs_*``, ``module:glob``), ``NAME@ADDRESS``, or a sequence of
-            these, candidates of `select` or targets; None takes the section's glob
+            these, candidates of `select` or targets; None takes the section's glob. Or a plan of
+            `pybpf.trampoline.plan`: it is carried out as it is, unless modules came or went since;
+            then its functions are planned again
         :param mechanism: "auto", "tracing_multi", "trampoline", "kprobe_multi" or "kprobe"; or a
             sequence of these; each function gets the first that can run the program on it
         :param prefer: "overhead" for the lowest cost per call, however long attaching takes
@@ -438,6 +440,7 @@ class Program(Attaching):
                 "give a glob or names"
             )
         from .multi.options import AttachOptions  # lazy: it imports the whole planner, 30 ms
+        from .multi.plan import Plan
 
         options = AttachOptions(
             mechanism=mechanism,
@@ -450,7 +453,15 @@ class Program(Attaching):
             rates=rates,
             horizon=horizon,
         )
-        return self._multi.attach(self, asked, options)
+        if not isinstance(asked, Plan):
+            return self._multi.attach(self, asked, options)
+        own = replace(AttachOptions(), cookies=cookies, progress=progress, planned=planned)
+        if options != own:
+            raise PlanError(
+                f"program {self.name!r}: a plan says how to attach; leave out mechanism, prefer, "
+                "lowering, unknown, rates and horizon"
+            )
+        return self._multi.carry_out(self, asked, options)
 
     def check_multi(self, plan: Plan) -> int:
         """Let the verifier check everything that a plan would load. Nothing is attached.

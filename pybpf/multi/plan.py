@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
+from weakref import ref
 
-from ..dataclass import dataclass, replace
+from ..dataclass import dataclass, field, replace
 from ..features import Feature, FeatureSet
 from ..jsontext import dumps
 from ..wording import many
@@ -24,10 +25,13 @@ from .variant import Lowering, Variant
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .mechanisms import Mechanism
+    from .options import AttachOptions
+    from .template import Template
 
 __all__ = [
     "Group",
     "GroupKey",
+    "Origin",
     "Part",
     "Plan",
     "PlanFacts",
@@ -154,9 +158,38 @@ def in_groups(
     )
 
 
+class Origin:
+    """Hold what a plan was made from, so that it can be carried out as it is.
+
+    The program and the kernel's tables are not kept alive by it.
+
+    :param template: the program
+    :param moment: facts in which the functions were looked up
+    :param facts: what the planner knew
+    :param options: how to plan
+    """
+
+    __slots__ = ("_moment", "_template", "facts", "options")
+
+    def __init__(
+        self, template: Template, moment: object, facts: PlanFacts, options: AttachOptions
+    ) -> None:
+        self._template = ref(template)
+        self._moment = ref(moment)
+        self.facts = facts
+        self.options = options
+
+    def is_of(self, template: Template, moment: object) -> bool:
+        """Tell whether nothing has changed: neither the program nor the kernel's functions."""
+        return self._template() is template and self._moment() is moment
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Hold groups, skipped functions and the predicted cost. Values can be compared and printed."""
+    """Hold groups, skipped functions and the predicted cost. Values can be compared and printed.
+
+    :ivar origin: what it was made from; None if it was made from targets alone
+    """
 
     program: str
     hook: Hook
@@ -164,6 +197,7 @@ class Plan:
     skipped: tuple[Skipped, ...]
     cost: Cost
     sleepable: bool = False
+    origin: Origin | None = field(default=None, repr=False, compare=False)
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -6,6 +6,7 @@ plan, and loads each variant that the engine needs through the object's `Binding
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from .._uapi.defines import BPF_F_SLEEPABLE
@@ -13,7 +14,7 @@ from .._uapi.enums import AttachType, MapFlag, MapType, ProgType
 from ..asm import encode
 from ..asm.insn import PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Insn
 from ..binding import ProgLoad
-from ..dataclass import dataclass
+from ..dataclass import dataclass, replace
 from ..errors import BpfError, PlanError, RelocationError
 from ..kernel.lookup import BtfTarget, btf_target
 from ..obj.linker import Linker, Resolved
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from .._sys.fd import Fd
     from ..asm.edit import Code
     from ..binding import Binding
+    from ..kernel.host import Facts
     from ..programs import Program
     from .candidates import Ask
     from .link import MultiLink
     from .options import AttachOptions
-    from .plan import Plan
+    from .plan import Plan, PlanFacts
+    from .reasons import Skipped
     from .resolve import Item
     from .target import Target
     from .template import Template
@@ -217,6 +220,37 @@ class MultiPrograms:
         self.binding.prepare()
         return check(self, self.template(program), plan)
 
+    def carry_out(self, program: Program, plan: Plan, options: AttachOptions) -> MultiLink:
+        """Do what a plan says; see `Program.attach_multi`.
+
+        :param options: cookies and what to call; the rest is as it was planned
+        """
+        hook = _HOOKS.get(AttachType(program.expected_attach_type))
+        if (plan.program, plan.hook) != (program.name, hook):
+            what = f"program {plan.program!r} ({plan.hook.value})"
+            raise PlanError(f"program {program.name!r}: the plan is for {what}")
+        if plan.origin is None:
+            raise PlanError(
+                f"program {program.name!r}: the plan does not say how it was made; "
+                "make it by pybpf.trampoline.plan(program, functions, facts), or give its .targets"
+            )
+        one_each = isinstance(options.cookies, Sequence)
+        cookie = cookie_function(options.cookies, plan.targets if one_each else ())
+        options = replace(
+            plan.origin.options,
+            cookies=options.cookies,
+            progress=options.progress,
+            planned=options.planned,
+        )
+        self.binding.prepare()
+        template = self.template(program)
+        now = self.binding.refresh()
+        if plan.origin.is_of(template, now) and now.hold():
+            return self._run(program, template, plan, plan.origin.facts, options, cookie, now)
+        if not plan.groups:
+            raise PlanError(f"program {program.name!r}: the plan has no functions")
+        return self._attach(program, list(plan.targets), options, cookie, before=plan.skipped)
+
     def attach(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink:
         """Attach a program; see `Program.attach_multi`."""
         wanted = asked if isinstance(asked, str) else listed(asked)
@@ -244,6 +278,7 @@ class MultiPrograms:
         options: AttachOptions,
         cookie: Callable[[Target], int] | None,
         ask: Ask | None = None,
+        before: Sequence[Skipped] = (),
     ) -> MultiLink:
         template = self.template(program)
         for _ in range(ROUNDS):
@@ -252,7 +287,21 @@ class MultiPrograms:
             plan = self._resolver.at(now).plan(template, wanted, facts, options, ask)
             if now.hold():
                 break  # otherwise modules came or went while their symbols were read
+        if before:
+            plan = replace(plan, skipped=(*before, *plan.skipped))
+        return self._run(program, template, plan, facts, options, cookie, now)
+
+    def _run(
+        self,
+        program: Program,
+        template: Template,
+        plan: Plan,
+        facts: PlanFacts,
+        options: AttachOptions,
+        cookie: Callable[[Target], int] | None,
+        now: Facts,
+    ) -> MultiLink:
         if cookie is not None and (shared := shared_cookies(cookie, plan.targets)):
             warn(f"program {program.name!r}: {shared}")
-        ground = None if now.is_saved else Ground(self._resolver, now, template)
+        ground = None if now.is_saved else Ground(self._resolver.at(now), now, template)
         return run(self, template, plan, facts, options, cookie, ground, losses_on(now))

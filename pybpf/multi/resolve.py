@@ -28,7 +28,7 @@ from .columns import TargetColumns, Targets
 from .join import by_module, symbols_named
 from .mechanisms import MECHANISMS, Mechanism
 from .options import AUTO, HORIZON, AttachOptions, Mechanisms
-from .plan import Plan, PlanFacts
+from .plan import Origin, Plan, PlanFacts
 from .rates import plan_for
 from .reasons import Reason, Skipped
 from .select import at_address, select, split_address
@@ -183,7 +183,8 @@ class Resolver:
         targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY, ask=ask)
         if template.sleepable:
             targets = self.with_sleep(targets)
-        return plan_for(template, targets, facts, options, skipped)
+        made = plan_for(template, targets, facts, options, skipped)
+        return replace(made, origin=Origin(template, self._facts, facts, options))
 
     def with_sleep(self, targets: Iterable[Target]) -> Sequence[Target]:
         """Return the targets, with the running kernel's answer about sleepable programs on each.

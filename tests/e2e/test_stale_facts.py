@@ -242,6 +242,21 @@ def test_targets_and_candidates_of_another_moment(obj: pybpf.Object, way: str) -
             assert not link.skipped
 
 
+@pytest.mark.parametrize("way", ["auto", *MECHANISMS])
+def test_a_plan_of_another_moment(obj: pybpf.Object, way: str) -> None:
+    """While nothing changes, a plan is carried out as it is, else it is made again."""
+    rng, program = seeded(), obj.programs["on_entry"]
+    plan = pybpf.trampoline.plan(program, FUNCTIONS, obj.facts, way)
+    for moved in (False, True, True):
+        if moved:
+            reorder(rng)
+        before = traced()
+        with program.attach_multi(plan, cookies=[1, 2, 3]) as link:
+            check(before, link, way)
+            assert len(link) == len(FUNCTIONS) and not link.skipped
+            assert (link.plan is plan) is not moved
+
+
 @pytest.mark.parametrize("call", ["attach_kprobe_multi", "attach_kprobe", "attach_tracing"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_modules_move_in_the_last_moment(

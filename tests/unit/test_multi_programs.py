@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,45 @@ def test_there_is_one_plan(program: pybpf.Program, facts: Facts) -> None:
         "no_such_fn": Reason.NOT_FOUND,
         "__rcu_read_lock": Reason.DENIED,
     }
+
+
+def test_a_plan_is_carried_out_as_it_is(program: pybpf.Program, facts: Facts) -> None:
+    """Nothing is looked up or planned again, and cookies may be given as for its functions."""
+    asked = ["vfs_read", "vfs_fsync", "no_such_fn"]
+    plan = pybpf.trampoline.plan(program, asked, facts, "kprobe_multi")
+    by_name = {t.name: at for at, t in enumerate(plan.targets, 3)}
+    for cookies in ([3, 4], by_name, lambda target: by_name[target.name]):
+        with pytest.raises(Attached) as caught:
+            program.attach_multi(plan, cookies=cookies)  # type: ignore[arg-type]
+        assert caught.value.plan is plan
+        assert caught.value.cookies == by_name
+
+
+def test_a_plan_of_another_moment_is_made_again(program: pybpf.Program) -> None:
+    """As it was asked for: by the same mechanism, with all that was skipped."""
+    older = Facts.from_json(saved_facts())
+    plan = pybpf.trampoline.plan(program, ["vfs_read", "no_such_fn"], older, "kprobe_multi")
+    with pytest.raises(Attached) as caught:
+        program.attach_multi(plan)
+    assert caught.value.plan == plan
+    assert caught.value.plan is not plan
+    assert [group.mechanism.value for group in plan.groups] == ["kprobe_multi"]
+    assert [s.name for s in plan.skipped] == ["no_such_fn"]
+
+
+def test_plans_that_are_not_for_this(program: pybpf.Program, facts: Facts) -> None:
+    """Another program's, one that does not say how it was made, and contradicting options."""
+    with pybpf.open(MULTI, facts=facts) as obj:
+        other = pybpf.trampoline.plan(obj.programs["on_exit"], "vfs_read", facts)
+    with pytest.raises(
+        PlanError, match=r"'on_entry': the plan is for program 'on_exit' \(fexit\)$"
+    ):
+        program.attach_multi(other)
+    plan = pybpf.trampoline.plan(program, "vfs_read", facts)
+    with pytest.raises(PlanError, match=r"does not say how it was made; make it by .*\.targets"):
+        program.attach_multi(replace(plan, origin=None))
+    with pytest.raises(PlanError, match="a plan says how to attach; leave out mechanism"):
+        program.attach_multi(plan, mechanism="kprobe")
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,7 @@ def can_skip_exits(plan: Plan) -> bool:
     )
 
 
-def attach(
-    program: Program, tracing: Tracing, mechanisms: Sequence[str], progress: Progress
-) -> MultiLink:
+def attach(program: Program, tracing: Tracing, progress: Progress) -> MultiLink:
     """Attach to every function of a plan that the kernel accepts.
 
     :raises PlanError: nothing could be attached
@@ -129,10 +127,8 @@ def attach(
         return named[target.module, target.name] if found is None else found
 
     return program.attach_multi(
-        tracing.plan.targets,
-        mechanism=mechanisms,
+        tracing.plan,
         cookies=cookie,
         progress=progress,
         planned=lambda plan: None,  # the caller already announces slow work
-        unknown=UNKNOWN,
     )

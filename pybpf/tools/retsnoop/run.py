@@ -263,7 +263,7 @@ class _Run:
         others = stack.enter_context(ExitStack())
         others.enter_context(obj.programs["task_exit"].attach_raw_tp("sched_process_exit"))
         progress = Counting("Attaching", sys.stderr)
-        link = attach.attach(program, tracing, self.mechanisms, self.attach_progress(progress))
+        link = attach.attach(program, tracing, self.attach_progress(progress))
         attached = _Attached(link, others)
         stack.callback(self.detach_all, obj, attached)
         for probe in self.probes:
