@@ -71,8 +71,8 @@ _HAS_SIZE = bytes(
 )
 # From this many functions on, one pass over all types beats searches by name.
 _BULK = 40
-# Names that start with so many letters are nearly all: picking them would save nothing.
-_ALL_INITIALS = 12
+# For more beginnings of names than this, reading all names takes less time.
+_MOST_PREFIXES = 4
 # By the highest byte of an info word, without its kind flag.
 _IS_FUNC = bytes(k & 0x7F == _FUNC for k in range(256))
 _POINTER_SIZE = 8
@@ -243,23 +243,14 @@ class Btf:
         return FuncColumns(ids, list(map(blob.record_name, offsets, names)), protos)
 
     def _funcs_starting(self, prefixes: Sequence[str]) -> FuncColumns | None:
-        # The FUNCs whose names start so, None if one string may be the end of another.
-        blob, words = self.blob, self.blob.words
-        offsets, start = blob.offsets, self.start_id
-        names = _picked(words, offsets)
-        before = b"\0" + blob.strings
-        if not self._is_plain(names) or any(set(_picked(before, names))):
+        # The FUNCs whose names start so, None if they have to be found among all.
+        types = self._names.starting(prefixes)
+        if types is None:
             return None
-        wanted = set()
-        for needle in [f"\0{prefix}".encode() for prefix in prefixes]:
-            at = before.find(needle)
-            while at >= 0:
-                wanted.add(at)
-                at = before.find(needle, at + 1)
-        found = compress(range(len(names)), map(wanted.__contains__, names))
-        rows = [i for i in found if words[offsets[i] + 1] >> 24 & 0x7F == _FUNC]
-        ids = array("I", [start + i for i in rows])
-        return self._func_columns(ids, [offsets[i] for i in rows], [names[i] for i in rows])
+        ids = array("I", [type_id for type_id in types if self.kind(type_id) == _FUNC])
+        words, start = self.blob.words, self.start_id
+        offsets = [self.blob.offsets[type_id - start] for type_id in ids]
+        return self._func_columns(ids, offsets, [words[at] for at in offsets])
 
     def _is_plain(self, offsets: Sequence[int]) -> bool:
         # All of these are offsets of own strings, in which each byte is a character.
@@ -270,7 +261,7 @@ class Btf:
         """Return the own FUNCs with one of these names. For many names, others come as well."""
         if len(names) >= _BULK:
             prefixes = shared_prefixes(filter(None, names))
-            some = self._funcs_starting(prefixes) if len(prefixes) < _ALL_INITIALS else None
+            some = self._funcs_starting(prefixes) if len(prefixes) <= _MOST_PREFIXES else None
             return self.func_columns() if some is None else some
         ids = array("I")
         for name in dict.fromkeys(names):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from functools import cached_property
-from itertools import islice
+from itertools import compress, count, islice
 from operator import itemgetter
 
 TYPE_CHECKING = False
@@ -128,6 +128,18 @@ class TypeNames:
             names = (*([essential] if same else ()), *self._flavours.get(essential, ()))
             found = sorted([x for name in names for x in self._indexed(name)])
         return found
+
+    def starting(self, prefixes: Iterable[str]) -> list[int] | None:
+        """List the ids of the types, ascending, whose names start with one of these.
+
+        :param prefixes: not empty
+        :returns: None if names start inside longer ones, so that all have to be looked at
+        """
+        if self._inner:
+            return None
+        wanted = {x for text in prefixes for x in self._occurrences(_bytes(text), whole=True)}
+        names, first = array("I", self._table), self._blob.start_id
+        return list(compress(count(first), map(wanted.__contains__, names)))
 
     @property
     def index(self) -> dict[str, int | list[int]]:
