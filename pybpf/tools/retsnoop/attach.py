@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import compress
 
 from ...dataclass import dataclass
 from ...multi.plan import Group, Plan, Side
 from ...multi.reasons import Skipped
 from ...multi.resolve import plan as plan_multi
-from .functions import Function, Key, key_of, make_functions
+from .functions import Function, key_of, make_functions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ... import Facts, MultiLink, Program
-    from ...multi.candidates import Candidate
     from ...multi.mechanisms import Mechanism
     from ...multi.options import Progress
     from ...multi.select import Selection
@@ -90,15 +90,13 @@ def make_tracing(
     """
     candidates = selection.candidates
     plan = plan_multi(program, candidates, facts, mechanisms, unknown=UNKNOWN)
-    entries = {_key(c) for c in candidates if c.entry}
-    place = {_key(c): number for number, c in enumerate(candidates)}
+    columns = candidates.columns  # objects of thousands would take longer than all the rest here
+    keys = list(zip(columns.modules, columns.names, columns.addresses, strict=True))
+    entries = set(compress(keys, columns.entry))
+    place = {key: number for number, key in enumerate(keys)}
     targets = sorted(plan.targets, key=lambda t: place.get(key_of(t), 0))
     functions = make_functions(targets, entries)
     return Tracing(plan, functions, (*selection.skipped, *plan.skipped))
-
-
-def _key(candidate: Candidate) -> Key:
-    return (candidate.module, candidate.name, candidate.address)
 
 
 def can_skip_exits(plan: Plan) -> bool:

@@ -132,7 +132,7 @@ class _Run:
             raise _Failed("\n".join(f"entry glob {u}" for u in lost))
         for unmatched in selection.unmatched:
             self.say(f"Glob {unmatched}.", 1)
-        if not any(c.entry for c in selection.candidates):
+        if not any(selection.candidates.columns.entry):
             raise _Failed("no entry function can be traced")
         for label in selection.excluded:
             self.say(f"Function '{label}' is denied.", 2)
@@ -151,8 +151,9 @@ class _Run:
             raise _Failed("no entry function is left" + (f": {why}" if why else ""))
         self.say(f"Found {many(len(functions), 'attachable function')} in total.", 1)
         self.say(f"Skipped {many(skipped, 'function')} in total.", 1)
-        for function in entries:
-            self.say(f"Function '{function.label}' is marked as an entry point.", 1)
+        if self.options.verbose:  # there may be thousands
+            for function in entries:
+                self.say(f"Function '{function.label}' is marked as an entry point.", 1)
         if skipped and not self.options.verbose:
             self.warn(f"Skipped {many(skipped, 'function')} that cannot be traced; -v tells why.")
         self._warn_no_fail(functions)
@@ -176,6 +177,8 @@ class _Run:
             )
 
     def list_functions(self, functions: Sequence[Function], *, dry_run: bool) -> None:
+        if not self.options.verbose:
+            return
         how = "Attached (dry run)" if dry_run else "Attached"
         for number, function in enumerate(functions, 1):
             detail = ""
