@@ -40,7 +40,7 @@ from __future__ import annotations
 import errno
 import gc
 import math
-import platform
+import os
 import select
 import struct
 import threading
@@ -78,7 +78,7 @@ _NO_LIMIT = 1 << 62
 
 def make_fence() -> Callable[[], None] | None:
     """Make a function that orders memory accesses, None if this machine keeps them in order."""
-    if platform.machine() in ("x86_64", "AMD64", "i686"):
+    if os.uname().machine in ("x86_64", "AMD64", "i686"):
         return None
     lock = threading.Lock()
 

@@ -58,7 +58,7 @@ BTF_612 = ROOT / "tests" / "data" / "vmlinux-6.12.107-cloud-amd64.btf.gz"
 
 def test_record_layouts_are_those_of_the_object() -> None:
     """Sizes and offsets that Python decodes by are what clang laid out, by the object's BTF."""
-    btf = read_object(OBJECT.read_bytes()).btf
+    btf = read_object(Path(OBJECT).read_bytes()).btf
     assert btf is not None
 
     def layout(name: str) -> tuple[int, dict[str, int]]:
@@ -79,7 +79,7 @@ def test_record_layouts_are_those_of_the_object() -> None:
 
 def test_flags_are_those_of_the_object() -> None:
     """The enumerators of the BPF program have the values that Python puts into cookies."""
-    btf = read_object(OBJECT.read_bytes()).btf
+    btf = read_object(Path(OBJECT).read_bytes()).btf
     assert btf is not None
     values = {
         v.name: v.val

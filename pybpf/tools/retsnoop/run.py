@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import FrameType
 
 import pybpf
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-OBJECT = Path(__file__).with_name("retsnoop.bpf.o")
+OBJECT = f"{os.path.dirname(__file__)}/retsnoop.bpf.o"
 _POLL = 0.1  # seconds between checks of signals and the command
 _SLOW = 5.0  # seconds: slower work is announced
 _SLICE = 64  # records per read, so that signals are checked between reads

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from ...errors import PlanError
 from ...kernel.globs import glob_regex
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["by_name", "lines_of", "open_debug_info", "written_in"]
 
-_NOTES = Path("/sys/kernel/notes")
+_NOTES = "/sys/kernel/notes"
 
 
 def is_path(glob: str) -> bool:
@@ -46,8 +45,8 @@ def open_debug_info(
     if not wanted and (mode == "none" or not options.stacks or options.why):
         return None
     notes = b""
-    with contextlib.suppress(OSError):
-        notes = _NOTES.read_bytes()
+    with contextlib.suppress(OSError), open(_NOTES, "rb") as file:
+        notes = file.read()
 
     def text() -> int | None:
         found = facts.kallsyms.by_name("_text")
