@@ -262,19 +262,20 @@ def describe(facts: SelectFacts, columns: CandidateColumns) -> None:
         btf = facts.btf.get(module) if rows else None
         if btf is None:
             continue
-        table = btf.funcs_named([names[i] for i in rows])
-        index = index_names(table.names)
-        for i in rows:
-            at = index.get(names[i])
+        wanted = names if len(rows) == count else [names[i] for i in rows]
+        table = btf.funcs_named(wanted)
+        ids, protos = table.ids, table.protos
+        # Written for tens of thousands, of which nearly all have one FUNC.
+        for i, at in zip(rows, map(index_names(table.names).get, wanted), strict=True):
             if at is None:
                 continue
             if isinstance(at, list):
-                if len({table.protos[x] for x in at}) > 1:
+                if len({protos[x] for x in at}) > 1:
                     columns.no_btf[i] = Reason.AMBIGUOUS  # nothing says which prototype is right
                     continue
                 at = at[0]
-            columns.btf_ids[i] = table.ids[at]
-            columns.protos[i] = table.protos[at]
+            columns.btf_ids[i] = ids[at]
+            columns.protos[i] = protos[at]
             columns.no_btf[i] = None
     shared = [i for i, unique in enumerate(columns.unique) if not unique]
     agree = bool(shared) and _prototypes_agree(facts)

@@ -23,6 +23,24 @@ def say(**figures: object) -> None:
     print(str(figures).replace("'", '"'), flush=True)
 
 
+def lists(facts: object) -> int:
+    """ns that the kernel takes to write the lists that these facts were read from."""
+    from pybpf._sys.files import read
+    from pybpf.kernel.ftrace import tracefs
+
+    took = 0
+    for name, paths in (
+        ("kallsyms", ["/proc/kallsyms"]),
+        ("ftrace", [f"{tracefs()}/available_filter_functions{x}" for x in ("_addrs", "")]),
+    ):
+        path = next(filter(os.path.exists, paths))
+        if name in vars(facts):
+            start = time.perf_counter_ns()
+            read(path)
+            took += time.perf_counter_ns() - start
+    return took
+
+
 def attach(asked: str, mechanism: str) -> None:
     """Attach a program that reads nothing, say where the time went, and end."""
     import pybpf
@@ -53,6 +71,7 @@ def attach(asked: str, mechanism: str) -> None:
                 functions=sum(len(group.targets) for group in link.plan.groups),
                 took=took,
                 kernel=inside,
+                lists=lists(obj.facts.current()),
                 user=round(1e9 * (now.ru_utime - imported.ru_utime)),
                 system=round(1e9 * (now.ru_stime - imported.ru_stime)),
                 grown=now.ru_maxrss - imported.ru_maxrss,
