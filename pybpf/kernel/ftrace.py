@@ -14,7 +14,7 @@ import os
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from .._sys.files import read as _read
 from .._sys.files import required, tracefs_directories
@@ -81,6 +81,11 @@ class FtraceFunctions:
         )
         self._text = ""
         self._with_addresses = sites is not None
+        self._plain = ""  # the text without addresses
+        self._read_plain: Callable[[], str] | None = None
+        self._read_text: Callable[[], str] | None = None
+        #: Reads the same functions with their call sites, None if that would tell nothing more.
+        self.more: Callable[[], FtraceFunctions] | None = None
         self._index: dict[str, int | list[int]] | None = None
         self._searches = 0
 
@@ -90,6 +95,21 @@ class FtraceFunctions:
         functions._columns = None
         functions._text = text
         functions._with_addresses = with_addresses
+        return functions
+
+    @classmethod
+    def of_files(cls, plain: Callable[[], str], addressed: Callable[[], str]) -> FtraceFunctions:
+        """Make a list that is read when it is needed.
+
+        The kernel looks up the name of each function that it lists, and writing addresses nearly
+        doubles the time. So they are only read if the whole list is needed, or if they tell
+        functions apart.
+
+        :param plain: reads ``available_filter_functions``
+        :param addressed: reads ``available_filter_functions_addrs``
+        """
+        functions = cls._of_text("", with_addresses=True)
+        functions._read_plain, functions._read_text = plain, addressed
         return functions
 
     @property
@@ -149,16 +169,25 @@ class FtraceFunctions:
     def starting(self, prefixes: Sequence[str]) -> FtraceFunctions:
         """Return a list of its own of the functions whose names start with one of these.
 
-        The text is searched for each. If it was split already, the whole list is returned.
+        The text is searched for each. If it was split already, the whole list is returned. The
+        call sites are not known if the kernel's list was not read with them; see `more`.
 
         :param prefixes: not empty
         """
         if self._columns is not None:
             return self
-        text = self._text
-        starts = {start for prefix in prefixes for start in self._starts_of(prefix)}
-        lines = [text[start : text.index("\n", start) + 1] for start in sorted(starts)]
-        return self._of_text("".join(lines), with_addresses=self._with_addresses)
+        plain = self._read_text is not None and self._read_plain is not None
+        if plain and not self._plain:
+            assert self._read_plain is not None
+            self._plain = self._read_plain()
+        text = self._plain if plain else self._whole
+        addresses = self._with_addresses and not plain
+        found = (x for prefix in prefixes for x in _starts_of(text, prefix, addresses=addresses))
+        lines = [text[start : text.index("\n", start) + 1] for start in sorted(set(found))]
+        some = self._of_text("".join(lines), with_addresses=addresses)
+        if plain:
+            some.more = lambda: self._addressed().starting(prefixes)
+        return some
 
     def positions(self, name: str) -> tuple[int, ...]:
         """Return the positions of the lines that name `name`, in any module. Splits the list."""
@@ -195,15 +224,26 @@ class FtraceFunctions:
         if self._columns is not None:
             return self._columns.sites is not None
         # kptr_restrict makes them all zero.
-        return self._with_addresses and bool(self._text[:_ADDRESS].strip("0 "))
+        return self._with_addresses and bool(self._whole[:_ADDRESS].strip("0 "))
 
     # -- machinery
+
+    @property
+    def _whole(self) -> str:
+        # The text of all lines, with addresses if the kernel has them.
+        if self._read_text is not None:
+            self._text, self._read_text, self._plain = self._read_text(), None, ""
+        return self._text
+
+    def _addressed(self) -> FtraceFunctions:
+        _ = self._whole
+        return self
 
     def _split(self) -> _Columns:
         if self._columns is None:
             split = _columns_with_addresses if self._with_addresses else _columns
-            self._columns = split(self._text)
-            self._text = ""
+            self._columns = split(self._whole)
+            self._text = self._plain = ""
         return self._columns
 
     def _names(self) -> dict[str, int | list[int]]:
@@ -212,33 +252,34 @@ class FtraceFunctions:
             self._index = index_names(names)
         return self._index
 
-    def _starts_of(self, prefix: str, *ends: str) -> Iterator[int]:
-        # Where the lines start whose names start so, and end with one of `ends` if there are any.
-        text = self._text
-        if not self._with_addresses and text.startswith(tuple([prefix + x for x in ends or [""]])):
-            yield 0
-        # With addresses, exactly one field comes before the name.
-        before = " " if self._with_addresses else "\n"
-        for needle in [f"{before}{prefix}{end}" for end in ends or [""]]:
-            at = text.find(needle)
-            while at >= 0:
-                start = text.rfind("\n", 0, at) + 1 if self._with_addresses else at + 1
-                if " " not in text[start:at]:
-                    yield start
-                at = text.find(needle, at + 1)
-
     def _lines_with(self, name: str) -> dict[int, str]:
         # Whole lines by where they start. The name ends at the line's end or before a module.
-        text = self._text
+        text = self._whole
         return {
             start: text[start : text.index("\n", start)]
-            for start in self._starts_of(name, "\n", " [")
+            for start in _starts_of(text, name, "\n", " [", addresses=self._with_addresses)
         }
 
     def _place(self, line: str) -> Place:
         columns = (_columns_with_addresses if self._with_addresses else _columns)(line)
         site = columns.sites[0] if columns.sites else None
         return Place(*self.split(columns.lines[0]), site)
+
+
+def _starts_of(text: str, prefix: str, *ends: str, addresses: bool) -> Iterator[int]:
+    # Where the lines start whose names start so, and end with one of `ends` if there are any.
+    whole = [prefix + end for end in ends or [""]]
+    if not addresses and text.startswith(tuple(whole)):
+        yield 0
+    # With addresses, exactly one field comes before the name.
+    before = " " if addresses else "\n"
+    for needle in [before + name for name in whole]:
+        at = text.find(needle)
+        while at >= 0:
+            start = text.rfind("\n", 0, at) + 1 if addresses else at + 1
+            if " " not in text[start:at]:
+                yield start
+            at = text.find(needle, at + 1)
 
 
 class _Columns(NamedTuple):
@@ -316,10 +357,12 @@ def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunct
     :param data: text of the file
     :param with_addresses: True for the ``_addrs`` file
     """
+    return FtraceFunctions._of_text(_decoded(data), with_addresses=with_addresses)
+
+
+def _decoded(data: bytes) -> str:
     text = data.decode("utf-8", "surrogateescape")
-    if text and not text.endswith("\n"):
-        text += "\n"
-    return FtraceFunctions._of_text(text, with_addresses=with_addresses)
+    return f"{text}\n" if text and not text.endswith("\n") else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,17 +496,20 @@ def read_functions(directory: str | None = None) -> FtraceFunctions:
     :raises DeniedByPolicy: if the kernel does not let this process read the list
     """
     where = tracefs() if directory is None else directory
+    plain, addressed = (f"{where}/available_filter_functions{x}" for x in ("", "_addrs"))
     try:
-        addrs = parse_functions(
-            _read(f"{where}/available_filter_functions_addrs"), with_addresses=True
-        )
-        if addrs.has_addresses:
-            return addrs
+        with open(addressed, "rb", buffering=0) as file:
+            told = parse_functions(file.read(_ADDRESS + 1), with_addresses=True).has_addresses
     except (FileNotFoundError, PermissionError):
-        pass  # before 6.5, or hidden
-    path = f"{where}/available_filter_functions"
+        told = False  # before 6.5, or hidden
+    if told:
+        return FtraceFunctions.of_files(lambda: _list(plain), lambda: _list(addressed))
+    return FtraceFunctions._of_text(_list(plain), with_addresses=False)
+
+
+def _list(path: str) -> str:
     try:
-        return parse_functions(_read(path))
+        return _decoded(_read(path))
     except PermissionError as error:
         raise DeniedByPolicy(
             error.errno or errno.EPERM, f"reading {path}", "lockdown, or not root"

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from operator import itemgetter
 
-from ..dataclass import dataclass
+from ..dataclass import dataclass, replace
 from ..kernel.ftrace import FtraceFunctions, is_site_of
 from ..kernel.functions import label
 from ..kernel.globs import Matcher, Pattern
@@ -46,27 +46,36 @@ class Lines:
 
     :ivar sites: address of each line's call site, None if the kernel does not say
     :ivar entry: positions of the lines that an entry pattern matches
+    :ivar more: reads the call sites, None if there is nothing more to read
     """
 
     lines: Sequence[str]
     sites: Sequence[int] | None
     entry: Set[int]
+    more: Callable[[], Lines] | None = None
 
     def take(self, positions: Sequence[int]) -> Lines:
         """Return some of the lines."""
         sites, entry = self.sites, self.entry
-        return Lines(
+        some = Lines(
             [self.lines[i] for i in positions],
             None if sites is None else [sites[i] for i in positions],
             {new for new, i in enumerate(positions) if i in entry} if entry else entry,
         )
+        more = self.more
+        return some if more is None else replace(some, more=lambda: more().only(some.lines))
+
+    def only(self, wanted: Iterable[str]) -> Lines:
+        """Return the lines that are like one of these."""
+        texts = set(wanted)
+        return self.take([i for i, line in enumerate(self.lines) if line in texts])
 
 
 def matched(
     functions: FtraceFunctions, entries: Sequence[Pattern], allows: Sequence[Pattern]
 ) -> Lines:
     """Return the lines of ftrace's list that patterns match."""
-    both, entry = Matcher([*entries, *allows]), Matcher(entries)
+    both, entry, allow = Matcher([*entries, *allows]), Matcher(entries), Matcher(allows)
     if both.is_exact:  # then the whole list and its columns are not needed
         places = [(label(p.name, p.module), p.site) for p in functions.named(both.names)]
         places = [place for place in places if both.matches(place[0])]
@@ -76,8 +85,14 @@ def matched(
         return Lines(lines, sites if len(sites) == len(lines) else None, marked)
     if 0 < len(beginnings := both.beginnings) <= _SEARCHES:
         functions = functions.starting(beginnings)
+    more = functions.more
+    found = _matched(functions, entry, allow)
+    return found if more is None else replace(found, more=lambda: _matched(more(), entry, allow))
+
+
+def _matched(functions: FtraceFunctions, entry: Matcher, allow: Matcher) -> Lines:
     whole = Lines(functions.lines, functions.sites, entry.positions(functions))
-    positions = Matcher(allows).positions(functions) | whole.entry
+    positions = allow.positions(functions) | whole.entry
     return whole if len(positions) == len(functions) else whole.take(sorted(positions))
 
 
@@ -150,12 +165,15 @@ def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool)
     for i in [i for i, module in enumerate(symbols.modules) if module]:
         labels[i] = label(labels[i], symbols.modules[i])
     by_label = index_names(labels)
+    lines = index_names(wanted.lines)
+    if wanted.more is not None and (len(by_label) < len(labels) or len(lines) < len(names)):
+        return join(facts, wanted.more(), to, at_exit)  # functions share a name: sites tell
     addresses, types, sites = symbols.addrs, symbols.types, wanted.sites
     rows: list[int] = []  # of each function, its first line
     shared: list[int] = []  # functions that share their name
     lost: list[tuple[int, Skipped]] = []  # with the line
     found: Sequence[int]
-    for line, lines_at in index_names(wanted.lines).items():
+    for line, lines_at in lines.items():
         at = by_label.get(line)
         # Nearly all functions have one line and one symbol.
         if (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -177,6 +179,28 @@ def test_addresses_in_bulk_are_those_of_each_line(lines: list[tuple[str, str]]) 
         assert whole is None
     elif all(each):
         assert whole == [place for one in each for place in one or ()]
+
+
+def test_addresses_are_read_when_they_are_needed() -> None:
+    """Beginnings are found in the list without them, which is read once; all else needs them."""
+    read: list[str] = []
+
+    def reader(name: str, data: bytes) -> Callable[[], str]:
+        return lambda: read.append(name) or data.decode()  # type: ignore[func-returns-value]
+
+    plain = b"".join(line[17:] for line in ADDRS.splitlines(keepends=True))
+    functions = FtraceFunctions.of_files(reader("plain", plain), reader("addressed", ADDRS))
+    whole = parse_functions(ADDRS, with_addresses=True)
+    for _ in range(2):
+        some = functions.starting(["p_"])
+        assert some.sites is None and set(some.lines) == {"p_start"}
+    assert read == ["plain"]
+    assert some.more is not None
+    told = some.more()
+    assert told.more is None
+    assert (told.lines, told.sites) == (some.lines, whole.starting(["p_"]).sites)
+    assert (functions.lines, functions.sites) == (whole.lines, whole.sites)
+    assert read == ["plain", "addressed"]
 
 
 def test_one_name_does_not_split_the_list() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fnmatch
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
@@ -350,6 +350,26 @@ def test_columns_find_what_a_walk_over_names_finds(
     assert list(found.candidates) == candidates
     assert found.candidates == tuple(candidates)
     assert list(found.skipped[: len(skipped)]) == skipped
+
+
+@settings(max_examples=200)
+@given(kernels(), globs, denies, st.booleans())
+def test_call_sites_are_read_only_where_functions_share_a_name(
+    facts: Facts, allow: list[str], deny: list[str], at_exit: bool
+) -> None:
+    """They change nothing for the others, and all of them are read or none."""
+    assume(facts.ftrace.sites)
+    plain = "".join([f"{line}\n" for line in facts.ftrace.lines])
+    whole = FtraceFunctions.of_files(lambda: plain, facts.ftrace.to_text)
+    lazy, without = replace(facts, ftrace=whole), parse_functions(plain.encode())
+    found = select(lazy, allow, deny=deny, at_exit=at_exit)  # type: ignore[arg-type]
+    unread = whole._read_text is not None
+    known = replace(facts, ftrace=without) if unread else facts
+    candidates, skipped = naive_select(known, allow, deny, at_exit)
+    assert list(found.candidates) == candidates
+    assert list(found.skipped[: len(skipped)]) == skipped
+    if unread:
+        assert all(candidate.unique for candidate in candidates)
 
 
 @given(kernels(), globs, st.booleans())
