@@ -166,17 +166,17 @@ class FtraceFunctions:
                 found |= self._lines_with(name)
         return [self._place(found[start]) for start in sorted(found)]
 
-    def starting(self, prefixes: Sequence[str]) -> FtraceFunctions:
+    def starting(self, prefixes: Sequence[str], *, sites: bool = True) -> FtraceFunctions:
         """Return a list of its own of the functions whose names start with one of these.
 
-        The text is searched for each. If it was split already, the whole list is returned. The
-        call sites are not known if the kernel's list was not read with them; see `more`.
+        The text is searched for each. If it was split already, the whole list is returned.
 
         :param prefixes: not empty
+        :param sites: read call sites; otherwise `more` of the list does that if it is called
         """
         if self._columns is not None:
             return self
-        plain = self._read_text is not None and self._read_plain is not None
+        plain = not sites and self._read_text is not None and self._read_plain is not None
         if plain and not self._plain:
             assert self._read_plain is not None
             self._plain = self._read_plain()

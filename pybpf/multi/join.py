@@ -38,6 +38,8 @@ __all__ = [
 _FEW = 24
 # Up to this many beginnings are searched for. For more, splitting the whole list is faster.
 _SEARCHES = 8
+# Of the many functions whose names begin with fewer letters alike, some share a name.
+_LONG = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +86,8 @@ def matched(
         marked = {i for i, line in enumerate(lines) if entry.matches(line)}
         return Lines(lines, sites if len(sites) == len(lines) else None, marked)
     if 0 < len(beginnings := both.beginnings) <= _SEARCHES:
-        functions = functions.starting(beginnings)
+        few = min(map(len, beginnings)) >= _LONG
+        functions = functions.starting(beginnings, sites=not few)
     more = functions.more
     found = _matched(functions, entry, allow)
     return found if more is None else replace(found, more=lambda: _matched(more(), entry, allow))
@@ -167,7 +170,7 @@ def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool)
     by_label = index_names(labels)
     lines = index_names(wanted.lines)
     if wanted.more is not None and (len(by_label) < len(labels) or len(lines) < len(names)):
-        return join(facts, wanted.more(), to, at_exit)  # functions share a name: sites tell
+        return skipped + join(facts, wanted.more(), to, at_exit)  # sites tell which is which
     addresses, types, sites = symbols.addrs, symbols.types, wanted.sites
     rows: list[int] = []  # of each function, its first line
     shared: list[int] = []  # functions that share their name

@@ -6,6 +6,7 @@ import fnmatch
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import assume, given, settings
@@ -15,6 +16,7 @@ from hypothesis.strategies import DrawFn
 from pybpf.btf import Btf, BtfBuilder, BtfKind, types
 from pybpf.kernel.ftrace import FtraceFunctions, KprobeBlacklist, parse_blacklist, parse_functions
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
+from pybpf.multi import join
 from pybpf.multi.candidates import Candidate
 from pybpf.multi.columns import Targets
 from pybpf.multi.denylist import denied, never_returns
@@ -362,7 +364,8 @@ def test_call_sites_are_read_only_where_functions_share_a_name(
     plain = "".join([f"{line}\n" for line in facts.ftrace.lines])
     whole = FtraceFunctions.of_files(lambda: plain, facts.ftrace.to_text)
     lazy, without = replace(facts, ftrace=whole), parse_functions(plain.encode())
-    found = select(lazy, allow, deny=deny, at_exit=at_exit)  # type: ignore[arg-type]
+    with patch.object(join, "_LONG", 1):
+        found = select(lazy, allow, deny=deny, at_exit=at_exit)  # type: ignore[arg-type]
     unread = whole._read_text is not None
     known = replace(facts, ftrace=without) if unread else facts
     candidates, skipped = naive_select(known, allow, deny, at_exit)
