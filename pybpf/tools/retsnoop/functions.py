@@ -48,6 +48,8 @@ class Flag(enum.IntFlag):
 
 
 _NONE = Flag(0)
+# As plain numbers. An operation of `enum` takes as long as making a whole `Function`.
+_ENTRY, _VOID, _NEVER_FAILS = int(Flag.ENTRY), int(Flag.VOID), int(Flag.NOFAIL | Flag.VOID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,19 @@ class Function:
         return label(self.name, self.module)
 
     @property
+    def is_entry(self) -> bool:
+        """Return True if it opens a session."""
+        return int(self.flags) & _ENTRY != 0
+
+    @property
+    def is_void(self) -> bool:
+        """Return True if it returns nothing."""
+        return int(self.flags) & _VOID != 0
+
+    @property
     def can_fail(self) -> bool:
         """Return True if some return values mean an error."""
-        return not self.flags & (Flag.NOFAIL | Flag.VOID)
+        return int(self.flags) & _NEVER_FAILS == 0
 
     @property
     def cookie(self) -> int:
@@ -121,18 +133,19 @@ def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[
     :param targets: functions that will be attached to
     :param entries: functions that open a session
     """
-    return [
-        Function(
-            number,
-            target.name,
-            target.module,
-            target.address,
-            flags_of(target.prototype) | (Flag.ENTRY if key_of(target) in entries else _NONE),
-            target.prototype.ret_size if target.prototype else 0,
-            target.btf_id,
+    flags: dict[tuple[int, bool], Flag] = {}  # thousands of functions have some hundred models
+    functions = []
+    for number, target in enumerate(targets):
+        model, entry = target.prototype, key_of(target) in entries
+        known = flags.get((id(model), entry))
+        if known is None:
+            known = flags_of(model) | (Flag.ENTRY if entry else _NONE)
+            flags[id(model), entry] = known
+        size = model.ret_size if model else 0
+        functions.append(
+            Function(number, target.name, target.module, target.address, known, size, target.btf_id)
         )
-        for number, target in enumerate(targets)
-    ]
+    return functions
 
 
 class Outcome(NamedTuple):

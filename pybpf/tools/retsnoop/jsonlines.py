@@ -165,7 +165,7 @@ def attached(
                 "module": f.module,
                 "addr": f"{f.addr:#x}",
                 "btf_id": f.btf_id,
-                "entry": bool(f.flags & Flag.ENTRY),
+                "entry": f.is_entry,
                 "flags": [flag.name for flag in Flag if flag & f.flags],
             }
             for f in functions

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import islice
 from types import FrameType
 
 import pybpf
@@ -144,7 +145,7 @@ class _Run:
         for one in tracing.skipped:
             self.say(f"Function '{one.label}' is skipped: {one.why}", 1)
         functions = tracing.functions
-        entries = [f for f in functions if f.flags & Flag.ENTRY]
+        entries = [f for f in functions if f.is_entry]
         if not entries:
             asked = {(c.module, c.name) for c in selection.candidates if c.entry}
             why = next((s for s in tracing.skipped if (s.module, s.name) in asked), None)
@@ -166,7 +167,7 @@ class _Run:
         names = [
             f"'{f.label}'"
             for f in functions
-            if f.flags & Flag.ENTRY and not f.can_fail and (alone or not f.flags & Flag.VOID)
+            if f.is_entry and not f.can_fail and (alone or not f.is_void)
         ]
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -230,7 +231,7 @@ class _Run:
 
     def places(self, functions: Sequence[Function]) -> dict[int, tuple[int, int]]:
         """Return where the code of each entry function is, by number."""
-        entries = [f for f in functions if f.flags & Flag.ENTRY and f.addr][:_PLACED]
+        entries = list(islice((f for f in functions if f.is_entry and f.addr), _PLACED))
         if not entries or self.facts.kallsyms.hidden:
             return {}
         ends = ((f, end_of(f.addr, self.facts.kallsyms)) for f in entries)
@@ -285,7 +286,7 @@ class _Run:
             self.say(f"Function '{refused.label}' is skipped: {refused.why}", 1)
         if link.refused and not self.options.verbose:
             self.warn(f"The kernel refused {len(link.refused)} of {count}; -v tells why.")
-        if not any(f.flags & Flag.ENTRY for f in functions):
+        if not any(f.is_entry for f in functions):
             why = f": {link.refused[0]}" if link.refused else ""
             raise _Failed(f"no entry function could be attached to{why}")
         self.list_functions(functions, dry_run=False)
