@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> int:
         case ["runs", *works]:
             for work in works:
                 asked, mechanism = work.rsplit(":", 1)
-                for _ in range(2):
+                for _ in range(3):
                     process(asked, mechanism)
         case _:
             raise SystemExit(f"unknown work {arguments}")
