@@ -13,11 +13,12 @@ import errno
 import os
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from .._sys.files import read as _read
 from .._sys.files import required, tracefs_directories
+from ..bulk import picked
 from ..dataclass import dataclass
 from ..digits import hexadecimal
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
@@ -25,6 +26,7 @@ from ..namedtuple import NamedTuple
 from .nameindex import index_names
 
 __all__ = [
+    "SITE_OFFSETS",
     "BlacklistEntry",
     "FtraceFunctions",
     "KprobeBlacklist",
@@ -39,9 +41,9 @@ __all__ = [
 
 # Holes left by functions of discarded sections (freed init code).
 _INVALID = "__ftrace_invalid_address__"
-# The call site lies at most this many bytes after the function's address: 4 for
-# endbr64. (With call padding the site is still at the symbol.)
-_SITE_SLACK = 4
+#: How many bytes after the function's address its call site may be: 4 for endbr64. (With call
+#: padding the site is still at the symbol.)
+SITE_OFFSETS = range(5)
 _ADDRESS = 16  # hex digits of an address
 # This many searches of the text cost about as much as splitting it and indexing its names.
 _SEARCHES_BEFORE_INDEX = 24
@@ -348,7 +350,7 @@ def _columns_line_by_line(lines: list[str]) -> _Columns:
 
 def is_site_of(site: int, address: int) -> bool:
     """Tell whether `site` is the call site of the function at `address`."""
-    return 0 <= site - address <= _SITE_SLACK
+    return site - address in SITE_OFFSETS
 
 
 def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunctions:
@@ -424,12 +426,12 @@ class KprobeBlacklist:
 
     def refused(self, names: Sequence[str], addresses: Sequence[int]) -> set[int]:
         """Return the positions of the functions that are on the list by name or address."""
-        starts, ends = self._starts, self._ends
-        found = {
-            i
-            for i, address in enumerate(addresses)
-            if (at := bisect_right(starts, address)) and address < ends[at - 1]
-        }
+        # There are some hundred ranges: they are looked up in the addresses, not the other way.
+        order = sorted(range(len(addresses)), key=addresses.__getitem__)
+        ordered = picked(addresses, order)
+        found: set[int] = set()
+        for start, end in zip(self._starts, self._ends, strict=True):
+            found.update(order[bisect_left(ordered, start) : bisect_left(ordered, end)])
         if not self._names.isdisjoint(names):
             found.update([i for i, name in enumerate(names) if name in self._names])
         return found

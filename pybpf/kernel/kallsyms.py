@@ -26,11 +26,11 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import compress
 
 from .._sys.files import required, required_after
+from ..bulk import shared_prefixes
 from ..dataclass import dataclass
 from ..digits import decimal, hexadecimal
 from ..errors import DeniedByPolicy, ObjectFormatError
 from ..namedtuple import NamedTuple
-from ..prefixes import shared_prefixes
 from .nameindex import index_names
 
 TYPE_CHECKING = False
@@ -170,23 +170,37 @@ class _Stretch:
         return self._names
 
     def add_named(self, wanted: Mapping[str, str], prefixes: Sequence[str], to: Columns) -> None:
-        for lines in [self._lines_starting(prefixes)] if prefixes else self._parts():
-            if self._core:
-                # The caller's strings, not copies.
-                known = list(map(wanted.get, [line[_NAME:] for line in lines]))
-                heads = list(compress(lines, known))
-                owners = [""] * len(heads)
-                names = [name for name in known if name]
-            else:
-                split = [(line, *line[_NAME:].partition("\t[")) for line in lines]
-                found = [one for one in split if one[1] in wanted]
-                heads = [one[0] for one in found]
-                names = [one[1] for one in found]
-                owners = [one[3].rstrip("]") for one in found]
-            to.addrs.extend(self._addresses(heads))
-            to.names.extend(names)
-            to.types.extend([line[17] for line in heads])
-            to.modules.extend(owners)
+        if prefixes:
+            self._add(self._lines_starting(prefixes), wanted, to)
+        elif self._core:
+            self._add_core(wanted, to)
+        else:
+            for lines in self._parts():
+                self._add(lines, wanted, to)
+
+    def _add(self, lines: list[str], wanted: Mapping[str, str], to: Columns) -> None:
+        split = [(line, *line[_NAME:].partition("\t[")) for line in lines]
+        found = [one for one in split if one[1] in wanted]
+        heads = [one[0] for one in found]
+        to.addrs.extend(self._addresses(heads))
+        to.names.extend([wanted[one[1]] for one in found])  # the caller's strings, not copies
+        to.types.extend([line[17] for line in heads])
+        to.modules.extend([one[3].rstrip("]") for one in found])
+
+    def _add_core(self, wanted: Mapping[str, str], to: Columns) -> None:
+        # Without owners, three words are a line, and the second is one letter.
+        for start, end in self._spans():
+            words = self.text[start : end - 1].replace("\n", " ").split(" ")
+            known = list(map(wanted.get, words[2::3]))
+            heads = list(compress(words[::3], known))
+            addrs = _decoded(heads)
+            if addrs is None or 3 * len("".join(words[1::3])) != len(words):
+                self._add(self.text[start : end - 1].split("\n"), wanted, to)
+                continue
+            to.addrs.extend(addrs)
+            to.names.extend(filter(None, known))
+            to.types.extend(compress(words[1::3], known))
+            to.modules.extend([""] * len(heads))
 
     # -- by position
 
@@ -244,15 +258,17 @@ class _Stretch:
             self._columns = columns._replace(types="".join(types))
         return self._columns
 
-    def _parts(self) -> Iterator[list[str]]:
-        # Some thousand lines at a time. All at once would take 12 MB more than what is kept.
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        # Where some thousand lines start and end. All at once would take 12 MB more than what is
+        # kept.
         start = 0
         while start < len(self.text):
             end = self.text.find("\n", start + _PART) + 1 or len(self.text)
-            lines = self.text[start:end].split("\n")
-            lines.pop()
-            yield lines
+            yield start, end
             start = end
+
+    def _parts(self) -> Iterator[list[str]]:
+        return (self.text[start : end - 1].split("\n") for start, end in self._spans())
 
     def _lines_starting(self, prefixes: Sequence[str]) -> list[str]:
         # Lines whose names start so, in file order.
@@ -274,19 +290,14 @@ class _Stretch:
 
     def _addresses(self, lines: list[str]) -> array[int]:
         # Checks the lines as well.
-        try:
-            raw = bytes.fromhex("".join([line[:_ADDRESS] for line in lines]))
-        except ValueError:
-            raw = b""
+        table = _decoded([line[:_ADDRESS] for line in lines])
         blanks = [line[16:19:2] for line in lines].count("  ")
-        if blanks != len(lines) or len(raw) != 8 * len(lines):
+        if blanks != len(lines) or table is None:
             for line in lines:
                 self._checked(line)
                 if line[:_ADDRESS].strip("0123456789abcdef"):
                     raise self._bad(line, f"not an address: {line[:_ADDRESS]!r}")
-        table = array("Q", raw)
-        if sys.byteorder == "little":
-            table.byteswap()
+            raise AssertionError("each line has an address")
         return table
 
     def _by_address(self) -> array[int]:
@@ -357,6 +368,20 @@ class _Stretch:
     def _bad(self, line: str, what: str) -> ObjectFormatError:
         offset = self._offset + f"\n{self.text}".index(f"\n{line}\n")
         return ObjectFormatError(what, file=_PATH, offset=offset)
+
+
+def _decoded(heads: list[str]) -> array[int] | None:
+    """Decode addresses of 16 hexadecimal digits all at once; None if one is none."""
+    try:
+        raw = bytes.fromhex("".join(heads))
+    except ValueError:
+        return None
+    if len(raw) != 8 * len(heads) or set(map(len, heads)) - {_ADDRESS}:  # it skips blanks
+        return None
+    table = array("Q", raw)
+    if sys.byteorder == "little":
+        table.byteswap()
+    return table
 
 
 def _line_with(data: bytes, words: bytes, start: int = 0) -> int:
@@ -483,9 +508,7 @@ class Kallsyms:
         self.require_addresses()
         found = Columns([], array("Q"), [], [])
         wanted = {name: name for name in names if name}
-        prefixes = shared_prefixes(wanted)
-        if len(prefixes) > _MOST_SEARCHES:
-            prefixes = []
+        prefixes = shared_prefixes(wanted, _MOST_SEARCHES)
         for stretch in self._stretches:
             stretch.add_named(wanted, prefixes, found)
         return found

@@ -9,8 +9,9 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from operator import itemgetter
 
+from ..bulk import picked
 from ..dataclass import dataclass, replace
-from ..kernel.ftrace import FtraceFunctions, is_site_of
+from ..kernel.ftrace import SITE_OFFSETS, FtraceFunctions, is_site_of
 from ..kernel.functions import label
 from ..kernel.globs import Matcher, Pattern
 from ..kernel.kallsyms import FUNCTION_TYPES, Columns
@@ -176,17 +177,17 @@ def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool)
     shared: list[int] = []  # functions that share their name
     lost: list[tuple[int, Skipped]] = []  # with the line
     found: Sequence[int]
-    for line, lines_at in lines.items():
-        at = by_label.get(line)
+    places: list[int] = []  # address of each
+    for lines_at, at in zip(lines.values(), map(by_label.get, lines), strict=True):
         # Nearly all functions have one line and one symbol.
         if (
             type(lines_at) is int
             and type(at) is int
             and types[at] in FUNCTION_TYPES
-            and (sites is None or is_site_of(sites[lines_at], addresses[at]))
+            and (sites is None or sites[lines_at] - addresses[at] in SITE_OFFSETS)
         ):
             rows.append(lines_at)
-            to.addresses.append(addresses[at])
+            places.append(addresses[at])
             continue
         every = [lines_at] if isinstance(lines_at, int) else lines_at
         some = [] if at is None else [at] if isinstance(at, int) else at
@@ -198,7 +199,8 @@ def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool)
         if len({addresses[i] for i in some}) > 1:
             shared += range(len(rows), len(rows) + len(found))
         rows += [first] * len(found)
-        to.addresses.extend(found)
+        places += found
+    to.addresses = array("Q", places)
     to.unique = bytearray(b"\1") * len(rows)
     for row in shared:
         to.unique[row] = 0
@@ -286,17 +288,24 @@ def describe(facts: SelectFacts, columns: CandidateColumns) -> None:
         wanted = names if len(rows) == count else [names[i] for i in rows]
         table = btf.funcs_named(wanted)
         ids, protos = table.ids, table.protos
-        # Written for tens of thousands, of which nearly all have one FUNC.
-        for i, at in zip(rows, map(index_names(table.names).get, wanted), strict=True):
-            if at is None:
+        # Written for tens of thousands, of which nearly all have one FUNC. The last place is that
+        # of the others.
+        none = len(ids)
+        found = list(map(index_names(table.names).get, wanted))
+        places = [at if type(at) is int else none for at in found]
+        btf_ids, of_protos = picked([*ids, 0], places), picked([*protos, 0], places)
+        no_btf: Sequence[Reason | None] = picked([*[None] * none, Reason.NO_BTF], places)
+        if len(rows) == count:
+            columns.btf_ids, columns.protos = array("I", btf_ids), array("I", of_protos)
+            columns.no_btf = list(no_btf)
+        else:
+            for i, btf_id, proto, no in zip(rows, btf_ids, of_protos, no_btf, strict=True):
+                columns.btf_ids[i], columns.protos[i], columns.no_btf[i] = btf_id, proto, no
+        for i, at in [(i, at) for i, at in zip(rows, found, strict=True) if type(at) is list]:
+            if len({protos[x] for x in at}) > 1:
+                columns.no_btf[i] = Reason.AMBIGUOUS  # nothing says which prototype is right
                 continue
-            if isinstance(at, list):
-                if len({protos[x] for x in at}) > 1:
-                    columns.no_btf[i] = Reason.AMBIGUOUS  # nothing says which prototype is right
-                    continue
-                at = at[0]
-            columns.btf_ids[i] = ids[at]
-            columns.protos[i] = protos[at]
+            columns.btf_ids[i], columns.protos[i] = ids[at[0]], protos[at[0]]
             columns.no_btf[i] = None
     shared = [i for i, unique in enumerate(columns.unique) if not unique]
     agree = bool(shared) and _prototypes_agree(facts)

@@ -30,7 +30,7 @@ LAYERS = {
     "pybpf.histogram": 0,
     "pybpf.symbols": 6,
     "pybpf.names": 0,
-    "pybpf.prefixes": 0,
+    "pybpf.bulk": 0,
     "pybpf.asm": 2,
     "pybpf.elf": 2,
     "pybpf.btf": 2,

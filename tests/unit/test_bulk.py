@@ -1,23 +1,24 @@
-"""What names start with."""
+"""Steps over very many values."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybpf.prefixes import shared_prefixes
+from pybpf.bulk import shared_prefixes
 
 
 def test_one_for_each_first_letter() -> None:
-    assert shared_prefixes(["vfs_read", "vfs_write", "tcp_ack"]) == ["vfs_", "tcp_ack"]
-    assert shared_prefixes(["ab", "a", "abc"]) == ["a"]
-    assert shared_prefixes([]) == []
+    assert shared_prefixes(["vfs_read", "vfs_write", "tcp_ack"], 2) == ["vfs_", "tcp_ack"]
+    assert shared_prefixes(["vfs_read", "vfs_write", "tcp_ack"], 1) == []
+    assert shared_prefixes(["ab", "a", "abc"], 2) == ["a"]
+    assert shared_prefixes([], 2) == []
 
 
 @given(st.sets(st.text("abc_", min_size=1, max_size=5)))
 def test_every_name_starts_with_exactly_one(names: set[str]) -> None:
     """No name is found twice, and a longer prefix would lose one."""
-    prefixes = shared_prefixes(names)
+    prefixes = shared_prefixes(names, 9)
     for name in names:
         assert sum(name.startswith(prefix) for prefix in prefixes) == 1
     for prefix in prefixes:

@@ -1,0 +1,46 @@
+"""Steps over tens of thousands of names and numbers, with little work for each of them."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import TypeVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["picked", "shared_prefixes"]
+
+T = TypeVar("T")
+
+
+def picked(values: Sequence[T], places: Sequence[int]) -> Sequence[T]:
+    """Return what is at these places. One call for all takes half the time of one call for each."""
+    return itemgetter(*places)(values) if len(places) > 1 else [values[at] for at in places]
+
+
+def shared_prefixes(names: Iterable[str], most: int) -> list[str]:
+    """List what names start with: for each first letter the longest text that they share.
+
+    So a text is searched a few times for all names, not once for each.
+
+    :param names: not empty texts
+    :param most: return nothing if there would be more than this
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        group = groups.get(name[0])
+        if group is not None:
+            group.append(name)
+        elif len(groups) == most:
+            return []
+        else:
+            groups[name[0]] = [name]
+    return [_shared(min(group), max(group)) for group in groups.values()]
+
+
+def _shared(first: str, last: str) -> str:
+    # Whatever is between two texts in their order starts as both do.
+    alike = zip(first, last, strict=False)
+    end = next((i for i, (a, b) in enumerate(alike) if a != b), min(len(first), len(last)))
+    return first[:end]
