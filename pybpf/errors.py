@@ -90,7 +90,7 @@ class UnsupportedFeature(BpfError):
         self.by = by
 
     def __str__(self) -> str:
-        since = f" (needs Linux {self.since} or newer)" if self.since else ""
+        since = f" (in Linux since {self.since})" if self.since else ""
         hint = f": {self.hint}" if self.hint else ""
         return ": ".join([*self.context, f"{self.name} is not supported by {self.by}{since}{hint}"])
 

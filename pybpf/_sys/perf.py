@@ -100,6 +100,8 @@ def pmu(name: str) -> tuple[int, int]:
         form = _read(f"{_PMUS}/{name}/format/retprobe")
     except FileNotFoundError:
         hint = f"no {_PMUS}/{name}: the kernel has no CONFIG_{name.upper()}_EVENTS"
+        if not os.path.isdir(_PMUS):
+            hint = f"{_PMUS} is missing: sysfs is not mounted; try: mount -t sysfs sysfs /sys"
         raise UnsupportedFeature(f"the {name} PMU", "4.17", hint) from None
     return number, 1 << int(form.rpartition(":")[2])
 

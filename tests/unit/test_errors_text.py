@@ -14,7 +14,7 @@ from pybpf.errors import BpfError, RelocationError, UnsupportedFeature
     [
         (
             UnsupportedFeature("fsession", "7.0", "EINVAL"),
-            "fsession is not supported by this kernel (needs Linux 7.0 or newer): EINVAL",
+            "fsession is not supported by this kernel (in Linux since 7.0): EINVAL",
         ),
         (UnsupportedFeature("struct_ops", by="pybpf yet"), "struct_ops is not supported by pybpf"),
     ],
