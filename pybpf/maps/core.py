@@ -151,6 +151,8 @@ class Map(Entries):
     def from_fd(cls, fd: int | Fd, *, btf: Btf | None = None) -> Map:
         """Use a map that already exists. `fd` is duplicated and still belongs to the caller.
 
+        The value of a data section (.rodata, .data, .bss) is a record of its variables.
+
         :param btf: BTF with the types of keys and values; None asks the kernel for the BTF
             that the map was made with. Without either, keys and values are `bytes`
         """
@@ -362,7 +364,12 @@ class Map(Entries):
             self._bind(
                 key_field(self.type, self.key_size, self.btf, spec.key_type_id),
                 value_field(
-                    self.type, self.value_size, self.map_flags, self.btf, spec.value_type_id
+                    self.type,
+                    self.value_size,
+                    self.map_flags,
+                    self.btf,
+                    spec.value_type_id,
+                    sections=not spec.data,
                 ),
             )
         except BaseException:
