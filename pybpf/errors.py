@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from errno import EOPNOTSUPP
+from errno import EBADF, EOPNOTSUPP
 
 from ._uapi.defines import ENOTSUPP
 from .errnos import name_of
@@ -25,6 +25,7 @@ __all__ = [
     "ObjectFormatError",
     "PlanError",
     "RelocationError",
+    "StateError",
     "UnsupportedFeature",
     "VerifierError",
 ]
@@ -73,6 +74,25 @@ class DeniedByPolicy(BpfError):
 
     ``.hint`` says which of them it was.
     """
+
+
+class StateError(BpfError):
+    """Report the use of an object, a map or a program that is not loaded yet, or closed.
+
+    :param what: what was used
+    :param hint: its state, and what to do
+
+    ``.errno`` is EBADF, as if the kernel had been asked. The text says it in words.
+    """
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(EBADF, what, hint)
+
+    def __str__(self) -> str:
+        return ": ".join([*self.context, self.doing, self.hint])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.doing, self.hint))
 
 
 class UnsupportedFeature(BpfError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._uapi.enums import MapFlag, MapType
 from ..errors import ObjectFormatError
-from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, PERCPU
+from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, NO_KEYS, PERCPU
 from .fields import (
     BytesField,
     CodecField,
@@ -12,6 +12,7 @@ from .fields import (
     Field,
     IntField,
     LpmField,
+    NoKeyField,
     PerCpuField,
     StackField,
 )
@@ -35,6 +36,8 @@ def key_field(kind: int, size: int, btf: Btf | None, type_id: int) -> Field:
     :param size: bytes
     :param type_id: id in `btf`, 0 if not known
     """
+    if kind in NO_KEYS:
+        return NoKeyField(kind)
     if kind in INDEXED and size == 4:
         return IntField(4)
     if kind in FD_KEYS and size == 4:
