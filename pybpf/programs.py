@@ -269,7 +269,7 @@ class Program(Attaching):
         if self.is_multi:
             raise PlanError(
                 f"program {self.name!r} ({self.section}) is loaded when it is attached: "
-                "its instructions depend on the functions"
+                "its instructions depend on the functions; call attach_multi(functions)"
             )
         self._fd = self._load_for(self._target(self.attach_to))
 

@@ -513,7 +513,10 @@ class Map(Entries):
         info = bpf.map_info(fd if isinstance(fd, int) else fd.fileno())
         added = ADDED_FLAGS[T(self.type)] if self.type in ADDED_FLAGS else 0
         wanted = {
-            "type": (self.type, info.type),
+            "type": (
+                self.type_name,
+                uapi_word(MapType, "BPF_MAP_TYPE_", info.type),
+            ),
             "key_size": (self.key_size, info.key_size),
             "value_size": (self.value_size, info.value_size),
             "max_entries": (self._kept_entries(), info.max_entries),
