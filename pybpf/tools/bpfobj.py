@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .._uapi.enums import AttachType, MapType, ProgType
 from ..errors import (
     BpfError,
     ObjectFormatError,
@@ -20,7 +19,7 @@ from ..errors import (
     RelocationError,
 )
 from ..jsontext import dumps
-from ..wording import plain, uapi_word
+from ..wording import plain
 from . import kernelobj
 from .entry import explain
 from .pages import Page, page_of
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..btf import Btf
-    from ..obj.spec import ObjectSpec, ProgramSpec
+    from ..obj.spec import ObjectSpec
 
 __all__ = ["inspect", "load", "main", "page", "relocate"]
 
@@ -86,21 +85,16 @@ your program. It is read under TYPE_CHECKING only; its first lines say how.""",
 
 _KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 
+# enum bpf_map_type
+PERF_EVENT_ARRAY, STACK_TRACE, CPUMAP, STRUCT_OPS, RINGBUF, USER_RINGBUF = 4, 7, 16, 26, 27, 31
+SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE = 24, 28, 29, 32
 # Maps whose number of entries the loader sets, or nobody.
-NO_SIZE: set[int] = {
-    MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    MapType.BPF_MAP_TYPE_STRUCT_OPS,
-    MapType.BPF_MAP_TYPE_SK_STORAGE,
-    MapType.BPF_MAP_TYPE_INODE_STORAGE,
-    MapType.BPF_MAP_TYPE_TASK_STORAGE,
-    MapType.BPF_MAP_TYPE_CGRP_STORAGE,
+NO_SIZE = {
+    *(PERF_EVENT_ARRAY, STRUCT_OPS),
+    *(SK_STORAGE, INODE_STORAGE, TASK_STORAGE, CGRP_STORAGE),
 }
 # A CPU map cannot have more entries than the kernel has CPUs.
-STAND_INS: dict[int, int] = {
-    MapType.BPF_MAP_TYPE_RINGBUF: 4096,
-    MapType.BPF_MAP_TYPE_USER_RINGBUF: 4096,
-    MapType.BPF_MAP_TYPE_CPUMAP: os.cpu_count() or 1,
-}
+STAND_INS = {RINGBUF: 4096, USER_RINGBUF: 4096, CPUMAP: os.cpu_count() or 1}
 _LATE = (
     "not tried: a multi program is loaded when it is attached, in a form that depends on the "
     "functions; `trampolines plan --object FILE --program NAME` shows it"
@@ -202,7 +196,7 @@ def _fill_in(obj: Any) -> None:
     for one in obj.maps.values():
         # A trial neither uses nor leaves maps in the BPF file system.
         one.spec = replace(one.spec, pinning=0)
-        if one.type == MapType.BPF_MAP_TYPE_STACK_TRACE and not one.value_size:
+        if one.type == STACK_TRACE and not one.value_size:
             one.value_size = 127 * 8
         if not one.max_entries and one.type not in NO_SIZE:
             one.max_entries = STAND_INS.get(one.type, 1024)
@@ -217,14 +211,6 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
         to_the_right = isinstance(cells[-1], int)
         columns.append([t.rjust(width) if to_the_right else t.ljust(width) for t in texts])
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
-
-
-def _attach_word(program: ProgramSpec) -> str:
-    # 0 is a real attach type of only one type of program. For the others it means none.
-    number = program.expected_attach_type
-    if not number and program.type != ProgType.BPF_PROG_TYPE_CGROUP_SKB:
-        return "-"
-    return uapi_word(AttachType, "BPF_", number)
 
 
 def _print_inspect(spec: ObjectSpec) -> None:
@@ -245,8 +231,8 @@ def _print_inspect(spec: ObjectSpec) -> None:
                 (
                     program.name,
                     program.section,
-                    uapi_word(ProgType, "BPF_PROG_TYPE_", program.type) if program.type else "-",
-                    _attach_word(program),
+                    program.type_name or "-",
+                    program.attach_type_name or "-",
                     program.insn_cnt,
                     ", ".join(notes),
                 )
@@ -258,7 +244,7 @@ def _print_inspect(spec: ObjectSpec) -> None:
             (
                 one.kernel_name(spec.object_name) if one.is_internal else one.name,
                 one.section,
-                uapi_word(MapType, "BPF_MAP_TYPE_", one.type),
+                one.type_name,
                 one.key_size,
                 one.value_size,
                 one.max_entries,
