@@ -160,7 +160,7 @@ class Binding:
         self._layouts: dict[str, tuple[Layout, str]] = {}
         self._pinned_now: list[Map] = []  # since `keep_pins`
         self._prepared = False
-        #: Why it cannot be used any more, "" while it can.
+        #: Why it cannot be used any more, and what to do, "" while it can.
         self.closed_because = ""
 
     @property
@@ -194,7 +194,7 @@ class Binding:
         :raises BpfError: the kernel's refusal
         """
         if self.closed:
-            raise StateError("using the object", self.closed_because)
+            raise StateError("using the object", f"it is {self.closed_because}")
         if self.spec.big_endian:
             what = f"loading {self.spec.name or 'the object'}, which is big-endian,"
             raise UnsupportedFeature(what, by="this machine", hint="compile it for bpfel")
@@ -219,12 +219,12 @@ class Binding:
         while self._pinned_now:
             with suppress(OSError):  # another process may have removed it
                 self._pinned_now.pop().unpin()
-        self.close("it is closed, because loading it failed; open it again")
+        self.close("closed, because loading it failed; open it again")
 
-    def close(self, because: str = "it is closed; open it again") -> None:
+    def close(self, because: str = "closed; open it again") -> None:
         """Close maps and BTF, for good.
 
-        :param because: what later users are told
+        :param because: its state, for later users
         """
         for bpf_map in self.maps.values():
             bpf_map.close()

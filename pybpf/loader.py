@@ -292,8 +292,8 @@ class Object:
         if any(p.loaded or p.is_loaded_late for p in wanted) and not self.binding.closed:
             return
         if self.binding.closed or (wanted and not self._loaded):
-            hint = self.binding.closed_because or "it is not loaded yet; call load() first"
-            raise StateError(self.spec.name or "object", hint)
+            state = self.binding.closed_because or "not loaded yet; call load() first"
+            raise StateError(self.spec.name or "object", f"it is {state}")
 
     # -- end
 

@@ -239,7 +239,7 @@ class Program(Attaching):
 
     def _how_to_load(self) -> str:
         if self._binding.closed:
-            return self._binding.closed_because
+            return f"its object is {self._binding.closed_because}"
         if self.is_multi:
             return "a multi program is loaded when it is attached: call attach_multi(functions)"
         if self._lacks_program:
