@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pybpf._sys.files import find_tracefs
-from pybpf.errors import BpfError, ObjectFormatError, UnsupportedFeature
-from pybpf.kernel import ftrace
+from pybpf.errors import ObjectFormatError
 from pybpf.kernel.ftrace import (
     FtraceFunctions,
     Place,
@@ -216,26 +213,3 @@ def test_tracefs_places_best_first() -> None:
     ]
     assert find_tracefs("debugfs /d debugfs rw 0 0\n") == ["/d/tracing"]
     assert find_tracefs("") == []
-
-
-def test_where_tracefs_is_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line: what is not mounted, and how to mount it. Not that ftrace may lack, too."""
-    monkeypatch.setattr(ftrace, "tracefs_directories", lambda: ["/nowhere"])
-    monkeypatch.setattr(ftrace, "required", lambda path, wanted_for: b"nodev\ttracefs\n")
-    with pytest.raises(BpfError) as caught:
-        ftrace.read_functions()
-    assert str(caught.value) == (
-        "tracefs is not mounted: ENOENT: No such file or directory "
-        "(try: mount -t tracefs tracefs /sys/kernel/tracing)"
-    )
-
-
-def test_tracefs_of_a_kernel_without_ftrace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is mounted, so mounting it does not help; events can be read all the same."""
-    (tmp_path / "README").touch()
-    monkeypatch.setattr(ftrace, "tracefs_directories", lambda: ["/nowhere", str(tmp_path)])
-    assert ftrace.tracefs() == str(tmp_path)
-    with pytest.raises(UnsupportedFeature, match="CONFIG_DYNAMIC_FTRACE is off"):
-        ftrace.read_functions()
