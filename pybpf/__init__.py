@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ObjectFormatError,
         PlanError,
         RelocationError,
+        StateError,
         UnsupportedFeature,
         VerifierError,
     )
@@ -55,6 +56,7 @@ __all__ = [
     "RelocationError",
     "RingBuffer",
     "RingBuffers",
+    "StateError",
     "UnsupportedFeature",
     "UserRingBuffer",
     "VerifierError",
@@ -85,6 +87,7 @@ __getattr__, __dir__ = lazy(
         "RelocationError": ".errors",
         "RingBuffer": ".ringbuf",
         "RingBuffers": ".ringbuf",
+        "StateError": ".errors",
         "UnsupportedFeature": ".errors",
         "UserRingBuffer": ".ringbuf",
         "VerifierError": ".errors",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from . import links
 from ._uapi.enums import AttachType
-from .errors import BpfError
+from .errors import BpfError, StateError
 from .kernel import lookup
 from .links import table
 from .obj.sections import find_by_type
@@ -100,7 +100,7 @@ class Attaching:
                 way = table.WAYS.get(self.attaches, table.Way())
                 if way.hint and not error.hint:
                     error.hint = f"a program of section {self.section!r}: {way.hint}"
-            if who not in error.context:
+            if who not in error.context and not isinstance(error, StateError):
                 error.add_context(who)
             raise
 

@@ -29,6 +29,7 @@ from .errors import (
     DeniedByPolicy,
     ObjectFormatError,
     RelocationError,
+    StateError,
     UnsupportedFeature,
     VerifierError,
 )
@@ -159,12 +160,13 @@ class Binding:
         self._layouts: dict[str, tuple[Layout, str]] = {}
         self._pinned_now: list[Map] = []  # since `keep_pins`
         self._prepared = False
-        self._closed = False
+        #: Why it cannot be used any more, and what to do, "" while it can.
+        self.closed_because = ""
 
     @property
     def closed(self) -> bool:
         """Return True after `close`. The binding cannot be used any more."""
-        return self._closed
+        return bool(self.closed_because)
 
     @property
     def btf_fd(self) -> int:
@@ -188,10 +190,11 @@ class Binding:
     def prepare(self) -> None:
         """Load the object's BTF and create the maps, once.
 
-        :raises BpfError: EBADF if it has been closed, or the kernel's refusal
+        :raises StateError: it has been closed, or loading it failed
+        :raises BpfError: the kernel's refusal
         """
-        if self._closed:
-            raise BpfError(errno.EBADF, "using the object", "it is closed; open it again")
+        if self.closed:
+            raise StateError("using the object", f"it is {self.closed_because}")
         if self.spec.big_endian:
             what = f"loading {self.spec.name or 'the object'}, which is big-endian,"
             raise UnsupportedFeature(what, by="this machine", hint="compile it for bpfel")
@@ -216,17 +219,20 @@ class Binding:
         while self._pinned_now:
             with suppress(OSError):  # another process may have removed it
                 self._pinned_now.pop().unpin()
-        self.close()
+        self.close("closed, because loading it failed; open it again")
 
-    def close(self) -> None:
-        """Close maps and BTF, for good."""
+    def close(self, because: str = "closed; open it again") -> None:
+        """Close maps and BTF, for good.
+
+        :param because: its state, for later users
+        """
         for bpf_map in self.maps.values():
             bpf_map.close()
         self._fds.close()
         self._module_fds.clear()
         self._btf_fd = None
         self._prepared = False
-        self._closed = True
+        self.closed_because = self.closed_because or because
 
     def _fill_kconfig(self) -> None:
         for bpf_map in self.maps.values():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from errno import EOPNOTSUPP
+from errno import EBADF, EOPNOTSUPP
 
 from ._uapi.defines import ENOTSUPP
 from .errnos import name_of
@@ -25,6 +25,7 @@ __all__ = [
     "ObjectFormatError",
     "PlanError",
     "RelocationError",
+    "StateError",
     "UnsupportedFeature",
     "VerifierError",
 ]
@@ -75,6 +76,25 @@ class DeniedByPolicy(BpfError):
     """
 
 
+class StateError(BpfError):
+    """Report the use of an object, a map or a program that is not loaded yet, or closed.
+
+    :param what: what was used
+    :param hint: its state, and what to do
+
+    ``.errno`` is EBADF, as if the kernel had been asked. The text says it in words.
+    """
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(EBADF, what, hint)
+
+    def __str__(self) -> str:
+        return ": ".join([*self.context, self.doing, self.hint])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.doing, self.hint))
+
+
 class UnsupportedFeature(BpfError):
     """Report a feature that the running kernel or pybpf lacks.
 
@@ -90,7 +110,7 @@ class UnsupportedFeature(BpfError):
         self.by = by
 
     def __str__(self) -> str:
-        since = f" (needs Linux {self.since} or newer)" if self.since else ""
+        since = f" (in Linux since {self.since})" if self.since else ""
         hint = f": {self.hint}" if self.hint else ""
         return ": ".join([*self.context, f"{self.name} is not supported by {self.by}{since}{hint}"])
 

@@ -15,12 +15,11 @@ values are copied byte by byte and may be torn.
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from .errors import BpfError
+from .errors import BpfError, StateError
 from .names import unknown
 
 TYPE_CHECKING = False
@@ -128,7 +127,7 @@ class Variable:
 
     def _initial(self) -> bytearray:
         if self.map.closed or self.map.initial is None:
-            raise BpfError(errno.EBADF, f"variable {self.name!r}", "the object is closed")
+            raise StateError(f"variable {self.name!r}", "the object is closed; open it again")
         return self.map.initial
 
     def get(self) -> Any:

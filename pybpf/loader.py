@@ -23,7 +23,13 @@ from .binding import Binding
 from .btf import Btf
 from .btf.wrapped import unwrap
 from .dataclass import replace
-from .errors import BpfError, ObjectFormatError, RelocationError, UnsupportedFeature
+from .errors import (
+    BpfError,
+    ObjectFormatError,
+    RelocationError,
+    StateError,
+    UnsupportedFeature,
+)
 from .globals import Globals
 from .kernel.host import Facts
 from .maps import Map
@@ -190,6 +196,7 @@ class Object:
         :raises VerifierError: the verifier refused a program; ``.log`` has the whole log
         :raises RelocationError: a program refers to something this kernel lacks
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
+        :raises StateError: it has been closed, or an earlier load failed
         :raises BpfError: any other refusal, naming the map or program; EBADF if a program that
             a program array starts with is not loaded
         """
@@ -221,7 +228,7 @@ class Object:
         Call it before loading programs one by one (`Program.load`). `load` calls it, too. A
         second call does nothing.
 
-        :raises BpfError: EBADF if it has been closed
+        :raises StateError: it has been closed, or loading it failed
         """
         self.binding.prepare()
 
@@ -251,7 +258,9 @@ class Object:
         :returns: links by program name; a context manager that detaches them
         :raises BpfError: naming the program that could not be attached; or EINVAL if none of the
             sections says where to attach, naming all programs
+        :raises StateError: it is not loaded, or closed
         """
+        self._need_loaded()
         attached = links.LinkSet()
         try:
             for program in self.programs.values():
@@ -277,6 +286,14 @@ class Object:
             what = f"{self.spec.name or 'object'}: no section says where to attach"
             raise BpfError(errno.EINVAL, what, each)
         return attached
+
+    def _need_loaded(self) -> None:
+        wanted = [p for p in self.programs.values() if p.autoload and p.type]
+        if any(p.loaded or p.is_loaded_late for p in wanted) and not self.binding.closed:
+            return
+        if self.binding.closed or (wanted and not self._loaded):
+            state = self.binding.closed_because or "not loaded yet; call load() first"
+            raise StateError(self.spec.name or "object", f"it is {state}")
 
     # -- end
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from . import links
 from ._sys import bpf as sys_bpf
 from ._sys import prog as sys_prog
+from ._uapi.defines import ENOTSUPP
 from ._uapi.enums import AttachType, ProgType
 from .attaching import Attaching
 from .dataclass import replace
-from .errors import BpfError, PlanError, VerifierError
+from .errors import BpfError, PlanError, StateError, VerifierError
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 from .links import table
 from .namedtuple import NamedTuple
@@ -54,6 +55,41 @@ _CTX_IN_ONLY = frozenset(
         ProgType.BPF_PROG_TYPE_TRACING,
     }
 )
+
+
+# They run on a packet, of an Ethernet header at least (net/bpf/test_run.c).
+_ON_PACKETS = frozenset(
+    {
+        ProgType.BPF_PROG_TYPE_SOCKET_FILTER,
+        ProgType.BPF_PROG_TYPE_SCHED_CLS,
+        ProgType.BPF_PROG_TYPE_SCHED_ACT,
+        ProgType.BPF_PROG_TYPE_XDP,
+        ProgType.BPF_PROG_TYPE_CGROUP_SKB,
+        ProgType.BPF_PROG_TYPE_LWT_IN,
+        ProgType.BPF_PROG_TYPE_LWT_OUT,
+        ProgType.BPF_PROG_TYPE_LWT_XMIT,
+        ProgType.BPF_PROG_TYPE_LWT_SEG6LOCAL,
+        ProgType.BPF_PROG_TYPE_FLOW_DISSECTOR,
+        ProgType.BPF_PROG_TYPE_NETFILTER,
+    }
+)
+_HEADER = 14  # bytes
+
+
+def _run_hint(error: int, kind: int, data: bytes | None, ctx: bytes | None) -> str:
+    # What BPF_PROG_TEST_RUN of a type of program lacks, "" if that is not known.
+    if error in (ENOTSUPP, errno.EOPNOTSUPP):
+        return "the kernel cannot run programs of this type so: attach it"
+    if error != errno.EINVAL:
+        return ""
+    if kind in _ON_PACKETS:
+        short = len(data or b"") < _HEADER
+        return f"it runs on a packet: give data, at least {_HEADER} bytes" if short else ""
+    if kind == ProgType.BPF_PROG_TYPE_SK_LOOKUP and ctx is None:
+        return "it runs on a look-up: give ctx, a struct bpf_sk_lookup"
+    if data:
+        return "programs of this type take no data" + ("" if ctx else ", but may take ctx")
+    return ""
 
 
 class RunResult(NamedTuple):
@@ -192,11 +228,25 @@ class Program(Attaching):
     def fd(self) -> Fd:
         """Return the loaded program's descriptor.
 
-        :raises ValueError: before `load`
+        :raises StateError: before `load` and after `close`
         """
         if self._fd is None:
-            raise ValueError(f"program {self.name!r} is not loaded")
+            raise StateError(f"program {self.name!r} is not loaded", self._how_to_load())
+        if self._fd.closed:
+            hint = "open the object again" if self._binding.closed else "call its load()"
+            raise StateError(f"program {self.name!r} is closed", hint)
         return self._fd
+
+    def _how_to_load(self) -> str:
+        if self._binding.closed:
+            return f"its object is {self._binding.closed_because}"
+        if self.is_multi:
+            return "a multi program is loaded when it is attached: call attach_multi(functions)"
+        if self._lacks_program:
+            return f"it is loaded when it is attached: call {table.WAYS['freplace'].call}"
+        if not self.autoload:
+            return "its autoload is off: call its load()"
+        return "call load() of its object"
 
     def fileno(self) -> int:
         return self.fd.fileno()
@@ -219,7 +269,7 @@ class Program(Attaching):
         if self.is_multi:
             raise PlanError(
                 f"program {self.name!r} ({self.section}) is loaded when it is attached: "
-                "its instructions depend on the functions"
+                "its instructions depend on the functions; call attach_multi(functions)"
             )
         self._fd = self._load_for(self._target(self.attach_to))
 
@@ -353,20 +403,31 @@ class Program(Attaching):
 
         :param data: packet for networking programs, bytes
         :param ctx: context struct for programs that take one
-        :raises BpfError: EOPNOTSUPP/ENOTSUPP for program types that cannot be run this way
+        :raises BpfError: EOPNOTSUPP/ENOTSUPP for program types that cannot be run this way; EINVAL
+            if the type needs data or ctx, or takes none
+        :raises TypeError: `data` or `ctx` is not bytes
         """
+        inputs: dict[str, object] = {"data": data, "ctx": ctx}
+        for label, given in inputs.items():
+            if given is not None and not isinstance(given, (bytes, bytearray, memoryview)):
+                kind = type(given).__name__
+                raise TypeError(f"{label} of a test run: bytes expected, not {kind}")
         size = 0 if data is None else max(len(data) + 256, 512)
         with self._named():
-            result = sys_prog.prog_test_run(
-                self.fd,
-                data_in=data,
-                data_out_size=size,
-                ctx_in=ctx,
-                ctx_out_size=0 if ctx is None or self.type in _CTX_IN_ONLY else len(ctx),
-                repeat=repeat,
-                flags=flags,
-                cpu=cpu,
-            )
+            try:
+                result = sys_prog.prog_test_run(
+                    self.fd,
+                    data_in=data,
+                    data_out_size=size,
+                    ctx_in=ctx,
+                    ctx_out_size=0 if ctx is None or self.type in _CTX_IN_ONLY else len(ctx),
+                    repeat=repeat,
+                    flags=flags,
+                    cpu=cpu,
+                )
+            except BpfError as error:
+                error.hint = error.hint or _run_hint(error.errno or 0, self.type, data, ctx)
+                raise
         return RunResult(result.retval, result.duration, result.data_out, result.ctx_out)
 
     # -- attaching

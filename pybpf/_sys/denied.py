@@ -177,6 +177,8 @@ def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
         return "a seccomp filter is active; the process has the capabilities"
     modules = f" ({seen.lsms})" if seen.lsms else ""
     text = f"an LSM{modules} or host policy: the process has the capabilities"
+    if not seen.lockdown and not seen.lsms:
+        return f"{text}; /sys/kernel/security, which tells lockdown and LSMs, is not mounted"
     if seen.lockdown == "integrity":
         return f"{text}; kernel lockdown is in integrity mode"
     return f"{text} and no lockdown is active" if seen.lockdown == "none" else text

@@ -15,6 +15,7 @@ from ..dataclass import dataclass
 from ..errors import BpfError, DeniedByPolicy
 
 __all__ = [
+    "MOUNT_TRACEFS",
     "Mount",
     "find_tracefs",
     "is_one_name",
@@ -25,10 +26,13 @@ __all__ = [
     "tracefs_directories",
 ]
 
+#: How to mount tracefs at its usual place.
+MOUNT_TRACEFS = "mount -t tracefs tracefs /sys/kernel/tracing"
+
 # Longest prefix first: a directory where the kernel shows files -> (a file that is always there,
 # how to mount it).
 _HOMES = (
-    ("/sys/kernel/tracing/", "README", "mount -t tracefs tracefs /sys/kernel/tracing"),
+    ("/sys/kernel/tracing/", "README", MOUNT_TRACEFS),
     ("/sys/kernel/debug/", "kprobes", "mount -t debugfs debugfs /sys/kernel/debug"),
     ("/sys/", "kernel", "mount -t sysfs sysfs /sys"),
     ("/proc/", "self", "mount -t proc proc /proc"),

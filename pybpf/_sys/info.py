@@ -18,9 +18,9 @@ from errno import E2BIG, EINVAL, ENOSPC
 from typing import Any
 
 from .._uapi import structs as s
-from .._uapi.enums import Cmd, LinkType
+from .._uapi.enums import AttachType, Cmd, LinkType
 from .._uapi.enums import PerfEventType as P
-from ..dataclass import dataclass
+from ..dataclass import dataclass, field
 from ..errors import BpfError
 from ..namedtuple import NamedTuple
 from .door import address, error, fileno, try_bpf
@@ -117,7 +117,8 @@ class BtfInfo(NamedTuple):
 class LinkInfo:
     """Hold ``struct bpf_link_info``, with the fields of all link types side by side.
 
-    A field that the link's type or the running kernel does not have keeps its default.
+    A field that the link's type or the running kernel does not have keeps its default. As text
+    it has only the fields of its type.
 
     :ivar type: ``enum bpf_link_type``
     :ivar attach_type: ``enum bpf_attach_type``: tracing, tracing_multi, cgroup, netns, tcx,
@@ -170,6 +171,39 @@ class LinkInfo:
     pf: int = 0
     hooknum: int = 0
     priority: int = 0
+    #: Names of the fields that the link's type has.
+    own: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        always = {"type", "id", "prog_id", *self.own} - _LATER
+        if self.type == LinkType.BPF_LINK_TYPE_CGROUP:
+            always.add("attach_type")
+        words = [
+            f"{name}={_word(name, value)}"
+            for name in _FIELDS
+            if (value := getattr(self, name)) or name in always
+        ]
+        return f"LinkInfo({', '.join(words)})"
+
+
+_FIELDS = [one for one in LinkInfo.__match_args__ if one != "own"]
+# Fields that a kernel may have left 0: they came later than their type of link, or 0 means none.
+_LATER = frozenset(
+    {"attach_type", "cookie", "cookies", "count", "missed", "perf_type", "btf_obj_id", "addrs"}
+)
+_ENUMS = {"type": LinkType, "attach_type": AttachType, "perf_type": P}
+_MANY = 8
+
+
+def _word(name: str, value: Any) -> str:
+    if name in _ENUMS:
+        try:
+            return _ENUMS[name](value).name
+        except ValueError:
+            return str(value)
+    if isinstance(value, (tuple, array)):
+        return str(list(value)) if len(value) <= _MANY else f"<{len(value)} numbers>"
+    return hex(value) if name == "addr" else repr(value)
 
 
 def _get(fd: int, info: ctypes.Structure) -> int:
@@ -369,7 +403,7 @@ def link_info(fd: int | HasFileno, *, details: bool = True) -> LinkInfo:
     _ask(number, info, "link")
     read = _DETAILS.get(info.type) if details else None
     more = read(number, info) if read is not None else {}
-    return LinkInfo(info.type, info.id, info.prog_id, **more)
+    return LinkInfo(info.type, info.id, info.prog_id, **more, own=tuple(more))
 
 
 def _raw_tracepoint(fd: int, info: s.LinkInfo) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
 from .fd import Fd
-from .files import is_one_name, tracefs_directories
+from .files import MOUNT_TRACEFS, is_one_name, tracefs_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def pmu(name: str) -> tuple[int, int]:
         form = _read(f"{_PMUS}/{name}/format/retprobe")
     except FileNotFoundError:
         hint = f"no {_PMUS}/{name}: the kernel has no CONFIG_{name.upper()}_EVENTS"
+        if not os.path.isdir(_PMUS):
+            hint = f"{_PMUS} is missing: sysfs is not mounted; try: mount -t sysfs sysfs /sys"
         raise UnsupportedFeature(f"the {name} PMU", "4.17", hint) from None
     return number, 1 << int(form.rpartition(":")[2])
 
@@ -185,8 +187,7 @@ def tracepoint_id(category: str, name: str) -> int:
         except PermissionError as refusal:
             raise denied(refusal.errno or EACCES, doing, PERF_EVENT_OPEN) from None
     if not mounted:
-        hint = "tracefs is not mounted; try: mount -t tracefs tracefs /sys/kernel/tracing"
-        raise BpfError(ENOENT, doing, hint)
+        raise BpfError(ENOENT, doing, f"tracefs is not mounted; try: {MOUNT_TRACEFS}")
     raise BpfError(ENOENT, doing, "there is no such tracepoint")
 
 

@@ -4,7 +4,8 @@ Values are immutable and hashable, so they can be keys. Integers, bools and
 floats are themselves, pointers and enums are integers, and arrays are tuples. Arrays of ``char``
 are `CharArray`, a `str`; arrays of ``unsigned char`` are `bytes`. Structs are `Record`,
 a tuple with attributes. Unions are `UnionValue`, their bytes with attributes.
-Fields of anonymous members are attributes of the struct around them, as in C.
+Fields of anonymous members are attributes of the struct around them, as in C. A data section is
+a record of its variables.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .nodes import (
 )
 from .types import (
     Array,
+    Datasec,
     Enum,
     Enum64,
     Float,
@@ -108,7 +110,7 @@ class Codec:
 def codec(btf: Btf, type_id: int) -> Codec:
     """Return the codec of a type. It is made once per `Btf`.
 
-    :param type_id: a data type, or a variable, which means its type
+    :param type_id: a data type, a data section, or a variable, which means its type
     :raises ObjectFormatError: functions, void, forward declarations; malformed types
     """
     known: Codec | None = btf.codecs.get(type_id)
@@ -172,6 +174,8 @@ def _node(btf: Btf, type_id: int, room: _Room) -> Node:
         return _array_node(btf, t, inside)
     if isinstance(t, (Struct, Union)):
         return _composite_node(btf, t, inside)
+    if isinstance(t, Datasec):
+        return _section_node(btf, t, inside)
     raise _error(btf, t, "has no values")
 
 
@@ -248,6 +252,20 @@ def _collect(btf: Btf, t: Struct, base: int, limit: int, slots: list[Slot], room
             slot = _slot(btf, t, member.name, member.type, at, member.bitfield_size, room)
             _check_place(btf, t, slot, limit)
             slots.append(slot)
+
+
+def _section_node(btf: Btf, t: Datasec, room: _Room) -> Node:
+    # Static variables may share a name. The place tells the later ones apart.
+    size = _checked(btf, t, t.size)
+    slots: dict[str, Slot] = {}
+    for entry in t.entries:
+        name = btf.type(entry.type).name
+        if name in slots:
+            name = f"{name}@{entry.offset:#x}"
+        slot = Slot(name, entry.offset, _node(btf, entry.type, room))
+        _check_place(btf, t, slot, size)
+        slots[name] = slot
+    return StructNode(f"section {t.name}", size, list(slots.values()))
 
 
 def _check_place(btf: Btf, t: Type, slot: Slot, limit: int) -> None:

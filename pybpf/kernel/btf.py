@@ -124,7 +124,7 @@ def _module(name: str, base: Btf | None, directory: str) -> tuple[Btf, int]:
         # ENODEV: the module was unloaded between open(2) and read(2).
         if error.errno not in (errno.ENOENT, errno.ENODEV):
             raise
-        raise UnsupportedFeature(f"BTF of module {name!r}", "5.11", _NOT_LOADED) from None
+        raise UnsupportedFeature(f"BTF of module {name!r}", hint=_NOT_LOADED) from None
     return Btf(data, base=base or vmlinux(f"{directory}/{VMLINUX}"), name=name), number
 
 
@@ -266,7 +266,7 @@ class KernelBtf:
                 return self._ids[name][1]
             if self.number(name) == number:
                 break
-        raise UnsupportedFeature(f"BTF object of {name!r}", "5.11", _NOT_LOADED)
+        raise UnsupportedFeature(f"BTF object of {name!r}", hint=_NOT_LOADED)
 
     def fd(self, name: str) -> Fd:
         """Open a module's BTF object. The caller owns the descriptor.
@@ -281,4 +281,4 @@ class KernelBtf:
             if fd is not None:
                 fd.close()  # the module was reloaded meanwhile
             self._ids.clear()
-        raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", "5.11", _NOT_LOADED)
+        raise UnsupportedFeature(f"BTF object of {name or VMLINUX!r}", hint=_NOT_LOADED)

@@ -16,8 +16,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from .._sys.files import MOUNT_TRACEFS, required, tracefs_directories
 from .._sys.files import read as _read
-from .._sys.files import required, tracefs_directories
 from ..bulk import picked
 from ..dataclass import dataclass
 from ..digits import hexadecimal
@@ -473,7 +473,7 @@ def tracefs() -> str:
     denied = ""
     for where in tracefs_directories():
         try:
-            os.stat(f"{where}/available_filter_functions")
+            os.stat(f"{where}/README")
             return where
         except PermissionError:
             denied = where
@@ -483,11 +483,7 @@ def tracefs() -> str:
         raise DeniedByPolicy(errno.EACCES, f"reading {denied}", "root only: tracefs is mode 700")
     if b"tracefs" not in required("/proc/filesystems", "whether the kernel has tracefs"):
         raise UnsupportedFeature("tracefs", "4.1", "CONFIG_TRACING is off")
-    raise BpfError(
-        errno.ENOENT,
-        "looking for tracefs",
-        "not mounted here, or without ftrace; try: mount -t tracefs tracefs /sys/kernel/tracing",
-    )
+    raise BpfError(errno.ENOENT, "tracefs is not mounted", f"try: {MOUNT_TRACEFS}")
 
 
 def read_functions(directory: str | None = None) -> FtraceFunctions:

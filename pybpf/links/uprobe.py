@@ -142,7 +142,8 @@ def attach_uprobe_multi(
         )
     except BpfError as error:
         if error.errno == errno.EOPNOTSUPP:
-            raise UnsupportedFeature(kind, "6.13" if session else "6.6") from error
+            hint = "it was built without CONFIG_UPROBES, or is too old"
+            raise UnsupportedFeature(kind, "6.13" if session else "6.6", hint) from error
         error.add_context(what)
         raise
     return Link(fd, what)

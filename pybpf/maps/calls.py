@@ -47,7 +47,7 @@ class Calls:
     def fileno(self) -> int:
         """Return the map's fd.
 
-        :raises BpfError: EBADF if there is none (not created yet, or closed)
+        :raises StateError: if there is none (not created yet, or closed)
         """
         raise NotImplementedError
 

@@ -21,12 +21,12 @@ from .._sys import bpf
 from .._sys.fd import Fd
 from .._sys.mapping import FixedMapping
 from .._uapi.enums import MapFlag, MapType
-from ..errors import BpfError
+from ..errors import BpfError, StateError
 from ..obj.mapdefs import ring_size
-from ..obj.maptypes import ADDED_FLAGS, LRUS, NO_BTF, OUTER, RINGS
+from ..obj.maptypes import ADDED_FLAGS, LRUS, NO_BTF, NO_KEYS, OUTER, RINGS
 from ..wording import uapi_word
 from .entries import Entries
-from .fields import BytesField
+from .fields import BytesField, NoKeyField
 from .kinds import key_field, value_field
 from .percpu import possible_cpus
 
@@ -150,6 +150,8 @@ class Map(Entries):
     @classmethod
     def from_fd(cls, fd: int | Fd, *, btf: Btf | None = None) -> Map:
         """Use a map that already exists. `fd` is duplicated and still belongs to the caller.
+
+        The value of a data section (.rodata, .data, .bss) is a record of its variables.
 
         :param btf: BTF with the types of keys and values; None asks the kernel for the BTF
             that the map was made with. Without either, keys and values are `bytes`
@@ -362,7 +364,12 @@ class Map(Entries):
             self._bind(
                 key_field(self.type, self.key_size, self.btf, spec.key_type_id),
                 value_field(
-                    self.type, self.value_size, self.map_flags, self.btf, spec.value_type_id
+                    self.type,
+                    self.value_size,
+                    self.map_flags,
+                    self.btf,
+                    spec.value_type_id,
+                    sections=not spec.data,
                 ),
             )
         except BaseException:
@@ -393,11 +400,15 @@ class Map(Entries):
     def fd(self) -> Fd:
         """Return the map's fd, owned by this object.
 
-        :raises BpfError: EBADF before creation and after `close`
+        :raises StateError: before creation and after `close`
         """
         if self._fd is None:
-            state = "closed" if self._closed else "not created yet"
-            raise BpfError(errno.EBADF, f"map {self.name!r}", f"it is {state}")
+            state = (
+                "closed; open it again"
+                if self._closed
+                else "not created yet; load its object first"
+            )
+            raise StateError(f"map {self.name!r}", f"it is {state}")
         return self._fd
 
     def fileno(self) -> int:
@@ -502,7 +513,10 @@ class Map(Entries):
         info = bpf.map_info(fd if isinstance(fd, int) else fd.fileno())
         added = ADDED_FLAGS[T(self.type)] if self.type in ADDED_FLAGS else 0
         wanted = {
-            "type": (self.type, info.type),
+            "type": (
+                self.type_name,
+                uapi_word(MapType, "BPF_MAP_TYPE_", info.type),
+            ),
             "key_size": (self.key_size, info.key_size),
             "value_size": (self.value_size, info.value_size),
             "max_entries": (self._kept_entries(), info.max_entries),
@@ -544,13 +558,13 @@ class Map(Entries):
         return -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
 
     def _mmap(self, length: int) -> mmap.mmap | FixedMapping:
+        number = self.fileno()
         if self.type == T.BPF_MAP_TYPE_ARENA and self.map_extra:
             return FixedMapping(self.fd, length, self.map_extra)
         if not self.map_flags & MapFlag.BPF_F_MMAPABLE:
             raise BpfError(
                 errno.EINVAL, f"map {self.name!r}: mmap", "it has no BPF_F_MMAPABLE flag"
             )
-        number = self.fileno()
         # Frozen maps and those with BPF_F_RDONLY_PROG cannot be mapped for writing.
         with contextlib.suppress(OSError):
             return mmap.mmap(number, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -569,7 +583,7 @@ class _Raw(Entries):
             owner.name,
             owner.type,
             owner.max_entries,
-            BytesField(key_size),
+            NoKeyField(owner.type) if owner.type in NO_KEYS else BytesField(key_size),
             BytesField(value_size),
         )
 

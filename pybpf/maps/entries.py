@@ -27,6 +27,7 @@ from .walk import BATCH_BYTES, Walk
 __all__ = ["Entries", "Items", "Keys", "Values"]
 
 _END: Any = object()
+_ORDERED = frozenset({MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK})
 
 
 class Entries(Walk, MutableMapping[Any, Any]):
@@ -157,19 +158,27 @@ class Entries(Walk, MutableMapping[Any, Any]):
         """Add to a queue, stack or bloom filter.
 
         :param flags: ``BPF_EXIST`` drops the oldest value of a full queue or stack
+        :raises TypeError: the map has keys
         """
+        self._need("push", KEYLESS, "queues, stacks and bloom filters")
         self._run("update", "push", value=value, flags=flags)
 
     def peek(self) -> Any:
         """Return what `pop` of a queue or stack would return.
 
         :raises IndexError: if it is empty
+        :raises TypeError: the map is not a queue or stack
         """
+        self._need("peek", _ORDERED, "queues and stacks")
         out: list[Any] = []
         self._run("lookup", "peek", result=self._decoded(out))
         if not out:
             raise IndexError(f"map {self._name!r} is empty")
         return out[0]
+
+    def _need(self, method: str, kinds: frozenset[int], what: str) -> None:
+        if self._kind not in kinds:
+            raise TypeError(f"map {self._name!r}: {method}() is only for {what}")
 
     def __iter__(self) -> Iterator[Any]:
         if self._kind in FULL_ARRAYS:

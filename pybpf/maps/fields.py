@@ -24,6 +24,7 @@ __all__ = [
     "Field",
     "IntField",
     "LpmField",
+    "NoKeyField",
     "PerCpuField",
     "StackField",
 ]
@@ -106,6 +107,26 @@ class BytesField(Field):
             except struct.error:
                 raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
         return super().encode(value)
+
+
+class NoKeyField(Field):
+    """Refuse keys, for maps that have none.
+
+    :param map_type: one of `pybpf.obj.maptypes.NO_KEYS`
+    """
+
+    __slots__ = ("_map_type",)
+
+    def __init__(self, map_type: int) -> None:
+        super().__init__(0)
+        self._map_type = map_type
+
+    def encode(self, value: Any) -> Buffer:
+        if isinstance(value, (bytes, bytearray, memoryview)) and not value:
+            return b""
+        from .hints import without_keys  # only for errors
+
+        raise TypeError(f"key {value!r}: {without_keys(self._map_type)}")
 
 
 class IntField(Field):

@@ -1,4 +1,4 @@
-"""Explain why the kernel refuses to create a map.
+"""Explain why the kernel refuses to create a map, and how to use one without keys.
 
 BPF_MAP_CREATE answers EINVAL, E2BIG or ENOMEM without an explanation. `explain` compares the
 arguments with what ``map_alloc_check`` of each type requires (``kernel/bpf/*.c``) and
@@ -14,7 +14,7 @@ import mmap
 from .._uapi.enums import MapFlag, MapType
 from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, KEYLESS, OUTER, PERCPU, RINGS
 
-__all__ = ["explain"]
+__all__ = ["explain", "without_keys"]
 
 # The types by their names in enum bpf_map_type, without BPF_MAP_TYPE_.
 ARRAY = MapType.BPF_MAP_TYPE_ARRAY
@@ -33,6 +33,7 @@ QUEUE = MapType.BPF_MAP_TYPE_QUEUE
 STACK = MapType.BPF_MAP_TYPE_STACK
 RINGBUF = MapType.BPF_MAP_TYPE_RINGBUF
 BLOOM_FILTER = MapType.BPF_MAP_TYPE_BLOOM_FILTER
+ARENA = MapType.BPF_MAP_TYPE_ARENA
 USER_RINGBUF = MapType.BPF_MAP_TYPE_USER_RINGBUF
 
 # Names of types in messages.
@@ -40,6 +41,7 @@ _NAMES: dict[int, str] = {
     QUEUE: "queue",
     STACK: "stack",
     BLOOM_FILTER: "bloom filter",
+    ARENA: "map of shared memory",
     RINGBUF: "ring buffer",
     USER_RINGBUF: "user ring buffer",
     ARRAY: "an array",
@@ -50,6 +52,25 @@ _NAMES: dict[int, str] = {
     CGROUP_ARRAY: "a cgroup array",
     ARRAY_OF_MAPS: "an array of maps",
 }
+
+
+# How to use a map without keys.
+_INSTEAD: dict[int, str] = {
+    QUEUE: "use push(), pop() and peek()",
+    STACK: "use push(), pop() and peek()",
+    BLOOM_FILTER: "use push() and `value in map`",
+    RINGBUF: "read it with pybpf.RingBuffer",
+    USER_RINGBUF: "write to it with pybpf.UserRingBuffer",
+    ARENA: "use memory(), or the globals of its object",
+}
+
+
+def without_keys(map_type: int) -> str:
+    """Say that a map has no keys, and what to use instead.
+
+    :param map_type: one of `pybpf.obj.maptypes.NO_KEYS`
+    """
+    return f"a {_NAMES[map_type]} has no keys: {_INSTEAD[map_type]}"
 
 
 def explain(

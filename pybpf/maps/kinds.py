@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .._uapi.enums import MapFlag, MapType
-from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, PERCPU
+from ..errors import ObjectFormatError
+from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, NO_KEYS, PERCPU
 from .fields import (
     BytesField,
     CodecField,
@@ -11,6 +12,7 @@ from .fields import (
     Field,
     IntField,
     LpmField,
+    NoKeyField,
     PerCpuField,
     StackField,
 )
@@ -34,6 +36,8 @@ def key_field(kind: int, size: int, btf: Btf | None, type_id: int) -> Field:
     :param size: bytes
     :param type_id: id in `btf`, 0 if not known
     """
+    if kind in NO_KEYS:
+        return NoKeyField(kind)
     if kind in INDEXED and size == 4:
         return IntField(4)
     if kind in FD_KEYS and size == 4:
@@ -46,12 +50,16 @@ def key_field(kind: int, size: int, btf: Btf | None, type_id: int) -> Field:
     return BytesField(size)
 
 
-def value_field(kind: int, size: int, flags: int, btf: Btf | None, type_id: int) -> Field:
+def value_field(
+    kind: int, size: int, flags: int, btf: Btf | None, type_id: int, *, sections: bool = False
+) -> Field:
     """Choose the field for the values of a map.
 
     :param size: size of one value (one CPU's), bytes
     :param flags: flags of the map
     :param type_id: id in `btf`, 0 if not known
+    :param sections: a data section is a record of its variables. False: it is bytes, because its
+        object has `Globals`, and BTF that was not loaded may not say where the variables are
     """
     if kind in FD_VALUES and size == 4:
         return FdField()
@@ -59,13 +67,13 @@ def value_field(kind: int, size: int, flags: int, btf: Btf | None, type_id: int)
         build_id = bool(flags & MapFlag.BPF_F_STACK_BUILD_ID)
         if size % (32 if build_id else 8) == 0:
             return StackField(size, build_id)
-    value = _typed(btf, type_id, size)
+    value = _typed(btf, type_id, size, sections=sections)
     if value is None:
         value = BytesField(size)
     return PerCpuField(value, possible_cpus()) if kind in PERCPU else value
 
 
-def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
+def _typed(btf: Btf | None, type_id: int, size: int, *, sections: bool = False) -> Field | None:
     if btf is None or not type_id:
         return None
     from ..btf import Datasec, Enum, Enum64, Int
@@ -77,9 +85,14 @@ def _typed(btf: Btf | None, type_id: int, size: int) -> Field | None:
             return IntField(size, bool(plain.encoding & INT_SIGNED))
     elif isinstance(plain, (Enum, Enum64)) and plain.size == size and size in (1, 2, 4, 8):
         return IntField(size, plain.signed)
-    elif isinstance(plain, Datasec):
-        return None  # a whole data section: its variables are read through `Globals`
+    elif isinstance(plain, Datasec) and not sections:
+        return None
     from ..btf.values import codec
 
-    made = codec(btf, type_id)
+    try:
+        made = codec(btf, type_id)
+    except ObjectFormatError:
+        if isinstance(plain, Datasec):
+            return None  # one variable without a readable type does not hide the bytes
+        raise
     return CodecField(made) if made.size == size else None

@@ -16,6 +16,7 @@ from typing import Any
 from .._sys.element import Batch, last_errno
 from .._uapi.enums import MapType
 from ..errors import BpfError
+from ..obj.maptypes import NO_KEYS
 from .calls import NO_SUCH_COMMAND, Calls
 
 __all__ = ["BATCH_BYTES", "Walk"]
@@ -79,13 +80,20 @@ class Walk(Calls):
         :param delete: remove what is returned from the map
         :returns: packed keys, packed values (per-CPU values padded to 8 bytes, for all possible
             CPUs), number of entries. The views are valid until the next ones are requested.
+        :raises BpfError: EOPNOTSUPP for a map without keys; or the kernel's refusal
         """
+        number = self.fileno()
+        if self._kind in NO_KEYS:
+            from .hints import without_keys  # only for errors
+
+            what = f"map {self._name!r}: reading its entries"
+            raise BpfError(errno.EOPNOTSUPP, what, without_keys(self._kind))
         size = self._chunk_size(batch)
         if self._kind == MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS:
             # Batch lookup of such a map stops at the first empty slot.
             yield from self._singles(size, delete)
             return
-        calls = Batch(self.fileno(), self._key.size, self._value.size, size)
+        calls = Batch(number, self._key.size, self._value.size, size)
         started = False
         retries = 100
         while True:

@@ -17,7 +17,7 @@ from ..features import Feature, FeatureSet
 from ..jsontext import dumps
 from ..wording import many
 from .cost import OWN_OPS, SHARED_OPS, Cost, CostModel
-from .reasons import Reason, Skipped
+from .reasons import OF_THE_KERNEL, Reason, Skipped
 from .target import Target
 from .traits import Hook
 from .variant import Lowering, Variant
@@ -60,15 +60,24 @@ class PlanFacts:
     :param max_slots: argument slots its trampolines save: 6, or 12 if stack
         arguments are copied
     :param costs: prices of the mechanisms
+    :param release: ``uname -r``, "" if it is not known; for messages, never for decisions
     """
 
     features: FeatureSet
     max_programs: int
     max_slots: int
     costs: CostModel
+    release: str = ""
 
     @classmethod
-    def of(cls, features: FeatureSet, *, max_slots: int = 12, slowness: float = 1.0) -> PlanFacts:
+    def of(
+        cls,
+        features: FeatureSet,
+        *,
+        max_slots: int = 12,
+        slowness: float = 1.0,
+        release: str = "",
+    ) -> PlanFacts:
         """Derive the defaults from the features.
 
         :param slowness: of the machine, see `CostModel.slowness`
@@ -80,6 +89,7 @@ class PlanFacts:
             max_programs=36 if has_session else _MAX_PROGRAMS,
             max_slots=max_slots,
             costs=replace(SHARED_OPS if shared else OWN_OPS, slowness=slowness),
+            release=release,
         )
 
 
@@ -317,4 +327,7 @@ class Plan:
         if self.skipped:
             yield f"  skipped: {len(self.skipped)}"
             for reason, number in sorted(self.reasons.items(), key=lambda i: (-i[1], i[0].value)):
-                yield f"    {number:>6}  {reason.text}"
+                details = {s.detail for s in self.skipped if s.reason is reason}
+                # What lies in the kernel or in this process's rights is the same for all.
+                said = f": {details.pop()}" if reason in OF_THE_KERNEL and len(details) == 1 else ""
+                yield f"    {number:>6}  {reason.text}{said}"

@@ -16,7 +16,9 @@ is not tried if its set-up saves no more than 20 %, or if the calls that a funct
 is assumed to get (`cost.CALLS`) cost more than the set-up saves. This rule does
 not depend on the number of functions, so it cannot make a larger request cheaper.
 If the first mechanism cannot carry a target, the next one is asked. If none can,
-the target is skipped with the reason of the most preferred mechanism. The cost of
+the target is skipped with the reason of the most preferred mechanism; but if a mechanism that
+this process may not use could carry it, that is the reason. If no mechanism can be used at all,
+the reason that matters most is given (`_weight`). The cost of
 every order grows with each target, and so does the lowest of them.
 
 Everything here is pure. The same inputs in any order give the same plan.
@@ -25,11 +27,12 @@ Everything here is pure. The same inputs in any order give the same plan.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from operator import itemgetter, lt
 
 from ..dataclass import dataclass, replace
+from ..features import new_enough
 from ..kernel.functions import label
 from ..namedtuple import NamedTuple
 from ..trampoline.model import Model, Return
@@ -128,6 +131,8 @@ def _kind(model: Model | None) -> object:
 @dataclass(frozen=True, slots=True)
 class _Planner:
     request: Request
+    # Mechanisms that a policy or missing rights forbid.
+    forbidden: tuple[tuple[Mechanism, Refusal], ...] = ()
 
     # -- the recursion guard
 
@@ -163,6 +168,9 @@ class _Planner:
                 module = shape.module if mechanism.needs_btf else ""
                 return _Fit(mechanism, module, answer, group_key(mechanism, module, answer))
             first = first or answer
+        for mechanism, no in self.forbidden:
+            if not isinstance(mechanism.answer(self.request, shape), Refusal):
+                return no
         return first or Refusal(Reason.NO_MECHANISM)
 
     def weigh(
@@ -331,8 +339,8 @@ def make_plan(
     candidates = {m: m.unsupported(request) for m in options.mechanisms}
     usable = [mechanism for mechanism, no in candidates.items() if no is None]
     if not usable:
-        no_way = next(iter(candidates.values())) or Refusal(Reason.NO_MECHANISM)
-        skipped += [no_way.of(t) for t in rest]
+        no_way = _no_way(candidates, facts)
+        skipped += [_asking_why(no_way.of(t)) for t in rest]
         return Plan(
             template.name,
             template.hook,
@@ -341,12 +349,13 @@ def make_plan(
             Cost(),
             template.sleepable,
         )
+    work = replace(work, forbidden=_forbidden(candidates))
     # This asks for the traits: a program that cannot be proved is one error, not many reasons.
     recursive = work.recursive(rest.column(names))
     obstacle = guard.obstacle(template.code, template.kfunc_names.values(), THROW)
     if recursive and len(rest) > 1:
         request = replace(request, unguardable=obstacle)
-        work = _Planner(request)
+        work = replace(work, request=request)
     shapes = _by_shape(columns, rows)
     if template.sleepable:
         shapes = _by_sleep(columns.may_sleep, rows, shapes)
@@ -361,6 +370,35 @@ def make_plan(
     return Plan(
         template.name, template.hook, groups, _sorted(skipped + left), cost, template.sleepable
     )
+
+
+def _forbidden(
+    candidates: Mapping[Mechanism, Refusal | None],
+) -> tuple[tuple[Mechanism, Refusal], ...]:
+    return tuple(
+        (mechanism, no)
+        for mechanism, no in candidates.items()
+        if no is not None and no.reason is Reason.NOT_PERMITTED
+    )
+
+
+def _no_way(candidates: Mapping[Mechanism, Refusal | None], facts: PlanFacts) -> Refusal:
+    # Why no mechanism can be used: the reason that matters most, of the most preferred mechanism.
+    refusals = [(_weight(m, no, facts), no) for m, no in candidates.items() if no is not None]
+    return min(refusals, key=itemgetter(0), default=(0, Refusal(Reason.NO_MECHANISM)))[1]
+
+
+def _weight(mechanism: Mechanism, no: Refusal, facts: PlanFacts) -> int:
+    # Rights can be had, and an option can be built in; a newer kernel is the last resort.
+    if no.reason is Reason.NOT_PERMITTED:
+        return 0
+    built = no.reason is Reason.NO_MECHANISM
+    return 1 if built and new_enough(facts.release, mechanism.feature.since) else 2
+
+
+def _asking_why(skipped: Skipped) -> Skipped:
+    hint = f"for each mechanism's reason: pybpf trampolines why {skipped.name}"
+    return replace(skipped, hint=hint)
 
 
 def _copies(groups: Sequence[Group]) -> bool:

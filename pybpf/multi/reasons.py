@@ -8,7 +8,7 @@ from enum import Enum
 from ..dataclass import dataclass
 from ..kernel.functions import label
 
-__all__ = ["HOPELESS", "NO_ROOM", "NO_SLEEP", "Reason", "Skipped"]
+__all__ = ["HOPELESS", "NO_ROOM", "NO_SLEEP", "OF_THE_KERNEL", "Reason", "Skipped"]
 
 #: Errors of an attach that do not depend on the function. Every other function would fail the
 #: same way, so a batch is not split for these.
@@ -56,10 +56,15 @@ class Reason(Enum):
     NOT_SLEEPABLE = "not-sleepable", "the program may sleep, which is not possible here"
     NO_SESSION_COOKIE = "no-session-cookie", "the program needs a session cookie"
     NO_GUARD = "no-guard", "copies of the program would run inside one another without end"
+    NOT_PERMITTED = "not-permitted", "not permitted here"
     NO_MECHANISM = "no-mechanism", "not available on this kernel"
     MODULE_GONE = "module-gone", "its module is no longer loaded"
     MOVED = "moved", "it is no longer where it was found"
     KERNEL_REFUSED = "kernel-refused", "the kernel refused it"
+
+
+#: Reasons that lie in the kernel or in the rights of a process, not in a function.
+OF_THE_KERNEL = frozenset({Reason.NOT_PERMITTED, Reason.NO_MECHANISM})
 
 
 @dataclass(frozen=True, slots=True)

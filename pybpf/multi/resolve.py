@@ -93,7 +93,9 @@ def plan_facts(facts: Facts, mechanisms: Iterable[Mechanism] = MECHANISMS) -> Pl
             [one.feature] if one.session is None else [one.feature, one.session]
         )
     features = facts.probes.some(*wanted)
-    return PlanFacts.of(features, slowness=1.0 if facts.is_saved else slowness())
+    return PlanFacts.of(
+        features, slowness=1.0 if facts.is_saved else slowness(), release=facts.release
+    )
 
 
 def plan(

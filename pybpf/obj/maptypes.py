@@ -13,6 +13,7 @@ __all__ = [
     "KEYLESS",
     "LRUS",
     "NO_BTF",
+    "NO_KEYS",
     "OUTER",
     "PERCPU",
     "RINGS",
@@ -88,6 +89,8 @@ NO_BTF = frozenset(
 FULL_ARRAYS = frozenset({T.BPF_MAP_TYPE_ARRAY, T.BPF_MAP_TYPE_PERCPU_ARRAY})
 #: No keys: push, pop, peek.
 KEYLESS = frozenset({T.BPF_MAP_TYPE_QUEUE, T.BPF_MAP_TYPE_STACK, T.BPF_MAP_TYPE_BLOOM_FILTER})
+#: Maps without keys: nothing can be looked up or walked.
+NO_KEYS = KEYLESS | RINGS | {T.BPF_MAP_TYPE_ARENA}
 #: Hashes that forget the entries that were used longest ago.
 LRUS = frozenset({T.BPF_MAP_TYPE_LRU_HASH, T.BPF_MAP_TYPE_LRU_PERCPU_HASH})
 #: Flags that the kernel adds to those it is given (kernel/bpf/devmap.c, dev_map_init_map).

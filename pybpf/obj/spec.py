@@ -12,9 +12,11 @@ from __future__ import annotations
 from functools import cached_property
 
 from .._uapi.defines import BPF_OBJ_NAME_LEN
+from .._uapi.enums import AttachType, MapType, ProgType
 from ..dataclass import dataclass, field
 from ..errors import ObjectFormatError
 from ..namedtuple import NamedTuple
+from ..wording import uapi_word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,6 +129,19 @@ class ProgramSpec:
         """Return True if it loads with BPF_F_SLEEPABLE."""
         return self.sec_def is not None and self.sec_def.sleepable
 
+    @property
+    def type_name(self) -> str:
+        """Return its type as a word: ``kprobe``, ``xdp``... "" if it is unknown."""
+        return uapi_word(ProgType, "BPF_PROG_TYPE_", self.type) if self.type else ""
+
+    @property
+    def attach_type_name(self) -> str:
+        """Return its attach type as a word: ``trace_fentry``... "" if it has none."""
+        # 0 is the attach type of only one type of program. The others have none then.
+        if not self.expected_attach_type and self.type != ProgType.BPF_PROG_TYPE_CGROUP_SKB:
+            return ""
+        return uapi_word(AttachType, "BPF_", self.expected_attach_type)
+
 
 @dataclass(frozen=True, slots=True)
 class StructOpsSpec:
@@ -185,6 +200,11 @@ class MapSpec:
     struct_ops: StructOpsSpec | None = None
     autocreate: bool = True
     data_section: str = ""
+
+    @property
+    def type_name(self) -> str:
+        """Return its type as a word: ``hash``, ``ringbuf``..."""
+        return uapi_word(MapType, "BPF_MAP_TYPE_", self.type)
 
     @property
     def is_internal(self) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import Any, Protocol, cast
 
+from .._uapi.enums import MapType
+from ..errors import BpfError
+from ..names import unknown
 from .records import (
     Decoder,
     RecordCodec,
@@ -14,7 +18,7 @@ from .records import (
     struct_decoder,
 )
 
-__all__ = ["RingMap", "btf_codec", "record_decoder"]
+__all__ = ["RingMap", "btf_codec", "check_map", "record_decoder"]
 
 
 class RingMap(Protocol):
@@ -30,6 +34,31 @@ class RingMap(Protocol):
     def map_flags(self) -> int: ...
 
     def fileno(self) -> int: ...
+
+
+_READERS: dict[int, str] = {
+    MapType.BPF_MAP_TYPE_RINGBUF: "RingBuffer",
+    MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY: "PerfBuffer",
+    MapType.BPF_MAP_TYPE_USER_RINGBUF: "UserRingBuffer",
+}
+
+
+def check_map(ring: object, kind: MapType) -> None:
+    """Check that a reader was given a map of its type.
+
+    :param kind: the type that it reads or writes
+    :raises TypeError: it is not a map
+    :raises BpfError: EINVAL if it is a map of another type
+    """
+    if not all(hasattr(ring, name) for name in ("type", "name", "fileno")):
+        text = f"{_READERS[kind]}: a map expected, not {type(ring).__name__}"
+        raise TypeError(f"{text}; give obj.maps[NAME]")
+    given = cast("RingMap", ring)
+    if given.type != kind:
+        hint = f"not a {kind.name} map"
+        if given.type in _READERS:
+            hint += f"; use pybpf.{_READERS[given.type]}"
+        raise BpfError(errno.EINVAL, f"map {given.name!r}", hint)
 
 
 def record_decoder(kind: object, ring: RingMap) -> Decoder:
@@ -66,8 +95,20 @@ def btf_codec(btf: Any, kind: str | int) -> Any:
     tag, _, name = kind.strip().rpartition(" ")
     wanted = {"struct": BtfKind.STRUCT, "union": BtfKind.UNION, "enum": BtfKind.ENUM, "": None}
     if tag.strip() not in wanted:
-        raise ValueError(f"{kind!r} is not the name of a BTF type")
+        forms = "struct NAME, union NAME, enum NAME, or the NAME of a typedef or an integer"
+        raise ValueError(f"{kind!r} is not the name of a BTF type: give {forms}")
     type_id = btf.find(name, wanted[tag.strip()])
     if type_id is None:
-        raise ValueError(f"no type {kind!r} in the object's BTF")
+        text = unknown("type", kind, _type_names(btf, wanted[tag.strip()], tag.strip()))
+        raise ValueError(f"{text} (in the object's BTF)")
     return codec(btf, type_id)
+
+
+def _type_names(btf: Any, wanted: int | None, tag: str) -> list[str]:
+    # The names that may be given, in the form in which the wrong one was.
+    from ..btf import BtfKind
+
+    data = {BtfKind.STRUCT, BtfKind.UNION, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.TYPEDEF}
+    kinds = data | {BtfKind.INT, BtfKind.FLOAT} if wanted is None else {wanted}
+    found = {one.name: None for _, one in btf.types() if one.KIND in kinds and one.name}
+    return [f"{tag} {name}" if tag else name for name in found]

@@ -32,7 +32,7 @@ from .._sys import perf
 from .._uapi.enums import MapType
 from ..errors import BpfError
 from ..namedtuple import NamedTuple
-from .kinds import record_decoder
+from .kinds import check_map, record_decoder
 from .records import Run, skip_records
 from .waiting import Batches
 
@@ -143,10 +143,7 @@ class PerfBuffer:
     """
 
     def __init__(self, events: Map, type: object = None, *, pages: int = 64) -> None:
-        if events.type != MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-            raise BpfError(
-                errno.EINVAL, f"map {events.name!r}", "not a BPF_MAP_TYPE_PERF_EVENT_ARRAY map"
-            )
+        check_map(events, MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY)
         if pages < 1 or pages & (pages - 1):
             raise ValueError(f"{pages} pages: not a power of two")
         self._decode = record_decoder(type, events)

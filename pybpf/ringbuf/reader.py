@@ -37,7 +37,6 @@ refuses nothing and loses the oldest records: see `pybpf.ringbuf.overwrite`.
 
 from __future__ import annotations
 
-import errno
 import gc
 import math
 import os
@@ -51,8 +50,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from .._uapi.enums import MapFlag, MapType
-from ..errors import BpfError
-from .kinds import RingMap, record_decoder
+from .kinds import RingMap, check_map, record_decoder
 from .mapped import MappedRing
 from .overwrite import Snapshot, available, newest
 from .records import (
@@ -160,8 +158,7 @@ class RingBuffer(MappedRing):
         *,
         lost: Callable[[], int] | None = None,
     ) -> None:
-        if ring.type != MapType.BPF_MAP_TYPE_RINGBUF:
-            raise BpfError(errno.EINVAL, f"map {ring.name!r}", "not a BPF_MAP_TYPE_RINGBUF map")
+        check_map(ring, MapType.BPF_MAP_TYPE_RINGBUF)
         self._decode = record_decoder(type, ring)
         self._lost = lost
         self._fence = make_fence()

@@ -19,7 +19,7 @@ from typing import Any
 
 from .._uapi.enums import MapType
 from ..errors import BpfError
-from .kinds import RingMap, btf_codec
+from .kinds import RingMap, btf_codec, check_map
 from .mapped import MappedRing
 from .reader import make_fence
 from .records import BUSY, DISCARD, HEADER_SIZE, stride_of
@@ -84,9 +84,7 @@ class UserRingBuffer(MappedRing):
     """
 
     def __init__(self, ring: RingMap, type: object = None) -> None:
-        if ring.type != MapType.BPF_MAP_TYPE_USER_RINGBUF:
-            what = "not a BPF_MAP_TYPE_USER_RINGBUF map"
-            raise BpfError(errno.EINVAL, f"map {ring.name!r}", what)
+        check_map(ring, MapType.BPF_MAP_TYPE_USER_RINGBUF)
         self._type = self._encoder(type, ring)
         self._fence = make_fence()
         super().__init__(ring, "user ring buffer", produces=True)

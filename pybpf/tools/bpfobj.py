@@ -50,7 +50,7 @@ _ABOUT = About(
     statuses=_STATUSES,
 )
 _INSPECT = About(
-    "programs and maps of an object file, with their UAPI numbers",
+    "programs and maps of an object file; with --json, types are UAPI numbers",
     examples=(Example("trace.bpf.o", "a table of programs and one of maps"),),
     statuses=_STATUSES,
 )
@@ -68,7 +68,8 @@ _LOAD = About(
     """\
 Needs root. Values that a tool would set before it loads its object get defaults: 1024
 entries for a map without a size (4096 bytes for a ring buffer, one entry per CPU for a CPU
-map), and 127 frames for a map of stack traces.""",
+map), and 127 frames for a map of stack traces. Multi programs (`fexit.multi` and the like)
+are not tried: they are loaded when they are attached.""",
     (Example("trace.bpf.o", "ok, or the reason, for each program"),),
     _STATUSES,
 )
@@ -94,6 +95,10 @@ NO_SIZE = {
 }
 # A CPU map cannot have more entries than the kernel has CPUs.
 STAND_INS = {RINGBUF: 4096, USER_RINGBUF: 4096, CPUMAP: os.cpu_count() or 1}
+_LATE = (
+    "not tried: a multi program is loaded when it is attached, in a form that depends on the "
+    "functions; `trampolines plan --object FILE --program NAME` shows it"
+)
 
 
 def inspect(spec: ObjectSpec) -> dict[str, list[dict[str, Any]]]:
@@ -165,7 +170,9 @@ def load(
         except (BpfError, PlanError, RelocationError, ObjectFormatError) as err:
             failed = _failure(err)
         for program in obj.programs.values():
-            if failed is None:
+            if failed is None and program.is_multi:
+                programs[program.name] = {"ok": False, "errno": errno.EINVAL, "reason": _LATE}
+            elif failed is None:
                 try:
                     program.load()
                     programs[program.name] = {"ok": True, "errno": 0, "reason": ""}
@@ -224,8 +231,8 @@ def _print_inspect(spec: ObjectSpec) -> None:
                 (
                     program.name,
                     program.section,
-                    int(program.type),
-                    int(program.expected_attach_type),
+                    program.type_name or "-",
+                    program.attach_type_name or "-",
                     program.insn_cnt,
                     ", ".join(notes),
                 )
@@ -237,7 +244,7 @@ def _print_inspect(spec: ObjectSpec) -> None:
             (
                 one.kernel_name(spec.object_name) if one.is_internal else one.name,
                 one.section,
-                int(one.type),
+                one.type_name,
                 one.key_size,
                 one.value_size,
                 one.max_entries,

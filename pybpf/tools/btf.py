@@ -128,6 +128,7 @@ def _dump(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from ..btf import BtfKind
+    from ..btf.absent import near
     from ..btf.rawdump import as_dict, type_lines
 
     btf = _read(args)
@@ -142,7 +143,13 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print(dumps({"types": found}))
     if not found:
-        print(f"{args.prog}: no type {args.name!r} in {plain(args.file)}", file=sys.stderr)
+        text = f"{args.prog}: no {args.kind or 'type'} {args.name!r} in {args.file}"
+        others = dict.fromkeys(BtfKind(o.kind(i)).name.lower() for i, o in _find(btf, args.name))
+        if others:
+            text += f"; it is a {' and a '.join(others)}"
+        elif names := near(args.name, btf.names()):
+            text += f"; near: {', '.join(names)}"
+        print(plain(text), file=sys.stderr)
     return 0 if found else 1
 
 

@@ -76,7 +76,7 @@ def describe(facts: Facts) -> dict[str, Any]:
 
 def feature_rows(facts: Facts) -> list[tuple[str, str, str, str]]:
     """Return (feature, answer, since, why) of every feature, in the order of `Feature`."""
-    from ..features import Feature
+    from ..features import Feature, guess
 
     found = facts.features
     rows = []
@@ -86,7 +86,9 @@ def feature_rows(facts: Facts) -> list[tuple[str, str, str, str]]:
             why = facts.probes.inconclusive.get(feature, "not among the saved answers")
             rows.append((feature.value, "unknown", feature.since, why))
         else:
-            rows.append((feature.value, answer.support.value, feature.since, answer.why))
+            lacks = guess(feature, answer, facts.release)
+            why = f"{answer.why} ({lacks})" if answer.why and lacks else answer.why or lacks
+            rows.append((feature.value, answer.support.value, feature.since, why))
     return rows
 
 

@@ -36,8 +36,9 @@ Needs root. Owners are processes that hold a descriptor, and paths in a bpf file
 DUMP = About(
     "entries of a map, given by its id or the path of its pin",
     """\
-Needs root. Keys and values are typed from the BTF the map was made with. Without BTF they
-are hexadecimal text. The value of a per-CPU map is a list.""",
+Needs root. Keys and values are typed from the BTF the map was made with; a data section (.rodata,
+.data, .bss) is shown by its variables. Without BTF they are hexadecimal text. The value
+of a per-CPU map is a list.""",
     (
         Example("42", "entries of map 42"),
         Example("/sys/fs/bpf/counts --json", "entries of a pinned map, as JSON"),

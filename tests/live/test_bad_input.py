@@ -11,6 +11,7 @@ import pytest
 import pybpf
 from pybpf._uapi.enums import MapType
 from pybpf.maps import Map
+from pybpf.obj.maptypes import KEYLESS
 
 DATA = Path(__file__).parents[1] / "data"
 CGROUPS = "/sys/fs/cgroup"
@@ -65,6 +66,28 @@ def target(name: str) -> Callable[[Path], None]:
 def rejected(folder: Path) -> None:
     with pybpf.open(DATA / "obj_subprogs.bpf.o") as obj:
         obj.programs["callbacks"].load()
+
+
+def loaded(act: Callable[[pybpf.Object], object]) -> Callable[[Path], None]:
+    """Use the loaded map_events.bpf.o."""
+
+    def do(folder: Path) -> None:
+        with pybpf.open(DATA / "map_events.bpf.o") as obj:
+            obj.load()
+            act(obj)
+
+    return do
+
+
+def created(kind: MapType, act: Callable[[Map], object]) -> Callable[[Path], None]:
+    """Use a new map of this type."""
+
+    def do(folder: Path) -> None:
+        sized = (0, 4) if kind in KEYLESS else (4, 4)
+        with Map.create_new(kind, *sized, 8, name="mine") as one:
+            act(one)
+
+    return do
 
 
 def unknown_map(folder: Path) -> None:
@@ -133,6 +156,54 @@ WRONG: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "map name": (unknown_map, ["no map 'evnts'", "'events'"]),
     "variable name": (unknown_variable, ["stepp", "'step'"]),
+    "packet of a test run": (
+        loaded(lambda obj: obj.programs["offer"].test_run()),
+        ["program 'offer'", "give data, at least 14 bytes"],
+    ),
+    "packet that is text": (
+        loaded(lambda obj: obj.programs["offer"].test_run("x")),  # type: ignore[arg-type]
+        ["data of a test run", "bytes expected, not str"],
+    ),
+    "type of records": (
+        loaded(lambda obj: pybpf.RingBuffer(obj.maps["events"], "struct evnt")),
+        ["no type 'struct evnt'", "'struct event'"],
+    ),
+    "form of a type": (
+        loaded(lambda obj: pybpf.RingBuffer(obj.maps["events"], "strct event")),
+        ["'strct event'", "give struct NAME"],
+    ),
+    "ring that is another map": (
+        loaded(lambda obj: pybpf.PerfBuffer(obj.maps["events"])),
+        ["map 'events'", "PERF_EVENT_ARRAY", "use pybpf.RingBuffer"],
+    ),
+    "entries of a ring": (
+        loaded(lambda obj: list(obj.maps["events"].items())),
+        ["map 'events'", "has no keys", "pybpf.RingBuffer"],
+    ),
+    "entries of a queue": (
+        created(MapType.BPF_MAP_TYPE_QUEUE, lambda one: list(one.items())),
+        ["map 'mine'", "a queue has no keys", "push(), pop() and peek()"],
+    ),
+    "key of a stack": (
+        created(MapType.BPF_MAP_TYPE_STACK, lambda one: one[0]),
+        ["key 0", "a stack has no keys", "push(), pop() and peek()"],
+    ),
+    "raw key of a stack": (
+        created(MapType.BPF_MAP_TYPE_STACK, lambda one: one.raw[b"x"]),
+        ["key b'x'", "a stack has no keys"],
+    ),
+    "length of a bloom filter": (
+        created(MapType.BPF_MAP_TYPE_BLOOM_FILTER, len),
+        ["map 'mine'", "a bloom filter has no keys", "`value in map`"],
+    ),
+    "push to a hash": (
+        created(MapType.BPF_MAP_TYPE_HASH, lambda one: one.push(1)),
+        ["map 'mine'", "push() is only for queues"],
+    ),
+    "peek into an array": (
+        created(MapType.BPF_MAP_TYPE_ARRAY, lambda one: one.peek()),
+        ["map 'mine'", "peek() is only for queues"],
+    ),
     "object file": (no_object, ["note.txt", "ELF"]),
 }
 
@@ -141,7 +212,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], list[str]]] = {
 def test_one_error(area: str, tmp_path: Path) -> None:
     """The error is pybpf's own or Python's for wrong names, with all that helps, in few lines."""
     act, says = WRONG[area]
-    with pytest.raises((pybpf.BpfError, ValueError, KeyError, AttributeError)) as caught:
+    with pytest.raises((pybpf.BpfError, ValueError, KeyError, AttributeError, TypeError)) as caught:
         act(tmp_path)
     text = str(caught.value)
     assert all(part in text for part in says), text

@@ -9,6 +9,7 @@ import pytest
 
 import pybpf
 from pybpf._uapi.enums import MapType
+from pybpf.errors import StateError
 from pybpf.maps import Map
 
 DATA = Path(__file__).parents[1] / "data"
@@ -21,7 +22,7 @@ def test_programs_that_are_not_loaded() -> None:
         obj.programs["touch"].autoload = False
         obj.load()
         assert [p.name for p in obj.programs.values() if p.loaded] == ["offer", "touch_other"]
-        with pytest.raises(ValueError, match="'touch' is not loaded"):
+        with pytest.raises(pybpf.BpfError, match="'touch' is not loaded: its autoload is off"):
             obj.programs["touch"].test_run(PACKET)
         obj.programs["touch"].load()  # later, by itself
         assert obj.programs["touch"].test_run(PACKET).retval == 1
@@ -79,8 +80,16 @@ def test_preparing_and_closing() -> None:
     obj.close()
     obj.close()
     assert obj.maps["events"].closed
-    with pytest.raises(pybpf.BpfError):
-        obj.load()
+    uses = (
+        obj.load,
+        obj.attach,
+        lambda: obj.globals.seq,
+        obj.maps["events"].info,
+        lambda: obj.programs["offer"].test_run(PACKET),
+    )
+    for use in uses:
+        with pytest.raises(StateError, match=r"open .*again"):
+            use()
 
 
 def test_logged_steps(caplog: pytest.LogCaptureFixture) -> None:

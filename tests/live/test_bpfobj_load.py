@@ -41,7 +41,8 @@ def test_what_is_loaded_when_attached() -> None:
     """Multi programs have no code before their functions are known, and say so."""
     program = bpfobj.load(str(DATA / "obj_sections.bpf.o"))["programs"]["multi"]
     assert not program["ok"]
-    assert "attached" in program["reason"]
+    assert "not tried: " in program["reason"] and "when it is attached" in program["reason"]
+    assert "plan --object FILE --program NAME" in program["reason"]
 
 
 def test_output(capsys: pytest.CaptureFixture[str]) -> None:

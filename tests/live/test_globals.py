@@ -115,3 +115,26 @@ def test_closed_object_says_so(events: pybpf.Object) -> None:
     events.close()
     with pytest.raises(pybpf.BpfError, match="closed"):
         _ = events.globals.seq
+
+
+def test_a_reopened_section_is_a_record_of_its_variables(events: pybpf.Object) -> None:
+    """By id, each section is typed by variable, as the object's globals are; bytes by .raw."""
+    events.globals.label = "x"
+    events.load()
+    offer(events, 3)
+    for section in (".data", ".bss", ".rodata"):
+        held, names = events.maps[section], events.globals[section]
+        with pybpf.Map.from_id(held.info().id) as again:
+            value = again[0]
+            assert again.raw[bytes(4)] == held.raw[bytes(4)]
+        assert set(value.to_dict()) >= set(names)
+        for name in names:
+            if name.isidentifier():
+                assert getattr(value, name) == names[name]
+
+
+def test_a_reopened_section_is_written_as_a_record(events: pybpf.Object) -> None:
+    events.load()
+    with pybpf.Map.from_id(events.maps[".bss"].info().id) as again:
+        again[0] = {**again[0].to_dict(), "seq": 41}
+    assert events.globals.seq == 41

@@ -156,6 +156,14 @@ def test_dump_map(obj: pybpf.Object, bpffs: Path) -> None:
     assert json.loads(text) == [{"key": "61 62 63", "value": "01 ff"}]
 
 
+def test_dump_map_of_a_data_section(obj: pybpf.Object) -> None:
+    """It is shown by its variables."""
+    number = str(obj.maps[".rodata"].info().id)
+    (entry,) = json.loads(tool("dump-map", number, "--json"))
+    assert entry["key"] == 0 and entry["value"]["my_tgid"] == ME
+    assert f'"my_tgid": {ME}' in tool("dump-map", number)
+
+
 def test_dump_map_with_a_value_for_each_cpu() -> None:
     """Such a value is a list."""
     kind = MapType.BPF_MAP_TYPE_PERCPU_ARRAY

@@ -61,6 +61,27 @@ def test_inspect_text() -> None:
     assert lines == [line.rstrip() for line in lines]
 
 
+def test_inspect_text_has_names() -> None:
+    """Types of programs, attach types and types of maps, as bpftool writes them; no numbers."""
+    lines = run("inspect", DATA / "multi.bpf.o").stdout.splitlines()
+    rows = {line.split()[0]: line.split() for line in lines if line}
+    assert rows["on_exit"][2:4] == ["tracing", "trace_fexit_multi"]
+    assert rows["exit_ret"][2] == "hash" and rows["multi.rodata"][2] == "array"
+    rows = {
+        line.split()[0]: line.split()
+        for line in run("inspect", DATA / "attach_by_hand.bpf.o").stdout.splitlines()
+    }
+    assert rows["on_uprobe"][2:4] == ["kprobe", "-"]
+    assert rows["on_egress"][2:4] == ["cgroup_skb", "cgroup_inet_egress"]
+    assert rows["on_xdp"][2:4] == ["xdp", "xdp"]
+
+
+def test_inspect_text_of_a_section_that_nobody_knows() -> None:
+    lines = run("inspect", DATA / "obj_sections.bpf.o").stdout.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("unknown ")]
+    assert row[2:4] == ["-", "-"]
+
+
 @pytest.mark.parametrize("form", ["gz", "raw", "elf"])
 def test_relocate_json(form: str, tmp_path: Path) -> None:
     """Code in hex, from BTF in each of its three forms."""

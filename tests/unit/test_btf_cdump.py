@@ -375,7 +375,10 @@ def test_tool_find(capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["kind"], found["name"], found["linkage"]) == ("FUNC", "vfs_read", 0)
     assert tool.main(["find", "nothing_of_this_name", str(OBJECT)]) == 1
     assert "no type 'nothing_of_this_name'" in capsys.readouterr().err
+    assert tool.main(["find", "twofolt", str(OBJECT)]) == 1
+    assert "no type 'twofolt'" in (text := capsys.readouterr().err) and "near: twofold" in text
     assert tool.main(["find", "point", str(OBJECT), "--kind", "union"]) == 1
+    assert "no union 'point'" in (text := capsys.readouterr().err) and "it is a struct" in text
 
 
 def test_tool_reads_split_btf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

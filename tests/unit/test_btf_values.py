@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pybpf._uapi.enums import MapType
 from pybpf.btf import (
     Array,
     Btf,
     BtfKind,
     Const,
+    Datasec,
     Enum,
     Enum64,
     EnumValue,
@@ -35,10 +37,13 @@ from pybpf.btf import (
     Typedef,
     Union,
     Var,
+    VarSecinfo,
 )
 from pybpf.btf.encode import BtfBuilder
 from pybpf.btf.values import CharArray, Codec, Record, UnionValue, codec
 from pybpf.errors import ObjectFormatError
+from pybpf.maps.fields import BytesField, CodecField, Field
+from pybpf.maps.kinds import value_field
 from tests.support.examples import examples
 
 DATA = Path(__file__).parents[1] / "data"
@@ -629,3 +634,44 @@ def test_values_with_bytes_around_them() -> None:
     ]
     with pytest.raises(ValueError, match="not a multiple of 20"):
         one.iter_unpack(bytes(30), before=8, after=4)
+
+
+def test_a_data_section_is_a_record_of_its_variables() -> None:
+    """Statics may share a name: the later one has its place in its name."""
+    made = make(
+        Var("count", 5),  # 18
+        Var("label", 14),  # 19
+        Var("count", 4),  # 20
+        Datasec(
+            ".data",
+            28,
+            (VarSecinfo(18, 0, 4), VarSecinfo(19, 4, 16), VarSecinfo(20, 24, 4)),
+        ),
+    )
+    raw = struct.pack("<I16s4xi", 7, b"abc", -7)
+    value = made.decode(raw)
+    assert (value.count, value.label, value[2]) == (7, "abc", -7)
+    assert value.to_dict() == {"count": 7, "label": "abc", "count@0x18": -7}
+    assert made.encode(value) == made.encode(value.to_dict()) == raw
+
+
+def test_a_variable_outside_its_section() -> None:
+    with pytest.raises(ObjectFormatError, match="ends before its member 'count'"):
+        make(Var("count", 5), Datasec(".data", 4, (VarSecinfo(18, 2, 4),)))
+
+
+def test_a_section_that_cannot_be_typed_is_bytes() -> None:
+    """One forged variable hides nothing. A section of an object not loaded yet is bytes, too."""
+    builder = BtfBuilder()
+    for t in (*BASICS, FuncProto(0), Var("odd", 18), Var("count", 5)):
+        builder.add(t)
+    odd = builder.add(Datasec(".data", 4, (VarSecinfo(19, 0, 4),)))
+    good = builder.add(Datasec(".bss", 4, (VarSecinfo(20, 0, 4),)))
+    btf = Btf(builder.build())
+
+    def kind(type_id: int, *, sections: bool = True) -> type[Field]:
+        return type(value_field(MapType.BPF_MAP_TYPE_ARRAY, 4, 0, btf, type_id, sections=sections))
+
+    assert kind(odd) is BytesField
+    assert kind(good) is CodecField
+    assert kind(good, sections=False) is BytesField

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pybpf.errors import BpfError, RelocationError, UnsupportedFeature
+from pybpf.kernel import btf
+from pybpf.links import uprobe
 
 
 @pytest.mark.parametrize(
@@ -14,7 +19,7 @@ from pybpf.errors import BpfError, RelocationError, UnsupportedFeature
     [
         (
             UnsupportedFeature("fsession", "7.0", "EINVAL"),
-            "fsession is not supported by this kernel (needs Linux 7.0 or newer): EINVAL",
+            "fsession is not supported by this kernel (in Linux since 7.0): EINVAL",
         ),
         (UnsupportedFeature("struct_ops", by="pybpf yet"), "struct_ops is not supported by pybpf"),
     ],
@@ -34,3 +39,20 @@ def test_errno_names_are_the_kernels(number: int, name: str) -> None:
 def test_relocation_error_names_file_program_and_instruction() -> None:
     error = RelocationError("nothing there", program="p", insn=3, file="x.bpf.o")
     assert str(error) == "x.bpf.o: program 'p': instruction 3: nothing there"
+
+
+def test_a_module_that_is_not_loaded_says_nothing_of_versions(tmp_path: Path) -> None:
+    """No newer kernel would help: the module has to be loaded."""
+    with pytest.raises(UnsupportedFeature) as caught:
+        btf.module("nope", directory=str(tmp_path))
+    assert "not loaded" in str(caught.value) and "since" not in str(caught.value)
+
+
+def test_uprobe_multi_says_what_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise BpfError(errno.EOPNOTSUPP, "BPF_LINK_CREATE")
+
+    monkeypatch.setattr(uprobe.sys_link, "link_create_uprobe_multi", refuse)
+    program = SimpleNamespace(fileno=lambda: 3)
+    with pytest.raises(UnsupportedFeature, match=r"in Linux since 6\.6.*CONFIG_UPROBES"):
+        uprobe.attach_uprobe_multi(program, "libc.so.6", "getppid")

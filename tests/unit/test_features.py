@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybpf.errors import DeniedByPolicy, UnsupportedFeature
-from pybpf.features import Answer, Feature, FeatureSet, Support
+from pybpf.features import Answer, Feature, FeatureSet, Support, shortfall
 
 YES = Answer(Support.SUPPORTED)
 NO = Answer(Support.UNSUPPORTED, "BPF_LINK_CREATE: EOPNOTSUPP", 95)
@@ -37,6 +37,41 @@ def test_require_raises_what_was_found() -> None:
         features.require(Feature.KPROBE_MULTI)
     with pytest.raises(UnsupportedFeature, match="not probed"):
         features.require(Feature.ITER)
+
+
+@pytest.mark.parametrize(
+    ("feature", "answer", "release", "text"),
+    [
+        (Feature.TRACING_MULTI, NO, "6.18.44-x", "7.2 and newer, this is 6.18.44-x"),
+        (
+            Feature.KPROBE_MULTI,
+            NO,
+            "5.18.0",
+            "5.18.0 is new enough (5.18), perhaps built without CONFIG_FPROBE: "
+            "BPF_LINK_CREATE: EOPNOTSUPP",
+        ),
+        (
+            Feature.KPROBE,
+            Answer(Support.UNSUPPORTED, "no CONFIG_KPROBE_EVENTS"),
+            "6.18.44",
+            "6.18.44 is new enough (4.17): no CONFIG_KPROBE_EVENTS",
+        ),
+        (
+            Feature.RINGBUF,
+            Answer(Support.UNSUPPORTED),
+            "10.1",
+            "10.1 is new enough (5.8), the reason is not known",
+        ),
+        (Feature.KPROBE_MULTI, NO, "", "in Linux since 5.18"),
+        (Feature.KPROBE_MULTI, NO, "odd", "in Linux since 5.18"),
+        (Feature.KPROBE_MULTI, None, "6.18", "in Linux since 5.18"),
+    ],
+)
+def test_a_new_kernel_is_not_called_too_old(
+    feature: Feature, answer: Answer | None, release: str, text: str
+) -> None:
+    """To say 5.18 and newer on 6.18 would contradict itself: an option or a right is lacking."""
+    assert shortfall(feature, answer, release) == text
 
 
 def test_only_a_yes_is_a_yes() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -220,3 +222,36 @@ def test_one_way_to_import_for_types_only() -> None:
         and any(alias.name == "TYPE_CHECKING" for alias in node.names)
     ]
     assert bad == []
+
+
+#: Packages that are not Python's own, and who imports them.
+OTHERS = {
+    "capstone": {"pybpf.trampoline.decode"},
+    "psutil": {"pybpf.kernel.owners"},
+    "pyroute2": {"pybpf.links.tc"},
+    # Extras of tools.
+    "drgn": {"pybpf.tools.retsnoop.debuginfo"},
+    "prometheus_client": {"pybpf.tools.funcwatch.prometheus"},
+    "opentelemetry": {"pybpf.tools.funcwatch.otlp"},
+}
+
+
+def test_other_packages_stay_where_they_are_needed() -> None:
+    """README: opening, loading and attaching take the standard library alone, but for `tc`."""
+    found: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        for node in _run_time(_tree(path)):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for top in {one.partition(".")[0] for one in names} - sys.stdlib_module_names:
+                found.setdefault(top, set()).add(name)
+    found.pop("pybpf", None)  # the tools import it by its name
+    assert found == OTHERS
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        needed = tomllib.load(file)["project"]["dependencies"]
+    said = (ROOT / "README.md").read_text().partition("## ")[0]
+    for package in (one.partition(">")[0] for one in needed):
+        assert package in OTHERS and package in said

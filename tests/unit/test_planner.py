@@ -16,7 +16,7 @@ from pybpf.asm import opcodes as op
 from pybpf.asm.edit import Code
 from pybpf.asm.insn import Insn
 from pybpf.errors import PlanError
-from pybpf.features import Feature, FeatureSet
+from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel.speed import slowness
 from pybpf.multi.mechanisms import KPROBE, KPROBE_MULTI, MECHANISMS, TRACING_MULTI, TRAMPOLINE
 from pybpf.multi.plan import Plan, PlanFacts, Side
@@ -321,6 +321,72 @@ def test_reasons(target: Target, facts: PlanFacts, mechanism: str, reason: Reaso
     out = one(PROGRAMS[1], target, facts, mechanism)
     assert not out.groups
     assert out.skipped[0].reason is reason
+
+
+EPERM = Answer(Support.DENIED, "BPF_PROG_LOAD: EPERM (an LSM or host policy)", 1)
+NO = Answer(Support.UNSUPPORTED, "BPF_LINK_CREATE: EOPNOTSUPP", 95)
+
+
+def kernel(release: str, **answers: Answer) -> PlanFacts:
+    """A kernel that refuses some features, and has the others of `BASE`."""
+    known = FeatureSet(BASE - {F[name] for name in answers})
+    return PlanFacts.of(
+        FeatureSet({**known, **{F[name]: answer for name, answer in answers.items()}}),
+        release=release,
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason", "says"),
+    [
+        (
+            kernel("6.18.1", TRACING_MULTI=NO, FENTRY=EPERM, KPROBE_MULTI=NO, KPROBE=NO),
+            Reason.NOT_PERMITTED,
+            "not permitted here: fentry: BPF_PROG_LOAD: EPERM (an LSM or host policy)",
+        ),
+        (
+            kernel("6.18.1", TRACING_MULTI=NO, FENTRY=NO, KPROBE_MULTI=NO, KPROBE=EPERM),
+            Reason.NOT_PERMITTED,
+            "not permitted here: kprobe: ",
+        ),
+        (
+            kernel("6.18.1", TRACING_MULTI=NO, FENTRY=NO, KPROBE_MULTI=NO, KPROBE=NO),
+            Reason.NO_MECHANISM,
+            "the kernel has no fentry (6.18.1 is new enough (5.5), perhaps built without CONFIG_",
+        ),
+        (
+            kernel("4.9.1", TRACING_MULTI=NO, FENTRY=NO, KPROBE_MULTI=NO, KPROBE=NO),
+            Reason.NO_MECHANISM,
+            "the kernel has no tracing_multi (7.2 and newer, this is 4.9.1)",
+        ),
+    ],
+)
+def test_the_reason_that_matters_most_is_given(facts: PlanFacts, reason: Reason, says: str) -> None:
+    """A refusal comes before an option that lacks, and that before "too old"."""
+    (skipped,) = one(PROGRAMS[1], T, facts).skipped
+    assert skipped.reason is reason
+    assert says in skipped.why
+    assert "trampolines why vfs_read" in skipped.hint
+    text = str(plan(PROGRAMS[1], [T, replace(T, name="vfs_write", address=0x2000)], facts))
+    assert says in text  # said once, for both
+
+
+def test_a_refused_mechanism_is_named_only_if_it_could_trace_the_function() -> None:
+    """Kprobes lose the arguments at exit, and clones, which keep them, are refused by a policy."""
+    program = template(load(2), load(6), hook=Hook.EXIT)
+    facts = kernel("6.18.1", FENTRY=EPERM)
+    assert one(program, T, facts).skipped[0].reason is Reason.NOT_PERMITTED
+    no_btf = replace(T, btf_id=None)
+    assert one(program, no_btf, facts).skipped[0].reason is Reason.NO_EXIT_ARGS
+    assert one(program, T, kernel("6.18.1", FENTRY=NO)).skipped[0].reason is Reason.NO_EXIT_ARGS
+
+
+def test_a_refused_probe_of_cookies_is_not_a_no() -> None:
+    program = template(asm.call(CtxHelper.get_attach_cookie))
+    facts = kernel("6.18.1", FENTRY=NO, ATTACH_COOKIE=EPERM)
+    (skipped,) = one(program, T, facts, "kprobe").skipped
+    assert skipped.reason is Reason.NOT_PERMITTED
+    assert "EPERM" in skipped.detail
 
 
 def test_full_trampoline_spills_in_auto() -> None:

@@ -6,10 +6,13 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pybpf.errors import BpfError
+from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel import ftrace
 from pybpf.kernel.host import Facts
 from pybpf.tools import features, inputs
@@ -109,3 +112,19 @@ def test_a_save_that_fails_leaves_what_was_there(
         features._save(facts, Path("/dev/full"))
     with pytest.raises(SystemExit):
         features.main(["--save", "-"])
+
+
+@pytest.mark.parametrize(
+    ("release", "said"), [("6.18.1", " (perhaps built without CONFIG_FPROBE)"), ("5.4.0", "")]
+)
+def test_the_table_says_what_a_new_kernel_perhaps_lacks(release: str, said: str) -> None:
+    """The column SINCE alone would make it look too old."""
+    no = Answer(Support.UNSUPPORTED, "BPF_LINK_CREATE: EOPNOTSUPP", 95)
+    facts: Any = SimpleNamespace(
+        features=FeatureSet({Feature.KPROBE_MULTI: no}),
+        release=release,
+        probes=SimpleNamespace(inconclusive={}),
+    )
+    rows = {row[0]: row for row in features.feature_rows(facts)}
+    assert rows["kprobe.multi"][1:] == ("unsupported", "5.18", no.why + said)
+    assert rows["kprobe"][1] == "unknown"

@@ -762,6 +762,28 @@ def test_link_info_of_a_future_link(kernel: FakeKernel) -> None:
     assert _link(kernel, 60, lambda i: None) == info.LinkInfo(60, 5, 6)
 
 
+def test_link_info_shows_what_its_type_has(kernel: FakeKernel) -> None:
+    """No zeros of other types; numbers that have names by name; a zero that is an answer stays."""
+
+    def tracing(i: Any) -> None:
+        i.tracing.attach_type, i.tracing.target_obj_id, i.tracing.target_btf_id = 25, 1, 777
+
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_TRACING, tracing)
+    assert repr(got) == (
+        "LinkInfo(type=BPF_LINK_TYPE_TRACING, id=5, prog_id=6, attach_type=BPF_TRACE_FEXIT, "
+        "target_obj_id=1, target_btf_id=777)"
+    )
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_XDP, lambda i: None)
+    assert repr(got) == "LinkInfo(type=BPF_LINK_TYPE_XDP, id=5, prog_id=6, ifindex=0)"
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_CGROUP, lambda i: None)
+    assert repr(got).endswith("attach_type=BPF_CGROUP_INET_INGRESS, cgroup_id=0)")
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_TRACING_MULTI, lambda i: None)
+    assert repr(got) == "LinkInfo(type=BPF_LINK_TYPE_TRACING_MULTI, id=5, prog_id=6)"
+    assert repr(info.LinkInfo(60, 5, 6)) == "LinkInfo(type=60, id=5, prog_id=6)"
+    many = info.LinkInfo(LinkType.BPF_LINK_TYPE_KPROBE_MULTI, 5, 6, addrs=(1,) * 99, offsets=(1, 2))
+    assert "addrs=<99 numbers>, offsets=[1, 2]" in repr(many)
+
+
 def test_btf_info_with_a_long_name_and_data(kernel: FakeKernel) -> None:
     """Name and data are asked for until they fit."""
     name, blob = b"m" * 300 + b"\0", b"B" * 999

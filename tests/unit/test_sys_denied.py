@@ -83,7 +83,8 @@ EVERYTHING = (1 << 41) - 1
             Circumstances(EVERYTHING),
             Cmd.BPF_PROG_LOAD,
             (),
-            "an LSM or host policy: the process has the capabilities",
+            "an LSM or host policy: the process has the capabilities; /sys/kernel/security, which"
+            " tells lockdown and LSMs, is not mounted",
         ),
         (
             Circumstances(EVERYTHING, lockdown="integrity"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...dataclass import dataclass
-from ...features import Feature, Support
+from ...features import Feature, Support, shortfall
 from ..plan import Part, Side
 from ..reasons import Reason, Skipped
 from ..traits import Hook
@@ -15,14 +15,13 @@ from ..variant import Lowering, Variant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ...features import FeatureSet
     from ...links import HasFd, Link
     from ..cost import CostModel, Price
     from ..plan import PlanFacts
     from ..target import Target
     from ..template import Template
 
-__all__ = ["Doors", "Job", "Mechanism", "Refusal", "Request"]
+__all__ = ["Doors", "Job", "Mechanism", "Refusal", "Request", "lacking"]
 
 _SESSION_COOKIE = "bpf_session_cookie"
 
@@ -148,7 +147,7 @@ class Mechanism(ABC):
         if request.template.sleepable and not self.can_sleep:
             return Refusal(Reason.NOT_SLEEPABLE, f"{self.value} programs cannot sleep")
         if not request.facts.features.supports(self.feature):
-            return Refusal(Reason.NO_MECHANISM, _lacking(request.facts.features, self.feature))
+            return lacking(request.facts, self.feature)
         if request.lowering is not None and request.lowering not in self.lowerings:
             detail = f"{self.value} has no {request.lowering.value} lowering"
             return Refusal(Reason.NO_MECHANISM, detail)
@@ -250,9 +249,13 @@ def slots(target: Target) -> int:
     return target.model.slots if target.model is not None else 0
 
 
-def _lacking(features: FeatureSet, feature: Feature) -> str:
-    answer = features.get(feature)
+def lacking(facts: PlanFacts, feature: Feature) -> Refusal:
+    """Say why a feature cannot be used: a policy or missing rights refused it, or it is not there.
+
+    :param feature: one that the kernel was not found to support
+    """
+    answer = facts.features.get(feature)
     if answer is not None and answer.support is Support.DENIED:
-        return f"whether the kernel has {feature.value} is not known: {answer.why}"
-    since = f" ({feature.since} and newer)" if feature.since else ""
-    return f"the kernel has no {feature.value}{since}"
+        return Refusal(Reason.NOT_PERMITTED, f"{feature.value}: {answer.why}")
+    said = shortfall(feature, answer, facts.release)
+    return Refusal(Reason.NO_MECHANISM, f"the kernel has no {feature.value} ({said})")

@@ -10,7 +10,7 @@ from ..plan import Side
 from ..reasons import Reason
 from ..traits import CtxHelper
 from ..variant import Lowering
-from .base import Mechanism, Refusal, Request, returns, slots
+from .base import Mechanism, Refusal, Request, lacking, returns, slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class ByRegisters(Mechanism):
         helpers = request.template.traits.helpers
         cookies = request.facts.features.supports(Feature.ATTACH_COOKIE)
         if CtxHelper.get_attach_cookie in helpers and not cookies:
-            return Refusal(Reason.NO_MECHANISM, "the kernel has no cookies on kprobes")
+            return lacking(request.facts, Feature.ATTACH_COOKIE)
         return None
 
     def side_problem(

@@ -178,11 +178,13 @@ class _Run:
 
     def select(self, globs: Globs) -> Selection:
         selection = globs.select(self.facts)
-        for unmatched in selection.unmatched:
-            self.say(f"Glob {unmatched}.")
+        why = [*map(str, selection.skipped[:1]), *(f"glob {one}" for one in selection.unmatched)]
+        # If there is nothing to watch, the last reason is in the error, and nowhere else.
+        told = len(selection.unmatched) - (not selection.candidates)
+        for one in selection.unmatched[: max(0, told)]:
+            self.say(f"Glob {one}.")
         if not selection.candidates:
-            why = f": {selection.skipped[0]}" if selection.skipped else ""
-            raise _Failed(f"no function can be watched{why}")
+            raise _Failed(": ".join(["no function can be watched", *why[-1:]]))
         return selection
 
     def filter(self, obj: Object) -> None:
