@@ -61,7 +61,7 @@ e2e: setup-vm setup-vagrant
 test: lint setup-vm setup-clang setup-vagrant
 	PYBPF_ALL_EXAMPLES=1 $(PYTEST) tests/unit tests/live tests/e2e --kernel=all -m 'not long'
 
-# The same suite in Vagrant machines, as root, and tests of runs that are killed. Takes an hour and more.
+# The same suite in Vagrant machines, as root, tests of runs that are killed, and funcwatch's unit. Takes an hour and more.
 vagrant-test: setup
 	vagrant/e2e all
 	$(PYTEST) tests/vagrant

@@ -100,7 +100,7 @@ for group in "$@"; do
                 openssh-client mmdebstrap e2fsprogs qemu-utils
             # Only the package libvirt-daemon-system, which starts services, would make these.
             for d in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do
-                [ -d $d ] || as_root install -d $d
+                [ -d "$d" ] || as_root mkdir -p "$d"
             done ;;
         clang) install clang-19 llvm-19 bpftool gcc libc6-dev ;;
         bench) install clang-19 llvm-19 bpftool gcc libc6-dev libbpf-dev ;;

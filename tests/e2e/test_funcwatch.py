@@ -12,6 +12,7 @@ import os
 import random
 import re
 import signal
+import socket
 import statistics
 import struct
 import subprocess
@@ -33,7 +34,7 @@ from pybpf import kernel
 from pybpf._sys import bpf as sys_bpf
 from pybpf.multi.select import select
 from pybpf.tools.funcwatch import run
-from pybpf.tools.funcwatch.attach import program_for
+from pybpf.tools.funcwatch.attach import Watcher, program_for
 from pybpf.tools.funcwatch.counts import SLOTS, Counts
 from pybpf.tools.funcwatch.functions import Functions
 from pybpf.tools.funcwatch.reader import WORDS, Lost, Reader
@@ -170,9 +171,9 @@ def test_latency(mechanism: str) -> None:
 
 
 @contextmanager
-def watching(program: str) -> Iterator[pybpf.Object]:
-    """A program on do_getpgid, which counts this process alone once it is enabled."""
-    found = select(facts(), ["do_getpgid"], at_exit=True).candidates
+def watching(program: str, name: str = "do_getpgid") -> Iterator[pybpf.Object]:
+    """A program on a function, which counts this process alone once it is enabled."""
+    found = select(facts(), [name], at_exit=True).candidates
     functions = Functions(found)
     mechanism = program_for("auto", facts())[1] if program == "watch" else "auto"
     with pybpf.open(run.OBJECT, facts=facts()) as obj:
@@ -242,19 +243,103 @@ def test_where_a_task_keeps_its_calls(taken: str) -> None:
         assert list(obj.maps["tasks"]) == ([key] if taken == "by another task" else [])
 
 
+def in_use(obj: pybpf.Object) -> dict[int, tuple[int, int]]:
+    """Places that hold something: their state, and the number of the first call in them."""
+    found = {}
+    for key, value in obj.maps["places"].raw.items():
+        state, _, nth = struct.unpack_from("=QII", value)
+        if state or nth:
+            found[int.from_bytes(key, "little")] = (state, nth)
+    return found
+
+
+def occupy(obj: pybpf.Object, task: int, call: bytes = b"") -> int:
+    """Have a task be in one call. Return the number of its place.
+
+    :param call: ``struct call``, if it is not what the place has
+    """
+    places = obj.maps["places"].raw
+    number = task % len(places)
+    key = number.to_bytes(4, "little")
+    start = struct.pack("=Q", task << 32 | 1) + call
+    places[key] = start + places[key][len(start) :]
+    return number
+
+
 def test_a_task_that_ends_in_a_call_gives_its_place_back() -> None:
-    """And only its own, so that places last as long as funcwatch does."""
+    """And only its own, so that places last as long as funcwatch does. No call is left in it."""
     with watching("watch_pair") as obj, obj.programs["forget"].attach():
-        places = obj.maps["places"].raw
-        ends = subprocess.Popen(["sleep", "100"])
         mine = threading.get_native_id()
-        for task in (ends.pid, mine):
-            at = (task % len(places)).to_bytes(4, "little")
-            places[at] = struct.pack("=Q", task << 32 | 1) + places[at][8:]
+        ends = subprocess.Popen(["sleep", "100"])
+        call = struct.pack("=II", 0, 1)
+        occupy(obj, ends.pid, call)
+        own = occupy(obj, mine, call)
         ends.kill()
         ends.wait()
-        states = {struct.unpack_from("=Q", value)[0] for value in places.values()}
-        assert states == {0, mine << 32 | 1}
+        assert in_use(obj) == {own: (mine << 32 | 1, 1)}
+
+
+EXEC = """
+import os, sys, threading
+sys.stdin.readline()
+threading.Thread(target=os.execv, args=("/bin/true", ["true"])).start()
+"""
+
+
+def test_a_thread_that_becomes_the_first_by_exec_gives_its_place_back() -> None:
+    """begin_new_exec is called with the thread's id, and returns with that of its process."""
+    found = select(facts(), ["begin_new_exec"], at_exit=True).candidates
+    child = subprocess.Popen([sys.executable, "-c", EXEC], stdin=subprocess.PIPE)
+    with child, pybpf.open(run.OBJECT, facts=facts()) as obj:
+        obj.globals.filter_pids = True
+        obj.maps["tasks"].max_entries = 16
+        obj.load()
+        obj.maps["pids"].update({child.pid: 1})
+        watcher = Watcher(obj, Functions(found))
+        watcher.attach(found, "kprobe")  # by watch_pair on every kernel
+        try:
+            obj.globals.enabled = 1
+            child.communicate(b"\n")
+            assert child.returncode == 0
+            (counts,) = Reader(obj).read().values()
+            assert (counts.calls, counts.timed) == (1, 0)
+            assert Reader(obj).lost == Lost(unpaired=1)
+            assert in_use(obj) == {}
+        finally:
+            watcher.detach()
+
+
+def test_a_return_does_not_take_a_call_that_returned() -> None:
+    """In a place that was just taken, whose first call is not written: as an interrupt finds it."""
+    ours, theirs = socket.socketpair()
+    counted, go = threading.Event(), threading.Event()
+
+    def receive() -> None:
+        theirs.recv(1)
+        counted.set()
+        go.wait()
+        theirs.recv(1)
+
+    thread = threading.Thread(target=receive, daemon=True)
+    with watching("watch_pair", "unix_stream_recvmsg") as obj, ours, theirs:
+        obj.globals.enabled = 1
+        thread.start()
+        ours.send(b"x")
+        counted.wait()
+        obj.globals.enabled = 0  # so the second call is not seen, and its return is
+        go.set()
+        assert thread.native_id is not None
+        wchan = Path(f"/proc/self/task/{thread.native_id}/wchan")
+        while not wchan.read_text().startswith("unix_stream_"):
+            time.sleep(0.01)
+        occupy(obj, thread.native_id)
+        obj.globals.enabled = 1
+        ours.send(b"x")
+        thread.join()
+        obj.globals.enabled = 0
+        (counts,) = Reader(obj).read().values()
+        assert (counts.calls, counts.timed) == (1, 1)
+        assert Reader(obj).lost == Lost(unpaired=1)
 
 
 @pytest.mark.skipif(not rows.in_guest(), reason="it would set the clock of this machine")

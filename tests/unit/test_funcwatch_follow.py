@@ -68,13 +68,18 @@ class Kernel:
         self.asked: dict[str, Any] = {}
         self.features = {Feature.KPROBE_SESSION, Feature.KPROBE_MULTI}
         program = SimpleNamespace(attach_multi=self.attach)
-        self.exits = 0  # how often the exits of tasks are watched
-        forget = SimpleNamespace(attach_raw_tp=self.attach_exits)
+        self.ends: list[str] = []  # tracepoints that tell which task's id is no longer its own
+        forget = SimpleNamespace(attach_raw_tp=self.attach_end)
         self.obj: Any = SimpleNamespace(
             maps={"active": SimpleNamespace(memory=lambda: memoryview(self.active))},
             globals=SimpleNamespace(enabled=1),
             facts=SimpleNamespace(supports=self.features.__contains__),
-            programs={"watch": program, "watch_pair": program, "forget": forget},
+            programs={
+                "watch": program,
+                "watch_pair": program,
+                "forget": forget,
+                "forget_former": forget,
+            },
         )
         self.shared = shared
 
@@ -86,13 +91,9 @@ class Kernel:
         self.links.append(Link(good, self.shared, cookies))
         return self.links[-1]
 
-    def attach_exits(self, name: str) -> Any:
-        def close() -> None:
-            self.exits -= 1
-
-        assert name == "sched_process_exit"
-        self.exits += 1
-        return SimpleNamespace(close=close)
+    def attach_end(self, name: str) -> Any:
+        self.ends.append(name)
+        return SimpleNamespace(close=lambda: self.ends.remove(name))
 
     def counting(self) -> dict[str, int]:
         """How many programs count each function: those whose number is the active one."""
@@ -223,9 +224,9 @@ def test_a_link_each_is_the_cheapest_to_call() -> None:
 def test_the_end() -> None:
     """Silenced first, then everything goes."""
     kernel, made = watcher()
-    assert kernel.exits == 0, "a session has its own place for the time of a call"
+    assert kernel.ends == [], "a session has its own place for the time of a call"
     for _ in range(2):
         made.attach(TARGETS[4:], "kprobe")
-        assert kernel.exits == 1
+        assert kernel.ends == ["sched_process_exit", "sched_process_exec"]
     assert made.detach() == []
-    assert kernel.obj.globals.enabled == 0 and kernel.counting() == {} and kernel.exits == 0
+    assert kernel.obj.globals.enabled == 0 and kernel.counting() == {} and kernel.ends == []

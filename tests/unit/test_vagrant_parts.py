@@ -572,3 +572,11 @@ def test_the_work_s_status_comes_through() -> None:
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False
         )
         assert done.returncode == status, done.stderr
+
+
+def test_host_sh_asks_as_root_for_commands_only() -> None:
+    """As root it runs them itself, and a function of its own would come before a command."""
+    text = (ROOT / "vagrant/host.sh").read_text()
+    functions = set(re.findall(r"^(\w+)\(\)", text, re.M))
+    commands = set(re.findall(r"\bas_root ([\w-]+)", text))
+    assert functions and commands and not functions & commands

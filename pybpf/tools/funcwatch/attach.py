@@ -36,6 +36,8 @@ _SESSIONS = {
     "trampoline": Feature.FSESSION,
     "kprobe_multi": Feature.KPROBE_SESSION,
 }
+# What gives back the places of tasks for `watch_pair`: programs and their tracepoints.
+_ENDS = {"forget": "sched_process_exit", "forget_former": "sched_process_exec"}
 _STRIDE = 2  # an element of `active` takes 8 bytes of its memory, in 4-byte words
 
 
@@ -73,7 +75,7 @@ class Watcher:
         self._attachments = 0
         self.links: list[MultiLink] = []
         self._missed = Missed()  # by attachments that are gone
-        self._exits: Link | None = None  # of tasks, for `watch_pair`
+        self._ends: list[Link] = []  # of tasks, for `watch_pair`
         self.watched: dict[int, Target] = {}
         self.attached: set[int] = set()
 
@@ -114,8 +116,9 @@ class Watcher:
         )
 
     def _attach(self, name: str, wanted: Sequence[Item], **options: object) -> MultiLink:
-        if name == "watch_pair" and self._exits is None:
-            self._exits = self._obj.programs["forget"].attach_raw_tp("sched_process_exit")
+        if name == "watch_pair" and not self._ends:
+            for end, where in _ENDS.items():
+                self._ends.append(self._obj.programs[end].attach_raw_tp(where))
         self._attachments += 1
         number = self._attachments
         link = self._obj.programs[name].attach_multi(
@@ -217,8 +220,8 @@ class Watcher:
         self._obj.globals.enabled = 0
         for link in reversed(self.links):
             link.detach(wait=False)
-        if self._exits is not None:
-            self._exits.close()
+        for end in self._ends:
+            end.close()
         return [link for link in self.links if link.closing]
 
 

@@ -86,13 +86,14 @@ class Counts:
             },
         )
 
-    def longest(self, known: int, most: int) -> int:
+    def longest(self, known: Iterable[int], most: int) -> int:
         """Return the longest latency in ns, as the histogram allows.
 
-        :param known: longest latency that was seen, which may be one of a call that is not
-            counted here, or lack one that is
+        :param known: latencies that may be the longest, the likeliest first. Each may be one of a
+            call that is not counted here, or lack one that is
         :param most: no latency is longer
-        :returns: `known` if it is in the last slot that has a call, else the most that it can be
+        :returns: the first of `known` that is in the last slot that has a call, else the most that
+            it can be
         """
         slot = max((slot for slot, count in enumerate(self.slots) if count), default=None)
         if slot is None:
@@ -100,7 +101,10 @@ class Counts:
         low, high = slot_bounds(slot)
         if slot == SLOTS - 1:
             high = max(high, most + 1)
-        return known if low <= known < high else max(low, min(high - 1, most))
+        for latency in known:
+            if low <= latency < high:
+                return latency
+        return max(low, min(high - 1, most))
 
     def percentile(self, share: float) -> int | None:
         """Return the latency in ns that this share of calls did not exceed, None if none is known.

@@ -30,7 +30,14 @@
  * with the last one. Nobody else writes to it meanwhile, except programs that
  * interrupt this one: they have the same key, and leave what they found. Tasks
  * whose place is taken use `tasks`. A task that ends inside a function, such as
- * exit_group(), gives its place back in `forget`.
+ * exit_group(), gives its place back in `forget`. A thread that calls exec() gets
+ * the id of its process's first thread, and gives its former place back in
+ * `forget_former`.
+ *
+ * Programs that interrupt this one look at its calls, and one whose own call was
+ * not seen must not take another. So a call's `nth` is written last, and is 0 in
+ * the place for the next call before that one counts. In a free place it is 0 in
+ * `calls[0]`.
  */
 #include "kernel.h"
 
@@ -75,7 +82,7 @@ struct error_key {
 
 struct call {
 	__u32 func;
-	__u32 depth; /* tells it from one that was overwritten */
+	__u32 nth; /* of the task's calls, from 1: tells it from one that was overwritten. 0: no call */
 	__u64 start; /* ns, CLOCK_MONOTONIC */
 };
 
@@ -339,6 +346,11 @@ static __always_inline void set_state(struct task_calls *t, __u64 state)
 	*(volatile __u64 *)&t->state = state;
 }
 
+static __always_inline void set_nth(struct call *c, __u32 nth)
+{
+	*(volatile __u32 *)&c->nth = nth;
+}
+
 static __always_inline void push(__u32 key, __u32 func)
 {
 	__u64 own = (__u64)key << KEY_SHIFT, state;
@@ -356,12 +368,14 @@ static __always_inline void push(__u32 key, __u32 func)
 				return;
 		}
 		depth = t->state;
+		set_nth(&t->calls[depth % DEPTH], 0);
 		set_state(t, own | (__u32)(depth + 1)); /* first, so that interrupts stay above */
 	}
 	c = &t->calls[depth % DEPTH];
 	c->func = func;
-	c->depth = depth;
 	c->start = bpf_ktime_get_ns();
+	barrier();
+	set_nth(c, depth + 1);
 }
 
 /* The start of the newest call of `func`, 0 if there is none. Takes it off. */
@@ -373,11 +387,13 @@ static __always_inline __u64 take(struct task_calls *t, __u32 func)
 
 	/* What lies above it never returned, or its return was not seen. */
 	for (int i = 0; i < LOOK_DOWN && at; i++) {
-		at--;
+		__u32 nth = at--;
+
 		c = &t->calls[at % DEPTH];
-		if (c->func == func && c->depth == at) {
+		if (c->func == func && c->nth == nth) {
 			__u64 start = c->start;
 
+			set_nth(c, 0);
 			set_state(t, at ? (state >> KEY_SHIFT << KEY_SHIFT) | at : 0);
 			return start;
 		}
@@ -438,16 +454,33 @@ int watch_pair(unsigned long long *ctx)
 	return 0;
 }
 
+static __always_inline void give_back(__u32 key)
+{
+	struct task_calls *t = place_of(key);
+
+	if (t && t->state >> KEY_SHIFT == key) {
+		set_nth(&t->calls[0], 0);
+		set_state(t, 0);
+	}
+	if (spilled)
+		bpf_map_delete_elem(&tasks, &key);
+}
+
 SEC("raw_tp/sched_process_exit")
 int forget(void *ctx)
 {
-	__u32 key = key_of(bpf_get_current_pid_tgid());
-	struct task_calls *t = place_of(key);
+	give_back(key_of(bpf_get_current_pid_tgid()));
+	return 0;
+}
 
-	if (t && t->state >> KEY_SHIFT == key)
-		set_state(t, 0);
-	if (spilled)
-		bpf_map_delete_elem(&tasks, &key);
+/* struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm */
+SEC("raw_tp/sched_process_exec")
+int forget_former(unsigned long long *ctx)
+{
+	__u32 former = ctx[1];
+
+	if (former != (__u32)bpf_get_current_pid_tgid())
+		give_back(former);
 	return 0;
 }
 

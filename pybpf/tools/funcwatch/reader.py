@@ -5,7 +5,8 @@ readings. Only an interval's longest latency is no difference. So each CPU keeps
 current epoch and for the one before. The epoch is advanced just before a reading, and then the
 finished interval is no longer written. Calls that return just then may be counted in one interval
 and have their latency in the epoch of the other. The histogram shows that, and says how long the
-longest can have been, see `Counts.longest`. The longest of all is kept as well, and is exact.
+longest can have been, see `Counts.longest`. The longest of all is kept as well, and is exact. If it
+grew, it is the interval's.
 
 A reading first looks at the numbers of calls and returns of all functions, a slice of memory
 each. It decodes only the entries of functions that were called since.
@@ -64,10 +65,12 @@ def longest_in(cpus: Sequence[Sequence[int]], epoch: int) -> int:
 
 @dataclass(slots=True)
 class _Seen:
-    # Calls and returns of a function at the last reading, and its counts.
+    # Calls and returns of a function at the last reading, its counts, and the longest latency of
+    # all intervals.
     calls: int = 0
     timed: int = 0
     counts: Counts = field(default=NOTHING)
+    longest: int = 0
 
 
 class Reader:
@@ -115,7 +118,11 @@ class Reader:
                 ]
                 counts = decode(rows, by_errno.get(number, {}))
                 interval = counts.since(seen.counts)
-                longest = interval.longest(longest_in(rows, ended), counts.max_ns)
+                known = [longest_in(rows, ended)]
+                if counts.max_ns > seen.longest:
+                    known.insert(0, counts.max_ns)
+                longest = interval.longest(known, counts.max_ns)
+                seen.longest = max(seen.longest, longest)
                 out[number] = replace(interval, max_ns=longest)
                 seen.calls, seen.timed = now
                 seen.counts = counts
