@@ -447,9 +447,10 @@ def read_functions(directory: str | None = None) -> FtraceFunctions:
     try:
         return parse_functions(_read(path))
     except PermissionError as error:
-        raise DeniedByPolicy(
-            error.errno or errno.EPERM, f"reading {path}", "lockdown, or not root"
-        ) from None
+        from .._sys.lockdown import read_hint
+
+        hint = read_hint("root only")
+        raise DeniedByPolicy(error.errno or errno.EPERM, f"reading {path}", hint) from None
     except FileNotFoundError:
         raise UnsupportedFeature(
             "available_filter_functions", "2.6.29", "CONFIG_DYNAMIC_FTRACE is off"

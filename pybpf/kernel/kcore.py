@@ -100,9 +100,10 @@ class Kcore(KernelMemory):
         except FileNotFoundError:
             raise UnsupportedFeature(_PATH, "2.4", "CONFIG_PROC_KCORE is off") from None
         except PermissionError as error:
-            raise DeniedByPolicy(
-                error.errno or errno.EPERM, f"opening {path}", "CAP_SYS_RAWIO, or lockdown"
-            ) from None
+            from .._sys.lockdown import read_hint
+
+            hint = read_hint("root only, with CAP_SYS_RAWIO")
+            raise DeniedByPolicy(error.errno or errno.EPERM, f"opening {path}", hint) from None
         try:
             self._segments = parse_segments(os.pread(self._fd.fileno(), 64 << 10, 0))
         except BaseException:

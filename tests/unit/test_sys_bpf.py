@@ -350,6 +350,40 @@ def test_eacces_with_a_log_is_the_verifier(kernel: FakeKernel) -> None:
     assert _refused().summary == "R1 invalid mem access 'scalar'"
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["unknown func %s", "program of this type cannot use helper %s"],
+    ids=["before 6.11", "since"],
+)
+def test_a_helper_that_lockdown_takes_is_a_policy(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """The verifier knows no such helper then. Without lockdown, or for others, it is the program's
+    fault."""
+    log = f"0: (85) call 113\n{said}\nprocessed 1 insns\n"
+    for level, helper, taken in (
+        ("confidentiality", "bpf_probe_read_kernel#113", True),
+        ("confidentiality", "bpf_probe_write_user#36", True),
+        ("integrity", "bpf_probe_write_user#36", True),
+        ("integrity", "bpf_probe_read_kernel#113", False),
+        ("none", "bpf_probe_write_user#36", False),
+        ("confidentiality", "bpf_redirect#23", False),
+    ):
+        monkeypatch.setattr(
+            denied, "circumstances", lambda level=level: ALL_CAPS._replace(lockdown=level)
+        )
+        kernel.on[Cmd.BPF_PROG_LOAD] = Verifier((log % helper).encode(), EINVAL)
+        with pytest.raises(DeniedByPolicy if taken else VerifierError) as caught:
+            sys_prog.prog_load(1, INSNS, name="prog")
+        if taken:
+            name = helper.partition("#")[0]
+            assert caught.value.hint == (
+                f"kernel lockdown is in {level} mode, where programs cannot call {name}"
+            )
+            assert isinstance(caught.value.__cause__, VerifierError)
+            assert caught.value.__cause__.log == log % helper
+
+
 def test_eagain_is_tried_again(kernel: FakeKernel) -> None:
     """A signal during verification is EAGAIN: the load is simply repeated."""
     fd = kernel.fd()
