@@ -16,6 +16,7 @@ from errno import EACCES, EADDRNOTAVAIL, ENODEV, ENOENT, EPERM
 from functools import cache
 
 from .._uapi.defines import (
+    CAP_SYS_ADMIN,
     PERF_EVENT_IOC_ENABLE,
     PERF_EVENT_IOC_SET_BPF,
     PERF_FLAG_FD_CLOEXEC,
@@ -26,7 +27,7 @@ from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
 from .fd import Fd
-from .files import is_one_name, tracefs_directories
+from .files import is_one_name, required, tracefs_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,12 +59,19 @@ _NOWHERE = 0x7FFFFFFF
 
 
 def perf_event_open(
-    attr: PerfEventAttr, *, pid: int = -1, cpu: int = -1, group_fd: int = -1, doing: str = ""
+    attr: PerfEventAttr,
+    *,
+    pid: int = -1,
+    cpu: int = -1,
+    group_fd: int = -1,
+    doing: str = "",
+    needs: tuple[int, ...] = (),
 ) -> Fd:
     """Call perf_event_open(2), with close-on-exec.
 
     :param pid: process, or -1 for all
     :param cpu: CPU, or -1 for all (`pid` must then name a process)
+    :param needs: ``CAP_*`` numbers that it requires, if not CAP_PERFMON
     :raises DeniedByPolicy: EPERM or EACCES
     """
     attr.size = ctypes.sizeof(attr)
@@ -75,7 +83,7 @@ def perf_event_open(
     errno = -fd
     doing = f"perf_event_open {doing}".strip()
     if errno in (EPERM, EACCES):
-        raise denied(errno, doing, PERF_EVENT_OPEN)
+        raise denied(errno, doing, PERF_EVENT_OPEN, needs)
     raise BpfError(errno, doing)
 
 
@@ -93,12 +101,15 @@ def pmu(name: str) -> tuple[int, int]:
 
     :param name: ``kprobe`` or ``uprobe``
     :raises UnsupportedFeature: if the kernel lacks that PMU
+    :raises BpfError: if sysfs is not mounted
     """
     try:
         number = int(_read(f"{_PMUS}/{name}/type"))
         # "config:0" is the bit for "at return".
         form = _read(f"{_PMUS}/{name}/format/retprobe")
     except FileNotFoundError:
+        if not os.path.isdir(_PMUS):
+            required(_PMUS, f"the number of the {name} PMU")
         hint = f"no {_PMUS}/{name}: the kernel has no CONFIG_{name.upper()}_EVENTS"
         raise UnsupportedFeature(f"the {name} PMU", "4.17", hint) from None
     return number, 1 << int(form.rpartition(":")[2])
@@ -164,7 +175,9 @@ def open_uprobe(
     attr = PerfEventAttr(type=kind, config=config | ref_ctr_offset << _REF_CTR_SHIFT)
     attr.uprobe_path, attr.probe_offset = address(name), offset
     what = f"{'uretprobe' if retprobe else 'uprobe'} {path}+{offset:#x}"
-    return perf_event_open(attr, pid=pid, cpu=0 if pid == -1 else -1, doing=what)
+    # perf_uprobe_event_init() of 6.12 takes CAP_SYS_ADMIN, not CAP_PERFMON.
+    needs = (CAP_SYS_ADMIN,)
+    return perf_event_open(attr, pid=pid, cpu=0 if pid == -1 else -1, doing=what, needs=needs)
 
 
 def tracepoint_id(category: str, name: str) -> int:
@@ -183,7 +196,10 @@ def tracepoint_id(category: str, name: str) -> int:
         except FileNotFoundError:
             mounted = mounted or os.path.isdir(f"{root}/events")
         except PermissionError as refusal:
-            raise denied(refusal.errno or EACCES, doing, PERF_EVENT_OPEN) from None
+            from .lockdown import read_hint
+
+            hint = read_hint("root only: tracefs is mode 700")
+            raise DeniedByPolicy(refusal.errno or EACCES, doing, hint) from None
     if not mounted:
         hint = "tracefs is not mounted; try: mount -t tracefs tracefs /sys/kernel/tracing"
         raise BpfError(ENOENT, doing, hint)
