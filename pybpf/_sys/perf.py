@@ -27,7 +27,7 @@ from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
 from .door import address, fileno, syscall
 from .fd import Fd
-from .files import is_one_name, required, tracefs_directories
+from .files import is_one_name, tracefs_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,16 +101,15 @@ def pmu(name: str) -> tuple[int, int]:
 
     :param name: ``kprobe`` or ``uprobe``
     :raises UnsupportedFeature: if the kernel lacks that PMU
-    :raises BpfError: if sysfs is not mounted
     """
     try:
         number = int(_read(f"{_PMUS}/{name}/type"))
         # "config:0" is the bit for "at return".
         form = _read(f"{_PMUS}/{name}/format/retprobe")
     except FileNotFoundError:
-        if not os.path.isdir(_PMUS):
-            required(_PMUS, f"the number of the {name} PMU")
         hint = f"no {_PMUS}/{name}: the kernel has no CONFIG_{name.upper()}_EVENTS"
+        if not os.path.isdir(_PMUS):
+            hint = f"{_PMUS} is missing: sysfs is not mounted; try: mount -t sysfs sysfs /sys"
         raise UnsupportedFeature(f"the {name} PMU", "4.17", hint) from None
     return number, 1 << int(form.rpartition(":")[2])
 
