@@ -83,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "unprivileged: a live test that does not need root",
         "icount: run in a guest whose clock skips idle waits (many slow detaches)",
         "guest_with(*programs): run in a guest with these additional programs (vagrant/vm --with)",
+        "own_guest: its file has a guest for itself, because it changes the kernel until its end",
         "long: runs only in `make e2e`",
         "first_on(*names): rows on which `make test` runs it; `make e2e` uses all. Live tests "
         "without it run on the host and the oldest row.",

@@ -16,7 +16,8 @@ from errno import EAGAIN, EINVAL, ENOENT, ENOSPC
 
 from .._lazy import lazy
 from .._uapi import structs as s
-from .._uapi.enums import Cmd
+from .._uapi.defines import CAP_BPF, CAP_NET_ADMIN
+from .._uapi.enums import Cmd, MapType
 from .door import (
     LOG_FIRST,
     LOG_MOST,
@@ -72,6 +73,18 @@ __all__ = [
     "walk",
 ]
 
+# Maps that take CAP_NET_ADMIN (map_create() in kernel/bpf/syscall.c of 6.12; in 6.1 the same, in
+# the functions that allocate them).
+_NETWORK_MAPS = frozenset(
+    {
+        MapType.BPF_MAP_TYPE_SOCKMAP,
+        MapType.BPF_MAP_TYPE_SOCKHASH,
+        MapType.BPF_MAP_TYPE_DEVMAP,
+        MapType.BPF_MAP_TYPE_DEVMAP_HASH,
+        MapType.BPF_MAP_TYPE_XSKMAP,
+    }
+)
+
 # The infos take 2 ms to import, and loading an object needs none.
 __getattr__, __dir__ = lazy(
     __name__,
@@ -115,6 +128,7 @@ def map_create(
     :param value_size: bytes
     :param name: cut to 15 bytes
     :raises BpfError: refused; the hint has the kernel's own words if it gives any (7.x)
+    :raises DeniedByPolicy: a capability or policy forbids it
     """
     attr = s.MapCreate(
         map_type=map_type,
@@ -136,7 +150,8 @@ def map_create(
     result = try_bpf(Cmd.BPF_MAP_CREATE, attr)
     if result >= 0:
         return Fd(result, f"map {name!r}")
-    refusal = error(-result, Cmd.BPF_MAP_CREATE, f"BPF_MAP_CREATE {name!r}")
+    needs = (CAP_BPF, CAP_NET_ADMIN) if map_type in _NETWORK_MAPS else ()
+    refusal = error(-result, Cmd.BPF_MAP_CREATE, f"BPF_MAP_CREATE {name!r}", needs=needs)
     if result == -EINVAL:
         # A kernel without BPF_COMMON_ATTRS answers EINVAL again and writes no log.
         log = bytearray(1024)

@@ -25,6 +25,7 @@ __all__ = [
     "circumstances",
     "denied",
     "explain",
+    "lacking",
     "load_hint",
     "path_error",
     "program_needs",
@@ -152,6 +153,12 @@ def _missing(caps: int, needs: tuple[int, ...]) -> list[str]:
     # perfmon_capable(). It replaces CAP_NET_ADMIN only in bpf_net_capable(), so here too.
     admin = caps >> CAP_SYS_ADMIN & 1
     return [_CAPS.get(n, f"capability {n}") for n in needs if not (caps >> n & 1 or admin)]
+
+
+def lacking(*needs: int) -> str:
+    """Say which of these ``CAP_*`` numbers this process does not have, "" if it has all."""
+    missing = _missing(circumstances().caps, needs)
+    return f"this process lacks {' and '.join(missing)}" if missing else ""
 
 
 def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:

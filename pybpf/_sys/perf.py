@@ -16,6 +16,7 @@ from errno import EACCES, EADDRNOTAVAIL, ENODEV, ENOENT, EPERM
 from functools import cache
 
 from .._uapi.defines import (
+    CAP_SYS_ADMIN,
     PERF_EVENT_IOC_ENABLE,
     PERF_EVENT_IOC_SET_BPF,
     PERF_FLAG_FD_CLOEXEC,
@@ -58,12 +59,19 @@ _NOWHERE = 0x7FFFFFFF
 
 
 def perf_event_open(
-    attr: PerfEventAttr, *, pid: int = -1, cpu: int = -1, group_fd: int = -1, doing: str = ""
+    attr: PerfEventAttr,
+    *,
+    pid: int = -1,
+    cpu: int = -1,
+    group_fd: int = -1,
+    doing: str = "",
+    needs: tuple[int, ...] = (),
 ) -> Fd:
     """Call perf_event_open(2), with close-on-exec.
 
     :param pid: process, or -1 for all
     :param cpu: CPU, or -1 for all (`pid` must then name a process)
+    :param needs: ``CAP_*`` numbers that it requires, if not CAP_PERFMON
     :raises DeniedByPolicy: EPERM or EACCES
     """
     attr.size = ctypes.sizeof(attr)
@@ -75,7 +83,7 @@ def perf_event_open(
     errno = -fd
     doing = f"perf_event_open {doing}".strip()
     if errno in (EPERM, EACCES):
-        raise denied(errno, doing, PERF_EVENT_OPEN)
+        raise denied(errno, doing, PERF_EVENT_OPEN, needs)
     raise BpfError(errno, doing)
 
 
@@ -166,7 +174,9 @@ def open_uprobe(
     attr = PerfEventAttr(type=kind, config=config | ref_ctr_offset << _REF_CTR_SHIFT)
     attr.uprobe_path, attr.probe_offset = address(name), offset
     what = f"{'uretprobe' if retprobe else 'uprobe'} {path}+{offset:#x}"
-    return perf_event_open(attr, pid=pid, cpu=0 if pid == -1 else -1, doing=what)
+    # perf_uprobe_event_init() of 6.12 takes CAP_SYS_ADMIN, not CAP_PERFMON.
+    needs = (CAP_SYS_ADMIN,)
+    return perf_event_open(attr, pid=pid, cpu=0 if pid == -1 else -1, doing=what, needs=needs)
 
 
 def tracepoint_id(category: str, name: str) -> int:
@@ -185,7 +195,10 @@ def tracepoint_id(category: str, name: str) -> int:
         except FileNotFoundError:
             mounted = mounted or os.path.isdir(f"{root}/events")
         except PermissionError as refusal:
-            raise denied(refusal.errno or EACCES, doing, PERF_EVENT_OPEN) from None
+            from .lockdown import read_hint
+
+            hint = read_hint("root only: tracefs is mode 700")
+            raise DeniedByPolicy(refusal.errno or EACCES, doing, hint) from None
     if not mounted:
         raise BpfError(ENOENT, doing, f"tracefs is not mounted; try: {MOUNT_TRACEFS}")
     raise BpfError(ENOENT, doing, "there is no such tracepoint")

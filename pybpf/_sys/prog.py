@@ -10,7 +10,7 @@ from errno import EAGAIN, EMFILE, ENFILE, ENOSPC
 
 from .._uapi import structs as s
 from .._uapi.enums import Cmd
-from ..errors import VerifierError
+from ..errors import DeniedByPolicy, VerifierError
 from ..namedtuple import NamedTuple
 from .door import LOG_FIRST, LOG_MOST, address, bpf, error, fileno, log_text, object_name, try_bpf
 from .fd import Fd
@@ -61,7 +61,8 @@ def prog_load(
     :param log_level: ``BPF_LOG_*``, to get a log also if the load succeeds
     :param on_log: called with that log
     :raises VerifierError: the verifier refused
-    :raises DeniedByPolicy: EPERM or EACCES before the verifier said anything
+    :raises DeniedByPolicy: EPERM or EACCES before the verifier said anything; or a lockdown took
+        a helper from the program: ``__cause__`` is then the verifier's error
     :raises BpfError: refused for another reason; the hint guesses which
     """
     fds = array("i", fd_array)
@@ -106,7 +107,12 @@ def prog_load(
     from .verifier import said_something, summary
 
     if said_something(log):
-        raise VerifierError(errno, name, log, summary(log), truncated)
+        from .lockdown import locked_helper
+
+        verdict = VerifierError(errno, name, log, summary(log), truncated)
+        if hint := locked_helper(verdict.summary):
+            raise DeniedByPolicy(errno, f"BPF_PROG_LOAD {name!r}", hint) from verdict
+        raise verdict
     from .denied import load_hint, program_needs
 
     refusal = error(

@@ -509,9 +509,10 @@ def _list(path: str) -> str:
     try:
         return _decoded(_read(path))
     except PermissionError as error:
-        raise DeniedByPolicy(
-            error.errno or errno.EPERM, f"reading {path}", "lockdown, or not root"
-        ) from None
+        from .._sys.lockdown import read_hint
+
+        hint = read_hint("root only")
+        raise DeniedByPolicy(error.errno or errno.EPERM, f"reading {path}", hint) from None
     except FileNotFoundError:
         raise UnsupportedFeature(
             "available_filter_functions", "2.6.29", "CONFIG_DYNAMIC_FTRACE is off"

@@ -257,7 +257,7 @@ class Facts:
         """Return the feature probes of this kernel. Each probe runs only when it is needed."""
         from .probes import ProbeCache
 
-        return ProbeCache(self.btf, self.policy)
+        return ProbeCache(self.btf)
 
     @cached_property
     def features(self) -> FeatureSet:
@@ -379,7 +379,7 @@ class Facts:
                 version=str(data["version"]),
                 policy=policy,
                 features=features,
-                probes=ProbeCache(btf, policy, known=features, can_ask=False),
+                probes=ProbeCache(btf, known=features, can_ask=False),
                 loaded=ModuleList(LoadedModule(str(name)) for name in data["modules"]),
                 possible_cpus=tuple(int(cpu) for cpu in data["possible_cpus"]),
                 online_cpus=tuple(int(cpu) for cpu in data["online_cpus"]),

@@ -445,15 +445,14 @@ class Kallsyms:
 
     @property
     def hidden(self) -> bool:
-        """Return True if the kernel showed every address as zero.
+        """Return True if the kernel showed every address as zero, or no symbol at all.
 
         Per-CPU symbols really are near zero on x86-64. So the sign is that no
         address is in the upper half.
         """
         if self._hidden is None:
-            texts = [stretch.text for stretch in self._stretches if stretch.text]
-            shown = any(text.startswith("f") or "\nf" in text for text in texts)
-            self._hidden = bool(texts) and not shown
+            texts = [stretch.text for stretch in self._stretches]
+            self._hidden = not any(text.startswith("f") or "\nf" in text for text in texts)
         return self._hidden
 
     def require_addresses(self) -> None:
@@ -461,13 +460,15 @@ class Kallsyms:
 
         :raises DeniedByPolicy: if they are hidden
         """
-        if self.hidden:
-            raise DeniedByPolicy(
-                errno.EPERM,
-                "kernel addresses of /proc/kallsyms",
-                "all read as 0: not root (CAP_SYSLOG is missing), or kernel.kptr_restrict is "
-                "2; run it as root, and if that does not help: sysctl kernel.kptr_restrict=1",
-            )
+        if not self.hidden:
+            return
+        hint = (
+            "all read as 0: not root (CAP_SYSLOG is missing), or kernel.kptr_restrict is "
+            "2; run it as root, and if that does not help: sysctl kernel.kptr_restrict=1"
+        )
+        if not any(stretch.text for stretch in self._stretches):
+            hint = "the file is empty: a container hides it, or the kernel has no CONFIG_KALLSYMS"
+        raise DeniedByPolicy(errno.EPERM, "kernel addresses of /proc/kallsyms", hint)
 
     # -- by name -----------------------------------------------------------
 

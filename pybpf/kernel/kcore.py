@@ -88,7 +88,7 @@ def parse_segments(head: bytes) -> list[tuple[int, int, int]]:
 class Kcore(KernelMemory):
     """Read /proc/kcore, or another file of the same form.
 
-    :raises UnsupportedFeature: if the kernel has none (CONFIG_PROC_KCORE)
+    :raises UnsupportedFeature: if the kernel has none (CONFIG_PROC_KCORE), or it is empty
     :raises DeniedByPolicy: if this process may not open it (CAP_SYS_RAWIO, lockdown)
     """
 
@@ -100,11 +100,15 @@ class Kcore(KernelMemory):
         except FileNotFoundError:
             raise UnsupportedFeature(_PATH, "2.4", "CONFIG_PROC_KCORE is off") from None
         except PermissionError as error:
-            raise DeniedByPolicy(
-                error.errno or errno.EPERM, f"opening {path}", "CAP_SYS_RAWIO, or lockdown"
-            ) from None
+            from .._sys.lockdown import read_hint
+
+            hint = read_hint("root only, with CAP_SYS_RAWIO")
+            raise DeniedByPolicy(error.errno or errno.EPERM, f"opening {path}", hint) from None
         try:
-            self._segments = parse_segments(os.pread(self._fd.fileno(), 64 << 10, 0))
+            head = os.pread(self._fd.fileno(), 64 << 10, 0)
+            if not head:  # containers put /dev/null there
+                raise UnsupportedFeature(_PATH, "2.4", "it is empty: a container hides it")
+            self._segments = parse_segments(head)
         except BaseException:
             self.close()
             raise

@@ -38,7 +38,6 @@ from ..btf.encode import BtfBuilder
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature, VerifierError
 from ..features import Answer, Feature, FeatureSet, Support
-from .lockdown import Lockdown, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +100,6 @@ class ProbeCache:
     """Answer questions about one kernel. Each probe runs on demand; certain answers are kept.
 
     :param btf: the kernel's types
-    :param policy: lockdown level and rights, for a better "denied"
     :param known: answers already known, e.g. saved ones
     :param can_ask: False if the kernel in question is not the running one;
         what is not known then counts as unsupported
@@ -110,13 +108,11 @@ class ProbeCache:
     def __init__(
         self,
         btf: BtfSource,
-        policy: Policy | None = None,
         *,
         known: FeatureSet | None = None,
         can_ask: bool = True,
     ) -> None:
         self._btf = btf
-        self._policy = policy
         self._known: dict[Feature, Answer] = dict(known or {})
         self._can_ask = can_ask
         # Type ids that experiments asked for, None for those that there are not.
@@ -178,29 +174,19 @@ class ProbeCache:
         try:
             why = _PROBES[feature](self)
         except UnsupportedFeature as error:
-            return self._no(feature, error.hint or error.name, 0)
+            return _no(error.hint or error.name, 0)
         except VerifierError as error:
             line = error.log.strip().splitlines()[-1:] or [str(error)]
-            return self._no(feature, f"verifier: {(error.summary or line[0]).strip()}", error.errno)
+            return _no(f"verifier: {(error.summary or line[0]).strip()}", error.errno)
         except DeniedByPolicy as error:
             return Answer(Support.DENIED, _reason(error), error.errno or errno.EPERM)
         except BpfError as error:
             if error.errno in _POLICY:
                 return Answer(Support.DENIED, _reason(error), error.errno or 0)
             if error.errno in _NO:
-                return self._no(feature, _reason(error), error.errno or 0)
+                return _no(_reason(error), error.errno or 0)
             raise
         return Answer(Support.SUPPORTED, why or "")
-
-    def _no(self, feature: Feature, why: str, number: int | None) -> Answer:
-        # In confidentiality mode the kernel hides this helper instead of denying it.
-        if (
-            feature is Feature.PROBE_READ_KERNEL
-            and self._policy is not None
-            and self._policy.lockdown is Lockdown.CONFIDENTIALITY
-        ):
-            return Answer(Support.DENIED, "kernel lockdown is confidentiality", number or 0)
-        return Answer(Support.UNSUPPORTED, why.partition("\n")[0][:200], number or 0)
 
     def needs(self, feature: Feature) -> None:
         """Require another feature that an experiment builds on."""
@@ -238,6 +224,10 @@ class ProbeCache:
             return False
         kind = btf.type(found)
         return isinstance(kind, bt.Struct) and any(one.name == member for one in kind.members)
+
+
+def _no(why: str, number: int | None) -> Answer:
+    return Answer(Support.UNSUPPORTED, why.partition("\n")[0][:200], number or 0)
 
 
 def _reason(error: BpfError) -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from ..dataclass import dataclass
-from ..errors import BpfError
+from ..errors import BpfError, DeniedByPolicy
 from .ftrace import tracefs
 
 __all__ = ["TraceLine", "TracePipe", "parse_lines"]
@@ -66,6 +66,17 @@ def parse_lines(lines: Iterable[str]) -> list[TraceLine]:
     return found
 
 
+def _refusal(error: OSError, doing: str) -> BpfError:
+    from .._sys.lockdown import read_hint
+
+    number, hint = error.errno or errno.EIO, ""
+    if isinstance(error, PermissionError):
+        hint = read_hint("root only")
+    elif number == errno.EINVAL:  # a kernel that is locked down makes no files in an instance
+        hint = read_hint("")
+    return DeniedByPolicy(number, doing, hint) if hint else BpfError(number, doing)
+
+
 class TracePipe:
     """Read texts of ``bpf_printk`` from now on, of all programs of this machine.
 
@@ -87,7 +98,7 @@ class TracePipe:
             self._fd = os.open(f"{self._folder}/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             self.close()
-            raise BpfError(error.errno or errno.EIO, f"making {self._folder}") from None
+            raise _refusal(error, f"making {self._folder}") from None
 
     def close(self) -> None:
         """Remove the instance. Closing again does nothing."""

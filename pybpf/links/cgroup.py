@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from .._uapi.defines import BPF_F_ALLOW_MULTI, BPF_F_ALLOW_OVERRIDE
+from .._sys.denied import lacking
+from .._uapi.defines import BPF_F_ALLOW_MULTI, BPF_F_ALLOW_OVERRIDE, CAP_NET_ADMIN
 from ..errors import BpfError
 from .link import HasFd, Link, attach_to_fd, descriptor
 from .plain import attach_plain
@@ -47,6 +48,7 @@ def attach_cgroup(
             if error.errno == errno.EBADF:
                 error.hint = "that is not a directory of a cgroup2 file system"
             elif error.errno == errno.EPERM and mode != "multi":
-                error.hint = "a cgroup above, or another program here, does not allow it"
+                other = "a cgroup above, or another program here, does not allow it"
+                error.hint = lacking(CAP_NET_ADMIN) or other
             error.add_context(f"cgroup {cgroup!r}")
             raise

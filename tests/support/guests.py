@@ -43,11 +43,13 @@ class Key:
 
     :param icount: its clock counts instructions
     :param extras: additional programs (`vagrant/vm --with`)
+    :param alone: the file of tests that has the guest for itself
     """
 
     row: str
     icount: bool = False
     extras: tuple[str, ...] = ()
+    alone: str = ""
 
 
 class Lost(Exception):

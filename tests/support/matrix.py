@@ -218,7 +218,8 @@ def guest_of(item: pytest.Item) -> Key:
     """Return the guest of an item. Items with the same value share a guest."""
     extras = {name for marker in item.iter_markers("guest_with") for name in marker.args}
     icount = item.get_closest_marker("icount") is not None
-    return Key(row_of(item) or "", icount, tuple(sorted(extras)))
+    alone = item.path.name if item.get_closest_marker("own_guest") else ""
+    return Key(row_of(item) or "", icount, tuple(sorted(extras)), alone)
 
 
 def without_row(nodeid: str) -> str:

@@ -24,7 +24,7 @@ from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel import btf as kernel_btf
 from pybpf.kernel.btf import BtfObject, KernelBtf
 from pybpf.kernel.host import Facts, SavedBtf, _pack
-from pybpf.kernel.kcore import parse_segments
+from pybpf.kernel.kcore import Kcore, parse_segments
 from pybpf.kernel.lockdown import Lockdown, Policy, parse_lockdown
 from pybpf.multi.select import select
 
@@ -300,3 +300,9 @@ def test_a_module_that_is_reloaded_while_it_is_opened(
     lasts = 0
     with pytest.raises(UnsupportedFeature, match="dummy"):
         KernelBtf(str(tmp_path)).fd("dummy")
+
+
+def test_an_empty_kcore_is_none() -> None:
+    """Containers put /dev/null over /proc/kcore. There is another way to read memory then."""
+    with pytest.raises(UnsupportedFeature, match="it is empty"):
+        Kcore("/dev/null")

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from pybpf._sys import bpf as sys_bpf
+from pybpf._sys import denied
 from pybpf._sys import link as sys_link
 from pybpf._sys.fd import Fd
+from pybpf._uapi.defines import CAP_BPF, CAP_NET_ADMIN
 from pybpf.errors import BpfError
 from pybpf.links import Link, LinkSet, PerfLink
+from pybpf.links import cgroup as cgroup_module
 
 
 def null(what: str = "link") -> Fd:
@@ -133,3 +136,25 @@ def test_from_pinned_wants_a_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(sys_bpf, "link_info", refuse)
     with pytest.raises(BpfError, match="not a pinned link"):
         Link.from_pinned(tmp_path / "map")
+
+
+@pytest.mark.parametrize(
+    ("caps", "hint"),
+    [
+        (1 << CAP_BPF, "this process lacks CAP_NET_ADMIN"),
+        (1 << CAP_BPF | 1 << CAP_NET_ADMIN, "a cgroup above, or another program here, does not"),
+    ],
+)
+def test_who_refused_a_cgroup(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caps: int, hint: str
+) -> None:
+    """EPERM is a missing capability first, then what is attached there."""
+
+    def refuse(*args: object, **more: object) -> Link:
+        raise BpfError(errno.EPERM, "BPF_LINK_CREATE")
+
+    monkeypatch.setattr(denied, "circumstances", lambda: denied.Circumstances(caps))
+    monkeypatch.setattr(cgroup_module, "attach_to_fd", refuse)
+    with null() as program, pytest.raises(BpfError) as caught:
+        cgroup_module.attach_cgroup(program, tmp_path, 1)
+    assert caught.value.hint.startswith(hint)

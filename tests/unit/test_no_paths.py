@@ -16,7 +16,7 @@ from pybpf import binding
 from pybpf._sys import denied, fd, files, perf
 from pybpf._sys.files import Mount, is_one_name, parse_mounts
 from pybpf._uapi.enums import Cmd
-from pybpf.errors import BpfError, ObjectFormatError
+from pybpf.errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from pybpf.kernel.owners import Held, Owner
 from pybpf.obj.reader import read_object
 from pybpf.wording import plain
@@ -120,6 +120,29 @@ def test_tracefs_that_is_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perf.os.path, "isdir", lambda path: False)
     with pytest.raises(BpfError, match="try: mount -t tracefs"):
         perf.tracepoint_id("sched", "sched_switch")
+
+
+def test_tracefs_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mode is the reason, not a capability that the process has anyway."""
+
+    def refuse(path: str) -> str:
+        raise PermissionError(errno.EACCES, "no", path)
+
+    monkeypatch.setattr(perf, "_read", refuse)
+    monkeypatch.setattr(perf, "tracefs_directories", lambda: ["/sys/kernel/tracing"])
+    with pytest.raises(DeniedByPolicy, match="root only: tracefs is mode 700"):
+        perf.tracepoint_id("sched", "sched_switch")
+
+
+def test_probes_without_sysfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a container without /sys the kernel is not blamed; elsewhere it is."""
+    monkeypatch.setattr(perf, "_PMUS", "/sys/no/such/devices")
+    perf.pmu.cache_clear()
+    with pytest.raises(UnsupportedFeature, match="sysfs is not mounted"):
+        perf.pmu("kprobe")
+    monkeypatch.setattr(perf, "_PMUS", str(tmp_path))
+    with pytest.raises(UnsupportedFeature, match="CONFIG_KPROBE_EVENTS"):
+        perf.pmu("kprobe")
 
 
 # -- mounts ----------------------------------------------------------------

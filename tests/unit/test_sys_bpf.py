@@ -26,6 +26,7 @@ from pybpf._sys import bpf, denied, door, element, info, perf
 from pybpf._sys import link as sys_link
 from pybpf._sys import prog as sys_prog
 from pybpf._uapi import structs
+from pybpf._uapi.defines import CAP_BPF, CAP_PERFMON
 from pybpf._uapi.enums import AttachType, Cmd, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
 from pybpf._uapi.perf import PerfEventAttr
@@ -146,6 +147,32 @@ def test_perf_events_use_the_door(kernel: FakeKernel) -> None:
     with pytest.raises(DeniedByPolicy, match="perf_event_open test: EPERM"):
         perf.perf_event_open(PerfEventAttr(type=9), cpu=0, doing="test")
     assert seen == [(9, ctypes.sizeof(PerfEventAttr))] * 2
+
+
+def _uprobe() -> None:
+    perf.open_uprobe("/bin/true", 0)
+
+
+def _socket_map() -> None:
+    bpf.map_create(MapType.BPF_MAP_TYPE_SOCKMAP, key_size=4, value_size=4, max_entries=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "lacks"),
+    [(_uprobe, "CAP_SYS_ADMIN"), (_socket_map, "CAP_NET_ADMIN")],
+)
+def test_what_two_capabilities_do_not_allow(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, call: Any, lacks: str
+) -> None:
+    """Uprobes and maps of sockets take more than CAP_BPF and CAP_PERFMON, and that is said."""
+    two = denied.Circumstances(caps=1 << CAP_BPF | 1 << CAP_PERFMON, lockdown="none")
+    monkeypatch.setattr(denied, "circumstances", lambda: two)
+    monkeypatch.setattr(perf, "pmu", lambda name: (9, 1))
+    kernel.on_perf = _answer(-EACCES)
+    kernel.on[Cmd.BPF_MAP_CREATE] = _answer(-EPERM)
+    with pytest.raises(DeniedByPolicy) as caught:
+        call()
+    assert caught.value.hint.startswith(f"this process lacks {lacks}")
 
 
 # -- maps
@@ -348,6 +375,40 @@ def test_eacces_with_a_log_is_the_verifier(kernel: FakeKernel) -> None:
     """EACCES is the verifier's most common answer: with a log it is not a policy."""
     kernel.on[Cmd.BPF_PROG_LOAD] = Verifier(b"R1 invalid mem access 'scalar'\n", EACCES)
     assert _refused().summary == "R1 invalid mem access 'scalar'"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["unknown func %s", "program of this type cannot use helper %s"],
+    ids=["before 6.11", "since"],
+)
+def test_a_helper_that_lockdown_takes_is_a_policy(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """The verifier knows no such helper then. Without lockdown, or for others, it is the program's
+    fault."""
+    log = f"0: (85) call 113\n{said}\nprocessed 1 insns\n"
+    for level, helper, taken in (
+        ("confidentiality", "bpf_probe_read_kernel#113", True),
+        ("confidentiality", "bpf_probe_write_user#36", True),
+        ("integrity", "bpf_probe_write_user#36", True),
+        ("integrity", "bpf_probe_read_kernel#113", False),
+        ("none", "bpf_probe_write_user#36", False),
+        ("confidentiality", "bpf_redirect#23", False),
+    ):
+        monkeypatch.setattr(
+            denied, "circumstances", lambda level=level: ALL_CAPS._replace(lockdown=level)
+        )
+        kernel.on[Cmd.BPF_PROG_LOAD] = Verifier((log % helper).encode(), EINVAL)
+        with pytest.raises(DeniedByPolicy if taken else VerifierError) as caught:
+            sys_prog.prog_load(1, INSNS, name="prog")
+        if taken:
+            name = helper.partition("#")[0]
+            assert caught.value.hint == (
+                f"kernel lockdown is in {level} mode, where programs cannot call {name}"
+            )
+            assert isinstance(caught.value.__cause__, VerifierError)
+            assert caught.value.__cause__.log == log % helper
 
 
 def test_eagain_is_tried_again(kernel: FakeKernel) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pybpf._sys import denied
+from pybpf._sys import denied, lockdown
 from pybpf._sys.denied import PERF_EVENT_OPEN, Circumstances, explain
 from pybpf._uapi.defines import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN
 from pybpf._uapi.enums import Cmd, ProgType
@@ -208,3 +208,18 @@ def test_load_hints() -> None:
     assert "unknown program type" in denied.load_hint(EINVAL, 2, 0)
     assert "this target" in denied.load_hint(EINVAL, 2, 99)
     assert denied.load_hint(EPERM, 2, 99) == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ("confidentiality", "kernel lockdown is in confidentiality mode"),
+        ("integrity", "root only"),
+        ("", "root only"),
+    ],
+)
+def test_why_a_trace_cannot_be_read(monkeypatch: pytest.MonkeyPatch, level: str, said: str) -> None:
+    """Only confidentiality mode forbids reading, and it is blamed before the rights are."""
+    shown = f"none [{level}]" if level else ""
+    _files(monkeypatch, {"/sys/kernel/security/lockdown": shown})
+    assert lockdown.read_hint("root only") == said

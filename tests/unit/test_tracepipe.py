@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
-from pybpf.kernel.tracepipe import TraceLine, parse_lines
+from pybpf._sys import denied
+from pybpf.errors import BpfError, DeniedByPolicy
+from pybpf.kernel import tracepipe
+from pybpf.kernel.tracepipe import TraceLine, TracePipe, parse_lines
 
 
 @pytest.mark.parametrize(
@@ -40,3 +46,31 @@ def test_other_lines() -> None:
         f"{head}bpf_trace_printk: three",
     ]
     assert [line.text for line in parse_lines(lines)] == ["one\ntwo", "three"]
+
+
+@pytest.mark.parametrize(
+    ("number", "level", "hint"),
+    [
+        (errno.EINVAL, "confidentiality", "kernel lockdown is in confidentiality mode"),
+        (errno.EPERM, "confidentiality", "kernel lockdown is in confidentiality mode"),
+        (errno.EPERM, "none", "root only"),
+        (errno.EINVAL, "none", ""),
+        (errno.EMFILE, "confidentiality", ""),
+    ],
+)
+def test_who_refused_an_instance(
+    monkeypatch: pytest.MonkeyPatch, number: int, level: str, hint: str
+) -> None:
+    """In confidentiality mode the kernel answers mkdir with EINVAL."""
+
+    def refuse(path: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    seen = denied.Circumstances(0, lockdown=level)
+    monkeypatch.setattr(denied, "circumstances", lambda: seen)
+    monkeypatch.setattr(tracepipe, "tracefs", lambda: "/nowhere")
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(DeniedByPolicy if hint else BpfError) as caught:
+        TracePipe()
+    assert (caught.value.errno, caught.value.hint) == (number, hint)
+    assert isinstance(caught.value, DeniedByPolicy) == bool(hint)

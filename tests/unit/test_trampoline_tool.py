@@ -255,6 +255,16 @@ def test_dump_of_what_is_not_there(
     assert "nobody has no trampoline" in capsys.readouterr().err
 
 
+def test_dump_where_nothing_has_a_name(
+    kernel: list[TrampolineImage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without BTF an image has no name: it may be that of the function."""
+    kernel[0] = replace(kernel[0], function="")
+    assert run("dump", "nobody")[0] == 1
+    said = capsys.readouterr().err
+    assert "no trampoline is known to be that of nobody: 1 cannot be named" in said
+
+
 def test_verify(kernel: list[TrampolineImage], monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 0 and a summary when all agrees; 1 and the findings when not."""
     status, text = run("verify")

@@ -12,12 +12,14 @@ import sys
 import tarfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.support import rows
 from tests.support.guests import Guests, Key, Lost, pack, unpack
-from tests.support.matrix import without_row
+from tests.support.matrix import guest_of, without_row
 from tests.support.results import Results
 from vagrant._vm import cache, checkout, cli, cpio, extras, image, kernels, qemu
 
@@ -433,6 +435,23 @@ def test_what_a_test_asks_of_its_guest_reaches_vm(
     assert "--icount" in options
     assert options[options.index("--with") + 1] == "bpftrace"
     assert command[:4] == ["env", "PYBPF_SEED=12 34", "python3", "-m"]
+
+
+def test_a_file_that_changes_the_kernel_has_a_guest_for_itself() -> None:
+    """Tests of one such file share a guest, with nobody else."""
+
+    def item(file: str, *marks: str) -> Any:
+        return SimpleNamespace(
+            path=Path(file),
+            callspec=SimpleNamespace(params={"kernel_row": "6.1"}),
+            iter_markers=lambda name: iter(()),
+            get_closest_marker=lambda name: name if name in marks else None,
+        )
+
+    alone = guest_of(item("a.py", "own_guest"))
+    assert alone == guest_of(item("a.py", "own_guest"))
+    assert alone != guest_of(item("b.py", "own_guest"))
+    assert guest_of(item("a.py")) == guest_of(item("b.py")) != alone
 
 
 # -- extra programs

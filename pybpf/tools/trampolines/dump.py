@@ -24,7 +24,7 @@ def dump(args: argparse.Namespace, screen: Screen) -> int:
     """Run ``dump``. Return 1 if the function has no trampoline."""
     image = find_image(args.function)
     if image is None:
-        text = f"{args.function} has no trampoline; see: {args.prog} list"
+        text = f"{_missing(args.function)}; see: {args.prog} list"
         print(f"{args.prog}: {plain(text)}", file=sys.stderr)
         return 1
     if args.json:
@@ -32,6 +32,16 @@ def dump(args: argparse.Namespace, screen: Screen) -> int:
     else:
         dump_text(image, screen)
     return 0
+
+
+def _missing(asked: str) -> str:
+    # Images are named by BTF. Where it is not shown, nobody knows whose they are.
+    from ...trampoline.image import images
+
+    nameless = sum(not one.function for one in images())
+    if not nameless:
+        return f"{asked} has no trampoline"
+    return f"no trampoline is known to be that of {asked}: {nameless} cannot be named without BTF"
 
 
 def find_image(asked: str) -> TrampolineImage | None:
