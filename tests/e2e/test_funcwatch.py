@@ -170,6 +170,22 @@ def test_latency(mechanism: str) -> None:
     assert final["p50_ns"] <= final["p99_ns"] <= final["max_ns"] < 2 * final["p50_ns"]
 
 
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_functions_that_its_own_programs_call(mechanism: str) -> None:
+    """Their calls of the programs are missed, and said to be. They cost no call of anyone else."""
+    own = ["--mechanism", mechanism, "-p", str(os.getpid()), "--interval", "100"]
+    with funcwatch("do_getpgid", "bpf_get_current_pid_tgid", *own) as watch:
+        for _ in range(1000):
+            os.getpgid(0)
+        final = totals(watch.end())
+    assert final["do_getpgid"]["calls"] == 1000
+    assert final["bpf_get_current_pid_tgid"]["calls"] == 0
+    (line,) = (line for line in "".join(watch.said).splitlines() if line.startswith("Missed calls"))
+    print(line)
+    missed = re.search(r"\d+", line.partition(" (")[0])
+    assert int(missed[0]) >= 1000 if missed else "unknown" in line
+
+
 @contextmanager
 def watching(program: str, name: str = "do_getpgid") -> Iterator[pybpf.Object]:
     """A program on a function, which counts this process alone once it is enabled."""
