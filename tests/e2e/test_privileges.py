@@ -33,6 +33,7 @@ from tests.support.privileges import (
 )
 
 pytestmark = [
+    pytest.mark.rows("6.1", "6.12"),  # a new row needs its part of the page
     pytest.mark.long,
     pytest.mark.own_guest,
     pytest.mark.skipif(
