@@ -110,20 +110,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Enforce the time limit."""
+    """Enforce the time limit, and take back what a test did to SIGINT."""
     marker = item.get_closest_marker("time_limit")
     limit = float(marker.args[0]) if marker else TIME_LIMIT
 
     def late(number: int, frame: object) -> None:
         pytest.fail(f"took more than {limit:g} s")
 
-    before = signal.signal(signal.SIGALRM, late)
+    before, interrupt = signal.signal(signal.SIGALRM, late), signal.getsignal(signal.SIGINT)
     signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         return (yield)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, interrupt)  # processes that later tests start inherit it
 
 
 @pytest.fixture(autouse=True)
