@@ -255,12 +255,12 @@ def _collect(btf: Btf, t: Struct, base: int, limit: int, slots: list[Slot], room
 
 
 def _section_node(btf: Btf, t: Datasec, room: _Room) -> Node:
-    # Static variables may share a name. The place tells the later ones apart.
+    # Static variables may share a name, and hostile ones have none. The place tells them apart.
     size = _checked(btf, t, t.size)
     slots: dict[str, Slot] = {}
     for entry in t.entries:
         name = btf.type(entry.type).name
-        if name in slots:
+        if not name or name in slots:
             name = f"{name}@{entry.offset:#x}"
         slot = Slot(name, entry.offset, _node(btf, entry.type, room))
         _check_place(btf, t, slot, size)
