@@ -1,7 +1,7 @@
 """Recognize what a kernel lockdown refused without saying so.
 
-A lockdown in confidentiality mode takes helpers from programs that read kernel memory. The kernel
-does not answer EPERM then: to its verifier there is no such helper.
+In confidentiality mode, programs may not call the helpers that read kernel memory. The kernel does
+not answer EPERM. Instead, its verifier says that it does not know the helper.
 """
 
 from __future__ import annotations
