@@ -112,6 +112,14 @@ def test_garbage_lists(data: bytes, with_addresses: bool) -> None:
 NAMES = st.sampled_from(["a", "ab", "b", "a.isra.0", "__ftrace_invalid_address___4", "[a]", "m"])
 
 
+def text_of(lines: list[tuple[str, str, int]], with_addresses: bool) -> bytes:
+    """The kernel's list of these functions."""
+    texts = [label(name, module) for name, module, _ in lines]
+    if with_addresses:
+        texts = [f"{at:016x} {text}" for text, (_, _, at) in zip(texts, lines, strict=True)]
+    return "".join([f"{text}\n" for text in texts]).encode()
+
+
 @given(
     st.lists(st.tuples(NAMES, st.sampled_from(["", "m", "a"]), st.integers(1, 2**64 - 1))),
     st.booleans(),
@@ -120,10 +128,7 @@ def test_a_search_finds_what_the_split_list_has(
     lines: list[tuple[str, str, int]], with_addresses: bool
 ) -> None:
     """A name has the same places whether the text is searched or was split and indexed."""
-    texts = [label(name, module) for name, module, _ in lines]
-    if with_addresses:
-        texts = [f"{at:016x} {text}" for text, (_, _, at) in zip(texts, lines, strict=True)]
-    data = "".join([f"{text}\n" for text in texts]).encode()
+    data = text_of(lines, with_addresses)
     split = parse_functions(data, with_addresses=with_addresses)
     assert len(split) == sum(not name.startswith("__ftrace") for name, _, _ in lines)
     for name in ("a", "ab", "b", "a.isra.0", "__ftrace_invalid_address___4", "m", "", "x"):
@@ -146,10 +151,7 @@ def test_beginnings_are_found_in_the_text(
     lines: list[tuple[str, str, int]], prefixes: set[str], with_addresses: bool
 ) -> None:
     """What a search for beginnings finds are those lines of the split list, in its order."""
-    texts = [label(name, module) for name, module, _ in lines]
-    if with_addresses:
-        texts = [f"{at:016x} {text}" for text, (_, _, at) in zip(texts, lines, strict=True)]
-    data = "".join([f"{text}\n" for text in texts]).encode()
+    data = text_of(lines, with_addresses)
     split = parse_functions(data, with_addresses=with_addresses)
     want = [i for i, line in enumerate(split.lines) if line.startswith(tuple(prefixes))]
     fresh = parse_functions(data, with_addresses=with_addresses)

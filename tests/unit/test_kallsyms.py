@@ -259,7 +259,7 @@ def test_per_cpu_symbols_near_zero_are_not_hidden(table: Kallsyms) -> None:
 
 
 def test_an_empty_table_is_no_answer() -> None:
-    """Containers put /dev/null over /proc/kallsyms. That there is no such symbol is not known."""
+    """Containers put /dev/null over /proc/kallsyms. An empty file does not prove anything."""
     table = Kallsyms(b"")
     assert len(table) == 0 and table.hidden
     for ask in (lambda: table.by_name("x"), lambda: table.lookup(1 << 63), table.trampolines):

@@ -258,7 +258,7 @@ def test_dump_of_what_is_not_there(
 def test_dump_where_nothing_has_a_name(
     kernel: list[TrampolineImage], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without BTF an image has no name: it may be that of the function."""
+    """Without BTF, nobody knows whose image it is. It may belong to this function."""
     kernel[0] = replace(kernel[0], function="")
     assert run("dump", "nobody")[0] == 1
     said = capsys.readouterr().err
