@@ -375,6 +375,22 @@ def test_call_sites_are_read_only_where_functions_share_a_name(
         assert all(candidate.unique for candidate in candidates)
 
 
+def test_what_was_refused_stays_when_call_sites_are_read() -> None:
+    """The list without sites has do_exit, which never returns; two functions share the name f1."""
+    symbols = [Symbol(n, START + 16 * i, "t", "") for i, n in enumerate(["f1", "f1", "do_exit"])]
+    sites = "".join([f"{s.addr:016x} {s.name}\n" for s in symbols])
+    plain = "".join([f"{s.name}\n" for s in symbols])
+    facts = Facts(
+        FtraceFunctions.of_files(lambda: plain, lambda: sites),
+        Kallsyms("".join(map(line_of, symbols))),
+        Btfs({"": Btf(BtfBuilder().build())}),
+    )
+    with patch.object(join, "_LONG", 1):
+        found = select(facts, ["f*", "do_*"], at_exit=True)  # type: ignore[arg-type]
+    assert [(c.name, c.address) for c in found.candidates] == [("f1", START), ("f1", START + 16)]
+    assert [(s.name, s.reason) for s in found.skipped] == [("do_exit", Reason.NORETURN)]
+
+
 @given(kernels(), globs, st.booleans())
 def test_targets_have_the_models_of_their_functions(
     facts: Facts, asked: list[str], at_exit: bool
