@@ -15,6 +15,9 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Protocol
 
 from .._sys.files import MOUNT_TRACEFS, required, tracefs_directories
 from .._sys.files import read as _read
@@ -30,12 +33,16 @@ __all__ = [
     "BlacklistEntry",
     "FtraceFunctions",
     "KprobeBlacklist",
+    "ListText",
+    "Lists",
     "Place",
+    "Source",
+    "SplitList",
     "is_site_of",
+    "open_lists",
     "parse_blacklist",
     "parse_functions",
     "read_blacklist",
-    "read_functions",
     "tracefs",
 ]
 
@@ -62,56 +69,62 @@ class Place(NamedTuple):
     site: int | None
 
 
+class SplitList(NamedTuple):
+    """Hold the split list.
+
+    :ivar lines: ``NAME`` or ``NAME [MODULE]``, in file order, without the places that are gone
+    :ivar sites: address of each line's call site, None if not known
+    """
+
+    lines: tuple[str, ...]
+    sites: array[int] | None
+
+
+class Source(Protocol):
+    """Stand for where the traceable functions are read from, when they are needed.
+
+    :raises ObjectFormatError: from any method, if what is needed is malformed
+    """
+
+    @property
+    def has_addresses(self) -> bool:
+        """Tell whether call sites are known, without splitting the list."""
+
+    def split(self) -> SplitList:
+        """Return the whole list."""
+
+    def starting(self, prefixes: Sequence[str]) -> SplitList:
+        """Return the functions whose names start with one of these."""
+
+    def places(self, names: Sequence[str]) -> list[Place]:
+        """Find a few names, in any module, in file order."""
+
+
 class FtraceFunctions:
     """Hold the traceable functions; immutable.
 
-    The list has tens of thousands of lines. It is split only when all lines are needed. Before
-    that, a single name is found by searching the text.
+    The list has tens of thousands of lines. It is split only when all lines are needed.
 
     :param lines: ``NAME`` or ``NAME [MODULE]``, in file order, without the places that are
         gone
     :param sites: address of each line's call site, or None if not known
-    :raises ObjectFormatError: from any method of a list made by `parse_functions`, if a line that
-        is needed does not start with the address it must have
+    :raises ObjectFormatError: from any method of a list made by `of`, as its source
     """
 
     def __init__(self, lines: Sequence[str], sites: Sequence[int] | None = None) -> None:
         if sites is not None and len(sites) != len(lines):
             raise ValueError("the number of call sites differs from the number of lines")
-        self._columns: _Columns | None = _Columns(
-            tuple(lines), None if sites is None else array("Q", sites)
-        )
-        self._text = ""
-        self._with_addresses = sites is not None
-        self._plain = ""  # the text without addresses
-        self._read_plain: Callable[[], str] | None = None
-        self._read_text: Callable[[], str] | None = None
-        #: Reads the same functions with their call sites, None if that would tell nothing more.
-        self.more: Callable[[], FtraceFunctions] | None = None
+        places = None if sites is None else array("Q", sites)
+        self._columns: SplitList | None = SplitList(tuple(lines), places)
+        self._source: Source | None = None
         self._index: dict[str, int | list[int]] | None = None
         self._searches = 0
 
     @classmethod
-    def _of_text(cls, text: str, *, with_addresses: bool) -> FtraceFunctions:
+    def of(cls, source: Source) -> FtraceFunctions:
+        """Make a list that is read from a source when it is needed."""
         functions = cls(())
-        functions._columns = None
-        functions._text = text
-        functions._with_addresses = with_addresses
-        return functions
-
-    @classmethod
-    def of_files(cls, plain: Callable[[], str], addressed: Callable[[], str]) -> FtraceFunctions:
-        """Make a list that is read when it is needed.
-
-        The kernel looks up the name of each function that it lists, and writing addresses nearly
-        doubles the time. So they are only read if the whole list is needed, or if they tell
-        functions apart.
-
-        :param plain: reads ``available_filter_functions``
-        :param addressed: reads ``available_filter_functions_addrs``
-        """
-        functions = cls._of_text("", with_addresses=True)
-        functions._read_plain, functions._read_text = plain, addressed
+        functions._columns, functions._source = None, source
         return functions
 
     @property
@@ -152,44 +165,26 @@ class FtraceFunctions:
     def named(self, names: Iterable[str]) -> list[Place]:
         """Find the lines that have one of these names, in any module, in file order.
 
-        The text is searched (half a millisecond per name) until many names were looked up.
+        The list is only split if many names were looked up.
         """
         wanted = [n for n in dict.fromkeys(names) if n and " " not in n and "\n" not in n]
         self._searches += len(wanted)
-        if self._columns is not None or self._searches > _SEARCHES_BEFORE_INDEX:
-            lines, sites = self.lines, self.sites
-            return [
-                Place(*self.split(lines[i]), sites[i] if sites else None)
-                for i in sorted([i for name in wanted for i in self.positions(name)])
-            ]
-        found: dict[int, str] = {}
-        for name in wanted:
-            if not name.startswith(_INVALID):
-                found |= self._lines_with(name)
-        return [self._place(found[start]) for start in sorted(found)]
+        if self._source is not None and self._searches <= _SEARCHES_BEFORE_INDEX:
+            return self._source.places(wanted)
+        lines, sites = self.lines, self.sites
+        return [
+            Place(*self.split(lines[i]), sites[i] if sites else None)
+            for i in sorted([i for name in wanted for i in self.positions(name)])
+        ]
 
-    def starting(self, prefixes: Sequence[str], *, sites: bool = True) -> FtraceFunctions:
+    def starting(self, prefixes: Sequence[str]) -> FtraceFunctions:
         """Return a list of its own of the functions whose names start with one of these.
 
-        The text is searched for each. If it was split already, the whole list is returned.
+        If the list was split already, all of it is returned.
 
         :param prefixes: not empty
-        :param sites: read call sites; otherwise `more` of the list does that if it is called
         """
-        if self._columns is not None:
-            return self
-        plain = not sites and self._read_text is not None and self._read_plain is not None
-        if plain and not self._plain:
-            assert self._read_plain is not None
-            self._plain = self._read_plain()
-        text = self._plain if plain else self._whole
-        addresses = self._with_addresses and not plain
-        found = (x for prefix in prefixes for x in _starts_of(text, prefix, addresses=addresses))
-        lines = [text[start : text.index("\n", start) + 1] for start in sorted(set(found))]
-        some = self._of_text("".join(lines), with_addresses=addresses)
-        if plain:
-            some.more = lambda: self._addressed().starting(prefixes)
-        return some
+        return self if self._source is None else FtraceFunctions(*self._source.starting(prefixes))
 
     def positions(self, name: str) -> tuple[int, ...]:
         """Return the positions of the lines that name `name`, in any module. Splits the list."""
@@ -222,30 +217,15 @@ class FtraceFunctions:
 
     @property
     def has_addresses(self) -> bool:
-        """Tell whether call sites are known. Looks at the first lines only."""
-        if self._columns is not None:
-            return self._columns.sites is not None
-        # kptr_restrict makes them all zero.
-        return self._with_addresses and bool(self._whole[:_ADDRESS].strip("0 "))
+        """Tell whether call sites are known, without splitting the list."""
+        return self.sites is not None if self._source is None else self._source.has_addresses
 
     # -- machinery
 
-    @property
-    def _whole(self) -> str:
-        # The text of all lines, with addresses if the kernel has them.
-        if self._read_text is not None:
-            self._text, self._read_text, self._plain = self._read_text(), None, ""
-        return self._text
-
-    def _addressed(self) -> FtraceFunctions:
-        _ = self._whole
-        return self
-
-    def _split(self) -> _Columns:
+    def _split(self) -> SplitList:
         if self._columns is None:
-            split = _columns_with_addresses if self._with_addresses else _columns
-            self._columns = split(self._whole)
-            self._text = self._plain = ""
+            assert self._source is not None
+            self._columns, self._source = self._source.split(), None
         return self._columns
 
     def _names(self) -> dict[str, int | list[int]]:
@@ -254,18 +234,71 @@ class FtraceFunctions:
             self._index = index_names(names)
         return self._index
 
+
+class ListText:
+    """Find functions in the text of ``available_filter_functions`` or ``..._addrs``.
+
+    A single name takes half a millisecond, an eighth of what splitting the list does.
+
+    :param read: reads the text, when it is needed
+    :param with_addresses: True for the ``_addrs`` file
+    """
+
+    def __init__(self, read: Callable[[], bytes], *, with_addresses: bool) -> None:
+        self._read = read
+        self._with_addresses = with_addresses
+
+    @cached_property
+    def _text(self) -> str:
+        text = self._read().decode("utf-8", "surrogateescape")
+        return f"{text}\n" if text and not text.endswith("\n") else text
+
+    @property
+    def has_addresses(self) -> bool:
+        # kptr_restrict makes them all zero.
+        return self._with_addresses and bool(self._text[:_ADDRESS].strip("0 "))
+
+    def split(self) -> SplitList:
+        return self._columns(self._text)
+
+    def split_at(self, sites: array[int]) -> SplitList | None:
+        """Return the whole list with call sites that were read elsewhere.
+
+        :param sites: the call site of each line, in the order of the file
+        :returns: None if these are not as many as the lines
+        """
+        lines = self._text.removesuffix("\n").split("\n")
+        if self._with_addresses or len(lines) != len(sites):
+            return None
+        return _without_gone(lines, sites) if _INVALID in self._text else _listed(lines, sites)
+
+    def starting(self, prefixes: Sequence[str]) -> SplitList:
+        text, addresses = self._text, self._with_addresses
+        found = (x for prefix in prefixes for x in _starts_of(text, prefix, addresses=addresses))
+        lines = [text[start : text.index("\n", start) + 1] for start in sorted(set(found))]
+        return self._columns("".join(lines))
+
+    def places(self, names: Sequence[str]) -> list[Place]:
+        found: dict[int, str] = {}
+        for name in names:
+            if not name.startswith(_INVALID):
+                found |= self._lines_with(name)
+        return [self._place(found[start]) for start in sorted(found)]
+
+    def _columns(self, text: str) -> SplitList:
+        return (_columns_with_addresses if self._with_addresses else _columns)(text)
+
     def _lines_with(self, name: str) -> dict[int, str]:
         # Whole lines by where they start. The name ends at the line's end or before a module.
-        text = self._whole
+        text = self._text
         return {
             start: text[start : text.index("\n", start)]
             for start in _starts_of(text, name, "\n", " [", addresses=self._with_addresses)
         }
 
     def _place(self, line: str) -> Place:
-        columns = (_columns_with_addresses if self._with_addresses else _columns)(line)
-        site = columns.sites[0] if columns.sites else None
-        return Place(*self.split(columns.lines[0]), site)
+        lines, sites = self._columns(line)
+        return Place(*FtraceFunctions.split(lines[0]), sites[0] if sites else None)
 
 
 def _starts_of(text: str, prefix: str, *ends: str, addresses: bool) -> Iterator[int]:
@@ -284,28 +317,26 @@ def _starts_of(text: str, prefix: str, *ends: str, addresses: bool) -> Iterator[
             at = text.find(needle, at + 1)
 
 
-class _Columns(NamedTuple):
-    """Hold the split list."""
-
-    lines: tuple[str, ...]
-    sites: array[int] | None
+def _columns(text: str) -> SplitList:
+    return SplitList(tuple([x for x in text.split("\n") if x and not x.startswith(_INVALID)]), None)
 
 
-def _columns(text: str) -> _Columns:
-    return _Columns(tuple([x for x in text.split("\n") if x and not x.startswith(_INVALID)]), None)
-
-
-def _columns_with_addresses(text: str) -> _Columns:
+def _columns_with_addresses(text: str) -> SplitList:
     lines = text.removesuffix("\n").split("\n")
     sites = _addresses(lines)
     if sites is None:
         return _columns_line_by_line(lines)
     names = [line[_ADDRESS + 1 :] for line in lines]
-    if _INVALID in text:
-        kept = [i for i, name in enumerate(names) if not name.startswith(_INVALID)]
-        names = [names[i] for i in kept]
-        sites = array("Q", [sites[i] for i in kept])
-    return _Columns(tuple(names), sites if any(sites) else None)
+    return _without_gone(names, sites) if _INVALID in text else _listed(names, sites)
+
+
+def _without_gone(lines: list[str], sites: array[int]) -> SplitList:
+    kept = [i for i, line in enumerate(lines) if not line.startswith(_INVALID)]
+    return _listed([lines[i] for i in kept], array("Q", [sites[i] for i in kept]))
+
+
+def _listed(lines: list[str], sites: array[int]) -> SplitList:
+    return SplitList(tuple(lines), sites if any(sites) else None)
 
 
 def _addresses(lines: list[str]) -> array[int] | None:
@@ -328,7 +359,7 @@ def _addresses(lines: list[str]) -> array[int] | None:
     return table
 
 
-def _columns_line_by_line(lines: list[str]) -> _Columns:
+def _columns_line_by_line(lines: list[str]) -> SplitList:
     kept: list[str] = []
     sites = array("Q")
     offset = 0
@@ -345,7 +376,7 @@ def _columns_line_by_line(lines: list[str]) -> _Columns:
             sites.append(site)
             kept.append(rest)
         offset += len(line) + 1
-    return _Columns(tuple(kept), sites if any(sites) else None)
+    return _listed(kept, sites)
 
 
 def is_site_of(site: int, address: int) -> bool:
@@ -359,12 +390,7 @@ def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunct
     :param data: text of the file
     :param with_addresses: True for the ``_addrs`` file
     """
-    return FtraceFunctions._of_text(_decoded(data), with_addresses=with_addresses)
-
-
-def _decoded(data: bytes) -> str:
-    text = data.decode("utf-8", "surrogateescape")
-    return f"{text}\n" if text and not text.endswith("\n") else text
+    return FtraceFunctions.of(ListText(lambda: data, with_addresses=with_addresses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,8 +512,19 @@ def tracefs() -> str:
     raise BpfError(errno.ENOENT, "tracefs is not mounted", f"try: {MOUNT_TRACEFS}")
 
 
-def read_functions(directory: str | None = None) -> FtraceFunctions:
-    """Read what the running kernel can trace.
+class Lists(NamedTuple):
+    """Hold the running kernel's list of traceable functions. It is read when it is needed.
+
+    :ivar plain: without call sites
+    :ivar best: with call sites if the kernel tells them; else the same as `plain`
+    """
+
+    plain: ListText
+    best: ListText
+
+
+def open_lists(directory: str | None = None) -> Lists:
+    """Find the running kernel's list of what can be traced.
 
     :param directory: where tracefs is mounted; found by `tracefs` if None
     :raises BpfError: as `tracefs` does
@@ -495,19 +532,29 @@ def read_functions(directory: str | None = None) -> FtraceFunctions:
     """
     where = tracefs() if directory is None else directory
     plain, addressed = (f"{where}/available_filter_functions{x}" for x in ("", "_addrs"))
+    with _denials(plain), open(plain, "rb"):
+        pass  # what forbids reading it is told now
+    without = ListText(lambda: _list(plain), with_addresses=False)
     try:
         with open(addressed, "rb", buffering=0) as file:
-            told = parse_functions(file.read(_ADDRESS + 1), with_addresses=True).has_addresses
+            head = file.read(_ADDRESS + 1)
     except (FileNotFoundError, PermissionError):
-        told = False  # before 6.5, or hidden
-    if told:
-        return FtraceFunctions.of_files(lambda: _list(plain), lambda: _list(addressed))
-    return FtraceFunctions._of_text(_list(plain), with_addresses=False)
+        return Lists(without, without)  # before 6.5, or hidden
+    if not ListText(lambda: head, with_addresses=True).has_addresses:
+        return Lists(without, without)
+    return Lists(without, ListText(lambda: _list(addressed), with_addresses=True))
 
 
-def _list(path: str) -> str:
+def _list(path: str) -> bytes:
+    with _denials(path):
+        return _read(path)
+
+
+@contextmanager
+def _denials(path: str) -> Iterator[None]:
+    # Says why the list cannot be read.
     try:
-        return _decoded(_read(path))
+        yield
     except PermissionError as error:
         from .._sys.lockdown import read_hint
 

@@ -232,10 +232,12 @@ class Facts:
         if self.ftrace_error:
             doing = "traceable functions are not among the saved facts"
             raise BpfError(errno.ENODATA, doing, f"when they were saved: {self.ftrace_error}")
-        from . import ftrace
+        from .callsites import CallSites, sites_of
+        from .ftrace import FtraceFunctions, open_lists
 
         _ = self.loaded
-        return ftrace.read_functions()
+        source = CallSites(open_lists(), lambda: self.kallsyms, lambda: sites_of(self))
+        return FtraceFunctions.of(source)
 
     @cached_property
     def kprobe_blacklist(self) -> KprobeBlacklist | None:

@@ -22,7 +22,7 @@ import itertools
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import compress
 
 from .._sys.files import required, required_after
@@ -112,6 +112,14 @@ class Columns(NamedTuple):
     modules: list[str]
 
 
+class _Found(NamedTuple):
+    """Hold the symbols whose names start with one of some prefixes, and where their lines start."""
+
+    prefixes: tuple[str, ...]
+    starts: list[int]
+    rows: Columns
+
+
 class _Stretch:
     """Hold some of the table's lines. They are split and sorted when that is needed.
 
@@ -132,6 +140,7 @@ class _Stretch:
         self._sorted: array[int] | None = None
         self._names: dict[str, int | list[int]] | None = None
         self._searches = 0
+        self._found: _Found | None = None
         # Text bisections left before a sorted table is made.
         self._bisections = _BISECTIONS_BEFORE_TABLE if core and self._looks_sorted() else 0
 
@@ -171,21 +180,20 @@ class _Stretch:
 
     def add_named(self, wanted: Mapping[str, str], prefixes: Sequence[str], to: Columns) -> None:
         if prefixes:
-            self._add(self._lines_starting(prefixes), wanted, to)
+            self._add(self._starting(prefixes).rows, wanted, to)
+            self._found = None  # whoever looks for addresses looks for names afterwards
         elif self._core:
             self._add_core(wanted, to)
         else:
             for lines in self._parts():
-                self._add(lines, wanted, to)
+                self._add(self._rows(lines), wanted, to)
 
-    def _add(self, lines: list[str], wanted: Mapping[str, str], to: Columns) -> None:
-        split = [(line, *line[_NAME:].partition("\t[")) for line in lines]
-        found = [one for one in split if one[1] in wanted]
-        heads = [one[0] for one in found]
-        to.addrs.extend(self._addresses(heads))
-        to.names.extend([wanted[one[1]] for one in found])  # the caller's strings, not copies
-        to.types.extend([line[17] for line in heads])
-        to.modules.extend([one[3].rstrip("]") for one in found])
+    def _add(self, rows: Columns, wanted: Mapping[str, str], to: Columns) -> None:
+        known = list(map(wanted.get, rows.names))
+        to.names.extend(filter(None, known))  # the caller's strings, not copies
+        to.addrs.extend(compress(rows.addrs, known))
+        to.types.extend(compress(rows.types, known))
+        to.modules.extend(compress(rows.modules, known))
 
     def _add_core(self, wanted: Mapping[str, str], to: Columns) -> None:
         # Without owners, three words are a line, and the second is one letter.
@@ -195,12 +203,36 @@ class _Stretch:
             heads = list(compress(words[::3], known))
             addrs = _decoded(heads)
             if addrs is None or 3 * len("".join(words[1::3])) != len(words):
-                self._add(self.text[start : end - 1].split("\n"), wanted, to)
+                self._add(self._rows(self.text[start : end - 1].split("\n")), wanted, to)
                 continue
             to.addrs.extend(addrs)
             to.names.extend(filter(None, known))
             to.types.extend(compress(words[1::3], known))
             to.modules.extend([""] * len(heads))
+
+    def add_labels(
+        self, prefixes: Sequence[str], wanted: Callable[[int], object], to: dict[int, str]
+    ) -> None:
+        _, starts, rows = self._starting(prefixes)
+        if not self._core:  # its lines are not in the order of addresses
+            to.update(self._first_labels(prefixes, wanted) if starts else ())
+            return
+        text, here = self.text, map(wanted, rows.addrs)
+        for start, addr, name in compress(zip(starts, rows.addrs, rows.names, strict=True), here):
+            before = text.rfind("\n", 0, max(start - 1, 0)) + 1
+            if not start or not text.startswith(text[start : start + _ADDRESS], before):
+                to[addr] = name  # else another symbol of this address comes before
+
+    def _first_labels(
+        self, prefixes: Sequence[str], wanted: Callable[[int], object]
+    ) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for lines in self._parts():
+            addrs = self._addresses(lines)
+            for addr, line in compress(zip(addrs, lines, strict=True), map(wanted, addrs)):
+                found.setdefault(addr, line[_NAME:].replace("\t", " "))
+        starts = tuple(prefixes)
+        return {addr: label for addr, label in found.items() if label.startswith(starts)}
 
     # -- by position
 
@@ -270,10 +302,24 @@ class _Stretch:
     def _parts(self) -> Iterator[list[str]]:
         return (self.text[start : end - 1].split("\n") for start, end in self._spans())
 
-    def _lines_starting(self, prefixes: Sequence[str]) -> list[str]:
-        # Lines whose names start so, in file order.
-        starts = [start for prefix in prefixes for start in self._search(f" {prefix}")]
-        return [self._line_at(start) for start in sorted(starts)]
+    def _starting(self, prefixes: Sequence[str]) -> _Found:
+        # The symbols whose names start so, in file order. The last answer is kept.
+        if self._found is None or self._found.prefixes != tuple(prefixes):
+            text = self.text
+            starts = sorted({start for prefix in prefixes for start in self._search(f" {prefix}")})
+            ends = map(text.index, itertools.repeat("\n"), starts)
+            rows = self._rows([text[a:b] for a, b in zip(starts, ends, strict=True)])
+            self._found = _Found(tuple(prefixes), starts, rows)
+        return self._found
+
+    def _rows(self, lines: list[str]) -> Columns:
+        addrs, types = self._addresses(lines), [line[17] for line in lines]
+        names = [line[_NAME:] for line in lines]
+        owners = [""] * len(lines)
+        if not self._core:
+            split = [name.partition("\t[") for name in names]
+            names, owners = [x[0] for x in split], [x[2].rstrip("]") for x in split]
+        return Columns(names, addrs, types, owners)
 
     def _split_lines(self, lines: list[str], to: _Columns) -> str:
         # Appends to the columns and returns the type letters.
@@ -512,6 +558,24 @@ class Kallsyms:
         prefixes = shared_prefixes(wanted, _MOST_SEARCHES)
         for stretch in self._stretches:
             stretch.add_named(wanted, prefixes, found)
+        return found
+
+    def labels_starting(
+        self, prefixes: Sequence[str], wanted: Callable[[int], object]
+    ) -> dict[int, str]:
+        """Map addresses to what the kernel calls them, of labels that start with one of these.
+
+        A label is that of the first symbol at the address: ``NAME`` or ``NAME [OWNER]``, as
+        ``%ps`` of the kernel's printf and ftrace's list have it.
+
+        :param prefixes: not empty
+        :param wanted: tells whether an address is wanted
+        :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
+        """
+        self.require_addresses()
+        found: dict[int, str] = {}
+        for stretch in self._stretches:
+            stretch.add_labels(prefixes, wanted, found)
         return found
 
     def find_prefix(self, prefix: str) -> list[Symbol]:

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from operator import itemgetter
 
 from ..bulk import picked
-from ..dataclass import dataclass, replace
+from ..dataclass import dataclass
 from ..kernel.ftrace import SITE_OFFSETS, FtraceFunctions, is_site_of
 from ..kernel.functions import label
 from ..kernel.globs import Matcher, Pattern
@@ -39,8 +39,6 @@ __all__ = [
 _FEW = 24
 # Up to this many beginnings are searched for. For more, splitting the whole list is faster.
 _SEARCHES = 8
-# Of the many functions whose names begin with fewer letters alike, some share a name.
-_LONG = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,29 +47,20 @@ class Lines:
 
     :ivar sites: address of each line's call site, None if the kernel does not say
     :ivar entry: positions of the lines that an entry pattern matches
-    :ivar more: reads the call sites, None if there is nothing more to read
     """
 
     lines: Sequence[str]
     sites: Sequence[int] | None
     entry: Set[int]
-    more: Callable[[], Lines] | None = None
 
     def take(self, positions: Sequence[int]) -> Lines:
         """Return some of the lines."""
         sites, entry = self.sites, self.entry
-        some = Lines(
+        return Lines(
             [self.lines[i] for i in positions],
             None if sites is None else [sites[i] for i in positions],
             {new for new, i in enumerate(positions) if i in entry} if entry else entry,
         )
-        more = self.more
-        return some if more is None else replace(some, more=lambda: more().only(some.lines))
-
-    def only(self, wanted: Iterable[str]) -> Lines:
-        """Return the lines that are like one of these."""
-        texts = set(wanted)
-        return self.take([i for i, line in enumerate(self.lines) if line in texts])
 
 
 def matched(
@@ -87,17 +76,10 @@ def matched(
         marked = {i for i, line in enumerate(lines) if entry.matches(line)}
         return Lines(lines, sites if len(sites) == len(lines) else None, marked)
     if 0 < len(beginnings := both.beginnings) <= _SEARCHES:
-        few = min(map(len, beginnings)) >= _LONG
-        functions = functions.starting(beginnings, sites=not few)
-    more = functions.more
-    found = _matched(functions, entry, allow)
-    return found if more is None else replace(found, more=lambda: _matched(more(), entry, allow))
-
-
-def _matched(functions: FtraceFunctions, entry: Matcher, allow: Matcher) -> Lines:
-    whole = Lines(functions.lines, functions.sites, entry.positions(functions))
-    positions = allow.positions(functions) | whole.entry
-    return whole if len(positions) == len(functions) else whole.take(sorted(positions))
+        functions = functions.starting(beginnings)
+    found = Lines(functions.lines, functions.sites, entry.positions(functions))
+    positions = allow.positions(functions) | found.entry
+    return found if len(positions) == len(functions) else found.take(sorted(positions))
 
 
 def answered(
@@ -170,8 +152,6 @@ def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool)
         labels[i] = label(labels[i], symbols.modules[i])
     by_label = index_names(labels)
     lines = index_names(wanted.lines)
-    if wanted.more is not None and (len(by_label) < len(labels) or len(lines) < len(names)):
-        return skipped + join(facts, wanted.more(), to, at_exit)  # sites tell which is which
     addresses, types, sites = symbols.addrs, symbols.types, wanted.sites
     rows: list[int] = []  # of each function, its first line
     shared: list[int] = []  # functions that share their name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +10,7 @@ from pybpf._sys.files import find_tracefs
 from pybpf.errors import ObjectFormatError
 from pybpf.kernel.ftrace import (
     FtraceFunctions,
+    ListText,
     Place,
     parse_blacklist,
     parse_functions,
@@ -183,26 +182,21 @@ def test_addresses_in_bulk_are_those_of_each_line(lines: list[tuple[str, str]]) 
         assert whole == [place for one in each for place in one or ()]
 
 
-def test_addresses_are_read_when_they_are_needed() -> None:
-    """Beginnings are found in the list without them, which is read once; all else needs them."""
-    read: list[str] = []
+def test_a_list_is_read_when_it_is_needed() -> None:
+    """It is read once, whatever is asked of it."""
+    read: list[bytes] = []
 
-    def reader(name: str, data: bytes) -> Callable[[], str]:
-        return lambda: read.append(name) or data.decode()  # type: ignore[func-returns-value]
+    def reader() -> bytes:
+        read.append(ADDRS)
+        return ADDRS
 
-    plain = b"".join(line[17:] for line in ADDRS.splitlines(keepends=True))
-    functions = FtraceFunctions.of_files(reader("plain", plain), reader("addressed", ADDRS))
-    whole = parse_functions(ADDRS, with_addresses=True)
-    for _ in range(2):
-        some = functions.starting(["p_"], sites=False)
-        assert some.sites is None and set(some.lines) == {"p_start"}
-    assert read == ["plain"]
-    assert some.more is not None
-    told = some.more()
-    assert told.more is None
-    assert (told.lines, told.sites) == (some.lines, whole.starting(["p_"]).sites)
-    assert (functions.lines, functions.sites) == (whole.lines, whole.sites)
-    assert read == ["plain", "addressed"]
+    functions = FtraceFunctions.of(ListText(reader, with_addresses=True))
+    assert not read
+    assert functions.has_addresses
+    assert functions.starting(["p_"]).lines == ("p_start",)
+    assert functions.places("kvm_init") == [Place("kvm_init", "kvm", 0xFFFFFFFFC0A00004)]
+    assert len(functions) == 4
+    assert len(read) == 1
 
 
 def test_one_name_does_not_split_the_list() -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import fnmatch
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from unittest.mock import patch
+from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from pybpf.btf import Btf, BtfBuilder, BtfKind, types
 from pybpf.kernel.ftrace import FtraceFunctions, KprobeBlacklist, parse_blacklist, parse_functions
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
-from pybpf.multi import join
 from pybpf.multi.candidates import Candidate
 from pybpf.multi.columns import Targets
 from pybpf.multi.denylist import denied, never_returns
@@ -352,43 +350,6 @@ def test_columns_find_what_a_walk_over_names_finds(
     assert list(found.candidates) == candidates
     assert found.candidates == tuple(candidates)
     assert list(found.skipped[: len(skipped)]) == skipped
-
-
-@settings(max_examples=200)
-@given(kernels(), globs, denies, st.booleans())
-def test_call_sites_are_read_only_where_functions_share_a_name(
-    facts: Facts, allow: list[str], deny: list[str], at_exit: bool
-) -> None:
-    """They change nothing for the others, and all of them are read or none."""
-    assume(facts.ftrace.sites)
-    plain = "".join([f"{line}\n" for line in facts.ftrace.lines])
-    whole = FtraceFunctions.of_files(lambda: plain, facts.ftrace.to_text)
-    lazy, without = replace(facts, ftrace=whole), parse_functions(plain.encode())
-    with patch.object(join, "_LONG", 1):
-        found = select(lazy, allow, deny=deny, at_exit=at_exit)  # type: ignore[arg-type]
-    unread = whole._read_text is not None
-    known = replace(facts, ftrace=without) if unread else facts
-    candidates, skipped = naive_select(known, allow, deny, at_exit)
-    assert list(found.candidates) == candidates
-    assert list(found.skipped[: len(skipped)]) == skipped
-    if unread:
-        assert all(candidate.unique for candidate in candidates)
-
-
-def test_what_was_refused_stays_when_call_sites_are_read() -> None:
-    """The list without sites has do_exit, which never returns; two functions share the name f1."""
-    symbols = [Symbol(n, START + 16 * i, "t", "") for i, n in enumerate(["f1", "f1", "do_exit"])]
-    sites = "".join([f"{s.addr:016x} {s.name}\n" for s in symbols])
-    plain = "".join([f"{s.name}\n" for s in symbols])
-    facts = Facts(
-        FtraceFunctions.of_files(lambda: plain, lambda: sites),
-        Kallsyms("".join(map(line_of, symbols))),
-        Btfs({"": Btf(BtfBuilder().build())}),
-    )
-    with patch.object(join, "_LONG", 1):
-        found = select(facts, ["f*", "do_*"], at_exit=True)  # type: ignore[arg-type]
-    assert [(c.name, c.address) for c in found.candidates] == [("f1", START), ("f1", START + 16)]
-    assert [(s.name, s.reason) for s in found.skipped] == [("do_exit", Reason.NORETURN)]
 
 
 @given(kernels(), globs, st.booleans())

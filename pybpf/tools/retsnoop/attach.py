@@ -92,10 +92,12 @@ def make_tracing(
     plan = plan_multi(program, candidates, facts, mechanisms, unknown=UNKNOWN)
     columns = candidates.columns  # objects of thousands would take longer than all the rest here
     keys = list(zip(columns.modules, columns.names, columns.addresses, strict=True))
-    entries = set(compress(keys, columns.entry))
-    place = {key: number for number, key in enumerate(keys)}
-    targets = sorted(plan.targets, key=lambda t: place.get(key_of(t), 0))
-    functions = make_functions(targets, entries)
+    place = dict(zip(keys, range(len(keys)), strict=True))
+    targets = plan.targets
+    order = [place.get(key_of(target), 0) for target in targets]
+    if order != sorted(order):  # several groups, or modules that are not in address order
+        targets = tuple([targets[i] for i in sorted(range(len(order)), key=order.__getitem__)])
+    functions = make_functions(targets, set(compress(keys, columns.entry)))
     return Tracing(plan, functions, (*selection.skipped, *plan.skipped))
 
 

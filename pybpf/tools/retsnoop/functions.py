@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from ... import errnos
-from ...dataclass import dataclass
 from ...kernel.functions import label
 from ...namedtuple import NamedTuple
 from ...trampoline.model import Model, Return
@@ -52,8 +51,7 @@ _NONE = Flag(0)
 _ENTRY, _VOID, _NEVER_FAILS = int(Flag.ENTRY), int(Flag.VOID), int(Flag.NOFAIL | Flag.VOID)
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(NamedTuple):
     """Describe one traced function.
 
     :param id: low half of the attach cookie
@@ -133,18 +131,16 @@ def make_functions(targets: Iterable[Target], entries: Collection[Key]) -> list[
     :param targets: functions that will be attached to
     :param entries: functions that open a session
     """
-    flags: dict[tuple[int, bool], Flag] = {}  # thousands of functions have some hundred models
+    known: dict[tuple[int, bool], tuple[Flag, int]] = {}  # thousands have some hundred models
     functions = []
     for number, target in enumerate(targets):
-        model, entry = target.prototype, key_of(target) in entries
-        known = flags.get((id(model), entry))
-        if known is None:
-            known = flags_of(model) | (Flag.ENTRY if entry else _NONE)
-            flags[id(model), entry] = known
-        size = model.ret_size if model else 0
-        functions.append(
-            Function(number, target.name, target.module, target.address, known, size, target.btf_id)
-        )
+        module, name, address = target.module, target.name, target.address
+        model, entry = target.prototype, (module, name, address) in entries
+        found = known.get((id(model), entry))
+        if found is None:
+            flags = flags_of(model) | (Flag.ENTRY if entry else _NONE)
+            found = known[id(model), entry] = (flags, model.ret_size if model else 0)
+        functions.append(Function(number, name, module, address, *found, target.btf_id))
     return functions
 
 

@@ -275,13 +275,13 @@ class _Run:
             self.say(f"Injected probe #{probe.number} '{probe.label}'.", 1)
         progress.done()
         took = int((time.monotonic() - started) * 1000)
-        have = {key_of(t) for t in link.targets}
-        names = {key[:2] for key in have}  # modules loaded again have moved
-        functions = [
-            f
-            for f in tracing.functions
-            if key_of(f) in have or (f.module and key_of(f)[:2] in names)
-        ]
+        functions = tracing.functions
+        if len(link.targets) < len(functions):
+            have = {key_of(t) for t in link.targets}
+            names = {key[:2] for key in have}  # modules loaded again have moved
+            functions = [
+                f for f in functions if key_of(f) in have or (f.module and key_of(f)[:2] in names)
+            ]
         for refused in link.refused:
             self.say(f"Function '{refused.label}' is skipped: {refused.why}", 1)
         if link.refused and not self.options.verbose:

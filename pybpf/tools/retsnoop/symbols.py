@@ -44,8 +44,7 @@ def end_of(start: int, table: Kallsyms) -> int:
 
     The table has no sizes, so a function lasts until the next symbol.
     """
-    found = table.lookup(start)
-    if found is None or found[1]:
+    if not table.at(start):
         return 0
     most = start + _MOST
     return min(table.above(start) or most, most)
