@@ -76,16 +76,19 @@ class DeniedByPolicy(BpfError):
     """
 
 
-class StateError(BpfError):
-    """Report the use of an object, a map or a program that is not loaded yet, or closed.
+class StateError(BpfError, ValueError):
+    """Report the use of something that is not loaded yet, or closed.
+
+    Whatever can be closed raises it: objects, programs, maps, links, readers, descriptors.
 
     :param what: what was used
     :param hint: its state, and what to do
 
-    ``.errno`` is EBADF, as if the kernel had been asked. The text says it in words.
+    ``.errno`` is EBADF, as if the kernel had been asked. The text says it in words. It is a
+    `ValueError` too, as Python's closed files raise: by that, `selectors` forgets a closed file.
     """
 
-    def __init__(self, what: str, hint: str) -> None:
+    def __init__(self, what: str, hint: str = "it is closed") -> None:
         super().__init__(EBADF, what, hint)
 
     def __str__(self) -> str:

@@ -196,9 +196,9 @@ class Object:
         :raises VerifierError: the verifier refused a program; ``.log`` has the whole log
         :raises RelocationError: a program refers to something this kernel lacks
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
-        :raises StateError: it has been closed, or an earlier load failed
-        :raises BpfError: any other refusal, naming the map or program; EBADF if a program that
-            a program array starts with is not loaded
+        :raises StateError: it has been closed, an earlier load failed, or a program that a
+            program array starts with is not loaded
+        :raises BpfError: any other refusal, naming the map or program
         """
         if self._loaded:
             raise BpfError(errno.EEXIST, self.spec.name or "object", "it is already loaded")
@@ -238,8 +238,7 @@ class Object:
                 for index, name in bpf_map.spec.slots:
                     program = self.programs.get(name)
                     if program is None or not program.loaded:
-                        raise BpfError(
-                            errno.EBADF,
+                        raise StateError(
                             f"map {bpf_map.name!r}: program {name!r} of slot {index} is not loaded",
                             "set its autoload, or leave the slot out of the map's initial values",
                         )

@@ -7,7 +7,7 @@ import warnings
 from contextlib import suppress
 from errno import EMFILE
 
-from ..errors import BpfError
+from ..errors import BpfError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ class Fd:
     def fileno(self) -> int:
         """Return the descriptor.
 
-        :raises ValueError: if it was closed or released
+        :raises StateError: if it was closed or released
         """
         if self._fd < 0:
-            raise ValueError(f"{self.what or 'file descriptor'} is closed")
+            raise StateError(self.what or "file descriptor")
         return self._fd
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Fd:
     def release(self) -> int:
         """Give up the descriptor without closing it. From now on the caller must close it.
 
-        :raises ValueError: if it was closed or released
+        :raises StateError: if it was closed or released
         """
         fd = self.fileno()
         self._fd = -1
@@ -90,7 +90,10 @@ class Fd:
         return fd
 
     def dup(self) -> Fd:
-        """Make another descriptor (close-on-exec) of the same kernel object."""
+        """Make another descriptor (close-on-exec) of the same kernel object.
+
+        :raises StateError: if it was closed or released
+        """
         return Fd(os.dup(self.fileno()), self.what)
 
     def __enter__(self) -> Fd:

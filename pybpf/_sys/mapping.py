@@ -7,7 +7,7 @@ import mmap
 import weakref
 from errno import EEXIST
 
-from ..errors import BpfError
+from ..errors import BpfError, StateError
 from .door import fileno, mmap_at, munmap
 
 TYPE_CHECKING = False
@@ -43,10 +43,10 @@ class FixedMapping:
     def view(self) -> memoryview:
         """Return the memory. It stays mapped as long as the view exists.
 
-        :raises ValueError: if it is closed
+        :raises StateError: if it is closed
         """
         if self._memory is None:
-            raise ValueError("the mapping is closed")
+            raise StateError("the mapping")
         return memoryview(self._memory).cast("B")
 
     def close(self) -> None:

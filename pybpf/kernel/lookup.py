@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BTF_TARGETS",
     "BtfTarget",
+    "asked_place",
     "btf_target",
     "function_names",
     "kprobe_places",
@@ -140,6 +141,29 @@ def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
     if not out:
         raise BpfError(errno.ENOENT, f"no traceable kernel function matches {glob!r}")
     return KprobePlaces(tuple(sorted(out)), frozenset(out.values()))
+
+
+def asked_place(facts: Facts, glob: str) -> KprobePlaces | None:
+    """Ask the running kernel for the function that a glob without stars names, and read no table.
+
+    It does not tell whether the function can be traced, but refuses a link that it cannot make.
+
+    :param glob: as `kprobe_places` reads it
+    :returns: what `kprobe_places` would return if the function can be traced; None if the
+        tables have to tell, as for functions of modules and names that several functions share
+    :raises PlanError: if the glob is malformed
+    """
+    pattern = parse_pattern(glob)
+    if not pattern.is_exact or pattern.owner or facts.is_saved:
+        return None
+    from .funcfind import FunctionFinder  # 2 ms, only for exact names
+
+    try:
+        with FunctionFinder() as finder:
+            address = finder.find(pattern.name)
+    except OSError:  # no rights, an older kernel, or no /sys
+        return None
+    return None if address is None else KprobePlaces((address,), frozenset({""}))
 
 
 def syscall_symbol(facts: Facts, name: str) -> str:

@@ -15,6 +15,7 @@ import select
 import time
 from collections.abc import Iterable, Iterator
 
+from .._sys.fd import Fd
 from ..dataclass import dataclass
 from ..errors import BpfError, DeniedByPolicy
 from .ftrace import tracefs
@@ -89,22 +90,23 @@ class TracePipe:
 
     def __init__(self) -> None:
         self._folder = f"{tracefs()}/instances/pybpf-{os.getpid()}-{id(self):x}"
-        self._fd = -1
         self._rest = b""
         try:
             os.mkdir(self._folder)
             with open(f"{self._folder}/{_EVENT}", "w") as file:
                 file.write("1")
-            self._fd = os.open(f"{self._folder}/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+            pipe = f"{self._folder}/trace_pipe"
+            self._fd = Fd(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "the trace pipe")
         except OSError as error:
-            self.close()
+            self._remove()
             raise _refusal(error, f"making {self._folder}") from None
 
     def close(self) -> None:
         """Remove the instance. Closing again does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._fd.close()
+        self._remove()
+
+    def _remove(self) -> None:
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
 
@@ -117,17 +119,15 @@ class TracePipe:
     def fileno(self) -> int:
         """Return a descriptor that is readable (poll, select) when there are texts.
 
-        :raises ValueError: if it is closed
+        :raises StateError: after `close`
         """
-        if self._fd < 0:
-            raise ValueError("the trace pipe is closed")
-        return self._fd
+        return self._fd.fileno()
 
     def read(self, timeout: float | None = None) -> list[TraceLine]:
         """Return all texts so far. Wait for the first one.
 
         :param timeout: seconds to wait if there is none; 0 does not wait, None waits forever
-        :raises ValueError: if it is closed
+        :raises StateError: after `close`
         """
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
@@ -148,7 +148,7 @@ class TracePipe:
         data = self._rest
         while True:
             try:
-                part = os.read(self._fd, _READ)
+                part = os.read(self._fd.fileno(), _READ)
             except BlockingIOError:
                 break
             data += part

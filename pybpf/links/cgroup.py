@@ -7,7 +7,7 @@ import os
 
 from .._sys.denied import lacking
 from .._uapi.defines import BPF_F_ALLOW_MULTI, BPF_F_ALLOW_OVERRIDE, CAP_NET_ADMIN
-from ..errors import BpfError
+from ..errors import BpfError, StateError
 from .link import HasFd, Link, attach_to_fd, descriptor
 from .plain import attach_plain
 
@@ -44,6 +44,8 @@ def attach_cgroup(
             if mode == "link":
                 return attach_to_fd(program, fd, attach_type, what=what)
             return attach_plain(program, fd, attach_type, flags=MODES[mode], what=what)
+        except StateError:
+            raise
         except BpfError as error:
             if error.errno == errno.EBADF:
                 error.hint = "that is not a directory of a cgroup2 file system"

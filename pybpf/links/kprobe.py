@@ -5,13 +5,20 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from .._sys import link as sys_link
 from .._sys import perf
 from .._uapi.enums import AttachType, KprobeMultiFlag
 from ..digits import number
 from ..errors import BpfError, UnsupportedFeature
-from ..kernel.lookup import function_names, kprobe_places, syscall_symbol
+from ..kernel.lookup import (
+    KprobePlaces,
+    asked_place,
+    function_names,
+    kprobe_places,
+    syscall_symbol,
+)
 from .link import HasFd, Link, Request, near, need
 from .perf_event import attach_perf_event
 
@@ -102,23 +109,20 @@ def syscall_by_section(request: Request) -> Link:
 def multi_by_section(request: Request) -> Link:
     """Attach ``kprobe.multi/GLOB``, ``kretprobe.multi/GLOB`` or ``kprobe.session/GLOB``.
 
-    Modules may come and go meanwhile. A link is kept only if its functions' modules stayed.
+    One name needs no list of symbols or of traceable functions, unless it is refused. Modules may
+    come and go meanwhile. A link is kept only if its functions' modules stayed.
 
     :raises BpfError: ENOENT if no traceable function matches
     """
     facts = request.facts
+    if (place := asked_place(facts, request.target)) is not None:
+        with suppress(BpfError):  # the tables say why
+            return _on_places(request, place)
     for _ in range(_TRIES):
         facts = facts.current()
         places = kprobe_places(facts, request.target)
-        addrs = places.addresses
         try:
-            link = attach_kprobe_multi(
-                request.program,
-                addrs=addrs,
-                cookies=[request.cookie] * len(addrs) if request.cookie else None,
-                retprobe=request.retprobe,
-                session=request.attach_type == AttachType.BPF_TRACE_KPROBE_SESSION,
-            )
+            link = _on_places(request, places)
         except BpfError:
             if not facts.loaded.lost(places.modules):
                 raise
@@ -129,6 +133,17 @@ def multi_by_section(request: Request) -> Link:
     names = ", ".join(sorted(places.modules - {""}))
     hint = f"modules were unloaded or loaded again each time ({names})"
     raise BpfError(errno.ENOENT, request.what, hint)
+
+
+def _on_places(request: Request, places: KprobePlaces) -> Link:
+    addrs = places.addresses
+    return attach_kprobe_multi(
+        request.program,
+        addrs=addrs,
+        cookies=[request.cookie] * len(addrs) if request.cookie else None,
+        retprobe=request.retprobe,
+        session=request.attach_type == AttachType.BPF_TRACE_KPROBE_SESSION,
+    )
 
 
 def attach_kprobe_multi(

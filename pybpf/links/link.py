@@ -17,7 +17,7 @@ from .. import log
 from .._sys import bpf as sys_bpf
 from .._sys import link as sys_link
 from ..dataclass import dataclass
-from ..errors import BpfError
+from ..errors import BpfError, StateError
 from ..kernel.lookup import near_names
 
 TYPE_CHECKING = False
@@ -98,15 +98,20 @@ class Link:
 
     @property
     def fd(self) -> Fd:
-        """Return the link's descriptor."""
+        """Return the link's descriptor.
+
+        :raises StateError: after `close` and `detach`
+        """
+        if self._fd.closed:
+            raise StateError(self.what)
         return self._fd
 
     def fileno(self) -> int:
         """Return the number of the link's descriptor.
 
-        :raises ValueError: if the link is closed
+        :raises StateError: after `close` and `detach`
         """
-        return self._fd.fileno()
+        return self.fd.fileno()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -131,9 +136,10 @@ class Link:
     def info(self) -> sys_bpf.LinkInfo:
         """Ask the kernel about the link (BPF_OBJ_GET_INFO_BY_FD).
 
+        :raises StateError: after `close` and `detach`
         :raises BpfError: if the kernel refuses
         """
-        return sys_bpf.link_info(self._fd)
+        return sys_bpf.link_info(self.fd)
 
     def update(self, program: HasFd, *, old: HasFd | None = None) -> None:
         """Replace the attached program (BPF_LINK_UPDATE).

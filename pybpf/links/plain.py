@@ -137,8 +137,9 @@ def _on_socket(
     if not isinstance(sock, socket.socket):
         raise TypeError(f"{kind}: a socket expected, not {type(sock).__name__}")
     what = f"{kind} on {sock.family.name} socket {sock.fileno()}"
+    number = program.fileno()
     try:
-        sock.setsockopt(socket.SOL_SOCKET, option, program.fileno())
+        sock.setsockopt(socket.SOL_SOCKET, option, number)
     except OSError as error:
         raise BpfError(error.errno or errno.EINVAL, what) from None
     kept = sock.dup()

@@ -421,7 +421,7 @@ class Map(Entries):
 
     @property
     def closed(self) -> bool:
-        """Return True if its fd was closed."""
+        """Return True after `close`."""
         return self._closed
 
     def close(self) -> None:
@@ -434,9 +434,9 @@ class Map(Entries):
             self._raw._pool = []
             self._raw = None
         self._unmap()
+        self._closed = True
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            self._closed = True
             fd.close()
 
     def _unmap(self) -> None:

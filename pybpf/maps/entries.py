@@ -18,8 +18,8 @@ from typing import Any
 
 from .._sys.element import Batch, last_errno
 from .._uapi.enums import ElemFlag, MapType
-from ..errors import BpfError
-from ..obj.maptypes import FULL_ARRAYS, KEYLESS
+from ..errors import BpfError, StateError
+from ..obj.maptypes import FULL_ARRAYS, KEYLESS, NO_KEYS
 from .calls import MISSING, NO_SUCH_COMMAND
 from .fields import Buffer
 from .walk import BATCH_BYTES, Walk
@@ -28,6 +28,8 @@ __all__ = ["Entries", "Items", "Keys", "Values"]
 
 _END: Any = object()
 _ORDERED = frozenset({MapType.BPF_MAP_TYPE_QUEUE, MapType.BPF_MAP_TYPE_STACK})
+# Maps for which there is no `in`.
+_NEVER_IN = NO_KEYS - {MapType.BPF_MAP_TYPE_BLOOM_FILTER}
 
 
 class Entries(Walk, MutableMapping[Any, Any]):
@@ -92,7 +94,11 @@ class Entries(Walk, MutableMapping[Any, Any]):
             if self._kind == MapType.BPF_MAP_TYPE_BLOOM_FILTER:
                 return self._run("lookup", "lookup", value=key) == 0
             return self._run("lookup", "lookup", key) == 0
+        except StateError:
+            raise
         except (TypeError, ValueError):
+            if self._kind in _NEVER_IN:
+                raise
             return False  # such a value cannot be a key of this map
 
     def lookup(self, key: Any, default: Any = None, *, flags: int = 0) -> Any:
@@ -132,10 +138,13 @@ class Entries(Walk, MutableMapping[Any, Any]):
 
         :raises KeyError: the entry does not exist, and no `default`
         :raises IndexError: the queue or stack is empty, and there is no `default`
+        :raises TypeError: a key is missing, or given although the map has none
         """
         out: list[Any] = []
         take = self._decoded(out)
         if self._kind in KEYLESS:
+            if key is not MISSING:
+                self._key.encode(key)  # refuses it
             self._run("lookup_and_delete", "pop", result=take)
             if not out and default is MISSING:
                 raise IndexError(f"map {self._name!r} is empty")
@@ -182,6 +191,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
 
     def __iter__(self) -> Iterator[Any]:
         if self._kind in FULL_ARRAYS:
+            self.fileno()
             return chain.from_iterable([self._key.decode_all(self._index_bytes())])
         return chain.from_iterable(self._key.decode_all(keys) for keys, _, _ in self.batches())
 
@@ -193,6 +203,7 @@ class Entries(Walk, MutableMapping[Any, Any]):
     def __len__(self) -> int:
         """Count the entries. For anything but an array this walks the map."""
         if self._kind in FULL_ARRAYS:
+            self.fileno()
             return self._entries
         return sum(count for _, _, count in self.batches())
 

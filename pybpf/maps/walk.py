@@ -4,6 +4,9 @@ Theory of operation. The batch commands take some 250 ns per entry. A pair of ge
 and lookup takes 4000. Whether a map has batches is found by trying: ENOTSUPP (524), or EINVAL
 from kernels before 5.6, means that the walk goes key by key. The errors of that walk are
 then the answer.
+
+The calls have the number of the map's descriptor in them. So a walk asks for it before each
+call: the map may have been closed meanwhile, and the number given to another file.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class Walk(Calls):
             end = element.next() < 0
             code = last_errno() if end else 0
             yield key
+            self.fileno()
             if end:
                 if code != errno.ENOENT:
                     raise self._error("next key", code)
@@ -80,6 +84,7 @@ class Walk(Calls):
         :param delete: remove what is returned from the map
         :returns: packed keys, packed values (per-CPU values padded to 8 bytes, for all possible
             CPUs), number of entries. The views are valid until the next ones are requested.
+        :raises StateError: the map is closed, also between two batches
         :raises BpfError: EOPNOTSUPP for a map without keys; or the kernel's refusal
         """
         number = self.fileno()
@@ -97,6 +102,7 @@ class Walk(Calls):
         started = False
         retries = 100
         while True:
+            self.fileno()
             calls.count = size
             failed = (calls.lookup_and_delete() if delete else calls.lookup()) < 0
             code = last_errno() if failed else 0

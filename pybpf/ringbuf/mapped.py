@@ -25,6 +25,8 @@ _WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 class MappedRing:
     """Hold a mapped ring. Close it, or use it as a context manager.
 
+    What is called after `close` raises `StateError`.
+
     :param ring: a created ring buffer map
     :param what: what to call it in messages
     :param produces: we write the records (a user ring buffer), so the data are writable
@@ -65,6 +67,7 @@ class MappedRing:
 
     def close(self) -> None:
         """Unmap the ring. The map itself stays. Closing again does nothing."""
+        self._fd.close()
         while self._views:
             self._views.pop().release()
         while self._maps:
@@ -73,12 +76,14 @@ class MappedRing:
             except BufferError:
                 # Somebody still holds a part of the data. It is unmapped when that goes.
                 continue
-        self._fd.close()
+
+    def _check_open(self) -> None:
+        self._fd.fileno()  # says what is closed
 
     @property
     def closed(self) -> bool:
         """Return True after `close`."""
-        return not self._maps
+        return self._fd.closed
 
     def __enter__(self) -> Self:
         return self

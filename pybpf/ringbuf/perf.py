@@ -30,7 +30,7 @@ from typing import Any
 
 from .._sys import perf
 from .._uapi.enums import MapType
-from ..errors import BpfError
+from ..errors import BpfError, StateError
 from ..namedtuple import NamedTuple
 from .kinds import check_map, record_decoder
 from .records import Run, skip_records
@@ -195,8 +195,16 @@ class PerfBuffer:
     def closed(self) -> bool:
         return not self._rings
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise StateError(f"perf buffer {self.name!r}")
+
     def fileno(self) -> int:
-        """Return a descriptor that is readable (poll, asyncio) when there are unread records."""
+        """Return a descriptor that is readable (poll, asyncio) when there are unread records.
+
+        :raises StateError: after `close`
+        """
+        self._check_open()
         return self._poll.fileno()
 
     @property
@@ -240,6 +248,7 @@ class PerfBuffer:
         :param timeout: seconds to wait if all rings are empty; 0 does not wait, None waits forever
         :param max_records: keep the rest for the next call
         :returns: copies, CPU by CPU; [] after the timeout
+        :raises StateError: after `close`
         """
         if max_records is not None and max_records <= 0:
             raise ValueError("max_records must be positive")
@@ -256,14 +265,15 @@ class PerfBuffer:
 
         A record that cannot be decoded is consumed. This call raises its exception, and the
         next call returns the other records.
+
+        :raises StateError: after `close`
         """
+        self._check_open()
         if self._left:
             found, self._left = self._left, []
             return found
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            if not self._rings:
-                raise ValueError(f"perf buffer {self.name!r} is closed")
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             # The kernel reports only once that a ring is readable, and the code that waited on our
             # descriptor got that answer (perf_poll(), kernel/events/core.c). So without waiting,

@@ -221,10 +221,6 @@ class RingBuffer(MappedRing):
         """Return how many records the BPF side could not store, None if nobody counts them."""
         return None if self._lost is None else int(self._lost())
 
-    def _check_open(self) -> None:
-        if not self._maps:
-            raise ValueError(f"ring buffer {self.name!r} is closed")
-
     # -- looking and waiting ------------------------------------------------
 
     def _look(self, limit: int, *, one_run: bool = False) -> tuple[int, Scan] | None:
@@ -269,6 +265,7 @@ class RingBuffer(MappedRing):
         return True
 
     def _store(self, position: int) -> None:
+        self._check_open()
         if self._fence:
             self._fence()
         self._consumer[0] = position

@@ -27,7 +27,12 @@ class RingBuffers:
             self._poll.register(fd, select.POLLIN)
 
     def wait(self, timeout: float | None = None) -> list[RingBuffer]:
-        """Wait for rings with unread data, in the order given. [] after `timeout` seconds."""
+        """Wait for rings with unread data, in the order given. [] after `timeout` seconds.
+
+        :raises StateError: if one of the rings is closed
+        """
+        for ring in self._rings.values():
+            ring.fileno()  # poll() would call a closed one readable, or find another file there
         ready = self._poll.poll(None if timeout is None else math.ceil(timeout * 1000))
         fds = {fd for fd, _ in ready}
         return [ring for fd, ring in self._rings.items() if fd in fds]

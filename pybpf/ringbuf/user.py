@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from .._uapi.enums import MapType
-from ..errors import BpfError
+from ..errors import BpfError, StateError
 from .kinds import RingMap, btf_codec, check_map
 from .mapped import MappedRing
 from .reader import make_fence
@@ -45,20 +45,20 @@ class Reservation:
     def submit(self) -> None:
         """Give the record to the program.
 
-        :raises ValueError: if it was submitted or discarded already
+        :raises StateError: if it was submitted or discarded already, or the ring is closed
         """
         self._finish(0)
 
     def discard(self) -> None:
         """Give the record up. The program never sees it.
 
-        :raises ValueError: if it was submitted or discarded already
+        :raises StateError: as `submit`
         """
         self._finish(DISCARD)
 
     def _finish(self, flags: int) -> None:
         if self._at < 0:
-            raise ValueError("the record was submitted or discarded already")
+            raise StateError("the record", "it was submitted or discarded already")
         length = len(self.data)
         self.data.release()
         at, self._at = self._at, -1
@@ -118,8 +118,7 @@ class UserRingBuffer(MappedRing):
     @property
     def available(self) -> int:
         """Return the bytes reserved and not yet taken, including headers and padding."""
-        if not self._maps:
-            raise ValueError(f"user ring buffer {self.name!r} is closed")
+        self._check_open()
         return self._producer[0] - self._consumer[0]
 
     def reserve(self, size: int, timeout: float | None = 0) -> Reservation:
@@ -127,9 +126,11 @@ class UserRingBuffer(MappedRing):
 
         :param size: bytes of the payload
         :param timeout: seconds to wait for room; 0 does not wait, None waits forever
-        :raises ValueError: if `size` is not positive, or the ring is closed
+        :raises ValueError: if `size` is not positive
+        :raises StateError: if the ring is closed
         :raises BpfError: E2BIG if the record is larger than the ring, ENOSPC if there is no room
         """
+        self._check_open()
         if size <= 0:
             raise ValueError(f"a record of {size} bytes: give a size above 0")
         total = stride_of(size)
@@ -160,8 +161,7 @@ class UserRingBuffer(MappedRing):
 
     def finish(self, at: int, header: int) -> None:
         """Write the header of a finished record. `Reservation` calls it."""
-        if not self._maps:
-            raise ValueError(f"user ring buffer {self.name!r} is closed")
+        self._check_open()
         if self._fence:
             self._fence()
         self._words[at >> 2] = header
@@ -172,7 +172,7 @@ class UserRingBuffer(MappedRing):
         :param timeout: as in `reserve`
         :raises TypeError: if the value does not fit the type
         :raises ValueError: the same; or as `reserve`
-        :raises BpfError: as `reserve`
+        :raises BpfError: as `reserve`, with `StateError`
         """
         if self._type is None:
             data = value

@@ -59,13 +59,14 @@ class Batches:
                 await asyncio.sleep(NAP_MAX)
                 continue
             ready = loop.create_future()
-            loop.add_reader(ring.fileno(), _wake, ready)
+            number = ring.fileno()  # the ring may be closed meanwhile
+            loop.add_reader(number, _wake, ready)
             try:
                 await asyncio.wait_for(ready, left)
             except TimeoutError:
                 continue
             finally:
-                loop.remove_reader(ring.fileno())
+                loop.remove_reader(number)
 
 
 def _wake(ready: Any) -> None:

@@ -24,7 +24,8 @@ from pybpf.features import Feature, Support
 from pybpf.kernel.btffind import BtfFinder
 from pybpf.kernel.funcfind import FunctionFinder
 from pybpf.kernel.host import Facts
-from pybpf.kernel.lookup import BtfTarget
+from pybpf.kernel.lookup import BtfTarget, KprobePlaces, asked_place, kprobe_places
+from pybpf.links import kprobe
 from pybpf.multi.candidates import Candidate
 from pybpf.multi.reasons import Reason
 from pybpf.multi.select import Selection, select
@@ -310,6 +311,38 @@ def test_a_name_is_refused_for_the_reason_that_the_tables_give(facts: Facts, nam
             with pytest.raises(PlanError) as refused:
                 program.attach_multi([name], mechanism="kprobe_multi")
             assert refused.value.skipped == expected.skipped
+
+
+@pytest.mark.needs(Feature.KPROBE_MULTI)
+@pytest.mark.parametrize(
+    "name", ["__pfx_vfs_read", "jiffies", "asm_exc_debug", "no_such", "name_show", "vfs_read"]
+)
+def test_a_section_of_one_name_attaches_where_the_tables_say(
+    facts: Facts, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kprobe.multi/NAME: the same places and the same error, with or without reading the tables."""
+    expected: KprobePlaces | BpfError
+    try:
+        expected = kprobe_places(facts, name)
+    except BpfError as error:
+        expected = error
+    told = asked_place(Facts(), name)
+    with pybpf.open(ROOT / "tests/data/attach_kinds.bpf.o") as obj:
+        program = obj.programs["on_multi"]
+        program.attach_to = name
+        program.load()
+        if isinstance(expected, BpfError):
+            with pytest.raises(BpfError) as caught:
+                program.attach()
+            assert str(caught.value).endswith(str(expected))
+            assert caught.value.errno == expected.errno
+            return
+        assert told in (None, expected) and (name != "name_show" or told is None)
+        if told is not None:
+            monkeypatch.setattr(kprobe, "kprobe_places", lambda *asked: pytest.fail("read tables"))
+        with program.attach() as link:
+            assert link.what == f"kprobe.multi x{len(expected.addresses)}"
+            assert link.info().prog_id == program.info().id
 
 
 def test_a_module_function_takes_a_program(with_modules: Facts) -> None:

@@ -103,7 +103,7 @@ def test_life(perf: pybpf.Object) -> None:
     buffer.close()
     offer(perf, 1)
     assert perf.globals.failed == 1  # nobody listens any more
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(pybpf.StateError, match="closed"):
         buffer.read(0)
     with pytest.raises(ValueError, match="power of two"):
         PerfBuffer(events, pages=3)

@@ -103,5 +103,5 @@ def test_wrong_maps_and_types(obj: pybpf.Object) -> None:
         with pytest.raises(ValueError, match="above 0"):
             ring.reserve(0)
     assert len(os.listdir("/proc/self/fd")) == before
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(pybpf.StateError, match="closed"):
         ring.reserve(8)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pybpf.errors import BpfError
+from pybpf.errors import BpfError, StateError
 from pybpf.ringbuf import RingBuffer
 from pybpf.ringbuf.overwrite import newest
 from pybpf.ringbuf.records import BUSY, DISCARD
@@ -269,9 +269,9 @@ def test_closed_reader_says_so(ring: FakeRing) -> None:
     rb.close()
     assert rb.closed
     assert "closed" in repr(rb)
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(StateError, match="closed"):
         rb.read(0)
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(StateError, match="closed"):
         _ = rb.available
 
 

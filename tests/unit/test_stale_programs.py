@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +16,7 @@ from pybpf import programs
 from pybpf._sys.fd import Fd
 from pybpf.binding import ProgLoad
 from pybpf.errors import BpfError
+from pybpf.kernel import funcfind
 from pybpf.kernel.host import Facts
 from pybpf.kernel.lookup import BtfTarget, KprobePlaces
 from pybpf.links import Link, kprobe
@@ -133,6 +134,7 @@ class Moment:
         self.kernel = kernel
         self.red = kernel.number("red")
         self.loaded = self
+        self.is_saved = False
 
     def current(self) -> Moment:
         return self if self.red == self.kernel.number("red") else Moment(self.kernel)
@@ -184,6 +186,95 @@ def test_a_glob_is_not_looked_up_for_ever(kernel: Kernel, request_: Any) -> None
     with pytest.raises(BpfError, match=r"modules were unloaded or loaded again each time \(red\)"):
         kprobe.multi_by_section(request_)
     assert kernel.left() == []
+
+
+class Asked:
+    """Stands for the kernel that is asked for functions by name, and cannot tell of every one."""
+
+    known: ClassVar = {"one": 0x7000}
+    closed = 0
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        Asked.closed += 1
+
+    def find(self, name: str) -> int | None:
+        return self.known.get(name)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The globs that were looked up in tables."""
+    looked_up: list[str] = []
+    inner = kprobe.kprobe_places
+
+    def places(facts: Any, glob: str) -> KprobePlaces:
+        looked_up.append(glob)
+        return inner(facts, glob)
+
+    monkeypatch.setattr(kprobe, "kprobe_places", places)
+    monkeypatch.setattr(funcfind, "FunctionFinder", Asked)
+    return looked_up
+
+
+@pytest.mark.parametrize("name", ["one", "vmlinux:one", "one [vmlinux]"])
+def test_one_name_needs_no_tables(request_: Any, asked: list[str], name: str) -> None:
+    """The kernel is asked where it is, and no list is read."""
+    request_.target = name
+    before = Asked.closed
+    assert kprobe.multi_by_section(request_).what == "0x7000"
+    assert asked == [] and Asked.closed == before + 1
+
+
+@pytest.mark.parametrize("glob", ["on*", "red:one", "re?:one", "two"])
+def test_what_only_tables_tell(request_: Any, asked: list[str], glob: str) -> None:
+    """Globs, functions of modules, and names of which the kernel does not tell."""
+    request_.target = glob
+    assert kprobe.multi_by_section(request_).what == "0x5000"
+    assert asked == [glob]
+
+
+@pytest.mark.parametrize("error", [BpfError(errno.EPERM, "test"), FileNotFoundError()])
+def test_without_an_answer_the_tables_are_read(
+    request_: Any, asked: list[str], monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """No rights, an older kernel, no /sys."""
+
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(funcfind, "FunctionFinder", refuse)
+    request_.target = "one"
+    assert kprobe.multi_by_section(request_).what == "0x5000"
+    assert asked == ["one"]
+
+
+def test_saved_facts_are_not_asked_about(request_: Any, asked: list[str]) -> None:
+    request_.target, request_.facts.is_saved = "one", True
+    assert kprobe.multi_by_section(request_).what == "0x5000"
+
+
+def test_the_tables_say_why_a_name_is_refused(
+    kernel: Kernel, request_: Any, asked: list[str]
+) -> None:
+    """ftrace does not trace it: the link is refused, and the error is that of the tables."""
+
+    def refuse() -> None:
+        kernel.calls.append("refused")
+        raise BpfError(errno.EINVAL, "no such place")
+
+    def untraced(facts: Any, glob: str) -> KprobePlaces:
+        raise BpfError(errno.ENOENT, "no traceable kernel function matches 'one'")
+
+    kernel.at[0] = refuse
+    request_.target = "one"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BpfError, match="no traceable"):
+        patch.setattr(kprobe, "kprobe_places", untraced)
+        kprobe.multi_by_section(request_)
+    assert kernel.left() == []
+    assert kprobe.multi_by_section(request_).what == "0x7000"
 
 
 # -- what was linked -------------------------------------------------------

@@ -8,10 +8,12 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from pybpf._sys.fd import Fd, set_tracer
+from pybpf.errors import StateError
 from tests.support.fdleak import FdTracker
 
 
@@ -47,8 +49,15 @@ def test_a_closed_fd_has_no_number() -> None:
     a, b = _pipe()
     a.close()
     b.close()
-    with pytest.raises(ValueError, match="reader is closed"):
-        a.fileno()
+    uses: list[Callable[[], object]] = [a.fileno, a.dup, a.release]
+    for use in uses:
+        with pytest.raises(StateError, match="reader: it is closed") as caught:
+            use()
+        assert caught.value.errno == errno.EBADF
+    nameless = Fd(os.open(os.devnull, os.O_RDONLY))
+    nameless.close()
+    with pytest.raises(StateError, match="file descriptor: it is closed"):
+        nameless.fileno()
 
 
 def test_release_gives_up_ownership() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pybpf._sys import denied
-from pybpf.errors import BpfError, DeniedByPolicy
+from pybpf.errors import BpfError, DeniedByPolicy, StateError
 from pybpf.kernel import tracepipe
 from pybpf.kernel.tracepipe import TraceLine, TracePipe, parse_lines
 
@@ -74,3 +76,25 @@ def test_who_refused_an_instance(
         TracePipe()
     assert (caught.value.errno, caught.value.hint) == (number, hint)
     assert isinstance(caught.value, DeniedByPolicy) == bool(hint)
+
+
+def test_a_closed_pipe_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has no descriptor any more, and closing again does nothing."""
+    mkdir = os.mkdir
+
+    def instance(path: str) -> None:
+        for folder in ("", "/events", "/events/bpf_trace", "/events/bpf_trace/bpf_trace_printk"):
+            mkdir(path + folder)
+        os.mkfifo(f"{path}/trace_pipe")
+
+    (tmp_path / "instances").mkdir()
+    monkeypatch.setattr(tracepipe, "tracefs", lambda: str(tmp_path))
+    monkeypatch.setattr(os, "mkdir", instance)
+    pipe = TracePipe()
+    assert pipe.read(0) == []
+    pipe.close()
+    pipe.close()
+    uses: list[Callable[[], object]] = [pipe.fileno, lambda: pipe.read(0), lambda: next(iter(pipe))]
+    for use in uses:
+        with pytest.raises(StateError, match="the trace pipe: it is closed"):
+            use()
