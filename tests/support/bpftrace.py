@@ -15,13 +15,14 @@ __all__ = ["KINDS", "Bpftrace", "named"]
 
 KINDS = ("fentry", "fexit", "kprobe", "kretprobe")
 _PREFIX = "phase-"
-_PR_SET_NAME = 15
+_PR_SET_NAME, _PR_GET_NAME = 15, 16
 _prctl = ctypes.CDLL(None).prctl
 
 
 def named(name: str, run: Callable[[], None]) -> None:
     """Call `run` under another process name (``comm``), at most 9 characters."""
-    usual = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
+    usual = ctypes.create_string_buffer(16)
+    _prctl(_PR_GET_NAME, usual, 0, 0, 0)  # opening /proc/self/comm would be counted
     _prctl(_PR_SET_NAME, f"{_PREFIX}{name}".encode(), 0, 0, 0)
     run()
     _prctl(_PR_SET_NAME, usual, 0, 0, 0)
