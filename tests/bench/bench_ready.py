@@ -1,8 +1,8 @@
 """Whole runs, from start to attached: ``python -m tests.bench ready``.
 
 Guests whose clock counts instructions, one nanosecond each. What attaching takes is set against
-the kernel's own part of it: the calls of bpf(2), and writing the lists that we read, of its symbols
-and of its traceable functions.
+the kernel's own part of it: the calls of bpf(2), and reading its lists of symbols, of traceable
+functions and of those that kprobes refuse. What is read in other ways counts as ours.
 KERNEL=6.12|latest has one row only.
 """
 

@@ -23,34 +23,16 @@ def say(**figures: object) -> None:
     print(str(figures).replace("'", '"'), flush=True)
 
 
-def lists(facts: object) -> int:
-    """ns that the kernel takes to write the lists that these facts were read from."""
-    from pybpf._sys.files import read
-    from pybpf.kernel.ftrace import tracefs
-
-    took = 0
-    for name, paths in (
-        ("kallsyms", ["/proc/kallsyms"]),
-        ("ftrace", [f"{tracefs()}/available_filter_functions{x}" for x in ("_addrs", "")]),
-    ):
-        path = next(filter(os.path.exists, paths))
-        if name in vars(facts):
-            start = time.perf_counter_ns()
-            read(path)
-            took += time.perf_counter_ns() - start
-    return took
-
-
 def attach(asked: str, mechanism: str, began: int) -> None:
     """Attach a program that reads nothing, say where the time went, and end.
 
     :param began: when the process was started; the clock is the same for all processes
     """
     import pybpf
-    from pybpf._sys import door
+    from pybpf._sys import door, files
 
-    inside = 0
-    real = door._syscall
+    inside = lists = 0
+    real, real_read = door._syscall, files.read
 
     def timed(*arguments: object) -> int:
         nonlocal inside
@@ -59,6 +41,17 @@ def attach(asked: str, mechanism: str, began: int) -> None:
             return int(real(*arguments))
         finally:
             inside += time.perf_counter_ns() - start
+
+    def timed_read(path: str) -> bytes:
+        nonlocal lists
+        start = time.perf_counter_ns()
+        try:
+            return real_read(path)
+        finally:
+            lists += time.perf_counter_ns() - start
+
+    assert "pybpf.kernel.ftrace" not in sys.modules  # it keeps the function that it imports
+    files.read = timed_read
 
     imported = resource.getrusage(resource.RUSAGE_SELF)
     with pybpf.open(OBJECT) as obj:
@@ -69,21 +62,19 @@ def attach(asked: str, mechanism: str, began: int) -> None:
             whole = time.perf_counter_ns() - began
             now = resource.getrusage(resource.RUSAGE_SELF)
             functions = sum(len(group.targets) for group in link.plan.groups)
-            facts = obj.facts.current()
-        # Once it is detached: what is traced makes the lists longer.
-        say(
-            row="attach",
-            asked=asked,
-            mechanism=mechanism,
-            functions=functions,
-            whole=whole,
-            took=took,
-            kernel=inside,
-            lists=lists(facts),
-            user=round(1e9 * (now.ru_utime - imported.ru_utime)),
-            system=round(1e9 * (now.ru_stime - imported.ru_stime)),
-            grown=now.ru_maxrss - imported.ru_maxrss,
-        )
+    say(
+        row="attach",
+        asked=asked,
+        mechanism=mechanism,
+        functions=functions,
+        whole=whole,
+        took=took,
+        kernel=inside,
+        lists=lists,
+        user=round(1e9 * (now.ru_utime - imported.ru_utime)),
+        system=round(1e9 * (now.ru_stime - imported.ru_stime)),
+        grown=now.ru_maxrss - imported.ru_maxrss,
+    )
 
 
 def process(asked: str, mechanism: str) -> None:

@@ -499,7 +499,9 @@ def test_what_prometheus_scraped_is_the_truth(tmp_path: Path) -> None:
         for panel in dashboard["panels"]:
             for target in panel["targets"]:
                 asked = target["expr"].replace("$function", ".*")
-                assert prometheus.query(asked.replace("$__rate_interval", "5m")), asked
+                asked = asked.replace("$__rate_interval", "5m")
+                while not prometheus.query(asked):  # on a busy machine a scrape may be late
+                    time.sleep(0.5)
         final = totals(watch.end())
     assert final["do_getpgid"]["calls"] == counted["do_getpgid"]
 
