@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["picked", "shared_prefixes"]
+__all__ = ["picked", "places_of", "shared_prefixes"]
 
 T = TypeVar("T")
 
@@ -17,6 +17,17 @@ T = TypeVar("T")
 def picked(values: Sequence[T], places: Sequence[int]) -> Sequence[T]:
     """Return what is at these places. One call for all takes half the time of one call for each."""
     return itemgetter(*places)(values) if len(places) > 1 else [values[at] for at in places]
+
+
+def places_of(value: T, values: Sequence[T]) -> list[int]:
+    """List where a value is, without a step for each of the others."""
+    found, at = [], -1
+    try:
+        while True:
+            at = values.index(value, at + 1)
+            found.append(at)
+    except ValueError:
+        return found
 
 
 def shared_prefixes(names: Iterable[str], most: int) -> list[str]:
