@@ -31,7 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from ..bulk import places_of
+from ..bulk import picked, places_of, zeros
 from ..dataclass import dataclass, replace
 from ..features import new_enough
 from ..kernel.functions import label
@@ -74,14 +74,16 @@ def _by_shape(targets: Targets) -> list[tuple[_Shape, list[int]]]:
     # Positions of the targets, by everything that a mechanism's answer depends on. This is fast for
     # thousands of targets, most of them plain: models are compared by identity, because equal ones
     # are mostly one object, and the columns are searched for what is not plain.
-    columns, column = targets.columns, targets.column
-    models = column(columns.models)
-    unique, kprobe, addresses = map(column, (columns.unique, columns.kprobe, columns.addresses))
-    btf_ids, occupied, modules = column(columns.btf_ids), column(columns.occupied), targets.modules
-    odd = {i for values in (unique, kprobe, addresses, btf_ids) for i in places_of(0, values)}
+    columns, rows = targets.columns, targets.rows
+    if 4 * len(rows) < len(columns.names):
+        columns, rows = TargetColumns.of(targets), range(len(rows))
+    unique, kprobe, addresses = columns.unique, columns.kprobe, columns.addresses
+    btf_ids, occupied, modules = columns.btf_ids, columns.occupied, columns.modules
+    models = columns.models
+    odd = {*places_of(0, unique), *places_of(0, kprobe), *zeros(addresses), *zeros(btf_ids)}
     for values in (occupied, modules):
         if any(values):
-            odd.update([i for i, value in enumerate(values) if value])
+            odd.update([row for row, value in enumerate(values) if value])
     ids = list(map(id, models))
     numbers: dict[object, int] = {}
     by_id = {
@@ -90,14 +92,14 @@ def _by_shape(targets: Targets) -> list[tuple[_Shape, list[int]]]:
     }
     kinds = list(map(by_id.__getitem__, ids))
     shapes = [_PLAIN] * len(numbers)
-    for i in odd:
-        known = (not btf_ids[i], unique[i], kprobe[i], occupied[i], addresses[i] == 0)
-        shape = (modules[i], *known)
-        kinds[i] = numbers.setdefault((kinds[i], shape), len(numbers))
+    for r in odd:
+        known = (not btf_ids[r], unique[r], kprobe[r], occupied[r], addresses[r] == 0)
+        shape = (modules[r], *known)
+        kinds[r] = numbers.setdefault((kinds[r], shape), len(numbers))
         if len(numbers) > len(shapes):
             shapes.append(shape)
     out: list[list[int]] = [[] for _ in shapes]
-    for i, kind in enumerate(kinds):
+    for i, kind in enumerate(picked(kinds, rows)):
         out[kind].append(i)
     return [(shape, some) for shape, some in zip(shapes, out, strict=True) if some]
 
