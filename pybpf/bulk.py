@@ -7,9 +7,10 @@ from typing import TypeVar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterable, Sequence
 
-__all__ = ["picked", "shared_prefixes"]
+__all__ = ["picked", "places_of", "shared_prefixes", "zeros"]
 
 T = TypeVar("T")
 
@@ -17,6 +18,30 @@ T = TypeVar("T")
 def picked(values: Sequence[T], places: Sequence[int]) -> Sequence[T]:
     """Return what is at these places. One call for all takes half the time of one call for each."""
     return itemgetter(*places)(values) if len(places) > 1 else [values[at] for at in places]
+
+
+def places_of(value: T, values: Sequence[T]) -> list[int]:
+    """List where a value is, without a step for each of the others."""
+    found, at = [], -1
+    try:
+        while True:
+            at = values.index(value, at + 1)
+            found.append(at)
+    except ValueError:
+        return found
+
+
+def zeros(values: array[int]) -> list[int]:
+    """List where an array has 0, by a search of its bytes. No number is made for this."""
+    data, size, found = values.tobytes(), values.itemsize, []
+    needle = bytes(size)
+    at = data.find(needle)
+    while at >= 0:
+        place, rest = divmod(at, size)
+        if not rest:
+            found.append(place)
+        at = data.find(needle, at + 1 if rest else at + size)
+    return found
 
 
 def shared_prefixes(names: Iterable[str], most: int) -> list[str]:

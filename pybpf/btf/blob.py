@@ -14,6 +14,7 @@ import sys
 from array import array
 from functools import cached_property
 
+from ..bulk import picked
 from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False
@@ -53,6 +54,14 @@ _EXTRA_WORDS = (
     (0, 0),  # type_tag
     (0, 3),  # enum64
 )
+# Length in words of a record by the highest byte of its info word, 0 if the length varies.
+_SIZES = [
+    0 if each or not kind else 3 + fixed
+    for kind, (fixed, each) in enumerate(_EXTRA_WORDS + ((0, 1),) * (128 - len(_EXTRA_WORDS)))
+] * 2
+# By info word, the lengths of the records that are most common: prototypes. A dict finds first what
+# it got first, and all of its keys end in the same few bits.
+_STEPS = {13 << 24 | params: 3 + 2 * params for params in range(13)}
 
 
 class Blob:
@@ -166,23 +175,34 @@ class Blob:
             layout[kind] = (fixed // 4, each // 4)
         return layout
 
+    @property
+    def _kinds(self) -> bytes:
+        # For each word the highest byte of the next word. Where a record starts, that is its kind.
+        records, start = self.records
+        return records[start + 7 : start + 4 * len(self.words) : 4]
+
+    @cached_property
+    def kinds(self) -> bytes:
+        """Return the kind of every own type, each with its flag as the highest bit."""
+        return bytes(picked(self._kinds, self.offsets))
+
     @cached_property
     def offsets(self) -> array[int]:
         """Return the word offset of every own type. Index 0 is type `start_id`."""
         words = self.words
         infos = words[1:]
-        # Record lengths in words, by info word. There are some hundreds of them.
-        steps: dict[int, int] = {}
+        kinds, sizes = self._kinds, _SIZES
+        # Record lengths in words, by info word, for the kinds whose length varies.
+        steps = dict(_STEPS)
         offsets: list[int] = []  # appending to an array takes longer: it grows in small steps
-        append = offsets.append
         at = 0
         # The walk ends with the IndexError of the first info word after the section. A comparison
         # per record would cost a fifth more. So would a dict that fills itself.
         while True:
             try:
                 while True:
-                    step = steps[infos[at]]
-                    append(at)
+                    step = sizes[kinds[at]] or steps[infos[at]]
+                    offsets.append(at)
                     at += step
             except KeyError:
                 steps[infos[at]] = self._step(at)

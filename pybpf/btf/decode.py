@@ -16,11 +16,13 @@ Split BTF (kernel modules) continues the ids and string offsets of its base.
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
+from functools import cached_property
 from itertools import compress, repeat
 
-from ..bulk import picked, shared_prefixes
+from ..bulk import shared_prefixes
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
 from .blob import Blob
@@ -48,7 +50,7 @@ from .types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 __all__ = ["Btf", "FuncColumns"]
@@ -72,8 +74,8 @@ _HAS_SIZE = bytes(
 _BULK = 40
 # For more beginnings of names than this, reading all names takes less time.
 _MOST_PREFIXES = 4
-# By the highest byte of an info word, without its kind flag.
-_IS_FUNC = bytes(k & 0x7F == _FUNC for k in range(256))
+# Find functions that follow one another among the kinds of types.
+_FUNCS = re.compile(b"[\x0c\x8c]+").finditer
 _POINTER_SIZE = 8
 # Longest chain of modifiers, typedefs and arrays to follow. C code has
 # a dozen; forged BTF has cycles.
@@ -209,24 +211,28 @@ class Btf:
 
     def func_columns(self) -> FuncColumns:
         """Return every own FUNC as columns, ascending by id. The fast path for listing."""
-        blob, start = self.blob, self.start_id
-        words = blob.words
-        # One byte of each record gives the kind. These bytes are collected at C speed.
-        infos = array("I", picked(words[1:], blob.offsets))
-        is_func = infos.tobytes()[3::4].translate(_IS_FUNC)
-        ids = array("I", compress(range(start, start + len(is_func)), is_func))
-        offsets = array("I", compress(blob.offsets, is_func))
-        return self._func_columns(ids, offsets, picked(words, offsets))
+        return self._func_columns(*self._func_records)
 
-    def _func_columns(
-        self, ids: array[int], offsets: Sequence[int], names: Sequence[int]
-    ) -> FuncColumns:
-        # :param offsets: where the FUNCs are, in words
+    @cached_property
+    def _func_records(self) -> tuple[array[int], array[int], array[int]]:
+        # Of the own FUNCs: ids, offsets of the names, ids of the prototypes.
+        blob, start = self.blob, self.start_id
+        records, types_at = blob.records
+        ids, parts = array("I"), []
+        # In a kernel most of them follow one another, 12 bytes each.
+        for run in _FUNCS(blob.kinds):
+            first, end = run.span()
+            at = types_at + 4 * blob.offsets[first]
+            ids.extend(range(start + first, start + end))
+            parts.append(records[at : at + 12 * (end - first)])
+        words = array("I", b"".join(parts))
+        return ids, words[::3], words[2::3]
+
+    def _func_columns(self, ids: array[int], names: array[int], protos: array[int]) -> FuncColumns:
         # :param names: offsets of their names
         blob, text = self.blob, self.blob.text
-        protos = array("I", picked(blob.words[2:], offsets))
         if max(protos, default=0) >= self.nr_types:
-            for at, proto in zip(offsets, protos, strict=True):
+            for at, proto in zip(self._places(ids), protos, strict=True):
                 blob.reference(at, proto)
         if self._is_plain(names):
             ends = list(map(text.index, repeat("\0"), names))
@@ -234,17 +240,20 @@ class Btf:
                 raise blob.error("the names of functions are too long", None)
             texts = [text[at:end] for at, end in zip(names, ends, strict=True)]
             return FuncColumns(ids, texts, protos)
-        return FuncColumns(ids, list(map(blob.record_name, offsets, names)), protos)
+        return FuncColumns(ids, list(map(blob.record_name, self._places(ids), names)), protos)
+
+    def _places(self, ids: Iterable[int]) -> list[int]:
+        # Where own types are, in words.
+        return [self.blob.offsets[type_id - self.start_id] for type_id in ids]
 
     def _funcs_starting(self, prefixes: Sequence[str]) -> FuncColumns | None:
-        # The FUNCs whose names start so, None if they have to be found among all.
-        types = self._names.starting(prefixes)
-        if types is None:
+        # The FUNCs whose names start so, None if some names start inside longer ones.
+        columns = self._func_records
+        names = columns[1]
+        if self._names.inner(names):
             return None
-        ids = array("I", [type_id for type_id in types if self.kind(type_id) == _FUNC])
-        words, start = self.blob.words, self.start_id
-        offsets = [self.blob.offsets[type_id - start] for type_id in ids]
-        return self._func_columns(ids, offsets, [words[at] for at in offsets])
+        wanted = bytes(map(self._names.starting(prefixes).__contains__, names))
+        return self._func_columns(*(array("I", compress(column, wanted)) for column in columns))
 
     def _is_plain(self, offsets: Sequence[int]) -> bool:
         # All of these are offsets of own strings, in which each byte is a character.

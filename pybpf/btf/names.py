@@ -14,12 +14,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from functools import cached_property
-from itertools import compress, count, islice
+from itertools import islice
 from operator import itemgetter
+
+from ..bulk import picked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .blob import Blob
 
@@ -129,17 +131,28 @@ class TypeNames:
             found = sorted([x for name in names for x in self._indexed(name)])
         return found
 
-    def starting(self, prefixes: Iterable[str]) -> list[int] | None:
-        """List the ids of the types, ascending, whose names start with one of these.
+    def starting(self, prefixes: Iterable[str]) -> set[int]:
+        """Return the offsets of the strings that start with one of these.
 
         :param prefixes: not empty
-        :returns: None if names start inside longer ones, so that all have to be looked at
         """
-        if self._inner:
-            return None
-        wanted = {x for text in prefixes for x in self._occurrences(_bytes(text), whole=True)}
-        names, first = array("I", self._table), self._blob.start_id
-        return list(compress(count(first), map(wanted.__contains__, names)))
+        return {x for text in prefixes for x in self._occurrences(_bytes(text), whole=True)}
+
+    def inner(self, names: Sequence[int]) -> list[int]:
+        """List the names that start inside a longer string, as "foo" in "xfoo".
+
+        A kernel's BTF has none, but the format allows them.
+
+        :param names: string offsets
+        """
+        if self._blob.base is None and len(names) > 1:
+            # The usual answer is found at C speed, which saves 10 ms.
+            try:
+                if not any(itemgetter(*names)(b"\0" + self._blob.strings)):
+                    return []
+            except IndexError:
+                pass  # a name is outside the strings. Whoever reads it gets the error
+        return [x for x in set(names) if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
 
     @property
     def index(self) -> dict[str, int | list[int]]:
@@ -303,29 +316,15 @@ class TypeNames:
 
     @property
     def _inner(self) -> list[int]:
-        # Offsets of names that start inside a longer string ("foo" in "xfoo"). Kernel BTF
-        # does not have them, but the format allows them.
+        # Offsets of the types' names that start inside a longer string.
         return self._tables[1]
 
     @cached_property
     def _tables(self) -> tuple[bytes, list[int]]:
         # The table and `_inner`, made together: numbers are made once for both.
         blob = self._blob
-        offsets = blob.offsets
-        if len(offsets) < 2:
-            names = tuple(blob.words[at] for at in offsets)
-        else:
-            names = itemgetter(*offsets)(blob.words)
-        table = array("I", names).tobytes()
-        if blob.base is None and len(names) > 1:
-            # The usual answer is found at C speed, which saves 10 ms.
-            try:
-                if not any(itemgetter(*names)(b"\0" + blob.strings)):
-                    return table, []
-            except IndexError:
-                pass  # a name is outside the strings. Whoever reads it gets the error
-        inner = [x for x in set(names) if x and self._bytes_at(x - 1, 1) not in (b"\0", b"")]
-        return table, inner
+        names = picked(blob.words, blob.offsets)
+        return array("I", names).tobytes(), self.inner(names)
 
 
 def _bytes(name: str) -> bytes:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence, Set
+from itertools import repeat
 from operator import itemgetter
 
-from ..bulk import picked
+from ..bulk import places_of
 from ..dataclass import dataclass
 from ..kernel.ftrace import SITE_OFFSETS, FtraceFunctions, is_site_of
 from ..kernel.functions import label
@@ -22,6 +23,7 @@ from .reasons import Reason, Skipped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ..btf.decode import FuncColumns
     from ..kernel.kallsyms import Kallsyms
 
 __all__ = [
@@ -259,35 +261,28 @@ def describe(facts: SelectFacts, columns: CandidateColumns) -> None:
     names, count = columns.names, len(columns.names)
     columns.btf_ids = array("I", bytes(4 * count))
     columns.protos = array("I", bytes(4 * count))
-    columns.no_btf = [Reason.NO_BTF] * count
+    columns.no_btf = [None] * count
     columns.kprobe = bytearray(b"\1") * count
     for module, rows in by_module(columns.modules):
         btf = facts.btf.get(module) if rows else None
         if btf is None:
+            for i in rows:
+                columns.no_btf[i] = Reason.NO_BTF
             continue
-        wanted = names if len(rows) == count else [names[i] for i in rows]
-        table = btf.funcs_named(wanted)
-        ids, protos = table.ids, table.protos
-        # Written for tens of thousands, of which nearly all have one FUNC. The last place is that
-        # of the others.
-        none = len(ids)
-        found = list(map(index_names(table.names).get, wanted))
-        places = [at if type(at) is int else none for at in found]
-        btf_ids, of_protos = picked([*ids, 0], places), picked([*protos, 0], places)
-        no_btf: Sequence[Reason | None] = picked([*[None] * none, Reason.NO_BTF], places)
-        if len(rows) == count:
-            columns.btf_ids, columns.protos = array("I", btf_ids), array("I", of_protos)
-            columns.no_btf = list(no_btf)
+        whole = len(rows) == count
+        wanted = names if whole else [names[i] for i in rows]
+        known, ambiguous = _pairs(btf.funcs_named(wanted))
+        found = list(map(known.get, wanted, repeat(0)))
+        pairs = array("I", array("Q", found).tobytes())
+        if whole:
+            columns.btf_ids, columns.protos = pairs[::2], pairs[1::2]
         else:
-            for i, btf_id, proto, no in zip(rows, btf_ids, of_protos, no_btf, strict=True):
-                columns.btf_ids[i], columns.protos[i], columns.no_btf[i] = btf_id, proto, no
-        for i, at in [(i, at) for i, at in zip(rows, found, strict=True) if type(at) is list]:
-            if len({protos[x] for x in at}) > 1:
-                columns.no_btf[i] = Reason.AMBIGUOUS  # nothing says which prototype is right
-                continue
-            columns.btf_ids[i], columns.protos[i] = ids[at[0]], protos[at[0]]
-            columns.no_btf[i] = None
-    shared = [i for i, unique in enumerate(columns.unique) if not unique]
+            for i, btf_id, proto in zip(rows, pairs[::2], pairs[1::2], strict=True):
+                columns.btf_ids[i], columns.protos[i] = btf_id, proto
+        for at in places_of(0, found):
+            no = Reason.AMBIGUOUS if wanted[at] in ambiguous else Reason.NO_BTF
+            columns.no_btf[rows[at]] = no
+    shared = places_of(0, columns.unique)
     agree = bool(shared) and _prototypes_agree(facts)
     for i in shared:
         # The kernel would look up the name, and might find another function.
@@ -297,6 +292,26 @@ def describe(facts: SelectFacts, columns: CandidateColumns) -> None:
     if facts.kprobe_blacklist:
         for i in facts.kprobe_blacklist.refused(names, columns.addresses):
             columns.kprobe[i] = 0
+
+
+def _pairs(table: FuncColumns) -> tuple[dict[str, int], set[str]]:
+    # By name, a function's id and that of its prototype << 32, so that one look-up finds both.
+    # Names with several prototypes have 0, and are the second result: nothing says which is right.
+    halves = array("I", bytes(8 * len(table.ids)))
+    halves[::2], halves[1::2] = table.ids, table.protos
+    pairs = array("Q", halves.tobytes())
+    known = dict(zip(table.names, pairs, strict=True))
+    ambiguous: set[str] = set()
+    if len(known) < len(pairs):  # the dictionary has the last function of each name
+        last = map(known.__getitem__, table.names)
+        before = [i for i, (mine, its) in enumerate(zip(pairs, last, strict=True)) if mine != its]
+        for i in reversed(before):
+            name = table.names[i]
+            if pairs[i] >> 32 != known[name] >> 32:
+                ambiguous.add(name)
+            known[name] = pairs[i]
+    known.update(dict.fromkeys(ambiguous, 0))
+    return known, ambiguous
 
 
 def _prototypes_agree(facts: SelectFacts) -> bool:
@@ -316,12 +331,12 @@ def by_module(modules: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
 
     :param modules: the module of each row
     """
+    if not any(modules):
+        yield "", range(len(modules))
+        return
     others: dict[str, list[int]] = {}
     for i in [i for i, module in enumerate(modules) if module]:
         others.setdefault(modules[i], []).append(i)
-    if not others:
-        yield "", range(len(modules))
-        return
     yield "", [i for i, module in enumerate(modules) if not module]
     yield from others.items()
 

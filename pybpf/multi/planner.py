@@ -28,9 +28,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, groupby
-from operator import itemgetter, lt
+from itertools import groupby
+from operator import itemgetter
 
+from ..bulk import picked, places_of, zeros
 from ..dataclass import dataclass, replace
 from ..features import new_enough
 from ..kernel.functions import label
@@ -69,32 +70,38 @@ _PLAIN: _Shape = ("", False, True, True, 0, False)
 _VOID, _WIDE = Return.VOID, Return.WIDE
 
 
-def _by_shape(columns: TargetColumns, rows: Sequence[int]) -> list[tuple[_Shape, list[int]]]:
-    # Positions in `rows`, by everything that a mechanism's answer depends on. Models are compared
-    # by identity, because equal ones are mostly one object. This is fast for thousands of targets,
-    # most of them plain.
-    plain: defaultdict[int, list[int]] = defaultdict(list)
-    out: defaultdict[tuple[int, _Shape], list[int]] = defaultdict(list)
+def _by_shape(targets: Targets) -> list[tuple[_Shape, list[int]]]:
+    # Positions of the targets, by everything that a mechanism's answer depends on. This is fast for
+    # thousands of targets, most of them plain: models are compared by identity, because equal ones
+    # are mostly one object, and the columns are searched for what is not plain.
+    columns, rows = targets.columns, targets.rows
+    if 4 * len(rows) < len(columns.names):
+        columns, rows = TargetColumns.of(targets), range(len(rows))
     unique, kprobe, addresses = columns.unique, columns.kprobe, columns.addresses
     btf_ids, occupied, modules = columns.btf_ids, columns.occupied, columns.modules
     models = columns.models
-    for i, r in enumerate(rows):
-        if (
-            unique[r]
-            and kprobe[r]
-            and addresses[r]
-            and btf_ids[r]
-            and not occupied[r]
-            and not modules[r]
-        ):
-            plain[id(models[r])].append(i)
-        else:
-            known = (not btf_ids[r], unique[r], kprobe[r], occupied[r], addresses[r] == 0)
-            out[id(models[r]), (modules[r], *known)].append(i)
-    return [
-        *((_PLAIN, some) for some in plain.values()),
-        *((shape, some) for (_, shape), some in out.items()),
-    ]
+    odd = {*places_of(0, unique), *places_of(0, kprobe), *zeros(addresses), *zeros(btf_ids)}
+    for values in (occupied, modules):
+        if any(values):
+            odd.update([row for row, value in enumerate(values) if value])
+    ids = list(map(id, models))
+    numbers: dict[object, int] = {}
+    by_id = {
+        key: numbers.setdefault((_kind(model), _PLAIN), len(numbers))
+        for key, model in dict(zip(ids, models, strict=True)).items()
+    }
+    kinds = list(map(by_id.__getitem__, ids))
+    shapes = [_PLAIN] * len(numbers)
+    for r in odd:
+        known = (not btf_ids[r], unique[r], kprobe[r], occupied[r], addresses[r] == 0)
+        shape = (modules[r], *known)
+        kinds[r] = numbers.setdefault((kinds[r], shape), len(numbers))
+        if len(numbers) > len(shapes):
+            shapes.append(shape)
+    out: list[list[int]] = [[] for _ in shapes]
+    for i, kind in enumerate(picked(kinds, rows)):
+        out[kind].append(i)
+    return [(shape, some) for shape, some in zip(shapes, out, strict=True) if some]
 
 
 def _by_sleep(
@@ -227,7 +234,12 @@ class _Planner:
             else:
                 skipped += [choice.of(targets[i]) for i in some]
         groups = tuple(
-            Group(fit.mechanism, fit.module, fit.parts, targets.take(sorted(at)))
+            Group(
+                fit.mechanism,
+                fit.module,
+                fit.parts,
+                targets if len(at) == len(targets) else targets.take(sorted(at)),
+            )
             for fit, at in sorted(found.values(), key=lambda group: group[0].key)
         )
         return groups, skipped
@@ -356,7 +368,7 @@ def make_plan(
     if recursive and len(rest) > 1:
         request = replace(request, unguardable=obstacle)
         work = replace(work, request=request)
-    shapes = _by_shape(columns, rows)
+    shapes = _by_shape(rest)
     if template.sleepable:
         shapes = _by_sleep(columns.may_sleep, rows, shapes)
     tried = [work.weigh(rest, shapes, order) for order in work.orders(usable, options)]
@@ -413,13 +425,13 @@ def _copies(groups: Sequence[Group]) -> bool:
 def _ordered(targets: Targets) -> tuple[Sequence[int], bool]:
     # Rows sorted by address, and equal addresses by everything else. Also returns True if all
     # addresses are known and different.
-    addresses = targets.columns.addresses
-    rows, sorted_ = targets.rows, targets.addresses
-    for _ in range(2):
-        if all(map(lt, chain((0,), sorted_), sorted_)):
-            return rows, True
+    addresses = targets.columns.addresses.tolist()
+    rows, known = targets.rows, targets.column(addresses)
+    in_order = sorted(known)
+    if in_order != known:
         rows = sorted(rows, key=addresses.__getitem__)
-        sorted_ = [addresses[row] for row in rows]
+    if 0 not in in_order[:1] and len(set(in_order)) == len(in_order):
+        return rows, True
     out: list[int] = []
     for _, same in groupby(rows, key=addresses.__getitem__):
         some = list(same)

@@ -380,9 +380,10 @@ class Resolver:
         for module, rows in by_module(found.modules):
             known = self._models_of(module) if rows else None
             if known is not None:
-                protos = [found.protos[i] for i in rows]
+                whole = len(rows) == count
+                protos = found.protos if whole else [found.protos[i] for i in rows]
                 of = known.of_each(set(protos) - {0}).get
-                if len(rows) == count:
+                if whole:
                     models = list(map(of, protos))
                     break
                 for i, proto in zip(rows, protos, strict=True):

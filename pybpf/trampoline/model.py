@@ -11,15 +11,19 @@ take a struct of more than 16 bytes by value, and functions that return a struct
 from __future__ import annotations
 
 import enum
+from array import array
+from collections import defaultdict
+from contextlib import suppress
 
 from ..btf import Btf, BtfKind, types
+from ..bulk import picked
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
 from ..multi.reasons import Reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["MAX_PARAMS", "MAX_SLOTS", "REGISTER_SLOTS", "Model", "Models", "Return"]
 
@@ -103,25 +107,57 @@ class Models:
 
     def of_each(self, proto_ids: Iterable[int]) -> dict[int, Model]:
         """Return the models of many FUNC_PROTOs by id. Others and malformed ones are left out."""
-        known, shapes = self._known, self._shapes
+        known, blob = self._known, self._btf.blob
+        start, offsets = blob.start_id, blob.offsets
+        ids = sorted(set(proto_ids).difference(known))
+        if ids and not start <= ids[0] <= ids[-1] < start + len(offsets):
+            own = range(start, start + len(offsets))
+            self._one_by_one(x for x in ids if x not in own)
+            ids = [x for x in ids if x in own]
+        # Written for tens of thousands: prototypes with as many parameters are read together.
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        places = picked(offsets, [x - start for x in ids])
+        for i, info in enumerate(picked(blob.words[1:], places)):
+            groups[info].append(i)
+        for info, rows in groups.items():
+            some = picked(ids, rows)
+            try:
+                models = self._alike(info, picked(places, rows))
+                known.update(zip(some, models, strict=True))
+            except (ObjectFormatError, AssertionError):
+                self._one_by_one(some)
+        return known
+
+    def _one_by_one(self, proto_ids: Iterable[int]) -> None:
+        for proto_id in proto_ids:
+            with suppress(ObjectFormatError, AssertionError):
+                self.of(proto_id)
+
+    def _alike(self, info: int, places: Sequence[int]) -> list[Model]:
+        # The models of records with one info word. They are as long as each other, so what they
+        # have in one place is a column.
+        assert info >> 24 & 0x7F == _FUNC_PROTO
+        records, start = self._btf.blob.records
+        size = 3 + 2 * (info & 0xFFFFFF)
+        parts = [records[at : at + 4 * size] for at in [start + 4 * at for at in places]]
+        words = array("I", b"".join(parts))
+        returned, *params = (words[at::size] for at in range(2, size, 2))
+        self._learn_pointers(self._params, set().union(*params), _ONE_POINTER)
+        self._learn_pointers(self._returns, set(returned), _POINTER_RETURNED)
+        columns = [map(self._params.__getitem__, ids) for ids in params]
+        shapes = list(zip(map(self._returns.__getitem__, returned), *columns, strict=True))
+        for shape in set(shapes).difference(self._shapes):
+            self._make(shape)
+        return list(map(self._shapes.__getitem__, shapes))
+
+    def _learn_pointers(self, known: _Answers, type_ids: set[int], answer: int) -> None:
+        # Most types of parameters are pointers, which are known by their kind.
         blob = self._btf.blob
         words, offsets, start = blob.words, blob.offsets, blob.start_id
-        param, returns = self._params.__getitem__, self._returns
-        # Written for tens of thousands: `_read` with everything looked up beforehand.
-        for proto_id in proto_ids:
-            if proto_id in known:
-                continue
-            try:
-                at = offsets[proto_id - start] if proto_id >= start else None
-                if at is None or (info := words[at + 1]) >> 24 & 0x7F != _FUNC_PROTO:
-                    known[proto_id] = self._read(proto_id)
-                    continue
-                ids = words[at + 4 : at + 3 + 2 * (info & 0xFFFFFF) : 2].tolist()
-                shape = (returns[words[at + 2]], *map(param, ids))
-                known[proto_id] = shapes.get(shape) or self._read(proto_id)
-            except (ObjectFormatError, AssertionError, IndexError):
-                continue
-        return known
+        own = range(start, start + len(offsets))
+        for type_id in type_ids.difference(known):
+            if type_id in own and words[offsets[type_id - start] + 1] >> 24 & 0x7F == _PTR:
+                known[type_id] = answer
 
     def _read(self, proto_id: int) -> Model:
         owner, at = self._btf.blob.locate(proto_id)
@@ -132,13 +168,15 @@ class Models:
         ids = words[at + 4 : at + 3 + 2 * (info & 0xFFFFFF) : 2].tolist()
         returned = words[at + 2]
         shape = (self._returns[returned], *map(self._params.__getitem__, ids))
-        model = self._shapes.get(shape)
-        if model is None:
-            model = self._made(returned, list(shape[1:]))
-            model = self._shapes[shape] = self._equal.setdefault(model, model)
+        return self._shapes.get(shape) or self._make(shape)
+
+    def _make(self, shape: tuple[int, ...]) -> Model:
+        model = self._made(*shape)
+        model = self._shapes[shape] = self._equal.setdefault(model, model)
         return model
 
-    def _made(self, returned: int, params: list[int]) -> Model:
+    @staticmethod
+    def _made(returned: int, *params: int) -> Model:
         obstacle: Reason | None = None
         if params and params[-1] == _NOTHING:
             obstacle = Reason.VARIADIC
@@ -158,7 +196,7 @@ class Models:
             slots += own
         if slots > MAX_SLOTS:
             obstacle = obstacle or Reason.TOO_MANY_SLOTS
-        returns, ret_size, signed = self._returned(returned)
+        returns, ret_size, signed = _NUMBERED[returned & 0x7F], returned >> 8, bool(returned & 0x80)
         if returns is Return.STRUCT:
             obstacle = obstacle or Reason.RETURNS_STRUCT
         return Model(slots, returns, ret_size, signed, len(params), structs, pointers, obstacle)
@@ -172,7 +210,7 @@ class Models:
         real = btf.skip_mods_and_typedefs(type_id)
         kind = btf.kind(real)
         if kind == BtfKind.PTR:
-            return 1 << 2 | _POINTER
+            return _ONE_POINTER
         size = btf.sizeof(real) if kind in _SIZED else 8
         return (size + 7) // 8 << 2 | (_STRUCT if kind in _STRUCTS else 0)
 
@@ -205,12 +243,15 @@ class Models:
 
 # What a parameter is, apart from its size. `_NOTHING` at the end of a list means variadic.
 _POINTER, _STRUCT, _NOTHING = 1, 2, 1 << 2 | 3
+_ONE_POINTER = 1 << 2 | _POINTER
 _STRUCT_SLOTS = 2  # most slots of a struct passed by value
 _STRUCTS = frozenset({BtfKind.STRUCT, BtfKind.UNION})
 _NUMBERS = frozenset({BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64})
 _SIZED = _STRUCTS | _NUMBERS | {BtfKind.FLOAT}
-_FUNC_PROTO = int(BtfKind.FUNC_PROTO)
-_RETURNS = {returns: number for number, returns in enumerate(Return)}
+_FUNC_PROTO, _PTR = int(BtfKind.FUNC_PROTO), int(BtfKind.PTR)
+_NUMBERED = tuple(Return)
+_RETURNS = {returns: number for number, returns in enumerate(_NUMBERED)}
+_POINTER_RETURNED = 8 << 8 | _RETURNS[Return.POINTER]
 
 
 class _Answers(dict[int, int]):

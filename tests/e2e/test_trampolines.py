@@ -30,6 +30,7 @@ from pybpf.trampoline.image import TrampolineImage
 from pybpf.trampoline.links import attachments
 from pybpf.trampoline.roles import Role, TrampFlag
 from pybpf.trampoline.verify import Problem
+from tests.support.require import facts
 from tests.support.trampolines import image_of, images, survey, verify
 
 pytestmark = pytest.mark.first_on("6.1", "latest")
@@ -291,9 +292,7 @@ def test_arguments_on_the_stack(tracer: Tracer, btf: Btf, slots: int) -> None:
 
 def _with_arguments(btf: Btf, count: int) -> str:
     """A traceable function with so many plain arguments and a value to return."""
-    from pybpf.kernel.ftrace import read_functions
-
-    traceable = read_functions()
+    traceable = facts().ftrace
     plain = {BtfKind.INT, BtfKind.PTR, BtfKind.ENUM}
     for _, name, type_id in btf.funcs():
         proto = btf.type(type_id)

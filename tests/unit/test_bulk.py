@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybpf.bulk import shared_prefixes
+from pybpf.bulk import places_of, shared_prefixes, zeros
 
 
 def test_one_for_each_first_letter() -> None:
@@ -24,3 +26,12 @@ def test_every_name_starts_with_exactly_one(names: set[str]) -> None:
     for prefix in prefixes:
         mine = [name for name in names if name.startswith(prefix)]
         assert len({name[: len(prefix) + 1] for name in mine}) > 1 or prefix in mine
+
+
+@given(st.lists(st.sampled_from([0, 0, 1, 0x100, 0x10000, 0x1000000, 0x01020304])))
+def test_zeros_and_places_are_those_that_a_look_at_each_finds(numbers: list[int]) -> None:
+    """Zero bytes that belong to two numbers are no zero."""
+    places = [at for at, number in enumerate(numbers) if not number]
+    assert zeros(array("I", numbers)) == zeros(array("Q", numbers)) == places
+    assert places_of(0, numbers) == places
+    assert places_of(0, bytearray(map(bool, numbers))) == places

@@ -13,7 +13,6 @@ from pybpf.errors import BpfError, DeniedByPolicy, ObjectFormatError, Unsupporte
 from pybpf.kernel import btf as kernel_btf
 from pybpf.kernel import ftrace, kallsyms, modules
 from pybpf.kernel.btf import BtfObject, KernelBtf
-from pybpf.kernel.ftrace import parse_functions
 from pybpf.kernel.host import Facts
 from pybpf.kernel.modules import LoadedModule, ModuleList
 from pybpf.multi.reasons import Reason
@@ -162,13 +161,14 @@ class World(Machine):
             self.reads.append("kallsyms" if before is None else "kallsyms again")
             return read_symbols(OWN_SYMBOLS + self.each("{at:016x} t {m}_go\t[{m}]\n"), before)
 
-        def functions() -> ftrace.FtraceFunctions:
+        def lists() -> ftrace.Lists:
             self.reads.append("ftrace")
             text = OWN_FUNCTIONS + self.each("{site:016x} {m}_go [{m}]\n")
-            return parse_functions(text.encode(), with_addresses=True)
+            listed = ftrace.ListText(text.encode, with_addresses=True)
+            return ftrace.Lists(listed, listed)
 
         monkeypatch.setattr(kallsyms, "read", symbols)
-        monkeypatch.setattr(ftrace, "read_functions", functions)
+        monkeypatch.setattr(ftrace, "open_lists", lists)
         monkeypatch.setattr(ftrace, "read_blacklist", lambda: None)
         monkeypatch.setattr(modules, "read", lambda: read_list(str(self.list), str(self.sysfs)))
         monkeypatch.setattr(KernelBtf, "get", lambda self, name: None)

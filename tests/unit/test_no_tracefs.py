@@ -15,7 +15,7 @@ def test_where_tracefs_is_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ftrace, "tracefs_directories", lambda: ["/nowhere"])
     monkeypatch.setattr(ftrace, "required", lambda path, wanted_for: b"nodev\ttracefs\n")
     with pytest.raises(BpfError) as caught:
-        ftrace.read_functions()
+        ftrace.open_lists()
     assert str(caught.value) == (
         "tracefs is not mounted: ENOENT: No such file or directory "
         "(try: mount -t tracefs tracefs /sys/kernel/tracing)"
@@ -30,4 +30,4 @@ def test_tracefs_of_a_kernel_without_ftrace(
     monkeypatch.setattr(ftrace, "tracefs_directories", lambda: ["/nowhere", str(tmp_path)])
     assert ftrace.tracefs() == str(tmp_path)
     with pytest.raises(UnsupportedFeature, match="CONFIG_DYNAMIC_FTRACE is off"):
-        ftrace.read_functions()
+        ftrace.open_lists()

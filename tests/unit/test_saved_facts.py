@@ -67,7 +67,7 @@ def test_saving_without_traceable_functions_is_told(
     del data["ftrace"]
     facts = Facts.from_json(data | {"ftrace_error": "placeholder"})
     facts.__dict__["ftrace_error"] = ""  # as if it were the running kernel
-    monkeypatch.setattr(ftrace, "read_functions", refuse)
+    monkeypatch.setattr(ftrace, "open_lists", refuse)
     monkeypatch.setattr(inputs, "Facts", lambda: facts)
     path = tmp_path / "facts.json"
     assert features.main(["--save", str(path)]) == 0
