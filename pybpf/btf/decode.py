@@ -22,7 +22,7 @@ from array import array
 from functools import cached_property
 from itertools import compress, repeat
 
-from ..bulk import shared_prefixes
+from ..bulk import picked, shared_prefixes
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
 from .blob import Blob
@@ -247,13 +247,17 @@ class Btf:
         return [self.blob.offsets[type_id - self.start_id] for type_id in ids]
 
     def _funcs_starting(self, prefixes: Sequence[str]) -> FuncColumns | None:
-        # The FUNCs whose names start so, None if some names start inside longer ones.
-        columns = self._func_records
-        names = columns[1]
-        if self._names.inner(names):
+        # The FUNCs whose names start so, None if they have to be found among all.
+        types = self._names.starting(prefixes)
+        if types is None:
             return None
-        wanted = bytes(map(self._names.starting(prefixes).__contains__, names))
-        return self._func_columns(*(array("I", compress(column, wanted)) for column in columns))
+        words, places = self.blob.words, self._places(types)
+        infos = picked(words[1:], places)
+        is_func = [info >> 24 & 0x7F == _FUNC for info in infos]
+        ids, at = array("I", compress(types, is_func)), list(compress(places, is_func))
+        return self._func_columns(
+            ids, array("I", picked(words, at)), array("I", picked(words[2:], at))
+        )
 
     def _is_plain(self, offsets: Sequence[int]) -> bool:
         # All of these are offsets of own strings, in which each byte is a character.
