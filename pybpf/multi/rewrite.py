@@ -58,6 +58,7 @@ from .traits import RET_SLOT, Access, CtxCall, CtxHelper, Traits
 __all__ = [
     "PT_REGS_ARGS",
     "PT_REGS_RET",
+    "Edits",
     "direct",
     "fold_session",
     "frame",
@@ -68,6 +69,9 @@ __all__ = [
 # Byte offsets in x86-64 ``struct pt_regs``, arch/x86/include/uapi/asm/ptrace.h
 PT_REGS_ARGS = (112, 104, 96, 88, 72, 64)  # rdi rsi rdx rcx r8 r9
 PT_REGS_RET = 80  # rax
+
+#: What replaces which instructions, by slot; see `pybpf.asm.edit.edit`.
+Edits = dict[int, Sequence[Insn]]
 
 _EINVAL = -22
 _CTX_OFF = -8  # offset of the real context from the frame
@@ -101,15 +105,17 @@ def _as_scalar(insn: Insn, access: Access, off: int) -> list[Insn]:
     return [i for i in out if not (i.code == op.ALU64 | op.LSH and i.imm == 0)]
 
 
-def direct(code: Code, traits: Traits, *, slots: int, returns: bool, scalars: bool = False) -> Code:
-    """Rewrite it for a fentry/fexit/fsession clone of one function model.
+def direct(
+    code: Code, traits: Traits, *, slots: int, returns: bool, scalars: bool = False
+) -> Edits:
+    """Return the edits for a fentry/fexit/fsession clone of one function model.
 
     :param slots: argument slots of the function
     :param returns: False for a void function
     :param scalars: load pointers as numbers (two more instructions each); needed when the
         program calculates with an argument that is a pointer in BTF
     """
-    new: dict[int, Sequence[Insn]] = {}
+    new: Edits = {}
     for access in traits.accesses:
         insn = code.insns[access.insn]
         if access.slot == RET_SLOT:
@@ -122,7 +128,7 @@ def direct(code: Code, traits: Traits, *, slots: int, returns: bool, scalars: bo
             new[access.insn] = _as_scalar(insn, access, off - access.inner)
         elif off != insn.off:
             new[access.insn] = _moved(insn, off)
-    return edit(code, new)[0]
+    return new
 
 
 def frame(
@@ -228,13 +234,13 @@ def _get_func_arg(call: CtxCall, slots: int) -> list[Insn]:
     return [*out, asm.mov(op.R0, _EINVAL)]
 
 
-def regs(code: Code, traits: Traits, *, slots: int, returns: bool) -> Code:
-    """Rewrite it for a kprobe, kprobe.multi or kprobe.session program.
+def regs(code: Code, traits: Traits, *, slots: int, returns: bool) -> Edits:
+    """Return the edits for a kprobe, kprobe.multi or kprobe.session program.
 
     :param slots: argument slots of the function; only the first six are in registers
     :param returns: False for a void function
     """
-    new: dict[int, Sequence[Insn]] = {}
+    new: Edits = {}
     for access in traits.accesses:
         insn = code.insns[access.insn]
         if access.slot == RET_SLOT:
@@ -249,7 +255,7 @@ def regs(code: Code, traits: Traits, *, slots: int, returns: bool) -> Code:
             new[call.insn] = _fetch(PT_REGS_RET, op.R2)
         elif call.helper == CtxHelper.get_func_arg_cnt:
             new[call.insn] = [asm.mov(op.R0, slots)]
-    return edit(code, new)[0]
+    return new
 
 
 def without_return(code: Code, traits: Traits) -> tuple[Code, Sequence[int]]:

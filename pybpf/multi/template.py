@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from ..asm import decode
-from ..asm.edit import Code
+from ..asm.edit import Code, edit
 from ..btf import Btf
 from ..dataclass import dataclass, field, replace
 from ..errors import PlanError
@@ -70,6 +70,30 @@ class Template:
         variant = self._variants.get(full)
         if variant is None:
             variant = self._variants[full] = Variant.of(lowering, make(), scalars=scalars)
+        return variant
+
+    def edited(
+        self,
+        lowering: Lowering,
+        edits: Callable[[], rewrite.Edits],
+        *key: object,
+        scalars: bool = False,
+    ) -> Variant:
+        """Return the variant that has some instructions replaced, made once.
+
+        Functions of many shapes need the same edits, if a program reads few of their arguments.
+
+        :param edits: says what replaces which instructions
+        :param key: what that depends on
+        """
+        full = ("edited", lowering.value, scalars, *key)
+        variant = self._variants.get(full)
+        if variant is None:
+            new = edits()
+            same = tuple([(slot, tuple(insns)) for slot, insns in sorted(new.items())])
+            variant = self._variants[full] = self.variant(
+                lowering, lambda: edit(self.code, new)[0], same, scalars=scalars
+            )
         return variant
 
     def guarded(self, variant: Variant) -> Variant:

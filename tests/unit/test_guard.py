@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pybpf.asm import insn as asm
 from pybpf.asm import opcodes as op
-from pybpf.asm.edit import Code, function_starts, lead
+from pybpf.asm.edit import Code, edit, function_starts, lead
 from pybpf.asm.insn import Insn
 from pybpf.multi import guard, rewrite
 from pybpf.multi.callees import calls_traceable, leaf_functions
@@ -189,7 +189,7 @@ def test_a_guarded_program_computes_the_same(data: st.DataObject) -> None:
     expected = lowerings.run_reference(insns, call)
     slots = [*call.args, *([call.ret] if call.ret is not None else [])]
     for lowered in (
-        rewrite.direct(code, traits, slots=call.slots, returns=returns),
+        edit(code, rewrite.direct(code, traits, slots=call.slots, returns=returns))[0],
         rewrite.frame(code, traits, returns=returns),
     ):
         made = Machine(guarded(lowered).insns)
@@ -350,7 +350,9 @@ def test_clones_that_call_nothing_are_the_very_bytes_they_were() -> None:
     for group in out.groups:
         (part,) = group.parts
         slots = group.targets[0].model.slots  # type: ignore[union-attr]
-        bare = rewrite.direct(QUIET.code, QUIET.traits, slots=slots, returns=False)
+        bare, _ = edit(
+            QUIET.code, rewrite.direct(QUIET.code, QUIET.traits, slots=slots, returns=False)
+        )
         assert part.variant.code == bare
     assert out.cost.insns_per_call == clones(QUIET, TARGETS[:1]).cost.insns_per_call
 

@@ -74,7 +74,7 @@ class ByRegisters(Mechanism):
             count, shown = REGISTER_SLOTS, side is not Side.ENTRY
         elif request.unknown and target.model and target.model.obstacle is Reason.VARIADIC:
             count = REGISTER_SLOTS
-        return template.variant(
+        return template.edited(
             Lowering.REGS,
             lambda: rewrite.regs(template.code, template.traits, slots=count, returns=shown),
             count,

@@ -49,7 +49,7 @@ class _Trampoline(ByTrampoline):
         template: Template, side: Side, target: Target, *, scalars: bool = False
     ) -> Variant:
         count, shown = slots(target), returns(side, target)
-        return template.variant(
+        return template.edited(
             Lowering.DIRECT,
             lambda: rewrite.direct(
                 template.code, template.traits, slots=count, returns=shown, scalars=scalars
