@@ -27,6 +27,8 @@ BTF_MAGIC = 0xEB9F
 #: Longest string, in bytes. The kernel accepts names of 512; source lines may be longer. Types
 #: may share strings, so without a bound a blob could have names of the square of its size.
 LONGEST = 1 << 14
+# So many strings are read one by one. For more, all are decoded at once.
+_FEW = 64
 _HEADER = struct.Struct("<HBBIIIII")
 _LAYOUT_FIELDS = struct.Struct("<II")
 _LAYOUT = struct.Struct("<BBH")
@@ -71,7 +73,6 @@ class Blob:
     :param base: the blob that a split BTF continues
     :param label: file or module name, for messages
     :ivar words: the type section, as ``__u32``
-    :ivar strings: the string section
     :ivar base_strings: first string offset after the base's, in bytes
     :ivar types_at: where the type section starts, in bytes
     :raises ObjectFormatError: the header or string section is malformed. A malformed type record
@@ -116,7 +117,7 @@ class Blob:
         self.types_at = hdr_len + type_off
         self._strings_at = hdr_len + str_off
         self.words = view[self.types_at : self.types_at + type_len].cast("I")
-        strings = bytes(view[self._strings_at : self._strings_at + str_len])
+        strings = view[self._strings_at : self._strings_at + str_len]
         if not strings:
             if base is None:
                 raise self.error("string section is empty", 20)
@@ -127,7 +128,9 @@ class Blob:
                 "string section does not start with a NUL (split BTF without its base?)",
                 self._strings_at,
             )
-        self.strings = strings
+        self._strings = strings
+        self._text: str | None = None
+        self._pieces = 0  # strings that were read without decoding all of them
         self.base_strings = base.strings_end if base else 0
 
     @cached_property
@@ -139,14 +142,29 @@ class Blob:
         return self.words.tobytes(), 0
 
     @cached_property
+    def string_section(self) -> tuple[bytes, int, int]:
+        """Return bytes that hold the strings, for searches; where these start there, and end."""
+        whole = self.data.obj
+        if isinstance(whole, bytes) and len(whole) == len(self.data):
+            return whole, self._strings_at, self._strings_at + len(self._strings)  # no copy
+        return bytes(self._strings), 0, len(self._strings)
+
+    @property
+    def strings(self) -> bytes:
+        """Return a copy of the string section."""
+        return bytes(self._strings)
+
+    @property
     def text(self) -> str:
         """Return the strings as Latin-1. One character per byte, so offsets can be used on it."""
-        return self.strings.decode("latin-1")
+        if self._text is None:
+            self._text = str(self._strings, "latin-1")
+        return self._text
 
-    @cached_property
+    @property
     def is_ascii(self) -> bool:
         """Tell whether the strings are ASCII."""
-        return self.strings.isascii()
+        return self.text.isascii()
 
     def error(self, what: str, offset: int | None) -> ObjectFormatError:
         """Make the exception for malformed data.
@@ -239,7 +257,7 @@ class Blob:
     def strings_end(self) -> int:
         """Return the first string offset after this BTF, in bytes. A split BTF's strings start
         here."""
-        return self.base_strings + len(self.strings)
+        return self.base_strings + len(self._strings)
 
     @property
     def raw(self) -> bytes:
@@ -274,33 +292,46 @@ class Blob:
         while offset < owner.base_strings and owner.base is not None:
             owner = owner.base
         offset -= owner.base_strings
-        text = owner.text
-        if not 0 <= offset < len(text):
+        if not 0 <= offset < len(owner._strings):
             raise self.error(
                 f"string offset {offset + owner.base_strings} is outside the strings", None
             )
-        end = text.find("\0", offset, offset + LONGEST)
-        if end < 0:
+        found = owner._string(offset)
+        if found is None:
             raise self.error(f"the string at offset {offset} is longer than {LONGEST}", None)
-        found = text[offset:end]
-        return found if owner.is_ascii else utf8(found)
+        return found
+
+    def _string(self, local: int) -> str | None:
+        # An own string, None if it is too long.
+        text = self._text
+        if text is None:
+            self._pieces += 1
+            if self._pieces <= _FEW:
+                data, start, end = self.string_section
+                at = start + local
+                stop = data.find(b"\0", at, min(at + LONGEST, end))
+                return None if stop < 0 else data[at:stop].decode("utf-8", "backslashreplace")
+            text = self.text
+        stop = text.find("\0", local, local + LONGEST)
+        if stop < 0:
+            return None
+        found = text[local:stop]
+        return found if text.isascii() else utf8(found)
 
     def record_name(self, at: int, offset: int) -> str:
         """Read the string that the record at word `at` refers to.
 
         :raises ObjectFormatError: offset outside
         """
-        text = self.text
         local = offset - self.base_strings
         if local < 0:
             return self.string(offset)
-        if local >= len(text):
+        if local >= len(self._strings):
             raise self.bad_record(at, f"name offset {offset} is outside the string section")
-        end = text.find("\0", local, local + LONGEST)
-        if end < 0:
+        found = self._string(local)
+        if found is None:
             raise self.bad_record(at, f"its name is longer than {LONGEST} bytes")
-        found = text[local:end]
-        return found if self.is_ascii else utf8(found)
+        return found
 
     def reference(self, at: int, type_id: int) -> int:
         """Check a type id that the record at word `at` refers to, and return it.

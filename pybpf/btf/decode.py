@@ -305,8 +305,9 @@ class Btf:
         :param name: not empty, ASCII
         """
         blob = self.blob
-        place = blob.strings.find(b"\0" + name.encode() + b"\0") + 1
-        if not place:
+        data, first, last = blob.string_section
+        place = data.find(b"\0" + name.encode() + b"\0", first, last) + 1 - first
+        if place <= 0:
             return False
         # The name and the info word of a record, in which the kind is the highest byte.
         record = struct.pack("<II", place + blob.base_strings, BtfKind.DECL_TAG << 24)

@@ -284,21 +284,23 @@ class TypeNames:
         blob: Blob | None = self._blob
         needle = b"\0" + text if whole else text
         while blob is not None:
-            strings, first = blob.strings, blob.base_strings
-            if whole and strings.startswith(text):  # no NUL comes before a split BTF's strings
-                yield first
-            at = strings.find(needle)
+            data, start, end = blob.string_section
+            first = blob.base_strings - start
+            if whole and data.startswith(text, start, end):  # no NUL comes before those of a split
+                yield first + start
+            at = data.find(needle, start, end)
             while at >= 0:
                 yield first + at + whole
-                at = strings.find(needle, at + 1)
+                at = data.find(needle, at + 1, end)
             blob = blob.base
 
     def _bytes_at(self, place: int, count: int) -> bytes:
         blob = self._blob
         while place < blob.base_strings and blob.base is not None:
             blob = blob.base
-        place -= blob.base_strings
-        return blob.strings[max(place, 0) : place + count]
+        data, start, end = blob.string_section
+        place += start - blob.base_strings
+        return data[max(place, start) : min(place + count, end)]
 
     @property
     def _table(self) -> bytes:

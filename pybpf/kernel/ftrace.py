@@ -21,7 +21,6 @@ from typing import Protocol
 
 from .._sys.files import MOUNT_TRACEFS, required, tracefs_directories
 from .._sys.files import read as _read
-from ..bulk import picked
 from ..dataclass import dataclass
 from ..digits import hexadecimal
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
@@ -453,11 +452,11 @@ class KprobeBlacklist:
     def refused(self, names: Sequence[str], addresses: Sequence[int]) -> set[int]:
         """Return the positions of the functions that are on the list by name or address."""
         # There are some hundred ranges: they are looked up in the addresses, not the other way.
-        order = sorted(range(len(addresses)), key=addresses.__getitem__)
-        ordered = picked(addresses, order)
-        found: set[int] = set()
+        ordered = sorted(addresses)
+        within: set[int] = set()
         for start, end in zip(self._starts, self._ends, strict=True):
-            found.update(order[bisect_left(ordered, start) : bisect_left(ordered, end)])
+            within.update(ordered[bisect_left(ordered, start) : bisect_left(ordered, end)])
+        found = {i for i, address in enumerate(addresses) if address in within} if within else set()
         if not self._names.isdisjoint(names):
             found.update([i for i, name in enumerate(names) if name in self._names])
         return found

@@ -53,8 +53,10 @@ _MAX_OFFSET = 1 << 20
 _PAGE = 4096
 # A search for the beginning of names takes a quarter of a pass over all lines.
 _MOST_SEARCHES = 2
-# Characters to split at a time.
-_PART = 1 << 20
+# Characters to split at a time. What that takes stays in a processor's cache.
+_PART = 1 << 16
+# A text of fewer characters is split rather than bisected.
+_SHORT = 1 << 16
 # This many look-ups by bisecting the text (10 us each) cost as much as the sorted table.
 _BISECTIONS_BEFORE_TABLE = 4096
 
@@ -359,7 +361,7 @@ class _Stretch:
     def _looks_sorted(self) -> bool:
         # Checks a sample, so that an unsorted text is never bisected.
         step = len(self.text) // 64
-        if len(self.text) < _PART // 16 or not step:
+        if len(self.text) < _SHORT or not step:
             return False  # splitting so short a text costs less
         starts = [self.text.rfind("\n", 0, at) + 1 for at in range(0, len(self.text), step)]
         heads = [self.text[start : start + _ADDRESS] for start in starts]

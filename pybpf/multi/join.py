@@ -8,9 +8,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence, Set
 from itertools import repeat
-from operator import itemgetter
+from operator import itemgetter, sub
 
-from ..bulk import places_of
+from ..bulk import picked, places_of
 from ..dataclass import dataclass
 from ..kernel.ftrace import SITE_OFFSETS, FtraceFunctions, is_site_of
 from ..kernel.functions import label
@@ -39,6 +39,7 @@ __all__ = [
 
 # Up to this many names are searched one by one. For more, one pass over all symbols is faster.
 _FEW = 24
+_OFFSETS = frozenset(SITE_OFFSETS)
 # Up to this many beginnings are searched for. For more, splitting the whole list is faster.
 _SEARCHES = 8
 
@@ -150,46 +151,45 @@ def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool)
         return skipped
     symbols = symbols_named(facts.kallsyms, names)
     labels = list(symbols.names)
-    for i in [i for i, module in enumerate(symbols.modules) if module]:
-        labels[i] = label(labels[i], symbols.modules[i])
+    if any(symbols.modules):
+        for i in [i for i, module in enumerate(symbols.modules) if module]:
+            labels[i] = label(labels[i], symbols.modules[i])
     by_label = index_names(labels)
     lines = index_names(wanted.lines)
-    addresses, types, sites = symbols.addrs, symbols.types, wanted.sites
+    addresses, sites = symbols.addrs, wanted.sites
+    firsts = list(lines.values())
+    at = list(map(by_label.get, lines))
+    plain, odd = _plain(symbols, at, firsts, sites)
     rows: list[int] = []  # of each function, its first line
     shared: list[int] = []  # functions that share their name
     lost: list[tuple[int, Skipped]] = []  # with the line
     found: Sequence[int]
     places: list[int] = []  # address of each
-    for lines_at, at in zip(lines.values(), map(by_label.get, lines), strict=True):
-        # Nearly all functions have one line and one symbol.
-        if (
-            type(lines_at) is int
-            and type(at) is int
-            and types[at] in FUNCTION_TYPES
-            and (sites is None or sites[lines_at] - addresses[at] in SITE_OFFSETS)
-        ):
-            rows.append(lines_at)
-            places.append(addresses[at])
-            continue
-        every = [lines_at] if isinstance(lines_at, int) else lines_at
-        some = [] if at is None else [at] if isinstance(at, int) else at
+    done = 0
+    for i in odd:
+        rows += firsts[done:i]  # type: ignore[arg-type]
+        places += plain[done:i]
+        done = i + 1
+        every, some = _several(firsts[i]), _several(at[i])
         found, why = _told_apart(symbols, some, every, sites)
         first = every[0]
         if why is not None:
             lost.append((first, Skipped(names[first], modules[first], *why)))
         # A lookup by name in the kernel takes the first symbol of any type.
-        if len({addresses[i] for i in some}) > 1:
+        if len({addresses[x] for x in some}) > 1:
             shared += range(len(rows), len(rows) + len(found))
         rows += [first] * len(found)
         places += found
+    rows += firsts[done:]  # type: ignore[arg-type]
+    places += plain[done:]
     to.addresses = array("Q", places)
     to.unique = bytearray(b"\1") * len(rows)
     for row in shared:
         to.unique[row] = 0
     if len(set(to.addresses)) < len(rows):
         rows = _without_aliases(wanted.lines, names, modules, rows, to, lost)
-    to.names = [names[i] for i in rows]
-    to.modules = [modules[i] for i in rows]
+    to.names = list(picked(names, rows))
+    to.modules = list(picked(modules, rows)) if any(modules) else [""] * len(rows)
     entry = wanted.entry
     to.entry = bytearray([i in entry for i in rows]) if entry else bytearray(len(rows))
     lost.sort(key=itemgetter(0))
@@ -217,6 +217,40 @@ def _without_aliases(
     to.addresses = array("Q", [to.addresses[i] for i in kept])
     to.unique = bytearray([to.unique[i] for i in kept])
     return [rows[i] for i in kept]
+
+
+def _several(at: int | list[int] | None) -> list[int]:
+    return [] if at is None else [at] if isinstance(at, int) else at
+
+
+def _plain(
+    symbols: Columns,
+    at: Sequence[int | list[int] | None],
+    lines: Sequence[int | list[int]],
+    sites: Sequence[int] | None,
+) -> tuple[Sequence[int], list[int]]:
+    """Find addresses where a name has one line and one symbol, as nearly all of them have.
+
+    :param at: positions of the symbols with each name
+    :param lines: positions of the lines with each name
+    :returns: the addresses, and the positions of the names that need a closer look
+    """
+    none = len(symbols.addrs)
+    one = [x if type(x) is int else none for x in at]
+    kinds = picked([*symbols.types, ""], one)
+    addresses = picked([*symbols.addrs, 0], one)
+    odd: set[int] = set()
+    if not FUNCTION_TYPES.issuperset(kinds):
+        odd.update([i for i, kind in enumerate(kinds) if kind not in FUNCTION_TYPES])
+    first = lines
+    if list in set(map(type, lines)):
+        first = [x if isinstance(x, int) else x[0] for x in lines]
+        odd.update([i for i, x in enumerate(lines) if type(x) is list])
+    if sites is not None:
+        beyond = list(map(sub, picked(sites, first), addresses))  # type: ignore[arg-type]
+        if not _OFFSETS.issuperset(beyond):
+            odd.update([i for i, far in enumerate(beyond) if far not in _OFFSETS])
+    return addresses, sorted(odd)
 
 
 def symbols_named(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:

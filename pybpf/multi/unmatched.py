@@ -52,12 +52,12 @@ class Given:
             if self._names is None:
                 self._names = set(self._columns.names)
             return pattern.name in self._names
+        lines = map(label, self._columns.names, self._columns.modules)
+        if not pattern.is_exact:  # nearly always one of the first matches
+            return any(map(re.compile(pattern.regex).fullmatch, lines))
         if self._lines is None:
-            self._lines = dict.fromkeys(map(label, self._columns.names, self._columns.modules))
-        if pattern.is_exact:
-            return any(line in self._lines for line in pattern.lines)
-        match = re.compile(pattern.regex).fullmatch
-        return any(match(line) for line in self._lines)
+            self._lines = dict.fromkeys(lines)
+        return any(line in self._lines for line in pattern.lines)
 
 
 def explain(
