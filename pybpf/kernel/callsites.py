@@ -111,6 +111,8 @@ def read_sites(memory: KernelMemory, layout: Records, start: int) -> array[int] 
     words, odd = divmod(layout.size, 8)
     if odd or layout.site % 8 or layout.site >= layout.size:
         return None
+    if max(layout.next + 8, layout.records + 8, layout.used + 4) > layout.page_size:
+        return None
     (at,) = _POINTER.unpack(memory.read(start, 8))
     for _ in range(_MOST_PAGES):
         if not at:
@@ -143,11 +145,19 @@ class CallSites:
         symbols: Callable[[], Kallsyms],
         read: Callable[[], array[int] | None],
     ) -> None:
-        self._lists, self._symbols, self._read = lists, symbols, read
+        self._lists = lists
+        self._load: tuple[Callable[[], Kallsyms], Callable[[], array[int] | None]] | None
+        self._load = symbols, read
+        self._table: Kallsyms | None = None
 
     @cached_property
     def _known(self) -> array[int] | None:
-        return self._read()
+        assert self._load is not None
+        symbols, read = self._load
+        self._load = None  # these may refer to whoever holds this
+        sites = read()
+        self._table = None if sites is None else symbols()
+        return sites
 
     @cached_property
     def _sites(self) -> frozenset[int]:
@@ -164,10 +174,10 @@ class CallSites:
         return self._lists.best.split() if found is None else found
 
     def starting(self, prefixes: Sequence[str]) -> SplitList:
-        if self._known is None:
+        if self._known is None or self._table is None:
             return self._lists.best.starting(prefixes)
         sites = self._sites
-        labels = self._symbols().labels_starting(
+        labels = self._table.labels_starting(
             prefixes, lambda at: at in sites or at + _ENDBR in sites
         )
         rows = {at if at in sites else at + _ENDBR: label for at, label in labels.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import weakref
 from array import array
 from types import SimpleNamespace
 
@@ -93,8 +94,20 @@ def test_an_impossible_number_of_records(count: int) -> None:
     assert read_sites(memory, LAYOUT, VARIABLE) is None
 
 
-@pytest.mark.parametrize("layout", [LAYOUT._replace(size=12), LAYOUT._replace(site=4)])
-def test_records_that_are_not_in_words(layout: Records) -> None:
+@pytest.mark.parametrize(
+    "layout",
+    [
+        LAYOUT._replace(size=12),
+        LAYOUT._replace(size=0),
+        LAYOUT._replace(site=4),
+        LAYOUT._replace(site=16),
+        LAYOUT._replace(next=17),
+        LAYOUT._replace(records=24),
+        LAYOUT._replace(used=21),
+    ],
+)
+def test_fields_that_cannot_be_there(layout: Records) -> None:
+    """Not whole words, or after the end of their struct."""
     assert read_sites(memory_of([[START]]), layout, VARIABLE) is None
 
 
@@ -134,6 +147,10 @@ def test_the_layout_comes_from_btf() -> None:
 def test_a_kernel_that_names_it_otherwise(field: str) -> None:
     """Nothing is guessed: without one of the names there is no layout."""
     assert Records.of(kernel_btf(**{field: "renamed"})) is None
+
+
+class Facts(SimpleNamespace):
+    """What `sites_of` reads of a kernel."""
 
 
 # -- the functions ---------------------------------------------------------
@@ -230,11 +247,34 @@ def test_a_list_of_another_length_is_read_with_its_addresses() -> None:
     assert source.split() == later.listed()._split()
 
 
+class Holder:
+    """Has a kernel's symbols and call sites, as `Facts` has."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def symbols(self) -> Kallsyms:
+        return self.kernel.kallsyms()
+
+    def sites(self) -> array[int]:
+        return self.kernel.sites
+
+
+def test_whoever_holds_them_is_let_go() -> None:
+    """Facts refer to their functions, and these to the facts only until they are used."""
+    kernel = Kernel([Symbol("a", START, "T")], [[START]])
+    plain = ListText(lambda: kernel.text(False), with_addresses=False)
+    holder = Holder(kernel)
+    gone = weakref.ref(holder)
+    source = CallSites(Lists(plain, plain), holder.symbols, holder.sites)
+    del holder
+    assert gone() is not None
+    for _ in range(2):
+        assert source.starting(["a"]).lines == ("a",)
+        assert gone() is None
+
+
 # -- when memory is not trusted --------------------------------------------
-
-
-class Facts(SimpleNamespace):
-    """What `sites_of` reads of a kernel."""
 
 
 def facts(symbols: str = f"{VARIABLE:016x} b ftrace_pages_start\n", **fields: str) -> Facts:
