@@ -195,7 +195,7 @@ class Losses:
     def _read(self, link: Link) -> _Reading:
         try:
             info = link.info()
-        except (BpfError, ValueError):  # we may not see it, or it was closed elsewhere
+        except BpfError:  # we may not see it, or it was closed elsewhere
             return _Reading()
         return _Reading(info.prog_id, info.missed, seen=True, kprobe=info.type in _KPROBES)
 
@@ -208,7 +208,7 @@ def run_times(links: Iterable[Link]) -> dict[int, int]:
     """
     programs = set()
     for link in links:
-        with suppress(BpfError, ValueError):  # not ours to see, or closed by somebody else
+        with suppress(BpfError):  # not ours to see, or closed by somebody else
             programs.add(link.info().prog_id)
     found = {}
     for program in programs:
