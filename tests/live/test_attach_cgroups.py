@@ -19,7 +19,7 @@ from tests.live.test_attach_by_hand import PACKETS, SENDER
 from tests.live.test_attach_net import CGROUP, OBJECT
 from tests.support.counting import counted, counting
 
-pytestmark = pytest.mark.first_on("host", "latest")
+pytestmark = pytest.mark.first_on("host", "6.12")
 
 # Joins the cgroup, then does what each kind of program is asked about. Says which families exist.
 EVERYTHING = r"""

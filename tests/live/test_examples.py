@@ -17,7 +17,7 @@ from tests.live.test_attach_user import SOURCE
 from tests.support.network import Network
 from tests.support.require import probes
 
-pytestmark = pytest.mark.first_on("host", "latest")
+pytestmark = pytest.mark.first_on("host", "6.12")
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "tools" / "examples"

@@ -26,7 +26,7 @@ from pybpf.kernel.kallsyms import Kallsyms
 from pybpf.kernel.lookup import BtfTarget
 from tests.support import rows
 
-pytestmark = pytest.mark.first_on("host", "latest")
+pytestmark = pytest.mark.first_on("host", "6.12")
 
 ROOT = Path(__file__).resolve().parents[2]
 

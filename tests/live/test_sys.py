@@ -27,7 +27,7 @@ from pybpf._uapi.enums import PerfEventType as P
 from pybpf._uapi.perf import PerfEventAttr, PerfSw, PerfType
 from pybpf.errors import BpfError, DeniedByPolicy, VerifierError
 
-pytestmark = pytest.mark.first_on("host", "latest")
+pytestmark = pytest.mark.first_on("host", "6.12")
 
 SOCKET_FILTER = ProgType.BPF_PROG_TYPE_SOCKET_FILTER
 
