@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import compress, count
 from typing import Protocol
 
 from .._sys.files import MOUNT_TRACEFS, required, tracefs_directories
@@ -456,9 +457,11 @@ class KprobeBlacklist:
         within: set[int] = set()
         for start, end in zip(self._starts, self._ends, strict=True):
             within.update(ordered[bisect_left(ordered, start) : bisect_left(ordered, end)])
-        found = {i for i, address in enumerate(addresses) if address in within} if within else set()
+        found: set[int] = set()
+        if within:
+            found.update(compress(count(), map(within.__contains__, addresses)))
         if not self._names.isdisjoint(names):
-            found.update([i for i, name in enumerate(names) if name in self._names])
+            found.update(compress(count(), map(self._names.__contains__, names)))
         return found
 
 

@@ -556,7 +556,8 @@ class Kallsyms:
         """
         self.require_addresses()
         found = Columns([], array("Q"), [], [])
-        wanted = {name: name for name in names if name}
+        wanted = dict(zip(names, names, strict=True))
+        wanted.pop("", None)
         prefixes = shared_prefixes(wanted, _MOST_SEARCHES)
         for stretch in self._stretches:
             stretch.add_named(wanted, prefixes, found)
