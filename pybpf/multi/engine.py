@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from operator import sub
 
 from .. import links
 from .._sys.fd import make_room
@@ -66,7 +67,7 @@ _SLOTS_WITHOUT_STACK = 6
 
 
 # A call site is at most this many bytes after the function's address: endbr64.
-_ENDBR = 4
+_OFFSETS = frozenset(range(5))
 
 
 class _Engine:
@@ -143,12 +144,15 @@ class _Engine:
         if not where:
             return targets
         rows = Targets.of(targets)
+        addresses, btf_ids = rows.addresses, rows.btf_ids
+        # Nearly always all are right, which takes few steps to see.
+        beyond = list(map(sub, map(where.get, btf_ids, addresses), addresses))
+        if _OFFSETS.issuperset(beyond):
+            return targets
         wrong = [
             targets[i]
-            for i, (address, btf_id) in enumerate(zip(rows.addresses, rows.btf_ids, strict=True))
-            if address
-            and (at := where.get(btf_id))  # 0: addresses are hidden
-            and not 0 <= at - address <= _ENDBR
+            for i in [i for i, far in enumerate(beyond) if far not in _OFFSETS]
+            if addresses[i] and where[btf_ids[i]]  # 0: addresses are hidden
         ]
 
         def said(target: Target) -> Stale:
