@@ -108,7 +108,10 @@ def _child(
         struct.pack_into("<Q", page, 0, number + 1)
         if time.monotonic() > until:
             break
-        data = input_of(target, seeds, seed, number)
+        try:
+            data = input_of(target, seeds, seed, number)
+        except MemoryError:
+            continue  # making it takes more than reading it may
         wrong = outcome(target, data)
         if wrong is not None and wrong[0] not in known:
             key, text = wrong

@@ -73,6 +73,18 @@ def test_each_kind_of_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert small.data == b"x"
 
 
+def _greedy(data: bytes, _others: object, random: Random) -> bytes:
+    if random.random() < 0.5:
+        raise MemoryError
+    return data + b"a"
+
+
+def test_an_input_that_is_too_large_to_make_is_left_out() -> None:
+    """That is no fault of the parser, and the run goes on."""
+    target = Target("greedy", lambda: [b"a"], _broken, _greedy)
+    assert list(fuzz(target, 1, first=0, count=20, until=float("inf"))) == [20]
+
+
 def test_shrinking_keeps_what_is_needed() -> None:
     """The rest is removed."""
     assert shrunk(b"aaaaxaaaayaaaa", lambda data: b"x" in data and b"y" in data) == b"xy"
