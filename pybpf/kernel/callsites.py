@@ -1,23 +1,23 @@
 """Which functions of the running kernel can be traced, read from the kernel's own memory.
 
-ftrace keeps a record of each call site, and its list in tracefs is written from these records. The
-kernel looks up a symbol for every line: 278 million instructions for 40,000 functions, and 458
-million with addresses. The records take two to read. BTF says how they are laid out::
+ftrace keeps a record of each call site and writes its list in tracefs from these records. For every
+line the kernel looks up a symbol. That takes 278 million instructions for 40,000 functions, or 458
+million with addresses. Reading the records takes two million. BTF says how they are laid out::
 
     ftrace_pages_start -> struct ftrace_page { next; records; index; ... } -> next -> ...
                                                 |
                                                 v
                           struct dyn_ftrace { ip; flags; ... } [index]
 
-The names of some functions come from the kernel's symbols by the kernel's rule: the first symbol at
-the function's address. If all are needed, the list without addresses is read; it has a line for
-each record. So lines, order and call sites are those of the list. They are known on kernels, too,
-whose list has no addresses.
+The kernel names a function by the first symbol at its address. For some functions we do the same
+with its table of symbols. If all functions are wanted, reading ftrace's list without addresses is
+faster; it has one line for each record. Either way, lines and their order are those of ftrace's
+list, and call sites are known even where that list does not have them (before 6.5).
 
-Nothing locks the records while they are read. ``dyn_ftrace_total_info`` says how many there are. If
-that changes meanwhile, or is not what was read, the list is read instead. It is also read if memory
-may not be read, or looks otherwise. A wrong record could do no harm: the kernel checks each address
-at an attach.
+The records are read without ftrace's lock. So their number is compared with what
+``dyn_ftrace_total_info`` says before and afterwards. If it differs, ftrace's list is read instead.
+The same happens if kernel memory cannot be read, or if the structs are not as described above. A
+wrong record does no harm, because the kernel checks every address at the attach.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Records(NamedTuple):
 
     @classmethod
     def of(cls, btf: Btf) -> Records | None:
-        """Read the layout from the kernel's BTF. None if it has no such structs."""
+        """Read the layout from the kernel's BTF; None if a struct or a field is missing."""
         page = btf.find("ftrace_page", BtfKind.STRUCT)
         of_page = _members(btf, page)
         pointer = btf.type(of_page["records"][1]) if "records" in of_page else None
@@ -154,18 +154,14 @@ class CallSites:
     def _known(self) -> array[int] | None:
         assert self._load is not None
         symbols, read = self._load
-        self._load = None  # these may refer to whoever holds this
         sites = read()
         self._table = None if sites is None else symbols()
+        self._load = None  # both may keep the facts alive that this list belongs to
         return sites
 
     @cached_property
     def _sites(self) -> frozenset[int]:
         return frozenset(self._known.tolist() if self._known else ())
-
-    @property
-    def has_addresses(self) -> bool:
-        return self._known is not None or self._lists.best.has_addresses
 
     def split(self) -> SplitList:
         # Names of all functions take longer to find among the symbols than to read.

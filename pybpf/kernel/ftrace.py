@@ -86,10 +86,6 @@ class Source(Protocol):
     :raises ObjectFormatError: from any method, if what is needed is malformed
     """
 
-    @property
-    def has_addresses(self) -> bool:
-        """Tell whether call sites are known, without splitting the list."""
-
     def split(self) -> SplitList:
         """Return the whole list."""
 
@@ -154,10 +150,6 @@ class FtraceFunctions:
         name, bracket, rest = line.partition(" [")
         return name, rest.rstrip("]") if bracket else ""
 
-    def expect(self, names: int) -> None:
-        """Say how many names will be looked up. For many, the index is built at once."""
-        self._searches += names
-
     def places(self, name: str) -> list[Place]:
         """Find the lines that name `name`, in any module; see `named`."""
         return self.named([name])
@@ -215,11 +207,6 @@ class FtraceFunctions:
             lines = (f"{a:016x} {x}" for a, x in zip(self.sites, self.lines, strict=True))
         return "".join([f"{line}\n" for line in lines])
 
-    @property
-    def has_addresses(self) -> bool:
-        """Tell whether call sites are known, without splitting the list."""
-        return self.sites is not None if self._source is None else self._source.has_addresses
-
     # -- machinery
 
     def _split(self) -> SplitList:
@@ -255,6 +242,7 @@ class ListText:
 
     @property
     def has_addresses(self) -> bool:
+        """Tell whether the text has call sites. Only its first line is looked at."""
         # kptr_restrict makes them all zero.
         return self._with_addresses and bool(self._text[:_ADDRESS].strip("0 "))
 
@@ -535,7 +523,7 @@ def open_lists(directory: str | None = None) -> Lists:
     where = tracefs() if directory is None else directory
     plain, addressed = (f"{where}/available_filter_functions{x}" for x in ("", "_addrs"))
     with _denials(plain), open(plain, "rb"):
-        pass  # what forbids reading it is told now
+        pass  # if it cannot be read, the caller learns that now
     without = ListText(lambda: _list(plain), with_addresses=False)
     try:
         with open(addressed, "rb", buffering=0) as file:

@@ -53,7 +53,7 @@ _MAX_OFFSET = 1 << 20
 _PAGE = 4096
 # A search for the beginning of names takes a quarter of a pass over all lines.
 _MOST_SEARCHES = 2
-# Characters to split at a time. What that takes stays in a processor's cache.
+# Characters to split at a time, so few that the pieces fit a processor's cache.
 _PART = 1 << 16
 # A text of fewer characters is split rather than bisected.
 _SHORT = 1 << 16
@@ -183,7 +183,7 @@ class _Stretch:
     def add_named(self, wanted: Mapping[str, str], prefixes: Sequence[str], to: Columns) -> None:
         if prefixes:
             self._add(self._starting(prefixes).rows, wanted, to)
-            self._found = None  # whoever looks for addresses looks for names afterwards
+            self._found = None  # nobody asks for these a third time
         elif self._core:
             self._add_core(wanted, to)
         else:
@@ -566,10 +566,10 @@ class Kallsyms:
     def labels_starting(
         self, prefixes: Sequence[str], wanted: Callable[[int], object]
     ) -> dict[int, str]:
-        """Map addresses to what the kernel calls them, of labels that start with one of these.
+        """Map addresses to their labels, for labels that start with one of these prefixes.
 
-        A label is that of the first symbol at the address: ``NAME`` or ``NAME [OWNER]``, as
-        ``%ps`` of the kernel's printf and ftrace's list have it.
+        A label is ``NAME`` or ``NAME [OWNER]`` of the first symbol at an address. The kernel's
+        ``%ps`` and ftrace's list use the same name.
 
         :param prefixes: not empty
         :param wanted: tells whether an address is wanted

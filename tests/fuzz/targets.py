@@ -490,7 +490,7 @@ def _run_ftrace(data: bytes) -> None:
                 lambda f=functions: f.places("vfs_read"),
                 lambda f=functions: f.named(["vfs_read", "vfs_write", "do_rmdir"]),
                 lambda f=functions: (f.lines, f.sites, len(f), list(f)),
-                lambda f=functions: (f.modules(), f.names(), f.to_text(), f.has_addresses),
+                lambda f=functions: (f.modules(), f.names(), f.to_text()),
                 lambda f=functions: Matcher(
                     [parse_pattern("*_r*d*"), parse_pattern("n*")]
                 ).positions(f),

@@ -274,6 +274,24 @@ def test_whoever_holds_them_is_let_go() -> None:
         assert gone() is None
 
 
+def test_after_an_interrupt_it_is_read_again() -> None:
+    """Ctrl-C may come while memory is read. What asks next gets the functions."""
+    kernel = Kernel([Symbol("a", START, "T")], [[START]])
+    plain = ListText(lambda: kernel.text(False), with_addresses=False)
+    answers = iter([KeyboardInterrupt, kernel.sites])
+
+    def read() -> array[int]:
+        answer = next(answers)
+        if isinstance(answer, array):
+            return answer
+        raise answer
+
+    source = CallSites(Lists(plain, plain), kernel.kallsyms, read)
+    with pytest.raises(KeyboardInterrupt):
+        source.starting(["a"])
+    assert source.starting(["a"]).lines == ("a",)
+
+
 # -- when memory is not trusted --------------------------------------------
 
 

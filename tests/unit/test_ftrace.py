@@ -192,7 +192,6 @@ def test_a_list_is_read_when_it_is_needed() -> None:
 
     functions = FtraceFunctions.of(ListText(reader, with_addresses=True))
     assert not read
-    assert functions.has_addresses
     assert functions.starting(["p_"]).lines == ("p_start",)
     assert functions.places("kvm_init") == [Place("kvm_init", "kvm", 0xFFFFFFFFC0A00004)]
     assert len(functions) == 4
@@ -204,7 +203,7 @@ def test_one_name_does_not_split_the_list() -> None:
     functions = parse_functions(ADDRS, with_addresses=True)
     assert functions.places("kvm_init") == [Place("kvm_init", "kvm", 0xFFFFFFFFC0A00004)]
     assert functions._columns is None
-    functions.expect(100)
+    functions.named(f"no_such_{i}" for i in range(100))
     assert functions.places("p_start") == [Place("p_start", "", 0xFFFFFFFF81002014)]
     assert functions._columns is not None
 

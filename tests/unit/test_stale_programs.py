@@ -189,7 +189,7 @@ def test_a_glob_is_not_looked_up_for_ever(kernel: Kernel, request_: Any) -> None
 
 
 class Asked:
-    """Stands for the kernel that is asked for functions by name, and cannot tell of every one."""
+    """Stand in for the kernel's look-up by name, which knows only some of the functions."""
 
     known: ClassVar = {"one": 0x7000}
     closed = 0
