@@ -11,7 +11,7 @@ from ..btf import BtfKind
 from ..dataclass import dataclass
 from ..errors import BpfError
 from ..namedtuple import NamedTuple
-from .globs import Matcher, parse_pattern
+from .globs import Matcher, Pattern, is_glob, parse_pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,9 +127,10 @@ def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
     :param glob: ``NAME``, ``NAME [MODULE]`` or ``MODULE:NAME`` with ``*`` and ``?``, as
         `pybpf.kernel.globs` reads it
     :raises PlanError: if the glob is malformed
-    :raises BpfError: ENOENT if nothing matches
+    :raises BpfError: ENOENT if nothing matches; with near names, or the module that is not loaded
     """
-    matcher = Matcher([parse_pattern(glob)])
+    pattern = parse_pattern(glob)
+    matcher = Matcher([pattern])
     ftrace, symbols = facts.ftrace, facts.kallsyms
     out: dict[int, str] = {}
     for position in matcher.positions(ftrace):
@@ -139,8 +140,20 @@ def kprobe_places(facts: Facts, glob: str) -> KprobePlaces:
             found = [s for s in found if ftrace.is_site_of(position, s.addr)]
         out |= {s.addr: module for s in found}
     if not out:
-        raise BpfError(errno.ENOENT, f"no traceable kernel function matches {glob!r}")
+        what = f"no traceable kernel function matches {glob!r}"
+        raise BpfError(errno.ENOENT, what, _what_helps(facts, pattern))
     return KprobePlaces(tuple(sorted(out)), frozenset(out.values()))
+
+
+def _what_helps(facts: Facts, pattern: Pattern) -> str:
+    # For a pattern that matches nothing.
+    module = pattern.owner
+    if module and not is_glob(module) and module not in facts.loaded:
+        return f"module {module!r} is not loaded; try: modprobe {module}"
+    if not pattern.is_exact:
+        return ""
+    near = near_names(pattern.name, facts.ftrace.names())
+    return f"near: {', '.join(near)}" if near else ""
 
 
 def asked_place(facts: Facts, glob: str) -> KprobePlaces | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 
 from .._sys import link as sys_link
 from .._sys import perf
 from .._uapi.enums import AttachType, KprobeMultiFlag
 from ..digits import number
-from ..errors import BpfError, UnsupportedFeature
+from ..errors import BpfError, DeniedByPolicy, StateError, UnsupportedFeature
 from ..kernel.lookup import (
     KprobePlaces,
     asked_place,
@@ -19,6 +18,7 @@ from ..kernel.lookup import (
     kprobe_places,
     syscall_symbol,
 )
+from ..wording import many
 from .link import HasFd, Link, Request, near, need
 from .perf_event import attach_perf_event
 
@@ -30,6 +30,10 @@ __all__ = [
     "syscall_by_section",
 ]
 
+_UNKNOWN = (
+    "a name is unknown, or several functions share it; "
+    "attach_multi tells which one, with near names"
+)
 # How often a glob is looked up again while modules come and go.
 _TRIES = 4
 # What follows the slash in kprobe/...: "vfs_read", "vfs_read+0x10".
@@ -113,14 +117,23 @@ def multi_by_section(request: Request) -> Link:
     come and go meanwhile. A link is kept only if its functions' modules stayed.
 
     :raises BpfError: ENOENT if no traceable function matches
+    :raises StateError: if the program is closed
     """
     facts = request.facts
+    refusal: BpfError | None = None
     if (place := asked_place(facts, request.target)) is not None:
-        with suppress(BpfError):  # the tables say why
+        try:
             return _on_places(request, place)
+        except (DeniedByPolicy, StateError, UnsupportedFeature):
+            raise
+        except BpfError as error:
+            refusal = error  # the tables say why
     for _ in range(_TRIES):
         facts = facts.current()
-        places = kprobe_places(facts, request.target)
+        try:
+            places = kprobe_places(facts, request.target)
+        except BpfError as error:
+            raise error from refusal
         try:
             link = _on_places(request, places)
         except BpfError:
@@ -161,15 +174,21 @@ def attach_kprobe_multi(
     :param addrs: addresses of function entries; give exactly one of `syms` and `addrs`
     :param cookies: ``__u64`` per function, in the same order
     :param session: the program was loaded for BPF_TRACE_KPROBE_SESSION (Linux 6.10)
+    :raises TypeError: `syms` is one name, not a list
+    :raises ValueError: both or none of them are given, or no function, or not a cookie for each
     :raises UnsupportedFeature: if the kernel has no FPROBE
     :raises BpfError: ESRCH if a symbol is unknown or ambiguous, EINVAL or ENOENT if an
         address cannot be probed: one bad function fails the whole link
     """
     if (syms is None) == (addrs is None):
         raise ValueError("give either syms or addrs")
+    if isinstance(syms, str):
+        raise TypeError(f"syms are several names: [{syms!r}]")
+    if not (syms or addrs):
+        raise ValueError("no function is named")
     count = len(syms if syms is not None else addrs or ())
     if cookies is not None and len(cookies) != count:
-        raise ValueError(f"{len(cookies)} cookies for {count} functions")
+        raise ValueError(f"{many(len(cookies), 'cookie')} for {many(count, 'function')}")
     kind = AttachType.BPF_TRACE_KPROBE_SESSION if session else AttachType.BPF_TRACE_KPROBE_MULTI
     try:
         fd = sys_link.link_create_kprobe_multi(
@@ -185,6 +204,8 @@ def attach_kprobe_multi(
             raise UnsupportedFeature(
                 "kprobe.multi", "5.18", "it was built without CONFIG_FPROBE"
             ) from error
-        error.add_context(f"kprobe.multi on {count} functions")
+        if error.errno == errno.ESRCH and syms is not None:
+            error.hint = _UNKNOWN
+        error.add_context(f"kprobe.multi on {many(count, 'function')}")
         raise
     return Link(fd, f"{'kretprobe' if retprobe else 'kprobe'}.multi x{count}")

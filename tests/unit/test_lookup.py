@@ -41,6 +41,21 @@ def test_kprobe_places_of_nothing(facts: Facts) -> None:
         kprobe_places(facts, "vfs_*[")
 
 
+@pytest.mark.parametrize(
+    ("glob", "hint"),
+    [
+        ("vfs_reed", "near: vfs_read"),
+        ("nosuch:vfs_read", "module 'nosuch' is not loaded; try: modprobe nosuch"),
+        ("no_such_function_*", ""),
+    ],
+)
+def test_what_helps_if_kprobe_places_finds_nothing(facts: Facts, glob: str, hint: str) -> None:
+    """Near names for a wrong name, the command for a module that is not there."""
+    with pytest.raises(BpfError) as caught:
+        kprobe_places(facts, glob)
+    assert hint in caught.value.hint if hint else not caught.value.hint
+
+
 def test_btf_targets(facts: Facts) -> None:
     """A function's or tracepoint's id in BTF; an unknown name suggests near ones."""
     btf = facts.btf.vmlinux()

@@ -15,7 +15,7 @@ import pybpf
 from pybpf import programs
 from pybpf._sys.fd import Fd
 from pybpf.binding import ProgLoad
-from pybpf.errors import BpfError
+from pybpf.errors import BpfError, DeniedByPolicy, StateError, UnsupportedFeature
 from pybpf.kernel import funcfind
 from pybpf.kernel.host import Facts
 from pybpf.kernel.lookup import BtfTarget, KprobePlaces
@@ -270,11 +270,36 @@ def test_the_tables_say_why_a_name_is_refused(
 
     kernel.at[0] = refuse
     request_.target = "one"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BpfError, match="no traceable"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BpfError) as caught:
         patch.setattr(kprobe, "kprobe_places", untraced)
         kprobe.multi_by_section(request_)
+    assert "no traceable" in str(caught.value) and "no such place" in str(caught.value.__cause__)
     assert kernel.left() == []
     assert kprobe.multi_by_section(request_).what == "0x7000"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StateError("the program is closed"),
+        UnsupportedFeature("kprobe.multi", "5.18"),
+        DeniedByPolicy(errno.EPERM, "a link", "lockdown"),
+    ],
+)
+def test_tables_are_not_asked_about_other_refusals(
+    kernel: Kernel, request_: Any, asked: list[str], error: BpfError
+) -> None:
+    """They know nothing of closed programs, other kernels and missing rights."""
+
+    def refuse() -> None:
+        kernel.calls.append("refused")
+        raise error
+
+    kernel.at[0] = refuse
+    request_.target = "one"
+    with pytest.raises(type(error)) as caught:
+        kprobe.multi_by_section(request_)
+    assert caught.value is error and asked == []
 
 
 # -- what was linked -------------------------------------------------------
