@@ -144,7 +144,10 @@ class Entries(Walk, MutableMapping[Any, Any]):
         take = self._decoded(out)
         if self._kind in KEYLESS:
             if key is not MISSING:
-                self._key.encode(key)  # refuses it
+                self.fileno()  # that it is closed comes first
+                from .hints import without_keys  # only for errors
+
+                raise TypeError(f"key {key!r}: {without_keys(self._kind)}")
             self._run("lookup_and_delete", "pop", result=take)
             if not out and default is MISSING:
                 raise IndexError(f"map {self._name!r} is empty")

@@ -105,6 +105,7 @@ CLOSED: dict[str, tuple[Callable[[], Any], Uses]] = {
         {
             "push": lambda it: it.push(1),
             "pop": lambda it: it.pop(),
+            "pop of a key": lambda it: it.pop(1),
             "peek": lambda it: it.peek(),
             "clear": lambda it: it.clear(),
         },
@@ -335,6 +336,7 @@ def test_a_key_in_a_map_without_keys() -> None:
             lambda: queue[1],
             lambda: queue.pop(1),
             lambda: queue.pop(1, None),
+            lambda: queue.pop(b""),
         ]
         for use in uses:
             with pytest.raises(TypeError, match="has no keys"):
