@@ -15,9 +15,12 @@ faster; it has one line for each record. Either way, lines and their order are t
 list, and call sites are known even where that list does not have them (before 6.5).
 
 The records are read without ftrace's lock. So their number is compared with what
-``dyn_ftrace_total_info`` says before and afterwards. If it differs, ftrace's list is read instead.
-The same happens if kernel memory cannot be read, or if the structs are not as described above. A
-wrong record does no harm, because the kernel checks every address at the attach.
+``dyn_ftrace_total_info`` says before and afterwards. Lines of a list and records belong together
+only if the records are the same after the list was read, because a module may have gone and come
+back meanwhile. In all other cases ftrace's list is read with its addresses. The same happens if
+kernel memory cannot be read, or if the structs are not as described above.
+
+Where /proc/kcore cannot be read, a small BPF program reads the memory (`pybpf.kernel.kcore`).
 """
 
 from __future__ import annotations
@@ -30,26 +33,29 @@ from .._sys.files import read
 from ..btf import Btf, BtfKind
 from ..btf.types import Ptr, Struct
 from ..digits import decimal
-from ..errors import BpfError, ObjectFormatError
+from ..errors import ObjectFormatError
 from ..namedtuple import NamedTuple
 from .ftrace import FtraceFunctions, Place, SplitList, tracefs
+from .functions import ENDBR
 from .kcore import open_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from .ftrace import Lists
     from .host import Facts
     from .kallsyms import Kallsyms
     from .kcore import KernelMemory
 
-__all__ = ["CallSites", "Records", "read_sites", "sites_of"]
+    #: Reads the call sites from memory, in the list's order; None if that does not work.
+    ReadSites: TypeAlias = Callable[[], array[int] | None]
+
+__all__ = ["CallSites", "Records", "SiteReader", "find_sites", "read_sites"]
 
 _START = "ftrace_pages_start"
 _POINTER, _INT = struct.Struct("<Q"), struct.Struct("<i")
-# A call site is the first instruction of a function, or comes after endbr64.
-_ENDBR = 4
 # No kernel has as many. So a loop of pages ends.
 _MOST_PAGES, _MOST_RECORDS = 1 << 14, 1 << 21
 
@@ -129,6 +135,19 @@ def read_sites(memory: KernelMemory, layout: Records, start: int) -> array[int] 
     return None
 
 
+class _Sources(NamedTuple):
+    # How to get symbols and call sites. Both may refer to the facts that the list belongs to.
+    symbols: Callable[[], Kallsyms]
+    find: Callable[[], ReadSites | None]
+
+
+class _Known(NamedTuple):
+    # Call sites in the list's order, the symbols, and how to read the sites again.
+    sites: array[int]
+    table: Kallsyms
+    again: ReadSites
+
+
 class CallSites:
     """Find traceable functions by the call sites in the kernel's memory, or else in ftrace's list.
 
@@ -136,74 +155,95 @@ class CallSites:
 
     :param lists: ftrace's list
     :param symbols: gives the kernel's symbols, when they are needed
-    :param read: reads the call sites from memory, in the list's order; None if that does not work
+    :param find: finds where the call sites are, when they are needed; None if memory does not tell
     """
 
     def __init__(
         self,
         lists: Lists,
         symbols: Callable[[], Kallsyms],
-        read: Callable[[], array[int] | None],
+        find: Callable[[], ReadSites | None],
     ) -> None:
         self._lists = lists
-        self._load: tuple[Callable[[], Kallsyms], Callable[[], array[int] | None]] | None
-        self._load = symbols, read
-        self._table: Kallsyms | None = None
+        self._state: _Sources | _Known | None = _Sources(symbols, find)
 
-    @cached_property
-    def _known(self) -> array[int] | None:
-        assert self._load is not None
-        symbols, read = self._load
-        sites = read()
-        self._table = None if sites is None else symbols()
-        self._load = None  # both may keep the facts alive that this list belongs to
-        return sites
+    def _known(self) -> _Known | None:
+        # Threads that come at once may both read. Each gets an answer.
+        state = self._state
+        if isinstance(state, _Sources):
+            read = state.find()
+            sites = None if read is None else read()
+            known = None if read is None or sites is None else _Known(sites, state.symbols(), read)
+            self._state = state = known
+        return state
 
     @cached_property
     def _sites(self) -> frozenset[int]:
-        return frozenset(self._known.tolist() if self._known else ())
+        known = self._known()
+        return frozenset(known.sites.tolist() if known else ())
 
     def split(self) -> SplitList:
         # Names of all functions take longer to find among the symbols than to read.
-        sites = self._known
-        found = None if sites is None else self._lists.plain.split_at(sites)
-        return self._lists.best.split() if found is None else found
+        known = self._known()
+        found = None if known is None else self._lists.plain.split_at(known.sites)
+        # The lines may be as many as before and yet be those of other functions.
+        if known is None or found is None or known.again() != known.sites:
+            return self._lists.best.split()
+        return found
 
     def starting(self, prefixes: Sequence[str]) -> SplitList:
-        if self._known is None or self._table is None:
+        known = self._known()
+        if known is None:
             return self._lists.best.starting(prefixes)
-        sites = self._sites
-        labels = self._table.labels_starting(
-            prefixes, lambda at: at in sites or at + _ENDBR in sites
-        )
-        rows = {at if at in sites else at + _ENDBR: label for at, label in labels.items()}
-        order = array("Q", filter(rows.__contains__, self._known))
-        return SplitList(tuple(map(rows.__getitem__, order)), order)
+        return self._listed(known, known.table.labels_starting(prefixes, self._sites, ENDBR))
 
     def places(self, names: Sequence[str]) -> list[Place]:
-        if self._known is None:
+        known = self._known()
+        if known is None:
             return self._lists.best.places(names)
-        lines, sites = self.starting(names) if names else SplitList((), None)
-        places = [
-            Place(*FtraceFunctions.split(x), at) for x, at in zip(lines, sites or (), strict=True)
-        ]
-        return [place for place in places if place.name in names]
+        rows = self._listed(known, known.table.labels_named(names, self._sites, ENDBR))
+        places = zip(rows.lines, rows.sites or (), strict=True)
+        return [Place(*FtraceFunctions.split(line), site) for line, site in places]
+
+    @staticmethod
+    def _listed(known: _Known, labels: dict[int, str]) -> SplitList:
+        order = array("Q", filter(labels.__contains__, known.sites))
+        return SplitList(tuple(map(labels.__getitem__, order)), order)
 
 
-def sites_of(facts: Facts) -> array[int] | None:
-    """Read the call sites of the running kernel. None if its memory does not tell."""
+class SiteReader(NamedTuple):
+    """Read the call sites of the running kernel.
+
+    :ivar layout: of the kernel's records
+    :ivar start: address of the variable ``ftrace_pages_start``
+    """
+
+    layout: Records
+    start: int
+
+    def read(self) -> array[int] | None:
+        """Read them in the order of ftrace's list; None if memory does not tell."""
+        try:
+            count = _count()
+            with open_memory() as memory:
+                sites = read_sites(memory, self.layout, self.start)
+            same = sites is not None and len(sites) == count == _count()
+            return sites if same else None
+        except OSError:  # also a BpfError
+            return None
+
+
+def find_sites(facts: Facts) -> ReadSites | None:
+    """Find where the running kernel keeps its call sites.
+
+    :returns: reads them; it keeps nothing of the facts. None if the kernel keeps them otherwise
+    """
     try:
         found = facts.kallsyms.by_name(_START)
         layout = Records.of(facts.btf.vmlinux())
-        if len(found) != 1 or layout is None:
-            return None
-        count = _count()
-        with open_memory() as memory:
-            sites = read_sites(memory, layout, found[0].addr)
-        same = sites is not None and len(sites) == count == _count()
-        return sites if same else None
-    except (BpfError, ObjectFormatError, OSError):
+    except (OSError, ObjectFormatError):
         return None
+    return SiteReader(layout, found[0].addr).read if len(found) == 1 and layout else None
 
 
 def _count() -> int | None:

@@ -26,10 +26,10 @@ from ..dataclass import dataclass
 from ..digits import hexadecimal
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from ..namedtuple import NamedTuple
+from .functions import is_site_of
 from .nameindex import index_names
 
 __all__ = [
-    "SITE_OFFSETS",
     "BlacklistEntry",
     "FtraceFunctions",
     "KprobeBlacklist",
@@ -38,7 +38,6 @@ __all__ = [
     "Place",
     "Source",
     "SplitList",
-    "is_site_of",
     "open_lists",
     "parse_blacklist",
     "parse_functions",
@@ -48,9 +47,6 @@ __all__ = [
 
 # Holes left by functions of discarded sections (freed init code).
 _INVALID = "__ftrace_invalid_address__"
-#: How many bytes after the function's address its call site may be: 4 for endbr64. (With call
-#: padding the site is still at the symbol.)
-SITE_OFFSETS = range(5)
 _ADDRESS = 16  # hex digits of an address
 # This many searches of the text cost about as much as splitting it and indexing its names.
 _SEARCHES_BEFORE_INDEX = 24
@@ -84,6 +80,7 @@ class Source(Protocol):
     """Stand for where the traceable functions are read from, when they are needed.
 
     :raises ObjectFormatError: from any method, if what is needed is malformed
+    :raises BpfError: from any method, if the kernel does not let this process read it
     """
 
     def split(self) -> SplitList:
@@ -105,6 +102,7 @@ class FtraceFunctions:
         gone
     :param sites: address of each line's call site, or None if not known
     :raises ObjectFormatError: from any method of a list made by `of`, as its source
+    :raises BpfError: likewise
     """
 
     def __init__(self, lines: Sequence[str], sites: Sequence[int] | None = None) -> None:
@@ -161,8 +159,9 @@ class FtraceFunctions:
         """
         wanted = [n for n in dict.fromkeys(names) if n and " " not in n and "\n" not in n]
         self._searches += len(wanted)
-        if self._source is not None and self._searches <= _SEARCHES_BEFORE_INDEX:
-            return self._source.places(wanted)
+        source = self._source
+        if source is not None and self._searches <= _SEARCHES_BEFORE_INDEX:
+            return source.places(wanted)
         lines, sites = self.lines, self.sites
         return [
             Place(*self.split(lines[i]), sites[i] if sites else None)
@@ -176,7 +175,8 @@ class FtraceFunctions:
 
         :param prefixes: not empty
         """
-        return self if self._source is None else FtraceFunctions(*self._source.starting(prefixes))
+        source = self._source
+        return self if source is None else FtraceFunctions(*source.starting(prefixes))
 
     def positions(self, name: str) -> tuple[int, ...]:
         """Return the positions of the lines that name `name`, in any module. Splits the list."""
@@ -210,9 +210,12 @@ class FtraceFunctions:
     # -- machinery
 
     def _split(self) -> SplitList:
-        if self._columns is None:
-            assert self._source is not None
-            self._columns, self._source = self._source.split(), None
+        # Another thread may split it meanwhile. It sets the columns before it drops the source.
+        source = self._source
+        if source is not None:
+            self._columns = source.split()
+            self._source = None
+        assert self._columns is not None
         return self._columns
 
     def _names(self) -> dict[str, int | list[int]]:
@@ -365,11 +368,6 @@ def _columns_line_by_line(lines: list[str]) -> SplitList:
             kept.append(rest)
         offset += len(line) + 1
     return _listed(kept, sites)
-
-
-def is_site_of(site: int, address: int) -> bool:
-    """Tell whether `site` is the call site of the function at `address`."""
-    return site - address in SITE_OFFSETS
 
 
 def parse_functions(data: bytes, *, with_addresses: bool = False) -> FtraceFunctions:

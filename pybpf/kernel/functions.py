@@ -8,7 +8,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..trampoline.model import Model
 
-__all__ = ["KernelFunction", "label"]
+__all__ = ["ENDBR", "SITE_OFFSETS", "KernelFunction", "is_site_of", "label"]
+
+#: Bytes of endbr64, which may be a function's first instruction.
+ENDBR = 4
+#: How many bytes after the function's address its call site may be. (With call padding the site is
+#: still at the symbol.)
+SITE_OFFSETS = frozenset(range(ENDBR + 1))
 
 
 def label(name: str, module: str) -> str:
@@ -17,6 +23,11 @@ def label(name: str, module: str) -> str:
     :param module: kernel module, "" for the kernel itself
     """
     return f"{name} [{module}]" if module else name
+
+
+def is_site_of(site: int, address: int) -> bool:
+    """Tell whether `site` is the call site of the function at `address`."""
+    return site - address in SITE_OFFSETS
 
 
 @dataclass(frozen=True, slots=True)

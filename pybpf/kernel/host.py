@@ -224,19 +224,19 @@ class Facts:
 
     @cached_property
     def ftrace(self) -> FtraceFunctions:
-        """Return the traceable functions.
+        """Return the traceable functions. They are read when something is asked of them.
 
-        :raises BpfError: as `pybpf.kernel.ftrace.tracefs`; saved facts raise it if reading the
+        :raises BpfError: as `pybpf.kernel.ftrace.open_lists`; saved facts raise it if reading the
             list failed when they were saved
         """
         if self.ftrace_error:
             doing = "traceable functions are not among the saved facts"
             raise BpfError(errno.ENODATA, doing, f"when they were saved: {self.ftrace_error}")
-        from .callsites import CallSites, sites_of
+        from .callsites import CallSites, find_sites
         from .ftrace import FtraceFunctions, open_lists
 
         _ = self.loaded
-        source = CallSites(open_lists(), lambda: self.kallsyms, lambda: sites_of(self))
+        source = CallSites(open_lists(), lambda: self.kallsyms, lambda: find_sites(self))
         return FtraceFunctions.of(source)
 
     @cached_property

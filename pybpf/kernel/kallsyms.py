@@ -31,6 +31,7 @@ from ..dataclass import dataclass
 from ..digits import decimal, hexadecimal
 from ..errors import DeniedByPolicy, ObjectFormatError
 from ..namedtuple import NamedTuple
+from .functions import label
 from .nameindex import index_names
 
 TYPE_CHECKING = False
@@ -47,6 +48,8 @@ _ADDRESS = 16  # hex digits of an address
 _NAME = 19  # column where the name starts
 # This many searches cost about as much as the dictionary of all names.
 _SEARCHES_BEFORE_INDEX = 24
+# This many addresses are searched for in the text. For more, all are decoded.
+_FEW = 8
 # No function is longer. A larger distance means that the address belongs to
 # something that has no symbol (the table has no sizes). Bytes.
 _MAX_OFFSET = 1 << 20
@@ -166,11 +169,7 @@ class _Stretch:
         if self._names is not None:
             found = self._names.get(name, ())
             return [self.symbol(i) for i in ((found,) if isinstance(found, int) else found)]
-        # A name ends at a newline, or at the tab before its owner.
-        starts = list(self._search(f" {name}\n"))
-        if not self._core:
-            starts = sorted([*starts, *self._search(f" {name}\t")])
-        return [self._checked(self._line_at(start)) for start in starts]
+        return [self._checked(self._line_at(start)) for start in sorted(self._named(name))]
 
     def find_prefix(self, prefix: str) -> list[Symbol]:
         return [self._checked(self._line_at(start)) for start in self._search(f" {prefix}")]
@@ -182,7 +181,7 @@ class _Stretch:
 
     def add_named(self, wanted: Mapping[str, str], prefixes: Sequence[str], to: Columns) -> None:
         if prefixes:
-            self._add(self._starting(prefixes).rows, wanted, to)
+            self._add(self.starting(prefixes).rows, wanted, to)
             self._found = None  # nobody asks for these a third time
         elif self._core:
             self._add_core(wanted, to)
@@ -212,29 +211,73 @@ class _Stretch:
             to.types.extend(compress(words[1::3], known))
             to.modules.extend([""] * len(heads))
 
-    def add_labels(
-        self, prefixes: Sequence[str], wanted: Callable[[int], object], to: dict[int, str]
-    ) -> None:
-        _, starts, rows = self._starting(prefixes)
-        if not self._core:  # its lines are not in the order of addresses
-            to.update(self._first_labels(prefixes, wanted) if starts else ())
-            return
-        text, here = self.text, map(wanted, rows.addrs)
-        for start, addr, name in compress(zip(starts, rows.addrs, rows.names, strict=True), here):
-            before = text.rfind("\n", 0, max(start - 1, 0)) + 1
-            if not start or not text.startswith(text[start : start + _ADDRESS], before):
-                to[addr] = name  # else another symbol of this address comes before
+    def starting(self, prefixes: Sequence[str]) -> _Found:
+        # The symbols whose names start so, in file order. The last answer is kept. Another thread
+        # may replace it at any time.
+        found = self._found
+        if found is None or found.prefixes != tuple(prefixes):
+            starts = sorted({start for prefix in prefixes for start in self._search(f" {prefix}")})
+            self._found = found = _Found(tuple(prefixes), starts, self._rows_at(starts))
+        return found
 
-    def _first_labels(
-        self, prefixes: Sequence[str], wanted: Callable[[int], object]
-    ) -> dict[int, str]:
-        found: dict[int, str] = {}
-        for lines in self._parts():
-            addrs = self._addresses(lines)
-            for addr, line in compress(zip(addrs, lines, strict=True), map(wanted, addrs)):
-                found.setdefault(addr, line[_NAME:].replace("\t", " "))
-        starts = tuple(prefixes)
-        return {addr: label for addr, label in found.items() if label.startswith(starts)}
+    def exact(self, names: Sequence[str]) -> _Found:
+        # The symbols that have one of these names, in file order.
+        starts = sorted({start for name in names for start in self._named(name)})
+        return _Found((), starts, self._rows_at(starts))
+
+    def add_labels(self, found: _Found, sites: Set[int], endbr: int, to: dict[int, str]) -> None:
+        starts, (names, addrs, _, owners) = found.starts, found.rows
+        here = [
+            (starts[i], addrs[i], addrs[i] + beyond, i)
+            for beyond in (0, endbr)
+            for i in compress(itertools.count(), [addr + beyond in sites for addr in addrs])
+        ]
+        if not here:
+            return
+        near = {} if self._core else self._first_lines([x[1] for x in here], endbr)
+        for start, addr, site, i in here:
+            if self._core:
+                named = self._names_sorted(start, addr, site)
+            else:
+                between = range(addr + 1, site + 1)
+                named = near[addr] == start and near.keys().isdisjoint(between)
+            if named:
+                to[site] = label(names[i], owners[i])
+
+    def _names_sorted(self, start: int, addr: int, place: int) -> bool:
+        # Whether the kernel names a place at or after `addr` by the line at `start`: the line is
+        # the first of its address, and no symbol is nearer.
+        text, head = self.text, self.text[start : start + _ADDRESS]
+        if start and text.startswith(head, text.rfind("\n", 0, start - 1) + 1):
+            return False
+        if place == addr:
+            return True
+        after = text.index("\n", start) + 1
+        while text.startswith(head, after):
+            after = text.index("\n", after) + 1
+        return after == len(text) or self._addr_at(after) > place
+
+    def _first_lines(self, addrs: Sequence[int], beyond: int) -> dict[int, int]:
+        # Where the first line of an address starts, for these addresses and those shortly after.
+        if len(addrs) > _FEW:
+            lines = self._lines()
+            starts = list(itertools.accumulate([len(x) + 1 for x in lines], initial=0))[:-1]
+            # Of several lines the first is kept.
+            return dict(zip(reversed(self._addresses(lines)), reversed(starts), strict=True))
+        found: dict[int, int] = {}
+        for stem in {f"{at:0{_ADDRESS}x}"[:-1] for x in addrs for at in (x, x + beyond)}:
+            for start in self._heads(stem):
+                found.setdefault(self._addr_at(start), start)
+        return found
+
+    def _heads(self, digits: str) -> Iterator[int]:
+        # Where the lines start whose addresses start so.
+        if self.text.startswith(digits):
+            yield 0
+        found = self.text.find(f"\n{digits}")
+        while found >= 0:
+            yield found + 1
+            found = self.text.find(f"\n{digits}", found + 1)
 
     # -- by position
 
@@ -304,15 +347,9 @@ class _Stretch:
     def _parts(self) -> Iterator[list[str]]:
         return (self.text[start : end - 1].split("\n") for start, end in self._spans())
 
-    def _starting(self, prefixes: Sequence[str]) -> _Found:
-        # The symbols whose names start so, in file order. The last answer is kept.
-        if self._found is None or self._found.prefixes != tuple(prefixes):
-            text = self.text
-            starts = sorted({start for prefix in prefixes for start in self._search(f" {prefix}")})
-            ends = map(text.index, itertools.repeat("\n"), starts)
-            rows = self._rows([text[a:b] for a, b in zip(starts, ends, strict=True)])
-            self._found = _Found(tuple(prefixes), starts, rows)
-        return self._found
+    def _rows_at(self, starts: Sequence[int]) -> Columns:
+        ends = map(self.text.index, itertools.repeat("\n"), starts)
+        return self._rows([self.text[a:b] for a, b in zip(starts, ends, strict=True)])
 
     def _rows(self, lines: list[str]) -> Columns:
         addrs, types = self._addresses(lines), [line[17] for line in lines]
@@ -403,6 +440,12 @@ class _Stretch:
             if start == 0 or (start > 0 and text[start - 1] == "\n"):
                 yield start
             found = text.find(needle, found + 1)
+
+    def _named(self, name: str) -> Iterator[int]:
+        # A name ends at a newline, or at the tab before its owner.
+        yield from self._search(f" {name}\n")
+        if not self._core:
+            yield from self._search(f" {name}\t")
 
     def _line_at(self, start: int) -> str:
         return self.text[start : self.text.index("\n", start)]
@@ -564,22 +607,34 @@ class Kallsyms:
         return found
 
     def labels_starting(
-        self, prefixes: Sequence[str], wanted: Callable[[int], object]
+        self, prefixes: Sequence[str], sites: Set[int], endbr: int
     ) -> dict[int, str]:
-        """Map addresses to their labels, for labels that start with one of these prefixes.
+        """Map call sites to the labels of their functions, for names that start with a prefix.
 
-        A label is ``NAME`` or ``NAME [OWNER]`` of the first symbol at an address. The kernel's
-        ``%ps`` and ftrace's list use the same name.
+        A label is ``NAME`` or ``NAME [OWNER]``. The kernel names a call site by the nearest symbol
+        at or below it, and by the first of several at one address. So do its ``%ps`` and ftrace's
+        list.
 
         :param prefixes: not empty
-        :param wanted: tells whether an address is wanted
+        :param sites: addresses of call sites
+        :param endbr: how many bytes after its function a call site is, if not at the start
         :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
         """
+        return self._labels(lambda stretch: stretch.starting(prefixes), sites, endbr)
+
+    def labels_named(self, names: Sequence[str], sites: Set[int], endbr: int) -> dict[int, str]:
+        """Do what `labels_starting` does, for functions that have one of these names."""
+        some = [name for name in names if name and not any(map(name.__contains__, " \t\n"))]
+        return self._labels(lambda stretch: stretch.exact(some), sites, endbr)
+
+    def _labels(
+        self, find: Callable[[_Stretch], _Found], sites: Set[int], endbr: int
+    ) -> dict[int, str]:
         self.require_addresses()
-        found: dict[int, str] = {}
+        labels: dict[int, str] = {}
         for stretch in self._stretches:
-            stretch.add_labels(prefixes, wanted, found)
-        return found
+            stretch.add_labels(find(stretch), sites, endbr, labels)
+        return labels
 
     def find_prefix(self, prefix: str) -> list[Symbol]:
         """Find symbols whose name starts with `prefix`, in file order.

@@ -41,6 +41,7 @@ from .._uapi.defines import ENOTSUPP
 from ..dataclass import replace
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
+from ..kernel.functions import SITE_OFFSETS
 from ..kernel.sleepable import is_sleep_refusal
 from .columns import Targets
 from .ground import ROUNDS, Stale, Stands
@@ -64,10 +65,6 @@ __all__ = ["attach", "check"]
 
 
 _SLOTS_WITHOUT_STACK = 6
-
-
-# A call site is at most this many bytes after the function's address: endbr64.
-_OFFSETS = frozenset(range(5))
 
 
 class _Engine:
@@ -147,11 +144,11 @@ class _Engine:
         addresses, btf_ids = rows.addresses, rows.btf_ids
         # Nearly always all are right, which takes few steps to see.
         beyond = list(map(sub, map(where.get, btf_ids, addresses), addresses))
-        if _OFFSETS.issuperset(beyond):
+        if SITE_OFFSETS.issuperset(beyond):
             return targets
         wrong = [
             targets[i]
-            for i in [i for i, far in enumerate(beyond) if far not in _OFFSETS]
+            for i in [i for i, far in enumerate(beyond) if far not in SITE_OFFSETS]
             if addresses[i] and where[btf_ids[i]]  # 0: addresses are hidden
         ]
 

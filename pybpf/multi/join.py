@@ -12,8 +12,8 @@ from operator import itemgetter, sub
 
 from ..bulk import picked, places_of
 from ..dataclass import dataclass
-from ..kernel.ftrace import SITE_OFFSETS, FtraceFunctions, is_site_of
-from ..kernel.functions import label
+from ..kernel.ftrace import FtraceFunctions
+from ..kernel.functions import SITE_OFFSETS, is_site_of, label
 from ..kernel.globs import Matcher, Pattern
 from ..kernel.kallsyms import FUNCTION_TYPES, Columns
 from ..kernel.nameindex import index_names
@@ -39,7 +39,6 @@ __all__ = [
 
 # Up to this many names are searched one by one. For more, one pass over all symbols is faster.
 _FEW = 24
-_OFFSETS = frozenset(SITE_OFFSETS)
 # Up to this many beginnings are searched for. For more, splitting the whole list is faster.
 _SEARCHES = 8
 
@@ -248,8 +247,8 @@ def _plain(
         odd.update([i for i, x in enumerate(lines) if type(x) is list])
     if sites is not None:
         beyond = list(map(sub, picked(sites, first), addresses))  # type: ignore[arg-type]
-        if not _OFFSETS.issuperset(beyond):
-            odd.update([i for i, far in enumerate(beyond) if far not in _OFFSETS])
+        if not SITE_OFFSETS.issuperset(beyond):
+            odd.update([i for i, far in enumerate(beyond) if far not in SITE_OFFSETS])
     return addresses, sorted(odd)
 
 

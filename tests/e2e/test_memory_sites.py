@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from pybpf.kernel.callsites import sites_of
+from pybpf.kernel.callsites import find_sites
 from pybpf.kernel.ftrace import FtraceFunctions, open_lists, tracefs
 from pybpf.kernel.host import Facts
 
@@ -21,8 +21,10 @@ def test_memory_and_list_are_the_same(module: str) -> None:
         subprocess.run(["modprobe", module, "numdummies=0"], check=True, capture_output=True)
     try:
         facts = Facts()
-        sites = sites_of(facts)
-        assert sites is not None
+        read = find_sites(facts)
+        assert read is not None
+        sites = read()
+        assert sites is not None and read() == sites
         lists = open_lists()
         listed = FtraceFunctions.of(lists.best)
         # 6.1 does not tell addresses.

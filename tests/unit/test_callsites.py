@@ -6,6 +6,9 @@ import errno
 import struct
 import weakref
 from array import array
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +19,8 @@ from hypothesis.strategies import DrawFn
 from pybpf.btf import Btf, BtfBuilder, types
 from pybpf.errors import BpfError
 from pybpf.kernel import callsites
-from pybpf.kernel.callsites import CallSites, Records, read_sites, sites_of
-from pybpf.kernel.ftrace import FtraceFunctions, Lists, ListText, parse_functions
+from pybpf.kernel.callsites import CallSites, Records, find_sites, read_sites
+from pybpf.kernel.ftrace import FtraceFunctions, Lists, ListText, Place, SplitList, parse_functions
 from pybpf.kernel.functions import label
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
 from pybpf.kernel.kcore import KernelMemory
@@ -150,7 +153,7 @@ def test_a_kernel_that_names_it_otherwise(field: str) -> None:
 
 
 class Facts(SimpleNamespace):
-    """What `sites_of` reads of a kernel."""
+    """What `find_sites` reads of a kernel."""
 
 
 # -- the functions ---------------------------------------------------------
@@ -187,8 +190,8 @@ class Kernel:
     def functions(self, *, told: bool = True) -> FtraceFunctions:
         plain = ListText(lambda: self.text(False), with_addresses=False)
         best = ListText(lambda: self.text(True), with_addresses=True)
-        known = self.sites if told else None
-        return FtraceFunctions.of(CallSites(Lists(plain, best), self.kallsyms, lambda: known))
+        read = (lambda: self.sites) if told else None
+        return FtraceFunctions.of(CallSites(Lists(plain, best), self.kallsyms, lambda: read))
 
     def listed(self) -> FtraceFunctions:
         return parse_functions(self.text(True), with_addresses=True)
@@ -196,13 +199,16 @@ class Kernel:
 
 @st.composite
 def made(draw: DrawFn) -> Kernel:
-    """Functions 16 bytes apart, some with several names, in the kernel and in a module."""
+    """Functions 16 bytes apart, some with several names, in the kernel and in a module.
+
+    Some symbols are 4 bytes after the start, as a label in assembly may be.
+    """
     place = st.integers(0, 11)
-    rows = draw(
-        st.lists(st.tuples(place, st.sampled_from(NAMES), st.sampled_from("TtWd")), max_size=20)
-    )
+    beyond = st.sampled_from([0, 0, 0, 4])
+    row = st.tuples(place, st.sampled_from(NAMES), st.sampled_from("TtWd"), beyond)
     symbols = [
-        Symbol(name, START + 16 * at, kind, "mod" if at > 7 else "") for at, name, kind in rows
+        Symbol(name, START + 16 * at + more, kind, "mod" if at > 7 else "")
+        for at, name, kind, more in draw(st.lists(row, max_size=20))
     ]
     symbols.insert(0, Symbol("_text", START - 64, "T"))
     functions = draw(st.lists(place, unique=True, max_size=12))
@@ -243,8 +249,48 @@ def test_a_list_of_another_length_is_read_with_its_addresses() -> None:
     later = Kernel(kernel.symbols, [[START]])
     plain = ListText(lambda: later.text(False), with_addresses=False)
     best = ListText(lambda: later.text(True), with_addresses=True)
-    source = CallSites(Lists(plain, best), kernel.kallsyms, lambda: kernel.sites)
+    source = CallSites(Lists(plain, best), kernel.kallsyms, lambda: lambda: kernel.sites)
     assert source.split() == later.listed()._split()
+
+
+def test_a_list_of_other_functions_is_read_with_its_addresses() -> None:
+    """If a module went and another came, lines are as many, but they are not those of before."""
+    first = [Symbol("a", START, "T"), Symbol("b", START + 16, "T")]
+    kernel = Kernel(first, [[START, START + 16]])
+    later = Kernel([*first, Symbol("c", START + 32, "T")], [[START, START + 32]])
+    plain = ListText(lambda: later.text(False), with_addresses=False)
+    best = ListText(lambda: later.text(True), with_addresses=True)
+    records = iter([kernel.sites, later.sites])
+    source = CallSites(Lists(plain, best), kernel.kallsyms, lambda: lambda: next(records))
+    assert source.split() == later.listed()._split()
+
+
+@pytest.mark.parametrize("again", [None, array("Q"), array("Q", [START])])
+def test_records_that_are_gone_after_the_list_was_read(again: array[int] | None) -> None:
+    """Memory does not tell any more, or the records are being changed."""
+    kernel = Kernel([Symbol("a", START, "T"), Symbol("b", START + 16, "T")], [[START, START + 16]])
+    plain = ListText(lambda: kernel.text(False), with_addresses=False)
+    best = ListText(lambda: kernel.text(True), with_addresses=True)
+    records = iter([kernel.sites, again])
+    source = CallSites(Lists(plain, best), kernel.kallsyms, lambda: lambda: next(records))
+    assert source.split() == kernel.listed()._split()
+
+
+class Slow:
+    """A list whose reading lasts until two threads read it."""
+
+    def __init__(self, meet: Barrier, functions: FtraceFunctions) -> None:
+        self.meet, self.functions = meet, functions
+
+    def split(self) -> SplitList:
+        self.meet.wait()
+        return SplitList(self.functions.lines, None)
+
+    def starting(self, prefixes: Sequence[str]) -> SplitList:
+        return self.split()
+
+    def places(self, names: Sequence[str]) -> list[Place]:
+        return self.functions.named(names)
 
 
 class Holder:
@@ -256,8 +302,9 @@ class Holder:
     def symbols(self) -> Kallsyms:
         return self.kernel.kallsyms()
 
-    def sites(self) -> array[int]:
-        return self.kernel.sites
+    def find(self) -> Callable[[], array[int]]:
+        sites = self.kernel.sites
+        return lambda: sites
 
 
 def test_whoever_holds_them_is_let_go() -> None:
@@ -266,7 +313,7 @@ def test_whoever_holds_them_is_let_go() -> None:
     plain = ListText(lambda: kernel.text(False), with_addresses=False)
     holder = Holder(kernel)
     gone = weakref.ref(holder)
-    source = CallSites(Lists(plain, plain), holder.symbols, holder.sites)
+    source = CallSites(Lists(plain, plain), holder.symbols, holder.find)
     del holder
     assert gone() is not None
     for _ in range(2):
@@ -286,10 +333,32 @@ def test_after_an_interrupt_it_is_read_again() -> None:
             return answer
         raise answer
 
-    source = CallSites(Lists(plain, plain), kernel.kallsyms, read)
+    source = CallSites(Lists(plain, plain), kernel.kallsyms, lambda: read)
     with pytest.raises(KeyboardInterrupt):
         source.starting(["a"])
     assert source.starting(["a"]).lines == ("a",)
+
+
+def both(ask: Callable[[], object]) -> list[object]:
+    """What two threads get that ask at the same time."""
+    with ThreadPoolExecutor(2) as pool:
+        return [answer.result() for answer in [pool.submit(ask), pool.submit(ask)]]
+
+
+def test_threads_that_read_at_once_both_get_the_functions() -> None:
+    """Each reads, and none finds what the other has put away."""
+    kernel = Kernel([Symbol("a", START, "T")], [[START]])
+    meet = Barrier(2, timeout=10)
+
+    def read() -> array[int]:
+        meet.wait()
+        return kernel.sites
+
+    best = ListText(lambda: kernel.text(True), with_addresses=True)
+    known = FtraceFunctions.of(CallSites(Lists(best, best), kernel.kallsyms, lambda: read))
+    assert both(lambda: known.named(["a"])) == [[Place("a", "", START)]] * 2
+    listed = FtraceFunctions.of(Slow(meet, kernel.listed()))
+    assert both(lambda: listed.lines) == [("a",)] * 2
 
 
 # -- when memory is not trusted --------------------------------------------
@@ -298,6 +367,11 @@ def test_after_an_interrupt_it_is_read_again() -> None:
 def facts(symbols: str = f"{VARIABLE:016x} b ftrace_pages_start\n", **fields: str) -> Facts:
     text = f"{START:016x} T _text\n{symbols}"
     return Facts(kallsyms=Kallsyms(text), btf=SimpleNamespace(vmlinux=lambda: kernel_btf(**fields)))
+
+
+def sites_of(known: Facts) -> array[int] | None:
+    read = find_sites(known)  # type: ignore[arg-type]
+    return read() if read else None
 
 
 @pytest.fixture
@@ -313,7 +387,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 
 
 def test_records_are_trusted_if_their_number_is_right(counts: list[int | None]) -> None:
-    sites = sites_of(facts())  # type: ignore[arg-type]
+    sites = sites_of(facts())
     assert sites is not None and sites.tolist() == [START + 4, START + 0x1000]
 
 
@@ -321,7 +395,7 @@ def test_records_are_trusted_if_their_number_is_right(counts: list[int | None]) 
 def test_another_number_of_records(counts: list[int | None], said: tuple[int | None, ...]) -> None:
     """More or fewer, or a change while they were read: a module came or went."""
     counts[:] = said
-    assert sites_of(facts()) is None  # type: ignore[arg-type]
+    assert sites_of(facts()) is None
 
 
 @pytest.mark.parametrize(
@@ -335,7 +409,7 @@ def test_another_number_of_records(counts: list[int | None], said: tuple[int | N
     ids=["no variable", "two of them", "an address that is not mapped", "another layout"],
 )
 def test_a_kernel_that_keeps_them_otherwise(counts: list[int | None], known: Facts) -> None:
-    assert sites_of(known) is None  # type: ignore[arg-type]
+    assert sites_of(known) is None
 
 
 def test_memory_that_may_not_be_read(
@@ -345,4 +419,4 @@ def test_memory_that_may_not_be_read(
         raise BpfError(errno.EPERM, "loading a program")
 
     monkeypatch.setattr(callsites, "open_memory", refused)
-    assert sites_of(facts()) is None  # type: ignore[arg-type]
+    assert sites_of(facts()) is None
