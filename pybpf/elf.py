@@ -18,6 +18,7 @@ from functools import cached_property
 
 from .errors import ObjectFormatError
 from .namedtuple import NamedTuple
+from .wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ class ElfFile:
         """Return (offset of the section headers, their number, index of their names)."""
         data = self.data
         if len(data) < _EHDR.size:
-            raise self.error(f"{len(data)} bytes are too few for an ELF header", _HEADER, len(data))
+            what = f"{many(len(data), 'byte')} cannot hold an ELF header"
+            raise self.error(what, _HEADER, len(data))
         (ident, kind, machine, _, _, _, shoff, _, ehsize, _, _, shentsize, shnum, shstrndx) = (
             _EHDR.unpack_from(data)
         )
@@ -176,9 +178,9 @@ class ElfFile:
         if machine != EM_BPF and not any_machine:
             raise self.error(f"not a BPF object (e_machine {machine})", _HEADER, 18)
         if ehsize != _EHDR.size:
-            raise self.error(f"ELF header says it has {ehsize} bytes", _HEADER, 52)
+            raise self.error(f"ELF header says it has {many(ehsize, 'byte')}", _HEADER, 52)
         if shentsize != _SHDR.size:
-            raise self.error(f"section headers of {shentsize} bytes each", _HEADER, 58)
+            raise self.error(f"section headers of {many(shentsize, 'byte')} each", _HEADER, 58)
         if not shoff or shoff + _SHDR.size > len(data):
             raise self.error(f"section headers at {shoff:#x}, outside the file", _HEADER, 40)
         if not shnum or shstrndx == 0xFFFF:
@@ -219,8 +221,8 @@ class ElfFile:
                 raise self.error("the names of sections are too long", _TABLE, 0)
             if offset + length > size and kind != SHT_NOBITS and kind != SHT_NULL:
                 raise self.error(
-                    f"section {name!r} of {length} bytes at {offset:#x} ends outside the file"
-                    f" of {size} bytes",
+                    f"section {name!r} of {many(length, 'byte')} at {offset:#x} ends outside "
+                    f"the file of {size} bytes",
                     _TABLE,
                     len(sections) * _SHDR.size,
                 )
@@ -343,7 +345,7 @@ class ElfFile:
 
     def _read_symbols(self, table: Section) -> list[Symbol]:
         if table.entsize != _SYM.size:
-            raise self.error(f"symbols of {table.entsize} bytes each", table.name, 0)
+            raise self.error(f"symbols of {many(table.entsize, 'byte')} each", table.name, 0)
         if table.size % _SYM.size:
             raise self.error("not a whole number of symbols", table.name, table.size)
         if not 0 < table.link < len(self.sections):

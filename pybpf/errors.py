@@ -14,6 +14,7 @@ from errno import EBADF, EOPNOTSUPP
 
 from ._uapi.defines import ENOTSUPP
 from .errnos import name_of
+from .wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class VerifierError(BpfError):
         if not self.log:
             return text
         lines = self.log.count("\n")
-        return f"{text}\n{self.summary}\n({lines} lines of verifier log in .log)"
+        return f"{text}\n{self.summary}\n({many(lines, 'line')} of verifier log in .log)"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.errno, self.program, self.log, self.summary, self.truncated))

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from .errors import BpfError, StateError
 from .names import unknown
+from .wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Variable:
         self._code: Literal["H", "I", "Q"] | None = None
 
     def __repr__(self) -> str:
-        return f"<Variable {self.name!r}: {self.size} bytes at {self.section}+{self.offset:#x}>"
+        size = many(self.size, "byte")
+        return f"<Variable {self.name!r}: {size} at {self.section}+{self.offset:#x}>"
 
     @property
     def read_only(self) -> bool:
@@ -99,7 +101,8 @@ class Variable:
     @raw.setter
     def raw(self, data: bytes) -> None:
         if len(data) != self.size:
-            raise ValueError(f"variable {self.name!r}: {len(data)} bytes given, {self.size} needed")
+            given = many(len(data), "byte")
+            raise ValueError(f"variable {self.name!r}: {given} given, {self.size} needed")
         if self._codec is None:
             self._resolve()
         end = self.offset + self.size

@@ -36,6 +36,7 @@ from .maps import Map
 from .names import ByName
 from .obj.reader import read_object
 from .programs import Program
+from .wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -332,6 +333,6 @@ class Object:
     def __repr__(self) -> str:
         state = "closed" if self.binding.closed else "loaded" if self._loaded else "open"
         return (
-            f"<Object {self.spec.name or 'bytes'}: {len(self.programs)} programs, "
-            f"{len(self.maps)} maps, {state}>"
+            f"<Object {self.spec.name or 'bytes'}: {many(len(self.programs), 'program')}, "
+            f"{many(len(self.maps), 'map')}, {state}>"
         )

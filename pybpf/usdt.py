@@ -20,6 +20,7 @@ from .dataclass import dataclass
 from .digits import number
 from .elf import ElfFile
 from .errors import ObjectFormatError
+from .wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _notes(elf: ElfFile, data: memoryview) -> Iterator[tuple[int, memoryview]]:
         start = at + _NOTE.size
         begin = start + (names + 3 & ~3)
         if begin + size > len(data):
-            raise elf.error(f"note of {size} bytes", _NOTE_SECTION, at)
+            raise elf.error(f"note of {many(size, 'byte')}", _NOTE_SECTION, at)
         if kind == _NOTE_TYPE and bytes(data[start : start + names]) == b"stapsdt\0":
             yield at, data[begin : begin + size]
         at = begin + (size + 3 & ~3)
@@ -264,7 +265,7 @@ def parse_arguments(text: str, machine: int = EM_X86_64, file: str = "") -> list
     at = 0
     end = len(text.rstrip())
     if end > _LONGEST:
-        raise _bad(f"USDT arguments of {end} bytes", file)
+        raise _bad(f"USDT arguments of {many(end, 'byte')}", file)
     while at < end:
         token = known.token.match(text, at)
         if token is None:

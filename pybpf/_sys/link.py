@@ -14,6 +14,7 @@ from .._uapi import structs as s
 from .._uapi.defines import BPF_F_REPLACE
 from .._uapi.enums import AttachType, Cmd
 from ..errors import BpfError
+from ..wording import many
 from .door import address, bpf, error, fileno, try_bpf
 from .fd import Fd
 
@@ -233,7 +234,7 @@ def link_create_kprobe_multi(
     multi.flags, multi.cnt = flags, len(texts) or len(places)
     multi.syms = ctypes.addressof(names) if texts else 0
     multi.addrs, multi.cookies = address(places), address(data)
-    return _link_create(attr, f"{_attach_name(attach_type)}, {multi.cnt} functions")
+    return _link_create(attr, f"{_attach_name(attach_type)}, {many(multi.cnt, 'function')}")
 
 
 def link_create_uprobe_multi(
@@ -260,13 +261,13 @@ def link_create_uprobe_multi(
     attr = s.LinkCreateUprobeMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)
     name = os.fsencode(path) + b"\0"
     places, counters, data = _u64s(offsets), _u64s(ref_ctr_offsets), _u64s(cookies)
-    _same_length(len(places), ref_ctr_offsets, "semaphores")
+    _same_length(len(places), ref_ctr_offsets, "semaphore")
     _same_length(len(places), cookies)
     multi = attr.uprobe_multi
     multi.path, multi.offsets, multi.cnt = address(name), address(places), len(places)
     multi.ref_ctr_offsets, multi.cookies = address(counters), address(data)
     multi.flags, multi.pid = flags, pid
-    return _link_create(attr, f"{_attach_name(attach_type)}, {len(places)} places")
+    return _link_create(attr, f"{_attach_name(attach_type)}, {many(len(places), 'place')}")
 
 
 def link_create_tracing_multi(
@@ -287,13 +288,13 @@ def link_create_tracing_multi(
     _same_length(len(numbers), cookies)
     multi = attr.tracing_multi
     multi.ids, multi.cookies, multi.cnt = address(numbers), address(data), len(numbers)
-    return _link_create(attr, f"{_attach_name(attach_type)}, {len(numbers)} functions")
+    return _link_create(attr, f"{_attach_name(attach_type)}, {many(len(numbers), 'function')}")
 
 
-def _same_length(count: int, values: Sequence[int] | None, what: str = "cookies") -> None:
+def _same_length(count: int, values: Sequence[int] | None, what: str = "cookie") -> None:
     # The kernel would read past the end of a shorter array.
     if values is not None and len(values) != count:
-        raise ValueError(f"{len(values)} {what} for {count} functions")
+        raise ValueError(f"{many(len(values), what)} for {many(count, 'function')}")
 
 
 def link_create_iter(

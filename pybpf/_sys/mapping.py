@@ -8,6 +8,7 @@ import weakref
 from errno import EEXIST
 
 from ..errors import BpfError, StateError
+from ..wording import many
 from .door import fileno, mmap_at, munmap
 
 TYPE_CHECKING = False
@@ -32,7 +33,7 @@ class FixedMapping:
         protection = mmap.PROT_READ | mmap.PROT_WRITE
         found = mmap_at(address, length, protection, flags, fileno(fd))
         if found < 0:
-            what = f"mmap of {length} bytes at {address:#x}"
+            what = f"mmap of {many(length, 'byte')} at {address:#x}"
             hint = "this process has something else there" if found == -EEXIST else ""
             raise BpfError(-found, what, hint)
         memory = (ctypes.c_char * length).from_address(found)

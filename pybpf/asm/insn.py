@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from .._uapi import defines as uapi
 from ..dataclass import dataclass
+from ..wording import many
 from . import opcodes as op
 
 __all__ = [
@@ -131,7 +132,8 @@ def decode(data: bytes | bytearray | memoryview) -> list[Insn]:
     :raises ValueError: if the length is not a multiple of 8
     """
     if len(data) % INSN_SIZE:
-        raise ValueError(f"{len(data)} bytes are not a whole number of 8-byte instructions")
+        given = many(len(data), "byte")
+        raise ValueError(f"{given} given, not a whole number of 8-byte instructions")
     return [
         Insn(code, regs & 0xF, regs >> 4, off, imm)
         for code, regs, off, imm in _SLOT.iter_unpack(data)

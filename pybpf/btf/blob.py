@@ -16,6 +16,7 @@ from functools import cached_property
 
 from ..bulk import picked
 from ..errors import ObjectFormatError
+from ..wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Blob:
         view = memoryview(data).cast("B") if isinstance(data, memoryview) else memoryview(data)
         self.data = view
         if len(view) < _HEADER.size:
-            raise self.error(f"{len(view)} bytes are too few for a BTF header", 0)
+            raise self.error(f"{many(len(view), 'byte')} cannot hold a BTF header", 0)
         magic, version, _flags, hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(
             view
         )

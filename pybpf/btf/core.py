@@ -30,6 +30,7 @@ from functools import partial
 from ..asm import opcodes as op
 from ..dataclass import dataclass, field
 from ..errors import ObjectFormatError, RelocationError
+from ..wording import many
 from .decode import Btf
 from .match import (
     ENUM_KINDS,
@@ -388,17 +389,17 @@ def _patch(code: bytearray, at: int, decision: _Decision) -> str:
         if decision.bad_width:
             _poison(code, at)
             return (
-                f"the field is {decision.new_size} bytes here and {old.size} in the program, "
-                "and is not a pointer or unsigned integer on both sides"
+                f"the field is {many(decision.new_size, 'byte')} here and {old.size} in the "
+                "program, and is not a pointer or unsigned integer on both sides"
             )
         if decision.new_size != old.size:
             have = op.SIZE_BYTES[opcode & op.SIZE_MASK]
             if have != old.size:
                 raise CoreFailure(
-                    f"the instruction accesses {have} bytes, but the field has {old.size}"
+                    f"the instruction accesses {many(have, 'byte')}, but the field has {old.size}"
                 )
             if decision.new_size not in _SIZE_CODE:
-                raise CoreFailure(f"no load or store of {decision.new_size} bytes exists")
+                raise CoreFailure(f"no load or store of {many(decision.new_size, 'byte')} exists")
             opcode = opcode & op.MODE_MASK | _SIZE_CODE[decision.new_size] | cls
         _INSN.pack_into(code, at, opcode, regs, value, imm)
     elif opcode == op.LDIMM64 and at + 16 <= len(code):

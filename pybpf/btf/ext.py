@@ -14,6 +14,7 @@ from functools import cached_property
 
 from ..dataclass import dataclass
 from ..errors import ObjectFormatError
+from ..wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class BtfExt:
         self._btf = btf
         size = len(self._data)
         if size < _PREAMBLE.size:
-            raise self._error(f"{size} bytes are too few for a header", 0)
+            raise self._error(f"{many(size, 'byte')} cannot hold a header", 0)
         magic, version, flags, hdr_len = _PREAMBLE.unpack_from(self._data)
         if magic == 0x9FEB:
             raise self._error("big-endian .BTF.ext is not supported", 0)
@@ -107,7 +108,7 @@ class BtfExt:
             name_off, count = _BLOCK.unpack_from(self._data, at)
             start, total = at + _BLOCK.size, count * rec_size
             if not count or total > end - start:
-                raise self._error(f"{what} block claims {count} records", at)
+                raise self._error(f"{what} block claims {many(count, 'record')}", at)
             blocks.append((self._string(name_off, at), start, total))
             at = start + total
         return rec_size, blocks

@@ -15,6 +15,8 @@ from __future__ import annotations
 import struct
 from functools import partial
 
+from ..wording import many
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,13 +230,13 @@ class Node:
         """Store a value. The place is already zeroed."""
         if isinstance(value, (bytes, bytearray, memoryview)):
             if len(value) != self.size:
-                raise ValueError(f"{len(value)} bytes given, {self.size} needed")
+                raise ValueError(f"{many(len(value), 'byte')} given, {self.size} needed")
             buffer[at : at + self.size] = value
         else:
             self.put(buffer, at, value)
 
     def put(self, buffer: bytearray, at: int, value: Any) -> None:
-        raise TypeError(f"{value!r} given, {self.size} bytes needed")
+        raise TypeError(f"{value!r} given, {many(self.size, 'byte')} needed")
 
 
 class RawNode(Node):
@@ -315,7 +317,7 @@ class CharsNode(Node):
         elif not isinstance(value, (bytes, bytearray, memoryview)):
             raise TypeError(f"{value!r} given, bytes or str needed")
         if len(value) > self.size:
-            raise ValueError(f"{len(value)} bytes given, at most {self.size} fit")
+            raise ValueError(f"{many(len(value), 'byte')} given, at most {self.size} fit")
         buffer[at : at + len(value)] = value
 
 
@@ -743,7 +745,7 @@ def compile_node(
 
     def short(buffer: Buffer, offset: int) -> ValueError:
         have = memoryview(buffer).nbytes
-        return ValueError(f"{size} bytes needed at offset {offset}, the buffer has {have}")
+        return ValueError(f"{many(size, 'byte')} needed at offset {offset}, the buffer has {have}")
 
     env |= {"unpack_from": packer.unpack_from, "error": struct.error, "short": short}
     made: dict[str, Any] = {}
@@ -771,7 +773,7 @@ def compile_node(
             return map(build, form.iter_unpack(buffer))
         except struct.error:
             have = memoryview(buffer).nbytes
-            raise ValueError(f"{have} bytes are not a multiple of {form.size}") from None
+            raise ValueError(f"{many(have, 'byte')} given, not a multiple of {form.size}") from None
 
     return made["decode"], iter_unpack
 

@@ -11,6 +11,7 @@ a record of its variables.
 from __future__ import annotations
 
 from ..errors import ObjectFormatError
+from ..wording import many
 from .decode import Btf
 from .nodes import (
     FLOAT_CODES,
@@ -89,7 +90,7 @@ class Codec:
         self._encode = encoder(node)
 
     def __repr__(self) -> str:
-        return f"<Codec {self.name}: {self.size} bytes>"
+        return f"<Codec {self.name}: {many(self.size, 'byte')}>"
 
     def encode(self, value: Any) -> bytes:
         """Encode a value. Structs also accept a dict (missing fields are 0) or a sequence, char
@@ -164,7 +165,7 @@ def _node(btf: Btf, type_id: int, room: _Room) -> Node:
     if isinstance(t, (Enum, Enum64)):
         code = INT_CODES.get((t.size, t.signed))
         if code is None:
-            raise _error(btf, t, f"is an enum of {t.size} bytes")
+            raise _error(btf, t, f"is an enum of {many(t.size, 'byte')}")
         return ScalarNode(code, {value.name: value.val for value in t.values})
     if isinstance(t, Float):
         if t.size in FLOAT_CODES:

@@ -15,6 +15,7 @@ from bisect import bisect_right
 
 from .._sys.fd import Fd
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
+from ..wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def parse_segments(head: bytes) -> list[tuple[int, int, int]]:
         return ObjectFormatError(what, file=_PATH, offset=offset)
 
     if len(head) < _EHDR.size:
-        raise bad(f"{len(head)} bytes are too few for an ELF header", 0)
+        raise bad(f"{many(len(head), 'byte')} cannot hold an ELF header", 0)
     fields = _EHDR.unpack_from(head)
     if fields[0] != b"\x7fELF":
         raise bad("not an ELF file", 0)
@@ -126,7 +127,8 @@ class Kcore(KernelMemory):
         while len(out) < size:
             part = self._read_part(addr + len(out), size - len(out))
             if not part:
-                raise BpfError(errno.EFAULT, f"reading {size} bytes at {addr:#x} of {_PATH}")
+                what = f"reading {many(size, 'byte')} at {addr:#x} of {_PATH}"
+                raise BpfError(errno.EFAULT, what)
             out += part
         return out
 
@@ -219,7 +221,8 @@ class BpfMemory(KernelMemory):
             result = sys_prog.prog_test_run(self._program, ctx_in=context)
             if result.retval:
                 # __u32 that holds -errno: EFAULT, or ERANGE for a user address
-                raise BpfError(errno.EFAULT, f"reading {size} bytes at {addr:#x} by a BPF program")
+                what = f"reading {many(size, 'byte')} at {addr:#x} by a BPF program"
+                raise BpfError(errno.EFAULT, what)
             if self._entry.lookup() < 0:
                 raise BpfError(last_errno(), "BPF_MAP_LOOKUP_ELEM of the map of pybpf_memory")
             out += self._entry.value[:count]

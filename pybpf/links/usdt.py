@@ -19,6 +19,7 @@ from ..dataclass import dataclass
 from ..elf import ElfFile
 from ..errors import BpfError, ObjectFormatError
 from ..usdt import ARG_SIB, ARG_UNREADABLE, MAX_ARGS, Argument, Probe, parse_arguments, probes
+from ..wording import many
 from .binary import find_binary, open_elf
 from .link import HasFd, LinkSet, Request, near, need
 from .uprobe import attach_uprobe
@@ -63,7 +64,7 @@ class UsdtSpecs:
             number = next(free, -1)
             if number < 0:
                 hint = f"set maps[{SPECS!r}].max_entries before loading"
-                what = f"more than {self._map.max_entries} kinds of USDT arguments"
+                what = f"more than {many(self._map.max_entries, 'kind')} of USDT arguments"
                 raise BpfError(errno.ENOSPC, what, hint)
             self._map[number] = _spec(self._map, arguments, cookie)
             self._entries[key] = number
@@ -140,7 +141,7 @@ class UsdtLink(LinkSet):
             self._release.pop()()
 
     def __repr__(self) -> str:
-        state = f"{len(self)} places" if self.attached else "closed"
+        state = f"{many(len(self), 'place')}" if self.attached else "closed"
         return f"<UsdtLink {self.what}: {state}>"
 
 

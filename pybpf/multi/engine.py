@@ -43,6 +43,7 @@ from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
 from ..kernel.functions import SITE_OFFSETS
 from ..kernel.sleepable import is_sleep_refusal
+from ..wording import many
 from .columns import Targets
 from .ground import ROUNDS, Stale, Stands
 from .link import SLOW_S, MultiLink, Piece, say_takes, target_key, warn
@@ -179,7 +180,7 @@ class _Engine:
 
     def run(self, groups: Sequence[Group]) -> None:
         if files := sum(_files(group) for group in groups):
-            make_room(files, f"attach to {sum(len(g.targets) for g in groups)} functions")
+            make_room(files, f"attach to {many(sum(len(g.targets) for g in groups), 'function')}")
         self.total += sum(len(g.targets) * len(g.parts) for g in groups)
         if self.link.guard is None and any(p.variant.guarded for g in groups for p in g.parts):
             with held():

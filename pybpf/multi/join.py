@@ -17,6 +17,7 @@ from ..kernel.functions import SITE_OFFSETS, is_site_of, label
 from ..kernel.globs import Matcher, Pattern
 from ..kernel.kallsyms import FUNCTION_TYPES, Columns
 from ..kernel.nameindex import index_names
+from ..wording import many
 from .candidates import Ask, Candidate, CandidateColumns, SelectFacts
 from .denylist import denied, never_returns, risky
 from .reasons import Reason, Skipped
@@ -283,7 +284,7 @@ def _told_apart(
             return good, None
     elif len(addresses) == len(lines):
         return addresses, None
-    detail = f"{len(addresses)} addresses, {len(lines)} of them traceable"
+    detail = f"{many(len(addresses), 'address', 'addresses')}, {len(lines)} of them traceable"
     if len(addresses) == len(lines):
         detail = f"none of {len(addresses)} addresses is where ftrace has it"
     return (), (Reason.AMBIGUOUS, detail)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from .. import links
 from .._sys.interrupts import held
 from ..dataclass import dataclass
+from ..wording import many
 from .missed import Losses, Missed, run_times
 from .options import Progress
 from .plan import Group, Part, Plan, in_groups
@@ -42,7 +43,7 @@ def warn(text: str) -> None:
 
 def say_takes(functions: int, seconds: float) -> str:
     """Put a prediction for attaching or detaching into words."""
-    return f"{functions} functions will take about {seconds:.0f} s"
+    return f"{many(functions, 'function')} will take about {seconds:.0f} s"
 
 
 def _silent(_done: int, _total: int) -> None:
@@ -307,8 +308,8 @@ class MultiLink:
         return self.attached
 
     def __repr__(self) -> str:
-        by = f"by {len(self.pieces)} links" if self.attached else "detached"
+        by = f"by {many(len(self.pieces), 'link')}" if self.attached else "detached"
         return (
-            f"<MultiLink {self.plan.program}: {len(self.targets)} functions {by}, "
+            f"<MultiLink {self.plan.program}: {many(len(self.targets), 'function')} {by}, "
             f"{len(self.skipped)} skipped>"
         )

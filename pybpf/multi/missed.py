@@ -26,6 +26,7 @@ from .._uapi.enums import LinkType
 from ..btf.types import BtfKind, Struct, Union
 from ..dataclass import dataclass
 from ..errors import BpfError, ObjectFormatError, UnsupportedFeature
+from ..wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Missed:
     def __str__(self) -> str:
         if self.known:
             return str(self.count)
-        links = "1 link" if self.unknown_links == 1 else f"{self.unknown_links} links"
+        links = many(self.unknown_links, "link")
         what = f"at least {self.count}" if self.count else "unknown"
         return f"{what} ({links} not counted by this kernel)"
 

@@ -314,7 +314,7 @@ class Plan:
             yield f"  guarded: {programs} with one recursion guard, as their calls may be traced"
         yield (
             f"  predicted: attach {self.cost.attach_s:.2f} s, detach {self.cost.detach_s:.2f} s, "
-            f"{self.cost.insns_per_call} instructions per call"
+            f"{many(self.cost.insns_per_call, 'instruction')} per call"
         )
         if shared := len(self.shared):
             yield f"  by address: {many(shared, 'function')} that share their names with others"

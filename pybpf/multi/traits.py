@@ -35,6 +35,7 @@ from ..asm.insn import Insn
 from ..asm.text import line as insn_text
 from ..dataclass import dataclass, field
 from ..errors import PlanError
+from ..wording import many
 
 __all__ = [
     "RET_SLOT",
@@ -504,7 +505,7 @@ class _Pass:
     def access(self, slot: int, insn: Insn, size: int) -> None:
         index, inner = divmod(insn.off, 8)
         if index < 0 or inner + size > 8:
-            raise self.fail(slot, f"the context has no {size} bytes at offset {insn.off}")
+            raise self.fail(slot, f"the context has no {many(size, 'byte')} at offset {insn.off}")
         if index > RET_SLOT:
             raise self.fail(
                 slot,

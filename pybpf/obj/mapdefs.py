@@ -13,6 +13,7 @@ import struct
 from .._uapi.enums import MapType
 from ..btf import Array, Btf, Enum, Enum64, FuncProto, Ptr, Struct
 from ..dataclass import replace
+from ..wording import many
 from .maptypes import OUTER, RINGS
 from .spec import MapSpec
 
@@ -186,7 +187,7 @@ def parse_legacy(
     :raises ObjectFormatError: from `error`: it is too short, or uses what a loader put there
     """
     if len(definition) < 16:
-        raise error(f"{len(definition)} bytes are too few for struct bpf_map_def")
+        raise error(f"{many(len(definition), 'byte')} cannot hold a struct bpf_map_def")
     more = definition[20:]
     if more.strip(b"\0"):
         at = 20 + len(more) - len(more.lstrip(b"\0"))

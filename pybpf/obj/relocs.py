@@ -25,6 +25,7 @@ from ..elf import (
     Section,
     Symbol,
 )
+from ..wording import many
 from .externs import is_extern
 from .maptypes import OUTER
 from .spec import (
@@ -300,7 +301,7 @@ def slots(
             if symbol.shndx != maps_section or symbol.name not in names:
                 raise error(f"{symbol.name!r} is not a map of section .maps")
             if spec.type == MapType.BPF_MAP_TYPE_HASH_OF_MAPS and spec.key_size != 4:
-                raise error(f"{spec.name!r} has keys of {spec.key_size} bytes, not 4")
+                raise error(f"{spec.name!r} has keys of {many(spec.key_size, 'byte')}, not 4")
         elif spec.type == MapType.BPF_MAP_TYPE_PROG_ARRAY:
             program = programs_at.get(_pointed_to(elf, table, rel, symbol))
             if program is None:

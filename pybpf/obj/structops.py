@@ -15,6 +15,7 @@ from ..btf.absent import near
 from ..btf.names import essential_name
 from ..dataclass import dataclass
 from ..errors import RelocationError
+from ..wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def lay_out(
     theirs, around = kernel.type(kernel_id), kernel.type(value_id)
     assert isinstance(theirs, Struct) and isinstance(around, Struct)
     if around.size > _MAX_SIZE:
-        what = f"struct {around.name} of this kernel has {around.size} bytes"
+        what = f"struct {around.name} of this kernel has {many(around.size, 'byte')}"
         raise RelocationError(f"map {map_name!r}: {what}")
     start = _data_offset(kernel, around, kernel_id, map_name)
     value = bytearray(around.size)
@@ -117,7 +118,8 @@ def lay_out(
         elif is_set or size == kernel.sizeof(theirs_member.type):
             if size != kernel.sizeof(theirs_member.type):
                 theirs_size = kernel.sizeof(theirs_member.type)
-                raise RelocationError(f"{what} has {size} bytes, but {theirs_size} in this kernel")
+                sizes = f"{many(size, 'byte')}, but {theirs_size} in this kernel"
+                raise RelocationError(f"{what} has {sizes}")
             value[offset : offset + size] = content
     return Layout(kernel_id, value_id, bytes(value), slots)
 

@@ -13,6 +13,7 @@ from ..btf import Btf, BtfKind, Datasec, Linkage, Var
 from ..dataclass import dataclass
 from ..elf import STB_GLOBAL, STB_WEAK, STT_OBJECT, STV_HIDDEN, STV_INTERNAL, ElfFile
 from ..namedtuple import NamedTuple
+from ..wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _complete(
             static = symbol.visibility in (STV_HIDDEN, STV_INTERNAL)
         if offset + entry.size > size:
             raise elf.error(
-                f"variable {var.name!r} of {entry.size} bytes ends after the section",
+                f"variable {var.name!r} of {many(entry.size, 'byte')} ends after the section",
                 datasec.name,
                 offset,
             )

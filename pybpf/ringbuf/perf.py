@@ -32,6 +32,7 @@ from .._sys import perf
 from .._uapi.enums import MapType
 from ..errors import BpfError, StateError
 from ..namedtuple import NamedTuple
+from ..wording import many
 from .kinds import check_map, record_decoder
 from .records import Run, skip_records
 from .waiting import Batches
@@ -77,7 +78,8 @@ def scan_perf(chunk: memoryview) -> PerfScan:
         header = words[offset >> 3]
         kind, size = header & 0xFFFFFFFF, header >> 48
         if size < 8 or size & 7 or size > end - offset:
-            raise BpfError(errno.EBADMSG, "perf buffer", f"record of {size} bytes at {offset}")
+            hint = f"record of {many(size, 'byte')} at {offset}"
+            raise BpfError(errno.EBADMSG, "perf buffer", hint)
         count = 1
         if header == last and kind == _SAMPLE:
             count = min((end - offset) // size, guess)
@@ -175,7 +177,7 @@ class PerfBuffer:
             fd.close()
             hint = "perf_event_mlock_kb or RLIMIT_MEMLOCK" if err.errno == errno.EPERM else ""
             raise BpfError(
-                err.errno or errno.EINVAL, f"mmap of {pages} pages for CPU {cpu}", hint
+                err.errno or errno.EINVAL, f"mmap of {many(pages, 'page')} for CPU {cpu}", hint
             ) from None
         self._rings[fd.fileno()] = ring
         perf.enable(fd)

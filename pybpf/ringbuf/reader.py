@@ -50,6 +50,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from .._uapi.enums import MapFlag, MapType
+from ..wording import many
 from .kinds import RingMap, check_map, record_decoder
 from .mapped import MappedRing
 from .overwrite import Snapshot, available, newest
@@ -122,7 +123,8 @@ class Chunk:
         """
         width = struct.calcsize(code)
         if offset % width or not 0 <= offset <= self.record_size - width:
-            raise ValueError(f"no field {code!r} at offset {offset} of {self.record_size} bytes")
+            size = many(self.record_size, "byte")
+            raise ValueError(f"no field {code!r} at offset {offset} of {size}")
         return self.view.cast(code)[(offset + HEADER_SIZE) // width :: self.stride // width]
 
     def rows(self, fields: struct.Struct) -> Iterator[tuple[Any, ...]]:

@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 from ..errors import BpfError
 from ..namedtuple import NamedTuple
+from ..wording import many
 
 __all__ = [
     "BUSY",
@@ -123,7 +124,8 @@ def scan(
             raise BpfError(
                 errno.EBADMSG,
                 "ring buffer",
-                f"record of {length} bytes at offset {offset} reaches beyond the producer position",
+                f"record of {many(length, 'byte')} at offset {offset} reaches beyond "
+                "the producer position",
             )
         count = 1
         if header == last:
@@ -193,7 +195,8 @@ class RecordCodec(Protocol):
 
 
 def _too_short(length: int, size: int) -> ValueError:
-    return ValueError(f"ring buffer record of {length} bytes, but its type takes {size} bytes")
+    sizes = f"{many(length, 'byte')}, but its type takes {many(size, 'byte')}"
+    return ValueError(f"ring buffer record of {sizes}")
 
 
 def bytes_decoder() -> Decoder:

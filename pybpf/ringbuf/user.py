@@ -19,6 +19,7 @@ from typing import Any
 
 from .._uapi.enums import MapType
 from ..errors import BpfError, StateError
+from ..wording import many
 from .kinds import RingMap, btf_codec, check_map
 from .mapped import MappedRing
 from .reader import make_fence
@@ -132,18 +133,18 @@ class UserRingBuffer(MappedRing):
         """
         self._check_open()
         if size <= 0:
-            raise ValueError(f"a record of {size} bytes: give a size above 0")
+            raise ValueError(f"a record of {many(size, 'byte')}: give a size above 0")
         total = stride_of(size)
         if total > self.size:
             hint = f"set maps[{self.name!r}].max_entries before loading"
-            what = f"a record of {size} bytes in user ring buffer {self.name!r}"
+            what = f"a record of {many(size, 'byte')} in user ring buffer {self.name!r}"
             raise BpfError(errno.E2BIG, what, hint)
         deadline = None if timeout is None else time.monotonic() + timeout
         nap = NAP_MIN
         while self.size - self.available < total:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                what = f"reserving {size} bytes in user ring buffer {self.name!r}"
+                what = f"reserving {many(size, 'byte')} in user ring buffer {self.name!r}"
                 raise BpfError(errno.ENOSPC, what, "no program has drained it")
             # A program that drains with BPF_RB_NO_WAKEUP wakes nobody, and poll() also calls a
             # ring writable that has less room than this record needs. So nap instead.

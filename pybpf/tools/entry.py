@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from ..errors import BpfError, ObjectFormatError, PlanError, RelocationError
-from ..wording import plain
+from ..wording import many, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def script(
         try:
             given = [kind(word) for kind, word in zip(kinds, words, strict=False)]
             if not len(kinds) - 1 <= len(words) <= len(kinds):
-                raise ValueError(f"{len(words)} arguments")
+                raise ValueError(many(len(words), "argument"))
         except ValueError as error:
             print(f"{name}: {explain(error)}\n{usage}", file=sys.stderr)
             return 2

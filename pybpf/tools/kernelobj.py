@@ -7,6 +7,7 @@ import sys
 
 from ..errors import BpfError
 from ..jsontext import dumps
+from ..wording import many
 from .parsers import About, Example
 from .screen import Column, Screen
 
@@ -181,7 +182,7 @@ def run_dump(args: argparse.Namespace) -> int:
         return 0
     for entry in entries:
         screen.show(f"{dumps(entry['key'])}: {dumps(entry['value'])}")
-    screen.show(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}")
+    screen.show(f"{many(len(entries), 'entry', 'entries')}")
     return 0
 
 

@@ -110,7 +110,7 @@ class CallModel:
 
     def __str__(self) -> str:
         returns = "?" if self.returns is None else self.returns.value
-        slots = f"{self.slots} slot" if self.slots == 1 else f"{self.slots} slots"
+        slots = many(self.slots, "slot")
         return f"{slots}{' (structs)' if self.structs else ''}, returns {returns}"
 
 

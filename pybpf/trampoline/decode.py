@@ -24,6 +24,7 @@ import re
 from collections.abc import Callable
 
 from ..dataclass import dataclass, field, replace
+from ..wording import many
 from .roles import NOP5, DecodedImage, Instruction, ProgramCall, Role, Symbolizer, TrampFlag
 
 __all__ = ["decode", "disassemble"]
@@ -584,7 +585,8 @@ class _Scanner:
         say = self.problems.append
         unknown = [insn.offset for insn in self.out if insn.role is Role.UNKNOWN]
         if unknown:
-            say(f"{len(unknown)} instructions not recognised, the first at +{unknown[0]:#x}")
+            count = many(len(unknown), "instruction")
+            say(f"{count} not recognised, the first at +{unknown[0]:#x}")
         if not returned:
             say("the code ends without a return")
         if self.slots is None:

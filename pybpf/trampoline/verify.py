@@ -23,6 +23,7 @@ from enum import Enum
 from math import inf
 
 from ..dataclass import dataclass, field
+from ..wording import many
 from .image import ImageReader, TrampolineImage
 from .links import Attached, LinkReading, attachments, read_links
 from .roles import ProgramCall, TrampFlag
@@ -197,7 +198,7 @@ def _check_link(one: Attached, calls: Sequence[ProgramCall]) -> Iterator[tuple[P
         return
     session = "fsession" in {call.kind for call in calls}
     if len(calls) != (2 if session else 1):
-        yield Problem.REPEATED, f"{who}: {len(calls)} calls"
+        yield Problem.REPEATED, f"{who}: {many(len(calls), 'call')}"
     wrong = sorted({call.kind for call in calls} - set(one.kinds))
     if wrong:
         yield Problem.WRONG_PLACE, f"{who}: {', '.join(wrong)} instead of {' or '.join(one.kinds)}"

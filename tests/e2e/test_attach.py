@@ -279,7 +279,7 @@ def test_kprobe_multi_by_address_and_by_symbol(kinds: pybpf.Object) -> None:
         with program.attach_kprobe_multi(cookies=[5], **how):
             os.getpgid(0)
         assert kinds.globals.multi_hits.cookie == 5
-    with pytest.raises(pybpf.BpfError, match=r"kprobe\.multi on 1 functions"):
+    with pytest.raises(pybpf.BpfError, match=r"kprobe\.multi on 1 function\b"):
         program.attach_kprobe_multi(syms=["no_such_function_at_all"])
 
 

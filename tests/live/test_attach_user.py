@@ -212,7 +212,7 @@ def test_uprobe_multi_of_nothing(obj: pybpf.Object, library: ctypes.CDLL) -> Non
     require(Feature.UPROBE_MULTI)
     with pytest.raises(BpfError, match=r"functions 'step_one1\*' of .*near: step_one"):
         obj.programs["on_entry"].attach_uprobe_multi("./libprobes.so", "step_one1*")
-    with pytest.raises(ValueError, match="1 cookies for 2 functions"):
+    with pytest.raises(ValueError, match="1 cookie for 2 functions"):
         obj.programs["on_entry"].attach_uprobe_multi("./libprobes.so", "step_*", cookies=[1])
 
 

@@ -238,8 +238,8 @@ def test_layout_section_lets_unknown_kinds_be_skipped() -> None:
 @pytest.mark.parametrize(
     ("blob", "text"),
     [
-        (b"", "too few"),
-        (b"\x9f\xeb\x01", "too few"),
+        (b"", "cannot hold"),
+        (b"\x9f\xeb\x01", "cannot hold"),
         (b"\xeb\x9f" + bytes(30), "big-endian"),
         (b"\x7fELF" + bytes(30), "bad BTF magic"),
         (Raw().blob()[:-1], "string section ends after"),

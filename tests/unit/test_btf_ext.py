@@ -75,7 +75,7 @@ def test_one_section_in_two_blocks() -> None:
 @pytest.mark.parametrize(
     ("blob", "text"),
     [
-        (b"\x9f\xeb", "too few"),
+        (b"\x9f\xeb", "cannot hold"),
         (b"\xeb\x9f" + bytes(40), "big-endian"),
         (bytes(40), "bad magic"),
         (struct.pack("<HBBI", 0xEB9F, 2, 0, 32) + bytes(24), "version 2"),

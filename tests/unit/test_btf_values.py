@@ -337,7 +337,7 @@ def test_short_buffers() -> None:
     one = event()
     with pytest.raises(ValueError, match="64 bytes needed at offset 1, the buffer has 64"):
         one.decode(bytes(64), 1)
-    with pytest.raises(ValueError, match="65 bytes are not a multiple of 64"):
+    with pytest.raises(ValueError, match="65 bytes given, not a multiple of 64"):
         one.iter_unpack(bytes(65))
     with pytest.raises(ValueError, match="size 0"):
         make(Struct("empty", 0)).iter_unpack(b"")

@@ -25,6 +25,7 @@ from pybpf.multi.resolve import Resolver
 from pybpf.multi.select import select
 from pybpf.multi.target import Target
 from pybpf.trampoline.model import MAX_PARAMS, MAX_SLOTS, Model, Models, Return
+from pybpf.wording import many
 from tests.unit.test_planner import KERNELS, PROGRAMS
 
 # -- the reference: one function after the other ---------------------------
@@ -93,7 +94,7 @@ def naive_places(
         good = [a for a in addresses if any(a <= site <= a + 4 for site in sites)]
     if len(good) == len(lines):
         return good, unique, None
-    detail = f"{len(addresses)} addresses, {len(lines)} of them traceable"
+    detail = f"{many(len(addresses), 'address', 'addresses')}, {len(lines)} of them traceable"
     if len(addresses) == len(lines):
         detail = f"none of {len(addresses)} addresses is where ftrace has it"
     return [], unique, Skipped(name, module, Reason.AMBIGUOUS, detail)

@@ -56,7 +56,7 @@ def test_refused_by_default(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("definition", "what"),
-    [(bytes(12), "12 bytes are too few"), (bytes(24) + b"\1" + bytes(3), "byte 24 is set")],
+    [(bytes(12), "12 bytes cannot hold"), (bytes(24) + b"\1" + bytes(3), "byte 24 is set")],
 )
 def test_definitions_that_make_no_sense(definition: bytes, what: str) -> None:
     writer = ElfWriter()

@@ -261,7 +261,7 @@ WRONG: dict[str, tuple[type[Exception], str, Callable[[pybpf.Program], object]]]
     ),
     "not ELF": (
         pybpf.ObjectFormatError,
-        "too few|not an ELF",
+        "cannot hold|not an ELF",
         lambda p: p.attach_uprobe("/etc/passwd", "main"),
     ),
     "symbol type": (TypeError, "symbol_or_offset", lambda p: p.attach_uprobe("libc.so.6", None)),  # type: ignore[arg-type]

@@ -657,9 +657,9 @@ def test_tracing_multi(kernel: FakeKernel) -> None:
 
 def test_too_few_cookies_never_reach_the_kernel(kernel: FakeKernel) -> None:
     """The kernel would read past the end of a short array."""
-    with pytest.raises(ValueError, match="1 cookies for 2 functions"):
+    with pytest.raises(ValueError, match="1 cookie for 2 functions"):
         sys_link.link_create_kprobe_multi(3, syms=["a", "b"], cookies=[1])
-    with pytest.raises(ValueError, match="1 cookies for 2 functions"):
+    with pytest.raises(ValueError, match="1 cookie for 2 functions"):
         sys_link.link_create_tracing_multi(3, 59, [1, 2], [1])
     assert not kernel.calls
 

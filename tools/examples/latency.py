@@ -10,6 +10,7 @@ from pathlib import Path
 import pybpf
 from pybpf.histogram import log2_histogram
 from pybpf.tools.entry import script
+from pybpf.wording import many
 
 MOST = 300
 
@@ -25,10 +26,12 @@ def main(glob: str, seconds: float) -> None:
         leave = obj.programs["on_exit"].attach_multi(glob, cookies=cookie)
         names = [target.name for target in leave.targets][:MOST]
         with leave, obj.programs["on_entry"].attach_multi(names, cookies=cookie) as enter:
-            print(f"{len(enter.targets)} functions, {len(leave.skipped)} skipped", flush=True)
+            print(
+                f"{many(len(enter.targets), 'function')}, {len(leave.skipped)} skipped", flush=True
+            )
             with contextlib.suppress(KeyboardInterrupt):
                 time.sleep(seconds)
-        print(f"{obj.globals.calls} calls")
+        print(many(obj.globals.calls, "call"))
         print(log2_histogram(obj.globals.slots, "ns"))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pybpf
 from pybpf.tools.entry import script
+from pybpf.wording import many
 
 
 def main(binary: str, provider: str, name: str, seconds: float) -> None:
@@ -15,7 +16,7 @@ def main(binary: str, provider: str, name: str, seconds: float) -> None:
         obj.load()
         link = obj.programs["on_probe"].attach_usdt(binary, provider, name)
         with link, pybpf.RingBuffer(obj.maps["events"], "struct event") as ring:
-            print(f"{len(link)} places", flush=True)
+            print(many(len(link), "place"), flush=True)
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
                 for event in ring.read(timeout=left):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..._uapi.enums import ProgType
 from ...trampoline.model import Return
+from ...wording import many
 from .. import rewrite
 from ..plan import Side
 from ..reasons import NO_SLEEP, Reason
@@ -40,12 +41,14 @@ class ByTrampoline(Mechanism):
         if target.btf_id is None or model is None:
             return Refusal(Reason.NO_BTF, "", _BY_ADDRESS)
         if model.obstacle is not None:
-            return Refusal(model.obstacle, f"{model.params} parameters, {model.slots} slots")
+            detail = f"{many(model.params, 'parameter')}, {many(model.slots, 'slot')}"
+            return Refusal(model.obstacle, detail)
         if model.slots > facts.max_slots:
-            detail = f"{model.slots} slots, but this kernel's trampolines save {facts.max_slots}"
+            detail = many(model.slots, "slot")
+            detail += f", but this kernel's trampolines save {facts.max_slots}"
             return Refusal(Reason.TOO_MANY_SLOTS, detail)
         if request.exits and model.returns is Return.WIDE:
-            return Refusal(Reason.RETURNS_STRUCT, f"returns {model.ret_size} bytes")
+            return Refusal(Reason.RETURNS_STRUCT, f"returns {many(model.ret_size, 'byte')}")
         if request.template.sleepable and target.may_sleep is False:
             return Refusal(Reason.NOT_SLEEPABLE, *NO_SLEEP)
         if self.per_function and request.unguardable:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ..._uapi.enums import AttachType
 from ...errors import BpfError
 from ...features import Feature
+from ...wording import many
 from ..columns import Targets
 from ..plan import Side
 from ..variant import Lowering
@@ -43,7 +44,7 @@ class _TracingMulti(ByTrampoline):
             _ATTACH_TYPES[job.side],
             Targets.of(job.targets).btf_ids,
             cookies=job.cookies,
-            what=f"tracing_multi {job.side.value} of {len(job.targets)} functions",
+            what=f"tracing_multi {job.side.value} of {many(len(job.targets), 'function')}",
         )
 
     def places(self, link: Link) -> Mapping[int, int]:

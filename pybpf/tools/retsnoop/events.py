@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from ...errors import ObjectFormatError
 from ...namedtuple import NamedTuple
+from ...wording import many
 
 __all__ = [
     "CALL_SHIFT",
@@ -318,7 +319,7 @@ def _end(data: memoryview) -> End:
         )
     ]
     if len(frames) < depth:
-        raise struct.error(f"{len(frames)} of {depth} frames")
+        raise struct.error(f"{len(frames)} of {many(depth, 'frame')}")
     return End(
         session,
         key,
@@ -366,5 +367,6 @@ def decode(record: bytes | memoryview) -> Event:
         if read is not None:
             return read(data)
     except struct.error as error:
-        raise ObjectFormatError(f"record of {len(data)} bytes: {error}", file=_RING) from None
+        what = f"record of {many(len(data), 'byte')}: {error}"
+        raise ObjectFormatError(what, file=_RING) from None
     raise ObjectFormatError(f"record of kind {kind}", file=_RING)
