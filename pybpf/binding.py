@@ -187,14 +187,21 @@ class Binding:
 
     # -- BTF and maps
 
+    def check_open(self) -> None:
+        """Do nothing while it can be used.
+
+        :raises StateError: it has been closed, or loading it failed
+        """
+        if self.closed:
+            raise StateError(self.spec.name or "the object", f"it is {self.closed_because}")
+
     def prepare(self) -> None:
         """Load the object's BTF and create the maps, once.
 
         :raises StateError: it has been closed, or loading it failed
         :raises BpfError: the kernel's refusal
         """
-        if self.closed:
-            raise StateError("using the object", f"it is {self.closed_because}")
+        self.check_open()
         if self.spec.big_endian:
             what = f"loading {self.spec.name or 'the object'}, which is big-endian,"
             raise UnsupportedFeature(what, by="this machine", hint="compile it for bpfel")

@@ -322,6 +322,7 @@ class Object:
         self._loaded = False
 
     def __enter__(self) -> Self:
+        self.binding.check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:

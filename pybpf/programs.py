@@ -79,7 +79,7 @@ _HEADER = 14  # bytes
 def _run_hint(error: int, kind: int, data: bytes | None, ctx: bytes | None) -> str:
     # What BPF_PROG_TEST_RUN of a type of program lacks, "" if that is not known.
     if error in (ENOTSUPP, errno.EOPNOTSUPP):
-        return "the kernel cannot run programs of this type so: attach it"
+        return "the kernel cannot test-run programs of this type; attach it"
     if error != errno.EINVAL:
         return ""
     if kind in _ON_PACKETS:
@@ -624,11 +624,15 @@ class Program(Attaching):
             self._fd.close()
 
     def __enter__(self) -> Self:
+        if self._fd is not None:
+            self.fileno()  # says that it is closed
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        state = f"fd {self._fd.fileno()}" if self._fd and not self._fd.closed else "not loaded"
+        state = "not loaded"
+        if self._fd is not None:
+            state = "closed" if self._fd.closed else f"fd {self._fd.fileno()}"
         return f"<Program {self.name} ({self.section}): {state}>"

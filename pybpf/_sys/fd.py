@@ -97,6 +97,7 @@ class Fd:
         return Fd(os.dup(self.fileno()), self.what)
 
     def __enter__(self) -> Fd:
+        self.fileno()  # says that it is closed
         return self
 
     def __exit__(self, *exc: object) -> None:

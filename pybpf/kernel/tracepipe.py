@@ -111,6 +111,7 @@ class TracePipe:
             os.rmdir(self._folder)
 
     def __enter__(self) -> TracePipe:
+        self.fileno()  # says that it is closed
         return self
 
     def __exit__(self, *exc: object) -> None:

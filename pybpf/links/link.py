@@ -19,6 +19,7 @@ from .._sys import link as sys_link
 from ..dataclass import dataclass
 from ..errors import BpfError, StateError
 from ..kernel.lookup import near_names
+from ..names import ByName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ __all__ = [
 
 # Most names that a message lists.
 _LISTED = 8
+# What the kernel answers if the program of a link cannot be replaced by this one.
+_NO_UPDATE = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 
 
 class HasFd(Protocol):
@@ -149,9 +152,17 @@ class Link:
         :raises BpfError: EINVAL or EOPNOTSUPP for kinds of links whose program cannot be
             replaced (tracing, kprobe, uprobe, tracepoint)
         """
-        sys_link.link_update(
-            self.fileno(), program.fileno(), old_prog_fd=old.fileno() if old is not None else None
-        )
+        numbers = self.fileno(), program.fileno(), old.fileno() if old is not None else None
+        try:
+            sys_link.link_update(*numbers[:2], old_prog_fd=numbers[2])
+        except BpfError as error:
+            error.add_context(self.what)
+            if error.errno in _NO_UPDATE and not error.hint:
+                error.hint = (
+                    "the program of such a link cannot be replaced, or the new one is of another "
+                    "type; attach the new one, then close this link"
+                )
+            raise
 
     def detach(self) -> None:
         """Undo the attachment, even if others hold the link, and release its descriptors.
@@ -196,6 +207,8 @@ class Link:
         self._fd.close()
 
     def __enter__(self) -> Self:
+        if self.closed:
+            raise StateError(self.what)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -237,7 +250,7 @@ class Closes(Protocol):
     def close(self) -> None: ...
 
 
-class LinkSet(dict[str, Closes]):
+class LinkSet(ByName[Closes]):
     """Hold links by program name. Closing closes all, last attached first.
 
     :ivar by_hand: programs that were left out because their section does not say where to
@@ -245,7 +258,7 @@ class LinkSet(dict[str, Closes]):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("link", {})
         self.by_hand: dict[str, str] = {}
 
     @property

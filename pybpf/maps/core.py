@@ -24,7 +24,7 @@ from .._uapi.enums import MapFlag, MapType
 from ..errors import BpfError, StateError
 from ..obj.mapdefs import ring_size
 from ..obj.maptypes import ADDED_FLAGS, LRUS, NO_BTF, NO_KEYS, OUTER, RINGS
-from ..wording import uapi_word
+from ..wording import many, uapi_word
 from .entries import Entries
 from .fields import BytesField, NoKeyField
 from .kinds import key_field, value_field
@@ -447,14 +447,19 @@ class Map(Entries):
                 memory.close()
 
     def __enter__(self) -> Map:
+        if self._closed:
+            self.fileno()  # says so
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        state = f"fd {self._fd.fileno()}" if self._fd is not None else "not created"
-        sizes = f"{self.key_size}+{self.value_size} bytes, {self.max_entries} entries"
+        state = "closed" if self._closed else "not created"
+        if self._fd is not None:
+            state = f"fd {self._fd.fileno()}"
+        entries = many(self.max_entries, "entry", "entries")
+        sizes = f"{self.key_size}+{self.value_size} bytes, {entries}"
         return f"<Map {self.name!r}: {self.type_name}, {sizes}, {state}>"
 
     # -- the map as a whole --------------------------------------------------

@@ -86,6 +86,7 @@ class MappedRing:
         return self._fd.closed
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:

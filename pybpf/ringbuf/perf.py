@@ -215,10 +215,11 @@ class PerfBuffer:
         return 0
 
     def __enter__(self) -> PerfBuffer:
+        self._check_open()
         return self
 
     async def __aenter__(self) -> PerfBuffer:
-        return self
+        return self.__enter__()
 
     async def __aexit__(self, *exc: object) -> None:
         self.close()

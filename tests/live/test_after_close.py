@@ -16,7 +16,7 @@ import pybpf
 from pybpf._uapi.enums import MapType
 from pybpf.errors import BpfError, StateError
 from pybpf.kernel.kcore import BpfMemory
-from pybpf.links import Link
+from pybpf.links import Link, LinkSet
 from pybpf.maps import Map
 from pybpf.ringbuf import RingBuffers
 from tests.support.ringprog import Producer
@@ -171,6 +171,10 @@ CLOSED: dict[str, tuple[Callable[[], Any], Uses]] = {
 }
 
 
+#: Those that users hold; an object closes its programs.
+OF_USERS = [thing for thing in CLOSED if thing not in ("program", "memory of the kernel")]
+
+
 @pytest.mark.parametrize("thing", CLOSED)
 def test_every_use_of_it(thing: str) -> None:
     """`StateError`, in words; a `ValueError` as well, as Python's closed files raise."""
@@ -185,6 +189,39 @@ def test_every_use_of_it(thing: str) -> None:
         assert "closed" in text and "EBADF" not in text, use
         assert isinstance(caught.value, BpfError) and isinstance(caught.value, ValueError), use
         assert caught.value.errno == errno.EBADF, use
+
+
+@pytest.mark.parametrize("thing", [*OF_USERS, "program"])
+def test_it_is_not_entered_and_shows_that_it_is_closed(thing: str) -> None:
+    """`with` refuses it, as for Python's closed files. It can still be printed."""
+    obj = CLOSED["object"][0]()
+    one = obj.programs["on_xdp"] if thing == "program" else CLOSED[thing][0]()
+    with obj, one:
+        assert "closed" not in repr(one)
+    with pytest.raises(StateError, match="closed"), one:
+        pass
+    assert "closed" in repr(one)
+
+
+def test_links_that_were_closed_together() -> None:
+    """A name that is not there is a KeyError in words, before and after."""
+    with pybpf.open(DATA / "attach_by_hand.bpf.o") as obj:
+        obj.load()
+        links = LinkSet()
+        links["on_xdp"] = obj.programs["on_xdp"].attach_xdp("lo")
+        with pytest.raises(KeyError, match="no link 'on_xpd'; is it 'on_xdp'"):
+            links["on_xpd"]
+        links.close()
+        with pytest.raises(KeyError, match="no link 'on_xdp'; there are none"):
+            links["on_xdp"]
+
+
+def test_a_program_that_cannot_replace_another() -> None:
+    """The error names the link and says what to do."""
+    with iterator() as link, CLOSED["object"][0]() as obj:
+        with pytest.raises(BpfError, match=r"iter.*attach the new one") as caught:
+            link.update(obj.programs["on_xdp"])
+        assert caught.value.errno in (errno.EINVAL, errno.EOPNOTSUPP)
 
 
 def test_a_walk_that_goes_on() -> None:
