@@ -28,7 +28,7 @@ def unknown(what: str, name: object, names: Iterable[str]) -> str:
     if near:
         return f"no {what} {name!r}; is it {' or '.join(map(repr, near))}?"
     if not known:
-        return f"no {what} {name!r}; there is none at all"
+        return f"no {what} {name!r}; there are none"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return f"no {what} {name!r}; there are: {', '.join(known[:_LISTED])}{more}"
 

@@ -22,6 +22,7 @@ from .files import parse_mounts
 __all__ = [
     "PERF_EVENT_OPEN",
     "Circumstances",
+    "by_policy",
     "circumstances",
     "denied",
     "explain",
@@ -176,13 +177,18 @@ def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
             value = seen.unprivileged_bpf_disabled
             return f"{text}, and kernel.unprivileged_bpf_disabled is {value}"
         return text
+    return by_policy(seen)
+
+
+def by_policy(seen: Circumstances) -> str:
+    """Say what may have refused a process that has the capabilities."""
     if not seen.initial_userns:
         return "this process is in a user namespace, where its capabilities do not count"
     if seen.lockdown == "confidentiality":
         return "kernel lockdown is in confidentiality mode"
     if seen.seccomp:
         return "a seccomp filter is active; the process has the capabilities"
-    modules = f" ({seen.lsms})" if seen.lsms else ""
+    modules = f" [{seen.lsms}]" if seen.lsms else ""
     text = f"an LSM{modules} or host policy: the process has the capabilities"
     if not seen.lockdown and not seen.lsms:
         return f"{text}; /sys/kernel/security, which tells lockdown and LSMs, is not mounted"

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 
+from .._uapi.defines import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 from .._uapi.helpers import Helper
 from . import denied
 
 __all__ = ["locked_helper", "read_hint"]
 
 _CONFIDENTIAL = "confidentiality"
+# Who has one of them may open what only root may read.
+_ROOTS = (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH)
 # Levels that take a helper from programs (bpf_base_func_proto in kernel/bpf/helpers.c and
 # bpf_tracing_func_proto in kernel/trace/bpf_trace.c).
 _LOCKED: dict[int, tuple[str, ...]] = {
@@ -42,11 +45,15 @@ def locked_helper(said: str) -> str:
     return f"kernel lockdown is in {level} mode, where programs cannot call {found[1]}"
 
 
-def read_hint(otherwise: str) -> str:
+def read_hint(lacking: str, rights: tuple[int, ...] = _ROOTS) -> str:
     """Say why a file with the kernel's memory or traces could not be opened.
 
-    :param otherwise: the reason if it was not a lockdown
+    :param lacking: what to say to a process without the rights; "" if they do not matter
+    :param rights: ``CAP_*`` numbers, each of which lets a process open the file
     """
-    if denied.circumstances().lockdown == _CONFIDENTIAL:
+    now = denied.circumstances()
+    if now.lockdown == _CONFIDENTIAL:
         return f"kernel lockdown is in {_CONFIDENTIAL} mode"
-    return otherwise
+    if lacking and any(now.caps >> right & 1 for right in rights):
+        return denied.by_policy(now)
+    return lacking

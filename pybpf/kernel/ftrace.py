@@ -494,7 +494,10 @@ def tracefs() -> str:
         except OSError:
             continue
     if denied:
-        raise DeniedByPolicy(errno.EACCES, f"reading {denied}", "root only: tracefs is mode 700")
+        from .._sys.lockdown import read_hint
+
+        hint = read_hint("root only: tracefs is mode 700")
+        raise DeniedByPolicy(errno.EACCES, f"reading {denied}", hint)
     if b"tracefs" not in required("/proc/filesystems", "whether the kernel has tracefs"):
         raise UnsupportedFeature("tracefs", "4.1", "CONFIG_TRACING is off")
     raise BpfError(errno.ENOENT, "tracefs is not mounted", f"try: {MOUNT_TRACEFS}")

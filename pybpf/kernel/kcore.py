@@ -14,6 +14,7 @@ import struct
 from bisect import bisect_right
 
 from .._sys.fd import Fd
+from .._uapi.defines import CAP_SYS_RAWIO
 from ..errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from ..wording import many
 
@@ -103,7 +104,7 @@ class Kcore(KernelMemory):
         except PermissionError as error:
             from .._sys.lockdown import read_hint
 
-            hint = read_hint("root only, with CAP_SYS_RAWIO")
+            hint = read_hint("root only, with CAP_SYS_RAWIO", (CAP_SYS_RAWIO,))
             raise DeniedByPolicy(error.errno or errno.EPERM, f"opening {path}", hint) from None
         try:
             head = os.pread(self._fd.fileno(), 64 << 10, 0)

@@ -519,7 +519,7 @@ def _must_fail(numbers: Set[int], call: Callable[[], Fd]) -> str:
     except BpfError as error:
         if error.errno is None or error.errno not in numbers:
             raise
-        return f"{errno.errorcode[error.errno]}, as it should be"
+        return f"{errno.errorcode[error.errno]}, as expected"
     return ""
 
 

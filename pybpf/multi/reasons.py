@@ -53,7 +53,7 @@ class Reason(Enum):
     BIG_STRUCT = "big-struct", "takes a struct of more than 16 bytes by value"
     NO_EXIT_ARGS = "no-exit-args", "its arguments are not available at exit this way"
     TRAMPOLINE_FULL = "trampoline-full", "its trampoline holds the most programs it can"
-    NOT_SLEEPABLE = "not-sleepable", "the program may sleep, which is not possible here"
+    NOT_SLEEPABLE = "not-sleepable", "a program that may sleep cannot run here"
     NO_SESSION_COOKIE = "no-session-cookie", "the program needs a session cookie"
     NO_GUARD = "no-guard", "copies of the program would run inside one another without end"
     NOT_PERMITTED = "not-permitted", "not permitted here"

@@ -52,7 +52,7 @@ START, END = "<!-- made by tests/e2e/test_privileges.py on {} -->\n", "<!-- end 
 # What differs from run to run: paths of this checkout, of temporary files, of an instance in
 # tracefs, the number before a plan's reason, and a kernel's list of security modules.
 CHANGES = re.compile(
-    rf"^\d+  |{ROOT}/|/tmp/\S+|(?<=instances/)pybpf-\S+(?=:)|(?<=an LSM) \([^)]*\)"
+    rf"^\d+  |{ROOT}/|/tmp/\S+|(?<=instances/)pybpf-\S+(?=:)|(?<=an LSM) \[[^]]*\]"
 )
 
 

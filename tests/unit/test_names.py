@@ -33,7 +33,7 @@ def test_a_name_that_is_like_none_lists_what_there_is() -> None:
     """Lists all names if they are few, the first ones if they are many. Keys need not be text."""
     some = ByName("map", {f"m{number}": number for number in range(10)})
     assert unknown("map", "zzz", ["a", "b"]) == "no map 'zzz'; there are: a, b"
-    assert unknown("map", "zzz", []) == "no map 'zzz'; there is none at all"
+    assert unknown("map", "zzz", []) == "no map 'zzz'; there are none"
     with pytest.raises(KeyError, match=r"there are: m0, .*m7 and 2 more"):
         some["zzz"]
     with pytest.raises(KeyError, match="no map 3"):

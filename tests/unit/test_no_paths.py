@@ -15,6 +15,7 @@ import pybpf
 from pybpf import binding
 from pybpf._sys import denied, fd, files, perf
 from pybpf._sys.files import Mount, is_one_name, parse_mounts
+from pybpf._uapi.defines import CAP_BPF, CAP_PERFMON
 from pybpf._uapi.enums import Cmd
 from pybpf.errors import BpfError, DeniedByPolicy, ObjectFormatError, UnsupportedFeature
 from pybpf.kernel.owners import Held, Owner
@@ -130,6 +131,8 @@ def test_tracefs_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(perf, "_read", refuse)
     monkeypatch.setattr(perf, "tracefs_directories", lambda: ["/sys/kernel/tracing"])
+    bpf_and_perfmon = denied.Circumstances(1 << CAP_BPF | 1 << CAP_PERFMON)
+    monkeypatch.setattr(denied, "circumstances", lambda: bpf_and_perfmon)
     with pytest.raises(DeniedByPolicy, match="root only: tracefs is mode 700"):
         perf.tracepoint_id("sched", "sched_switch")
 

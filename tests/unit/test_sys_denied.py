@@ -76,7 +76,7 @@ EVERYTHING = (1 << 41) - 1
             Circumstances(EVERYTHING, lockdown="none", lsms="lockdown,capability,selinux"),
             Cmd.BPF_PROG_LOAD,
             (),
-            "an LSM (lockdown,capability,selinux) or host policy: the process has the"
+            "an LSM [lockdown,capability,selinux] or host policy: the process has the"
             " capabilities and no lockdown is active",
         ),
         (
@@ -223,3 +223,21 @@ def test_why_a_trace_cannot_be_read(monkeypatch: pytest.MonkeyPatch, level: str,
     shown = f"none [{level}]" if level else ""
     _files(monkeypatch, {"/sys/kernel/security/lockdown": shown})
     assert lockdown.read_hint("root only") == said
+
+
+@pytest.mark.parametrize(
+    ("caps", "said"),
+    [
+        ("0", "root only"),
+        ("2", "the process has the capabilities"),  # CAP_DAC_OVERRIDE
+        ("4", "the process has the capabilities"),  # CAP_DAC_READ_SEARCH
+        ("20000", "root only"),  # CAP_SYS_RAWIO
+    ],
+)
+def test_root_is_not_told_that_only_root_may(
+    monkeypatch: pytest.MonkeyPatch, caps: str, said: str
+) -> None:
+    """Whoever has the rights is refused by a policy; without a reason none is made up."""
+    _files(monkeypatch, {"/proc/self/status": f"CapEff:\t{caps:0>16}\n"})
+    assert said in lockdown.read_hint("root only")
+    assert lockdown.read_hint("") == ""

@@ -57,7 +57,8 @@ def default_program(section: str) -> tuple[Template, str]:
     hook = HOOKS.get(kind.removesuffix(".s"))
     if hook is None:
         raise UsageError(
-            f"{section!r} is not a multi section: give {' or '.join(HOOKS)}, then [.s]/GLOB"
+            f"{section!r} is not a multi section: give {' or '.join(HOOKS)}, with .s if the "
+            "program may sleep, and a glob, e.g. 'fexit.multi/vfs_*'"
         )
     slots = range(6 if hook is Hook.ENTRY else 7)
     insns = [asm.load(op.DW, op.R0, op.R1, 8 * slot) for slot in slots]
