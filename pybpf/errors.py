@@ -222,8 +222,18 @@ class PlanError(ValueError):
 
     :param skipped: if there is nothing to attach to: every requested function, with
         its reason
+
+    Callers that know more (object file, program) put it in front with `add_context`.
     """
 
     def __init__(self, what: str, *, skipped: Iterable[Skipped] = ()) -> None:
         super().__init__(what)
         self.skipped = tuple(skipped)
+        self.context: tuple[str, ...] = ()
+
+    def add_context(self, text: str) -> None:
+        """Put `text` (object file, program name...) in front of the message."""
+        self.context = (text, *self.context)
+
+    def __str__(self) -> str:
+        return ": ".join([*self.context, super().__str__()])

@@ -26,6 +26,7 @@ from .dataclass import replace
 from .errors import (
     BpfError,
     ObjectFormatError,
+    PlanError,
     RelocationError,
     StateError,
     UnsupportedFeature,
@@ -278,7 +279,7 @@ class Object:
                     attached[bpf_map.name] = bpf_map.attach()
         except BaseException as error:
             attached.close()
-            if isinstance(error, BpfError) and self.spec.name:
+            if isinstance(error, (BpfError, PlanError)) and self.spec.name:
                 error.add_context(self.spec.name)
             raise
         if attached.by_hand and not attached:

@@ -343,7 +343,8 @@ class Program(Attaching):
                 f"program {self.name!r} ({self.section}): no {what} named",
                 f"set .attach_to, or write it in the section: {self.handler}/NAME",
             )
-        return btf_target(self._binding.facts.btf, prefix + name, module or None, what)
+        with self._named():
+            return btf_target(self._binding.facts.btf, prefix + name, module or None, what)
 
     def _function_of_program(self, function: str) -> BtfTarget:
         if self.target_program is None or not function:

@@ -253,6 +253,14 @@ class MultiPrograms:
 
     def attach(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink:
         """Attach a program; see `Program.attach_multi`."""
+        try:
+            return self._attached(program, asked, options)
+        except PlanError as error:
+            if f"program {program.name!r}" not in str(error):
+                error.add_context(f"program {program.name!r} ({program.section})")
+            raise
+
+    def _attached(self, program: Program, asked: Asked, options: AttachOptions) -> MultiLink:
         wanted = asked if isinstance(asked, str) else listed(asked)
         if not wanted:
             raise PlanError(f"program {program.name!r}: no function was named")

@@ -431,7 +431,9 @@ class Resolver:
 
 
 def _nothing(asked: str, skipped: list[Skipped]) -> PlanError:
-    return PlanError(f"{asked!r}: {'; '.join(map(str, skipped[:3]))}", skipped=skipped)
+    said = "; ".join(map(str, skipped[:3]))
+    named = skipped and skipped[0].label == asked  # then it begins with what was asked for
+    return PlanError(said if named else f"{asked!r}: {said}", skipped=skipped)
 
 
 def _held() -> Counter[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_unknown_function_names_near_ones(args: pybpf.Object) -> None:
     with pytest.raises(pybpf.BpfError, match=r"bpf_fentry_tes.*near: bpf_fentry_test") as caught:
         args.programs["entry1"].clone("bpf_fentry_tes").close()
     assert caught.value.errno == errno.ESRCH
+    assert "program 'entry1' (fentry/bpf_fentry_test1, on bpf_fentry_tes)" in str(caught.value)
+
+
+def test_an_object_that_attaches_to_nothing_says_which_program() -> None:
+    """The error names file, program, section and function, each once."""
+    with pybpf.open(DATA / "multi.bpf.o", facts=facts()) as obj:
+        for program in obj.programs.values():
+            program.autoattach = program.name == "on_exit"
+        obj.programs["on_exit"].attach_to = "bpf_fentry_tes"
+        obj.load()
+        with pytest.raises(pybpf.PlanError) as caught:
+            obj.attach()
+        text = str(caught.value)
+        assert re.search(r"multi\.bpf\.o: program 'on_exit' \(fexit\.multi/\S+\): ", text), text
+        assert text.count("bpf_fentry_tes:") == 1 and "bpf_fentry_test" in text, text
 
 
 def test_core_asserted_in_bpf() -> None:

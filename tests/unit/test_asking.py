@@ -185,10 +185,10 @@ def test_what_is_refused_is_looked_up(
     binding: Any = SimpleNamespace(
         prepare=lambda: None, forgetting=[], facts=SimpleNamespace(is_saved=False)
     )
-    program: Any = SimpleNamespace(name="p")
+    program: Any = SimpleNamespace(name="p", section="fentry.multi/x")
     attaching = MultiPrograms(binding)
     if by == "error":
-        with pytest.raises(PlanError, match="as the tables say"):
+        with pytest.raises(PlanError, match=r"^program 'p' \(fentry\.multi/x\): as the tables say"):
             attaching.attach(program, name, OPTIONS)
         return
     link: Any = attaching.attach(program, name, OPTIONS)
