@@ -18,6 +18,7 @@ from .._lazy import lazy
 from .._uapi import structs as s
 from .._uapi.defines import CAP_BPF, CAP_NET_ADMIN
 from .._uapi.enums import Cmd, MapType
+from ..errors import BpfError
 from .door import (
     LOG_FIRST,
     LOG_MOST,
@@ -229,6 +230,7 @@ _NEXT = {
     "btf": Cmd.BPF_BTF_GET_NEXT_ID,
     "link": Cmd.BPF_LINK_GET_NEXT_ID,
 }
+_NOUNS = {"prog": "program", "map": "map", "btf": "BTF object", "link": "link"}
 _BY_ID = {
     "prog": Cmd.BPF_PROG_GET_FD_BY_ID,
     "map": Cmd.BPF_MAP_GET_FD_BY_ID,
@@ -272,7 +274,13 @@ def get_fd_by_id(kind: str, id: int) -> Fd:
     :raises BpfError: ENOENT if it is gone, EAGAIN if it is a link that is still being made
     """
     cmd = _BY_ID[kind]
-    return Fd(bpf(cmd, s.GetId(start_id=id), doing=f"{cmd.name} {id}"), f"{kind} id {id}")
+    try:
+        number = bpf(cmd, s.GetId(start_id=id), doing=f"{cmd.name} {id}")
+    except BpfError as refusal:
+        if refusal.errno == ENOENT:
+            refusal.hint = f"no {_NOUNS[kind]} has this id, or it is gone"
+        raise
+    return Fd(number, f"{kind} id {id}")
 
 
 def open_by_id(kind: str, id: int) -> Fd | None:

@@ -14,6 +14,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Literal, Protocol
 
+from ..wording import many
 from .percpu import PerCpu
 
 __all__ = [
@@ -38,7 +39,7 @@ Buffer = bytes | bytearray | memoryview
 
 def _exact(data: Buffer, size: int) -> bytes:
     if len(data) != size:
-        raise ValueError(f"{len(data)} bytes given, but the map needs {size}")
+        raise ValueError(f"{many(len(data), 'byte')} given, but the map needs {size}")
     return bytes(data)
 
 
@@ -79,7 +80,7 @@ class Field:
         """
         if isinstance(value, (bytes, bytearray, memoryview)):
             return _exact(value, self.size)
-        raise TypeError(f"{value!r} given, but the map needs {self.size} bytes")
+        raise TypeError(f"{value!r} given, but the map needs {many(self.size, 'byte')}")
 
     def decode_all(self, data: memoryview) -> Iterable[Any]:
         """Decode the consecutive values in `data`."""
@@ -105,7 +106,7 @@ class BytesField(Field):
             try:
                 return struct.pack(codes[self.size], value)
             except struct.error:
-                raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
+                raise ValueError(f"{value!r} does not fit {many(self.size, 'byte')}") from None
         return super().encode(value)
 
 
@@ -155,7 +156,7 @@ class IntField(Field):
             if isinstance(value, (bytes, bytearray, memoryview)):
                 return _exact(value, self.size)
             if hasattr(value, "__index__"):
-                raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
+                raise ValueError(f"{value!r} does not fit {many(self.size, 'byte')}") from None
             raise TypeError(f"{value!r} given, but the map needs an int") from None
 
     def decode_all(self, data: memoryview) -> Iterable[Any]:

@@ -13,6 +13,7 @@ import mmap
 
 from .._uapi.enums import MapFlag, MapType
 from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, KEYLESS, OUTER, PERCPU, RINGS
+from ..wording import many
 
 __all__ = ["explain", "without_keys"]
 
@@ -119,7 +120,7 @@ def _checks(
         return [
             (entries != 0, "max_entries of a local storage map must be 0"),
             (not flags & MapFlag.BPF_F_NO_PREALLOC, "a local storage map needs BPF_F_NO_PREALLOC"),
-            (key != 4, f"the key of a local storage map is a 4-byte fd, not {key} bytes"),
+            (key != 4, f"the key of a local storage map is a 4-byte fd, not {many(key, 'byte')}"),
             (value == 0, "value_size is 0"),
             (True, "a local storage map needs BTF types for key and value"),
         ]
@@ -141,7 +142,7 @@ def _checks(
         checks.append((key == 0, "key_size is 0"))
     checks.append((value == 0, "value_size is 0"))
     if kind in FD_VALUES:
-        checks.append((value != 4, f"the value is a 4-byte fd, not {value} bytes"))
+        checks.append((value != 4, f"the value is a 4-byte fd, not {many(value, 'byte')}"))
     if kind == STACK_TRACE:
         entry = 32 if flags & MapFlag.BPF_F_STACK_BUILD_ID else 8
         checks.append((value % entry != 0, f"value_size {value} is not a multiple of {entry}"))

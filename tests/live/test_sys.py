@@ -579,3 +579,11 @@ for call in (
     lines = done.stdout.splitlines()
     assert "CAP_SYS_ADMIN" in lines[1] and "CAP_BPF and CAP_PERFMON" in lines[2], done.stdout
     assert "CAP_BPF" in lines[0] or lines[0] == "allowed"  # by kernel.unprivileged_bpf_disabled
+
+
+@pytest.mark.parametrize("kind", ["prog", "map", "btf", "link"])
+def test_an_id_that_nothing_has(kind: str) -> None:
+    """The error says that nothing has it."""
+    with pytest.raises(BpfError, match="has this id, or it is gone") as caught:
+        bpf.get_fd_by_id(kind, 0x7FFFFFFF)
+    assert caught.value.errno == errno.ENOENT
