@@ -42,6 +42,18 @@ class Command:
         if self.pid == 0:
             self._child(path, list(arguments), reading)
         os.close(reading)
+        self._settle()
+
+    def _settle(self) -> None:
+        # Returns when the child sleeps at the gate; it sleeps nowhere else. Tracing begins later.
+        # So what it calls before that is not taken for a call of the command.
+        until = time.monotonic() + _GRACE
+        with contextlib.suppress(OSError):  # no /proc
+            while time.monotonic() < until:
+                with open(f"/proc/{self.pid}/stat", "rb") as file:
+                    if file.read().rpartition(b") ")[2].startswith(b"S"):
+                        return
+                time.sleep(0.001)
 
     def _child(self, path: str, arguments: list[str], gate: int) -> None:
         # Never returns, whatever happens: there must not be a second tracer.

@@ -31,6 +31,17 @@ def test_runs_only_when_started(tmp_path: Path) -> None:
     command.close()
 
 
+def test_it_waits_when_it_was_made() -> None:
+    """What it does before it waits is not a call of the command, and is over by then."""
+    for _ in range(20):
+        command = sh("exit 0")
+        try:
+            state = Path(f"/proc/{command.pid}/stat").read_text().rpartition(") ")[2][0]
+        finally:
+            command.close()
+        assert state == "S"
+
+
 def test_never_started() -> None:
     """Closing lets a command that was held back end without running."""
     command = sh("exit 0")
