@@ -159,7 +159,8 @@ def script(
         try:
             given = [kind(word) for kind, word in zip(kinds, words, strict=False)]
             if not len(kinds) - 1 <= len(words) <= len(kinds):
-                raise ValueError(many(len(words), "argument"))
+                expected = f"{len(kinds) - 1} or {len(kinds)} expected"
+                raise ValueError(f"{many(len(words), 'argument')} given, {expected}")
         except ValueError as error:
             print(f"{name}: {explain(error)}\n{usage}", file=sys.stderr)
             return 2

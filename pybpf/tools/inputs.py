@@ -40,7 +40,12 @@ def read_facts(path: str | None) -> Facts:
         return Facts()
     data = Path(path).read_bytes()
     try:
-        return Facts.from_json(json.loads(data))
+        saved = json.loads(data)
+    except (ValueError, RecursionError):  # also text that is not UTF-8
+        what = "not a file that features --save wrote: it is not JSON"
+        raise ObjectFormatError(what, file=path) from None
+    try:
+        return Facts.from_json(saved)
     except (ValueError, RecursionError) as error:
         what = f"not a file that features --save wrote: {error}"
         raise ObjectFormatError(what, file=path) from None
