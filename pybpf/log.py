@@ -10,7 +10,7 @@ and pybpf does not pay for the import (12 ms).
 | ``pybpf.core`` | DEBUG | each CO-RE relocation: accesses, and the new value |
 | ``pybpf.maps`` | DEBUG | maps that are created |
 | ``pybpf.programs`` | DEBUG | programs that are loaded |
-| ``pybpf.links`` | DEBUG | what is attached |
+| ``pybpf.links`` | DEBUG | what is attached, and what is closed |
 """
 
 from __future__ import annotations

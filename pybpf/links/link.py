@@ -204,6 +204,8 @@ class Link:
 
         `detach` undoes the attachment of a pinned link too.
         """
+        if not self._fd.closed:
+            log.debug("links", "closed %s", self.what)
         self._fd.close()
 
     def __enter__(self) -> Self:

@@ -46,6 +46,13 @@ def pinning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys_bpf, "obj_pin", lambda fd, path: Path(path).touch())
 
 
+def test_what_is_logged_of_a_link(caplog: pytest.LogCaptureFixture) -> None:
+    """When it is opened and when it is closed, once each, and what it is attached to."""
+    with caplog.at_level("DEBUG", "pybpf.links"), Link(null(), "fentry/vfs_read") as link:
+        link.close()
+    assert caplog.messages == ["opened fentry/vfs_read", "closed fentry/vfs_read"]
+
+
 def test_detach_uses_the_kernels(detached: list[int]) -> None:
     """Once, and the descriptor is released as well."""
     link = Link(null(), "xdp on v0")
