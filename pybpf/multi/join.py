@@ -159,6 +159,7 @@ def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool)
     addresses, sites = symbols.addrs, wanted.sites
     firsts = list(lines.values())
     at = list(map(by_label.get, lines))
+    del labels, by_label, lines  # 5 MB for a whole kernel
     plain, odd = _plain(symbols, at, firsts, sites)
     rows: list[int] = []  # of each function, its first line
     shared: list[int] = []  # functions that share their name
