@@ -230,7 +230,9 @@ class _Stretch:
         here = [
             (starts[i], addrs[i], addrs[i] + beyond, i)
             for beyond in (0, endbr)
-            for i in compress(itertools.count(), [addr + beyond in sites for addr in addrs])
+            for i in compress(
+                itertools.count(), map(sites.__contains__, map(beyond.__add__, addrs))
+            )
         ]
         if not here:
             return
@@ -255,7 +257,8 @@ class _Stretch:
         after = text.index("\n", start) + 1
         while text.startswith(head, after):
             after = text.index("\n", after) + 1
-        return after == len(text) or self._addr_at(after) > place
+        # As many digits are in the order of their numbers.
+        return after == len(text) or text[after : after + _ADDRESS] > f"{place:0{_ADDRESS}x}"
 
     def _first_lines(self, addrs: Sequence[int], beyond: int) -> dict[int, int]:
         # Where the first line of an address starts, for these addresses and those shortly after.

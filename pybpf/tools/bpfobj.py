@@ -177,16 +177,17 @@ def load(
                     program.load()
                     programs[program.name] = {"ok": True, "errno": 0, "reason": ""}
                 except (BpfError, PlanError, RelocationError, ObjectFormatError) as err:
-                    programs[program.name] = _failure(err)
+                    who = f"program {program.name!r} ({program.section}): "  # its row has that
+                    programs[program.name] = _failure(err, who)
             else:
                 programs[program.name] = failed
     return {"programs": programs}
 
 
-def _failure(err: Exception) -> dict[str, Any]:
+def _failure(err: Exception, known: str = "") -> dict[str, Any]:
     # libbpf answers EINVAL for code that it cannot complete.
     number = err.errno if isinstance(err, BpfError) else errno.EINVAL
-    return {"ok": False, "errno": number or 0, "reason": str(err)}
+    return {"ok": False, "errno": number or 0, "reason": str(err).removeprefix(known)}
 
 
 def _fill_in(obj: Any) -> None:
