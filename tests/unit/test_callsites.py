@@ -6,7 +6,7 @@ import errno
 import struct
 import weakref
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from pybpf.btf import Btf, BtfBuilder, types
 from pybpf.errors import BpfError
 from pybpf.kernel import callsites
 from pybpf.kernel.callsites import CallSites, Records, find_sites, read_sites
-from pybpf.kernel.ftrace import FtraceFunctions, Lists, ListText, Place, SplitList, parse_functions
+from pybpf.kernel.ftrace import FtraceFunctions, Lists, ListText, Place, parse_functions
 from pybpf.kernel.functions import label
 from pybpf.kernel.kallsyms import Kallsyms, Symbol
 from pybpf.kernel.kcore import KernelMemory
@@ -267,30 +267,31 @@ def test_a_list_of_other_functions_is_read_with_its_addresses() -> None:
 
 @pytest.mark.parametrize("again", [None, array("Q"), array("Q", [START])])
 def test_records_that_are_gone_after_the_list_was_read(again: array[int] | None) -> None:
-    """Memory does not tell any more, or the records are being changed."""
-    kernel = Kernel([Symbol("a", START, "T"), Symbol("b", START + 16, "T")], [[START, START + 16]])
+    """Memory does not tell any more, or the records are being changed: the list's sites count."""
+    symbols = [Symbol("a", START, "T"), Symbol("b", START + 16, "T")]
+    kernel = Kernel(symbols, [[START, START + 16]])
+    later = Kernel(symbols, [[START + 4, START + 20]])
     plain = ListText(lambda: kernel.text(False), with_addresses=False)
-    best = ListText(lambda: kernel.text(True), with_addresses=True)
+    best = ListText(lambda: later.text(True), with_addresses=True)
     records = iter([kernel.sites, again])
     source = CallSites(Lists(plain, best), kernel.kallsyms, lambda: lambda: next(records))
-    assert source.split() == kernel.listed()._split()
+    assert source.split() == later.listed()._split()
 
 
-class Slow:
-    """A list whose reading lasts until two threads read it."""
-
-    def __init__(self, meet: Barrier, functions: FtraceFunctions) -> None:
-        self.meet, self.functions = meet, functions
-
-    def split(self) -> SplitList:
-        self.meet.wait()
-        return SplitList(self.functions.lines, None)
-
-    def starting(self, prefixes: Sequence[str]) -> SplitList:
-        return self.split()
-
-    def places(self, names: Sequence[str]) -> list[Place]:
-        return self.functions.named(names)
+@pytest.mark.parametrize("module", ["", "mod"])
+@pytest.mark.parametrize("others", [0, 20], ids=["few", "many"])
+def test_a_symbol_of_its_own_names_a_call_site(module: str, others: int) -> None:
+    """Not the symbol 4 bytes before, however many functions are found with it."""
+    symbols = [Symbol("_text", START - 64, "T"), Symbol("a", START, "T", module)]
+    symbols.append(Symbol("b", START + 4, "T", module))
+    more = [START + 16 * i for i in range(1, others + 1)]
+    symbols += [Symbol(f"a{i}", at, "T", module) for i, at in enumerate(more)]
+    kernel = Kernel(symbols, [[START + 4, *(at + 4 for at in more)]])
+    functions = kernel.functions()
+    names = [FtraceFunctions.split(line)[0] for line in functions.starting(["a"]).lines]
+    assert names == [f"a{i}" for i in range(others)]
+    assert functions.named(["a"]) == []
+    assert functions.named(["b"]) == [Place("b", module, START + 4)]
 
 
 class Holder:
@@ -357,8 +358,6 @@ def test_threads_that_read_at_once_both_get_the_functions() -> None:
     best = ListText(lambda: kernel.text(True), with_addresses=True)
     known = FtraceFunctions.of(CallSites(Lists(best, best), kernel.kallsyms, lambda: read))
     assert both(lambda: known.named(["a"])) == [[Place("a", "", START)]] * 2
-    listed = FtraceFunctions.of(Slow(meet, kernel.listed()))
-    assert both(lambda: listed.lines) == [("a",)] * 2
 
 
 # -- when memory is not trusted --------------------------------------------
