@@ -152,9 +152,10 @@ class Link:
         :raises BpfError: EINVAL or EOPNOTSUPP for kinds of links whose program cannot be
             replaced (tracing, kprobe, uprobe, tracepoint)
         """
-        numbers = self.fileno(), program.fileno(), old.fileno() if old is not None else None
+        link, new = self.fileno(), program.fileno()
+        before = old.fileno() if old is not None else None
         try:
-            sys_link.link_update(*numbers[:2], old_prog_fd=numbers[2])
+            sys_link.link_update(link, new, old_prog_fd=before)
         except BpfError as error:
             error.add_context(self.what)
             if error.errno in _NO_UPDATE and not error.hint:
