@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from operator import sub
 
 from .. import links
 from .._sys.fd import make_room
@@ -41,7 +40,6 @@ from .._uapi.defines import ENOTSUPP
 from ..dataclass import replace
 from ..errnos import name_of
 from ..errors import BpfError, DeniedByPolicy, PlanError, VerifierError
-from ..kernel.functions import SITE_OFFSETS
 from ..kernel.sleepable import is_sleep_refusal
 from ..wording import many
 from .columns import Targets
@@ -138,27 +136,17 @@ class _Engine:
         self, mechanism: Mechanism, link: links.Link, targets: Sequence[Target]
     ) -> Sequence[Target]:
         """Return the targets a link is on, if the kernel finds functions itself and says which."""
-        where = mechanism.places(link)
-        if not where:
+        strays = mechanism.strays(link, targets)
+        if not strays:
             return targets
-        rows = Targets.of(targets)
-        addresses, btf_ids = rows.addresses, rows.btf_ids
-        # Nearly always all are right, which takes few steps to see.
-        beyond = list(map(sub, map(where.get, btf_ids, addresses), addresses))
-        if SITE_OFFSETS.issuperset(beyond):
-            return targets
-        wrong = [
-            targets[i]
-            for i in [i for i, far in enumerate(beyond) if far not in SITE_OFFSETS]
-            if addresses[i] and where[btf_ids[i]]  # 0: addresses are hidden
-        ]
+        taken = {target_key(targets[at]): address for at, address in strays.items()}
 
         def said(target: Target) -> Stale:
-            at = where[target.btf_id or 0]
+            at = taken[target_key(target)]
             detail = f"the kernel took the one at {at:#x}, it is at {target.address:#x}"
             return Stale(target, Reason.MOVED, detail, again=False)
 
-        return self.without(wrong, said, targets) if wrong else targets
+        return self.without([targets[at] for at in strays], said, targets)
 
     def without(
         self,

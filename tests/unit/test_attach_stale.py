@@ -291,3 +291,19 @@ class TestById:
             assert "0x9004" in str(link.skipped[0])
             assert attached(kernel, "entry") == sorted(ALL - {"f1"})
         assert kernel.left() == [] and kernel.leaked == []
+
+    def test_ids_in_another_order(
+        self, kernel: Kernel, modules: Modules, told: dict[int, int]
+    ) -> None:
+        """Functions come by address, the kernel reports them by id."""
+        targets = [
+            Target(f"f{n}", "", 0x1000 * (n + 1), btf_id, model(1))
+            for n, btf_id in enumerate([3, 5, 1, 4, 2])
+        ]
+        told |= {t.btf_id or 0: t.address for t in targets}
+        with attach(kernel, modules, ("tracing_multi", PROGRAMS[0], K7_3), targets) as link:
+            assert names(link) == ALL and not link.skipped
+        told[4] = 0x9000
+        with attach(kernel, modules, ("tracing_multi", PROGRAMS[0], K7_3), targets) as link:
+            assert names(link) == ALL - {"f3"}
+            assert "took the one at 0x9000, it is at 0x4000" in str(link.skipped[0])

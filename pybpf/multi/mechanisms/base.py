@@ -234,8 +234,12 @@ class Mechanism(ABC):
         :raises BpfError: the kernel refuses
         """
 
-    def places(self, link: Link) -> Mapping[int, int]:
-        """Return where a link is, as far as the kernel tells: BTF id -> address."""
+    def strays(self, link: Link, targets: Sequence[Target]) -> Mapping[int, int]:
+        """Return what a link is on by mistake, as far as the kernel tells.
+
+        :param targets: the functions the link was made for
+        :returns: position of a target -> address of the function that was taken for it
+        """
         return {}
 
 

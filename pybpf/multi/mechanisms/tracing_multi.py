@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import sub
 
 from ..._uapi.enums import AttachType
 from ...errors import BpfError
 from ...features import Feature
+from ...kernel.functions import SITE_OFFSETS
 from ...wording import many
 from ..columns import Targets
 from ..plan import Side
@@ -16,6 +18,7 @@ from .btf import ByTrampoline
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import Link
+    from ..target import Target
     from .base import Doors, Job
 
 __all__ = ["TRACING_MULTI"]
@@ -47,14 +50,22 @@ class _TracingMulti(ByTrampoline):
             what=f"tracing_multi {job.side.value} of {many(len(job.targets), 'function')}",
         )
 
-    def places(self, link: Link) -> Mapping[int, int]:
-        """Return what the kernel found. It looks up BTF ids itself, and reports them from 7.3
-        on."""
+    def strays(self, link: Link, targets: Sequence[Target]) -> Mapping[int, int]:
+        # The kernel looks up BTF ids itself. From 7.3 on it reports ids and what it found.
         try:
             info = link.info()
         except BpfError:
             return {}  # not reported does not mean wrong
-        return dict(zip(info.ids, info.addrs, strict=False))
+        where = dict(zip(info.ids, info.addrs, strict=False))
+        rows = Targets.of(targets)
+        ids, addresses = rows.btf_ids, rows.addresses
+        # Nearly always all are right, which takes few steps to see.
+        beyond = list(map(sub, map(where.get, ids, addresses), addresses))
+        if SITE_OFFSETS.issuperset(beyond):
+            return {}
+        wrong = [i for i, far in enumerate(beyond) if far not in SITE_OFFSETS]
+        # An address of 0 is hidden from us.
+        return {at: where[ids[at]] for at in wrong if addresses[at] and where[ids[at]]}
 
 
 TRACING_MULTI = _TracingMulti()
