@@ -39,7 +39,17 @@ def _errno_text(errno: int) -> str:
     return f"{name_of(errno) or errno}: {text}"
 
 
-class BpfError(OSError):
+class _Context:
+    """Hold what callers know about an error: object file, section, program."""
+
+    context: tuple[str, ...] = ()
+
+    def add_context(self, text: str) -> None:
+        """Put `text` (object file, program name...) in front of the message."""
+        self.context = (text, *self.context)
+
+
+class BpfError(_Context, OSError):
     """Report a system call that the kernel refused.
 
     :param errno: positive errno of the call
@@ -55,11 +65,6 @@ class BpfError(OSError):
         super().__init__(errno, _errno_text(errno))
         self.doing = doing
         self.hint = hint
-        self.context: tuple[str, ...] = ()
-
-    def add_context(self, text: str) -> None:
-        """Put `text` (object file, program name...) in front of the message."""
-        self.context = (text, *self.context)
 
     def __str__(self) -> str:
         parts = [*self.context, *([self.doing] if self.doing else []), _errno_text(self.errno or 0)]
@@ -67,7 +72,7 @@ class BpfError(OSError):
         return f"{text} ({self.hint})" if self.hint else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.errno, self.doing, self.hint))
+        return (type(self), (self.errno, self.doing, self.hint), vars(self))
 
 
 class DeniedByPolicy(BpfError):
@@ -96,7 +101,7 @@ class StateError(BpfError, ValueError):
         return ": ".join([*self.context, self.doing, self.hint])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.doing, self.hint))
+        return (type(self), (self.doing, self.hint), vars(self))
 
 
 class UnsupportedFeature(BpfError):
@@ -119,7 +124,7 @@ class UnsupportedFeature(BpfError):
         return ": ".join([*self.context, f"{self.name} is not supported by {self.by}{since}{hint}"])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.name, self.since, self.hint, self.by))
+        return (type(self), (self.name, self.since, self.hint, self.by), vars(self))
 
 
 class VerifierError(BpfError):
@@ -151,7 +156,11 @@ class VerifierError(BpfError):
         return f"{text}\n{self.summary}\n({many(lines, 'line')} of verifier log in .log)"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.errno, self.program, self.log, self.summary, self.truncated))
+        return (
+            type(self),
+            (self.errno, self.program, self.log, self.summary, self.truncated),
+            vars(self),
+        )
 
 
 class ObjectFormatError(ValueError):
@@ -217,7 +226,7 @@ class RelocationError(ValueError):
         return f"{text} (at {self.source})" if self.source else text
 
 
-class PlanError(ValueError):
+class PlanError(_Context, ValueError):
     """Report a multi-function attach request that no plan can satisfy.
 
     :param skipped: if there is nothing to attach to: every requested function, with
@@ -229,11 +238,6 @@ class PlanError(ValueError):
     def __init__(self, what: str, *, skipped: Iterable[Skipped] = ()) -> None:
         super().__init__(what)
         self.skipped = tuple(skipped)
-        self.context: tuple[str, ...] = ()
-
-    def add_context(self, text: str) -> None:
-        """Put `text` (object file, program name...) in front of the message."""
-        self.context = (text, *self.context)
 
     def __str__(self) -> str:
         return ": ".join([*self.context, super().__str__()])

@@ -9,9 +9,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from pybpf.errors import BpfError, RelocationError, UnsupportedFeature
+from pybpf.errors import (
+    BpfError,
+    DeniedByPolicy,
+    ObjectFormatError,
+    PlanError,
+    RelocationError,
+    StateError,
+    UnsupportedFeature,
+    VerifierError,
+)
 from pybpf.kernel import btf
 from pybpf.links import uprobe
+from pybpf.multi.reasons import Reason, Skipped
 
 
 @pytest.mark.parametrize(
@@ -28,6 +38,35 @@ def test_who_lacks_a_feature(error: UnsupportedFeature, text: str) -> None:
     """What pybpf does not do is never blamed on the kernel."""
     assert str(error).startswith(text)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+_REFUSED = VerifierError(errno.EACCES, "p", "log\n", "the line", truncated=True)
+_REFUSED.source = "x.c:12"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BpfError(errno.EINVAL, "BPF_MAP_CREATE", "a hint"),
+        DeniedByPolicy(errno.EPERM, "BPF_PROG_LOAD", "a hint"),
+        ObjectFormatError("cut short", file="x.bpf.o", section="maps", offset=8),
+        PlanError("nothing to attach to", skipped=[Skipped("f", "kvm", Reason.ALIAS, "why")]),
+        RelocationError("nothing there", program="p", insn=3, file="x.bpf.o", source="x.c:1"),
+        StateError("map 'm'"),
+        UnsupportedFeature("fsession", "7.0", "EINVAL", by="pybpf"),
+        _REFUSED,
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_pickle_loses_nothing(error: Exception) -> None:
+    """Workers hand errors over as pickles, with what their callers knew."""
+    if isinstance(error, BpfError | PlanError):
+        error.add_context("program 'p'")
+        error.add_context("x.bpf.o")
+        assert str(error).startswith("x.bpf.o: program 'p': ")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error)
+    assert vars(again) == vars(error)
 
 
 @pytest.mark.parametrize(("number", "name"), [(95, "EOPNOTSUPP"), (524, "ENOTSUPP"), (2, "ENOENT")])
