@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BTF_TARGETS",
+    "SYSCALL_PREFIXES",
     "BtfTarget",
     "asked_place",
     "btf_target",
@@ -27,7 +28,7 @@ __all__ = [
     "kprobe_places",
     "near_names",
     "raw_tracepoint_names",
-    "syscall_symbol",
+    "syscall_names",
 ]
 
 _LONGEST = 512  # letters of a name to compare: KSYM_NAME_LEN
@@ -35,6 +36,9 @@ _WORD = 4  # words in a name with fewer letters are ignored
 _COMMON = 100  # a word that this many names share is ignored
 _BESIDE = 100  # at most this many functions lie between two of one subject
 _TRACEPOINT = "btf_trace_"  # in front of the name of each tracepoint's typedef
+
+#: What the name of a system call's entry starts with, on x86-64 and where calls have no wrappers.
+SYSCALL_PREFIXES = ("__x64_sys_", "__se_sys_", "sys_")
 
 #: ``enum bpf_attach_type`` -> (prefix of the BTF name, name of the target in messages).
 BTF_TARGETS = {
@@ -179,20 +183,14 @@ def asked_place(facts: Facts, glob: str) -> KprobePlaces | None:
     return None if address is None else KprobePlaces((address,), frozenset({""}))
 
 
-def syscall_symbol(facts: Facts, name: str) -> str:
-    """Find the symbol of a system call's entry, e.g. ``__x64_sys_getpgid``.
+def syscall_names(facts: Facts) -> Iterator[str]:
+    """Iterate over the names of the kernel's system calls.
 
-    :raises BpfError: ENOENT if the kernel lacks that system call, with near names
+    :raises DeniedByPolicy: if addresses are hidden (kernel.kptr_restrict)
     """
-    symbols = facts.kallsyms
-    for prefix in ("__x64_sys_", "__se_sys_", "sys_"):
-        if symbols.by_name(prefix + name):
-            return prefix + name
-    prefix = "__x64_sys_"
-    calls = (symbol.name.removeprefix(prefix) for symbol in symbols.find_prefix(prefix))
-    near = near_names(name, calls)
-    hint = f"near: {', '.join(near)}" if near else ""
-    raise BpfError(errno.ENOENT, f"system call {name!r}", hint)
+    prefix = SYSCALL_PREFIXES[0]
+    found = facts.kallsyms.find_prefix(prefix)
+    return (symbol.name.removeprefix(prefix) for symbol in found)
 
 
 def function_names(facts: Facts) -> Iterator[str]:

@@ -12,11 +12,12 @@ from .._uapi.enums import AttachType, KprobeMultiFlag
 from ..digits import number
 from ..errors import BpfError, DeniedByPolicy, StateError, UnsupportedFeature
 from ..kernel.lookup import (
+    SYSCALL_PREFIXES,
     KprobePlaces,
     asked_place,
     function_names,
     kprobe_places,
-    syscall_symbol,
+    syscall_names,
 )
 from ..wording import many
 from .link import HasFd, Link, Request, near, need
@@ -100,14 +101,24 @@ def by_section(request: Request) -> Link:
 def syscall_by_section(request: Request) -> Link:
     """Attach ``ksyscall/NAME`` or ``kretsyscall/NAME`` to a system call.
 
-    :raises BpfError: ENOENT if the kernel lacks that system call
+    The kernel is asked for each name that the entry of a system call can have. So no table of
+    symbols is read, and none needs to be readable.
+
+    :raises BpfError: ENOENT if the kernel lacks that system call, with near names
     """
-    return attach_kprobe(
-        request.program,
-        syscall_symbol(request.facts, request.target),
-        retprobe=request.retprobe,
-        cookie=request.cookie,
-    )
+    for prefix in SYSCALL_PREFIXES:
+        try:
+            return attach_kprobe(
+                request.program,
+                prefix + request.target,
+                retprobe=request.retprobe,
+                cookie=request.cookie,
+            )
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+    hint = near(request.target, lambda: syscall_names(request.facts))
+    raise BpfError(errno.ENOENT, f"system call {request.target!r}", hint)
 
 
 def multi_by_section(request: Request) -> Link:

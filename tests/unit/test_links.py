@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,9 +15,11 @@ from pybpf._sys import denied
 from pybpf._sys import link as sys_link
 from pybpf._sys.fd import Fd
 from pybpf._uapi.defines import CAP_BPF, CAP_NET_ADMIN
-from pybpf.errors import BpfError
-from pybpf.links import Link, LinkSet, PerfLink
+from pybpf.errors import BpfError, DeniedByPolicy
+from pybpf.kernel.kallsyms import Kallsyms
+from pybpf.links import Link, LinkSet, PerfLink, kprobe
 from pybpf.links import cgroup as cgroup_module
+from pybpf.links.link import Request
 
 
 def null(what: str = "link") -> Fd:
@@ -165,3 +169,56 @@ def test_who_refused_a_cgroup(
     with null() as program, pytest.raises(BpfError) as caught:
         cgroup_module.attach_cgroup(program, tmp_path, 1)
     assert caught.value.hint.startswith(hint)
+
+
+@pytest.fixture
+def syscalls(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Attach to ``ksyscall/NAME`` on a kernel that has three entries. What became of it."""
+    entries = {"__x64_sys_getpgid", "__se_sys_getpgid", "sys_ni_call"}
+
+    def open_kprobe(function: str, *args: object, **how: object) -> str:
+        if function not in entries:
+            raise BpfError(errno.ENOENT, "perf_event_open")
+        return function
+
+    def attach(name: str) -> str:
+        program = SimpleNamespace(fileno=lambda: 3)
+        symbols = Kallsyms("".join(f"ffffffff81000000 T {entry}\n" for entry in sorted(entries)))
+        facts = SimpleNamespace(kallsyms=symbols)
+        return kprobe.syscall_by_section(Request(program, "ksyscall", name, 0, False, 7, facts))
+
+    monkeypatch.setattr(kprobe.perf, "open_kprobe", open_kprobe)
+    monkeypatch.setattr(kprobe, "attach_perf_event", lambda program, event, **how: event)
+    return attach
+
+
+def test_a_system_call_needs_no_symbols(
+    syscalls: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel knows its entries. A user without CAP_SYSLOG cannot read them."""
+    monkeypatch.delattr(Kallsyms, "by_name")
+    monkeypatch.delattr(Kallsyms, "find_prefix")
+    assert syscalls("getpgid") == "__x64_sys_getpgid"
+    assert syscalls("ni_call") == "sys_ni_call"
+
+
+def test_an_unknown_system_call(
+    syscalls: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near names come from the symbols, if they may be read. Other refusals stay as they are."""
+    with pytest.raises(BpfError, match=r"system call 'getpgidd': ENOENT.*near: getpgid\)$"):
+        syscalls("getpgidd")
+
+    def hidden(self: Kallsyms, prefix: str) -> None:
+        raise DeniedByPolicy(errno.EPERM, "kernel addresses")
+
+    monkeypatch.setattr(Kallsyms, "find_prefix", hidden)
+    with pytest.raises(BpfError, match=r"system call 'getpgidd': ENOENT: [^(]*$"):
+        syscalls("getpgidd")
+
+    def refuse(*args: object, **how: object) -> None:
+        raise DeniedByPolicy(errno.EACCES, "perf_event_open")
+
+    monkeypatch.setattr(kprobe.perf, "open_kprobe", refuse)
+    with pytest.raises(DeniedByPolicy, match="kprobe/__x64_sys_getpgid"):
+        syscalls("getpgid")
