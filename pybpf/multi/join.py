@@ -17,6 +17,7 @@ from ..kernel.functions import SITE_OFFSETS, is_site_of, label
 from ..kernel.globs import Matcher, Pattern
 from ..kernel.kallsyms import FUNCTION_TYPES, Columns
 from ..kernel.nameindex import index_names
+from ..namedtuple import NamedTuple
 from ..wording import many
 from .candidates import Ask, Candidate, CandidateColumns, SelectFacts
 from .denylist import denied, never_returns, risky
@@ -128,96 +129,117 @@ def refused(name: str, module: str, at_exit: bool) -> Skipped | None:
     return None
 
 
+class _Named(NamedTuple):
+    # Lines of ftrace's list with the name and the module of each.
+    wanted: Lines
+    names: list[str]
+    modules: list[str]
+
+    def skip(self, line: int, reason: Reason, detail: str) -> tuple[int, Skipped]:
+        return line, Skipped(self.names[line], self.modules[line], reason, detail)
+
+
+class _Found(NamedTuple):
+    # Functions: the line of each, its address, and positions of those that share their name.
+    # `lost` are lines that are no function, and why.
+    rows: list[int]
+    addresses: list[int]
+    shared: list[int]
+    lost: list[tuple[int, Skipped]]
+
+
 def join(facts: SelectFacts, wanted: Lines, to: CandidateColumns, at_exit: bool) -> list[Skipped]:
     """Find the addresses of functions and fill the columns that follow from them.
 
     :returns: functions that got no row
     """
-    skipped: list[Skipped] = []
+    named, skipped = _allowed(wanted, at_exit)
+    if not named.names:
+        return skipped
+    found = _found(named, symbols_named(facts.kallsyms, named.names))
+    rows = found.rows
+    to.addresses = array("Q", found.addresses)
+    to.unique = bytearray(b"\1") * len(rows)
+    for row in found.shared:
+        to.unique[row] = 0
+    if len(set(to.addresses)) < len(rows):
+        rows = _without_aliases(named, found, to)
+    to.names = list(picked(named.names, rows))
+    modules, entry = named.modules, named.wanted.entry
+    to.modules = list(picked(modules, rows)) if any(modules) else [""] * len(rows)
+    to.entry = bytearray([i in entry for i in rows]) if entry else bytearray(len(rows))
+    found.lost.sort(key=itemgetter(0))
+    return skipped + [one for _, one in found.lost]
+
+
+def _allowed(wanted: Lines, at_exit: bool) -> tuple[_Named, list[Skipped]]:
+    # Drops the lines that our own lists forbid.
     names, modules = list(wanted.lines), [""] * len(wanted.lines)
     for i in [i for i, line in enumerate(names) if " " in line]:
         names[i], modules[i] = FtraceFunctions.split(names[i])
-    if bad := risky(names):
-        out = set()
-        for i in [i for i, name in enumerate(names) if name in bad]:
-            if (refusal := refused(names[i], modules[i], at_exit)) is not None:
-                out.add(i)
-                if refusal not in skipped[-1:]:
-                    skipped.append(refusal)
-        left = [i for i in range(len(names)) if i not in out]
-        wanted = wanted.take(left)
-        names, modules = [names[i] for i in left], [modules[i] for i in left]
-    if not names:
-        return skipped
-    symbols = symbols_named(facts.kallsyms, names)
+    skipped: list[Skipped] = []
+    out = set()
+    bad = risky(names)
+    for i in [i for i, name in enumerate(names) if name in bad] if bad else ():
+        if (refusal := refused(names[i], modules[i], at_exit)) is not None:
+            out.add(i)
+            if refusal not in skipped[-1:]:
+                skipped.append(refusal)
+    if not out:
+        return _Named(wanted, names, modules), skipped
+    left = [i for i in range(len(names)) if i not in out]
+    some = _Named(wanted.take(left), [names[i] for i in left], [modules[i] for i in left])
+    return some, skipped
+
+
+def _found(named: _Named, symbols: Columns) -> _Found:
+    # Finds the symbol behind each line, by its label.
     labels = list(symbols.names)
     if any(symbols.modules):
         for i in [i for i, module in enumerate(symbols.modules) if module]:
             labels[i] = label(labels[i], symbols.modules[i])
     by_label = index_names(labels)
-    lines = index_names(wanted.lines)
-    addresses, sites = symbols.addrs, wanted.sites
+    lines, sites = index_names(named.wanted.lines), named.wanted.sites
     firsts = list(lines.values())
     at = list(map(by_label.get, lines))
     del labels, by_label, lines  # 5 MB for a whole kernel
     plain, odd = _plain(symbols, at, firsts, sites)
-    rows: list[int] = []  # of each function, its first line
-    shared: list[int] = []  # functions that share their name
-    lost: list[tuple[int, Skipped]] = []  # with the line
-    found: Sequence[int]
-    places: list[int] = []  # address of each
+    found = _Found([], [], [], [])
     done = 0
     for i in odd:
-        rows += firsts[done:i]  # type: ignore[arg-type]
-        places += plain[done:i]
+        found.rows.extend(firsts[done:i])  # type: ignore[arg-type]
+        found.addresses.extend(plain[done:i])
         done = i + 1
         every, some = _several(firsts[i]), _several(at[i])
-        found, why = _told_apart(symbols, some, every, sites)
+        addresses, why = _told_apart(symbols, some, every, sites)
         first = every[0]
         if why is not None:
-            lost.append((first, Skipped(names[first], modules[first], *why)))
+            found.lost.append(named.skip(first, *why))
         # A lookup by name in the kernel takes the first symbol of any type.
-        if len({addresses[x] for x in some}) > 1:
-            shared += range(len(rows), len(rows) + len(found))
-        rows += [first] * len(found)
-        places += found
-    rows += firsts[done:]  # type: ignore[arg-type]
-    places += plain[done:]
-    to.addresses = array("Q", places)
-    to.unique = bytearray(b"\1") * len(rows)
-    for row in shared:
-        to.unique[row] = 0
-    if len(set(to.addresses)) < len(rows):
-        rows = _without_aliases(wanted.lines, names, modules, rows, to, lost)
-    to.names = list(picked(names, rows))
-    to.modules = list(picked(modules, rows)) if any(modules) else [""] * len(rows)
-    entry = wanted.entry
-    to.entry = bytearray([i in entry for i in rows]) if entry else bytearray(len(rows))
-    lost.sort(key=itemgetter(0))
-    return skipped + [one for _, one in lost]
+        if len({symbols.addrs[x] for x in some}) > 1:
+            found.shared.extend(range(len(found.rows), len(found.rows) + len(addresses)))
+        found.rows.extend([first] * len(addresses))
+        found.addresses.extend(addresses)
+    found.rows.extend(firsts[done:])  # type: ignore[arg-type]
+    found.addresses.extend(plain[done:])
+    return found
 
 
-def _without_aliases(
-    lines: Sequence[str],
-    names: Sequence[str],
-    modules: Sequence[str],
-    rows: Sequence[int],
-    to: CandidateColumns,
-    lost: list[tuple[int, Skipped]],
-) -> list[int]:
+def _without_aliases(named: _Named, found: _Found, to: CandidateColumns) -> list[int]:
     # Drops all but the first function of an address from addresses, `unique` and rows.
+    lines = named.wanted.lines
     seen: dict[int, int] = {}
     kept = []
-    for i, (line, address) in enumerate(zip(rows, to.addresses, strict=True)):
+    for i, (line, address) in enumerate(zip(found.rows, to.addresses, strict=True)):
         if address in seen:
             detail = f"{lines[seen[address]]} is at the same address"
-            lost.append((line, Skipped(names[line], modules[line], Reason.ALIAS, detail)))
+            found.lost.append(named.skip(line, Reason.ALIAS, detail))
         else:
             seen[address] = line
             kept.append(i)
     to.addresses = array("Q", [to.addresses[i] for i in kept])
     to.unique = bytearray([to.unique[i] for i in kept])
-    return [rows[i] for i in kept]
+    return [found.rows[i] for i in kept]
 
 
 def _several(at: int | list[int] | None) -> list[int]:
