@@ -47,10 +47,9 @@ def attached(kernel: str, rows: list[Row]) -> list[str]:
         asked, mechanism = work.rsplit(":", 1)
         like = {"asked": asked, "mechanism": mechanism}
         whole = best(rows, "whole", row="attach", **like) / 1e6
-        took, kernels, lists = (
-            best(rows, what, row="attach", **like) / 1e6 for what in ("took", "kernel", "lists")
+        ours, kernels, lists = (
+            best(rows, what, row="attach", **like) / 1e6 for what in ("ours", "kernel", "lists")
         )
-        ours = took - kernels - lists
         count = int(best(rows, "functions", row="attach", **like))
         text = (
             f"{f'{asked} by {mechanism} ({count})':<42} {whole:>6.0f} {ours:>6.0f} {lists:>6.0f} "

@@ -71,6 +71,7 @@ def attach(asked: str, mechanism: str, began: int) -> None:
         took=took,
         kernel=inside,
         lists=lists,
+        ours=took - inside - lists,
         user=round(1e9 * (now.ru_utime - imported.ru_utime)),
         system=round(1e9 * (now.ru_stime - imported.ru_stime)),
         grown=now.ru_maxrss - imported.ru_maxrss,
