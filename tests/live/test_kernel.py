@@ -19,7 +19,7 @@ from pybpf.btf import BtfKind
 from pybpf.errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from pybpf.features import Answer, Feature, FeatureSet, Support
 from pybpf.kernel import btf as kernel_btf
-from pybpf.kernel import kallsyms, kcore, probes
+from pybpf.kernel import experiments, kallsyms, kcore, probes
 from pybpf.kernel.btffind import BtfFinder
 from pybpf.kernel.host import Facts
 from pybpf.kernel.kallsyms import Kallsyms
@@ -291,7 +291,7 @@ def test_no_memory_is_no_answer(facts: Facts, monkeypatch: pytest.MonkeyPatch) -
     def fail(probe: probes.ProbeCache) -> None:
         raise BpfError(errno.ENOMEM, "BPF_MAP_CREATE")
 
-    monkeypatch.setitem(probes._PROBES, Feature.RINGBUF, fail)
+    monkeypatch.setitem(experiments.EXPERIMENTS, Feature.RINGBUF, fail)
     with pytest.raises(BpfError):
         cache.answer(Feature.RINGBUF)
     assert Feature.RINGBUF not in cache.all()
@@ -319,7 +319,7 @@ def test_what_an_errno_means(
     def fail(probe: probes.ProbeCache) -> None:
         raise BpfError(number, "BPF_LINK_CREATE")
 
-    monkeypatch.setitem(probes._PROBES, Feature.RINGBUF, fail)
+    monkeypatch.setitem(experiments.EXPERIMENTS, Feature.RINGBUF, fail)
     answer = cache.answer(Feature.RINGBUF)
     assert (answer.support, answer.errno) == (support, number)
     assert "BPF_LINK_CREATE" in answer.why
