@@ -265,7 +265,7 @@ class TestById:
             return kernel.descriptor(what)
 
         def info(self: links.Link) -> LinkInfo:
-            ids = sorted(asked[-1])
+            ids = sorted(addresses.keys() & set(asked[-1]))
             return LinkInfo(15, 1, 1, ids=ids, addrs=[addresses[i] for i in ids])
 
         monkeypatch.setattr(tracing.sys_link, "link_create_tracing_multi", create)
@@ -281,6 +281,12 @@ class TestById:
         told.update(dict.fromkeys(told, 0))
         with run(kernel, modules, ("tracing_multi", PROGRAMS[0], K7_3)) as link:
             assert names(link) == ALL
+
+    def test_not_reported(self, kernel: Kernel, modules: Modules, told: dict[int, int]) -> None:
+        """A function that the kernel does not report may be right."""
+        del told[2]
+        with run(kernel, modules, ("tracing_multi", PROGRAMS[0], K7_3)) as link:
+            assert names(link) == ALL and not link.skipped
 
     def test_wrong(self, kernel: Kernel, modules: Modules, told: dict[int, int]) -> None:
         """Another function of that name: the link is made again without it."""
