@@ -143,7 +143,8 @@ class Matcher:
         starts = [p.name[:-1] for p in globs if p.module is None and p.name[-1:] == "*"]
         plain = len(starts) == len(globs) and not any(map(is_glob, starts))
         self._starts = tuple(starts) if plain else ()
-        self._all = any(p.name == "*" and p.module is None for p in globs)
+        #: True if one of the patterns matches every line.
+        self.is_all = any(p.name == "*" and p.module is None for p in globs)
 
     @property
     def is_exact(self) -> bool:
@@ -163,7 +164,7 @@ class Matcher:
 
     def positions(self, functions: FtraceFunctions) -> set[int]:
         """Return the positions of the lines that any pattern matches."""
-        if self._all:
+        if self.is_all:
             return set(range(len(functions)))
         found: set[int] = set()
         for name, lines in self._names.items():

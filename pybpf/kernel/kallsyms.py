@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import itertools
 from array import array
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 
 from .._sys.files import required, required_after
 from ..bulk import shared_prefixes
@@ -155,7 +155,7 @@ class Kallsyms:
         line = label.replace(" [", "\t[")
         return sum(stretch.text.count(f" {line}\n") for stretch in self._stretches)
 
-    def named(self, names: Set[str]) -> Columns:
+    def named(self, names: Collection[str]) -> Columns:
         """Find every symbol that has one of these names, in file order.
 
         It makes one pass over the text. For thousands of names that is as fast as making an

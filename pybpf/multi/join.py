@@ -82,6 +82,8 @@ def matched(
     if 0 < len(beginnings := both.beginnings) <= _SEARCHES:
         functions = functions.starting(beginnings)
     found = Lines(functions.lines, functions.sites, entry.positions(functions))
+    if both.is_all:
+        return found
     positions = allow.positions(functions) | found.entry
     return found if len(positions) == len(functions) else found.take(sorted(positions))
 
@@ -279,7 +281,7 @@ def _plain(
 def symbols_named(kallsyms: Kallsyms, names: Sequence[str]) -> Columns:
     """Return all symbols with one of these names. Equal names are in file order."""
     if len(names) > _FEW:
-        return kallsyms.named(set(names))
+        return kallsyms.named(names)
     found = [symbol for name in dict.fromkeys(names) for symbol in kallsyms.by_name(name)]
     return Columns(
         [s.name for s in found],

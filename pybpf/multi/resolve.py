@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from ..btf import Btf
 from ..btf.types import Func
+from ..bulk import uncollected
 from ..dataclass import replace
 from ..errors import BpfError, ObjectFormatError, PlanError
 from ..features import Feature
@@ -182,10 +183,11 @@ class Resolver:
         :raises PlanError: as `resolve` and `make_plan`
         :raises TypeError: as `listed`
         """
-        targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY, ask=ask)
-        if template.sleepable:
-            targets = self.with_sleep(targets)
-        made = plan_for(template, targets, facts, options, skipped)
+        with uncollected():
+            targets, skipped = self.resolve(asked, at_exit=template.hook is not Hook.ENTRY, ask=ask)
+            if template.sleepable:
+                targets = self.with_sleep(targets)
+            made = plan_for(template, targets, facts, options, skipped)
         return replace(made, origin=Origin(template, self._facts, facts, options))
 
     def with_sleep(self, targets: Iterable[Target]) -> Sequence[Target]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybpf.bulk import places_of, shared_prefixes, zeros
+from pybpf.bulk import places_of, shared_prefixes, uncollected, zeros
 
 
 def test_one_for_each_first_letter() -> None:
@@ -35,3 +38,24 @@ def test_zeros_and_places_are_those_that_a_look_at_each_finds(numbers: list[int]
     assert zeros(array("I", numbers)) == zeros(array("Q", numbers)) == places
     assert places_of(0, numbers) == places
     assert places_of(0, bytearray(map(bool, numbers))) == places
+
+
+@pytest.fixture(params=[True, False], ids=["on", "off"])
+def collecting(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """The collector is on or off before."""
+    former = gc.isenabled()
+    (gc.enable if request.param else gc.disable)()
+    yield request.param
+    (gc.enable if former else gc.disable)()
+
+
+def test_the_collector_is_as_before(collecting: bool) -> None:
+    """Also after an error, and one block inside another ends nothing early."""
+    with uncollected():
+        with uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled() is collecting
+    with pytest.raises(ZeroDivisionError), uncollected():
+        _ = 1 // 0
+    assert gc.isenabled() is collecting
