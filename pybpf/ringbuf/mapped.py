@@ -8,9 +8,11 @@ import os
 
 from .._sys.fd import Fd
 from ..errors import BpfError
+from .waiting import wake_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from .kinds import RingMap
@@ -38,6 +40,8 @@ class MappedRing:
         self._fd = Fd(os.dup(ring.fileno()), f"{what} {ring.name!r}")
         #: Name of the map.
         self.name = ring.name
+        #: Called when it is closed; see `pybpf.ringbuf.waiting.Readable`.
+        self.wakers: set[Callable[[], None]] = set()
         #: Size of the data pages, bytes.
         self.size = ring.max_entries
         self._maps: list[mmap.mmap] = []
@@ -67,6 +71,7 @@ class MappedRing:
 
     def close(self) -> None:
         """Unmap the ring. The map itself stays. Closing again does nothing."""
+        wake_all(self.wakers)
         self._fd.close()
         while self._views:
             self._views.pop().release()

@@ -35,10 +35,12 @@ from ..namedtuple import NamedTuple
 from ..wording import many
 from .kinds import check_map, record_decoder
 from .records import Run, skip_records
-from .waiting import Batches
+from .waiting import Batches, wake_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._sys.fd import Fd
     from ..maps import Map
 
@@ -154,6 +156,8 @@ class PerfBuffer:
         self._map = events
         self._lost: dict[int, int] = {}
         self._left: list[tuple[int, list[Any]]] = []  # decoded, for the next call
+        #: Called when it is closed; see `pybpf.ringbuf.waiting.Readable`.
+        self.wakers: set[Callable[[], None]] = set()
         #: Name of the map.
         self.name = events.name
         with ExitStack() as undo:
@@ -186,12 +190,14 @@ class PerfBuffer:
 
     def close(self) -> None:
         """Take the events out of the map and close them. Closing again does nothing."""
-        while self._rings:
-            _, ring = self._rings.popitem()
-            if self._map.created:
-                self._map.delete([ring.cpu], missing_ok=True)
-            ring.close()
-        self._poll.close()
+        wake_all(self.wakers)
+        with ExitStack() as rest:
+            rest.callback(self._poll.close)
+            while self._rings:
+                _, ring = self._rings.popitem()
+                rest.callback(ring.close)
+                if self._map.created:
+                    rest.callback(self._map.delete, [ring.cpu], missing_ok=True)
 
     @property
     def closed(self) -> bool:
@@ -266,8 +272,8 @@ class PerfBuffer:
     def read_by_cpu(self, timeout: float | None = None) -> list[tuple[int, list[Any]]]:
         """Do what `read` does, but return pairs of a CPU and its records.
 
-        A record that cannot be decoded is consumed. This call raises its exception, and the
-        next call returns the other records.
+        Records that cannot be decoded are consumed. This call raises the exception of the first
+        and says how many more there were. The next call returns the other records.
 
         :raises StateError: after `close`
         """
@@ -276,45 +282,50 @@ class PerfBuffer:
             found, self._left = self._left, []
             return found
         deadline = None if timeout is None else time.monotonic() + timeout
+        # The kernel reports only once that a ring is readable, and perhaps the code that waited on
+        # our descriptor got that answer (perf_poll(), kernel/events/core.c). So first all are read.
+        ready = list(self._rings)
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            # The kernel reports only once that a ring is readable, and the code that waited on our
-            # descriptor got that answer (perf_poll(), kernel/events/core.c). So without waiting,
-            # all rings are read.
-            ready = [fd for fd, _ in self._poll.poll(left)] if left != 0 else list(self._rings)
             found = []
-            guilty: Exception | None = None
+            errors: list[Exception] = []
             for fd in ready:
                 ring = self._rings[fd]
-                values, error = self._values(ring.cpu, ring.take())
-                guilty = guilty or error
+                values = self._values(ring.cpu, ring.take(), errors)
                 if values:
                     found.append((ring.cpu, values))
-            if guilty is not None:
+            if errors:
                 self._left = found
-                raise guilty
+                if len(errors) > 1:
+                    errors[0].add_note(f"{many(len(errors) - 1, 'more record')} had errors, too")
+                raise errors[0]
+            left = None if deadline is None else deadline - time.monotonic()
             # A LOST record alone also wakes us.
-            if found or (left is not None and not left):
+            if found or (left is not None and left <= 0):
                 return found
+            ready = [fd for fd, _ in self._poll.poll(left)]
 
-    def _values(self, cpu: int, chunk: bytes) -> tuple[list[Any], Exception | None]:
+    def _values(self, cpu: int, chunk: bytes, errors: list[Exception]) -> list[Any]:
         out: list[Any] = []
-        error: Exception | None = None
-        if chunk:
-            view = memoryview(chunk)
+        if not chunk:
+            return out
+        view = memoryview(chunk)
+        try:
             found = scan_perf(view)
-            if found.lost:
-                self._lost[cpu] = self._lost.get(cpu, 0) + found.lost
-            runs = found.runs
-            while runs:
-                before = len(out)
-                try:
-                    self._decode(view, runs, out)
-                    break
-                except Exception as err:
-                    error = error or err
-                    runs = skip_records(runs, len(out) - before + 1)
-        return out, error
+        except BpfError as error:
+            errors.append(error)
+            return out
+        if found.lost:
+            self._lost[cpu] = self._lost.get(cpu, 0) + found.lost
+        runs = found.runs
+        while runs:
+            before = len(out)
+            try:
+                self._decode(view, runs, out)
+                break
+            except Exception as error:
+                errors.append(error)
+                runs = skip_records(runs, len(out) - before + 1)
+        return out
 
     def batches(self, timeout: float | None = None, max_records: int | None = None) -> Batches:
         """Yield lists of records, one per wake-up, for ``for`` and for ``async for``.

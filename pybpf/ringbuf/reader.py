@@ -180,7 +180,7 @@ class RingBuffer(MappedRing):
         return self.batches().__aiter__()
 
     async def __aenter__(self) -> RingBuffer:
-        return self
+        return self.__enter__()
 
     async def __aexit__(self, *exc: object) -> None:
         self.close()
@@ -451,8 +451,8 @@ class RingBuffer(MappedRing):
         try:
             yield Chunk(view, count, length)
         finally:
-            view.release()
             self._store(base + found.end)
+            view.release()  # BufferError if somebody keeps a part: it will change
 
 
 def _limit(max_records: int | None) -> int:

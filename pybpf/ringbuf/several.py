@@ -25,6 +25,7 @@ class RingBuffers:
         self._poll = select.poll()
         for fd in self._rings:
             self._poll.register(fd, select.POLLIN)
+        self._error: Exception | None = None  # for the next call
 
     def wait(self, timeout: float | None = None) -> list[RingBuffer]:
         """Wait for rings with unread data, in the order given. [] after `timeout` seconds.
@@ -40,18 +41,39 @@ class RingBuffers:
     def read(
         self, timeout: float | None = None, max_records: int | None = None
     ) -> list[tuple[RingBuffer, list[Any]]]:
-        """Yield one batch of each ring that has records. Wait for the first.
+        """Return one batch of each ring that has records. Wait for the first.
+
+        If a record cannot be decoded, the batches before it are returned and the next call
+        raises, as in `RingBuffer`.
 
         :param timeout: as in `RingBuffer.read`
         :param max_records: most records per ring
         """
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         deadline = None if timeout is None else time.monotonic() + timeout
         nap = NAP_MIN
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            batches = [(ring, ring.read(0, max_records)) for ring in self.wait(left)]
-            batches = [(ring, batch) for ring, batch in batches if batch]
+            batches = self._batches(self.wait(left), max_records)
             if batches or (left is not None and left <= 0):
                 return batches
             time.sleep(nap)  # only busy records: see `RingBuffer._waits`
             nap = min(nap * 2, NAP_MAX)
+
+    def _batches(
+        self, ready: list[RingBuffer], max_records: int | None
+    ) -> list[tuple[RingBuffer, list[Any]]]:
+        batches: list[tuple[RingBuffer, list[Any]]] = []
+        for ring in ready:
+            try:
+                batch = ring.read(0, max_records)
+            except Exception as error:
+                if not batches:
+                    raise
+                self._error = error  # what was taken from other rings must not be lost with it
+                break
+            if batch:
+                batches.append((ring, batch))
+        return batches

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import struct
 import time
+from contextlib import suppress
 from typing import Any
 
 from .._uapi.enums import MapType
@@ -61,9 +62,13 @@ class Reservation:
         if self._at < 0:
             raise StateError("the record", "it was submitted or discarded already")
         length = len(self.data)
-        self.data.release()
         at, self._at = self._at, -1
-        self._ring.finish(at, length | flags)
+        try:
+            self._ring.finish(at, length | flags)
+        finally:
+            # ctypes or NumPy may still hold it. That must not stop the program at this record.
+            with suppress(BufferError):
+                self.data.release()
 
     def __enter__(self) -> Reservation:
         return self

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,58 @@ def test_max_records_and_errors(perf: pybpf.Object, one_cpu: int) -> None:
         with pytest.raises(LookupError, match="three"):
             buffer.read(5)
         assert buffer.read(0) == [4, 5, 6]
+
+
+def test_every_record_with_an_error_counts(perf: pybpf.Object, one_cpu: int) -> None:
+    """The exception of the first one says how many more there were."""
+
+    def even(view: memoryview) -> int:
+        if view[0] % 2:
+            raise LookupError(view[0])
+        return view[0]
+
+    with PerfBuffer(perf.maps["events"], even) as buffer:
+        offer(perf, 6)
+        with pytest.raises(LookupError, match="1") as caught:
+            buffer.read(5)
+        assert caught.value.__notes__ == ["2 more records had errors, too"]
+        assert buffer.read(0) == [2, 4, 6]
+
+
+def test_read_after_somebody_else_waited(perf: pybpf.Object, one_cpu: int) -> None:
+    """The kernel says only once that there are records. `read` finds them all the same."""
+    with PerfBuffer(perf.maps["events"], "struct event") as buffer:
+        offer(perf, 2)
+        assert select.select([buffer], [], [], 5)[0] == [buffer]
+        select.select([buffer], [], [], 0)
+        timer = threading.Timer(3, offer, [perf, 1])  # what else would end the wait
+        timer.start()
+        assert [record.seq for record in buffer.read()] == [1, 2]
+        timer.cancel()
+        timer.join()
+
+
+def test_closing_when_the_map_refuses(perf: pybpf.Object) -> None:
+    """Every ring is closed, even if the map can no longer be changed."""
+    before = len(os.listdir("/proc/self/fd"))
+    buffer = PerfBuffer(perf.maps["events"])
+    perf.maps["events"].freeze()
+    with pytest.raises(pybpf.BpfError, match="frozen"):
+        buffer.close()
+    assert buffer.closed
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_closing_wakes_the_task_that_waits(perf: pybpf.Object) -> None:
+    async def main() -> None:
+        buffer = PerfBuffer(perf.maps["events"])
+        waiting = asyncio.ensure_future(anext(buffer.batches()))
+        await asyncio.sleep(0.01)
+        buffer.close()
+        with pytest.raises(pybpf.StateError, match="closed"):
+            await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(main())
 
 
 def test_life(perf: pybpf.Object) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from pybpf._uapi.enums import MapFlag, MapType
-from pybpf.errors import BpfError
+from pybpf.errors import BpfError, StateError
 from pybpf.maps import Map
 from pybpf.ringbuf import RingBuffer, RingBuffers
 from tests.support.ringprog import Producer
@@ -258,6 +258,89 @@ def test_asynchronous_batches() -> None:
     numbers, ticks = asyncio.run(main())
     assert numbers == list(range(1, 101))
     assert ticks > 5
+
+
+def test_closing_wakes_the_task_that_waits() -> None:
+    """A task in ``async for`` learns that the ring was closed, also by another thread."""
+
+    async def main(from_thread: bool) -> None:
+        with new_ring(4096) as ring:
+            rb = RingBuffer(ring)
+            waiting = asyncio.ensure_future(anext(rb.batches()))
+            await asyncio.sleep(0.01)
+            if from_thread:
+                await asyncio.to_thread(rb.close)
+            else:
+                rb.close()
+            with pytest.raises(StateError, match="closed"):
+                await asyncio.wait_for(waiting, 5)
+            assert not rb.wakers
+
+    for from_thread in (False, True):
+        asyncio.run(main(from_thread))
+
+
+def test_a_number_that_is_another_files_now() -> None:
+    """The end of a wait leaves the reader of the file that got the closed ring's number."""
+
+    async def main() -> bytes:
+        loop = asyncio.get_running_loop()
+        came = loop.create_future()
+        with new_ring(4096) as ring:
+            rb = RingBuffer(ring)
+            waiting = asyncio.ensure_future(anext(rb.batches()))
+            await asyncio.sleep(0.01)
+            number = rb.fileno()
+            rb.close()
+            reading, writing = os.pipe()
+            os.dup2(reading, number)
+            try:
+                loop.add_reader(number, lambda: came.set_result(os.read(number, 9)))
+                waiting.cancel()
+                await asyncio.wait([waiting])
+                os.write(writing, b"mine")
+                return await asyncio.wait_for(came, 5)
+            finally:
+                loop.remove_reader(number)
+                for one in {reading, writing, number}:
+                    os.close(one)
+
+    assert asyncio.run(main()) == b"mine"
+
+
+def test_a_kept_view_of_a_chunk_does_not_bring_it_back() -> None:
+    """Records of a chunk are consumed, even if something still holds its memory."""
+    with new_ring(4096) as ring, Producer.output(ring, 8) as producer, RingBuffer(ring) as rb:
+        producer.run(3)
+        with pytest.raises(BufferError), rb.chunk() as chunk:
+            assert chunk is not None
+            kept = NUMBERED.iter_unpack(chunk.view)
+        assert rb.available == 0
+        del kept
+
+
+def test_an_error_in_one_ring_does_not_lose_the_others_records() -> None:
+    """What was read from other rings is returned. The next call raises, and the rest goes on."""
+
+    def never(view: memoryview) -> int:
+        raise LookupError(len(view))
+
+    with (
+        new_ring(4096) as one,
+        new_ring(4096) as two,
+        Producer.output(one, 8) as fine,
+        Producer.output(two, 8) as faulty,
+        RingBuffer(one, NUMBERED) as first,
+        RingBuffer(two, never) as second,
+    ):
+        rings = RingBuffers([first, second])
+        fine.run(2)
+        faulty.run(1)
+        assert rings.read(1) == [(first, [(1,), (2,)])]
+        with pytest.raises(LookupError, match="8"):
+            rings.read(1)
+        fine.run(1)
+        assert rings.read(1) == [(first, [(3,)])]
 
 
 def test_several_rings_with_one_wait() -> None:

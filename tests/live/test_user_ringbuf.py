@@ -64,6 +64,17 @@ def test_reserve_submit_discard(obj: pybpf.Object) -> None:
         assert drain.test_run(PACKET).retval == 0  # an exception discards
 
 
+def test_a_kept_view_does_not_hold_up_the_program(obj: pybpf.Object) -> None:
+    """A record is submitted or discarded even if something still holds its memory."""
+    drain = obj.programs["drain"]
+    with pybpf.UserRingBuffer(obj.maps["orders"]) as ring:
+        with ring.reserve(24) as record:
+            kept = struct.iter_unpack("8s", record.data)
+        assert drain.test_run(PACKET).retval == 1
+        del kept
+        assert ring.available == 0
+
+
 def test_a_full_ring(obj: pybpf.Object) -> None:
     """Without room there is one error, or a wait until the program has taken records."""
     drain = obj.programs["drain"]
