@@ -143,6 +143,7 @@ class _Dumper:
         self._steps = _SOME + _STEPS_PER_WORD * _words(btf)
         self._tags = _Names()
         self._words = _Names()
+        self._fillers = _Names()  # members of the declaration that is being written
         self._name_of: dict[int, str] = {}
         self._forwards: dict[tuple[str, bool], str] = {}
         self._declared: set[int] = set()  # forward declarations, typedefs, enums
@@ -320,6 +321,8 @@ class _Dumper:
         return f"{head} {{\n{''.join(lines)}{pad[1:]}}}{_enum_mode(t)}"
 
     def _composite(self, type_id: int, t: Struct | Union, level: int) -> str:
+        if not level:
+            self._fillers = _Names()
         keyword = "union" if isinstance(t, Union) else "struct"
         head = f"{keyword} {self._name_of.get(type_id, '')}".rstrip()
         packed = self._is_packed(type_id)
@@ -336,9 +339,10 @@ class _Dumper:
         if isinstance(t, Struct):
             end = _up(at, 8 * (1 if packed else self._align(type_id)))
             if end < 8 * t.size:
-                lines += [f"{pad}{filler};\n" for filler in _fill(at, 8 * t.size)]
+                lines += [f"{pad}{filler};\n" for filler in self._fill(at, 8 * t.size)]
         elif self._union_end(type_id, t) < t.size:
-            lines.append(f"{pad}char __padding[{t.size}];\n")
+            # The name is also one of the struct around it, if this union has no name.
+            lines.append(f"{pad}char {self._fillers.unique('__padding')}[{t.size}];\n")
         attribute = " __attribute__((packed))" if packed else ""
         return f"{head} {{\n{''.join(lines)}{pad[1:]}}}{attribute}"
 
@@ -499,7 +503,28 @@ class _Dumper:
             natural = at if at % unit + member.bitfield_size <= unit else _up(at, unit)
         else:
             natural = _up(at, 8 * self._align(member.type))
-        return [] if natural == member.bit_offset else _fill(at, member.bit_offset)
+        return [] if natural == member.bit_offset else self._fill(at, member.bit_offset)
+
+    def _fill(self, at: int, end: int) -> list[str]:
+        """Write unnamed bit-fields from bit `at` to bit `end`."""
+        parts = []
+        while at < end:
+            if at % 8:
+                width = min(8 - at % 8, end - at)
+                parts.append(f"char : {width}")
+            elif end - at < 8:
+                width = end - at
+                parts.append(f"char : {width}")
+            else:
+                if end - at > _LONG_GAP:
+                    name = self._fillers.unique(f"__gap_{at // 8}")
+                    parts.append(f"char {name}[{(end - at) // 8}]")
+                    at += (end - at) // 8 * 8
+                    continue
+                width, word = next((w, t) for w, t in _FILLERS if at % w == 0 and at + w <= end)
+                parts.append(f"{word} : {width}")
+            at += width
+        return parts
 
 
 def _records(btf: Btf) -> Iterator[tuple[int, int, Blob, int]]:
@@ -522,27 +547,6 @@ def _words(btf: Btf | None) -> int:
 
 def _up(value: int, unit: int) -> int:
     return (value + unit - 1) // unit * unit
-
-
-def _fill(at: int, end: int) -> list[str]:
-    """Write unnamed bit-fields from bit `at` to bit `end`."""
-    parts = []
-    while at < end:
-        if at % 8:
-            width = min(8 - at % 8, end - at)
-            parts.append(f"char : {width}")
-        elif end - at < 8:
-            width = end - at
-            parts.append(f"char : {width}")
-        else:
-            if end - at > _LONG_GAP:
-                parts.append(f"char __gap_{at // 8}[{(end - at) // 8}]")
-                at += (end - at) // 8 * 8
-                continue
-            width, word = next((w, t) for w, t in _FILLERS if at % w == 0 and at + w <= end)
-            parts.append(f"{word} : {width}")
-        at += width
-    return parts
 
 
 def _grouped(inner: str) -> str:

@@ -216,6 +216,15 @@ def test_declarations(types: tuple[Type, ...], want: str) -> None:
         ((INT, Struct("s", 4096, (Member("a", 1, 0), Member("b", 1, 8192)))), "__gap_4[1020];"),
         ((INT, Union("s", 64, (Member("a", 1, 0),))), "char __padding[64];"),
         ((INT, Struct("s", 5, (Member("a", 1, 0, 30), Member("b", 1, 30, 8)), True)), "packed"),
+        (
+            (
+                INT,
+                Union("", 8, (Member("a", 1, 0),)),
+                Union("", 8, (Member("b", 1, 0),)),
+                Struct("s", 16, (Member("", 2, 0), Member("", 3, 64))),
+            ),
+            "char __padding___2[8];",
+        ),
     ],
 )
 def test_gaps(types: tuple[Type, ...], want: str | None) -> None:
