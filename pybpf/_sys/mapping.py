@@ -39,7 +39,8 @@ class FixedMapping:
         memory = (ctypes.c_char * length).from_address(found)
         self._memory: ctypes.Array[ctypes.c_char] | None = memory
         # If a view still exists, the memory is unmapped when it goes.
-        weakref.finalize(memory, munmap, found, length)
+        # Not when Python ends: other threads and exit handlers may still use a view then.
+        weakref.finalize(memory, munmap, found, length).atexit = False
 
     def view(self) -> memoryview:
         """Return the memory. It stays mapped as long as the view exists.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,22 @@ def test_an_address_of_its_own() -> None:
     view.release()
     with loaded("obj_arena_fixed.bpf.o"):
         pass
+
+
+def test_the_end_of_python_leaves_it_mapped() -> None:
+    """Exit handlers that run late, and threads, may still look at an arena."""
+    with loaded("obj_arena_fixed.bpf.o"):
+        pass  # or skip
+    code = f"""
+import atexit
+atexit.register(lambda: print(view[0]))
+import pybpf
+obj = pybpf.open({str(DATA / "obj_arena_fixed.bpf.o")!r})
+obj.load()
+view = obj.maps["arena"].memory()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"20\n", done.stderr.decode()
 
 
 def test_variables_that_do_not_fit() -> None:
