@@ -191,7 +191,7 @@ class Attaching:
             directories), ``bash`` (PATH)
         :param symbol_or_offset: ``malloc``, ``malloc+0x10``, ``memcpy@GLIBC_2.14``, or bytes
             from the start of the file
-        :param pid: trace only that process; None for all
+        :param pid: trace only that process; None for all, 0 for the caller's
         :param retprobe: run when the function returns
         :param ref_ctr_offset: file offset of a USDT semaphore (bytes), 0 for none
         :param cookie: ``__u64`` for bpf_get_attach_cookie
@@ -225,7 +225,7 @@ class Attaching:
 
         :param binary: path or name, as for `attach_uprobe`
         :param glob_or_symbols: a glob, ``*alloc``, or a list of names
-        :param pid: trace only that process; None for all
+        :param pid: trace only that process; None for all, 0 for the caller's
         :param retprobe: run when the functions return
         :param session: run at entry and return, for a ``uprobe.session`` program (Linux 6.13)
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
@@ -254,7 +254,7 @@ class Attaching:
         :param binary: path or name, as for `attach_uprobe`
         :param provider: ``python``, ``libc``
         :param name: ``gc__start``
-        :param pid: trace only that process; None for all
+        :param pid: trace only that process; None for all, 0 for the caller's
         :param cookie: ``__u64`` for bpf_usdt_cookie
         :raises TypeError: if an argument is of another type
         :raises ObjectFormatError: if the file is not an ELF64 file, or its notes are malformed
@@ -466,8 +466,9 @@ class Attaching:
         :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: the map with the entries
         :param cgroup: for ``cgroup``: where to start, a path or a descriptor
         :param order: for ``cgroup``: "self", "descendants_pre", "descendants_post", "ancestors"
-        :param pid: for ``task``, ``task_file`` and ``task_vma``: only this process
-        :param tid: for the same kinds: only this thread
+        :param pid: for ``task``, ``task_file`` and ``task_vma``: only this process, 0 for the
+            caller's
+        :param tid: for the same kinds: only this thread, 0 for the caller
         :raises ValueError: for an unknown order, or more than one parameter
         :raises BpfError: EBADF if the iterator needs a map; or the kernel's refusal
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import threading
 
 from .._sys import link as sys_link
 from .._uapi.enums import CgroupIterOrder
@@ -50,7 +51,7 @@ class _IterFile(io.FileIO):
     # The kernel never wakes the reader of an iterator. EAGAIN means that a walk took long: ask
     # again (kernel/bpf/bpf_iter.c).
 
-    def readinto(self, buffer: bytearray | memoryview, /) -> int | None:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
         while True:
             count = super().readinto(buffer)
             if count is not None:
@@ -58,8 +59,9 @@ class _IterFile(io.FileIO):
 
     def readall(self) -> bytes:
         parts = []
-        while part := os.read(self.fileno(), 1 << 16):
-            parts.append(part)
+        buffer = memoryview(bytearray(1 << 16))
+        while count := self.readinto(buffer):
+            parts.append(bytes(buffer[:count]))
         return b"".join(parts)
 
 
@@ -78,8 +80,9 @@ def attach_iter(
     :param map: for ``bpf_map_elem`` and ``bpf_sk_storage_map``: the map to walk
     :param cgroup: for ``cgroup``: where to start, a path or a descriptor
     :param order: for ``cgroup``: "self", "descendants_pre", "descendants_post" or "ancestors"
-    :param pid: for ``task``, ``task_file`` and ``task_vma``: walk only this process
-    :param tid: for the same iterators: walk only this thread
+    :param pid: for ``task``, ``task_file`` and ``task_vma``: walk only this process, 0 for the
+        caller's
+    :param tid: for the same iterators: walk only this thread, 0 for the caller
     :raises ValueError: if the order is unknown, or several parameters are given
     :raises BpfError: if the kernel refuses; EBADF if the iterator needs a map
     """
@@ -106,9 +109,9 @@ def _target(map: HasFd | None, pid: int | None, tid: int | None) -> IterLinkInfo
     if map is not None:
         target.map.map_fd = map.fileno()
     elif pid is not None:
-        target.task.pid = pid
+        target.task.pid = pid or os.getpid()  # for the kernel 0 is all
     elif tid is not None:
-        target.task.tid = tid
+        target.task.tid = tid or threading.get_native_id()
     else:
         return None
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 
 from .._sys import link as sys_link
@@ -32,7 +33,7 @@ def attach_uprobe(
     :param binary: path, or name: ``libc.so.6``, ``bash`` (see `pybpf.links.binary.find_binary`)
     :param symbol_or_offset: ``malloc``, ``malloc+0x10``, ``memcpy@GLIBC_2.14``, or bytes from the
         start of the file
-    :param pid: only in this process; None for all
+    :param pid: only in this process; None for all, 0 for the caller's
     :param retprobe: run when the function returns
     :param ref_ctr_offset: file offset of a USDT semaphore (bytes), 0 for none
     :param cookie: ``__u64`` for bpf_get_attach_cookie
@@ -105,7 +106,7 @@ def attach_uprobe_multi(
 
     :param binary: as `attach_uprobe` takes it
     :param symbols: a glob, ``*alloc``, or names
-    :param pid: only in this process; None for all
+    :param pid: only in this process; None for all, 0 for the caller's
     :param retprobe: run when the functions return
     :param session: run at entry and return; the program was loaded for BPF_TRACE_UPROBE_SESSION
     :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
@@ -135,7 +136,7 @@ def attach_uprobe_multi(
             [place.offset for _, place in found],
             cookies=each,
             flags=flags,
-            pid=pid or 0,
+            pid=0 if pid is None else pid or os.getpid(),  # for the kernel 0 is all, too
             attach_type=AttachType.BPF_TRACE_UPROBE_SESSION
             if session
             else AttachType.BPF_TRACE_UPROBE_MULTI,

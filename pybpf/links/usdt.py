@@ -169,7 +169,7 @@ def attach_usdt(
     :param binary: path, or name as `pybpf.links.binary.find_binary` takes it
     :param provider: ``python``, ``libc``
     :param name: ``gc__start``
-    :param pid: only in this process; None for all
+    :param pid: only in this process; None for all, 0 for the caller's
     :param cookie: ``__u64`` for bpf_usdt_cookie
     :raises TypeError: if an argument has another type
     :raises ObjectFormatError: if the file is not ELF64, or its notes are malformed

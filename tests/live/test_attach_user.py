@@ -208,6 +208,13 @@ def test_uprobe_multi_by_names(obj: pybpf.Object, library: ctypes.CDLL) -> None:
     assert (obj.globals.entries, obj.globals.cookies, obj.globals.returns) == (2, 101, 2)
 
 
+def test_uprobe_multi_of_this_process(obj: pybpf.Object, library: ctypes.CDLL) -> None:
+    """pid=0 is the caller, as for a single uprobe. For the kernel it is no limit."""
+    require(Feature.UPROBE_MULTI)
+    with obj.programs["on_entry"].attach_uprobe_multi("./libprobes.so", "step_*", pid=0) as link:
+        assert link.info().pid == os.getpid()
+
+
 def test_uprobe_multi_of_nothing(obj: pybpf.Object, library: ctypes.CDLL) -> None:
     require(Feature.UPROBE_MULTI)
     with pytest.raises(BpfError, match=r"functions 'step_one1\*' of .*near: step_one"):

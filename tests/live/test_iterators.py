@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 import pybpf
+from pybpf._sys.prog import prog_load
+from pybpf._uapi.enums import AttachType, MapType, ProgType
+from pybpf.asm import encode
+from pybpf.asm.insn import exit_, mov
+from pybpf.btf import BtfKind
 from pybpf.features import Feature
+from pybpf.kernel import btf as kernel_btf
+from pybpf.links import attach_iter
+from pybpf.maps import Map
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -38,6 +46,39 @@ def test_tasks_of_one_process(by: str) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.needs(Feature.ITER)
+@pytest.mark.parametrize("by", ["pid", "tid"])
+def test_zero_is_the_caller(by: str) -> None:
+    """For the kernel 0 is no limit. pid=0 and tid=0 walk the caller, not everything."""
+    with pybpf.open(DATA / "iter_task.bpf.o") as obj:
+        obj.load()
+        with obj.programs["tasks"].attach_iter(**{by: 0}) as link:
+            seen = set(struct.iter_unpack("<ii", link.read()))
+    assert {tgid for _, tgid in seen} == {os.getpid()}
+    assert (threading.get_native_id(), os.getpid()) in seen
+
+
+@pytest.mark.needs(Feature.ITER)
+def test_a_long_walk_without_output() -> None:
+    """The kernel pauses after a million objects and says EAGAIN. The walk goes on."""
+    vmlinux = kernel_btf.vmlinux()
+    place = vmlinux.find("bpf_iter_bpf_map_elem", BtfKind.FUNC)
+    assert place is not None
+    with (
+        Map.create_new(MapType.BPF_MAP_TYPE_ARRAY, 4, 1, 1_000_100) as big,
+        prog_load(
+            ProgType.BPF_PROG_TYPE_TRACING,
+            encode([mov(0, 0), exit_()]),
+            expected_attach_type=AttachType.BPF_TRACE_ITER,
+            attach_btf_id=place,
+        ) as quiet,
+        attach_iter(quiet, map=big) as link,
+    ):
+        assert link.read() == b""
+        with link.open() as file:
+            assert file.read(1) == b""
 
 
 @pytest.mark.needs(Feature.ITER)
