@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from .._sys import link as sys_link
 from .._sys.fd import Fd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._sys.bpf import LinkInfo
 
-__all__ = ["Attachment", "attach_plain", "attach_reuseport", "attach_socket"]
+__all__ = ["Attachment", "attach_plain", "attach_reuseport", "attach_socket", "duplicate"]
 
 # asm-generic/socket.h
 _SO_ATTACH_BPF, _SO_DETACH_BPF = 50, 27
@@ -32,12 +32,13 @@ _SO_ATTACH_REUSEPORT_EBPF, _SO_DETACH_REUSEPORT_BPF = 52, 68
 class Attachment(Link):
     """Hold a program that is attached without a link. Closing or detaching undoes it.
 
-    :param program: is duplicated; the caller keeps its own
+    :param kept: a descriptor of the program, which becomes its own. Make it with `duplicate`
+        before you attach: without a free descriptor, nobody would own what is attached
     :param undo: called once, when it is closed
     """
 
-    def __init__(self, program: HasFd, what: str, undo: Callable[[], None]) -> None:
-        super().__init__(Fd(os.dup(program.fileno()), what), what)
+    def __init__(self, kept: Fd, what: str, undo: Callable[[], None]) -> None:
+        super().__init__(kept, what)
         self._undo = undo
 
     def close(self) -> None:
@@ -78,6 +79,18 @@ class Attachment(Link):
         return UnsupportedFeature(f"{method}() of {self.what}", by="attachments without a link")
 
 
+def duplicate(program: HasFd | int, what: str) -> Fd:
+    """Make another descriptor of a program or of what it is attached to.
+
+    :raises BpfError: EMFILE if no descriptor is left
+    """
+    number = program if isinstance(program, int) else program.fileno()
+    try:
+        return Fd(os.dup(number), what)
+    except OSError as error:
+        raise BpfError(error.errno or errno.EBADF, f"{what}: duplicating a descriptor") from None
+
+
 def attach_plain(
     program: HasFd, target: int, attach_type: int, *, flags: int = 0, what: str = ""
 ) -> Attachment:
@@ -87,23 +100,21 @@ def attach_plain(
     :param flags: BPF_F_ALLOW_OVERRIDE or BPF_F_ALLOW_MULTI on a cgroup
     :raises BpfError: if the kernel refuses
     """
-    own, kept = Fd(os.dup(program.fileno()), what), Fd(os.dup(target), what)
+    with ExitStack() as failed:
+        own = failed.enter_context(duplicate(program, what))
+        kept = failed.enter_context(duplicate(target, what))
 
-    def undo() -> None:
-        with own, kept:
-            try:
-                sys_link.prog_detach(own, kept, attach_type)
-            except BpfError as error:
-                if error.errno != errno.ENOENT:
-                    raise
+        def undo() -> None:
+            with kept:
+                try:
+                    sys_link.prog_detach(own, kept, attach_type)
+                except BpfError as error:
+                    if error.errno != errno.ENOENT:
+                        raise
 
-    try:
-        sys_link.prog_attach(program.fileno(), target, attach_type, flags)
-    except BaseException:
-        own.close()
-        kept.close()
-        raise
-    return Attachment(program, what, undo)
+        sys_link.prog_attach(own, kept, attach_type, flags)
+        failed.pop_all()
+    return Attachment(own, what, undo)
 
 
 def attach_socket(program: HasFd, sock: socket.socket) -> Attachment:
@@ -137,15 +148,17 @@ def _on_socket(
     if not isinstance(sock, socket.socket):
         raise TypeError(f"{kind}: a socket expected, not {type(sock).__name__}")
     what = f"{kind} on {sock.family.name} socket {sock.fileno()}"
-    number = program.fileno()
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, option, number)
-    except OSError as error:
-        raise BpfError(error.errno or errno.EINVAL, what) from None
-    kept = sock.dup()
+    with ExitStack() as failed:
+        own = failed.enter_context(duplicate(program, what))
+        try:
+            kept = failed.enter_context(sock.dup())
+            kept.setsockopt(socket.SOL_SOCKET, option, own.fileno())
+        except OSError as error:
+            raise BpfError(error.errno or errno.EINVAL, what) from None
+        failed.pop_all()
 
     def undo() -> None:
         with kept, suppress(FileNotFoundError):
             kept.setsockopt(socket.SOL_SOCKET, undoing, 0)
 
-    return Attachment(program, what, undo)
+    return Attachment(own, what, undo)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from .._sys import link as sys_link
 from .._uapi.enums import MapFlag
 from ..errors import BpfError
 from .link import HasFd, Link
-from .plain import Attachment
+from .plain import Attachment, duplicate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,22 +64,23 @@ def attach_struct_ops(where: Map, value: bytes) -> Link:
         with that name is registered
     """
     what = f"struct_ops {where.name}"
+    own = duplicate(where, what)
     try:
         publish(where, value)
         if where.map_flags & MapFlag.BPF_F_LINK:
-            return StructOpsLink(sys_link.link_create_map(where.fileno()), what)
-    except BpfError as error:
-        if error.errno == errno.EEXIST:
-            error.hint = "something with that name is registered"
-        error.add_context(what)
+            link = StructOpsLink(sys_link.link_create_map(own), what)
+            own.close()
+            return link
+    except BaseException as error:
+        own.close()
+        if isinstance(error, BpfError):
+            if error.errno == errno.EEXIST:
+                error.hint = "something with that name is registered"
+            error.add_context(what)
         raise
-    kept = os.dup(where.fileno())
 
     def undo() -> None:
-        try:
-            with type(where).from_fd(kept) as again:
-                del again.raw[_KEY]
-        finally:
-            os.close(kept)
+        with type(where).from_fd(own) as again:
+            del again.raw[_KEY]
 
-    return Attachment(where, what, undo)
+    return Attachment(own, what, undo)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import BpfError, UnsupportedFeature
 from .link import HasFd
-from .plain import Attachment
+from .plain import Attachment, duplicate
 from .xdp import MODES, interface_index
 
 __all__ = ["DIRECTIONS", "attach_tc", "attach_xdp_netlink"]
@@ -78,14 +78,19 @@ def attach_tc(
     index = interface_index(interface)
     what = f"tc {direction} on {interface}"
     parent = DIRECTIONS[direction]
-    with _netlink(what) as route:
-        made = _make_hook(route, index, what)
-        try:
-            place = _add(route, program, index, parent, priority, name or what, what)
-        except BaseException:
-            if made:
-                _remove_hook(route, index)
-            raise
+    own = duplicate(program, what)
+    try:
+        with _netlink(what) as route:
+            made = _make_hook(route, index, what)
+            try:
+                place = _add(route, own, index, parent, priority, name or what, what)
+            except BaseException:
+                if made:
+                    _remove_hook(route, index)
+                raise
+    except BaseException:
+        own.close()
+        raise
 
     def undo() -> None:
         with _netlink(what) as route:
@@ -103,7 +108,7 @@ def attach_tc(
             if made and not any(_taken(route, index, one) for one in DIRECTIONS.values()):
                 _remove_hook(route, index)
 
-    return Attachment(program, what, undo)
+    return Attachment(own, what, undo)
 
 
 def _make_hook(route: Any, index: int, what: str) -> bool:
@@ -201,17 +206,20 @@ def attach_xdp_netlink(program: HasFd, interface: str | int, *, mode: str = "aut
         raise ValueError(f"mode {mode!r}: one of {', '.join(map(repr, MODES))} expected")
     index = interface_index(interface)
     what = f"xdp on {interface}"
-    with _netlink(what) as route:
-        _set_xdp(route, index, program.fileno(), MODES[mode] | _XDP_FLAGS_UPDATE_IF_NOEXIST)
-    made: list[Attachment] = []
+    own = duplicate(program, what)
+    try:
+        with _netlink(what) as route:
+            _set_xdp(route, index, own.fileno(), MODES[mode] | _XDP_FLAGS_UPDATE_IF_NOEXIST)
+    except BaseException:
+        own.close()
+        raise
 
     def undo() -> None:
         with _netlink(what) as route:
             flags = MODES[mode] | _XDP_FLAGS_REPLACE
-            _ignoring_missing(lambda: _set_xdp(route, index, -1, flags, made[0].fileno()))
+            _ignoring_missing(lambda: _set_xdp(route, index, -1, flags, own.fileno()))
 
-    made.append(Attachment(program, what, undo))
-    return made[0]
+    return Attachment(own, what, undo)
 
 
 def _set_xdp(route: Any, index: int, fd: int, flags: int, expected: int = -1) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
 import socket
 import struct
 import threading
@@ -19,6 +22,7 @@ from pybpf._uapi.enums import AttachType, ProgType
 from pybpf.errors import BpfError, UnsupportedFeature
 from pybpf.features import Feature
 from pybpf.links import LinkSet
+from pybpf.links.plain import attach_plain
 from pybpf.maps import Map
 from tests.live.test_attach_by_hand import PACKETS, send
 from tests.support.counting import counted, counting
@@ -294,6 +298,57 @@ def test_socket_filter(obj: pybpf.Object) -> None:
             obj.programs["tc_in"].attach_socket(inbox)
         with pytest.raises(TypeError, match="a socket expected, not int"):
             obj.programs["keep_one"].attach_socket(3)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Leave this process only some free descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for one in taken:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", ["socket filter", "sockmap"])
+def test_nothing_stays_attached_without_descriptors(obj: pybpf.Object, kind: str) -> None:
+    """With too few free descriptors it fails, and is not attached with nobody to undo it."""
+    program, sockets = obj.programs["on_verdict"], obj.maps["sockets"]
+    ended = 0
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        inbox.bind(("127.0.0.1", 0))
+        inbox.settimeout(60)
+        for left in range(8):
+            with descriptors_left(left):
+                try:
+                    if kind == "sockmap":
+                        attach_plain(
+                            program, sockets.fileno(), program.expected_attach_type
+                        ).close()
+                    else:
+                        obj.programs["keep_one"].attach_socket(inbox).close()
+                    ended += 1
+                except BpfError as error:
+                    assert error.errno == errno.EMFILE
+            if kind == "sockmap":
+                with program.attach_sockmap(sockets):  # EBUSY if one were left
+                    pass
+            else:
+                sender.sendto(b"hello", inbox.getsockname())
+                assert inbox.recv(100) == b"hello"
+    assert 0 < ended < 8
 
 
 def test_reuseport(obj: pybpf.Object) -> None:
