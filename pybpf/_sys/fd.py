@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fd", "make_room", "set_tracer"]
 
+_STANDARD = 2  # the last number of standard input, output and errors
 _SPARE = 64  # descriptors left for other files of the process
 
 # Called with (fd object, "open" or "gone"), or None. Tests set it to see leaks; see `set_tracer`.
@@ -37,8 +38,11 @@ def set_tracer(
 class Fd:
     """Own one file descriptor and close it exactly once.
 
-    :param fd: the descriptor, >= 0
+    :param fd: the descriptor, >= 0. One of 0 to 2 is moved to a higher number, as in libbpf: the
+        kernel takes 0 for "none" in many places, and a process without standard output would
+        write there
     :param what: name for messages: ``map 'events'``
+    :raises BpfError: EMFILE if it must be moved and no descriptor is left; it is closed then
 
     If it is collected while still open, it gives a `ResourceWarning` and closes.
     An `Fd` can be passed wherever the kernel needs a descriptor, like anything else with a
@@ -51,7 +55,7 @@ class Fd:
         self._fd = -1  # so that __del__ works if the next line raises
         if fd < 0:
             raise ValueError(f"not a file descriptor: {fd}")
-        self._fd = fd
+        self._fd = fd if fd > _STANDARD else _moved(fd, what)
         self.what = what
         if _tracer is not None:
             _tracer(self, "open")
@@ -114,6 +118,17 @@ class Fd:
             _tracer(self, "leaked")
         warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
         fd, self._fd = self._fd, -1
+        os.close(fd)
+
+
+def _moved(fd: int, what: str) -> int:
+    import fcntl  # only for processes without standard input or output
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
+    except OSError as error:
+        raise BpfError(error.errno or EMFILE, what or "a descriptor above 2") from None
+    finally:
         os.close(fd)
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from .. import log
 from .._sys import bpf as sys_bpf
 from .._sys import link as sys_link
+from .._sys.fd import Fd
 from ..dataclass import dataclass
 from ..errors import BpfError, StateError
 from ..kernel.lookup import near_names
@@ -25,7 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from .._sys.fd import Fd
     from ..kernel.host import Facts
     from ..multi.link import MultiLink
     from .usdt import UsdtLink
@@ -383,11 +383,8 @@ def descriptor(
     if isinstance(target, int):
         yield target
     elif isinstance(target, (str, os.PathLike)):
-        fd = _open(os.fspath(target), what, flags)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        with _open(os.fspath(target), what, flags) as fd:
+            yield fd.fileno()
     elif hasattr(target, "fileno"):
         yield target.fileno()
     else:
@@ -395,9 +392,9 @@ def descriptor(
         raise TypeError(f"{what}: a path or a descriptor expected, not {kind}")
 
 
-def _open(path: str, what: str, flags: int) -> int:
+def _open(path: str, what: str, flags: int) -> Fd:
     try:
-        return os.open(path, flags | os.O_CLOEXEC)
+        return Fd(os.open(path, flags | os.O_CLOEXEC), f"{what} {path}")
     except OSError as error:
         number = error.errno or errno.EIO
         hint = ""

@@ -104,6 +104,27 @@ def test_collected_while_open_warns_and_closes(owned_descriptors: FdTracker) -> 
     b.close()
 
 
+def test_standard_numbers_are_left_free() -> None:
+    """Without standard input and output, a descriptor does not become 0 to 2: for the kernel 0
+    is often none. The moved one is close-on-exec, and nothing stays open."""
+    code = """
+import fcntl, os
+from pybpf._sys.fd import Fd
+kept = os.dup(2)
+for number in (0, 1, 2):
+    os.close(number)
+made = [Fd(os.open("/dev/null", os.O_RDWR)) for _ in range(4)]
+numbers = [one.fileno() for one in made]
+flags = [fcntl.fcntl(one, fcntl.F_GETFD) for one in made]
+closed = [number for number in range(3) if not os.path.exists(f"/proc/self/fd/{number}")]
+os.write(kept, repr((min(numbers) > 2, set(flags), closed)).encode())
+for one in made:
+    one.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=True)
+    assert done.stderr == b"(True, {1}, [0, 1, 2])"
+
+
 @pytest.mark.parametrize("number", [-1, -22])
 def test_a_negative_number_is_refused(number: int) -> None:
     """A negative result cannot be mistaken for a descriptor."""
