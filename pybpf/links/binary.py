@@ -24,7 +24,7 @@ __all__ = ["Place", "debug_file", "find_binary", "find_place", "find_places", "o
 
 #: Where distributions put separate debug files.
 DEBUG_FOLDER = "/usr/lib/debug"
-_NOTE_HEADER = 16  # bytes before the build id in its note
+_NOTE_HEADER = 16  # bytes before the build id in its note: the sizes, the type and "GNU"
 
 # Where the dynamic linker and shells look besides LD_LIBRARY_PATH and PATH; the same as libbpf.
 _LIBRARY_DIRS = (
@@ -164,21 +164,42 @@ def debug_file(elf: ElfFile, path: str, folder: str = "") -> ElfFile | None:
     """Find the separate debug file of a binary. Return None if it has none.
 
     The build id is searched first, in ``FOLDER/.build-id``. Then the name in ``.gnu_debuglink`` is
-    searched: beside the binary, in ``.debug`` beside it, and below `folder`.
+    searched: beside the binary, in ``.debug`` beside it, and below `folder`. A file of another
+    build is passed over: its addresses are of other code.
     """
     for name in _debug_names(elf, path, folder or DEBUG_FOLDER):
         if os.path.isfile(name) and not _same_file(name, path):
             try:
-                return open_elf(name)
+                found = open_elf(name)
+                if _is_of_the_same_build(elf, found):
+                    return found
             except (OSError, ObjectFormatError):
                 continue
     return None
 
 
-def _debug_names(elf: ElfFile, path: str, folder: str) -> Iterator[str]:
+def _is_of_the_same_build(elf: ElfFile, debug: ElfFile) -> bool:
+    # By the build id, or by the checksum of the whole file in .gnu_debuglink.
+    ours, theirs = _build_id(elf), _build_id(debug)
+    if ours or theirs:
+        return ours == theirs
+    link = elf.find(".gnu_debuglink")
+    if link is None:
+        return False
+    import zlib  # only for files without a build id
+
+    checksum = int.from_bytes(bytes(elf.contents(link)[-4:]), "little")
+    return zlib.crc32(debug.data) == checksum
+
+
+def _build_id(elf: ElfFile) -> bytes:
     note = elf.find(".note.gnu.build-id")
-    if note is not None and len(data := bytes(elf.contents(note))) > _NOTE_HEADER:
-        number = data[_NOTE_HEADER:].hex()  # after the sizes, the type and "GNU"
+    return bytes(elf.contents(note)[_NOTE_HEADER:]) if note is not None else b""
+
+
+def _debug_names(elf: ElfFile, path: str, folder: str) -> Iterator[str]:
+    number = _build_id(elf).hex()
+    if number:
         yield f"{folder}/.build-id/{number[:2]}/{number[2:]}.debug"
     link = elf.find(".gnu_debuglink")
     if link is not None:

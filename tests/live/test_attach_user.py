@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -268,3 +269,25 @@ def test_functions_of_a_stripped_library(
     assert found is not None and "hidden_step" in {symbol.name for symbol in found.symbols}
     monkeypatch.setattr(binary, "DEBUG_FOLDER", str(folder / "debug"))
     assert binary.find_place("./libstripped.so", "hidden_step").offset == place.offset
+
+
+@pytest.mark.parametrize("build_id", ["sha1", "none"])
+def test_a_debug_file_of_another_build_is_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, build_id: str
+) -> None:
+    """Its addresses are of other code: a uprobe there would hit the middle of an instruction."""
+    monkeypatch.chdir(folder)
+    source = (folder / "probes.c").read_text()
+    for name, more in (("old", "int more(int a) { return a * 77; }\n"), ("new", "")):
+        (folder / f"{name}.c").write_text(more + source)
+        command = ["clang-19", "-shared", "-fPIC", "-O1", f"-Wl,--build-id={build_id}"]
+        subprocess.run([*command, "-o", f"{name}.so", f"{name}.c"], check=True)
+        subprocess.run(["objcopy", "--only-keep-debug", f"{name}.so", f"{name}.debug"], check=True)
+    place = binary.find_place("./new.so", "hidden_step")
+    shutil.copy("new.debug", "lib.debug")
+    link = ["objcopy", "--strip-all", "--add-gnu-debuglink=lib.debug", "new.so", "stripped.so"]
+    subprocess.run(link, check=True)
+    assert binary.find_place("./stripped.so", "hidden_step").offset == place.offset
+    shutil.copy("old.debug", "lib.debug")
+    with pytest.raises(BpfError, match=r"'hidden_step' of './stripped.so'"):
+        binary.find_place("./stripped.so", "hidden_step")
