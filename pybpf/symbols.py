@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 
-from .dataclass import dataclass, replace
+from .dataclass import dataclass
 from .digits import hexadecimal
 from .elf import STT_FUNC, ElfFile
 from .errors import BpfError, ObjectFormatError
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from collections.abc import Mapping as Counts
 
-__all__ = ["Mapping", "Symbols", "fold", "parse_maps"]
+__all__ = ["Mapping", "Symbols", "fold", "open_mapped", "parse_maps"]
+
+# What the kernel puts behind the path of a file that no longer has it.
+_DELETED = " (deleted)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,32 @@ class Mapping:
     :param end: address after the last
     :param offset: place of its first byte in the file
     :param path: the file, or the kernel's name for it, ``[vdso]``
+    :param file: device and inode of the file. A path means another file in another container,
+        or once it was replaced
     """
 
     start: int
     end: int
     offset: int
     path: str
+    file: str = ""
+
+
+def open_mapped(pid: int, part: Mapping) -> ElfFile:
+    """Read the file behind a part of a process's memory.
+
+    It may be in another container, and may have been deleted or replaced since. The latter needs
+    CAP_CHECKPOINT_RESTORE.
+
+    :raises BpfError: it cannot be opened
+    :raises ObjectFormatError: it is not ELF64
+    """
+    try:
+        return open_elf(f"/proc/{pid}/map_files/{part.start:x}-{part.end:x}")
+    except BpfError:
+        if part.path.endswith(_DELETED):
+            raise
+    return open_elf(f"/proc/{pid}/root{part.path}")  # as that process sees it
 
 
 def parse_maps(text: str, file: str = "/proc/PID/maps") -> list[Mapping]:
@@ -52,7 +75,7 @@ def parse_maps(text: str, file: str = "/proc/PID/maps") -> list[Mapping]:
             offset = hexadecimal(words[2])
             if start is None or end is None or offset is None or start >= end:
                 raise ObjectFormatError(f"not a mapping: {line[:80]!r}", file=file, offset=at)
-            found.append(Mapping(start, end, offset, words[5]))
+            found.append(Mapping(start, end, offset, words[5], f"{words[3]} {words[4]}"))
         at += len(line) + 1
     return found
 
@@ -93,7 +116,7 @@ class Symbols:
     def __init__(self, facts: Facts | None = None) -> None:
         self._facts = facts if facts is not None else Facts()
         self._memory: dict[int, list[Mapping]] = {}
-        self._files: dict[str, _Functions | None] = {}
+        self._files: dict[tuple[str, str], _Functions | None] = {}
 
     def kernel(self, address: int) -> str:
         """Name a kernel function, ``vfs_read`` or ``nf_hook [nf_conntrack]``. Else ``[unknown]``.
@@ -111,9 +134,9 @@ class Symbols:
         for again in (False, True):
             for part in self._parts(pid, again):
                 if part.start <= address < part.end:
-                    functions = self._functions(pid, part.path)
+                    functions = self._functions(pid, part)
                     name = functions.name(address - part.start + part.offset) if functions else ""
-                    return name or f"[{os.path.basename(part.path)}]"
+                    return name or f"[{os.path.basename(part.path.removesuffix(_DELETED))}]"
         return "[unknown]"
 
     def _parts(self, pid: int, again: bool) -> list[Mapping]:
@@ -122,14 +145,14 @@ class Symbols:
             self._memory[pid] = _read_maps(pid)
         return self._memory[pid]
 
-    def _functions(self, pid: int, path: str) -> _Functions | None:
-        if path not in self._files:
-            place = f"/proc/{pid}/root{path}"  # as that process sees it
+    def _functions(self, pid: int, part: Mapping) -> _Functions | None:
+        key = part.file, part.path
+        if key not in self._files:
             try:
-                self._files[path] = _Functions(open_elf(place), path)
+                self._files[key] = _Functions(open_mapped(pid, part), part.path)
             except (BpfError, ObjectFormatError, OSError):
-                self._files[path] = None
-        return self._files[path]
+                self._files[key] = None
+        return self._files[key]
 
 
 def _read_maps(pid: int) -> list[Mapping]:
@@ -139,11 +162,7 @@ def _read_maps(pid: int) -> list[Mapping]:
             parts = parse_maps(file.read(), path)
     except OSError:
         return []  # the process has ended
-    return [
-        replace(part, path=part.path.removesuffix(" (deleted)"))
-        for part in parts
-        if part.path.startswith("/")
-    ]
+    return [part for part in parts if part.path.startswith("/")]
 
 
 def fold(stacks: Counts[Sequence[str], int] | Iterable[tuple[Sequence[str], int]]) -> list[str]:

@@ -203,7 +203,8 @@ def test_maps() -> None:
         "55f0-5600 r-xp 00002000 08:01 1 /usr/bin/with a blank\n"
         "7ff0-7ff1 r-xp 00000000 00:00 0\n"
     )
-    assert parse_maps(text) == [Mapping(0x55F0, 0x5600, 0x2000, "/usr/bin/with a blank")]
+    path, file = "/usr/bin/with a blank", "08:01 1"
+    assert parse_maps(text) == [Mapping(0x55F0, 0x5600, 0x2000, path, file)]
 
 
 def test_symbols_of_a_real_library() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pybpf.histogram import log2_histogram, log2_slots
-from pybpf.symbols import Symbols, fold
+from pybpf.links.binary import find_place
+from pybpf.symbols import Symbols, fold, parse_maps
+from pybpf.tools.retsnoop.userstack import Programs
 
 
 def test_histogram() -> None:
@@ -41,6 +47,36 @@ def test_functions_of_this_process() -> None:
         assert symbols.user(os.getpid(), (address or 0) + 1) == name
     assert symbols.user(os.getpid(), 0x10) == "[unknown]"
     assert symbols.user(1 << 22, 0x10) == "[unknown]"  # no such process
+
+
+def test_two_files_of_one_path(tmp_path: Path) -> None:
+    """A library that was replaced while it is mapped keeps its names, and so does the new one.
+    Two containers with a file each at one path are the same to us."""
+    path = tmp_path / "lib.so"
+    symbols, programs = Symbols(), Programs()
+    with ExitStack() as stack:
+        places = {}
+        for library, function in (("libc.so.6", "getppid"), ("libm.so.6", "lgamma")):
+            found = find_place(library, function)
+            shutil.copy(found.path, tmp_path / "new")
+            (tmp_path / "new").replace(path)
+            with path.open("rb") as file:
+                both = mmap.PROT_READ | mmap.PROT_EXEC
+                stack.enter_context(mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, both))
+            (start,) = (
+                part.start
+                for part in parse_maps(Path("/proc/self/maps").read_text())
+                if part.path == str(path)
+            )
+            places[function] = start + found.offset
+            assert symbols.user(os.getpid(), places[function]) == function
+        assert symbols.user(os.getpid(), places["getppid"]) == "getppid"
+        root = os.geteuid() == 0  # others cannot read a file that was deleted
+        for function, place in places.items():
+            expected = function if root or function == "lgamma" else "[lib.so]"
+            assert Symbols().user(os.getpid(), place) == expected
+            if root:
+                assert programs.name(os.getpid(), place + 1).startswith(function)
 
 
 def test_fold() -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 
 from ...elf import STT_FUNC, STT_GNU_IFUNC, ElfFile
 from ...errors import BpfError, ObjectFormatError
-from ...links.binary import open_elf
-from ...symbols import Mapping, parse_maps
+from ...symbols import Mapping, open_mapped, parse_maps
 
 __all__ = ["UNKNOWN", "Programs", "Symbols"]
 
@@ -59,7 +58,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._maps: dict[int, list[Mapping]] = {}
-        self._symbols: dict[str, Symbols] = {}
+        self._symbols: dict[tuple[str, str], Symbols] = {}
 
     def name(self, process: int, address: int) -> str:
         """Return ``name+0xOFFSET (file)``, or as much of it as is known.
@@ -71,7 +70,7 @@ class Programs:
             return f"{address:#x} {UNKNOWN}"
         # The call, not the instruction after it.
         offset = address - 1 - found.start + found.offset
-        symbol = self._symbols_of(process, found.path).lookup(offset)
+        symbol = self._symbols_of(process, found).lookup(offset)
         if symbol is None:
             return f"{offset + 1:#x} ({found.path})"
         name, distance = symbol
@@ -90,10 +89,11 @@ class Programs:
                     return one
         return None
 
-    def _symbols_of(self, process: int, path: str) -> Symbols:
-        if path not in self._symbols:
-            self._symbols[path] = _read_symbols(process, path)
-        return self._symbols[path]
+    def _symbols_of(self, process: int, part: Mapping) -> Symbols:
+        key = part.file, part.path
+        if key not in self._symbols:
+            self._symbols[key] = _read_symbols(process, part)
+        return self._symbols[key]
 
 
 def _read_maps(process: int) -> list[Mapping]:
@@ -105,11 +105,8 @@ def _read_maps(process: int) -> list[Mapping]:
         return []
 
 
-def _read_symbols(process: int, path: str) -> Symbols:
-    # First the path that the process sees, perhaps in a container; then our own.
-    for where in (f"/proc/{process}/root{path}", path):
-        try:
-            return Symbols.of(open_elf(where))
-        except (BpfError, OSError, ObjectFormatError):
-            continue
-    return Symbols(())
+def _read_symbols(process: int, part: Mapping) -> Symbols:
+    try:
+        return Symbols.of(open_mapped(process, part))
+    except (BpfError, OSError, ObjectFormatError):
+        return Symbols(())
