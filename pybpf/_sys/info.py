@@ -448,6 +448,8 @@ def _perf_event(fd: int, info: s.LinkInfo) -> dict[str, Any]:
 
 def _uprobe_multi(fd: int, info: s.LinkInfo) -> dict[str, Any]:
     u = info.uprobe_multi
+    if not u.count:
+        return {}  # a kernel before 6.8 tells nothing of such a link, and refuses to be asked
     path = bytearray(4096)
     again = s.LinkInfo()
     offsets, cookies = _u64s(u.count), _u64s(u.count)

@@ -336,8 +336,12 @@ class Entries(Walk, MutableMapping[Any, Any]):
             calls.count = len(keys)
             if calls.delete() >= 0:
                 return len(keys), 0
-            if (code := last_errno()) not in NO_SUCH_COMMAND:
-                return calls.count, code
+            code = last_errno()
+            if calls.count % len(keys):
+                # EINVAL may also be about the next key: it is tried alone then.
+                return calls.count, 0 if code in NO_SUCH_COMMAND else code
+            if code not in NO_SUCH_COMMAND:
+                return 0, code
         return (0, errno.ENOENT) if self._run("delete", "delete", keys[0]) else (1, 0)
 
     def drain(self, batch: int | None = None) -> Iterator[tuple[Any, Any]]:

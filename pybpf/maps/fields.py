@@ -290,7 +290,8 @@ class PerCpuField(Field):
 
     def encode(self, value: Any) -> Buffer:
         item, pad = self._item, bytes(self._stride - self._item.size)
-        if isinstance(value, (PerCpu, list, tuple)):
+        # A record is a tuple too, and one value.
+        if isinstance(value, (PerCpu, list, tuple)) and not hasattr(value, "_fields"):
             if len(value) != self._cpus:
                 raise ValueError(f"{len(value)} values given for {self._cpus} possible CPUs")
             return b"".join(bytes(item.encode(one)) + pad for one in value)

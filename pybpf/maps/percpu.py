@@ -25,8 +25,8 @@ def possible_cpus() -> int:
 class PerCpu(Sequence[Any]):
     """Hold the values of one per-CPU map entry, one for each possible CPU.
 
-    Assigning a `PerCpu`, list or tuple of that length to an entry writes each CPU's own
-    value. Assigning anything else writes the same value for every CPU.
+    Assigning a `PerCpu`, list or tuple to an entry writes each CPU's own value, and must have
+    that length. Assigning anything else, also a record, writes the same value for every CPU.
     """
 
     __slots__ = ("_values",)

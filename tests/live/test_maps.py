@@ -174,6 +174,19 @@ def test_lpm_trie() -> None:
         assert len(m) == 0
 
 
+def test_a_wrong_key_among_many() -> None:
+    """The kernel stops at a prefix that is too long. That key is named, not the first one."""
+    with Map.create_new(T.BPF_MAP_TYPE_LPM_TRIE, 8, 4, 10, map_flags=NO_PREALLOC) as m:
+        keys = [struct.pack("=I4B", 24, 10, number, 0, 0) for number in range(4)]
+        m.raw.update((key, u32(1)) for key in keys)
+        wrong = struct.pack("=I4B", 99, 10, 9, 0, 0)
+        with pytest.raises(BpfError) as caught:
+            m.raw.delete([*keys[:2], wrong, *keys[2:]])
+        assert caught.value.errno == errno.EINVAL
+        assert sorted(m.raw) == keys[2:]
+        assert m.raw.delete(keys, missing_ok=True) == 2
+
+
 def trivial_program() -> Any:
     return sys_prog.prog_load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, encode([mov(0, 0), exit_()]))
 

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybpf._uapi.enums import MapType
+from pybpf.btf import Btf, Int, Member, Struct
+from pybpf.btf.encode import BtfBuilder
+from pybpf.btf.values import codec
 from pybpf.maps import hints
 from pybpf.maps.fields import (
     BytesField,
@@ -156,6 +159,17 @@ def test_percpu_writes_one_or_all() -> None:
     assert field.encode(PerCpu([1, 2])) == field.encode((1, 2))
     with pytest.raises(ValueError, match="3 values given for 2 possible CPUs"):
         field.encode([1, 2, 3])
+
+
+@pytest.mark.parametrize("cpus", [2, 3])
+def test_percpu_writes_one_record_to_all(cpus: int) -> None:
+    """A record is a tuple, but one value: what was read for one CPU can be written for all."""
+    builder = BtfBuilder()
+    number = builder.add(Int("int", 4, 32))
+    pair = builder.add(Struct("pair", 8, (Member("left", number, 0), Member("right", number, 32))))
+    field = PerCpuField(CodecField(codec(Btf(builder.build()), pair)), cpus)
+    record = one(field, struct.pack("=II", 5, 6) * cpus)[0]
+    assert field.encode(record) == struct.pack("=II", 5, 6) * cpus
 
 
 def test_percpu_is_a_sequence() -> None:

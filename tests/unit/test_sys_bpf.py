@@ -818,6 +818,16 @@ def test_link_info_without_functions(kernel: FakeKernel) -> None:
     assert asked == [0] and (got.count, got.ids, got.addrs) == (0, (), ())
 
 
+def test_link_info_of_an_old_kernel_without_places(kernel: FakeKernel) -> None:
+    """6.6 has uprobe.multi and does not describe it. The pointers would be E2BIG: no room."""
+
+    def fill(i: Any) -> int:
+        return -E2BIG if i.uprobe_multi.path_size else 0
+
+    got = _link(kernel, LinkType.BPF_LINK_TYPE_UPROBE_MULTI, fill)
+    assert got == info.LinkInfo(LinkType.BPF_LINK_TYPE_UPROBE_MULTI, 5, 6)
+
+
 def test_link_info_of_a_future_link(kernel: FakeKernel) -> None:
     """An unknown type still gives id and program."""
     assert _link(kernel, 60, lambda i: None) == info.LinkInfo(60, 5, 6)
