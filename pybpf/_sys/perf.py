@@ -12,7 +12,7 @@ import ctypes
 import fcntl
 import os
 from contextlib import suppress
-from errno import EACCES, EADDRNOTAVAIL, ENODEV, ENOENT, EPERM
+from errno import EACCES, EADDRNOTAVAIL, EINTR, EINVAL, ENODEV, ENOENT, EPERM
 from functools import cache
 
 from .._uapi.defines import (
@@ -53,7 +53,7 @@ __all__ = [
 
 _PMUS = "/sys/bus/event_source/devices"
 # Upper half of config of a uprobe: PERF_UPROBE_REF_CTR_OFFSET_SHIFT, kernel/events/core.c.
-_REF_CTR_SHIFT = 32
+_REF_CTR_SHIFT = _REF_CTR_BITS = 32
 # Bytes from a kernel symbol to a place below all kernel addresses: kernels are in the upper 2 GiB.
 _NOWHERE = 0x7FFFFFFF
 
@@ -75,9 +75,11 @@ def perf_event_open(
     :raises DeniedByPolicy: EPERM or EACCES
     """
     attr.size = ctypes.sizeof(attr)
-    fd = syscall(
-        SYS_PERF_EVENT_OPEN, ctypes.addressof(attr), pid, cpu, group_fd, PERF_FLAG_FD_CLOEXEC
-    )
+    fd = -EINTR
+    while fd == -EINTR:  # a signal came while it waited for an exec of `pid`
+        fd = syscall(
+            SYS_PERF_EVENT_OPEN, ctypes.addressof(attr), pid, cpu, group_fd, PERF_FLAG_FD_CLOEXEC
+        )
     if fd >= 0:
         return Fd(fd, doing or "perf event")
     errno = -fd
@@ -167,8 +169,12 @@ def open_uprobe(
     :param offset: bytes from the start of that file
     :param pid: trace only this process, -1 for all
     :param ref_ctr_offset: file offset of a USDT semaphore, 0 for none
+    :raises BpfError: EINVAL also if it does not fit the 32 bits that the event has for it
     """
     kind, at_return = pmu("uprobe")
+    if not 0 <= ref_ctr_offset < 1 << _REF_CTR_BITS:
+        what = f"semaphore at {ref_ctr_offset:#x} of {path}"
+        raise BpfError(EINVAL, what, "a uprobe takes a place in the first 4 GiB of a file")
     config = at_return if retprobe else 0
     name = os.fsencode(path) + b"\0"
     attr = PerfEventAttr(type=kind, config=config | ref_ctr_offset << _REF_CTR_SHIFT)

@@ -386,7 +386,8 @@ class RingBuffer(MappedRing):
                         raise error
                 behind = found.end
             finally:
-                self._store(base + behind)
+                if not self.closed:  # the caller may drop this iterator later
+                    self._store(base + behind)
 
     def batches(self, timeout: float | None = None, max_records: int = _BATCH) -> Batches:
         """Yield lists of records, at least one per wake-up, for ``for`` and for ``async for``.
@@ -451,8 +452,10 @@ class RingBuffer(MappedRing):
         try:
             yield Chunk(view, count, length)
         finally:
-            self._store(base + found.end)
-            view.release()  # BufferError if somebody keeps a part: it will change
+            try:
+                self._store(base + found.end)
+            finally:
+                view.release()  # BufferError if somebody keeps a part: it will change
 
 
 def _limit(max_records: int | None) -> int:

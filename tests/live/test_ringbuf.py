@@ -319,6 +319,16 @@ def test_a_kept_view_of_a_chunk_does_not_bring_it_back() -> None:
         del kept
 
 
+def test_an_iterator_that_outlives_the_ring() -> None:
+    """Dropping it after the ring was closed is no error."""
+    with new_ring(4096) as ring, Producer.output(ring, 8) as producer:
+        producer.run(2)
+        with RingBuffer(ring, NUMBERED) as rb:
+            records = rb.records(0)
+            assert next(records) == (1,)
+        records.close()  # type: ignore[attr-defined]
+
+
 def test_an_error_in_one_ring_does_not_lose_the_others_records() -> None:
     """What was read from other rings is returned. The next call raises, and the rest goes on."""
 

@@ -11,6 +11,7 @@ from errno import (
     EACCES,
     EAGAIN,
     EBUSY,
+    EINTR,
     EINVAL,
     EMFILE,
     ENFILE,
@@ -147,6 +148,23 @@ def test_perf_events_use_the_door(kernel: FakeKernel) -> None:
     with pytest.raises(DeniedByPolicy, match="perf_event_open test: EPERM"):
         perf.perf_event_open(PerfEventAttr(type=9), cpu=0, doing="test")
     assert seen == [(9, ctypes.sizeof(PerfEventAttr))] * 2
+
+
+def test_a_signal_does_not_stop_perf_event_open(kernel: FakeKernel) -> None:
+    """EINTR, while the process is in exec(2), is not for the caller."""
+    answers = iter([-EINTR, -EINTR, kernel.fd()])
+    kernel.on_perf = lambda attr: next(answers)
+    perf.perf_event_open(PerfEventAttr(), pid=7).close()
+    assert next(answers, None) is None
+
+
+def test_a_semaphore_beyond_four_gigabytes(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event has 32 bits for its place. The rest would be cut off: another place."""
+    monkeypatch.setattr(perf, "pmu", lambda name: (8, 1))
+    with pytest.raises(BpfError, match=r"semaphore at 0x100000008 of /x: EINVAL.*first 4 GiB"):
+        perf.open_uprobe("/x", 16, ref_ctr_offset=(1 << 32) + 8)
 
 
 def _uprobe() -> None:
