@@ -20,13 +20,15 @@ from ..dataclass import dataclass
 from ..errors import BpfError, DeniedByPolicy
 from .ftrace import tracefs
 
-__all__ = ["TraceLine", "TracePipe", "parse_lines"]
+__all__ = ["TraceLine", "TracePipe", "count_lost", "parse_lines"]
 
 # seq_print_... of kernel/trace/trace_output.c: TASK-PID [CPU] FLAGS SECONDS: EVENT: TEXT
 _LINE = re.compile(
     r" *(?P<task>.{1,16}?)-(?P<pid>\d+) +(?:\([ \d-]+\) +)?\[(?P<cpu>\d+)\] +\S+ +"
     r"(?P<time>\d+\.\d+): bpf_trace_printk: ?(?P<text>.*)"
 )
+# print_trace_line(), kernel/trace/trace.c. Without a number the kernel does not know how many.
+_LOST = re.compile(r"CPU:\d+ \[LOST (?:(?P<count>\d+) )?EVENTS\]")
 _EVENT = "events/bpf_trace/bpf_trace_printk/enable"
 _READ = 1 << 16
 
@@ -60,11 +62,17 @@ def parse_lines(lines: Iterable[str]) -> list[TraceLine]:
         if match is not None:
             task, pid, cpu, seconds, text = match.groups()
             found.append(TraceLine(task, int(pid), int(cpu), float(seconds), text))
-        elif found and line and not line.startswith("CPU:"):  # CPU:1 [LOST 12 EVENTS]
+        elif found and line and not _LOST.fullmatch(line):
             last = found.pop()
             text = f"{last.text}\n{line}"
             found.append(TraceLine(last.task, last.pid, last.cpu, last.time, text))
     return found
+
+
+def count_lost(lines: Iterable[str]) -> int:
+    """Count the texts that a trace_pipe says were lost, at least one for each time it says so."""
+    found = map(_LOST.fullmatch, lines)
+    return sum(int(match["count"] or 1) for match in found if match is not None)
 
 
 def _refusal(error: OSError, doing: str) -> BpfError:
@@ -86,19 +94,24 @@ class TracePipe:
     :raises BpfError: any other refusal
 
     Close it, or use it as a context manager: closing removes the instance in tracefs.
+
+    :ivar lost: texts that came faster than they were read, as far as the kernel has said
     """
 
     def __init__(self) -> None:
         self._folder = f"{tracefs()}/instances/pybpf-{os.getpid()}-{id(self):x}"
         self._rest = b""
+        self.lost = 0
         try:
             os.mkdir(self._folder)
             with open(f"{self._folder}/{_EVENT}", "w") as file:
                 file.write("1")
             pipe = f"{self._folder}/trace_pipe"
             self._fd = Fd(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "the trace pipe")
-        except OSError as error:
+        except BaseException as error:
             self._remove()
+            if not isinstance(error, OSError):
+                raise
             raise _refusal(error, f"making {self._folder}") from None
 
     def close(self) -> None:
@@ -155,5 +168,8 @@ class TracePipe:
             data += part
             if not part:
                 break
-        whole, end, self._rest = data.rpartition(b"\n")
-        return parse_lines((whole + end).decode(errors="replace").splitlines())
+        whole, _, self._rest = data.rpartition(b"\n")
+        # Not splitlines(), which also splits at control characters of a text.
+        lines = whole.decode(errors="replace").split("\n")
+        self.lost += count_lost(lines)
+        return parse_lines(lines)

@@ -12,7 +12,7 @@ import pytest
 from pybpf._sys import denied
 from pybpf.errors import BpfError, DeniedByPolicy, StateError
 from pybpf.kernel import tracepipe
-from pybpf.kernel.tracepipe import TraceLine, TracePipe, parse_lines
+from pybpf.kernel.tracepipe import TraceLine, TracePipe, count_lost, parse_lines
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,34 @@ def test_other_lines() -> None:
         f"{head}bpf_trace_printk: three",
     ]
     assert [line.text for line in parse_lines(lines)] == ["one\ntwo", "three"]
+    assert count_lost([*lines, "CPU:3 [LOST EVENTS]"]) == 13
+
+
+def test_texts_and_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control characters of a text are kept, and what the kernel says was lost is counted."""
+    monkeypatch.setattr(tracepipe, "tracefs", lambda: str(tmp_path))
+
+    real = os.mkdir
+
+    def make(path: str, mode: int = 0o777) -> None:
+        real(path, mode)
+        if "pybpf-" in os.path.basename(path):
+            os.makedirs(f"{path}/events/bpf_trace/bpf_trace_printk")
+            os.mkfifo(f"{path}/trace_pipe")
+
+    (tmp_path / "instances").mkdir()
+    monkeypatch.setattr(os, "mkdir", make)
+    pipe = TracePipe()
+    monkeypatch.undo()
+    head = "  a-1 [000] d..31 1.5: bpf_trace_printk: "
+    with pipe, open(next(tmp_path.glob("instances/*/trace_pipe")), "w") as writer:
+        writer.write(f"{head}progress\r50%\x0c\nCPU:1 [LOST 12 EVENTS]\n{head}more")
+        writer.flush()
+        assert [line.text for line in pipe.read(5)] == ["progress\r50%\x0c"]
+        assert pipe.lost == 12
+        writer.write(" of it\n")
+        writer.flush()
+        assert [line.text for line in pipe.read(5)] == ["more of it"]
 
 
 @pytest.mark.parametrize(
