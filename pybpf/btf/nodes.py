@@ -589,8 +589,8 @@ class StructNode(Node):
 
     def _word(self, index: int, base: int) -> str:
         # The integer that holds a group of bit-fields.
-        for at, code, _ in self.leaves:
-            if at * 8 == base and code.endswith("s"):
+        for at, code, size in self.leaves:  # an array of length 0 may be at the same place
+            if size and at * 8 == base and code.endswith("s"):
                 return f"from_bytes(v[{index}],'little')"
         return f"v[{index}]"
 

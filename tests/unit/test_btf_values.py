@@ -376,6 +376,15 @@ def test_bitfields() -> None:
         one.encode({"a": "x"})
 
 
+def test_a_bitfield_beside_an_array_of_length_zero() -> None:
+    """``struct point rest[0]; char bit : 1;``: both are at one place, and only one has bytes."""
+    rest = (Member("first", 5, 0), Member("rest", 19, 32), Member("bit", 2, 32, 1))
+    one = make(POINT, Array(18, 5, 0), Struct("odd", 8, (*rest, Member("last", 2, 40)), True))
+    got = one.decode(struct.pack("<IBBxx", 7, 1, 9))
+    assert got == (7, (), 1, 9)
+    assert one.decode(one.encode(got)) == got
+
+
 def test_bitfields_without_kind_flag() -> None:
     """Integers narrower than their size are bit-fields, as old compilers wrote them."""
     one = make(
