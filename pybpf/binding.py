@@ -515,9 +515,9 @@ class Binding:
         virtual = any(e.section == ".kconfig" for e in self.spec.externs)
         version = 0
         if virtual:
-            from .kernel.config import version_code
+            from .kernel.config import running_version
 
-            version = version_code(os.uname().release)
+            version = running_version()
         self._linked_with = facts
         return LinkTarget(
             btf,

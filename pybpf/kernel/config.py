@@ -11,6 +11,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from .._sys.files import is_one_name
 from ..dataclass import dataclass
@@ -24,9 +25,12 @@ __all__ = [
     "config_lines",
     "kernel_config",
     "read_config",
+    "running_version",
+    "true_release",
     "version_code",
 ]
 
+_SIGNATURE = "/proc/version_signature"  # of Ubuntu kernels
 #: What a caller may give instead of the kernel's own configuration.
 Given = str | os.PathLike[str] | Mapping[str, str | int | bool] | None
 
@@ -52,6 +56,30 @@ def version_code(release: str) -> int:
     numbers = [255 if n is None else n for n in parts]
     major, minor, patch = (numbers + [0, 0, 0])[:3]
     return major << 16 | minor << 8 | patch
+
+
+def true_release(release: str, version: str = "", signature: str = "") -> str:
+    """Find the release whose LINUX_VERSION_CODE the kernel was built with.
+
+    Distributions that keep a name through updates (``6.1.0-49-amd64``) tell it elsewhere. The
+    order is libbpf's (get_kernel_version() of libbpf_probes.c).
+
+    :param release: as ``uname -r`` prints it
+    :param version: as ``uname -v`` prints it: ``#1 SMP Debian 6.1.174-1 (2026-05-26)``
+    :param signature: text of /proc/version_signature: ``Ubuntu 5.15.0-91.101-generic 5.15.131``
+    """
+    number = r"([0-9]+\.[0-9]+\.[0-9]+)"
+    found = re.match(rf"\S+\s+\S+\s+{number}", signature) or re.search(rf"Debian {number}", version)
+    return found[1] if found else release
+
+
+def running_version() -> int:
+    """Return LINUX_VERSION_CODE of the running kernel."""
+    signature = ""
+    with suppress(OSError), open(_SIGNATURE, encoding="ascii", errors="replace") as file:
+        signature = file.read()
+    name = os.uname()
+    return version_code(true_release(name.release, name.version, signature))
 
 
 def config_files(release: str) -> list[str]:

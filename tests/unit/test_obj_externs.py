@@ -12,7 +12,14 @@ import pytest
 import pybpf
 from pybpf.errors import BpfError, RelocationError
 from pybpf.kernel import config
-from pybpf.kernel.config import Config, config_files, kernel_config, read_config
+from pybpf.kernel.config import (
+    Config,
+    config_files,
+    kernel_config,
+    read_config,
+    true_release,
+    version_code,
+)
 from pybpf.obj.externs import kconfig_size, kconfig_values
 from pybpf.obj.linker import LinkTarget
 from pybpf.obj.reader import read_object
@@ -251,3 +258,28 @@ def test_an_object_without_a_configuration(monkeypatch: pytest.MonkeyPatch, tmp_
         obj.binding._fill_kconfig()
         initial = obj.maps[".kconfig"].initial
         assert initial is not None and number(bytes(initial[32:34])) == 8192
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "signature", "expected"),
+    [
+        ("6.12.118+deb13-cloud-amd64", "#1 SMP Debian 6.12.118-1 (2026-11-01)", "", (6, 12, 118)),
+        ("6.1.0-49-cloud-amd64", "#1 SMP Debian 6.1.174-1 (2026-05-26)", "", (6, 1, 174)),
+        (
+            "5.15.0-91-generic",
+            "#101-Ubuntu SMP",
+            "Ubuntu 5.15.0-91.101-generic 5.15.131\n",
+            (5, 15, 131),
+        ),
+        ("7.3.4", "#1 SMP PREEMPT", "", (7, 3, 4)),
+        ("6.18.44-fc-v669", "#1 Debianish", "garbage", (6, 18, 44)),
+        ("5.4.300", "", "", (5, 4, 255)),
+    ],
+)
+def test_version_of_a_distribution(
+    release: str, version: str, signature: str, expected: tuple[int, int, int]
+) -> None:
+    """LINUX_KERNEL_VERSION is what the kernel was built as, not the name of its package."""
+    major, minor, patch = expected
+    code = version_code(true_release(release, version, signature))
+    assert code == major << 16 | minor << 8 | patch
