@@ -74,6 +74,8 @@ _ON_PACKETS = frozenset(
     }
 )
 _HEADER = 14  # bytes
+# Most bytes by which a program can make a packet longer: SKB_MAX_ALLOC, and MAX_SKB_FRAGS pages.
+_GROWTH = 1 << 17
 
 
 def _run_hint(error: int, kind: int, data: bytes | None, ctx: bytes | None) -> str:
@@ -413,7 +415,7 @@ class Program(Attaching):
             if given is not None and not isinstance(given, (bytes, bytearray, memoryview)):
                 kind = type(given).__name__
                 raise TypeError(f"{label} of a test run: bytes expected, not {kind}")
-        size = 0 if data is None else max(len(data) + 256, 512)
+        size = 0 if data is None else len(data) + _GROWTH
         with self._named():
             try:
                 result = sys_prog.prog_test_run(

@@ -25,7 +25,10 @@ from pybpf._sys.files import tracefs_directories
 from pybpf._uapi.enums import AttachType, ElemFlag, LinkType, MapType, ProgType
 from pybpf._uapi.enums import PerfEventType as P
 from pybpf._uapi.perf import PerfEventAttr, PerfSw, PerfType
+from pybpf.asm import encode
+from pybpf.asm.insn import call, exit_, mov
 from pybpf.errors import BpfError, DeniedByPolicy, VerifierError
+from pybpf.programs import Program
 
 pytestmark = pytest.mark.first_on("host", "6.12")
 
@@ -139,6 +142,19 @@ def test_program_and_what_the_kernel_says_of_it() -> None:
     assert len(got.jited_insns) == got.jited_prog_len > 0
     assert len(got.jited_ksyms) == len(got.jited_func_lens) == 1
     assert len(bytes.fromhex(got.tag)) == 8
+
+
+@pytest.mark.parametrize("longer", [100, 2000])
+def test_a_packet_that_becomes_longer(longer: int) -> None:
+    """What a program adds to its packet comes back, however much it is."""
+    adjust_tail = 65
+    code = encode([mov(2, longer), mov(3, 0), call(adjust_tail), exit_()])
+    with (
+        sys_prog.prog_load(ProgType.BPF_PROG_TYPE_XDP, code) as fd,
+        Program.from_id(bpf.prog_info(fd).id) as program,
+    ):
+        ran = program.test_run(bytes(64))
+    assert (ran.retval, ran.data_out) == (0, bytes(64 + longer))
 
 
 def test_a_program_the_verifier_refuses() -> None:
