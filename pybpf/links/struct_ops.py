@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from .._sys import link as sys_link
+from .._sys.element import Element, last_errno
 from .._uapi.enums import MapFlag
 from ..errors import BpfError
 from .link import HasFd, Link
@@ -80,7 +81,10 @@ def attach_struct_ops(where: Map, value: bytes) -> Link:
         raise
 
     def undo() -> None:
-        with type(where).from_fd(own) as again:
-            del again.raw[_KEY]
+        # Needs no descriptor, as there may be none left.
+        entry = Element(own.fileno(), len(_KEY), 0)
+        entry.key[:] = _KEY
+        if entry.delete() < 0 and (code := last_errno()) != errno.ENOENT:
+            raise BpfError(code, f"{what}: unregistering")
 
     return Attachment(own, what, undo)

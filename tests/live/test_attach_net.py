@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import resource
 import socket
 import struct
 import threading
@@ -26,6 +24,7 @@ from pybpf.links.plain import attach_plain
 from pybpf.maps import Map
 from tests.live.test_attach_by_hand import PACKETS, send
 from tests.support.counting import counted, counting
+from tests.support.fewfds import descriptors_left
 from tests.support.network import Network
 
 pytestmark = pytest.mark.first_on("host", "latest")
@@ -298,25 +297,6 @@ def test_socket_filter(obj: pybpf.Object) -> None:
             obj.programs["tc_in"].attach_socket(inbox)
         with pytest.raises(TypeError, match="a socket expected, not int"):
             obj.programs["keep_one"].attach_socket(3)  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def descriptors_left(count: int) -> Iterator[None]:
-    """Leave this process only some free descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    taken: list[int] = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        for _ in range(count):
-            os.close(taken.pop())
-        yield
-    finally:
-        for one in taken:
-            os.close(one)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("kind", ["socket filter", "sockmap"])

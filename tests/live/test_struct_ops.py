@@ -11,6 +11,7 @@ import pytest
 
 import pybpf
 from pybpf.errors import BpfError, RelocationError
+from tests.support.fewfds import descriptors_left
 
 # Links of struct_ops are of 6.4.
 pytestmark = [pytest.mark.rows("host", "6.12", "latest"), pytest.mark.first_on("host", "latest")]
@@ -64,6 +65,14 @@ def test_attach(obj: pybpf.Object, name: str) -> None:
     if name == "linked":
         with obj.maps[name].attach():
             assert use("pybpf_linked")
+
+
+def test_closing_without_descriptors(obj: pybpf.Object) -> None:
+    """A process that has used up its descriptors can still unregister."""
+    link = obj.maps["plain"].attach()
+    with descriptors_left(0):
+        link.close()
+    assert not use("pybpf_plain")
 
 
 def test_by_object(obj: pybpf.Object) -> None:
