@@ -4,8 +4,9 @@ Theory of operation. clang puts globals into sections (.rodata, .data, .bss and
 names that start with one of these), and each section becomes the only element of an array
 map. Before the object is loaded, an assignment edits the map's initial contents. Afterwards
 the map is memory that BPF programs and we share (``BPF_F_MMAPABLE``), so reads and writes
-are plain loads and stores. Only a reused map can lack that flag. It
-is read and written as a whole by BPF_MAP_LOOKUP_ELEM and BPF_MAP_UPDATE_ELEM. .rodata
+are plain loads and stores. A reused map can lack that flag, and one with static variables only
+does, as in libbpf. It is read and written as a whole by BPF_MAP_LOOKUP_ELEM and
+BPF_MAP_UPDATE_ELEM, so an assignment may undo what a program changes meanwhile. .rodata
 is frozen when it is loaded, so that the verifier may trust it.
 
 Integers, enums and pointers of 2, 4 or 8 bytes are read and written by one native
@@ -121,6 +122,11 @@ class Variable:
             whole[self.offset : end] = data
             self.map.raw[bytes(4)] = bytes(whole)
             return
+        if memory.readonly:
+            memory.release()
+            raise AttributeError(
+                f"{self.name!r} is in {self.section}, whose map is frozen or read-only"
+            )
         with memory, memory[self.offset : end] as part:
             if self._code is None:
                 part[:] = data

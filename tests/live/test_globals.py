@@ -55,6 +55,17 @@ def test_constants_cannot_be_changed_after_loading(events: pybpf.Object) -> None
     assert events.globals.step == -1
 
 
+def test_variables_of_a_frozen_map(events: pybpf.Object) -> None:
+    """They can be read. An assignment says why it is refused."""
+    events.load()
+    events.globals.seq = 4
+    events.maps[".bss"].freeze()
+    for name, value in (("seq", 5), ("table", [1, 2, 3, 4])):
+        with pytest.raises(AttributeError, match=rf"'{name}' is in \.bss, whose map is frozen"):
+            setattr(events.globals, name, value)
+    assert events.globals.seq == 4
+
+
 def test_variables_are_live(events: pybpf.Object) -> None:
     """Assignments are seen by the next run and the program's stores by the next read."""
     names = events.globals
