@@ -99,7 +99,8 @@ class Attaching:
             if ways and error.errno == errno.EINVAL and self.attaches not in ways:
                 way = table.WAYS.get(self.attaches, table.Way())
                 if way.hint and not error.hint:
-                    error.hint = f"a program of section {self.section!r}: {way.hint}"
+                    kind = f"section {self.section!r}" if self.section else "this type"
+                    error.hint = f"a program of {kind}: {way.hint}"
             if who not in error.context and not isinstance(error, StateError):
                 error.add_context(who)
             raise

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from .._uapi.enums import ProgType
     from ..kernel.host import Facts
     from ..multi.link import MultiLink
     from .usdt import UsdtLink
@@ -40,6 +41,7 @@ __all__ = [
     "Request",
     "attach_to_fd",
     "descriptor",
+    "is_of_type",
     "near",
     "need",
 ]
@@ -418,6 +420,18 @@ def _beside(path: str, *, only_folders: bool) -> str:
         return near_ones or f"{folder!r} is empty"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"{folder!r} has: {', '.join(names[:_LISTED])}{more}"
+
+
+def is_of_type(program: HasFd, *types: ProgType) -> bool:
+    """Tell whether a program is of one of these types. True if the kernel does not say.
+
+    EINVAL means a program of a wrong type or a kernel without that kind of attachment. This
+    tells which.
+    """
+    try:
+        return sys_bpf.prog_info(program).type in types
+    except BpfError:
+        return True
 
 
 def attach_to_fd(

@@ -11,6 +11,7 @@ that made it removes it again, unless it has other filters by then.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,9 +46,8 @@ def _netlink(what: str) -> Iterator[Any]:
         with IPRoute() as route:
             yield route
     except NetlinkError as error:
-        raise BpfError(
-            abs(error.code), what, str(error.args[1]) if error.args[1:] else ""
-        ) from None
+        number, said = abs(error.code), str(error.args[1]) if error.args[1:] else ""
+        raise BpfError(number, what, said if said != os.strerror(number) else "") from None
 
 
 def attach_tc(

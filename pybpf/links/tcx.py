@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 
 from .._sys import link as sys_link
-from .._uapi.enums import AttachType
+from .._uapi.enums import AttachType, ProgType
 from ..errors import BpfError, UnsupportedFeature
 from .anchor import anchor
-from .link import HasFd, Link
+from .link import HasFd, Link, is_of_type
 from .xdp import interface_index
 
 __all__ = ["NETKIT_SIDES", "TCX_DIRECTIONS", "attach_netkit", "attach_tcx"]
@@ -88,7 +88,8 @@ def _attach(
             program.fileno(), index, choices[choice], flags=place.flags, relative=place.relative
         )
     except BpfError as error:
-        if error.errno == errno.EINVAL and kind == "tcx" and not place.flags:
+        old = error.errno == errno.EINVAL and kind == "tcx" and not place.flags
+        if old and is_of_type(program, ProgType.BPF_PROG_TYPE_SCHED_CLS):
             raise UnsupportedFeature(
                 "tcx links", "6.6", "attach_tc() works on older kernels"
             ) from error

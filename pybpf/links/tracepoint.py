@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 
 from .._sys import link as sys_link
 from .._sys import perf
+from .._uapi.enums import ProgType
 from ..errors import BpfError, UnsupportedFeature
 from ..kernel.lookup import raw_tracepoint_names
-from .link import HasFd, Link, Request, near, need
+from .link import HasFd, Link, Request, is_of_type, near, need
 from .perf_event import attach_perf_event
 
 __all__ = [
@@ -18,6 +19,13 @@ __all__ = [
     "by_section",
     "raw_by_section",
 ]
+
+
+_RAW = (
+    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT,
+    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,
+    ProgType.BPF_PROG_TYPE_TRACING,
+)
 
 
 def attach_raw_tracepoint(
@@ -35,7 +43,8 @@ def attach_raw_tracepoint(
     try:
         fd = sys_link.raw_tracepoint_open(program.fileno(), name, cookie=cookie)
     except BpfError as error:
-        if cookie and error.errno in (errno.EINVAL, errno.E2BIG):
+        old = cookie and error.errno in (errno.EINVAL, errno.E2BIG)
+        if old and is_of_type(program, *_RAW):
             raise UnsupportedFeature("a cookie on a raw tracepoint", "6.10") from error
         if error.errno == errno.ENOENT:
             error.hint = near(name, names) or error.hint

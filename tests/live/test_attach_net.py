@@ -196,6 +196,19 @@ def ping(interface: str) -> None:
         raw.send(bytes(12) + b"\x88\xb5" + bytes(50))
 
 
+def test_a_program_of_another_type(obj: pybpf.Object) -> None:
+    """EINVAL is the program's fault, and not taken for a kernel that is too old."""
+    program = obj.programs["keep_one"]
+    for attach in (
+        lambda: program.attach_tcx("lo", "ingress"),
+        lambda: program.attach_raw_tp("sys_enter", cookie=1),
+        lambda: program.attach_tc("lo", "ingress"),
+    ):
+        with pytest.raises(BpfError, match=r"EINVAL.*call attach_socket\(") as caught:
+            attach()
+        assert not isinstance(caught.value, UnsupportedFeature)
+
+
 def test_wrong_devices_and_directions(obj: pybpf.Object) -> None:
     """One error each, naming the program where the kernel is asked."""
 
