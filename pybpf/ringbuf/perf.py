@@ -332,5 +332,6 @@ class PerfBuffer:
 
         :param timeout: stop after this many seconds without a record; None never stops
         :param max_records: most records per list
+        :raises StateError: it is closed, also while a task waits in ``async for``
         """
         return Batches(self, timeout, max_records)
