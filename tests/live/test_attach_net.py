@@ -196,17 +196,20 @@ def ping(interface: str) -> None:
         raw.send(bytes(12) + b"\x88\xb5" + bytes(50))
 
 
-def test_a_program_of_another_type(obj: pybpf.Object) -> None:
+@pytest.mark.parametrize("how", ["tcx", "raw_tp", "tc"])
+def test_a_program_of_another_type(obj: pybpf.Object, how: str) -> None:
     """EINVAL is the program's fault, and not taken for a kernel that is too old."""
     program = obj.programs["keep_one"]
-    for attach in (
-        lambda: program.attach_tcx("lo", "ingress"),
-        lambda: program.attach_raw_tp("sys_enter", cookie=1),
-        lambda: program.attach_tc("lo", "ingress"),
-    ):
-        with pytest.raises(BpfError, match=r"EINVAL.*call attach_socket\(") as caught:
-            attach()
-        assert not isinstance(caught.value, UnsupportedFeature)
+    with pytest.raises(BpfError) as caught:
+        if how == "raw_tp":
+            program.attach_raw_tp("sys_enter", cookie=1)
+        else:
+            getattr(program, f"attach_{how}")("lo", "ingress")
+    if "no clsact" in str(caught.value):
+        pytest.skip(str(caught.value))
+    assert caught.value.errno == errno.EINVAL
+    assert "call attach_socket(" in caught.value.hint
+    assert not isinstance(caught.value, UnsupportedFeature)
 
 
 def test_wrong_devices_and_directions(obj: pybpf.Object) -> None:
