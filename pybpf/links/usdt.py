@@ -212,7 +212,7 @@ def _places(elf: ElfFile, path: str, provider: str, name: str) -> list[_Place]:
         names = dict.fromkeys(f"{one.provider}:{one.name}" for one in known)
         hint = near(f"{provider}:{name}", names) or _listed(list(names))
         raise BpfError(errno.ENOENT, f"probe {provider}:{name} of {path!r}", hint)
-    places = []
+    places: dict[int, _Place] = {}
     for one in found:
         offset = elf.file_offset(one.address)
         semaphore = elf.file_offset(one.semaphore) if one.semaphore else 0
@@ -223,8 +223,9 @@ def _places(elf: ElfFile, path: str, provider: str, name: str) -> list[_Place]:
                 file=path,
                 section=".note.stapsdt",
             )
-        places.append(_Place(offset, semaphore, one))
-    return places
+        # Functions that a linker merged have a note each, for one place. It is hit once.
+        places.setdefault(offset, _Place(offset, semaphore, one))
+    return list(places.values())
 
 
 def _listed(names: list[str]) -> str:

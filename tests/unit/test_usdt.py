@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybpf._sys.fd import Fd
 from pybpf.elf import ElfFile
 from pybpf.errors import ObjectFormatError
+from pybpf.links import Link
+from pybpf.links import usdt as usdt_links
+from pybpf.links.usdt import UsdtSpecs
 from pybpf.usdt import (
     ARG_CONST,
     ARG_REG,
@@ -154,6 +159,24 @@ def test_notes() -> None:
     ]
     assert elf.machine == EM_X86_64
     assert probes(ElfFile(ElfWriter(machine=X86).build(), any_machine=True)) == []
+
+
+def test_functions_that_a_linker_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two notes for one place make one link. Both links would run the program at each hit."""
+    made: list[int] = []
+
+    def attach(program: object, path: str, offset: int, **more: object) -> Link:
+        made.append(offset)
+        return Link(Fd(os.open(os.devnull, os.O_RDONLY)), "uprobe")
+
+    notes = note("a", "b", "", 0x1000, 0) + note("a", "b", "", 0x1000, 0)
+    elf = elf_with(notes + note("a", "b", "", 0x1010, 0))
+    monkeypatch.setattr(usdt_links, "open_elf", lambda path: elf)
+    monkeypatch.setattr(usdt_links, "attach_uprobe", attach)
+    monkeypatch.setattr(ElfFile, "file_offset", lambda self, address: address)
+    program = Fd(os.open(os.devnull, os.O_RDONLY))
+    with program, usdt_links.attach_usdt(program, UsdtSpecs({}), "/lib.so", "a", "b") as link:
+        assert made == [0x1000, 0x1010] and len(link) == 2
 
 
 def test_malformed_notes() -> None:
