@@ -39,6 +39,7 @@ from .maps import Map
 from .names import ByName
 from .obj.externs import kconfig_values
 from .obj.linker import FUNC_INFO_SIZE, LINE_INFO_SIZE, LinkedProgram, Linker, LinkTarget
+from .wording import object_name
 
 # What few objects have, struct_ops and options of the kernel, is imported where it is used: 3 ms.
 TYPE_CHECKING = False
@@ -578,7 +579,7 @@ class Binding:
                 program.type,
                 program.insns,
                 license=self.spec.license,
-                name=program.name,
+                name=object_name(program.name),
                 expected_attach_type=program.attach_type,
                 prog_flags=program.flags,
                 kern_version=self.spec.version,

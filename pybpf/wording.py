@@ -1,4 +1,4 @@
-"""Wording shared by messages."""
+"""Wording shared by messages, and names that the kernel takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import re
     from enum import IntEnum
 
-__all__ = ["many", "plain", "uapi_word"]
+__all__ = ["many", "object_name", "plain", "uapi_word"]
 
 
 def many(count: int, one: str, more: str = "") -> str:
@@ -16,6 +16,15 @@ def many(count: int, one: str, more: str = "") -> str:
     :param more: the plural, if it is not the noun with an s
     """
     return f"{count} {one if count == 1 else more or one + 's'}"
+
+
+def object_name(name: str) -> str:
+    """Turn a name into one that the kernel takes for a program or map.
+
+    It has 15 characters: letters, digits, "_" and ".". Others become "_".
+    Source: bpf_obj_name_cpy(), kernel/bpf/syscall.c.
+    """
+    return "".join(c if c in "_." or (c.isascii() and c.isalnum()) else "_" for c in name[:15])
 
 
 def plain(text: str, *, lines: bool = False) -> str:

@@ -24,7 +24,7 @@ from .._uapi.enums import MapFlag, MapType
 from ..errors import BpfError, StateError
 from ..obj.mapdefs import ring_size
 from ..obj.maptypes import ADDED_FLAGS, LRUS, NO_BTF, NO_KEYS, OUTER, RINGS
-from ..wording import many, uapi_word
+from ..wording import many, object_name, uapi_word
 from .entries import Entries
 from .fields import BytesField, NoKeyField
 from .kinds import key_field, value_field
@@ -230,7 +230,7 @@ class Map(Entries):
             inner = pattern = self.new_inner(btf_fd=btf_fd)
         try:
             fd = self._create(
-                _kernel_name(self.name if name is None else name),
+                object_name(self.name if name is None else name),
                 btf_fd if self.type not in NO_BTF else 0,
                 inner,
                 btf_vmlinux_value_type_id,
@@ -618,7 +618,3 @@ def _dup(number: int) -> Fd:
         return Fd(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3), "map")
     except OSError as err:
         raise BpfError(err.errno or errno.EBADF, "dup of a map's fd") from None
-
-
-def _kernel_name(name: str) -> str:
-    return "".join(c if c in "_." or (c.isascii() and c.isalnum()) else "_" for c in name[:15])

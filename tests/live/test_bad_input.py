@@ -249,3 +249,14 @@ def test_the_source_of_a_rejected_program() -> None:
     ):
         obj.programs["callbacks"].load()
     assert caught.value.source == "obj_subprogs.bpf.c:67"
+
+
+def test_a_name_that_the_kernel_does_not_allow() -> None:
+    """clang allows ``$`` in names. The kernel's name of the program has "_" there, as for maps."""
+    data = (DATA / "map_events.bpf.o").read_bytes().replace(b"\0offer\0", b"\0of$er\0")
+    with pybpf.open(data) as obj:
+        obj.load()
+        program = obj.programs["of$er"]
+        assert program.info().name == "of_er"
+        program.test_run(bytes(64))
+        assert obj.globals.seq == 1
