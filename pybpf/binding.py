@@ -417,7 +417,7 @@ class Binding:
 
     def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
         kernel_name = bpf_map.spec.kernel_name(self.spec.object_name)
-        if bpf_map.spec.pinning != _PIN_BY_NAME:
+        if bpf_map.spec.pinning != _PIN_BY_NAME and not bpf_map.pin_path:
             bpf_map.create(name=kernel_name, btf_fd=btf_fd)
             return
         path = self._pin_path(bpf_map)
@@ -454,6 +454,7 @@ class Binding:
                     "remove it, or set another pin_root",
                 )
             bpf_map.reuse_fd(pinned)
+        bpf_map.pin_path = path
         return True
 
     # -- code

@@ -84,7 +84,8 @@ class Map(Entries):
             self.initial = bytearray(spec.value_size if spec.initial is None else spec.initial)
         elif spec.data_section:
             self.initial = bytearray(spec.initial or b"")
-        #: Path where it is pinned, or None.
+        #: Path where it is pinned, or None. If it is assigned before loading, the map that is
+        #: pinned there is used; if there is none, the new map is pinned there.
         self.pin_path: str | None = None
         #: errno if the kernel refused the map's BTF types, 0 if it accepted them.
         self.btf_refused = 0

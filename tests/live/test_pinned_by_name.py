@@ -69,6 +69,21 @@ def test_a_failed_load_leaves_what_was_prepared_before(obj: pybpf.Object, bpffs:
     assert (bpffs / "by_type").exists()
 
 
+def test_a_path_that_the_caller_gives(obj: pybpf.Object, bpffs: Path) -> None:
+    """Any map is pinned at a path that is set before loading, and the next load finds it there."""
+    path = bpffs / "given"
+    obj.maps["by_both"].pin_path = str(path)
+    obj.load()
+    with opened(bpffs) as again, pybpf.Map.from_pinned(path) as kept:
+        assert kept.info().id == obj.maps["by_both"].info().id
+        again.maps["by_both"].pin_path = str(path)
+        again.load()
+        assert again.maps["by_both"].info().id == kept.info().id
+        assert again.maps["by_type"].pin_path == str(bpffs / "by_type")
+        again.maps["by_both"].unpin()
+    assert not path.exists()
+
+
 def test_two_loads_at_once_share_the_map(
     obj: pybpf.Object, bpffs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
