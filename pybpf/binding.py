@@ -439,7 +439,7 @@ class Binding:
     def _take_pinned(self, bpf_map: Map, path: str) -> bool:
         """Reuse the map that is pinned at `path`. Return False if there is none."""
         try:
-            pinned = sys_bpf.obj_get(path)
+            pinned = sys_bpf.obj_get(path, "map")
         except BpfError as error:
             if error.errno != errno.ENOENT:
                 raise

@@ -151,15 +151,7 @@ class Program(Attaching):
 
         :raises BpfError: ENOENT if nothing is pinned there, EINVAL if it is not a program
         """
-        name = os.fspath(path)
-        fd = sys_bpf.obj_get(name)
-        try:
-            return cls._standing(fd)
-        except BpfError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            what = f"opening {name!r}"
-            raise BpfError(errno.EINVAL, what, "it is not a pinned program") from error
+        return cls._standing(sys_bpf.obj_get(os.fspath(path), "prog"))
 
     @classmethod
     def _standing(cls, fd: Fd) -> Program:

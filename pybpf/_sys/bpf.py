@@ -32,7 +32,7 @@ from .door import (
     tail,
     try_bpf,
 )
-from .fd import Fd
+from .fd import NOUNS, Fd, kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,12 +206,20 @@ def obj_pin(fd: int | HasFileno, path: str) -> None:
     _obj(Cmd.BPF_OBJ_PIN, path, fileno(fd), 0)
 
 
-def obj_get(path: str, *, file_flags: int = 0) -> Fd:
+def obj_get(path: str, kind: str = "", *, file_flags: int = 0) -> Fd:
     """Call BPF_OBJ_GET: open a pinned object.
 
+    :param kind: ``prog``, ``map`` or ``link``, "" for any
     :param file_flags: BPF_F_RDONLY or BPF_F_WRONLY for a map
+    :raises BpfError: EINVAL if it is of another kind
     """
-    return Fd(_obj(Cmd.BPF_OBJ_GET, path, 0, file_flags), f"pinned {path}")
+    fd = Fd(_obj(Cmd.BPF_OBJ_GET, path, 0, file_flags), f"pinned {path}")
+    seen = kind_of(fd.fileno()) if kind else ""
+    if seen not in ("", kind):
+        fd.close()
+        hint = f"it is not a pinned {NOUNS[kind]} but a {NOUNS[seen]}"
+        raise BpfError(EINVAL, f"opening {path!r}", hint)
+    return fd
 
 
 def _obj(cmd: Cmd, path: str, fd: int, flags: int) -> int:
@@ -230,7 +238,6 @@ _NEXT = {
     "btf": Cmd.BPF_BTF_GET_NEXT_ID,
     "link": Cmd.BPF_LINK_GET_NEXT_ID,
 }
-_NOUNS = {"prog": "program", "map": "map", "btf": "BTF object", "link": "link"}
 _BY_ID = {
     "prog": Cmd.BPF_PROG_GET_FD_BY_ID,
     "map": Cmd.BPF_MAP_GET_FD_BY_ID,
@@ -278,7 +285,7 @@ def get_fd_by_id(kind: str, id: int) -> Fd:
         number = bpf(cmd, s.GetId(start_id=id), doing=f"{cmd.name} {id}")
     except BpfError as refusal:
         if refusal.errno == ENOENT:
-            refusal.hint = f"no {_NOUNS[kind]} has this id, or it is gone"
+            refusal.hint = f"no {NOUNS[kind]} has this id, or it is gone"
         raise
     return Fd(number, f"{kind} id {id}")
 

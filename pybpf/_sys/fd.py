@@ -13,7 +13,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Fd", "make_room", "set_tracer"]
+__all__ = ["INODES", "NOUNS", "Fd", "kind_of", "make_room", "set_tracer"]
+
+#: Kinds of BPF objects, as the kernel's commands call them, and the words for people.
+NOUNS = {"prog": "program", "map": "map", "btf": "BTF object", "link": "link"}
+#: What /proc/PID/fd shows of each. A link has two forms: the first in the process that made it,
+#: the other after it was opened again, from a pin or by its id (kernel/bpf/syscall.c).
+INODES = {
+    "anon_inode:bpf_link": "link",
+    "anon_inode:bpf-link": "link",
+    "anon_inode:bpf-prog": "prog",
+    "anon_inode:bpf-map": "map",
+    "anon_inode:btf": "btf",
+}
 
 _STANDARD = 2  # the last number of standard input, output and errors
 _SPARE = 64  # descriptors left for other files of the process
@@ -33,6 +45,17 @@ def set_tracer(
     global _tracer
     former, _tracer = _tracer, tracer
     return former
+
+
+def kind_of(fd: int) -> str:
+    """Say which kind of BPF object a descriptor is of: a key of `NOUNS`.
+
+    :returns: "" if it is of none, or /proc does not show it
+    """
+    try:
+        return INODES.get(os.readlink(f"/proc/self/fd/{fd}"), "")
+    except OSError:
+        return ""
 
 
 class Fd:

@@ -11,7 +11,6 @@ So pointers that it may not know are tried first and then left out (E2BIG).
 from __future__ import annotations
 
 import ctypes
-import os
 from array import array
 from collections.abc import Callable
 from errno import E2BIG, EINVAL, ENOSPC
@@ -24,6 +23,7 @@ from ..dataclass import dataclass, field
 from ..errors import BpfError
 from ..namedtuple import NamedTuple
 from .door import address, error, fileno, try_bpf
+from .fd import NOUNS, kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,25 +214,13 @@ def _get(fd: int, info: ctypes.Structure) -> int:
     )
 
 
-# What /proc/self/fd shows for each kind.
-_INODES = {
-    "program": "anon_inode:bpf-prog",
-    "map": "anon_inode:bpf-map",
-    "link": "anon_inode:bpf_link",
-    "BTF object": "anon_inode:btf",
-}
-
-
-def _check(fd: int, what: str) -> int:
+def _check(fd: int, kind: str) -> int:
     # The command answers for any kind of object, in that kind's structure. With the descriptor of
     # a map in place of a program's, the fields would be nonsense.
-    try:
-        inode = os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return fd  # no /proc, or a bad descriptor; the kernel will report that
-    if inode in _INODES.values() and inode != _INODES[what]:
-        doing = f"BPF_OBJ_GET_INFO_BY_FD of a {what}"
-        raise BpfError(EINVAL, doing, f"the descriptor is {inode.removeprefix('anon_inode:')}")
+    seen = kind_of(fd)
+    if seen not in ("", kind):  # "": no /proc, or no BPF object; the kernel will report that
+        doing = f"BPF_OBJ_GET_INFO_BY_FD of a {NOUNS[kind]}"
+        raise BpfError(EINVAL, doing, f"the descriptor is that of a {NOUNS[seen]}")
     return fd
 
 
@@ -263,7 +251,7 @@ def prog_info(fd: int | HasFileno, *, jited: bool = False, xlated: bool = False)
     :param xlated: fetch the verified instructions, too
     :raises BpfError: EINVAL if `fd` is not a program
     """
-    number = _check(fileno(fd), "program")
+    number = _check(fileno(fd), "prog")
     ids, functions, image, insns = 32, 16, 0, 0
     while True:
         info = s.ProgInfo()
@@ -343,7 +331,7 @@ def btf_info(fd: int | HasFileno, *, data: bool = False) -> BtfInfo:
     :param data: fetch the BTF, too
     :raises BpfError: EINVAL if `fd` is not a BTF object
     """
-    number = _check(fileno(fd), "BTF object")
+    number = _check(fileno(fd), "btf")
     name, blob = bytearray(128), bytearray()
     while True:
         info = s.BtfInfo(

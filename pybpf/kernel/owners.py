@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from .._sys import bpf as sys_bpf
+from .._sys import fd as sys_fd
 from .._sys.files import parse_mounts, required
 from ..dataclass import dataclass, field
 from ..digits import decimal
@@ -32,15 +33,6 @@ __all__ = ["KINDS", "Held", "Owner", "Owners", "Pin", "Process", "collect", "par
 
 #: Kinds of objects, by the words of `pybpf._sys.bpf.walk`.
 KINDS = ("link", "prog", "map", "btf")
-# What /proc/PID/fd shows of each. A link has two forms: the first in the process that made it,
-# the other after it was opened again, from a pin or by its id.
-_INODES = {
-    "anon_inode:bpf_link": "link",
-    "anon_inode:bpf-link": "link",
-    "anon_inode:bpf-prog": "prog",
-    "anon_inode:bpf-map": "map",
-    "anon_inode:btf": "btf",
-}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -168,7 +160,7 @@ def collect(
         owner = Owner(process.pid, process.name)
         try:
             for number, target in process.fds():
-                kind = _INODES.get(target)
+                kind = sys_fd.INODES.get(target)
                 if kind is None or kind not in kinds:
                     continue
                 with suppress(FileNotFoundError):  # closed meanwhile
@@ -239,8 +231,8 @@ def _pins(kinds: Collection[str]) -> Iterator[Pin]:
 def _pinned(path: str, kinds: Collection[str]) -> Pin | None:
     try:
         with sys_bpf.obj_get(path) as fd:
-            kind = _INODES.get(os.readlink(f"/proc/self/fd/{fd.fileno()}"))
-            if kind is not None and kind in kinds:
+            kind = sys_fd.kind_of(fd.fileno())
+            if kind in kinds:
                 return Pin(path, _ID[kind](fd), kind)
     except (BpfError, OSError):
         pass  # a plain file, gone meanwhile, or we may not open it

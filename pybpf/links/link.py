@@ -89,14 +89,7 @@ class Link:
         :raises BpfError: ENOENT if nothing is pinned there, EINVAL if it is not a link
         """
         name = os.fspath(path)
-        fd = sys_bpf.obj_get(name)
-        try:
-            sys_bpf.link_info(fd)
-        except BpfError as error:
-            fd.close()
-            if error.errno != errno.EINVAL:
-                raise
-            raise BpfError(errno.EINVAL, f"opening {name!r}", "it is not a pinned link") from error
+        fd = sys_bpf.obj_get(name, "link")
         link = cls(fd, f"link pinned at {name}")
         link._pins.append(name)
         return link

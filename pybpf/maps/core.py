@@ -199,7 +199,7 @@ class Map(Entries):
         :param btf: as in `from_fd`
         :raises BpfError: ENOENT if nothing is pinned there, EINVAL if it is not a map
         """
-        with bpf.obj_get(os.fspath(path)) as fd:
+        with bpf.obj_get(os.fspath(path), "map") as fd:
             made = cls.from_fd(fd, btf=btf)
         made.pin_path = os.fspath(path)
         return made

@@ -123,14 +123,6 @@ def test_a_pinned_xdp_link(obj: pybpf.Object, bpffs: Path) -> None:
     Network(body)
 
 
-def test_from_pinned_refuses_a_map(obj: pybpf.Object, bpffs: Path) -> None:
-    """A file that is not a link is refused."""
-    obj.maps["runs"].pin(str(bpffs / "map"))
-    with pytest.raises(BpfError, match="not a pinned link"):
-        pybpf.Link.from_pinned(bpffs / "map")
-    (bpffs / "map").unlink()
-
-
 def test_sk_lookup_of_a_network_namespace(obj: pybpf.Object) -> None:
     """It runs for each packet whose socket is looked up there, and no longer after detach()."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -109,17 +110,45 @@ def test_run_statistics(obj: pybpf.Object) -> None:
 
 
 def test_pinned_program(obj: pybpf.Object, bpffs: Path) -> None:
-    """It is opened by its path, which its owners name; a map there is refused."""
+    """It is opened by its path, which its owners name."""
     obj.programs["on_xdp"].pin(bpffs / "prog")
-    obj.maps["runs"].pin(bpffs / "map")
     with pybpf.Program.from_pinned(bpffs / "prog") as program:
         assert program.info().id == obj.programs["on_xdp"].info().id
-    with pytest.raises(BpfError, match="not a pinned program"):
-        pybpf.Program.from_pinned(bpffs / "map")
     (info,) = [one for one in kernel.programs() if one.id == obj.programs["on_xdp"].info().id]
     assert str(bpffs / "prog") in info.owners.pins
-    for name in ("prog", "map"):
-        (bpffs / name).unlink()
+    (bpffs / "prog").unlink()
+
+
+WORDS = {"prog": "program", "map": "map", "link": "link"}
+
+
+@pytest.mark.parametrize("wanted", WORDS)
+@pytest.mark.parametrize("pinned", WORDS)
+def test_a_pin_of_another_kind(obj: pybpf.Object, bpffs: Path, pinned: str, wanted: str) -> None:
+    """What is opened as another kind than it is gives an error that says what it is."""
+    path = bpffs / pinned
+    opener = {"prog": pybpf.Program, "map": pybpf.Map, "link": pybpf.Link}[wanted].from_pinned
+    with obj.programs["on_symbol"].attach() as link:
+        assert isinstance(link, pybpf.Link)
+        {"prog": obj.programs["on_xdp"], "map": obj.maps["runs"], "link": link}[pinned].pin(path)
+        if wanted == pinned:
+            opener(path).close()
+        else:
+            text = f"it is not a pinned {WORDS[wanted]} but a {WORDS[pinned]}"
+            with pytest.raises(BpfError, match=text) as caught:
+                opener(path)
+            assert caught.value.errno == errno.EINVAL and str(path) in str(caught.value)
+        path.unlink()
+
+
+def test_a_link_opened_again_is_no_map(obj: pybpf.Object) -> None:
+    """Its descriptor has another name in /proc than that of the link when it was made."""
+    with obj.programs["on_symbol"].attach() as link:
+        assert isinstance(link, pybpf.Link)
+        with pybpf.Link.from_id(link.id) as again:
+            for one in (link, again):
+                with pytest.raises(BpfError, match="the descriptor is that of a link"):
+                    pybpf.Map.from_fd(one.fileno())
 
 
 @pytest.mark.parametrize("kind", ["programs", "maps", "links", "btf"])

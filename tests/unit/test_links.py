@@ -137,18 +137,6 @@ def test_a_set_detaches_last_first_and_stays_readable(monkeypatch: pytest.Monkey
     assert not links
 
 
-def test_from_pinned_wants_a_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A pinned map or program is told apart, and its descriptor closed."""
-
-    def refuse(fd: Fd) -> None:
-        raise BpfError(errno.EINVAL, "BPF_OBJ_GET_INFO_BY_FD")
-
-    monkeypatch.setattr(sys_bpf, "obj_get", lambda path: null())
-    monkeypatch.setattr(sys_bpf, "link_info", refuse)
-    with pytest.raises(BpfError, match="not a pinned link"):
-        Link.from_pinned(tmp_path / "map")
-
-
 @pytest.mark.parametrize(
     ("caps", "hint"),
     [
