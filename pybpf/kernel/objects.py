@@ -161,6 +161,14 @@ class ProgramInfo:
         """Find the processes that hold a descriptor of it, and the paths where it is pinned."""
         return self._listing.owners.of("prog", self.id)
 
+    @property
+    def link_owners(self) -> Held:
+        """Find the processes that hold a link that runs it, and the paths where such are pinned.
+
+        A link keeps its program loaded, so a tracer often holds no descriptor of the program.
+        """
+        return self._listing.owners.of_links_that_run(self.id)
+
     def open(self) -> Program:
         """Open it (BPF_PROG_GET_FD_BY_ID). The caller closes it.
 
@@ -172,7 +180,7 @@ class ProgramInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return _fields(self)
+        return {**_fields(self), "link_owners": self.link_owners.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ link, ``/proc/PID/fdinfo/FD`` says which link it is (``link_id:``;
 ``bpf_link_show_fdinfo()`` in kernel/bpf/syscall.c). The same is true of programs, maps and
 BTF objects. So psutil walks the processes once, and only descriptors whose target
 is such an anonymous inode are read. An object that no process holds may be pinned, so the
-mounted bpffs of this mount namespace are walked too. A process that we may not look
+mounted bpffs of this mount namespace are walked too. A link keeps its program loaded, and
+its fdinfo names the program (``prog_id:``), so who only holds a program's link is found as well.
+A process that we may not look
 into (another user's, without CAP_SYS_PTRACE) is counted, not silently skipped.
 While there are such processes, we cannot be sure that nobody holds an object.
 """
@@ -84,11 +86,14 @@ class Owners:
     :param links: link id -> processes and pins
     :param hidden: number of processes that could not be read
     :param others: the same for other kinds (`KINDS`), by kind and id
+    :param running: who holds a link that runs a program, by the program's id; if programs were
+        requested
     """
 
     links: Mapping[int, Held] = field(default_factory=dict)
     hidden: int = 0
     others: Mapping[str, Mapping[int, Held]] = field(default_factory=dict)
+    running: Mapping[int, Held] = field(default_factory=dict)
 
     def of_link(self, link: int) -> Held:
         """Say who keeps a link: descriptors and pins."""
@@ -102,6 +107,13 @@ class Owners:
         """
         known = self.links if kind == "link" else self.others.get(kind, {})
         return known.get(number) or Held(certain=not self.hidden)
+
+    def of_links_that_run(self, program: int) -> Held:
+        """Say who keeps the links that run a program, and so the program: descriptors and pins.
+
+        :param program: its id; programs must be among the requested kinds
+        """
+        return self.running.get(program) or Held(certain=not self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +136,13 @@ class Pin:
 
     :param number: id of the object that is pinned there
     :param kind: one of `KINDS`
+    :param program: id of the program that a link runs, 0 if none
     """
 
     path: str
     number: int
     kind: str = "link"
+    program: int = 0
 
 
 def parse_fdinfo(text: str, kind: str = "link") -> int | None:
@@ -155,30 +169,47 @@ def collect(
     """
     held: dict[tuple[str, int], set[Owner]] = defaultdict(set)
     pinned: dict[tuple[str, int], list[str]] = defaultdict(list)
+    wanted = _sought(kinds)
     hidden = 0
     for process in processes:
         owner = Owner(process.pid, process.name)
         try:
             for number, target in process.fds():
                 kind = sys_fd.INODES.get(target)
-                if kind is None or kind not in kinds:
+                if kind is None or kind not in wanted:
                     continue
                 with suppress(FileNotFoundError):  # closed meanwhile
-                    found = parse_fdinfo(process.fdinfo(number), kind)
-                    if found is not None:
-                        held[kind, found].add(owner)
+                    text = process.fdinfo(number)
+                    for role, field_of in wanted[kind]:
+                        found = parse_fdinfo(text, field_of)
+                        if found is not None:
+                            held[role, found].add(owner)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except OSError:  # EPERM, or an error that may not mean "ended"
             hidden += 1
     for pin in pins:
-        pinned[pin.kind, pin.number].append(pin.path)
-    by_kind: dict[str, dict[int, Held]] = {kind: {} for kind in kinds}
+        for role, field_of in wanted.get(pin.kind, ()):
+            pinned[role, pin.number if field_of == pin.kind else pin.program].append(pin.path)
+    by_role: dict[str, dict[int, Held]] = {kind: {} for kind in kinds}
     for key in sorted({*held, *pinned}):
-        by_kind.setdefault(key[0], {})[key[1]] = Held(
+        by_role.setdefault(key[0], {})[key[1]] = Held(
             tuple(sorted(held.get(key, ()))), tuple(sorted(pinned.get(key, ()))), not hidden
         )
-    return Owners(by_kind.pop("link", {}), hidden, by_kind)
+    links, running = by_role.pop("link", {}), by_role.pop(_RUNS, {})
+    return Owners(links, hidden, by_role, running)
+
+
+# The role of a link's holder for the link's program.
+_RUNS = "runs"
+
+
+def _sought(kinds: Collection[str]) -> dict[str, list[tuple[str, str]]]:
+    # For each kind of descriptor to look at: (role of its holder, kind of the id that fdinfo has).
+    found = {kind: [(kind, kind)] for kind in kinds}
+    if "prog" in kinds:
+        found.setdefault("link", []).append((_RUNS, "prog"))
+    return found
 
 
 # ---- the running kernel -------------------------------------------------------
@@ -233,17 +264,22 @@ def _pinned(path: str, kinds: Collection[str]) -> Pin | None:
         with sys_bpf.obj_get(path) as fd:
             kind = sys_fd.kind_of(fd.fileno())
             if kind in kinds:
-                return Pin(path, _ID[kind](fd), kind)
+                return _PIN[kind](path, fd)
     except (BpfError, OSError):
         pass  # a plain file, gone meanwhile, or we may not open it
     return None
 
 
-_ID: Mapping[str, Callable[[Fd], int]] = {
-    "link": lambda fd: sys_bpf.link_info(fd, details=False).id,
-    "prog": lambda fd: sys_bpf.prog_info(fd).id,
-    "map": lambda fd: sys_bpf.map_info(fd).id,
-    "btf": lambda fd: sys_bpf.btf_info(fd).id,  # cannot be pinned today
+def _pinned_link(path: str, fd: Fd) -> Pin:
+    info = sys_bpf.link_info(fd, details=False)
+    return Pin(path, info.id, "link", info.prog_id)
+
+
+_PIN: Mapping[str, Callable[[str, Fd], Pin]] = {
+    "link": _pinned_link,
+    "prog": lambda path, fd: Pin(path, sys_bpf.prog_info(fd).id, "prog"),
+    "map": lambda path, fd: Pin(path, sys_bpf.map_info(fd).id, "map"),
+    "btf": lambda path, fd: Pin(path, sys_bpf.btf_info(fd).id, "btf"),  # cannot be pinned today
 }
 
 
@@ -254,4 +290,4 @@ def read(kinds: Collection[str] = ("link",)) -> Owners:
 
     :param kinds: which objects to look for, of `KINDS`
     """
-    return collect(_processes(), _pins(kinds), kinds)
+    return collect(_processes(), _pins(_sought(kinds)), kinds)

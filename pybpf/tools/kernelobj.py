@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
+from ..dataclass import replace
 from ..errors import BpfError
 from ..jsontext import dumps
 from ..wording import many
@@ -27,7 +28,9 @@ _STATUSES = ((0, "ok"), (1, "the kernel refused, or there is no such map"), (2, 
 LIST = About(
     "programs, maps, links or BTF objects that the kernel holds, with owners",
     """\
-Needs root. Owners are processes that hold a descriptor, and paths in a bpf file system.""",
+Needs root. Owners are processes that hold a descriptor, and paths in a bpf file system. "by link"
+are those of the links that run a program. What neither of them keeps shows "no process": the
+kernel keeps it itself, for example for a filter of traffic control.""",
     (
         Example("programs", "every loaded program"),
         Example("links --json", "every link and what it is attached to, as JSON"),
@@ -90,7 +93,16 @@ _COLUMNS = {
 def _program(info: ProgramInfo) -> Sequence[object]:
     maps = ",".join(map(str, info.maps))
     insns = info.xlated_size // 8
-    return (info.id, info.type, info.name, info.target, info.tag, insns, maps, info.owners)
+    return (info.id, info.type, info.name, info.target, info.tag, insns, maps, _keepers(info))
+
+
+def _keepers(info: ProgramInfo) -> str:
+    # A process that holds the program and a link of it is named once.
+    own, by_link = info.owners, info.link_owners
+    more = replace(by_link, owners=tuple([one for one in by_link.owners if one not in own.owners]))
+    if not more:
+        return str(own)
+    return f"{own} by link: {more}" if own else f"by link: {more}"
 
 
 def _map(info: MapInfo) -> Sequence[object]:

@@ -119,6 +119,35 @@ def test_pinned_program(obj: pybpf.Object, bpffs: Path) -> None:
     (bpffs / "prog").unlink()
 
 
+def test_a_program_that_only_its_link_keeps(obj: pybpf.Object, bpffs: Path) -> None:
+    """Once its descriptor is closed, it has no owner, but its link has: the process, or a pin."""
+
+    def found() -> tuple[Any, dict[str, Any], str]:
+        (info,) = [one for one in kernel.programs() if one.id == number]
+        (value,) = [v for v in json.loads(tool("list", "programs", "--json")) if v["id"] == number]
+        lines = tool("list", "programs").splitlines()
+        return info, value, next(line for line in lines if line.split()[0] == str(number))
+
+    program = obj.programs["on_symbol"]
+    number = program.info().id
+    with program.attach() as link:
+        assert isinstance(link, pybpf.Link)
+        info, value, line = found()
+        assert ME in holders(info.owners) and ME in holders(info.link_owners)
+        assert "by link" not in line
+        obj.close()
+        info, value, line = found()
+        assert not info.owners and ME in holders(info.link_owners)
+        assert ME in {one["pid"] for one in value["link_owners"]["processes"]}
+        assert f"by link: {info.link_owners}" in line and "no process" not in line
+        link.pin(bpffs / "link")
+    info, value, line = found()
+    assert not info.owners and info.link_owners.pins == (str(bpffs / "link"),)
+    assert value["link_owners"]["pins"] == [str(bpffs / "link")]
+    assert f"by link: pinned {bpffs / 'link'}" in line
+    (bpffs / "link").unlink()
+
+
 WORDS = {"prog": "program", "map": "map", "link": "link"}
 
 

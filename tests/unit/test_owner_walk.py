@@ -68,7 +68,7 @@ def test_holders() -> None:
 
 def test_holders_of_other_kinds() -> None:
     """Programs, maps and BTF objects too, if they are asked for; a link's fdinfo names its
-    program, which does not make its holder one of the program's."""
+    program, which does not make its holder one that holds the program itself."""
     sources = [
         process(10, [("3", "anon_inode:bpf-prog")], PROG_INFO),
         process(20, [("4", "anon_inode:bpf-map")], "pos:\t0\nmap_id:\t42\nfrozen:\t0\n"),
@@ -81,6 +81,25 @@ def test_holders_of_other_kinds() -> None:
     assert found.of("btf", 42).owners == (Owner(30, "p30"),)
     assert found.of_link(7).owners == (Owner(40, "p40"),)
     assert not collect(sources).of("prog", 42)
+
+
+def test_holders_of_links_that_run_a_program() -> None:
+    """Whoever holds a link of a program keeps the program: processes and pins, told apart from
+    those that hold the program itself."""
+    sources = [
+        process(10, [("3", "anon_inode:bpf-prog")], PROG_INFO),
+        process(40, [("6", "anon_inode:bpf_link")]),
+        process(50, [("6", "anon_inode:bpf-link")]),
+    ]
+    pins = [Pin("/sys/fs/bpf/l", 7, "link", 42), Pin("/sys/fs/bpf/p", 42, "prog")]
+    found = collect(sources, pins, ["prog"])
+    assert found.of("prog", 42) == Held((Owner(10, "p10"),), ("/sys/fs/bpf/p",))
+    by_link = Held((Owner(40, "p40"), Owner(50, "p50")), ("/sys/fs/bpf/l",))
+    assert found.of_links_that_run(42) == by_link
+    assert not found.links and not found.of_links_that_run(7)
+    alone = collect(sources, pins, ["link"])
+    assert alone.of_link(7) == by_link and not alone.running
+    assert str(collect([process(1, PermissionError(13, "no"))]).of_links_that_run(1)) == "not known"
 
 
 def test_what_cannot_be_seen_is_said() -> None:
