@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ByName", "unknown"]
+__all__ = ["ByName", "suggestion", "unknown"]
 
 T = TypeVar("T")
 
@@ -21,16 +21,25 @@ def unknown(what: str, name: object, names: Iterable[str]) -> str:
     :param what: what it would be, e.g. ``map``
     :param names: the names that exist
     """
-    from difflib import get_close_matches  # 5 ms, and only errors need it
-
     known = list(names)
-    near = get_close_matches(name, known, 3) if isinstance(name, str) else []
+    near = suggestion(what, name, known) if isinstance(name, str) else ""
     if near:
-        return f"no {what} {name!r}; is it {' or '.join(map(repr, near))}?"
+        return near
     if not known:
         return f"no {what} {name!r}; there are none"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return f"no {what} {name!r}; there are: {', '.join(known[:_LISTED])}{more}"
+
+
+def suggestion(what: str, name: str, names: Iterable[str], prefix: str = "") -> str:
+    """Say that there is no such name but near ones, "" if no name is near.
+
+    :param prefix: goes before each name without being compared: ``struct ``
+    """
+    from difflib import get_close_matches  # 5 ms, and only errors need it
+
+    near = [repr(prefix + one) for one in get_close_matches(name, list(names), 3)]
+    return f"no {what} {prefix + name!r}; is it {' or '.join(near)}?" if near else ""
 
 
 class ByName(dict[str, T]):

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from .._uapi.enums import MapType
 from ..errors import BpfError
-from ..names import unknown
+from ..names import suggestion
 from .records import (
     Decoder,
     RecordCodec,
@@ -99,16 +99,27 @@ def btf_codec(btf: Any, kind: str | int) -> Any:
         raise ValueError(f"{kind!r} is not the name of a BTF type: give {forms}")
     type_id = btf.find(name, wanted[tag.strip()])
     if type_id is None:
-        text = unknown("type", kind, _type_names(btf, wanted[tag.strip()], tag.strip()))
-        raise ValueError(f"{text} (in the object's BTF)")
+        raise ValueError(_unknown_type(btf, name, tag.strip(), wanted[tag.strip()]))
     return codec(btf, type_id)
 
 
-def _type_names(btf: Any, wanted: int | None, tag: str) -> list[str]:
-    # The names that may be given, in the form in which the wrong one was.
+def _unknown_type(btf: Any, name: str, tag: str, wanted: int | None) -> str:
+    prefix = f"{tag} " if tag else ""
+    names = _type_names(btf, wanted)
+    if text := suggestion("type", name, names, prefix):
+        return f"{text} (in the object's BTF)"
+    # The usual case with sources written for libbpf, where the loader has the struct from a header.
+    return (
+        f"no type {prefix + name!r} in the object's BTF: clang keeps a type only if a map, a "
+        f"global variable or a function has it; if the source has it, add a variable: "
+        f"const {prefix}{name} *unused_{name};"
+    )
+
+
+def _type_names(btf: Any, wanted: int | None) -> list[str]:
+    # The names that may be given, without the word struct, union or enum.
     from ..btf import BtfKind
 
     data = {BtfKind.STRUCT, BtfKind.UNION, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.TYPEDEF}
     kinds = data | {BtfKind.INT, BtfKind.FLOAT} if wanted is None else {wanted}
-    found = {one.name: None for _, one in btf.types() if one.KIND in kinds and one.name}
-    return [f"{tag} {name}" if tag else name for name in found]
+    return [*{one.name: None for _, one in btf.types() if one.KIND in kinds and one.name}]

@@ -168,6 +168,10 @@ WRONG: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         loaded(lambda obj: pybpf.RingBuffer(obj.maps["events"], "struct evnt")),
         ["no type 'struct evnt'", "'struct event'"],
     ),
+    "type that clang left out": (
+        loaded(lambda obj: pybpf.RingBuffer(obj.maps["events"], "struct record")),
+        ["no type 'struct record'", "const struct record *unused_record;"],
+    ),
     "form of a type": (
         loaded(lambda obj: pybpf.RingBuffer(obj.maps["events"], "strct event")),
         ["'strct event'", "give struct NAME"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pybpf
-from pybpf.names import ByName, unknown
+from pybpf.names import ByName, suggestion, unknown
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -38,3 +38,10 @@ def test_a_name_that_is_like_none_lists_what_there_is() -> None:
         some["zzz"]
     with pytest.raises(KeyError, match="no map 3"):
         some[3]  # type: ignore[index]
+
+
+def test_a_common_word_makes_no_name_near() -> None:
+    """What stands before every name is shown, not compared."""
+    assert suggestion("type", "event", ["pt_regs", "cpu"], "struct ") == ""
+    found = suggestion("type", "evnt", ["pt_regs", "event"], "struct ")
+    assert found == "no type 'struct evnt'; is it 'struct event'?"
