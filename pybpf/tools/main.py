@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(_help())
         return _WRONG
     first, *rest = words
+    if first == "help" and rest:
+        first, rest = rest[0], [*rest[1:], "--help"]  # as `git help TOOL`
     if first in ("-h", "--help", "help"):
         sys.stdout.write(_help())
         return 0

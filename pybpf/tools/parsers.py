@@ -58,7 +58,7 @@ class About:
         """Format examples and exit statuses for ``--help``."""
         parts = []
         if self.examples:
-            calls = [f"  {prog} {one.arguments}" for one in self.examples]
+            calls = [f"  {prog} {one.arguments}".rstrip() for one in self.examples]
             lines = [
                 f"{call}\n      {one.what}" for call, one in zip(calls, self.examples, strict=True)
             ]

@@ -45,6 +45,20 @@ def test_as_a_module() -> None:
     assert run("retsnoop").returncode == 2
 
 
+def test_help_of_a_tool(capsys: pytest.CaptureFixture[str]) -> None:
+    """`help TOOL` and `help TOOL COMMAND` are `TOOL [COMMAND] --help`; alone, all tools."""
+    for words in (["obj"], ["obj", "dump-map"], ["nothing"]):
+        answers = []
+        for line in ([*words, "--help"], ["help", *words]):
+            try:
+                status = main(line)
+            except SystemExit as end:
+                status = int(str(end.code))
+            answers.append((status, *capsys.readouterr()))
+        assert answers[0] == answers[1] and answers[0][0] == (2 if words == ["nothing"] else 0)
+    assert main(["help"]) == 0 and "retsnoop" in capsys.readouterr().out
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     """Every tool with its summary; the version is the package's."""
     assert main(["--help"]) == 0

@@ -125,7 +125,7 @@ def test_presets_need_no_entry_glob() -> None:
         ("-e f -S2", "y or n"),
         ("-e f -M -K", "exclude"),
         ("-e f -F -K", "exclude"),
-        ("-c nope", "no preset"),
+        ("-c nope", "no case"),
         ("-e f -C x", "GROUP.KEY=VALUE"),
         ("-e f -C a.b=1", "no setting"),
         ("-e f -C bpf.ringbuf-size=0", "bpf.ringbuf-size"),

@@ -196,7 +196,7 @@ def _probes(state: _State, value: str) -> None:
 def _preset(state: _State, value: str) -> None:
     preset = PRESETS.get(value)
     if preset is None:
-        raise UsageError(f"no preset {value!r}; there are: {', '.join(sorted(PRESETS))}")
+        raise UsageError(f"no case {value!r}; there are: {', '.join(sorted(PRESETS))}")
     state.options.soft_entry += preset.entry
     state.options.allow += preset.allow
     state.options.deny += preset.deny
@@ -385,7 +385,7 @@ _GROUPS: tuple[tuple[str, tuple[_Option, ...]], ...] = (
                 "c",
                 "case",
                 _R,
-                "NAME",
+                "CASE",
                 f"ready-made set of functions: {', '.join(sorted(PRESETS))}",
                 _preset,
             ),
@@ -723,7 +723,7 @@ def parse(arguments: Sequence[str], read_file: Callable[[str], str] = _read_file
     if options.help or options.version:
         return options
     if not (options.entry or options.soft_entry or options.why):
-        raise UsageError("no entry functions: give at least one -e GLOB (or -c PRESET)")
+        raise UsageError("no entry functions: give at least one -e GLOB (or -c CASE)")
     return options
 
 
