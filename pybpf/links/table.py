@@ -33,11 +33,13 @@ class Way:
         says; the module is imported when a program is attached so
     :param call: the method that attaches such a program, with its arguments
     :param instead: what to do where nothing attaches such a program
+    :param form: what a section has after its slash, if `attach` reads it
     """
 
     attach: str = ""
     call: str = ""
     instead: str = ""
+    form: str = "TARGET"
 
     @property
     def hint(self) -> str:
@@ -53,23 +55,33 @@ class Way:
 #: Every word of `pybpf.obj.sections.SectionDef.how`.
 WAYS: Mapping[str, Way] = {
     # Kernel functions.
-    "tracing": Way(".tracing:by_section", "attach_tracing() after setting .attach_to"),
-    "lsm": Way(".tracing:by_section", "attach_tracing() after setting .attach_to"),
-    "tracing_multi": Way(".tracing:multi_by_section", "attach_multi(functions)"),
-    "kprobe": Way(".kprobe:by_section", "attach_kprobe(function)"),
-    "ksyscall": Way(".kprobe:syscall_by_section", "attach_kprobe(function)"),
-    "kprobe_multi": Way(".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...])"),
+    "tracing": Way(".tracing:by_section", "attach_tracing() after setting .attach_to", form="NAME"),
+    "lsm": Way(".tracing:by_section", "attach_tracing() after setting .attach_to", form="HOOK"),
+    "tracing_multi": Way(".tracing:multi_by_section", "attach_multi(functions)", form="GLOB"),
+    "kprobe": Way(".kprobe:by_section", "attach_kprobe(function)", form="FUNCTION"),
+    "ksyscall": Way(".kprobe:syscall_by_section", "attach_kprobe(function)", form="NAME"),
+    "kprobe_multi": Way(".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...])", form="GLOB"),
     "kprobe_session": Way(
-        ".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...], session=True)"
+        ".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...], session=True)", form="GLOB"
     ),
     # Tracepoints and iterators.
-    "tracepoint": Way(".tracepoint:by_section", "attach_tracepoint(category, name)"),
-    "raw_tracepoint": Way(".tracepoint:raw_by_section", "attach_raw_tp(name)"),
-    "iter": Way(".iter:by_section", "attach_iter(map=..., cgroup=..., pid=...)"),
+    "tracepoint": Way(
+        ".tracepoint:by_section", "attach_tracepoint(category, name)", form="CATEGORY/NAME"
+    ),
+    "raw_tracepoint": Way(".tracepoint:raw_by_section", "attach_raw_tp(name)", form="NAME"),
+    "iter": Way(".iter:by_section", "attach_iter(map=..., cgroup=..., pid=...)", form="KIND"),
     # User space.
-    "uprobe": Way(".uprobe:by_section", "attach_uprobe(binary, symbol_or_offset)"),
-    "uprobe_multi": Way(".uprobe:multi_by_section", "attach_uprobe_multi(binary, glob_or_symbols)"),
-    "usdt": Way(".usdt:by_section", "attach_usdt(binary, provider, name)"),
+    "uprobe": Way(
+        ".uprobe:by_section", "attach_uprobe(binary, symbol_or_offset)", form="BINARY:FUNCTION"
+    ),
+    "uprobe_multi": Way(
+        ".uprobe:multi_by_section",
+        "attach_uprobe_multi(binary, glob_or_symbols)",
+        form="BINARY:GLOB",
+    ),
+    "usdt": Way(
+        ".usdt:by_section", "attach_usdt(binary, provider, name)", form="BINARY:PROVIDER:NAME"
+    ),
     # What the caller names: a device, a cgroup, a namespace, a map.
     "xdp": Way(call="attach_xdp(interface)"),
     "cgroup": Way(call="attach_cgroup(path_or_fd)"),
@@ -78,7 +90,9 @@ WAYS: Mapping[str, Way] = {
     "reuseport": Way(call="attach_reuseport(socket)"),
     "map_entry": Way(instead="put program.fileno() into an entry of a devmap or cpumap"),
     "run": Way(instead="it is run, not attached: call test_run()"),
-    "freplace": Way(".freplace:by_section", "attach_freplace(target_program, function)"),
+    "freplace": Way(
+        ".freplace:by_section", "attach_freplace(target_program, function)", form="FUNCTION"
+    ),
     "struct_ops": Way(instead="it is attached with its map: obj.maps[NAME].attach()"),
     "tc": Way(call="attach_tcx(interface, direction) or attach_tc(interface, direction)"),
     "tcx": Way(call="attach_tcx(interface, direction)"),
@@ -112,8 +126,8 @@ def problem(how: str, section: str, target: str) -> BpfError | None:
     if way.attach:
         if target:
             return None
-        prefix = section.partition("/")[0]
-        hint = f"{way.hint}, or write {prefix}/TARGET" if way.hint else f"write {prefix}/TARGET"
+        write = f"write {section.partition('/')[0]}/{way.form}"
+        hint = f"{way.hint}, or {write}" if way.hint else write
         return BpfError(errno.EINVAL, f"section {section!r} names no target", hint)
     if way.hint:
         what = f"section {section!r} does not say where to attach"

@@ -235,8 +235,9 @@ def test_an_object_attaches_what_it_can_and_names_the_rest(obj: pybpf.Object) ->
         assert links.by_hand == {
             "on_xdp": "call attach_xdp(interface)",
             "on_egress": "call attach_cgroup(path_or_fd)",
-            "on_uprobe": "call attach_uprobe(binary, symbol_or_offset), or write uprobe/TARGET",
+            "on_uprobe": "call attach_uprobe(binary, symbol_or_offset), "
+            "or write uprobe/BINARY:FUNCTION",
             "on_uretprobe": "call attach_uprobe(binary, symbol_or_offset), "
-            "or write uretprobe/TARGET",
+            "or write uretprobe/BINARY:FUNCTION",
             "on_lookup": "call attach_netns(path_or_fd)",
         }

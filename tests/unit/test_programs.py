@@ -118,7 +118,7 @@ def test_a_clone_names_its_own_function_too(refusing: pybpf.Object) -> None:
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ("kprobe", r"names no target.*call attach_kprobe\(function\), or write kprobe/TARGET"),
+        ("kprobe", r"names no target.*call attach_kprobe\(function\), or write kprobe/FUNCTION"),
         ("kprobe/a b", "is not FUNCTION"),
         ("tp/sched", r"'sched' is not CATEGORY/NAME.*write tp/CATEGORY/NAME"),
         ("uprobe/libc.so.6", "is not BINARY:FUNCTION"),
@@ -129,7 +129,7 @@ def test_a_clone_names_its_own_function_too(refusing: pybpf.Object) -> None:
         ("lsm_cgroup/socket_bind", r"call attach_cgroup\(path_or_fd\)"),
         ("sk_lookup", r"call attach_netns\(path_or_fd\)"),
         ("syscall", r"call test_run\(\)"),
-        ("fexit.multi", r"call attach_multi\(functions\), or write fexit.multi/TARGET"),
+        ("fexit.multi", r"call attach_multi\(functions\), or write fexit.multi/GLOB"),
         ("pybpf_unknown/x", r"libbpf has no such section name"),
     ],
 )
