@@ -11,6 +11,7 @@ from .._sys import perf
 from .._uapi.enums import AttachType, KprobeMultiFlag
 from ..digits import number
 from ..errors import BpfError, DeniedByPolicy, StateError, UnsupportedFeature
+from ..features import Feature, Support
 from ..kernel.lookup import (
     SYSCALL_PREFIXES,
     KprobePlaces,
@@ -22,6 +23,10 @@ from ..kernel.lookup import (
 from ..wording import many
 from .link import HasFd, Link, Request, near, need
 from .perf_event import attach_perf_event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..kernel.host import Facts
 
 __all__ = [
     "attach_kprobe",
@@ -127,6 +132,7 @@ def multi_by_section(request: Request) -> Link:
     One name needs no list of symbols or of traceable functions, unless it is refused. Modules may
     come and go meanwhile. A link is kept only if its functions' modules stayed.
 
+    :raises UnsupportedFeature: if the kernel has no FPROBE, whatever the names
     :raises BpfError: ENOENT if no traceable function matches
     :raises StateError: if the program is closed
     """
@@ -144,6 +150,10 @@ def multi_by_section(request: Request) -> Link:
         try:
             places = kprobe_places(facts, request.target)
         except BpfError as error:
+            # No other name or right helps where the kernel takes no such link. Where it refused one
+            # for another reason, it takes them.
+            if refusal is None and _takes_none(facts):
+                raise _no_fprobe() from error
             raise error from refusal
         try:
             link = _on_places(request, places)
@@ -157,6 +167,19 @@ def multi_by_section(request: Request) -> Link:
     names = ", ".join(sorted(places.modules - {""}))
     hint = f"modules were unloaded or loaded again each time ({names})"
     raise BpfError(errno.ENOENT, request.what, hint)
+
+
+def _takes_none(facts: Facts) -> bool:
+    if facts.is_saved:
+        return False
+    try:
+        return facts.probes.answer(Feature.KPROBE_MULTI).support is Support.UNSUPPORTED
+    except BpfError:
+        return False
+
+
+def _no_fprobe() -> UnsupportedFeature:
+    return UnsupportedFeature("kprobe.multi", "5.18", "it was built without CONFIG_FPROBE")
 
 
 def _on_places(request: Request, places: KprobePlaces) -> Link:
@@ -212,9 +235,7 @@ def attach_kprobe_multi(
         )
     except BpfError as error:
         if error.errno == errno.EOPNOTSUPP:
-            raise UnsupportedFeature(
-                "kprobe.multi", "5.18", "it was built without CONFIG_FPROBE"
-            ) from error
+            raise _no_fprobe() from error
         if error.errno == errno.ESRCH and syms is not None:
             error.hint = _UNKNOWN
         error.add_context(f"kprobe.multi on {many(count, 'function')}")

@@ -16,6 +16,7 @@ from pybpf import programs
 from pybpf._sys.fd import Fd
 from pybpf.binding import ProgLoad
 from pybpf.errors import BpfError, DeniedByPolicy, StateError, UnsupportedFeature
+from pybpf.features import Answer, Support
 from pybpf.kernel import funcfind
 from pybpf.kernel.host import Facts
 from pybpf.kernel.lookup import BtfTarget, KprobePlaces
@@ -135,6 +136,7 @@ class Moment:
         self.red = kernel.number("red")
         self.loaded = self
         self.is_saved = False
+        self.probes = SimpleNamespace(answer=lambda feature: Answer(Support.SUPPORTED))
 
     def current(self) -> Moment:
         return self if self.red == self.kernel.number("red") else Moment(self.kernel)
@@ -276,6 +278,32 @@ def test_the_tables_say_why_a_name_is_refused(
     assert "no traceable" in str(caught.value) and "no such place" in str(caught.value.__cause__)
     assert kernel.left() == []
     assert kprobe.multi_by_section(request_).what == "0x7000"
+
+
+@pytest.mark.parametrize("glob", ["on*", "red:one", "two"])
+@pytest.mark.parametrize(
+    "error", [BpfError(errno.ENOENT, "nothing matches"), DeniedByPolicy(errno.EPERM, "hidden")]
+)
+def test_a_kernel_without_the_links_says_so_first(
+    request_: Any, monkeypatch: pytest.MonkeyPatch, glob: str, error: BpfError
+) -> None:
+    """Neither another name nor another right would help there. Unknown is not no."""
+
+    def refuse(facts: Any, glob: str) -> KprobePlaces:
+        raise error
+
+    monkeypatch.setattr(kprobe, "kprobe_places", refuse)
+    request_.target = glob
+    for support in Support:
+        answer = Answer(support, "EOPNOTSUPP")
+        request_.facts.probes = SimpleNamespace(answer=lambda feature, answer=answer: answer)
+        with pytest.raises(BpfError) as caught:
+            kprobe.multi_by_section(request_)
+        if support is Support.UNSUPPORTED:
+            assert isinstance(caught.value, UnsupportedFeature)
+            assert "CONFIG_FPROBE" in str(caught.value) and caught.value.__cause__ is error
+        else:
+            assert caught.value is error
 
 
 @pytest.mark.parametrize(
