@@ -198,15 +198,16 @@ def test_globs_of_source_paths(info: DebugInfo) -> None:
 
 
 def test_a_source_glob_becomes_names(info: DebugInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the place of the glob; one that matches nothing ends the run."""
+    """Names that need not match, as some may be denied. One that matches nothing ends the run."""
     monkeypatch.setattr(
         sources, "traceable", lambda _: [("may_open", MAY_OPEN), ("do_syscall", DO_SYSCALL)]
     )
     said: list[str] = []
-    options = parse(["-e", "a", "-e", ":*.c", "-e", "z", "-d", ":fs/*"])
+    options = parse(["-e", "a", "-e", ":*.c", "-e", "z", "-a", ":arch/*", "-d", ":fs/*"])
     sources.by_name(options, info, pybpf.Facts(), lambda text, _: said.append(text))
-    assert options.entry == ["a", "may_open", "do_syscall", "z"]
+    assert options.entry == ["a", "z"] and options.soft_entry == ["may_open", "do_syscall"]
+    assert options.allow == [] and options.soft_allow == ["do_syscall"]
     assert options.deny == ["may_open"]
-    assert said == [":*.c: 2 functions.", ":fs/*: 1 function."]
+    assert said == [":*.c: 2 functions.", ":arch/*: 1 function.", ":fs/*: 1 function."]
     with pytest.raises(PlanError, match=r":mm/.*written there"):
         sources.by_name(parse(["-e", ":mm/*"]), info, pybpf.Facts(), lambda *_: None)

@@ -24,8 +24,10 @@ from pybpf.multi.mechanisms import KPROBE_MULTI
 from pybpf.multi.missed import Missed
 from pybpf.multi.plan import Group, Plan
 from pybpf.multi.reasons import Reason, Skipped
+from pybpf.multi.select import Selection
 from pybpf.multi.target import Target
 from pybpf.multi.traits import Hook
+from pybpf.multi.unmatched import Unmatched
 from pybpf.tools.retsnoop import attach, words
 from pybpf.tools.retsnoop import run as module
 from pybpf.tools.retsnoop.attach import Tracing
@@ -372,3 +374,28 @@ def test_an_interrupted_system_call_is_an_interrupt(
     monkeypatch.setattr(module._Run, "attach", interrupted)
     assert go() == 130
     assert capfd.readouterr().err == "retsnoop: interrupted; everything is detached again\n"
+
+
+def test_globs_that_match_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that was typed is told: after -e it ends the run, after -a it warns. Those of a case
+    and of source paths need not match."""
+    lost = [Unmatched(name, "no such function") for name in ("typed", "bpf_check*", "by_path")]
+    columns = SimpleNamespace(entry=[True])
+    found = Selection(SimpleNamespace(columns=columns), unmatched=tuple(lost))  # type: ignore[arg-type]
+    asked: list[list[str]] = []
+
+    def select(facts: Any, allow: list[str], *, entry: list[str], **more: Any) -> Selection:
+        asked.extend([allow, entry])
+        return found
+
+    monkeypatch.setattr(module, "select", select)
+    options = parse(["-c", "bpf", "-a", "typed"])
+    options.soft_allow.append("by_path")
+    module._Run(options, SimpleNamespace()).select()  # type: ignore[arg-type]
+    assert {"typed", "bpf_check*", "by_path"} <= set(asked[0]) and "*_sys_bpf" in asked[1]
+    said = "WARNING: glob 'typed' matches no function that can be traced (no such function)\n"
+    assert capfd.readouterr() == ("", said)
+    with pytest.raises(module._Failed, match="entry glob 'typed' matches no function"):
+        module._Run(parse(["-e", "typed"]), SimpleNamespace()).select()  # type: ignore[arg-type]

@@ -67,7 +67,9 @@ class Options:
     """Hold what the command line asks for.
 
     :ivar entry: globs of entry functions; each must match something
-    :ivar soft_entry: entry globs of presets, which need not match
+    :ivar soft_entry: more of them, of presets and source paths, that need not match
+    :ivar allow: globs of functions inside a session; one that matches nothing is told
+    :ivar soft_allow: more of them, of presets and source paths, that need not match
     :ivar success: show sessions that succeed too
     :ivar allow_pids: process ids (tgid)
     :ivar threads: ids that belong to threads, not processes
@@ -84,6 +86,7 @@ class Options:
 
     entry: list[str] = field(default_factory=list)
     soft_entry: list[str] = field(default_factory=list)
+    soft_allow: list[str] = field(default_factory=list)
     allow: list[str] = field(default_factory=list)
     deny: list[str] = field(default_factory=list)
     stacks: bool = True
@@ -198,7 +201,7 @@ def _preset(state: _State, value: str) -> None:
     if preset is None:
         raise UsageError(f"no case {value!r}; there are: {', '.join(sorted(PRESETS))}")
     state.options.soft_entry += preset.entry
-    state.options.allow += preset.allow
+    state.options.soft_allow += preset.allow
     state.options.deny += preset.deny
 
 

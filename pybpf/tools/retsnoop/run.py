@@ -122,7 +122,7 @@ class _Run:
         options = self.options
         selection = select(
             self.facts,
-            options.allow,
+            [*options.allow, *options.soft_allow],
             entry=[*options.entry, *options.soft_entry],
             deny=options.deny,
             at_exit=True,
@@ -131,8 +131,12 @@ class _Run:
         lost = [u for u in selection.unmatched if u.pattern in needed]
         if lost:
             raise _Failed("\n".join(f"entry glob {u}" for u in lost))
+        typed = set(options.allow)
         for unmatched in selection.unmatched:
-            self.say(f"Glob {unmatched}.", 1)
+            if unmatched.pattern in typed:
+                self.warn(f"WARNING: glob {unmatched}")
+            else:
+                self.say(f"Glob {unmatched}.", 1)
         if not any(selection.candidates.columns.entry):
             raise _Failed("no entry function can be traced")
         for label in selection.excluded:

@@ -40,7 +40,7 @@ def open_debug_info(
     :raises NoDebugInfo: if it was asked for and there is none
     """
     mode = options.settings.symb_mode
-    globs = (*options.entry, *options.soft_entry, *options.allow, *options.deny, *options.why)
+    globs = (*options.entry, *options.allow, *options.deny, *options.why)
     wanted = bool(mode not in ("", "none") or options.vmlinux or any(map(is_path, globs)))
     if not wanted and (mode == "none" or not options.stacks or options.why):
         return None
@@ -75,17 +75,24 @@ def by_name(
 ) -> None:
     """Replace globs of source paths by the names of the functions that are written there.
 
+    These names need not match, as one of many may be denied.
+
     :raises PlanError: if no function that can be traced is
     """
-    for globs in (options.entry, options.soft_entry, options.allow, options.deny, options.why):
-        for glob in [glob for glob in globs if is_path(glob)]:
+    for typed, names in (
+        (options.entry, options.soft_entry),
+        (options.allow, options.soft_allow),
+        (options.deny, options.deny),
+        (options.why, options.why),
+    ):
+        for glob in [glob for glob in typed if is_path(glob)]:
             assert info is not None
-            names = list(written_in(glob[1:], info, traceable(facts)))
-            if not names:
+            found = list(written_in(glob[1:], info, traceable(facts)))
+            if not found:
                 raise PlanError(f"{glob}: no function that can be traced is written there")
-            say(f"{glob}: {many(len(names), 'function')}.", 1)
-            at = globs.index(glob)
-            globs[at : at + 1] = names
+            say(f"{glob}: {many(len(found), 'function')}.", 1)
+            typed.remove(glob)
+            names += found
 
 
 def traceable(facts: Facts) -> list[tuple[str, int]]:
