@@ -22,6 +22,7 @@ from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 from .links import table
 from .namedtuple import NamedTuple
 from .obj.sections import find_by_type
+from .wording import many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def _run_hint(error: int, kind: int, data: bytes | None, ctx: bytes | None) -> s
         return f"it runs on a packet: give data, at least {_HEADER} bytes" if short else ""
     if kind == ProgType.BPF_PROG_TYPE_SK_LOOKUP and ctx is None:
         return "it runs on a look-up: give ctx, a struct bpf_sk_lookup"
+    if kind == ProgType.BPF_PROG_TYPE_SYSCALL and not data:
+        given = many(len(ctx or b""), "byte")
+        return f"it may read more context than the {given} given: give ctx, the bytes of its struct"
     if data:
         return "programs of this type take no data" + ("" if ctx else ", but may take ctx")
     return ""
@@ -376,6 +380,8 @@ class Program(Attaching):
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Give it a path in a bpf file system, which keeps it loaded (BPF_OBJ_PIN).
+
+        If only the last folder of the path is missing, it is made.
 
         :raises BpfError: EEXIST if the path exists, EPERM if it is not in a bpf file system
         """

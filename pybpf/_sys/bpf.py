@@ -12,6 +12,8 @@ or anything with ``fileno()``. Refusals are `BpfError`.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from errno import EAGAIN, EINVAL, ENOENT, ENOSPC
 
 from .._lazy import lazy
@@ -202,8 +204,36 @@ def btf_load(data: bytes) -> Fd:
 
 
 def obj_pin(fd: int | HasFileno, path: str) -> None:
-    """Call BPF_OBJ_PIN: give a program, map or link a path in a bpf file system."""
-    _obj(Cmd.BPF_OBJ_PIN, path, fileno(fd), 0)
+    """Call BPF_OBJ_PIN: give a program, map or link a path in a bpf file system.
+
+    If only the last folder of the path is missing, it is made for this user alone, as by libbpf.
+    """
+    try:
+        _obj(Cmd.BPF_OBJ_PIN, path, fileno(fd), 0)
+        return
+    except BpfError as refusal:
+        folder = os.path.dirname(path)
+        if refusal.errno != ENOENT or not _make_folder(folder):
+            raise
+    try:
+        _obj(Cmd.BPF_OBJ_PIN, path, fileno(fd), 0)
+    except BpfError:
+        with suppress(OSError):  # somebody else may have pinned something there meanwhile
+            os.rmdir(folder)
+        raise
+
+
+def _make_folder(folder: str) -> bool:
+    from .denied import file_system
+
+    if file_system(folder) != "bpf":
+        return False
+    with suppress(FileExistsError):  # somebody else was faster
+        try:
+            os.mkdir(folder, 0o700)
+        except (FileNotFoundError, PermissionError):
+            return False
+    return True
 
 
 def obj_get(path: str, kind: str = "", *, file_flags: int = 0) -> Fd:

@@ -197,8 +197,11 @@ def by_policy(seen: Circumstances) -> str:
     return f"{text} and no lockdown is active" if seen.lockdown == "none" else text
 
 
-def _file_system(path: str) -> str:
-    # Type of the file system that `path` is on, "" if not known.
+def file_system(path: str) -> str:
+    """Return the type of the file system of a path's folder, ``bpf`` or ``ext4``.
+
+    :returns: "" if it is not known
+    """
     path = os.path.realpath(os.path.dirname(path) or ".")
     best, kind = "", ""
     for mount in parse_mounts(_read("/proc/self/mounts")):
@@ -217,7 +220,7 @@ def path_error(errno: int, cmd: Cmd, path: str) -> BpfError:
     """Make the exception for a refused BPF_OBJ_PIN or BPF_OBJ_GET."""
     doing = f"{cmd.name} {path}"
     if errno in (EPERM, EACCES, EINVAL, ENOENT):
-        kind = _file_system(path)
+        kind = file_system(path)
         if kind and kind != "bpf":
             return BpfError(errno, doing, f"the path is on {kind}, not on a bpf file system")
         if errno == EPERM and kind == "bpf" and "." in os.path.basename(path):

@@ -145,6 +145,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _is_a_copy(what: str, made_with: str) -> AttributeError:
+    hint = f"assign a new one, made with {made_with}, to the variable or the map's entry"
+    return AttributeError(f"{what}: a value that was read is a copy and cannot be changed; {hint}")
+
+
 class Record(tuple["Any", ...]):
     """Hold a struct, as `pybpf.Map` and `pybpf.RingBuffer` return it: a tuple with attributes.
 
@@ -158,6 +163,9 @@ class Record(tuple["Any", ...]):
     #: Names by position, "" for an anonymous union.
     _fields: ClassVar[tuple[str, ...]] = ()
     _what: ClassVar[str] = "struct"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise _is_a_copy(self._what, f"._replace({name}=...)")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name as JSON can have them, including nested ones.
@@ -197,6 +205,9 @@ class UnionValue(bytes):
     __slots__ = ()
     _members: ClassVar[dict[str, Callable[[bytes], Any]]] = {}
     _what: ClassVar[str] = "union"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise _is_a_copy(self._what, "bytes")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all members by name as JSON can have them, including nested ones."""

@@ -182,6 +182,8 @@ class Link:
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Pin to a path in a bpf file system (BPF_OBJ_PIN). The attachment outlives this process.
 
+        If only the last folder of the path is missing, it is made.
+
         :raises BpfError: EEXIST if the path exists, EPERM if it is not in a bpf file system
         """
         name = os.fspath(path)

@@ -17,6 +17,7 @@ from .._uapi.defines import ENOTSUPP
 from ..errors import BpfError
 from ..obj.maptypes import FULL_ARRAYS
 from .fields import Field
+from .hints import wrong_value
 
 __all__ = ["MISSING", "NO_SUCH_COMMAND", "Calls"]
 
@@ -86,6 +87,8 @@ class Calls:
             hint = "maps of this type do not have this operation"
         elif code == errno.EINVAL and doing == "delete" and self._kind in FULL_ARRAYS:
             hint = "entries of an array cannot be deleted"
+        elif doing == "update":
+            hint = wrong_value(code, self._kind)
         return BpfError(code, f"map {self._name!r}: {doing}", hint)
 
     def _run(

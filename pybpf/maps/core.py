@@ -500,7 +500,12 @@ class Map(Entries):
         bpf.map_freeze(self.fileno())
 
     def pin(self, path: str | os.PathLike[str]) -> None:
-        """Give the map a name in a bpf file system, which keeps it alive."""
+        """Give the map a name in a bpf file system, which keeps it alive (BPF_OBJ_PIN).
+
+        If only the last folder of the path is missing, it is made.
+
+        :raises BpfError: EEXIST if the path exists, EPERM if it is not in a bpf file system
+        """
         bpf.obj_pin(self.fileno(), os.fspath(path))
         self.pin_path = os.fspath(path)
 

@@ -15,7 +15,7 @@ from .._uapi.enums import MapFlag, MapType
 from ..obj.maptypes import FD_KEYS, FD_VALUES, INDEXED, KEYLESS, OUTER, PERCPU, RINGS
 from ..wording import many
 
-__all__ = ["explain", "without_keys"]
+__all__ = ["explain", "without_keys", "wrong_value"]
 
 # The types by their names in enum bpf_map_type, without BPF_MAP_TYPE_.
 ARRAY = MapType.BPF_MAP_TYPE_ARRAY
@@ -72,6 +72,23 @@ def without_keys(map_type: int) -> str:
     :param map_type: one of `pybpf.obj.maptypes.NO_KEYS`
     """
     return f"a {_NAMES[map_type]} has no keys: {_INSTEAD[map_type]}"
+
+
+def wrong_value(error: int, map_type: int) -> str:
+    """Say why a map that holds programs or maps refused one, "" if that is not known.
+
+    :param error: positive errno of BPF_MAP_UPDATE_ELEM
+    """
+    if map_type not in FD_VALUES:
+        return ""
+    what = "map" if map_type in OUTER else "program" if map_type == PROG_ARRAY else "object"
+    if error == errno.EBADF:
+        return f"this process has no such descriptor; the value is a {what}, or its descriptor"
+    if error == errno.EINVAL and map_type == PROG_ARRAY:
+        return "the value is a program of the type that the programs using this array have"
+    if error == errno.EINVAL and map_type in OUTER:
+        return "the value is a map of the type, sizes and flags that the inner map has"
+    return ""
 
 
 def explain(

@@ -77,8 +77,7 @@ def explain(
         return Unmatched(pattern.text, f"a deny glob removed all {len(out)}"), None
     if not pattern.is_literal:
         near = near_names(pattern.name.replace("*", "").replace("?", ""), facts.ftrace.names())
-        why = _no_module(pattern, facts) or "nothing that can be traced matches it"
-        return Unmatched(pattern.text, why, _or(near)), None
+        return Unmatched(pattern.text, _no_module(pattern, facts), _or(near)), None
     skipped = _diagnose(pattern, facts)
     return Unmatched(pattern.text, text_of(skipped), skipped=True), skipped
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import pybpf
-from pybpf._uapi.enums import MapType
+from pybpf._uapi.defines import BPF_F_SLEEPABLE
+from pybpf._uapi.enums import MapType, ProgType
 from pybpf.maps import Map
 from pybpf.obj.maptypes import KEYLESS
 
@@ -208,6 +209,14 @@ WRONG: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         created(MapType.BPF_MAP_TYPE_ARRAY, lambda one: one.peek()),
         ["map 'mine'", "peek() is only for queues"],
     ),
+    "number that is no program": (
+        created(MapType.BPF_MAP_TYPE_PROG_ARRAY, lambda one: one.__setitem__(0, 12345)),
+        ["map 'mine'", "no such descriptor", "a program, or its descriptor"],
+    ),
+    "map that is no program": (
+        created(MapType.BPF_MAP_TYPE_PROG_ARRAY, lambda one: one.__setitem__(0, one)),
+        ["map 'mine'", "the value is a program of the type"],
+    ),
     "object file": (no_object, ["note.txt", "ELF"]),
 }
 
@@ -264,3 +273,24 @@ def test_a_name_that_the_kernel_does_not_allow() -> None:
         assert program.info().name == "of_er"
         program.test_run(bytes(64))
         assert obj.globals.seq == 1
+
+
+def test_an_inner_map_of_another_kind() -> None:
+    """Says what the value must be."""
+    one = Map.create_new(MapType.BPF_MAP_TYPE_ARRAY, 4, 4, 2)
+    other = Map.create_new(MapType.BPF_MAP_TYPE_HASH, 8, 8, 2)
+    with one, other:
+        outer = Map.create_new(MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 2, inner=one)
+        with outer, pytest.raises(pybpf.BpfError, match="a map of the type, sizes and flags"):
+            outer[0] = other
+
+
+def test_a_context_that_is_too_short() -> None:
+    """A program that is only run may read what it is given: the error says to give more."""
+    with pybpf.open(DATA / "attach_net.bpf.o") as obj:
+        program = obj.programs["whole"]
+        program.type, program.flags = ProgType.BPF_PROG_TYPE_SYSCALL, BPF_F_SLEEPABLE
+        program.expected_attach_type = 0
+        program.load()
+        with pytest.raises(pybpf.BpfError, match="than the 2 bytes given: give ctx"):
+            program.test_run(ctx=b"xx")

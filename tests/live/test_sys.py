@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import struct
 import subprocess
 import sys
@@ -268,6 +269,24 @@ def test_pin_and_get(bpffs: Path) -> None:
     with pytest.raises(BpfError) as caught:
         bpf.obj_get(path)
     assert caught.value.errno == errno.ENOENT and path in str(caught.value)
+
+
+def test_pin_in_a_new_folder(bpffs: Path, tmp_path: Path) -> None:
+    """The last folder of the path is made, for this user alone, and not kept for nothing; a
+    second missing one is an error, and nothing is made elsewhere."""
+    folder = bpffs / "new"
+    with _hash() as fd:
+        bpf.obj_pin(fd, str(folder / "one"))
+        bpf.obj_pin(fd, str(folder / "two"))
+        assert {one.name for one in folder.iterdir()} == {"one", "two"}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        for path in (folder / "a" / "one", tmp_path / "new" / "one", folder / "with.dot"):
+            with pytest.raises(BpfError):
+                bpf.obj_pin(fd, str(path))
+    assert not folder.exists() and not (tmp_path / "new").exists()
 
 
 def test_pin_elsewhere(tmp_path: Path) -> None:
