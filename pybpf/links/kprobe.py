@@ -40,6 +40,13 @@ _UNKNOWN = (
     "a name is unknown, or several functions share it; "
     "attach_multi tells which one, with near names"
 )
+# What the kernel's errno for a place means (kernel/kprobes.c, kernel/trace/trace_kprobe.c).
+_REFUSED = {
+    errno.EADDRNOTAVAIL: "several functions have this name: give the address of one, "
+    "or attach_kprobe_multi or attach_multi to all",
+    errno.EILSEQ: "no instruction starts at this offset",
+    errno.EINVAL: "the kernel allows no kprobe at this place",
+}
 # How often a glob is looked up again while modules come and go.
 _TRIES = 4
 # What follows the slash in kprobe/...: "vfs_read", "vfs_read+0x10".
@@ -79,6 +86,9 @@ def attach_kprobe(
     except BpfError as error:
         if error.errno == errno.ENOENT and function:
             error.hint = near(function, names) or error.hint
+        if error.errno == errno.EINVAL and retprobe and offset:
+            error.hint = "a return probe is at the start of a function: its offset is 0"
+        error.hint = error.hint or _REFUSED.get(error.errno or 0, "")
         error.add_context(what)
         raise
     return attach_perf_event(program, event, cookie=cookie, what=what)

@@ -340,3 +340,32 @@ def test_an_unknown_function_or_event_suggests_near_names(
     monkeypatch.setattr(sys_link, "raw_tracepoint_open", unknown)
     with pytest.raises(BpfError, match=f"near: .*{near}"):
         attach(kinds.programs["on_raw_tp"])
+
+
+@pytest.mark.parametrize(
+    ("code", "how", "says"),
+    [
+        (errno.EADDRNOTAVAIL, {}, "several functions have this name: give the address"),
+        (errno.EILSEQ, {"offset": 1}, "no instruction starts at this offset"),
+        (errno.EINVAL, {}, "the kernel allows no kprobe at this place"),
+        (errno.EINVAL, {"offset": 4, "retprobe": True}, "its offset is 0"),
+        (errno.ENOMEM, {}, ""),
+    ],
+)
+def test_a_place_that_cannot_be_probed(
+    kinds: pybpf.Object,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    how: dict[str, Any],
+    says: str,
+) -> None:
+    """The kernel's errno alone does not tell what is wrong with the place."""
+
+    def refuse(*args: object, **more: object) -> Fd:
+        raise BpfError(code, "perf_event_open")
+
+    monkeypatch.setattr(perf, "open_kprobe", refuse)
+    with pytest.raises(BpfError) as caught:
+        kinds.programs["on_raw_tp"].attach_kprobe("m_start", **how)
+    assert caught.value.errno == code and says in caught.value.hint
+    assert bool(caught.value.hint) == bool(says)
