@@ -2,9 +2,9 @@
 
 ``open`` an object file, change its globals, ``load`` it, ``attach`` it; see README.
 
-A name is imported when it is first used. ``import pybpf`` therefore costs next to
-nothing, and parsing an object or a BTF blob on a machine without Linux's bpf() loads
-none of the modules that call it.
+A name is imported when it is first used, and so are the public modules: ``pybpf.kernel`` needs no
+import of its own. ``import pybpf`` therefore costs next to nothing, and parsing an object or a
+BTF blob on a machine without Linux's bpf() loads none of the modules that call it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,20 @@ from ._lazy import lazy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import errors, trampoline
+    from . import (
+        asm,
+        btf,
+        elf,
+        errors,
+        features,
+        histogram,
+        jsontext,
+        kernel,
+        multi,
+        symbols,
+        trampoline,
+        wording,
+    )
     from .btf.values import CharArray, Record
     from .errors import (
         BpfError,
@@ -61,9 +74,19 @@ __all__ = [
     "UserRingBuffer",
     "VerifierError",
     "__version__",
+    "asm",
+    "btf",
+    "elf",
     "errors",
+    "features",
+    "histogram",
+    "jsontext",
+    "kernel",
+    "multi",
     "open",
+    "symbols",
     "trampoline",
+    "wording",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -91,8 +114,18 @@ __getattr__, __dir__ = lazy(
         "UnsupportedFeature": ".errors",
         "UserRingBuffer": ".ringbuf",
         "VerifierError": ".errors",
+        "asm": ".asm:",
+        "btf": ".btf:",
+        "elf": ".elf:",
         "errors": ".errors:",
+        "features": ".features:",
+        "histogram": ".histogram:",
+        "jsontext": ".jsontext:",
+        "kernel": ".kernel:",
+        "multi": ".multi:",
         "open": ".loader:open_object",
+        "symbols": ".symbols:",
         "trampoline": ".trampoline:",
+        "wording": ".wording:",
     },
 )
