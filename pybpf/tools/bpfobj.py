@@ -139,14 +139,20 @@ def relocate(spec: ObjectSpec, btf: Btf | None) -> dict[str, dict[str, dict[str,
     from ..obj.linker import Linker, LinkTarget
     from ..obj.missing import missing
 
+    def folded(name: str) -> str:
+        # Without sessions in the kernel, two programs do for one, and this is a constant in each.
+        session = spec.programs[name].section.lstrip("?").startswith("fsession.multi")
+        return "kfunc 'bpf_session_is_return'" if session else ""
+
     linker = Linker(spec, LinkTarget(btf, ksym_addr=lambda name: 0))
     programs: dict[str, dict[str, Any]] = {}
     for name in spec.programs:
         try:
             linked = linker.link(name)
             programs[name] = {"insns": linked.insns.hex(), "error": None}
-            if lacking := missing(linked, spec):
-                programs[name]["missing"] = [str(one) for one in lacking]
+            lacking = [str(one) for one in missing(linked, spec) if one.what != folded(name)]
+            if lacking:
+                programs[name]["missing"] = lacking
         except (RelocationError, ObjectFormatError) as err:
             programs[name] = {"insns": "", "error": str(err)}
     return {"programs": programs}

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pybpf.btf import Btf
+from pybpf.btf.encode import BtfBuilder
+from pybpf.obj.linker import Linker, LinkTarget
+from pybpf.obj.missing import missing
 from pybpf.obj.reader import read_object
 from pybpf.tools import bpfobj
 from pybpf.tools.inputs import read_btf
@@ -114,6 +118,17 @@ def truncated(tmp_path: Path) -> Path:
     path = tmp_path / "short.o"
     path.write_bytes((DATA / "obj_data.bpf.o").read_bytes()[:1000])
     return path
+
+
+def test_what_multi_sessions_do_without() -> None:
+    """A kernel without sessions lacks their kfuncs. Which side it is, pybpf tells the programs of
+    a pair itself; a cookie is missing."""
+    file = ROOT / "pybpf" / "tools" / "funcwatch" / "funcwatch.bpf.o"
+    spec, older = read_object(file.read_bytes(), file.name), Btf(BtfBuilder().build())
+    lacking = missing(Linker(spec, LinkTarget(older)).link("watch"), spec)
+    assert any("bpf_session_is_return" in one.what for one in lacking)
+    (said,) = bpfobj.relocate(spec, older)["programs"]["watch"]["missing"]
+    assert "bpf_session_cookie" in said
 
 
 def test_bad_object(tmp_path: Path) -> None:
