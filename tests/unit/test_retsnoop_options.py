@@ -130,7 +130,7 @@ def test_presets_need_no_entry_glob() -> None:
         ("-e f -C a.b=1", "no setting"),
         ("-e f -C bpf.ringbuf-size=0", "bpf.ringbuf-size"),
         ("-e f -C stacks.dec-offs=maybe", "true, y, 1"),
-        ("-e @/no/such/file", "No such file"),
+        ("-e @/no/such/file", "@/no/such/file: No such file or directory"),
     ],
 )
 def test_nonsense_is_a_usage_error(text: str, says: str) -> None:

@@ -167,7 +167,9 @@ def _expand(state: _State, value: str) -> list[str]:
         return [value]
     try:
         return state.read_file(value[1:]).split()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{value}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
         raise UsageError(f"{value}: {error}") from None
 
 
