@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from pybpf.btf.encode import BtfBuilder
 from pybpf.btf.types import Enum, EnumValue, Func, FuncProto, Int, Member, Param, Struct, Typedef
+from pybpf.dataclass import replace
 from pybpf.jsontext import dumps
 from pybpf.kernel.host import _pack
+from pybpf.kernel.owners import Held, Owner
 from pybpf.symbols import fold
 from pybpf.tools import bpfobj, btf, features, kernelobj
 from pybpf.tools.funcwatch.counts import Counts
@@ -293,10 +295,12 @@ def test_lists_of_the_kernel(
 ) -> None:
     """`obj list`: names of programs, maps, links and BTF, and of who holds them."""
     for kind in kernelobj.KINDS:
-        fields = dict.fromkeys(("name", "target", "tag", "owners", "type"), f"x{EVIL}�")
+        fields = dict.fromkeys(("name", "target", "tag", "type"), f"x{EVIL}�")
+        held = Held((Owner(1, f"x{EVIL}�"),), (f"/x{EVIL}�",))
+        keepers = {"owners": held, "link_owners": replace(held, owners=(Owner(2, EVIL),))}
         numbers = dict.fromkeys(("id", "flags", "size", "key_size", "value_size", "max_entries"), 1)
         numbers |= {"memory": 1, "frozen": 0, "xlated_size": 8}
-        info = _Info(**fields, **numbers, maps=(), program=1, attach_type="a")
+        info = _Info(**fields, **numbers, **keepers, maps=(), program=1, attach_type="a")
         monkeypatch.setattr(kernelobj, "_infos", lambda _kind, info=info: [info])
         for as_json in (False, True):
             assert kernelobj.run_list(SimpleNamespace(kind=kind, json=as_json)) == 0  # type: ignore[arg-type]
