@@ -228,7 +228,8 @@ def _get_func_arg(call: CtxCall, slots: int) -> list[Insn]:
     rest = 5 * count  # slots of the whole chain, without the final r0 = -EINVAL
     for index in range(count):
         rest -= 5
-        out.append(asm.jmp(op.JNE, op.R2, index, 4))
+        # The index is a __u32.
+        out.append(Insn(op.JMP32 | op.JNE | op.K, op.R2, 0, 4, index))
         out += _fetch(PT_REGS_ARGS[index], op.R3)
         out.append(asm.ja(rest + 1))
     return [*out, asm.mov(op.R0, _EINVAL)]

@@ -6,9 +6,11 @@ every access must be found and rewritten. An access that is missed silently read
 wrong value. The pass therefore follows, along every path, which
 registers and which 8-byte stack slots hold the context pointer. A value is one
 of these: the context; a pointer into a known frame of the BPF stack, with a known
-offset or not; a known constant; unknown (None); or `Lost`, which means that it may
+offset or not; one of several such pointers or something else; a known constant; unknown
+(None), which is no pointer into the stack; or `Lost`, which means that it may
 or may not be derived from the context. Where paths join, equal values stay, and the
-context joined with anything else is `Lost`. A subprogram or callback is analysed
+context joined with anything else is `Lost`. A store through one of several pointers leaves
+both what was there and what is stored. A subprogram or callback is analysed
 once for each distinct state it is called with, including the callers' frames,
 because it may read what they spilled. A load, store or context helper through
 a `Lost` value is refused, and the error names the instruction and what lost the
@@ -85,9 +87,13 @@ _CALLBACKS = {
     209: (2, 3),  # user_ringbuf_drain(map, cb, ctx, flags): cb(dynptr, ctx)
 }
 
+# kfunc -> register of the buffer that it may return
+_RETURNS_BUFFER = {"bpf_dynptr_slice": 3, "bpf_dynptr_slice_rdwr": 3}
+
 _LOOKUP = 1  # bpf_map_lookup_elem
 _M64 = (1 << 64) - 1
 _LOAD_ACQUIRE, _STORE_RELEASE = 0x100, 0x110  # imm of an atomic instruction, 6.15
+_CMPXCHG = 0xF1  # imm of the atomic instruction that loads into r0
 
 # Arithmetic on two known numbers: (a, b, width in bits)
 _FOLD: Mapping[int, Callable[[int, int, int], int]] = {
@@ -113,6 +119,8 @@ _COMPARE: Mapping[int, Callable[[int, int, int], bool]] = {
     op.JSLT: lambda a, b, sign: a ^ sign < b ^ sign,
     op.JSLE: lambda a, b, sign: a ^ sign <= b ^ sign,
 }
+# Jump and call to the address in a register: gotox (7.0) and callx, which no kernel takes.
+_COMPUTED = frozenset({op.JMP | op.JA | op.X, op.JMP | op.CALL | op.X})
 # probe_read, probe_read_str and their _user and _kernel forms: source in r3
 _MEMORY_READERS = {4, 45, 112, 113, 114, 115}
 
@@ -220,6 +228,12 @@ class _Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class _Either:
+    # One of these places, or something that is neither on the stack nor the context.
+    places: frozenset[_Stack]
+
+
+@dataclass(frozen=True, slots=True)
 class _Func:
     start: int
 
@@ -229,7 +243,7 @@ class _Map:
     number: int
 
 
-_Value = _Ctx | _Lost | _Stack | _Func | _Map | int | None
+_Value = _Ctx | _Lost | _Stack | _Either | _Func | _Map | int | None
 _Frame = dict[int, _Value]  # 8-byte slot offset from its frame pointer -> value
 
 
@@ -261,6 +275,46 @@ def _tainted(value: _Value) -> bool:
     return value is _CTX or isinstance(value, _Lost)
 
 
+def _pointer(value: _Value) -> _Value:
+    # What stays known of a value that may have become another number.
+    return None if isinstance(value, (int, _Map)) else value
+
+
+_MOST_PLACES = 4  # a value points to, before their offsets are forgotten
+
+
+def _places(value: _Value) -> Collection[_Stack]:
+    # Where on the stack it may point to.
+    if isinstance(value, _Stack):
+        return (value,)
+    return value.places if isinstance(value, _Either) else ()
+
+
+def _either(places: Collection[_Stack]) -> _Value:
+    if len(places) > _MOST_PLACES:
+        places = {_Stack(place.depth, None) for place in places}
+    whole = {place.depth for place in places if place.off is None}
+    kept = frozenset(p for p in places if p.off is None or p.depth not in whole)
+    return _Either(kept) if kept else None
+
+
+def _within(value: _Value, depth: int) -> _Value:
+    # The value after all frames from `depth` on are gone.
+    places = _places(value)
+    if all(place.depth < depth for place in places):
+        return value
+    return _either([place for place in places if place.depth < depth])
+
+
+def _moved(value: _Value, delta: int | None) -> _Value:
+    # A pointer into the stack plus a number, None if that is not known.
+    places = [
+        _Stack(p.depth, None if p.off is None or delta is None else p.off + delta)
+        for p in _places(value)
+    ]
+    return places[0] if isinstance(value, _Stack) else _either(places)
+
+
 def _join(a: _Value, b: _Value, at: int) -> _Value:
     if a is b or a == b:
         return a
@@ -270,9 +324,7 @@ def _join(a: _Value, b: _Value, at: int) -> _Value:
         return b
     if a is _CTX or b is _CTX:
         return _Lost("it holds the context on one path and something else on another", at)
-    if isinstance(a, _Stack) and isinstance(b, _Stack) and a.depth == b.depth:
-        return _Stack(a.depth, None)
-    return None
+    return _either({*_places(a), *_places(b)})
 
 
 def _join_states(old: _State, new: _State, at: int) -> bool:
@@ -285,14 +337,31 @@ def _join_states(old: _State, new: _State, at: int) -> bool:
             changed = True
     for mine, theirs in zip(old.frames, new.frames, strict=True):
         for off in {*mine, *theirs}:
-            merged = _join(mine.get(off), theirs.get(off), at)
-            if merged != mine.get(off):
-                if merged is None:
-                    del mine[off]
-                else:
-                    mine[off] = merged
-                changed = True
+            changed |= _put(mine, off, _join(mine.get(off), theirs.get(off), at))
     return changed
+
+
+def _put(frame: _Frame, off: int, value: _Value) -> bool:
+    # Returns True if that changed the frame.
+    if value == frame.get(off):
+        return False
+    if value is None:
+        del frame[off]
+    else:
+        frame[off] = value
+    return True
+
+
+def _overwrite(frame: _Frame, slot: int, where: int | None, size: int, value: _Value) -> None:
+    # A store that may have gone here, or elsewhere. None: to any place of this frame.
+    for off, old in list(frame.items()):
+        if where is None:
+            lost = _Lost("a store to a varying place may have replaced it", slot)
+            _put(frame, off, lost if _tainted(old) else _join(old, None, slot))
+        elif off < where + size and where < off + 8:
+            _put(frame, off, _join(old, value if off == where else None, slot))
+    if where is not None and where not in frame:
+        _put(frame, where, _join(None, value, slot))
 
 
 def _joins(insns: Sequence[Insn]) -> set[int]:
@@ -409,7 +478,9 @@ class _Pass:
             self.call(slot, insn, state)
         else:
             delta = insn.jump_delta
-            target = slot + 1 + (delta or 0)
+            if delta is None or insn.code in _COMPUTED:
+                raise self.fail(slot, "goes to a place that is only known at run time")
+            target = slot + 1 + delta
             if not 0 <= target <= len(self.insns):
                 raise self.fail(slot, "jumps out of the program")
             taken = self.decided(insn, state)
@@ -471,15 +542,14 @@ class _Pass:
             return
         if _tainted(value) or (insn.code & op.X and _tainted(source)):
             regs[insn.dst] = _Lost("arithmetic on the context pointer", slot)
-        elif operation in (op.ADD, op.SUB) and isinstance(value, _Stack):
-            if value.off is not None and isinstance(source, int):
+        elif operation in (op.ADD, op.SUB) and _places(value):
+            if isinstance(source, int):
                 signed = source - (1 << 64) if source >> 63 else source
-                delta = signed if operation == op.ADD else -signed
-                regs[insn.dst] = _Stack(value.depth, value.off + delta)
+                regs[insn.dst] = _moved(value, signed if operation == op.ADD else -signed)
             else:
-                regs[insn.dst] = _Stack(value.depth, None)
-        elif operation == op.ADD and isinstance(source, _Stack):
-            regs[insn.dst] = _Stack(source.depth, None)
+                regs[insn.dst] = _moved(value, None)
+        elif operation == op.ADD:
+            regs[insn.dst] = _moved(source, None)
 
     # -- memory
 
@@ -493,14 +563,23 @@ class _Pass:
             state.regs[insn.dst] = None
             return
         self.facts.other.add(slot)
-        value: _Value = None
-        if isinstance(base, _Stack) and size == 8:
-            frame = state.frames[base.depth]
-            if base.off is not None:
-                value = frame.get(base.off + insn.off)
+        state.regs[insn.dst] = self.loaded(slot, state, base, insn.off) if size == 8 else None
+
+    def loaded(self, slot: int, state: _State, base: _Value, off: int) -> _Value:
+        # The 8 bytes at an offset from a value that is not the context.
+        values: list[_Value] = [None] if isinstance(base, _Either) else []
+        for place in _places(base):
+            frame = state.frames[place.depth]
+            if place.off is not None:
+                values.append(frame.get(place.off + off))
             elif any(_tainted(v) for v in frame.values()):
-                value = _Lost("it comes from a varying place on a stack that holds it", slot)
-        state.regs[insn.dst] = value
+                return _Lost("it comes from a varying place on a stack that holds it", slot)
+        if not values:
+            return None
+        value = values[0]
+        for more in values[1:]:
+            value = _join(value, more, slot)
+        return value
 
     def access(self, slot: int, insn: Insn, size: int) -> None:
         index, inner = divmod(insn.off, 8)
@@ -537,29 +616,28 @@ class _Pass:
             value = insn.imm & _M64
         size = op.SIZE_BYTES[insn.code & op.SIZE_MASK]
         if atomic:
-            if insn.imm & 1:  # BPF_FETCH
-                state.regs[0 if insn.imm == 0xF1 else insn.src] = None
             value = None
+            if insn.imm & 1:  # BPF_FETCH
+                old = self.loaded(slot, state, base, insn.off)
+                state.regs[0 if insn.imm == _CMPXCHG else insn.src] = _pointer(old)
         if (
             _tainted(value)
             and size == 8
             and not (isinstance(base, _Stack) and base.off is not None)
         ):
             raise self.fail(slot, "stores the context pointer away, where it cannot be followed")
-        if not isinstance(base, _Stack):
+        if size < 8:
+            value = None
+        if not isinstance(base, _Stack) or base.off is None:
+            for place in _places(base):
+                where = None if place.off is None else place.off + insn.off
+                _overwrite(state.frames[place.depth], slot, where, size, value)
             return
         frame = state.frames[base.depth]
-        if base.off is None:
-            for off, old in list(frame.items()):
-                if _tainted(old):
-                    frame[off] = _Lost("a store to a varying place may have replaced it", slot)
-                else:
-                    del frame[off]
-            return
         where = base.off + insn.off
         for off in [o for o in frame if o < where + size and where < o + 8]:
             del frame[off]
-        if size == 8 and value is not None:
+        if value is not None:
             frame[where] = value
 
     # -- calls
@@ -568,17 +646,21 @@ class _Pass:
         if insn.src == asm.PSEUDO_CALL:
             self.subprogram(slot, slot + 1 + insn.imm, state, state.regs[1:6])
             return
+        given: _Value = None
         if insn.src == asm.PSEUDO_KFUNC_CALL or slot in self.kfuncs or slot in self.kfunc_args:
             self.kfunc(slot, state)
+            if (buffer := _RETURNS_BUFFER.get(self.kfunc_names.get(slot, ""))) is not None:
+                given = _either(_places(state.regs[buffer]))
         else:
             self.helper(slot, insn.imm, state)
-        # Memory that was passed to the call may have been written.
+        # Memory that was passed to the call may have been written. A pointer that was written over
+        # is a number to the verifier, so what is used as a pointer afterwards was not.
         for value in state.regs[1:6]:
-            if isinstance(value, _Stack):
-                frame = state.frames[value.depth]
-                for off in [o for o, old in frame.items() if not _tainted(old)]:
-                    del frame[off]
-        state.regs[0:6] = [None] * 6
+            for place in _places(value):
+                frame = state.frames[place.depth]
+                for off, old in list(frame.items()):
+                    _put(frame, off, _pointer(old))
+        state.regs[0:6] = [given, None, None, None, None, None]
 
     def helper(self, slot: int, helper: int, state: _State) -> None:
         regs = state.regs
@@ -588,18 +670,20 @@ class _Pass:
             reg, source = _CALLBACKS[helper]
             self.handed(slot, helper, state, 1, source - 1)
             self.handed(slot, helper, state, source + 1, _helper_args(helper))
-            for value in regs[1:6]:
-                if isinstance(value, _Func):
-                    args: list[_Value] = [None] * 5
-                    args[reg - 1] = regs[source]
-                    # It runs any number of times, and each run sees what the previous one left.
-                    before = None
-                    while before != state.key():
-                        before = state.key()
-                        inner = state.copy()
-                        self.subprogram(slot, value.start, inner, args)
-                        inner.regs = list(regs)
-                        _join_states(state, inner, slot)
+            callback = regs[source - 1]
+            if not isinstance(callback, _Func):
+                what = "calls back a function that is only known at run time"
+                raise self.fail(slot, f"{_helper_name(helper)} {what}")
+            args: list[_Value] = [None] * 5
+            args[reg - 1] = regs[source]
+            # It runs any number of times, and each run sees what the previous one left.
+            before = None
+            while before != state.key():
+                before = state.key()
+                inner = state.copy()
+                self.subprogram(slot, callback.start, inner, args)
+                inner.regs = list(regs)
+                _join_states(state, inner, slot)
             return
         if helper in _MEMORY_READERS and _tainted(regs[3]):
             raise self.fail(slot, "reads the context's memory, which is laid out by the mechanism")
@@ -669,11 +753,13 @@ class _Pass:
         if result is None:
             state.regs[0:6] = [None] * 6
             return
-        state.frames[:] = [dict(f) for f in result.frames[: len(state.frames)]]
-        value = result.regs[0]
-        if isinstance(value, _Stack) and value.depth >= len(state.frames):
-            value = None
-        state.regs[0:6] = [value, None, None, None, None, None]
+        depth = len(state.frames)
+        for mine, theirs in zip(state.frames, result.frames[:depth], strict=True):
+            mine.clear()
+            for off, value in theirs.items():
+                mine[off] = value
+                _put(mine, off, _within(value, depth))
+        state.regs[0:6] = [_within(result.regs[0], depth), None, None, None, None, None]
         state.regs[6:10] = saved
 
 
@@ -703,6 +789,9 @@ def analyse(
     work = _Pass(
         code, hook, program, source or {}, kfuncs or {}, kfunc_args or {}, kfunc_names or {}, arrays
     )
+    for slot, insn in enumerate(code.insns):
+        if insn.dst > op.R10 or insn.src > op.R10:
+            raise work.fail(slot, f"register r{max(insn.dst, insn.src)} does not exist")
     regs: list[_Value] = [None] * 11
     regs[1] = _CTX
     regs[10] = _Stack(0, 0)

@@ -20,7 +20,7 @@ from pybpf.asm.edit import Code, edit
 from pybpf.asm.insn import Insn
 from pybpf.multi import rewrite
 from pybpf.multi.traits import CtxHelper, Hook, analyse
-from tests.support.bpfvm import M64, Helper, Vm
+from tests.support.bpfvm import M32, M64, Helper, Vm
 from tests.support.examples import examples
 
 EINVAL = -22 & M64
@@ -49,6 +49,7 @@ def helpers(call: Call, is_ctx: int, args_by_helper: bool = True) -> dict[int, H
 
     def get_arg(vm: Vm, ctx: int, n: int, out: int, *_: int) -> int:
         check(ctx)
+        n &= M32  # u32: clang leaves whatever is above it
         if n >= call.slots:
             return EINVAL
         vm.write(out, 8, call.args[n])
@@ -237,6 +238,71 @@ def test_slots_past_the_functions_own_are_zero(slots: int, void: bool) -> None:
     call = Call(tuple(0x1111 * (i + 1) for i in range(slots)), None if void else 0x7777)
     for index in range(7):
         check([asm.load(op.DW, 0, 1, 8 * index), asm.exit_()], call)
+
+
+# r2 = fp - 8, where 0 is, or what the clock gave: `p = lookup(...) ?: &zero`
+EITHER = [
+    asm.mov_reg(6, 1),
+    asm.store_imm(op.DW, 10, -8, 0),
+    asm.call(5),
+    asm.mov_reg(2, 0),
+    asm.jmp(op.JNE, 0, 77, 2),
+    asm.mov_reg(2, 10),
+    asm.alu(op.ADD, 2, -8),
+]
+# r2 = fp - 8, kept in a structure on the stack, a part of which a helper gets before
+KEPT = [
+    asm.mov_reg(6, 1),
+    asm.mov_reg(2, 10),
+    asm.alu(op.ADD, 2, -8),
+    asm.store(op.DW, 10, -16, 2),
+    asm.mov_reg(1, 10),
+    asm.alu(op.ADD, 1, -24),
+    asm.call(5),
+    asm.store_imm(op.DW, 10, -8, 0),
+    asm.load(op.DW, 2, 10, -16),
+]
+
+
+@pytest.mark.parametrize("pointer", [EITHER, KEPT])
+@pytest.mark.parametrize(
+    "store",
+    [
+        asm.store_imm(op.DW, 2, 0, 1),
+        asm.store_imm(op.B, 2, 7, 1),
+        Insn(op.STX | op.DW | op.ATOMIC, 2, 2, 0, op.ADD),
+    ],
+)
+def test_a_number_written_through_a_pointer_decides_no_branch(
+    pointer: list[Insn], store: Insn
+) -> None:
+    """The pointer is to the stack on one path only, or it was in memory that a helper got."""
+    body = [
+        *pointer,
+        store,
+        asm.load(op.DW, 3, 10, -8),
+        asm.mov(0, 0),
+        asm.jmp(op.JEQ, 3, 0, 1),
+        asm.load(op.DW, 0, 6, 48),
+        asm.exit_(),
+    ]
+    check(body, Call((1, 2, 3), 0x7777))
+
+
+def test_only_the_lower_half_of_an_argument_index_counts() -> None:
+    """bpf_get_func_arg takes a u32; without 32-bit arithmetic clang leaves the upper half dirty."""
+    body = [
+        asm.mov_reg(6, 1),
+        asm.load(op.DW, 2, 1, 0),
+        asm.store_imm(op.DW, 10, -8, 5),
+        asm.mov_reg(3, 10),
+        asm.alu(op.ADD, 3, -8),
+        asm.call(CtxHelper.get_func_arg),
+        asm.load(op.DW, 0, 10, -8),
+        asm.exit_(),
+    ]
+    for index in range(4):
+        check(body, Call((index | 1 << 40, 22, 33), 0x7777))
 
 
 def test_frame_puts_the_return_value_first() -> None:

@@ -386,3 +386,96 @@ def test_load_acquire_is_a_load() -> None:
         of(Insn(op.STX | op.ATOMIC | op.DW, 3, 1, 8, 0x100), RET)
     with pytest.raises(PlanError, match="stores the context pointer away"):
         of(asm.mov(2, 0), Insn(op.STX | op.ATOMIC | op.DW, 2, 1, 0, 0x110), RET)
+
+
+def test_a_callback_that_is_not_known_is_refused() -> None:
+    """`bpf_loop(n, x ? one : two, &data, 0)`: the second would not be looked at."""
+    body = [
+        asm.store(op.DW, 10, -8, 1),
+        load(0, to=5),
+        *asm.func_ref(2, 11),
+        asm.jmp(op.JEQ, 5, 0, 2),
+        *asm.func_ref(2, 12),
+        asm.mov(1, 1),
+        asm.mov_reg(3, 10),
+        asm.alu(op.ADD, 3, -8),
+        asm.mov(4, 0),
+        asm.call(181),
+        ZERO,
+        RET,
+    ]
+    one = [load(0, base=2, to=3), load(8, base=3, to=3), ZERO, RET]
+    two = [load(0, base=2, to=3), load(48, base=3, to=3), ZERO, RET]
+    assert of(*body[:2], *asm.func_ref(2, 8), *body[7:], *one).slots == {0, 1}
+    with pytest.raises(PlanError, match="bpf_loop calls back a function that is only known at run"):
+        of(*body, *one, *two)
+
+
+@pytest.mark.parametrize("code", [op.JMP | op.JA | op.X, op.JMP | op.CALL | op.X])
+def test_jumps_through_a_register_are_refused(code: int) -> None:
+    """gotox goes to a table of places, which would have to move with the code."""
+    with pytest.raises(PlanError, match="goes to a place that is only known at run time"):
+        of(Insn(code, 2), load(0), RET)
+
+
+@pytest.mark.parametrize(("imm", "to"), [(0xE1, 3), (0xF1, 0)])
+def test_the_context_fetched_by_an_exchange(imm: int, to: int) -> None:
+    """To the verifier, xchg and cmpxchg give the pointer that was there, and leave a number."""
+    exchange = [
+        asm.store(op.DW, 10, -8, 1),
+        asm.mov(3, 0),
+        ZERO,
+        Insn(op.STX | op.ATOMIC | op.DW, 10, 3, -8, imm),
+    ]
+    assert of(*exchange, load(8, base=to), RET).slots == {1}
+    assert not of(*exchange, load(-8, base=10, to=2), load(8, base=2), RET).slots
+
+
+def test_a_pointer_to_one_of_two_places() -> None:
+    """What is stored through it may be in either, so neither surely holds the context."""
+    choice = [
+        asm.store(op.DW, 10, -8, 1),
+        load(0, to=3),
+        asm.mov_reg(2, 10),
+        asm.alu(op.ADD, 2, -16),
+        asm.jmp(op.JEQ, 3, 0, 1),
+        asm.alu(op.ADD, 2, 8),
+    ]
+    of(*choice, load(0, base=2, to=3), load(-8, base=10, to=3), load(8, base=3), RET)
+    with pytest.raises(PlanError, match="one path and something else on another"):
+        of(*choice, load(0, base=2, to=3), load(8, base=3), RET)
+    with pytest.raises(PlanError, match="one path and something else on another"):
+        of(*choice, asm.store_imm(op.DW, 2, 0, 0), load(-8, base=10, to=3), load(8, base=3), RET)
+
+
+def test_a_slice_of_a_dynptr_may_be_its_buffer() -> None:
+    """bpf_dynptr_slice_rdwr returns the buffer on the stack if the data is not in one piece."""
+    kfunc = Insn(op.JMP | op.CALL, 0, 2, 0, 77)
+    code = [
+        asm.mov_reg(6, 1),
+        asm.mov_reg(1, 10),
+        asm.mov_reg(3, 10),
+        asm.alu(op.ADD, 3, -8),
+        kfunc,
+        asm.store_imm(op.DW, 10, -8, 0),
+        asm.store_imm(op.DW, 0, 0, 1),
+        load(-8, base=10, to=2),
+        asm.jmp(op.JEQ, 2, 0, 1),
+        load(48, base=6),
+        RET,
+    ]
+    known = {"kfunc_args": {4: 4}, "kfunc_names": {4: "bpf_dynptr_slice_rdwr"}}
+    assert of(*code, **known).reads_ret
+
+
+def test_a_subprogram_that_leaves_its_own_address_behind() -> None:
+    """The verifier refuses that. Here it is no pointer any more."""
+    leave = [asm.store(op.DW, 1, 0, 10), ZERO, RET]
+    arg = [asm.mov_reg(1, 10), asm.alu(op.ADD, 1, -8)]
+    of(*arg, asm.call_sub(3), load(-8, base=10, to=2), load(0, base=2), RET, *leave)
+
+
+@pytest.mark.parametrize("insn", [asm.mov(12, 0), asm.mov_reg(2, 11), load(0, base=15)])
+def test_registers_that_do_not_exist(insn: Insn) -> None:
+    with pytest.raises(PlanError, match=r"instruction 0: .*register r1\d does not exist"):
+        of(insn, ZERO, RET)
