@@ -30,6 +30,7 @@ __all__ = ["MAX_PARAMS", "MAX_SLOTS", "REGISTER_SLOTS", "Model", "Models", "Retu
 MAX_PARAMS = 12  # MAX_BPF_FUNC_ARGS, include/linux/bpf.h
 MAX_SLOTS = 12
 REGISTER_SLOTS = 6  # arguments the x86-64 calling convention passes in registers
+_RETURN_REGISTERS = 16  # bytes of rax and rdx
 
 
 class Return(enum.Enum):
@@ -53,7 +54,7 @@ class Model:
     :param ret_size: its size in bytes, 0 for void
     :param signed: the return value is a signed integer
     :param params: number of C parameters
-    :param structs: some parameter is a struct or union passed by value
+    :param structs: some parameter is a struct or union passed by value, or wider than a register
     :param pointers: if bit i is set, slot i holds a pointer
     :param obstacle: why it cannot have a trampoline, or None
     """
@@ -70,6 +71,11 @@ class Model:
     @property
     def is_void(self) -> bool:
         return self.returns is Return.VOID
+
+    @property
+    def returns_in_memory(self) -> bool:
+        """Return True if the caller passes an address for the value, before all arguments."""
+        return self.returns is Return.STRUCT and self.ret_size > _RETURN_REGISTERS
 
 
 class Models:
@@ -212,7 +218,7 @@ class Models:
         if kind == BtfKind.PTR:
             return _ONE_POINTER
         size = btf.sizeof(real) if kind in _SIZED else 8
-        return (size + 7) // 8 << 2 | (_STRUCT if kind in _STRUCTS else 0)
+        return (size + 7) // 8 << 2 | (_STRUCT if kind in _STRUCTS or size > 8 else 0)
 
     def _return(self, type_id: int) -> int:
         returns, size, signed = self._returned(type_id)

@@ -163,6 +163,7 @@ def naive_model(btf: Btf, func_id: int) -> Model:
                 obstacle = obstacle or Reason.BIG_STRUCT
         elif isinstance(kind, (types.Int, types.Enum, types.Enum64, types.Float)):
             size = kind.size
+            structs |= size > 8  # __int128 may lie on the stack, as a struct may
         slots += (size + 7) // 8
     if slots > MAX_SLOTS:
         obstacle = obstacle or Reason.TOO_MANY_SLOTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..._uapi.enums import ProgType
 from ...features import Feature
 from ...trampoline.model import REGISTER_SLOTS
+from ...wording import many
 from .. import rewrite
 from ..plan import Side
 from ..reasons import Reason
@@ -54,6 +55,9 @@ class ByRegisters(Mechanism):
                 reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
                 return Refusal(reason, "the program reads arguments or the return value", _RAW)
             return None
+        if model.returns_in_memory and (traits.needs_args or traits.needs_ret):
+            # The first argument register has the address for it, and every argument is in the next.
+            return Refusal(Reason.RETURNS_STRUCT, f"returns {many(model.ret_size, 'byte')}")
         if _reads_own_args(traits, model) and (
             side is Side.EXIT
             or (side is Side.SESSION and _reads_own_args(request.template.half(True).traits, model))
