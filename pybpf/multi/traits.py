@@ -235,7 +235,7 @@ class _Either:
 
 @dataclass(frozen=True, slots=True)
 class _Func:
-    start: int
+    starts: frozenset[int]  # of the functions that it may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +324,8 @@ def _join(a: _Value, b: _Value, at: int) -> _Value:
         return b
     if a is _CTX or b is _CTX:
         return _Lost("it holds the context on one path and something else on another", at)
+    if isinstance(a, _Func) and isinstance(b, _Func):
+        return _Func(a.starts | b.starts)
     return _either({*_places(a), *_places(b)})
 
 
@@ -505,7 +507,7 @@ class _Pass:
 
     def immediate(self, slot: int, insn: Insn) -> _Value:
         if insn.src == asm.PSEUDO_FUNC:
-            return _Func(slot + 1 + insn.imm)
+            return _Func(frozenset({slot + 1 + insn.imm}))
         if insn.src == asm.PSEUDO_MAP_FD:
             return _Map(insn.imm)
         if insn.src:
@@ -572,7 +574,9 @@ class _Pass:
             frame = state.frames[place.depth]
             if place.off is not None:
                 values.append(frame.get(place.off + off))
-            elif any(_tainted(v) for v in frame.values()):
+                continue
+            values += [None, *(v for v in frame.values() if _places(v))]
+            if any(_tainted(v) for v in frame.values()):
                 return _Lost("it comes from a varying place on a stack that holds it", slot)
         if not values:
             return None
@@ -680,10 +684,11 @@ class _Pass:
             before = None
             while before != state.key():
                 before = state.key()
-                inner = state.copy()
-                self.subprogram(slot, callback.start, inner, args)
-                inner.regs = list(regs)
-                _join_states(state, inner, slot)
+                for start in sorted(callback.starts):
+                    inner = state.copy()
+                    self.subprogram(slot, start, inner, args)
+                    inner.regs = list(regs)
+                    _join_states(state, inner, slot)
             return
         if helper in _MEMORY_READERS and _tainted(regs[3]):
             raise self.fail(slot, "reads the context's memory, which is laid out by the mechanism")

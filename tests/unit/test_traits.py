@@ -388,14 +388,14 @@ def test_load_acquire_is_a_load() -> None:
         of(asm.mov(2, 0), Insn(op.STX | op.ATOMIC | op.DW, 2, 1, 0, 0x110), RET)
 
 
-def test_a_callback_that_is_not_known_is_refused() -> None:
-    """`bpf_loop(n, x ? one : two, &data, 0)`: the second would not be looked at."""
+def test_a_callback_that_is_one_of_two() -> None:
+    """`bpf_loop(n, x ? one : two, &data, 0)`: both are looked at."""
     body = [
         asm.store(op.DW, 10, -8, 1),
         load(0, to=5),
         *asm.func_ref(2, 11),
         asm.jmp(op.JEQ, 5, 0, 2),
-        *asm.func_ref(2, 12),
+        *asm.func_ref(2, 13),
         asm.mov(1, 1),
         asm.mov_reg(3, 10),
         asm.alu(op.ADD, 3, -8),
@@ -404,11 +404,15 @@ def test_a_callback_that_is_not_known_is_refused() -> None:
         ZERO,
         RET,
     ]
-    one = [load(0, base=2, to=3), load(8, base=3, to=3), ZERO, RET]
-    two = [load(0, base=2, to=3), load(48, base=3, to=3), ZERO, RET]
-    assert of(*body[:2], *asm.func_ref(2, 8), *body[7:], *one).slots == {0, 1}
+    callbacks = [
+        *[load(0, base=2, to=3), load(8, base=3, to=3), ZERO, RET, RET],
+        *[load(0, base=2, to=3), load(48, base=3, to=3), ZERO, RET],
+    ]
+    traits = of(*body, *callbacks)
+    assert (traits.slots, traits.reads_ret) == ({0, 1}, True)
+    body[5:7] = [load(8, to=2), asm.mov(0, 0)]
     with pytest.raises(PlanError, match="bpf_loop calls back a function that is only known at run"):
-        of(*body, *one, *two)
+        of(*body, *callbacks)
 
 
 @pytest.mark.parametrize("code", [op.JMP | op.JA | op.X, op.JMP | op.CALL | op.X])
