@@ -228,11 +228,12 @@ def _make_folder(folder: str) -> bool:
 
     if file_system(folder) != "bpf":
         return False
-    with suppress(FileExistsError):  # somebody else was faster
-        try:
-            os.mkdir(folder, 0o700)
-        except (FileNotFoundError, PermissionError):
-            return False
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass  # somebody else was faster
+    except OSError:
+        return False
     return True
 
 
