@@ -46,8 +46,10 @@ def _netlink(what: str) -> Iterator[Any]:
         with IPRoute() as route:
             yield route
     except NetlinkError as error:
-        number, said = abs(error.code), str(error.args[1]) if error.args[1:] else ""
-        raise BpfError(number, what, said if said != os.strerror(number) else "") from None
+        code = abs(error.code)
+        said = str(error.args[1]) if error.args[1:] else ""
+        # Where the kernel says nothing more, pyroute2 has the text of the errno, which we have too.
+        raise BpfError(code, what, "" if said == os.strerror(code) else said) from None
 
 
 def attach_tc(
