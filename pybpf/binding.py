@@ -563,9 +563,10 @@ class Binding:
             fd_array=(0, *modules) if modules else (),
         )
 
-    def load(self, program: ProgLoad) -> Fd:
+    def load(self, program: ProgLoad, *, on_log: Callable[[str], object] | None = None) -> Fd:
         """Load a program (BPF_PROG_LOAD).
 
+        :param on_log: called with the verifier's log, if its ``log_level`` asks for one
         :raises VerifierError: the verifier refused it
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
         :raises BpfError: any other refusal
@@ -594,6 +595,7 @@ class Binding:
                 line_info_rec_size=program.line_info_rec_size if line_info else 0,
                 fd_array=program.fd_array,
                 log_level=program.log_level,
+                on_log=on_log,
             )
         except VerifierError as error:
             self._name_source(error, program)

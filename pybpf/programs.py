@@ -134,7 +134,11 @@ class Program(Attaching):
         #: A loaded program whose function `attach_to` names: for freplace, and for fentry and
         #: fexit on a BPF program. None for the kernel's own functions.
         self.target_program: links.HasFd | None = None
+        #: Bits of ``BPF_LOG_*`` (``bpf_verifier.h``): 1 for a log, 2 for a longer one, 4 for
+        #: statistics. Assign them before loading.
         self.log_level: int = 0
+        #: What the verifier wrote when it accepted the program, if `log_level` asks for that.
+        self.log: str = ""
 
     @classmethod
     def from_id(cls, program_id: int) -> Program:
@@ -308,7 +312,7 @@ class Program(Attaching):
             log_level=self.log_level,
         )
         try:
-            return self._binding.load(program)
+            return self._binding.load(program, on_log=self._keep_log)
         except VerifierError as error:
             from .obj.missing import explain  # only for errors
 
@@ -316,6 +320,9 @@ class Program(Attaching):
             if lacking is not None:
                 error.hint = f"this kernel lacks something: {lacking}"
             raise
+
+    def _keep_log(self, log: str) -> None:
+        self.log = log
 
     def _struct_ops_place(self) -> tuple[BtfTarget, int]:
         place = self._binding.struct_ops_place(self.name)

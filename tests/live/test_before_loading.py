@@ -109,3 +109,12 @@ def test_logged_steps(caplog: pytest.LogCaptureFixture) -> None:
     assert "created 'runs': array, 6 entries" in said["pybpf.maps"]
     assert "loading 'on_xdp': " in said["pybpf.programs"]
     assert "opened xdp on lo" in said["pybpf.links"]
+
+
+def test_the_log_of_a_program_that_is_accepted() -> None:
+    """With log_level the verifier's words are kept. Without it there are none."""
+    with pybpf.open(DATA / "map_events.bpf.o") as obj:
+        obj.programs["offer"].log_level = 2
+        obj.load()
+        assert "processed" in obj.programs["offer"].log and "exit" in obj.programs["offer"].log
+        assert obj.programs["touch"].log == ""
