@@ -83,6 +83,8 @@ def _run_hint(error: int, kind: int, data: bytes | None, ctx: bytes | None) -> s
     # What BPF_PROG_TEST_RUN of a type of program lacks, "" if that is not known.
     if error in (ENOTSUPP, errno.EOPNOTSUPP):
         return "the kernel cannot test-run programs of this type; attach it"
+    if error == errno.EINTR:
+        return "a signal came when some of the runs were done, and the rest is left out"
     if error != errno.EINVAL:
         return ""
     if kind in _ON_PACKETS:
@@ -412,7 +414,7 @@ class Program(Attaching):
         :param data: packet for networking programs, bytes
         :param ctx: context struct for programs that take one
         :raises BpfError: EOPNOTSUPP/ENOTSUPP for program types that cannot be run this way; EINVAL
-            if the type needs data or ctx, or takes none
+            if the type needs data or ctx, or takes none; EINTR if a signal came between two runs
         :raises TypeError: `data` or `ctx` is not bytes
         """
         inputs: dict[str, object] = {"data": data, "ctx": ctx}
