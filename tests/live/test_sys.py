@@ -7,7 +7,6 @@ import errno
 import fcntl
 import mmap
 import os
-import signal
 import stat
 import struct
 import subprocess
@@ -144,22 +143,6 @@ def test_program_and_what_the_kernel_says_of_it() -> None:
     assert len(got.jited_insns) == got.jited_prog_len > 0
     assert len(got.jited_ksyms) == len(got.jited_func_lens) == 1
     assert len(bytes.fromhex(got.tag)) == 8
-
-
-def test_a_signal_between_two_runs() -> None:
-    """Runs are not repeated behind the caller's back: the error says that some were done."""
-    former = signal.signal(signal.SIGALRM, lambda number, frame: None)
-    try:
-        with (
-            sys_prog.prog_load(SOCKET_FILTER, _return(1)) as fd,
-            Program.from_id(bpf.prog_info(fd).id) as program,
-        ):
-            signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
-            with pytest.raises(BpfError, match=r"EINTR.*some of the runs were done"):
-                program.test_run(bytes(64), repeat=2**31 - 1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
 
 
 @pytest.mark.parametrize("longer", [100, 2000])
