@@ -10,7 +10,21 @@ import pytest
 
 from pybpf.btf import Btf, BtfKind
 from pybpf.btf.encode import BtfBuilder
-from pybpf.btf.types import Array, Const, Enum, EnumValue, Int, Member, Ptr, Struct, Union
+from pybpf.btf.types import (
+    Array,
+    Const,
+    Enum,
+    EnumValue,
+    Func,
+    FuncProto,
+    Int,
+    Linkage,
+    Member,
+    Param,
+    Ptr,
+    Struct,
+    Union,
+)
 from pybpf.tools.retsnoop import render
 from pybpf.tools.retsnoop.args import (
     MAX_ARGS,
@@ -212,6 +226,26 @@ PAIR = Parameter("pair", Take.PAIR, 0, 8, MADE.btf, MADE.inner)
 def test_arguments(parameter: Parameter, arg: Arg, text: str) -> None:
     """Every way an argument can come out."""
     assert arguments_text([parameter], [arg], Settings()) == [(parameter.name, text)]
+
+
+def test_arguments_that_had_no_room_are_told() -> None:
+    """The record ends after the first of three: said once, not passed over."""
+    three = [Parameter(name, Take.VALUE) for name in "abc"]
+    assert arguments_text(three, [Arg(0, 5)], Settings()) == [("a", "5"), ("...", "(trunc)")]
+    assert arguments_text(three, [], Settings()) == [("...", "(trunc)")]
+    assert len(arguments_text(three, [Arg(0, 5)] * 3, Settings())) == 3
+
+
+def test_a_number_wider_than_a_register_takes_two() -> None:
+    """What follows an __int128 is in the register after both."""
+    b = BtfBuilder()
+    u128, u64 = b.add(Int("__int128 unsigned", 16, 128)), b.add(Int("u64", 8, 64))
+    proto = b.add(FuncProto(0, (Param("wide", u128), Param("next", u64))))
+    b.add(Func("f", proto, Linkage.STATIC))
+    taken = parameters(Btf(b.build()), "f")
+    assert [(p.take, p.slot, p.size) for p in taken] == [(Take.PAIR, 0, 16), (Take.VALUE, 2, 0)]
+    wide = Arg(16, 1, struct.pack("<QQ", 1, 2))
+    assert arguments_text(taken, [wide, Arg(0, 7)], Settings())[0] == ("wide", f"{2 << 64 | 1:#x}")
 
 
 def test_raw_pointers_and_widths() -> None:

@@ -305,6 +305,22 @@ def test_trace_gaps_are_told() -> None:
     ]
 
 
+def test_calls_too_deep_to_be_kept_have_no_duration() -> None:
+    """No frame remembers when they began: not 0.000us, and null in JSON."""
+    trace = (
+        Call(1, 1, 0, OPEN, 0, 100),
+        Call(1, 1, 1, FILP, 1, 200),
+        Return(1, 1, 2, FILP, 1, None, -2),
+        Return(1, 1, 3, OPEN, 0, 900, -2),
+    )
+    lines = list(render.trace_lines(trace, 4, FUNCTIONS))
+    assert lines[3].split()[-2:] == ["[-ENOENT]", "..."]
+    value = jsonlines.session(
+        Session(end(records=4), (), trace), FUNCTIONS, epoch=0, trace=True, rows=None
+    )
+    assert [event.get("duration_ns", "") for event in value["trace"]] == ["", "", None, 900]
+
+
 def test_trace_indentation_is_capped() -> None:
     """Beyond 20 levels rows do not move further right."""
     deep = [Call(1, 1, i, OPEN, i, 0) for i in range(30)]

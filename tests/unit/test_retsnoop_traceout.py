@@ -94,6 +94,30 @@ def test_a_call_that_never_returned() -> None:
     assert (event["dur"], event["args"]) == (5.0, {"session": 3, "finished": False})
 
 
+def test_a_call_whose_return_was_lost_ends_with_the_one_around_it() -> None:
+    """Not at the end of the session: viewers need events of a thread to be nested."""
+    trace = (
+        Call(3, 8, 0, 0, 0, 1000),
+        Call(3, 8, 1, 1, 1, 2000),
+        Call(3, 8, 2, 1, 2, 2500),
+        Return(3, 8, 4, 1, 1, 1500, -2),
+        Call(3, 8, 5, 1, 1, 6000),
+        Call(3, 8, 6, 1, 2, 6500),
+        Return(3, 8, 7, 1, 2, None, 0),
+        Return(3, 8, 8, 1, 1, 700, 0),
+        Return(3, 8, 9, 0, 0, 8000, 0),
+    )
+    events = list(events_of(Session(END, trace=trace), FUNCTIONS))
+    spans = sorted((e["ts"], e["ts"] + e["dur"], e["args"].get("finished", True)) for e in events)
+    assert spans == [
+        (1.0, 9.0, True),
+        (2.0, 3.5, True),
+        (2.5, 3.5, False),
+        (6.0, 6.7, True),
+        (6.5, 6.5, True),
+    ]
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 1), st.integers(0, 4))), st.data())
 def test_whatever_was_lost(calls: list[tuple[bool, int, int]], data: st.DataObject) -> None:
     """With any records missing the events are still valid, and one a call at most."""

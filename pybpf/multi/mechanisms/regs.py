@@ -55,7 +55,7 @@ class ByRegisters(Mechanism):
                 reason = Reason.NO_BTF if target.unique else Reason.AMBIGUOUS
                 return Refusal(reason, "the program reads arguments or the return value", _RAW)
             return None
-        if model.returns_in_memory and (traits.needs_args or traits.needs_ret):
+        if model.returns_in_memory and traits.needs_args:
             # The first argument register has the address for it, and every argument is in the next.
             return Refusal(Reason.RETURNS_STRUCT, f"returns {many(model.ret_size, 'byte')}")
         if _reads_own_args(traits, model) and (

@@ -92,14 +92,15 @@ def _parameters(btf: Btf, params: Sequence[Param], settings: Settings) -> Iterat
             return
         name = plain(param.name or f"arg{number}")
         t = btf.type(btf.skip_mods_and_typedefs(param.type))
-        needed = (t.size + 7) // 8 if isinstance(t, (Struct, Union)) else 1
+        whole = isinstance(t, (Struct, Union)) or (isinstance(t, Int) and t.size > 8)
+        needed = (btf.sizeof(param.type) + 7) // 8 if whole else 1
         if needed > 2:
             yield Parameter(name, Take.NONE, note="(unsupp)")
             continue
         if slot + needed > _REGISTERS:
             yield Parameter(name, Take.NONE, note="(stack-too-far)")
-        elif isinstance(t, (Struct, Union)):
-            yield Parameter(name, Take.PAIR, slot, t.size, btf, param.type)
+        elif whole:
+            yield Parameter(name, Take.PAIR, slot, btf.sizeof(param.type), btf, param.type)
         elif isinstance(t, Ptr):
             yield _pointer(btf, name, slot, t.type, param.type, settings)
         else:
@@ -160,8 +161,9 @@ def arguments_text(
         out.append((parameter.name, text))
         if parameter.take == Take.STRING and value.size > 0:
             wanted = value.data.replace(b"%%", b"").count(b"%")
-    if len(values) < len(parameters) and not out:
-        out.append(("...", "(trunc)"))
+    else:
+        if len(values) < len(parameters):
+            out.append(("...", "(trunc)"))
     return out
 
 

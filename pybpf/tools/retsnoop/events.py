@@ -42,6 +42,7 @@ FAILED, DISCARD, UNFINISHED = 1, 2, 4
 DONE, STITCHED = 1, 2
 #: The bits of a frame's flags above these hold the number of its call in the session.
 CALL_SHIFT = 8
+_UNKNOWN_TIME = (1 << 64) - 1
 
 _KIND = struct.Struct("<I")
 _TRACE = struct.Struct("<IIiIIIQq")
@@ -74,7 +75,7 @@ class Call(NamedTuple):
 class Return(NamedTuple):
     """Report that a traced function returned (``-T``). As `Call`, and:
 
-    :param duration: ns since its call
+    :param duration: ns since its call, None if that was too deep to have a frame
     :param result: ``__s64``
     """
 
@@ -83,7 +84,7 @@ class Return(NamedTuple):
     seq: int
     func: int
     depth: int
-    duration: int
+    duration: int | None
     result: int
 
 
@@ -241,7 +242,9 @@ def _call(data: memoryview) -> Call:
 
 
 def _return(data: memoryview) -> Return:
-    return Return(*_TRACE.unpack_from(data)[1:])
+    _, session, key, seq, func, depth, duration, result = _TRACE.unpack_from(data)
+    known = None if duration == _UNKNOWN_TIME else duration
+    return Return(session, key, seq, func, depth, known, result)
 
 
 def _hit(data: memoryview) -> Hit:

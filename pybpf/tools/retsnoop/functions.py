@@ -44,9 +44,14 @@ class Flag(enum.IntFlag):
     BOOL = 16
     VOID = 32
     GUESS = 64
+    BYTE = 128
+    SHORT = 256
+    WORD = 512
 
 
 _NONE = Flag(0)
+# By bytes of the return value, if above it in the register there may be anything.
+_WIDTHS = {1: Flag.BYTE, 2: Flag.SHORT, 4: Flag.WORD}
 # As plain numbers. An operation of `enum` takes as long as making a whole `Function`.
 _ENTRY, _VOID, _NEVER_FAILS = int(Flag.ENTRY), int(Flag.VOID), int(Flag.NOFAIL | Flag.VOID)
 
@@ -116,7 +121,8 @@ def flags_of(model: Model | None) -> Flag:
             return Flag.SIGNEXT
         case Return.INT | Return.ENUM if model.signed and model.ret_size == 8:
             return Flag(0)
-    return Flag.NOFAIL
+    sign = Flag.SIGNEXT if model.signed and model.ret_size in (1, 2) else _NONE
+    return Flag.NOFAIL | _WIDTHS.get(model.ret_size, _NONE) | sign
 
 
 def key_of(function: Target | Function) -> Key:

@@ -315,7 +315,7 @@ def _trace_rows(
 def _returned(
     event: Return, name: str, function: Function, given: Sequence[tuple[str, str]] = ()
 ) -> _Line:
-    duration = f"{event.duration / 1000:.3f}us"
+    duration = UNFINISHED if event.duration is None else f"{event.duration / 1000:.3f}us"
     return _Line(name, format_result(function, event.result), duration, given)
 
 

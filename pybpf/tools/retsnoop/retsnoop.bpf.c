@@ -52,11 +52,14 @@ char LICENSE[] SEC("license") = "GPL";
 enum func_flags {
 	FUNC_ENTRY = 1,   /* opens a session */
 	FUNC_NOFAIL = 2,  /* no value it returns means an error */
-	FUNC_SIGNEXT = 4, /* returns a 4-byte integer */
+	FUNC_SIGNEXT = 4, /* returns a signed integer: of 4 bytes, or as FUNC_BYTE or FUNC_SHORT say */
 	FUNC_PTR = 8,     /* NULL is an error too */
 	FUNC_BOOL = 16,
 	FUNC_VOID = 32,
 	FUNC_GUESS = 64, /* no prototype known: perhaps a 4-byte integer */
+	FUNC_BYTE = 128, /* returns 1, 2 or 4 bytes: above them is whatever the register held */
+	FUNC_SHORT = 256,
+	FUNC_WORD = 512,
 };
 
 /* Values of the filter maps: bits of `ids`, and what is in `comms`. */
@@ -86,8 +89,10 @@ enum frame_flags {
 	FRAME_DONE = 1,     /* `time` is the duration, `result` is valid */
 	FRAME_STITCHED = 2, /* from a chain that was set aside */
 	FRAME_FAILED = 4,   /* `result` is an error */
+	FRAME_VOID = 8,     /* `result` is whatever was in the register */
 };
 
+#define UNKNOWN_TIME ((__u64)-1) /* duration of a call that had no frame */
 #define FRAME_CALL_SHIFT 8 /* above it is the call's number in its session */
 
 /* How a session ended: indices of `ends`. */
@@ -116,7 +121,7 @@ struct trace_record {
 	__u32 seq; /* counts calls and returns of the session: a gap is a lost record */
 	__u32 func;
 	__u32 depth;
-	__u64 time; /* ns: time of the call, or duration at return */
+	__u64 time; /* ns: time of the call, or duration at return, or UNKNOWN_TIME */
 	__s64 result;
 };
 
@@ -798,7 +803,7 @@ static __always_inline bool wanted_retval(struct session *s)
 {
 	__s64 value = s->end.frames[0].result;
 
-	if (!(s->end.frames[0].flags & FRAME_DONE))
+	if ((s->end.frames[0].flags & (FRAME_DONE | FRAME_VOID)) != FRAME_DONE)
 		return !allowed_retvals;
 	if (in_ranges(deny_retvals, denied_retvals, value))
 		return false;
@@ -845,7 +850,7 @@ static __always_inline void finish(void *ctx, struct session *s, __s32 key, __u6
 			count(&incomplete_sessions);
 		if (send_end(s))
 			how = ENDED_LOST;
-	} else if (emit_trace || emit_interim || emit_args) {
+	} else if (emit_trace || emit_interim || emit_args || emit_lbr) {
 		s->end.depth = 0;
 		send_end(s);
 	}
@@ -868,6 +873,22 @@ static __always_inline bool has_failed(__u32 flags, __u64 result)
 	if ((flags & FUNC_PTR) && !result)
 		return true;
 	return is_error(result);
+}
+
+/* The value in a return register. */
+static __always_inline __u64 value_of(__u32 flags, __u64 result)
+{
+	if (flags & (FUNC_BYTE | FUNC_BOOL))
+		return flags & FUNC_SIGNEXT ? (__u64)(__s8)result : (__u8)result;
+	if (flags & FUNC_SHORT)
+		return flags & FUNC_SIGNEXT ? (__u64)(__s16)result : (__u16)result;
+	if (flags & FUNC_SIGNEXT)
+		return (__s32)result;
+	if (flags & FUNC_WORD)
+		return (__u32)result;
+	if ((flags & FUNC_GUESS) && !(result >> 32) && is_error((__s32)result))
+		return (__s32)result;
+	return result;
 }
 
 struct search {
@@ -906,16 +927,13 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u32 
 
 	if (!depth)
 		return false;
-	if (flags & FUNC_SIGNEXT)
-		result = (__s64)(__s32)result;
-	else if ((flags & FUNC_GUESS) && !(result >> 32) && is_error((__s64)(__s32)result))
-		result = (__s64)(__s32)result;
+	result = value_of(flags, result);
 
 	if (depth > MAX_DEPTH || depth > max_depth) {
 		/* Not stored: all that is known is that it was called. */
 		s->depth = depth - 1;
 		if (emit_trace)
-			trace(s, REC_RETURN, func, depth - 1, 0, result);
+			trace(s, REC_RETURN, func, depth - 1, UNKNOWN_TIME, result);
 		return false;
 	}
 	depth--;
@@ -933,6 +951,8 @@ static __always_inline bool pop(void *ctx, struct session *s, __u32 func, __u32 
 	failed = has_failed(flags, result);
 	frame = &s->end.frames[slot(depth)];
 	frame->flags |= failed ? FRAME_DONE | FRAME_FAILED : FRAME_DONE;
+	if (flags & FUNC_VOID)
+		frame->flags |= FRAME_VOID;
 	frame->time = now - frame->time;
 	frame->result = result;
 	if (failed && !s->failed) {

@@ -54,6 +54,7 @@ def events_of(
     """
     end = session.end
     open_: list[Call] = []
+    latest = end.start  # of the moments that are known
 
     def finished(call: Call, duration: int, result: str | None) -> dict[str, Any]:
         event = _common(end, functions[call.func].label, "X", call.time)
@@ -68,6 +69,7 @@ def events_of(
         return event | {"dur": _us(duration), "args": args}
 
     for event in session.trace:
+        latest = max(latest, _moment(event, open_, latest))
         if isinstance(event, Hit):
             label = (labels or {}).get(event.func, str(event.func))
             yield _common(end, label, "i", event.time) | {"s": "t", "args": {}}
@@ -76,21 +78,29 @@ def events_of(
         depth = event.depth + isinstance(event, Return)
         while open_ and open_[-1].depth >= depth:
             lost = open_.pop()
-            yield finished(lost, max(0, _now(event, end) - lost.time), None)
+            yield finished(lost, max(0, latest - lost.time), None)
         if isinstance(event, Call):
             open_.append(event)
         elif open_ and (open_[-1].depth, open_[-1].func) == (event.depth, event.func):
             function = functions[event.func]
             result = outcome_of(function, event.result).text
-            yield finished(open_.pop(), event.duration, result)
+            call = open_.pop()
+            # Of a call too deep to be kept, the duration is not known: at least that of its calls.
+            least = max(0, latest - call.time)
+            yield finished(call, least if event.duration is None else event.duration, result)
     while open_:
         call = open_.pop()
         yield finished(call, max(0, end.end - call.time), None)
 
 
-def _now(event: Call | Return, end: End) -> int:
-    # A return has no time of its own, but nothing in a session is later than its end.
-    return event.time if isinstance(event, Call) else end.end
+def _moment(event: Call | Return | Hit, open_: Sequence[Call], latest: int) -> int:
+    # When it happened. A return has no time of its own: that of its call tells.
+    if not isinstance(event, Return):
+        return event.time
+    for call in reversed(open_):
+        if (call.depth, call.func) == (event.depth, event.func):
+            return latest if event.duration is None else call.time + event.duration
+    return latest
 
 
 class TraceFile:
