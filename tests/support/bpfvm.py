@@ -1,7 +1,7 @@
 """A BPF interpreter: it finds out what a stream computes, without a kernel.
 
 It runs the instructions that the lowerings emit and that clang makes of tracing programs:
-64- and 32-bit arithmetic, jumps, loads and stores of every width, atomic
+64- and 32-bit arithmetic, byte order, jumps, loads and stores of every width, atomic
 addition, helper, subprogram and callback calls. Memory is a set of regions at made-up addresses.
 An access outside every region is an error, as it would be for the verifier.
 """
@@ -125,6 +125,8 @@ class Vm:
         return slot + 1
 
     def _alu(self, insn: Insn, regs: list[int]) -> int:
+        if insn.code & op.OP_MASK == op.END:
+            return self._swapped(insn, regs[insn.dst])
         bits = 64 if insn.cls == op.ALU64 else 32
         mask = (1 << bits) - 1
         a = regs[insn.dst] & mask
@@ -159,6 +161,13 @@ class Vm:
             case other:
                 raise VmFault(f"arithmetic {other:#x} is not modelled")
         return out & mask
+
+    @staticmethod
+    def _swapped(insn: Insn, value: int) -> int:
+        # htole, htobe (ALU) or bswap (ALU64) of the lowest 16, 32 or 64 bits.
+        low = (value & ((1 << insn.imm) - 1)).to_bytes(insn.imm // 8, "little")
+        swaps = insn.cls == op.ALU64 or insn.code & op.X
+        return int.from_bytes(low, "big" if swaps else "little")
 
     def _jump(self, slot: int, insn: Insn, regs: list[int]) -> int:
         delta = insn.jump_delta
