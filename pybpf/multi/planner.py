@@ -128,7 +128,7 @@ def _kind(model: Model | None) -> object:
     return (
         model.slots,
         returns is _VOID,
-        returns is _WIDE and model.ret_size,
+        (returns is _WIDE or model.returns_in_memory) and model.ret_size,
         model.params,
         model.structs,
         id(model.obstacle),

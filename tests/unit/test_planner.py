@@ -329,6 +329,10 @@ def test_a_value_returned_in_memory_shifts_the_arguments(size: int, shifted: boo
     big = Model(2, Return.STRUCT, size, False, 2, obstacle=Reason.RETURNS_STRUCT)
     out = one(template(load(0)), replace(T, model=big), K6_12)
     assert [s.reason for s in out.skipped] == [Reason.RETURNS_STRUCT] * shifted
+    small = replace(big, ret_size=8)
+    both = [replace(T, model=small), replace(T, name="g", address=0x2000, model=big)]
+    planned = plan(template(load(0)), both, K6_12)
+    assert [t.name for t in planned.targets] == ["vfs_read", "g"][: 2 - shifted]
     returned = one(template(load(6), hook=Hook.EXIT), replace(T, model=big), K6_12)
     assert {g.mechanism for g in returned.groups} == {KPROBE_MULTI}
 
