@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Multi programs that make the context hard to follow: what clang makes of them must be refused, or
-// see right values in every lowering. Each returns a number of all that it read.
+// see right values in every lowering. Each leaves a number of all that it read.
 #include "pybpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -11,6 +11,19 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } values SEC(".maps");
+
+__u64 results[16]; /* by cookie */
+
+/* A program that leaves what its body returns. */
+#define SHAPE(section, name)                                             \
+	static __always_inline __u64 name##_of(unsigned long long *ctx); \
+	SEC(section)                                                     \
+	int name(unsigned long long *ctx)                                \
+	{                                                                \
+		results[bpf_get_attach_cookie(ctx) & 15] = name##_of(ctx); \
+		return 0;                                                \
+	}                                                                \
+	static __always_inline __u64 name##_of(unsigned long long *ctx)
 
 struct holder {
 	__u64 *found;
@@ -58,8 +71,7 @@ static long add_value(void *map, const void *key, void *value, void *data)
 	return 0;
 }
 
-SEC("fexit.multi/x")
-int in_a_struct(unsigned long long *ctx)
+SHAPE("fexit.multi", in_a_struct)
 {
 	__u64 found = 0;
 	struct holder h = { &found, ctx, 3 };
@@ -70,8 +82,7 @@ int in_a_struct(unsigned long long *ctx)
 	return 1;
 }
 
-SEC("fexit.multi/x")
-int one_of_two_callbacks(unsigned long long *ctx)
+SHAPE("fexit.multi", one_of_two_callbacks)
 {
 	__u64 found = 0;
 	struct holder h = { &found, ctx, 3 };
@@ -80,8 +91,7 @@ int one_of_two_callbacks(unsigned long long *ctx)
 	return found;
 }
 
-SEC("fexit.multi/x")
-int for_each(unsigned long long *ctx)
+SHAPE("fentry.multi", for_each)
 {
 	__u64 found = 0;
 	struct holder h = { &found, ctx };
@@ -91,8 +101,7 @@ int for_each(unsigned long long *ctx)
 }
 
 /* The pointer to `found` lies in memory that a helper got. */
-SEC("fexit.multi/x")
-int marked_by_a_callback(unsigned long long *ctx)
+SHAPE("fexit.multi", marked_by_a_callback)
 {
 	__u64 found, r = 1;
 	struct holder h = { &found, ctx, 3 };
@@ -107,8 +116,7 @@ int marked_by_a_callback(unsigned long long *ctx)
 	return r;
 }
 
-SEC("fexit.multi/x")
-int default_value(unsigned long long *ctx)
+SHAPE("fexit.multi", default_value)
 {
 	__u64 zero = 0, *p, r;
 	__u32 key = 0;
@@ -145,8 +153,7 @@ __noinline int of_all(unsigned long long *ctx, int flag)
 	return ctx[4] * flag + ctx[5];
 }
 
-SEC("fexit.multi/x")
-int in_any_argument(unsigned long long *ctx)
+SHAPE("fexit.multi", in_any_argument)
 {
 	return fifth(1, ctx[0], 3, 4, ctx) + third(7, 8, ctx) + (__s16)ctx[6] + of_all(ctx, ctx[0] & 3);
 }
@@ -164,8 +171,7 @@ static __noinline __u64 swap(struct keep *k, unsigned long long *other)
 	return mine[1];
 }
 
-SEC("fexit.multi/x")
-int replaced_by_a_callee(unsigned long long *ctx)
+SHAPE("fentry.multi", replaced_by_a_callee)
 {
 	unsigned long long other[2] = { 11, 12 }, *now;
 	struct keep k = { ctx };
@@ -182,8 +188,7 @@ static __noinline unsigned long long *pick(unsigned long long *ctx, struct keep 
 	return k->ctx ? k->ctx : ctx;
 }
 
-SEC("fexit.multi/x")
-int returned_by_a_callee(unsigned long long *ctx)
+SHAPE("fexit.multi", returned_by_a_callee)
 {
 	struct keep k = { ctx };
 	unsigned long long *same = pick(ctx, &k);
@@ -191,8 +196,7 @@ int returned_by_a_callee(unsigned long long *ctx)
 	return same[2] + same[6];
 }
 
-SEC("fentry.multi/x")
-int parts_of_slots(unsigned long long *ctx)
+SHAPE("fentry.multi", parts_of_slots)
 {
 	char *c = (char *)ctx;
 
@@ -200,8 +204,7 @@ int parts_of_slots(unsigned long long *ctx)
 	       *(volatile __s8 *)(c + 29) + *(volatile __s16 *)(c + 38);
 }
 
-SEC("fexit.multi/x")
-int converted(unsigned long long *ctx)
+SHAPE("fexit.multi", converted)
 {
 	__s64 a = (__s32)ctx[0], b = (__s16)ctx[1], c = (__s8)ctx[2];
 
@@ -211,8 +214,7 @@ int converted(unsigned long long *ctx)
 	return a + b * c;
 }
 
-SEC("fexit.multi/x")
-int by_branches(unsigned long long *ctx)
+SHAPE("fexit.multi", by_branches)
 {
 	__u64 v;
 
@@ -237,8 +239,7 @@ int by_branches(unsigned long long *ctx)
 	return v;
 }
 
-SEC("fexit.multi/x")
-int by_index(unsigned long long *ctx)
+SHAPE("fentry.multi", by_index)
 {
 	__u64 sum = 0, v;
 
@@ -250,8 +251,7 @@ int by_index(unsigned long long *ctx)
 	return sum + bpf_get_func_arg_cnt(ctx);
 }
 
-SEC("fexit.multi/x")
-int copied(unsigned long long *ctx)
+SHAPE("fexit.multi", copied)
 {
 	__u64 all[7], sum = 0;
 
@@ -261,19 +261,20 @@ int copied(unsigned long long *ctx)
 	return sum;
 }
 
-SEC("fexit.multi/x")
-int all_at_once(unsigned long long *ctx)
+SHAPE("fexit.multi", all_at_once)
 {
 	__u64 a = ctx[0], b = ctx[1], c = ctx[2], d = ctx[3], e = ctx[4], f = ctx[5];
-	__u64 t = bpf_ktime_get_ns(), x = a ^ b * c, y = d + e * f;
+	__u64 x = a ^ b * c, y = d + e * f;
 
-	t += bpf_ktime_get_ns();
-	return a + b + c + d + e + f + x + y + ctx[6] + t + bpf_get_func_ip(ctx);
+	bpf_ktime_get_ns();
+	x = x * 31 + a + b + c + d + e + f;
+	barrier_var(x);
+	bpf_ktime_get_ns();
+	return a + b * c - d + e * f + x * y + ctx[6];
 }
 
 /* Refused: the context, or else memory of the same kind. */
-SEC("fexit.multi/x")
-int not_always_the_context(unsigned long long *ctx)
+SHAPE("fexit.multi", not_always_the_context)
 {
 	unsigned long long other[7] = { 1, 2, 3, 4, 5, 6, 7 }, *p = ctx[0] & 1 ? ctx : other;
 

@@ -17,6 +17,7 @@ from pybpf.asm.insn import Insn
 M64 = (1 << 64) - 1
 M32 = (1 << 32) - 1
 STACK_SIZE = 512
+_MAPS = (asm.PSEUDO_MAP_FD, asm.PSEUDO_MAP_VALUE)
 
 Helper = Callable[["Vm", int, int, int, int, int], int]
 
@@ -46,6 +47,7 @@ class Vm:
         self.kfuncs = kfuncs or {}
         self.budget = budget
         self.regions: dict[int, bytearray] = {}
+        self.maps: dict[int, int] = {}  # number of a map -> what stands for it, or its contents
         self._next = 0x1000_0000
         self.executed = 0
 
@@ -94,6 +96,10 @@ class Vm:
 
     def _step(self, slot: int, insn: Insn, regs: list[int]) -> int:
         cls = insn.cls
+        if insn.is_ld_imm64 and insn.src in _MAPS and insn.imm in self.maps:
+            inside = self.insns[slot + 1].imm if insn.src == asm.PSEUDO_MAP_VALUE else 0
+            regs[insn.dst] = self.maps[insn.imm] + inside
+            return slot + 2
         if insn.is_ld_imm64:
             low, high = insn.imm & M32, self.insns[slot + 1].imm & M32
             regs[insn.dst] = (

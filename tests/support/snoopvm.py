@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pybpf
 from pybpf._uapi.helpers import Helper as H
-from pybpf.asm import insn as asm
 from pybpf.asm import opcodes as op
 from pybpf.asm.insn import Insn
 from pybpf.kernel.host import Facts
@@ -35,14 +34,8 @@ def _facts() -> Facts:
 
 
 class _Machine(Vm):
-    # Knows what `ld_imm64` refers to, and the atomics of the tracer.
-    maps: dict[int, int]
-
+    # Knows the atomics of the tracer.
     def _step(self, slot: int, insn: Insn, regs: list[int]) -> int:
-        if insn.is_ld_imm64 and insn.src in (asm.PSEUDO_MAP_FD, asm.PSEUDO_MAP_VALUE):
-            inside = self.insns[slot + 1].imm if insn.src == asm.PSEUDO_MAP_VALUE else 0
-            regs[insn.dst] = self.maps[insn.imm] + inside
-            return slot + 2
         if insn.cls == op.STX and insn.code & op.MODE_MASK == op.ATOMIC:
             size = op.SIZE_BYTES[insn.code & op.SIZE_MASK]
             where = regs[insn.dst] + insn.off
@@ -94,7 +87,6 @@ class SnoopVm:
         vm = self.vm = _Machine(template.code.insns, self._helpers(), budget=200_000)
         for number in template.session_calls:
             vm.helpers[number] = lambda vm, *_: int(self.is_return)
-        vm.maps = {}
         self.arrays: dict[int, tuple[int, int]] = {}
         self.places: dict[str, int] = {}
         for number, name in enumerate(obj.spec.map_names):

@@ -22,11 +22,19 @@ from pybpf.multi.template import Template
 from pybpf.obj.reader import read_object
 from tests.support.bpfvm import M64, Vm
 from tests.support.savedfacts import saved_facts
-from tests.unit.test_rewrite import X86_ARGS, Call, helpers
+from tests.unit.test_rewrite import COOKIE, X86_ARGS, Call, helpers
 
 OBJECT = Path(__file__).parents[1] / "data" / "multi_shapes.bpf.o"
 REFUSED = "not_always_the_context"
 LOOKUP, FOR_EACH, LOOP = 1, 164, 181
+
+
+# The number of the map with the results, and the place of the one that `helpers` gives.
+SPEC = read_object(OBJECT.read_bytes())
+RESULTS = next(i for i, name in enumerate(SPEC.map_names) if name.endswith(".bss"))
+PLACE = 8 * (COOKIE & 15)
+#: Programs, without the one that must be refused.
+NAMES = [name for name in SPEC.programs if name != REFUSED]
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +61,10 @@ CALLS = some_calls()
 
 
 def run(insns: tuple[Insn, ...], context: bytes, call: Call, *, found: bool, kprobe: bool) -> int:
-    """Run on a context. `found`: the map has the element that is looked up."""
+    """Run on a context and return its result. `found`: the map has the element looked up."""
     vm = Vm(insns, budget=50_000)
-    ctx, element = vm.map(context), vm.map(bytes(range(8)))
+    ctx, element = vm.map(context), vm.map(bytes(8))
+    results = vm.maps[RESULTS] = vm.map(bytes(128))
 
     def loop(vm: Vm, count: int, callback: int, data: int, *_: int) -> int:
         for index in range(count):
@@ -72,7 +81,13 @@ def run(insns: tuple[Insn, ...], context: bytes, call: Call, *, found: bool, kpr
         LOOP: loop,
         FOR_EACH: for_each,
     }
-    return vm.run(ctx)
+    assert vm.run(ctx) == 0
+    return vm.read(results + PLACE, 8)
+
+
+def promised(call: Call) -> bytes:
+    """The context that a multi program sees."""
+    return words(*call.args[:6], *[0] * (6 - min(6, call.slots)), call.ret or 0)
 
 
 def words(*values: int) -> bytes:
@@ -88,15 +103,12 @@ def registers(call: Call) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(
-    "name", [p for p in read_object(OBJECT.read_bytes()).programs if p != REFUSED]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_lowering_sees_what_was_promised(templates: dict[str, Template], name: str) -> None:
     code, traits = templates[name].code, templates[name].traits
     for call in CALLS:
         returns = call.ret is not None
         shape = {"slots": call.slots, "returns": returns}
-        padded = [*call.args[:6], *[0] * (6 - min(6, call.slots)), call.ret or 0]
         own = words(*call.args, *([call.ret] if call.ret is not None else []))
         lowered: dict[str, Callable[[], tuple[Insn, ...]]] = {
             "direct": lambda s=shape: edit(code, rewrite.direct(code, traits, **s))[0].insns,
@@ -106,7 +118,7 @@ def test_every_lowering_sees_what_was_promised(templates: dict[str, Template], n
             "frame": lambda r=returns: rewrite.frame(code, traits, returns=r).insns,
         }
         for found in (True, False):
-            expected = run(code.insns, words(*padded), call, found=found, kprobe=False)
+            expected = run(code.insns, promised(call), call, found=found, kprobe=False)
             for form, make in lowered.items():
                 got = run(make(), own, call, found=found, kprobe=False)
                 assert got == expected, (form, call)
