@@ -65,12 +65,20 @@ class Template:
 
         :param make: rewrites the code
         :param key: what the rewritten code depends on
+        :raises PlanError: if a jump becomes too far for its instruction
         """
         full = (lowering.value, scalars, *key)
         variant = self._variants.get(full)
         if variant is None:
-            variant = self._variants[full] = Variant.of(lowering, make(), scalars=scalars)
+            code = self._rewritten(make)
+            variant = self._variants[full] = Variant.of(lowering, code, scalars=scalars)
         return variant
+
+    def _rewritten(self, make: Callable[[], Code]) -> Code:
+        try:
+            return make()
+        except ValueError as error:
+            raise PlanError(f"program {self.name!r} is too long to be rewritten: {error}") from None
 
     def edited(
         self,
@@ -101,7 +109,7 @@ class Template:
         full = ("guarded", variant.lowering.value, variant.scalars, variant.digest)
         found = self._variants.get(full)
         if found is None:
-            code = guard.guarded(variant.code, self.static)
+            code = self._rewritten(lambda: guard.guarded(variant.code, self.static))
             found = Variant.of(variant.lowering, code, scalars=variant.scalars, guarded=True)
             self._variants[full] = found
         return found

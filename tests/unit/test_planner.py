@@ -268,6 +268,17 @@ def test_groups_follow_the_bytes_not_the_count() -> None:
     assert len(exits) == 7  # the return value sits behind the last slot
 
 
+def test_a_program_too_long_to_be_rewritten_is_named() -> None:
+    """A jump over as much as it can, and in between one instruction that becomes many."""
+    code = [
+        asm.jmp(op.JEQ, 10, 0, 0x7FFF),
+        asm.call(CtxHelper.get_func_arg),
+        *[asm.mov(0, 0)] * 0x7FFE,
+    ]
+    with pytest.raises(PlanError, match=r"'p' is too long to be rewritten: a jump of .* 16 bits"):
+        one(template(*code), T, K6_12, "kprobe")
+
+
 def test_void_functions_have_their_own_frame() -> None:
     functions = [T, replace(T, name="g", address=0x2000, model=model(1, Return.VOID))]
     groups = plan(template(load(6), hook=Hook.EXIT), functions, K7_3, "tracing_multi").groups
