@@ -10,12 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 import pybpf
+from tests.e2e.test_multi import CALLS, DATA, GLOB, number
 from tests.support.mechanisms import MECHANISMS
 from tests.support.require import facts
 from tests.unit.test_multi_shapes import NAMES, OBJECT, promised, run
 from tests.unit.test_rewrite import Call
-
-from .test_multi import CALLS, DATA, GLOB, number
 
 pytestmark = pytest.mark.long
 
