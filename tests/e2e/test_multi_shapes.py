@@ -13,8 +13,8 @@ import pybpf
 from tests.e2e.test_multi import CALLS, DATA, GLOB, number
 from tests.support.mechanisms import MECHANISMS
 from tests.support.require import facts
-from tests.unit.test_multi_shapes import NAMES, OBJECT, promised, run
-from tests.unit.test_rewrite import Call
+from tests.support.shapes import NAMES, OBJECT, run
+from tests.support.tracedcalls import Call, promised
 
 pytestmark = pytest.mark.long
 

@@ -27,6 +27,7 @@ from pybpf.multi.traits import CtxHelper, Hook, analyse
 from pybpf.multi.variant import Lowering
 from tests.support.bpfvm import Vm
 from tests.support.examples import examples
+from tests.support.tracedcalls import helpers, promised
 from tests.unit import test_rewrite as lowerings
 from tests.unit.test_planner import K6_12, K7_3, KERNELS, load, model, template
 
@@ -186,7 +187,7 @@ def test_a_guarded_program_computes_the_same(data: st.DataObject) -> None:
     code = Code(tuple(insns))
     traits = analyse(code, Hook.EXIT)
     returns = call.ret is not None
-    expected = lowerings.run_reference(insns, call)
+    expected = lowerings.run(insns, promised(call), call)
     slots = [*call.args, *([call.ret] if call.ret is not None else [])]
     for lowered in (
         edit(code, rewrite.direct(code, traits, slots=call.slots, returns=returns))[0],
@@ -194,7 +195,7 @@ def test_a_guarded_program_computes_the_same(data: st.DataObject) -> None:
     ):
         made = Machine(guarded(lowered).insns)
         ctx = made.vm.map(b"".join(v.to_bytes(8, "little") for v in slots))
-        made.vm.helpers |= lowerings.helpers(call, ctx)
+        made.vm.helpers |= helpers(call, ctx)
         assert made.vm.run(ctx) == expected
         assert made.flag() == 0 and made.missed() == 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,22 +18,10 @@ from pybpf.errors import PlanError
 from pybpf.kernel.host import Facts
 from pybpf.multi import rewrite
 from pybpf.multi.template import Template
-from pybpf.obj.reader import read_object
-from tests.support.bpfvm import M64, Vm
+from tests.support.bpfvm import M64
 from tests.support.savedfacts import saved_facts
-from tests.unit.test_rewrite import COOKIE, X86_ARGS, Call, helpers
-
-OBJECT = Path(__file__).parents[1] / "data" / "multi_shapes.bpf.o"
-REFUSED = "not_always_the_context"
-LOOKUP, FOR_EACH, LOOP = 1, 164, 181
-
-
-# The number of the map with the results, and the place of the one that `helpers` gives.
-SPEC = read_object(OBJECT.read_bytes())
-RESULTS = next(i for i, name in enumerate(SPEC.map_names) if name.endswith(".bss"))
-PLACE = 8 * (COOKIE & 15)
-#: Programs, without the one that must be refused.
-NAMES = [name for name in SPEC.programs if name != REFUSED]
+from tests.support.shapes import NAMES, OBJECT, REFUSED, run
+from tests.support.tracedcalls import X86_ARGS, Call, promised, registers, words
 
 
 @pytest.fixture(scope="module")
@@ -58,49 +45,6 @@ def some_calls() -> list[Call]:
 
 
 CALLS = some_calls()
-
-
-def run(insns: tuple[Insn, ...], context: bytes, call: Call, *, found: bool, kprobe: bool) -> int:
-    """Run on a context and return its result. `found`: the map has the element looked up."""
-    vm = Vm(insns, budget=50_000)
-    ctx, element = vm.map(context), vm.map(bytes(8))
-    results = vm.maps[RESULTS] = vm.map(bytes(128))
-
-    def loop(vm: Vm, count: int, callback: int, data: int, *_: int) -> int:
-        for index in range(count):
-            vm.call(callback, [index, data, 0, 0, 0], [0] * 4)
-        return count
-
-    def for_each(vm: Vm, map_: int, callback: int, data: int, *_: int) -> int:
-        for _ in range(4):
-            vm.call(callback, [map_, element, element, data, 0], [0] * 4)
-        return 4
-
-    vm.helpers = helpers(call, ctx, not kprobe) | {
-        LOOKUP: lambda vm, *_: element if found else 0,
-        LOOP: loop,
-        FOR_EACH: for_each,
-    }
-    assert vm.run(ctx) == 0
-    return vm.read(results + PLACE, 8)
-
-
-def promised(call: Call) -> bytes:
-    """The context that a multi program sees."""
-    return words(*call.args[:6], *[0] * (6 - min(6, call.slots)), call.ret or 0)
-
-
-def words(*values: int) -> bytes:
-    return b"".join(value.to_bytes(8, "little") for value in values)
-
-
-def registers(call: Call) -> bytes:
-    """``struct pt_regs``, with garbage in all other registers."""
-    data = bytearray(b"\xa5" * 168)
-    for off, value in zip(X86_ARGS, call.args, strict=False):
-        data[off : off + 8] = words(value)
-    data[80:88] = words(0x5A5A if call.ret is None else call.ret)
-    return bytes(data)
 
 
 @pytest.mark.parametrize("name", NAMES)

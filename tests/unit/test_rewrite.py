@@ -8,7 +8,7 @@ must be equal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -20,105 +20,25 @@ from pybpf.asm.edit import Code, edit
 from pybpf.asm.insn import Insn
 from pybpf.multi import rewrite
 from pybpf.multi.traits import CtxHelper, Hook, analyse
-from tests.support.bpfvm import M32, M64, Helper, Vm
+from tests.support.bpfvm import M64, Vm
 from tests.support.examples import examples
-
-EINVAL = -22 & M64
-# rdi rsi rdx rcx r8 r9 in struct pt_regs, offsets in bytes, as the kernel's BTF has them
-X86_ARGS = (112, 104, 96, 88, 72, 64)
-IP, COOKIE = 0xFFFF_FFFF_8123_4560, 0x1234_5678_9ABC
+from tests.support.tracedcalls import Call, helpers, promised, registers, words
 
 
-@dataclass(frozen=True)
-class Call:
-    """One traced call: what the function got and gave."""
-
-    args: tuple[int, ...]
-    ret: int | None  # None: a void function
-
-    @property
-    def slots(self) -> int:
-        return len(self.args)
-
-
-def helpers(call: Call, is_ctx: int, args_by_helper: bool = True) -> dict[int, Helper]:
-    """The context helpers as a 7.x kernel has them; a wrong context is a fault."""
-
-    def check(ctx: int) -> None:
-        assert ctx == is_ctx, f"helper got {ctx:#x}, the context is {is_ctx:#x}"
-
-    def get_arg(vm: Vm, ctx: int, n: int, out: int, *_: int) -> int:
-        check(ctx)
-        n &= M32  # u32: clang leaves whatever is above it
-        if n >= call.slots:
-            return EINVAL
-        vm.write(out, 8, call.args[n])
-        return 0
-
-    def get_ret(vm: Vm, ctx: int, out: int, *_: int) -> int:
-        check(ctx)
-        vm.write(out, 8, call.ret if call.ret is not None else 0xBAD)
-        return 0
-
-    def arg_cnt(vm: Vm, ctx: int, *_: int) -> int:
-        check(ctx)
-        return call.slots
-
-    def ip(vm: Vm, ctx: int, *_: int) -> int:
-        check(ctx)
-        return IP
-
-    def cookie(vm: Vm, ctx: int, *_: int) -> int:
-        check(ctx)
-        return COOKIE
-
-    table: dict[int, Helper] = {
-        CtxHelper.get_func_ip: ip,
-        CtxHelper.get_attach_cookie: cookie,
-        5: lambda vm, *_: 77,  # ktime_get_ns: clobbers r1-r5 like any helper
-    }
-    if args_by_helper:
-        table |= {
-            CtxHelper.get_func_arg: get_arg,
-            CtxHelper.get_func_ret: get_ret,
-            CtxHelper.get_func_arg_cnt: arg_cnt,
-        }
-    return table
-
-
-def run_reference(insns: list[Insn], call: Call) -> int:
-    """As written, on the pinned context."""
-    slots = [*call.args[:6], *[0] * (6 - min(6, call.slots)), call.ret or 0]
+def run(insns: Sequence[Insn], context: bytes, call: Call, *, kprobe: bool = False) -> int:
     vm = Vm(insns)
-    ctx = vm.map(b"".join(v.to_bytes(8, "little") for v in slots))
-    vm.helpers = helpers(call, ctx)
+    ctx = vm.map(context)
+    vm.helpers = helpers(call, ctx, not kprobe)
     return vm.run(ctx)
 
 
-def run_trampoline(insns: tuple[Insn, ...], call: Call) -> int:
+def run_trampoline(insns: Sequence[Insn], call: Call) -> int:
     """On a trampoline's context: own slots, then the return value if there is one."""
-    slots = [*call.args, *([call.ret] if call.ret is not None else [])]
-    vm = Vm(insns)
-    ctx = vm.map(b"".join(v.to_bytes(8, "little") for v in slots))
-    vm.helpers = helpers(call, ctx)
-    return vm.run(ctx)
-
-
-def run_kprobe(insns: tuple[Insn, ...], call: Call) -> int:
-    """On pt_regs: garbage everywhere but in the argument registers and rax."""
-    data = bytearray(b"\xa5" * 168)
-    for off, value in zip(X86_ARGS, call.args, strict=False):
-        data[off : off + 8] = value.to_bytes(8, "little")
-    rax = call.ret if call.ret is not None else 0x5A5A_5A5A
-    data[80:88] = rax.to_bytes(8, "little")
-    vm = Vm(insns)
-    ctx = vm.map(data)
-    vm.helpers = helpers(call, ctx, args_by_helper=False)
-    return vm.run(ctx)
+    return run(insns, words(*call.args, *([] if call.ret is None else [call.ret])), call)
 
 
 def check(insns: list[Insn], call: Call, hook: Hook = Hook.EXIT) -> None:
-    expected = run_reference(insns, call)
+    expected = run(insns, promised(call), call)
     code = Code(tuple(insns))
     traits = analyse(code, hook)
     returns = call.ret is not None
@@ -131,7 +51,7 @@ def check(insns: list[Insn], call: Call, hook: Hook = Hook.EXIT) -> None:
     assert run_trampoline(framed.insns, call) == expected
     if call.slots <= 6:
         regs, _ = edit(code, rewrite.regs(code, traits, **shape))
-        assert run_kprobe(regs.insns, call) == expected
+        assert run(regs.insns, registers(call), call, kprobe=True) == expected
 
 
 u64 = st.integers(0, M64)
