@@ -53,6 +53,7 @@ __all__ = ["Binding", "ProgLoad"]
 
 PIN_ROOT = "/sys/fs/bpf"
 _PIN_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
+_METADATA = "bpf_metadata_"  # what variables are called that describe the object
 _LINE = struct.Struct("<IIII")  # struct bpf_line_info: insn_off, file_name_off, line_off, line_col
 
 _NO_TARGET = BtfTarget(0)
@@ -577,7 +578,7 @@ class Binding:
         module = program.target.module
         log.debug("programs", "loading %r: %d instructions", program.name, len(program.insns) // 8)
         try:
-            return sys_prog.prog_load(
+            loaded = sys_prog.prog_load(
                 program.type,
                 program.insns,
                 license=self.spec.license,
@@ -600,6 +601,17 @@ class Binding:
         except VerifierError as error:
             self._name_source(error, program)
             raise
+        for name in self._described_by:
+            # bpftool shows its variables. The program works without them.
+            with suppress(BpfError):
+                sys_prog.prog_bind_map(loaded, self.maps[name])
+        return loaded
+
+    @cached_property
+    def _described_by(self) -> frozenset[str]:
+        # Maps whose variables say something about the object, for people.
+        variables = self.spec.variables.values()
+        return frozenset(v.map for v in variables if v.name.startswith(_METADATA))
 
     def _name_source(self, error: VerifierError, program: ProgLoad) -> None:
         # Kernels before 6.9 print the text of a source line, but not its file and number.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .door import HasFileno
 
-__all__ = ["RunOutput", "prog_load", "prog_test_run"]
+__all__ = ["RunOutput", "prog_bind_map", "prog_load", "prog_test_run"]
 
 # BPF_PROG_LOAD fails with EAGAIN if a signal came during verification. libbpf tries as often.
 _LOAD_ATTEMPTS = 5
@@ -143,6 +143,15 @@ def _load_with_log(attr: s.ProgLoad, level: int) -> tuple[int, str, bool]:
             return result, log_text(log), full
         # 6.4 and newer say how much the log takes. For older kernels, guess.
         size = min(max(attr.log_true_size, 4 * size), LOG_MOST)
+
+
+def prog_bind_map(program: int | HasFileno, where: int | HasFileno) -> None:
+    """Call BPF_PROG_BIND_MAP (5.10): a program keeps a map that its code does not use.
+
+    :raises BpfError: if the kernel refuses
+    """
+    request = s.ProgBindMap(prog_fd=fileno(program), map_fd=fileno(where))
+    bpf(Cmd.BPF_PROG_BIND_MAP, request)
 
 
 class RunOutput(NamedTuple):

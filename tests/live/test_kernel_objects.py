@@ -240,3 +240,12 @@ def test_dump_map_of_what_it_cannot_read() -> None:
     assert "map 'ring' (ringbuf)" in text and len(text.splitlines()) == 1
     assert "give an id" in tool("dump-map", "ring", status=1)
     assert "ENOENT" in tool("dump-map", str(0x7FFFFFF0), status=1)
+
+
+def test_what_an_object_says_of_itself_stays_with_its_programs() -> None:
+    """bpftool shows variables ``bpf_metadata_*`` of maps that a program has, used or not."""
+    with pybpf.open(DATA / "metadata.bpf.o") as obj:
+        obj.load()
+        (number,) = obj.programs["accept"].info().map_ids
+        with pybpf.Map.from_id(number) as held:
+            assert (held[0].bpf_metadata_version, held[0].bpf_metadata_build) == ("1.2", 7)
