@@ -163,19 +163,19 @@ struct keep {
 	int n;
 };
 
-static __noinline __u64 swap(struct keep *k, unsigned long long *other)
+static __noinline __u64 swap(struct keep *k, unsigned long long *instead)
 {
 	unsigned long long *mine = k->ctx;
 
-	k->ctx = other;
+	k->ctx = instead;
 	return mine[1];
 }
 
 SHAPE("fentry.multi", replaced_by_a_callee)
 {
-	unsigned long long other[2] = { 11, 12 }, *now;
+	unsigned long long *now;
 	struct keep k = { ctx };
-	__u64 r = swap(&k, other);
+	__u64 r = swap(&k, results + 14);
 
 	now = k.ctx;
 	barrier_var(now);
