@@ -38,6 +38,26 @@ from ..asm.text import line as insn_text
 from ..dataclass import dataclass, field
 from ..errors import PlanError
 from ..wording import many
+from .flow import (
+    CTX,
+    Either,
+    Func,
+    Lost,
+    MapAddress,
+    Stack,
+    State,
+    Value,
+    as_pointer,
+    either,
+    join,
+    join_states,
+    moved,
+    overwrite,
+    places_in,
+    put,
+    tainted,
+    within,
+)
 
 __all__ = [
     "RET_SLOT",
@@ -207,58 +227,6 @@ class Traits:
         return max(wanted, default=-1)
 
 
-class _Ctx:
-    def __repr__(self) -> str:
-        return "ctx"
-
-
-_CTX = _Ctx()
-
-
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    why: str
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Stack:
-    depth: int
-    off: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Either:
-    # One of these places, or something that is neither on the stack nor the context.
-    places: frozenset[_Stack]
-
-
-@dataclass(frozen=True, slots=True)
-class _Func:
-    starts: frozenset[int]  # of the functions that it may be
-
-
-@dataclass(frozen=True, slots=True)
-class _Map:
-    number: int
-
-
-_Value = _Ctx | _Lost | _Stack | _Either | _Func | _Map | int | None
-_Frame = dict[int, _Value]  # 8-byte slot offset from its frame pointer -> value
-
-
-@dataclass(slots=True)
-class _State:
-    regs: list[_Value]
-    frames: list[_Frame]
-
-    def copy(self) -> _State:
-        return _State(list(self.regs), [dict(f) for f in self.frames])
-
-    def key(self) -> tuple[object, ...]:
-        return (tuple(self.regs), tuple(tuple(sorted(f.items())) for f in self.frames))
-
-
 def _helper_args(helper: int) -> int:
     # Registers after the arguments hold old values.
     return HELPER_ARGS[helper] if 0 < helper < len(HELPER_ARGS) else 5
@@ -269,101 +237,6 @@ def _helper_name(helper: int) -> str:
 
     known = helper in Helper._value2member_map_
     return f"bpf_{Helper(helper).name.removeprefix('BPF_FUNC_')}" if known else f"helper {helper}"
-
-
-def _tainted(value: _Value) -> bool:
-    return value is _CTX or isinstance(value, _Lost)
-
-
-def _pointer(value: _Value) -> _Value:
-    # What stays known of a value that may have become another number.
-    return None if isinstance(value, (int, _Map)) else value
-
-
-_MOST_PLACES = 4  # a value points to, before their offsets are forgotten
-
-
-def _places(value: _Value) -> Collection[_Stack]:
-    # Where on the stack it may point to.
-    if isinstance(value, _Stack):
-        return (value,)
-    return value.places if isinstance(value, _Either) else ()
-
-
-def _either(places: Collection[_Stack]) -> _Value:
-    if len(places) > _MOST_PLACES:
-        places = {_Stack(place.depth, None) for place in places}
-    whole = {place.depth for place in places if place.off is None}
-    kept = frozenset(p for p in places if p.off is None or p.depth not in whole)
-    return _Either(kept) if kept else None
-
-
-def _within(value: _Value, depth: int) -> _Value:
-    # The value after all frames from `depth` on are gone.
-    places = _places(value)
-    if all(place.depth < depth for place in places):
-        return value
-    return _either([place for place in places if place.depth < depth])
-
-
-def _moved(value: _Value, delta: int | None) -> _Value:
-    # A pointer into the stack plus a number, None if that is not known.
-    places = [
-        _Stack(p.depth, None if p.off is None or delta is None else p.off + delta)
-        for p in _places(value)
-    ]
-    return places[0] if isinstance(value, _Stack) else _either(places)
-
-
-def _join(a: _Value, b: _Value, at: int) -> _Value:
-    if a is b or a == b:
-        return a
-    if isinstance(a, _Lost):
-        return a
-    if isinstance(b, _Lost):
-        return b
-    if a is _CTX or b is _CTX:
-        return _Lost("it holds the context on one path and something else on another", at)
-    if isinstance(a, _Func) and isinstance(b, _Func):
-        return _Func(a.starts | b.starts)
-    return _either({*_places(a), *_places(b)})
-
-
-def _join_states(old: _State, new: _State, at: int) -> bool:
-    # Widens `old` by `new`. Returns True if that changed it.
-    changed = False
-    for reg, value in enumerate(new.regs):
-        merged = _join(old.regs[reg], value, at)
-        if merged != old.regs[reg] or (merged is None) != (old.regs[reg] is None):
-            old.regs[reg] = merged
-            changed = True
-    for mine, theirs in zip(old.frames, new.frames, strict=True):
-        for off in {*mine, *theirs}:
-            changed |= _put(mine, off, _join(mine.get(off), theirs.get(off), at))
-    return changed
-
-
-def _put(frame: _Frame, off: int, value: _Value) -> bool:
-    # Returns True if that changed the frame.
-    if value == frame.get(off):
-        return False
-    if value is None:
-        del frame[off]
-    else:
-        frame[off] = value
-    return True
-
-
-def _overwrite(frame: _Frame, slot: int, where: int | None, size: int, value: _Value) -> None:
-    # A store that may have gone here, or elsewhere. None: to any place of this frame.
-    for off, old in list(frame.items()):
-        if where is None:
-            lost = _Lost("a store to a varying place may have replaced it", slot)
-            _put(frame, off, lost if _tainted(old) else _join(old, None, slot))
-        elif off < where + size and where < off + 8:
-            _put(frame, off, _join(old, value if off == where else None, slot))
-    if where is not None and where not in frame:
-        _put(frame, where, _join(None, value, slot))
 
 
 def _joins(insns: Sequence[Insn]) -> set[int]:
@@ -411,7 +284,7 @@ class _Pass:
         self.starts = function_starts(code.insns)
         self.joins = _joins(code.insns)
         self.facts = _Facts()
-        self.done: dict[tuple[object, ...], _State | None] = {}
+        self.done: dict[tuple[object, ...], State | None] = {}
 
     def fail(self, slot: int, what: str) -> PlanError:
         following = self.insns[slot + 1] if slot + 1 < len(self.insns) else None
@@ -420,21 +293,21 @@ class _Pass:
         line = f" ({self.source[where]})" if where is not None else ""
         return PlanError(f"program {self.program!r}: instruction {slot}: {text}{line}: {what}")
 
-    def lost(self, slot: int, value: _Lost, use: str) -> PlanError:
+    def lost(self, slot: int, value: Lost, use: str) -> PlanError:
         return self.fail(
             slot, f"{use} a value that cannot be proved: {value.why} (instruction {value.at})"
         )
 
     # -- one function in one calling state; returns the state at its exits, None if it has none
 
-    def function(self, start: int, entry: _State) -> _State | None:
+    def function(self, start: int, entry: State) -> State | None:
         key = (start, *entry.key())
         if key in self.done:
             return self.done[key]
         self.done[key] = None  # recursion: the verifier refuses it
-        states: dict[int, _State] = {start: entry}
+        states: dict[int, State] = {start: entry}
         work = [start]
-        result: _State | None = None
+        result: State | None = None
         while work:
             slot = work.pop()
             state = states[slot].copy()
@@ -446,7 +319,7 @@ class _Pass:
                     if result is None:
                         result = state
                     else:
-                        _join_states(result, state, slot)
+                        join_states(result, state, slot)
                     targets = []
                     break
                 targets = self.step(slot, state)
@@ -457,12 +330,12 @@ class _Pass:
                 if target not in states:
                     states[target] = state.copy()
                     work.append(target)
-                elif _join_states(states[target], state, target):
+                elif join_states(states[target], state, target):
                     work.append(target)
         self.done[key] = result
         return result
 
-    def step(self, slot: int, state: _State) -> list[int]:
+    def step(self, slot: int, state: State) -> list[int]:
         insn = self.insns[slot]
         cls = insn.cls
         if insn.is_ld_imm64:
@@ -491,13 +364,13 @@ class _Pass:
             return [target] if taken else [slot + 1]
         return [slot + 1]
 
-    def decided(self, insn: Insn, state: _State) -> bool | None:
+    def decided(self, insn: Insn, state: State) -> bool | None:
         # The direction of a jump if both sides are known numbers, as in the verifier.
         operation = insn.code & op.OP_MASK
         if operation == op.JA:
             return True
         left = state.regs[insn.dst]
-        right: _Value = state.regs[insn.src] if insn.code & op.X else insn.imm & _M64
+        right: Value = state.regs[insn.src] if insn.code & op.X else insn.imm & _M64
         if not isinstance(left, int) or not isinstance(right, int):
             return None
         compare = _COMPARE.get(operation)
@@ -505,21 +378,21 @@ class _Pass:
         mask = (1 << bits) - 1
         return compare(left & mask, right & mask, 1 << (bits - 1)) if compare else None
 
-    def immediate(self, slot: int, insn: Insn) -> _Value:
+    def immediate(self, slot: int, insn: Insn) -> Value:
         if insn.src == asm.PSEUDO_FUNC:
-            return _Func(frozenset({slot + 1 + insn.imm}))
+            return Func(frozenset({slot + 1 + insn.imm}))
         if insn.src == asm.PSEUDO_MAP_FD:
-            return _Map(insn.imm)
+            return MapAddress(insn.imm)
         if insn.src:
             return None
         high = self.insns[slot + 1].imm if slot + 1 < len(self.insns) else 0
         return (insn.imm & 0xFFFFFFFF) | (high & 0xFFFFFFFF) << 32
 
-    def alu(self, slot: int, insn: Insn, state: _State) -> None:
+    def alu(self, slot: int, insn: Insn, state: State) -> None:
         regs = state.regs
         operation = insn.code & op.OP_MASK
         wide = insn.cls == op.ALU64
-        source: _Value = regs[insn.src] if insn.code & op.X else insn.imm & _M64
+        source: Value = regs[insn.src] if insn.code & op.X else insn.imm & _M64
         if operation == op.MOV:
             plain = not (insn.code & op.X and insn.off)
             if isinstance(source, int) and (plain or insn.off in (8, 16, 32)):
@@ -542,47 +415,47 @@ class _Pass:
             return
         if not wide:
             return
-        if _tainted(value) or (insn.code & op.X and _tainted(source)):
-            regs[insn.dst] = _Lost("arithmetic on the context pointer", slot)
-        elif operation in (op.ADD, op.SUB) and _places(value):
+        if tainted(value) or (insn.code & op.X and tainted(source)):
+            regs[insn.dst] = Lost("arithmetic on the context pointer", slot)
+        elif operation in (op.ADD, op.SUB) and places_in(value):
             if isinstance(source, int):
                 signed = source - (1 << 64) if source >> 63 else source
-                regs[insn.dst] = _moved(value, signed if operation == op.ADD else -signed)
+                regs[insn.dst] = moved(value, signed if operation == op.ADD else -signed)
             else:
-                regs[insn.dst] = _moved(value, None)
+                regs[insn.dst] = moved(value, None)
         elif operation == op.ADD:
-            regs[insn.dst] = _moved(source, None)
+            regs[insn.dst] = moved(source, None)
 
     # -- memory
 
-    def load(self, slot: int, insn: Insn, state: _State) -> None:
+    def load(self, slot: int, insn: Insn, state: State) -> None:
         base = state.regs[insn.src]
         size = op.SIZE_BYTES[insn.code & op.SIZE_MASK]
-        if isinstance(base, _Lost):
+        if isinstance(base, Lost):
             raise self.lost(slot, base, "loads through")
-        if base is _CTX:
+        if base is CTX:
             self.access(slot, insn, size)
             state.regs[insn.dst] = None
             return
         self.facts.other.add(slot)
         state.regs[insn.dst] = self.loaded(slot, state, base, insn.off) if size == 8 else None
 
-    def loaded(self, slot: int, state: _State, base: _Value, off: int) -> _Value:
+    def loaded(self, slot: int, state: State, base: Value, off: int) -> Value:
         # The 8 bytes at an offset from a value that is not the context.
-        values: list[_Value] = [None] if isinstance(base, _Either) else []
-        for place in _places(base):
+        values: list[Value] = [None] if isinstance(base, Either) else []
+        for place in places_in(base):
             frame = state.frames[place.depth]
             if place.off is not None:
                 values.append(frame.get(place.off + off))
                 continue
-            values += [None, *(v for v in frame.values() if _places(v))]
-            if any(_tainted(v) for v in frame.values()):
-                return _Lost("it comes from a varying place on a stack that holds it", slot)
+            values += [None, *(v for v in frame.values() if places_in(v))]
+            if any(tainted(v) for v in frame.values()):
+                return Lost("it comes from a varying place on a stack that holds it", slot)
         if not values:
             return None
         value = values[0]
         for more in values[1:]:
-            value = _join(value, more, slot)
+            value = join(value, more, slot)
         return value
 
     def access(self, slot: int, insn: Insn, size: int) -> None:
@@ -601,21 +474,21 @@ class _Pass:
             )
         self.facts.accesses[slot] = Access(slot, index, inner, size)
 
-    def store(self, slot: int, insn: Insn, state: _State) -> None:
+    def store(self, slot: int, insn: Insn, state: State) -> None:
         atomic = insn.cls == op.STX and insn.code & op.MODE_MASK == op.ATOMIC
         if atomic and insn.imm == _LOAD_ACQUIRE:
             base = state.regs[insn.src]
-            if base is _CTX:
+            if base is CTX:
                 raise self.fail(slot, "loads atomically from the context, which is not memory")
             self.load(slot, insn, state)
             return
         atomic = atomic and insn.imm != _STORE_RELEASE
         base = state.regs[insn.dst]
-        if base is _CTX:
+        if base is CTX:
             raise self.fail(slot, "writes to the context, which is read-only")
-        if isinstance(base, _Lost):
+        if isinstance(base, Lost):
             raise self.lost(slot, base, "stores through")
-        value: _Value = None if insn.cls == op.ST or atomic else state.regs[insn.src]
+        value: Value = None if insn.cls == op.ST or atomic else state.regs[insn.src]
         if insn.cls == op.ST:
             value = insn.imm & _M64
         size = op.SIZE_BYTES[insn.code & op.SIZE_MASK]
@@ -623,19 +496,15 @@ class _Pass:
             value = None
             if insn.imm & 1:  # BPF_FETCH
                 old = self.loaded(slot, state, base, insn.off)
-                state.regs[0 if insn.imm == _CMPXCHG else insn.src] = _pointer(old)
-        if (
-            _tainted(value)
-            and size == 8
-            and not (isinstance(base, _Stack) and base.off is not None)
-        ):
+                state.regs[0 if insn.imm == _CMPXCHG else insn.src] = as_pointer(old)
+        if tainted(value) and size == 8 and not (isinstance(base, Stack) and base.off is not None):
             raise self.fail(slot, "stores the context pointer away, where it cannot be followed")
         if size < 8:
             value = None
-        if not isinstance(base, _Stack) or base.off is None:
-            for place in _places(base):
+        if not isinstance(base, Stack) or base.off is None:
+            for place in places_in(base):
                 where = None if place.off is None else place.off + insn.off
-                _overwrite(state.frames[place.depth], slot, where, size, value)
+                overwrite(state.frames[place.depth], slot, where, size, value)
             return
         frame = state.frames[base.depth]
         where = base.off + insn.off
@@ -646,27 +515,27 @@ class _Pass:
 
     # -- calls
 
-    def call(self, slot: int, insn: Insn, state: _State) -> None:
+    def call(self, slot: int, insn: Insn, state: State) -> None:
         if insn.src == asm.PSEUDO_CALL:
             self.subprogram(slot, slot + 1 + insn.imm, state, state.regs[1:6])
             return
-        given: _Value = None
+        given: Value = None
         if insn.src == asm.PSEUDO_KFUNC_CALL or slot in self.kfuncs or slot in self.kfunc_args:
             self.kfunc(slot, state)
             if (buffer := _RETURNS_BUFFER.get(self.kfunc_names.get(slot, ""))) is not None:
-                given = _either(_places(state.regs[buffer]))
+                given = either(places_in(state.regs[buffer]))
         else:
             self.helper(slot, insn.imm, state)
         # Memory that was passed to the call may have been written. A pointer that was written over
         # is a number to the verifier, so what is used as a pointer afterwards was not.
         for value in state.regs[1:6]:
-            for place in _places(value):
+            for place in places_in(value):
                 frame = state.frames[place.depth]
                 for off, old in list(frame.items()):
-                    _put(frame, off, _pointer(old))
+                    put(frame, off, as_pointer(old))
         state.regs[0:6] = [given, None, None, None, None, None]
 
-    def helper(self, slot: int, helper: int, state: _State) -> None:
+    def helper(self, slot: int, helper: int, state: State) -> None:
         regs = state.regs
         if helper != _LOOKUP or not self.written_out(slot, regs[1]):
             self.facts.called.add(helper)
@@ -675,10 +544,10 @@ class _Pass:
             self.handed(slot, helper, state, 1, source - 1)
             self.handed(slot, helper, state, source + 1, _helper_args(helper))
             callback = regs[source - 1]
-            if not isinstance(callback, _Func):
+            if not isinstance(callback, Func):
                 what = "calls back a function that is only known at run time"
                 raise self.fail(slot, f"{_helper_name(helper)} {what}")
-            args: list[_Value] = [None] * 5
+            args: list[Value] = [None] * 5
             args[reg - 1] = regs[source]
             # It runs any number of times, and each run sees what the previous one left.
             before = None
@@ -688,17 +557,17 @@ class _Pass:
                     inner = state.copy()
                     self.subprogram(slot, start, inner, args)
                     inner.regs = list(regs)
-                    _join_states(state, inner, slot)
+                    join_states(state, inner, slot)
             return
-        if helper in _MEMORY_READERS and _tainted(regs[3]):
+        if helper in _MEMORY_READERS and tainted(regs[3]):
             raise self.fail(slot, "reads the context's memory, which is laid out by the mechanism")
         if helper not in CtxHelper._value2member_map_:
             self.handed(slot, helper, state, 1, _helper_args(helper))
             return
         self.handed(slot, helper, state, 2, _helper_args(helper))
-        if isinstance(regs[1], _Lost):
+        if isinstance(regs[1], Lost):
             raise self.lost(slot, regs[1], f"passes to bpf_{CtxHelper(helper).name}")
-        if regs[1] is not _CTX:
+        if regs[1] is not CTX:
             self.facts.other.add(slot)
             return
         if helper == CtxHelper.get_func_ret and self.hook is Hook.ENTRY:
@@ -713,24 +582,24 @@ class _Pass:
                 arg = None
         self.facts.calls[slot] = CtxCall(slot, helper, arg)
 
-    def written_out(self, slot: int, value: _Value) -> bool:
+    def written_out(self, slot: int, value: Value) -> bool:
         # True if every path to this look-up uses the same array.
-        if not isinstance(value, _Map) or value.number not in self.arrays:
+        if not isinstance(value, MapAddress) or value.number not in self.arrays:
             return False
         return self.facts.lookups.setdefault(slot, value.number) == value.number
 
-    def handed(self, slot: int, callee: str | int, state: _State, first: int, last: int) -> None:
+    def handed(self, slot: int, callee: str | int, state: State, first: int, last: int) -> None:
         # Arguments that must not be the context. The verifier checks that for the real context, but
         # it would accept a frame on the stack as memory.
         for value in state.regs[first : last + 1]:
-            if _tainted(value):
+            if tainted(value):
                 callee = callee if isinstance(callee, str) else _helper_name(callee)
-            if isinstance(value, _Lost):
+            if isinstance(value, Lost):
                 raise self.lost(slot, value, f"passes to {callee}")
-            if value is _CTX:
+            if value is CTX:
                 raise self.fail(slot, f"passes the context to {callee}, which cannot take it")
 
-    def kfunc(self, slot: int, state: _State) -> None:
+    def kfunc(self, slot: int, state: State) -> None:
         name = self.kfuncs.get(slot, "")
         count = self.kfunc_args.get(slot, 5)
         self.facts.called_kfuncs.add(name or self.kfunc_names.get(slot, ""))
@@ -738,22 +607,22 @@ class _Pass:
             self.handed(slot, "a kfunc", state, 1, count)
             return
         self.handed(slot, name, state, 2, count)
-        if count and isinstance(state.regs[1], _Lost):
+        if count and isinstance(state.regs[1], Lost):
             raise self.lost(slot, state.regs[1], f"passes to {name}")
-        takes_ctx = count > 0 and state.regs[1] is _CTX
+        takes_ctx = count > 0 and state.regs[1] is CTX
         self.facts.calls[slot] = CtxCall(slot, -1, kfunc=name, takes_ctx=takes_ctx)
 
-    def subprogram(self, slot: int, start: int, state: _State, args: list[_Value]) -> None:
+    def subprogram(self, slot: int, start: int, state: State, args: list[Value]) -> None:
         if not 0 <= start < len(self.insns):
             raise self.fail(slot, "calls out of the program")
         if len(state.frames) >= 8:
             raise self.fail(slot, "calls nest deeper than 8 functions")
-        if any(v is _CTX for v in args):
+        if any(v is CTX for v in args):
             self.facts.ctx_functions.add(start)
-        regs: list[_Value] = [None, *args, None, None, None, None, None]
-        regs[10] = _Stack(len(state.frames), 0)
+        regs: list[Value] = [None, *args, None, None, None, None, None]
+        regs[10] = Stack(len(state.frames), 0)
         frames = [dict(f) for f in state.frames]
-        result = self.function(start, _State(regs, [*frames, {}]))
+        result = self.function(start, State(regs, [*frames, {}]))
         saved = state.regs[6:10]
         if result is None:
             state.regs[0:6] = [None] * 6
@@ -763,8 +632,8 @@ class _Pass:
             mine.clear()
             for off, value in theirs.items():
                 mine[off] = value
-                _put(mine, off, _within(value, depth))
-        state.regs[0:6] = [_within(result.regs[0], depth), None, None, None, None, None]
+                put(mine, off, within(value, depth))
+        state.regs[0:6] = [within(result.regs[0], depth), None, None, None, None, None]
         state.regs[6:10] = saved
 
 
@@ -797,10 +666,10 @@ def analyse(
     for slot, insn in enumerate(code.insns):
         if insn.dst > op.R10 or insn.src > op.R10:
             raise work.fail(slot, f"register r{max(insn.dst, insn.src)} does not exist")
-    regs: list[_Value] = [None] * 11
-    regs[1] = _CTX
-    regs[10] = _Stack(0, 0)
-    work.function(0, _State(regs, [{}]))
+    regs: list[Value] = [None] * 11
+    regs[1] = CTX
+    regs[10] = Stack(0, 0)
+    work.function(0, State(regs, [{}]))
     facts = work.facts
     for slot in facts.other:
         if slot in facts.accesses or slot in facts.calls:

@@ -52,6 +52,7 @@ LAYERS = {
     "pybpf.multi.variant": 3,
     "pybpf.multi.rewrite": 3,
     "pybpf.multi.template": 3,
+    "pybpf.multi.flow": 3,
     "pybpf.multi.traits": 3,
     "pybpf.trampoline.classes": 3,
     "pybpf.trampoline.decode": 3,
