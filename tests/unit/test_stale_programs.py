@@ -77,7 +77,7 @@ def program(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[pybpf.P
     spec = read_object((DATA / "fentry_args.bpf.o").read_bytes()).programs
     one = next(iter(spec.values()))
 
-    def load(program: ProgLoad) -> Fd:
+    def load(program: ProgLoad, *, on_log: object) -> Fd:
         kernel.happen("load")
         return descriptor("program")
 
