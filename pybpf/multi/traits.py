@@ -191,6 +191,8 @@ class Traits:
     :param ctx_functions: first slots of the subprograms that receive the context
     :param called: ids of all helpers it calls, without look-ups in array maps
     :param called_kfuncs: names of all kfuncs it calls, "" for one whose name is not known
+    :param escapes: a subprogram returns the context, or stores it on its caller's stack. The
+        verifier refuses that if the context is itself on the stack.
     """
 
     hook: Hook
@@ -204,6 +206,7 @@ class Traits:
     ctx_functions: frozenset[int]
     called: frozenset[int] = frozenset()
     called_kfuncs: frozenset[str] = frozenset()
+    escapes: bool = False
 
     @property
     def needs_args(self) -> bool:
@@ -258,6 +261,7 @@ class _Facts:
     called: set[int] = field(default_factory=set)
     called_kfuncs: set[str] = field(default_factory=set)
     lookups: dict[int, int] = field(default_factory=dict)  # instruction -> number of the array
+    escapes: bool = False
 
 
 class _Pass:
@@ -512,6 +516,7 @@ class _Pass:
             del frame[off]
         if value is not None:
             frame[where] = value
+        self.facts.escapes |= tainted(value) and base.depth < len(state.frames) - 1
 
     # -- calls
 
@@ -628,6 +633,7 @@ class _Pass:
             state.regs[0:6] = [None] * 6
             return
         depth = len(state.frames)
+        self.facts.escapes |= tainted(result.regs[0])
         for mine, theirs in zip(state.frames, result.frames[:depth], strict=True):
             mine.clear()
             for off, value in theirs.items():
@@ -688,4 +694,5 @@ def analyse(
         ctx_functions=frozenset(facts.ctx_functions),
         called=frozenset(facts.called),
         called_kfuncs=frozenset(facts.called_kfuncs),
+        escapes=facts.escapes,
     )

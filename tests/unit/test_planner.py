@@ -288,6 +288,17 @@ def test_void_functions_have_their_own_frame() -> None:
     assert len(only_args) == 1
 
 
+def test_a_context_that_leaves_its_function_is_no_frame() -> None:
+    """Of the mechanisms on 7.3 only tracing_multi makes one: others trace the function."""
+    returned = (asm.call_sub(2), asm.mov(0, 0), asm.exit_(), asm.mov_reg(0, 1))
+    program = template(asm.load(op.DW, 2, 1, 16), *returned)
+    assert one(program, T, K7_3).groups[0].mechanism is not TRACING_MULTI
+    (skipped,) = plan(program, [T], K7_3, "tracing_multi").skipped
+    assert "one of its functions returns it" in str(skipped)
+    unread = template(*returned)
+    assert one(unread, T, K7_3, "tracing_multi").groups[0].mechanism is TRACING_MULTI
+
+
 def test_helpers_only_is_native() -> None:
     program = template(asm.call(CtxHelper.get_func_ip))
     assert one(program, T, K7_3, "tracing_multi").groups[0].lowering is Lowering.NATIVE

@@ -483,3 +483,17 @@ def test_a_subprogram_that_leaves_its_own_address_behind() -> None:
 def test_registers_that_do_not_exist(insn: Insn) -> None:
     with pytest.raises(PlanError, match=r"instruction 0: .*register r1\d does not exist"):
         of(insn, ZERO, RET)
+
+
+@pytest.mark.parametrize(
+    ("body", "escapes"),
+    [
+        pytest.param([asm.mov_reg(0, 1)], True, id="returned"),
+        pytest.param([asm.store(op.DW, 2, 0, 1), ZERO], True, id="stored for the caller"),
+        pytest.param([asm.store(op.DW, 10, -8, 1), load(0)], False, id="kept"),
+    ],
+)
+def test_a_context_that_leaves_its_function(body: list[Insn], escapes: bool) -> None:
+    """The verifier refuses both if it is a frame on the stack."""
+    main = [asm.mov_reg(2, 10), asm.alu(op.ADD, 2, -8), load(8, to=6), asm.call_sub(2), ZERO, RET]
+    assert of(*main, *body, RET).escapes is escapes

@@ -12,14 +12,16 @@ from ...kernel.functions import SITE_OFFSETS
 from ...wording import many
 from ..columns import Targets
 from ..plan import Side
+from ..reasons import Reason
 from ..variant import Lowering
+from .base import Refusal
 from .btf import ByTrampoline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...links import Link
     from ..target import Target
-    from .base import Doors, Job
+    from .base import Doors, Job, Request
 
 __all__ = ["TRACING_MULTI"]
 
@@ -30,6 +32,12 @@ _ATTACH_TYPES = {
 }
 
 
+_ESCAPES = (
+    "by tracing_multi the context is on the program's stack, and one of its functions returns it "
+    "or stores it on its caller's stack"
+)
+
+
 class _TracingMulti(ByTrampoline):
     value = "tracing_multi"
     rank = 0
@@ -37,6 +45,14 @@ class _TracingMulti(ByTrampoline):
     session = Feature.TRACING_MULTI
     shared = True
     lowerings = frozenset({Lowering.FRAME})
+
+    def unsupported(self, request: Request) -> Refusal | None:
+        refusal = super().unsupported(request)
+        traits = request.template.traits
+        if refusal is None and traits.escapes and traits.accesses:
+            # The verifier: "cannot return stack pointer to the caller".
+            return Refusal(Reason.NO_MECHANISM, _ESCAPES)
+        return refusal
 
     def attach_type(self, side: Side) -> int:
         return _ATTACH_TYPES[side]
