@@ -255,3 +255,10 @@ def test_other_packages_stay_where_they_are_needed() -> None:
     said = (ROOT / "README.md").read_text().partition("## ")[0]
     for package in (one.partition(">")[0] for one in needed):
         assert package in OTHERS and package in said
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by their file names, all in one run of `make test`."""
+    names = [path.name for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert len(names) > 100
+    assert [name for name in set(names) if names.count(name) > 1] == []
