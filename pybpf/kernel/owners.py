@@ -7,9 +7,8 @@ BTF objects. So psutil walks the processes once, and only descriptors whose targ
 is such an anonymous inode are read. An object that no process holds may be pinned, so the
 mounted bpffs of this mount namespace are walked too. A link keeps its program loaded, and
 its fdinfo names the program (``prog_id:``), so who only holds a program's link is found as well.
-A process that we may not look
-into (another user's, without CAP_SYS_PTRACE) is counted, not silently skipped.
-While there are such processes, we cannot be sure that nobody holds an object.
+A process that we may not look into (another user's, without CAP_SYS_PTRACE) is counted, not
+silently skipped. While there are such processes, we cannot be sure that nobody holds an object.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ __all__ = ["KINDS", "Held", "Owner", "Owners", "Pin", "Process", "collect", "par
 
 #: Kinds of objects, by the words of `pybpf._sys.bpf.walk`.
 KINDS = ("link", "prog", "map", "btf")
+_RUNS = "runs"  # the role of a link's holder for the link's program
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -198,10 +198,6 @@ def collect(
         )
     links, running = by_role.pop("link", {}), by_role.pop(_RUNS, {})
     return Owners(links, hidden, by_role, running)
-
-
-# The role of a link's holder for the link's program.
-_RUNS = "runs"
 
 
 def _sought(kinds: Collection[str]) -> dict[str, list[tuple[str, str]]]:
