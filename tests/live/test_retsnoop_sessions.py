@@ -509,7 +509,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(STEPS)
 def test_any_sequence(steps: list[tuple[int, str, int]]) -> None:
     """However calls and returns are lost: counts add up, and only one session is open at most."""
