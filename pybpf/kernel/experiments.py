@@ -293,25 +293,20 @@ def _uprobe_multi_link(attach: AttachType) -> str:
         return _expect(errno.EBADF, Cmd.BPF_LINK_CREATE, request)
 
 
-def _tcx(probe: ProbeCache) -> str:
+def _interface_link(kind: Callable[..., ctypes.Structure], attach: AttachType) -> str:
     # A kernel with such links looks for the interface next, and there is none with this number.
     with _load(ProgType.BPF_PROG_TYPE_SCHED_CLS) as program:
-        request = structs.LinkCreateTcx(
-            prog_fd=program.fileno(),
-            target_ifindex=_NOTHING,
-            attach_type=AttachType.BPF_TCX_INGRESS,
-        )
+        number = program.fileno()
+        request = kind(prog_fd=number, target_ifindex=_NOTHING, attach_type=attach)
         return _expect(errno.ENODEV, Cmd.BPF_LINK_CREATE, request)
+
+
+def _tcx(probe: ProbeCache) -> str:
+    return _interface_link(structs.LinkCreateTcx, AttachType.BPF_TCX_INGRESS)
 
 
 def _netkit(probe: ProbeCache) -> str:
-    with _load(ProgType.BPF_PROG_TYPE_SCHED_CLS) as program:
-        request = structs.LinkCreateNetkit(
-            prog_fd=program.fileno(),
-            target_ifindex=_NOTHING,
-            attach_type=AttachType.BPF_NETKIT_PRIMARY,
-        )
-        return _expect(errno.ENODEV, Cmd.BPF_LINK_CREATE, request)
+    return _interface_link(structs.LinkCreateNetkit, AttachType.BPF_NETKIT_PRIMARY)
 
 
 def _netfilter(probe: ProbeCache) -> str:
