@@ -32,7 +32,7 @@ def unknown(what: str, name: object, names: Iterable[str]) -> str:
 
 
 def suggestion(what: str, name: str, names: Iterable[str], prefix: str = "") -> str:
-    """Say that there is no such name but near ones, "" if no name is near.
+    """Suggest names near to a wrong one, "" if there are none.
 
     :param prefix: goes before each name without being compared: ``struct ``
     """

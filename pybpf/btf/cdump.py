@@ -341,7 +341,7 @@ class _Dumper:
             if end < 8 * t.size:
                 lines += [f"{pad}{filler};\n" for filler in self._fill(at, 8 * t.size)]
         elif self._union_end(type_id, t) < t.size:
-            # The name is also one of the struct around it, if this union has no name.
+            # Members of a union without a name belong to the struct around it.
             lines.append(f"{pad}char {self._fillers.unique('__padding')}[{t.size}];\n")
         attribute = " __attribute__((packed))" if packed else ""
         return f"{head} {{\n{''.join(lines)}{pad[1:]}}}{attribute}"

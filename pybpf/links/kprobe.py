@@ -116,8 +116,8 @@ def by_section(request: Request) -> Link:
 def syscall_by_section(request: Request) -> Link:
     """Attach ``ksyscall/NAME`` or ``kretsyscall/NAME`` to a system call.
 
-    The kernel is asked for each name that the entry of a system call can have. So no table of
-    symbols is read, and none needs to be readable.
+    The name of a system call's entry differs between kernels. Each possible name is tried, so
+    symbols need not be read.
 
     :raises BpfError: ENOENT if the kernel lacks that system call, with near names
     """

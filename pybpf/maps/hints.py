@@ -83,7 +83,7 @@ def wrong_value(error: int, map_type: int) -> str:
         return ""
     what = "map" if map_type in OUTER else "program" if map_type == PROG_ARRAY else "object"
     if error == errno.EBADF:
-        return f"this process has no such descriptor; the value is a {what}, or its descriptor"
+        return f"this process has no such descriptor; give a {what} or its descriptor"
     if error == errno.EINVAL and map_type == PROG_ARRAY:
         return "the value is a program of the type that the programs using this array have"
     if error == errno.EINVAL and map_type in OUTER:

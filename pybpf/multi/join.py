@@ -143,7 +143,7 @@ class _Named(NamedTuple):
 
 class _Found(NamedTuple):
     # Functions: the line of each, its address, and positions of those that share their name.
-    # `lost` are lines that are no function, and why.
+    # `lost` has the lines without a function, with the reason.
     rows: list[int]
     addresses: list[int]
     shared: list[int]

@@ -209,11 +209,11 @@ WRONG: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         created(MapType.BPF_MAP_TYPE_ARRAY, lambda one: one.peek()),
         ["map 'mine'", "peek() is only for queues"],
     ),
-    "number that is no program": (
+    "number of another descriptor": (
         created(MapType.BPF_MAP_TYPE_PROG_ARRAY, lambda one: one.__setitem__(0, 12345)),
-        ["map 'mine'", "no such descriptor", "a program, or its descriptor"],
+        ["map 'mine'", "no such descriptor", "a program or its descriptor"],
     ),
-    "map that is no program": (
+    "map instead of a program": (
         created(MapType.BPF_MAP_TYPE_PROG_ARRAY, lambda one: one.__setitem__(0, one)),
         ["map 'mine'", "the value is a program of the type"],
     ),

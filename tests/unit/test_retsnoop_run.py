@@ -379,8 +379,8 @@ def test_an_interrupted_system_call_is_an_interrupt(
 def test_globs_that_match_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One that was typed is told: after -e it ends the run, after -a it warns. Those of a case
-    and of source paths need not match."""
+    """The user hears of a typed one: after -e it ends the run, after -a it is a warning. Globs of a
+    case and of source paths need not match."""
     lost = [Unmatched(name, "no such function") for name in ("typed", "bpf_check*", "by_path")]
     columns = SimpleNamespace(entry=[True])
     found = Selection(SimpleNamespace(columns=columns), unmatched=tuple(lost))  # type: ignore[arg-type]

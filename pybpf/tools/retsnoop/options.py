@@ -68,7 +68,7 @@ class Options:
 
     :ivar entry: globs of entry functions; each must match something
     :ivar soft_entry: more of them, of presets and source paths, that need not match
-    :ivar allow: globs of functions inside a session; one that matches nothing is told
+    :ivar allow: globs of functions inside a session; the user is warned if one matches nothing
     :ivar soft_allow: more of them, of presets and source paths, that need not match
     :ivar success: show sessions that succeed too
     :ivar allow_pids: process ids (tgid)
