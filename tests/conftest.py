@@ -85,8 +85,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "guest_with(*programs): run in a guest with these additional programs (vagrant/vm --with)",
         "own_guest: its file has a guest for itself, because it changes the kernel until its end",
         "long: runs only in `make e2e`",
-        "first_on(*names): rows on which `make test` runs it; `make e2e` uses all. Live tests "
-        "without it run on the host and the oldest row.",
+        "first_on(*names): rows on which `make test` runs it; `make e2e` uses all. A test's own "
+        "counts, not its file's. Live tests without it run on the host and the oldest row.",
         f"time_limit(seconds): how long the test may take, if not {TIME_LIMIT} s",
     ):
         config.addinivalue_line("markers", line)

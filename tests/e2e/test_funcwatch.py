@@ -359,6 +359,7 @@ def test_a_return_does_not_take_a_call_that_returned() -> None:
 
 
 @pytest.mark.skipif(not rows.in_guest(), reason="it would set the clock of this machine")
+@pytest.mark.first_on("6.1")
 def test_a_clock_that_is_set() -> None:
     """A day on, two back, one on: calls, latency and intervals are what they would be without."""
     own = ["-p", str(os.getpid()), "--interval", "0.5"]
@@ -378,6 +379,7 @@ def test_a_clock_that_is_set() -> None:
     assert 3 <= len(shown) <= 6 and max(shown) - min(shown) > 86400
 
 
+@pytest.mark.first_on("latest")
 def test_filters() -> None:
     """By command: only those so named count. By cgroup: only what is in it, and below."""
     script = "import os\nfor _ in range(%d): os.getpgid(0)\n"
@@ -413,6 +415,7 @@ def test_functions_without_btf() -> None:
     assert sorted(final) == sorted(names)
 
 
+@pytest.mark.first_on("6.1")
 def test_a_command_and_its_status() -> None:
     """Its output is its own, its status is ours; what a signal says goes to it as well."""
     done = subprocess.run(
@@ -428,6 +431,7 @@ def test_a_command_and_its_status() -> None:
         watch.end(status=128 + signal.SIGINT)
 
 
+@pytest.mark.first_on("latest")
 def test_what_it_refuses() -> None:
     """One line each, and nothing attached."""
     for args, text in (
@@ -526,6 +530,7 @@ def busy() -> Iterator[None]:
             process.kill()
 
 
+@pytest.mark.first_on("6.1")
 def test_measured_first(tmp_path: Path) -> None:
     """Each function is attached once, the calls of the measuring are in no record."""
     with busy(), funcwatch(*NAMES, "--measure", "1", "-p", str(os.getpid())) as watch:
@@ -537,6 +542,7 @@ def test_measured_first(tmp_path: Path) -> None:
         assert final[name]["calls"] == 10 * CALLS[name], name
 
 
+@pytest.mark.first_on("latest")
 def test_the_hottest_function_is_let_go() -> None:
     """It is named with its rate, the others count on without a gap, and the programs get cheap."""
     # An emulated call of a kprobe takes up to 0.1 ms: the limit has room for hundreds a second.
@@ -673,6 +679,7 @@ def test_three_thousand_functions_under_load(tmp_path: Path) -> None:
 # -- what changes -------------------------------------------------------------
 
 
+@pytest.mark.first_on("6.1")
 def test_modules_and_a_file_of_globs(tmp_path: Path) -> None:
     """Functions of a module that comes are watched; SIGHUP takes what the file says now."""
     subprocess.run(["modprobe", "-r", "dummy"], check=False, capture_output=True)

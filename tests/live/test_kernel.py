@@ -44,6 +44,7 @@ def symbols(facts: Facts) -> Kallsyms:
 # -- kallsyms --------------------------------------------------------------
 
 
+@pytest.mark.first_on("host")
 def test_every_line_of_kallsyms_is_understood(symbols: Kallsyms) -> None:
     """The columns found by C-speed steps are those found by splitting each line."""
     lines = symbols.text.splitlines()
@@ -53,6 +54,7 @@ def test_every_line_of_kallsyms_is_understood(symbols: Kallsyms) -> None:
         assert (symbol.addr, symbol.type, symbol.name) == (int(addr, 16), kind, name)
 
 
+@pytest.mark.first_on("host")
 def test_kallsyms_by_name_and_back(symbols: Kallsyms) -> None:
     """Names lead to addresses and those to the names, for functions picked at random."""
     some = random.Random(1).sample(list(symbols), 1000)

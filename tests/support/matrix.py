@@ -90,7 +90,8 @@ class Matrix:
             chosen = [row for row in chosen if row in marker.args]
         if "kernel_row" not in metafunc.fixturenames:
             metafunc.fixturenames.append("kernel_row")
-        first = [row for m in metafunc.definition.iter_markers("first_on") for row in m.args]
+        marker = metafunc.definition.get_closest_marker("first_on")
+        first = list(marker.args) if marker else []
         if not first and metafunc.definition.path.is_relative_to(self.tests / "live"):
             first = [rows.HOST, _OLDEST]
         later = {row for row in chosen if first and row not in first}
