@@ -6,6 +6,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from tests.support.sources import parsed
+
 __all__ = ["exists"]
 
 TESTS = Path(__file__).parents[1]
@@ -14,10 +16,9 @@ TESTS = Path(__file__).parents[1]
 @cache
 def _tests_of(file: str) -> set[str]:
     # Names of the tests in a file, found without importing it.
-    tree = ast.parse((TESTS / file).read_text())
     return {
         node.name
-        for node in ast.walk(tree)
+        for node in ast.walk(parsed(TESTS / file))
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
 

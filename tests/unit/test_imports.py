@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.support.sources import parsed
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pybpf"
 
@@ -19,11 +21,6 @@ def _name(path: Path) -> str:
 
 
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), str(path))
 
 
 def _run_time(node: ast.AST) -> Iterator[ast.AST]:
@@ -55,7 +52,7 @@ def _imported(module: str) -> frozenset[str]:
     """
     path = MODULES[module]
     found: set[str] = set()
-    for node in _run_time(_tree(path)):
+    for node in _run_time(parsed(path)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -158,7 +155,7 @@ CHECKED = [*MODULES.values(), *sorted((ROOT / "tools").rglob("*.py"))]
 
 
 def _uses_of_others(path: Path) -> list[str]:
-    tree = _tree(path)
+    tree = parsed(path)
     module = _name(path)
     own = _defined(tree)
     aliases = _aliases(module, path, tree)
@@ -190,7 +187,7 @@ def test_no_private_names_of_others() -> None:
 def _imports() -> Iterator[tuple[str, ast.Import | ast.ImportFrom]]:
     """Every import statement of pybpf, with the module it is in."""
     for module, path in MODULES.items():
-        for node in ast.walk(_tree(path)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 yield module, node
 
@@ -240,7 +237,7 @@ def test_other_packages_stay_where_they_are_needed() -> None:
     """README: opening, loading and attaching take the standard library alone, but for `tc`."""
     found: dict[str, set[str]] = {}
     for name, path in MODULES.items():
-        for node in _run_time(_tree(path)):
+        for node in _run_time(parsed(path)):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [one.name for one in node.names]

@@ -26,6 +26,7 @@ from pybpf.multi.select import select
 from pybpf.multi.target import Target
 from pybpf.trampoline.model import MAX_PARAMS, MAX_SLOTS, Model, Models, Return
 from pybpf.wording import many
+from tests.support.examples import examples
 from tests.unit.test_planner import KERNELS, PROGRAMS
 
 # -- the reference: one function after the other ---------------------------
@@ -337,7 +338,7 @@ denies = st.lists(st.sampled_from(["f3", "mod:*", "*_*", "f?"]), max_size=2)
 # -- the proofs ------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(kernels(), globs, denies, st.booleans(), st.booleans())
 def test_columns_find_what_a_walk_over_names_finds(
     facts: Facts, allow: list[str], deny: list[str], at_exit: bool, need_btf: bool

@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from tests.support.sources import parsed
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pybpf"
 
@@ -111,14 +113,9 @@ def _layer(module: str) -> int:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-@cache
 def _imports(module: str, path: Path) -> set[str]:
     """Absolute names of what a module imports, `if TYPE_CHECKING` blocks left out."""
-    tree = _tree(path)
+    tree = parsed(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
 
@@ -176,7 +173,7 @@ def _assigned(tree: ast.Module) -> set[str]:
 
 def test_every_module_says_what_is_public() -> None:
     """Each module has a docstring and `__all__`, sorted out on purpose."""
-    trees = {module: _tree(path) for module, path in MODULES.items()}
+    trees = {module: parsed(path) for module, path in MODULES.items()}
     assert [m for m, tree in trees.items() if not ast.get_docstring(tree)] == []
     assert [m for m, tree in trees.items() if "__all__" not in _assigned(tree)] == []
 
@@ -186,7 +183,7 @@ def test_one_module_opens_libc() -> None:
     users = {
         name
         for name, path in MODULES.items()
-        for node in ast.walk(_tree(path))
+        for node in ast.walk(parsed(path))
         if isinstance(node, (ast.Attribute, ast.Name, ast.alias))
         and {getattr(node, field, None) for field in ("attr", "id", "name")} & OPENS_LIBRARIES
     }

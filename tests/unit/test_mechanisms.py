@@ -26,6 +26,7 @@ from pybpf.multi.reasons import Reason
 from pybpf.multi.target import Target
 from pybpf.multi.template import Template
 from pybpf.multi.variant import Lowering, Variant
+from tests.support.sources import parsed
 from tests.unit.test_attach_engine import Kernel, kernel
 from tests.unit.test_planner import BASE, K6_1, K6_12, PROGRAMS, SESSION, model
 
@@ -155,8 +156,8 @@ def test_it_competes_with_the_others() -> None:
 @pytest.mark.parametrize("name", ["planner", "engine", "link", "classes", "resolve", "programs"])
 def test_no_branch_on_a_mechanism(name: str) -> None:
     """The code that plans and attaches names none of them."""
-    tree = ast.parse(Path(pybpf.multi.__file__).with_name(f"{name}.py").read_text())
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    values = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    nodes = list(ast.walk(parsed(Path(pybpf.multi.__file__).with_name(f"{name}.py"))))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    values = {node.value for node in nodes if isinstance(node, ast.Constant)}
     assert not names & {"TRACING_MULTI", "TRAMPOLINE", "KPROBE_MULTI", "KPROBE"}
     assert not values & {m.value for m in MECHANISMS}

@@ -18,6 +18,7 @@ from pybpf.tools import completion, manpages
 from pybpf.tools.main import all_pages, main
 from pybpf.tools.pages import Page
 from pybpf.tools.table import TOOLS, find
+from tests.support.sources import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -100,7 +101,7 @@ def test_only_dependencies_that_are_imported() -> None:
     own = {Path(p).stem for p in (ROOT / "pybpf").iterdir()} | {"pybpf", "_typeshed"}
     imported = set()
     for path in (ROOT / "pybpf").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:

@@ -30,6 +30,7 @@ from pybpf.tools.retsnoop import jsonlines
 from pybpf.tools.trampolines import cli as trampolines
 from tests.support.examples import examples
 from tests.support.savedfacts import saved_facts
+from tests.support.sources import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
@@ -84,7 +85,7 @@ def test_json_keeps_what_json_has() -> None:
 def _modules() -> Iterator[tuple[str, ast.Module]]:
     for folder in ("pybpf", "tools/examples"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+            yield str(path.relative_to(ROOT)), parsed(path)
 
 
 def test_only_one_module_writes_json() -> None:
@@ -167,7 +168,7 @@ def test_every_place_that_prints_makes_its_text_safe() -> None:
     """A new print in a tool passes its names through `plain`, or is named here with a reason."""
     bare = set()
     for path in sorted((ROOT / "pybpf/tools").rglob("*.py")):
-        for function in ast.walk(ast.parse(path.read_text())):
+        for function in ast.walk(parsed(path)):
             if not isinstance(function, ast.FunctionDef):
                 continue
             for node in ast.walk(function):
