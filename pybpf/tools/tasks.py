@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import os
+
 from ..digits import decimal
 
-__all__ = ["process_of", "tgid_of"]
+__all__ = ["may_live", "process_of", "tgid_of"]
+
+# Of the first pid namespace (PROC_PID_INIT_INO of include/linux/proc_ns.h).
+_FIRST_NAMESPACE = 0xEFFFFFFC
+
+
+def may_live(thread: int) -> bool:
+    """Tell whether there may be a task with this id, as the first pid namespace counts.
+
+    From another namespace it cannot be seen, so then every task may live.
+    """
+    if os.path.exists(f"/proc/{thread}"):
+        return True
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino != _FIRST_NAMESPACE
+    except OSError:
+        return True
 
 
 def process_of(thread: int) -> int | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import struct
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from pybpf.multi.planner import make_plan
 from pybpf.multi.reasons import Reason
 from pybpf.multi.target import Target
 from pybpf.obj.reader import read_object
+from pybpf.tools import tasks
 from pybpf.tools.retsnoop import attach, events
 from pybpf.tools.retsnoop.events import (
     Arg,
@@ -190,6 +193,32 @@ def test_a_lost_end_is_forgotten_with_the_next_session() -> None:
     assert collector.open == 1
     done = collector.feed(end(99, 11))
     assert done is not None and (len(done.trace), done.stack) == (1, (99,))
+
+
+def test_lost_ends_of_tasks_that_are_gone_are_forgotten() -> None:
+    """Their records do not pile up; those of tasks that live on stay, however many there are."""
+    living = set(range(1, 100))
+    collector = Collector(150, living.__contains__)
+    most = 0
+    for session in range(1, 10_000):
+        collector.feed(Call(session, session, 0, 0, 0, 0))
+        most = max(most, collector.open)
+    assert 99 <= collector.open <= most <= 2 * 150
+    for session in living:
+        done = collector.feed(end(session, session))
+        assert done is not None and len(done.trace) == 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_tasks_that_cannot_be_seen_may_live(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first pid namespace tells that there is no task; elsewhere every task may live."""
+    own = os.stat("/proc/self/ns/pid").st_ino
+    monkeypatch.setattr(tasks, "_FIRST_NAMESPACE", own if first else own + 1)
+    child = subprocess.Popen(["sleep", "60"])
+    assert tasks.may_live(child.pid) and tasks.may_live(os.getpid())
+    child.kill()
+    child.wait()
+    assert tasks.may_live(child.pid) is not first
 
 
 # -- functions --------------------------------------------------------------

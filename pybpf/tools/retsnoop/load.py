@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .options import Options
     from .sessions import ErrorFilter
 
-__all__ = ["Counts", "configure", "counts_of", "fill"]
+__all__ = ["Counts", "configure", "counts_of", "fill", "sessions_room"]
 
 # Bits of a value of the map `ids`, see retsnoop.bpf.c; and values of `comms`.
 _ALLOW_PROCESS, _DENY_PROCESS, _ALLOW_THREAD, _DENY_THREAD = 1, 2, 4, 8
@@ -106,7 +106,7 @@ def configure(
     variables.filter_retvals = bool(options.allow_retvals or options.deny_retvals)
     for name, ranges in (("allow", options.allow_retvals), ("deny", options.deny_retvals)):
         _set_ranges(variables, name, ranges)
-    buckets = 1 << (max(1, -(-options.settings.sessions_size // _WAYS)) - 1).bit_length()
+    buckets = sessions_room(options.settings.sessions_size) // _WAYS
     variables.bucket_mask = buckets - 1
     maps = obj.maps
     maps["owners"].max_entries = buckets
@@ -116,6 +116,14 @@ def configure(
     maps["args_specs"].max_entries = max(1, len(parameters))
     maps["ids"].max_entries = max(1, len(ids))
     maps["comms"].max_entries = max(1, len(comms))
+
+
+def sessions_room(size: int) -> int:
+    """Return how many sessions the maps have room for: whole buckets, a power of two of them.
+
+    :param size: sessions that they have to have room for
+    """
+    return _WAYS << (max(1, -(-size // _WAYS)) - 1).bit_length()
 
 
 def fill(

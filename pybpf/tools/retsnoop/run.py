@@ -29,7 +29,7 @@ from ...wording import plain
 from ..command import NOT_FOUND, Command, find
 from ..progress import Counting, Waiting
 from ..screen import many
-from ..tasks import process_of
+from ..tasks import may_live, process_of
 from . import attach, jsonlines, load, sources, words
 from .args import parameters_of
 from .attach import Tracing
@@ -65,6 +65,11 @@ _SHOWN = 5
 _PLACED = 64  # most entry functions whose code is looked up; others are assumed to be running
 
 
+def _may_be_in_a_call(key: int) -> bool:
+    # The keys of idle tasks are below 0. They do not end.
+    return key < 0 or may_live(key)
+
+
 class _Stopped(Exception):
     """Report a signal that came before everything was attached."""
 
@@ -98,7 +103,6 @@ class _Run:
         self.debug_info: DebugInfo | None = None
         self.parameters: list[tuple[Parameter, ...]] = []
         self.probes: list[Probe] = []
-        self.collector = Collector()
         # With --json, standard output is only for the records.
         self.info = sys.stderr if options.json else sys.stdout
 
@@ -310,6 +314,7 @@ class _Run:
     def receive(self, obj: Object, shower: Shower) -> None:
         """Show sessions until a signal comes, the command ends or enough were shown."""
         options, command, dropped = self.options, self.command, 0
+        collector = Collector(load.sessions_room(options.settings.sessions_size), _may_be_in_a_call)
         until = time.monotonic() + options.duration if options.duration else None
         last: float | None = None  # when to stop showing, after a signal
         with pybpf.RingBuffer(obj.maps["events"], decode) as ring:
@@ -319,7 +324,7 @@ class _Run:
                 over = bool(self.stop) or ended or late
                 events = ring.read(timeout=0 if over else _POLL, max_records=_SLICE)
                 for event in events:
-                    session = self.collector.feed(event)
+                    session = collector.feed(event)
                     if session is not None:
                         shower(session)
                         if options.max_sessions and shower.shown >= options.max_sessions:

@@ -2,12 +2,13 @@
 
 Records of one session come in order. Different sessions are interleaved.
 A session is complete when its `End` arrives. If that is lost, the collected records
-are dropped when the same task's next session starts, so nothing grows forever.
+are dropped when the same task's next session starts, or when there are more sessions than
+the kernel has room for and the task is gone. So nothing grows forever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from ...dataclass import dataclass
@@ -75,9 +76,16 @@ class _Open:
 
 
 class Collector:
-    """Take events one by one, and return the sessions they complete."""
+    """Take events one by one, and return the sessions they complete.
 
-    def __init__(self) -> None:
+    :param most: sessions that the kernel's maps have room for. If records of more are kept, some
+        have lost their ends
+    :param lives: tells whether the task with a key may still be in its session
+    """
+
+    def __init__(self, most: int = 4096, lives: Callable[[int], bool] = lambda key: True) -> None:
+        self._most = self._limit = most
+        self._lives = lives
         self._open: dict[int, _Open] = {}
         # The task's session. An older session of the same task has lost its end.
         self._current: dict[int, int] = {}
@@ -103,6 +111,8 @@ class Collector:
         self._current[key] = number
         kept = self._open.get(number)
         if kept is None:
+            if len(self._open) >= self._limit:
+                self._forget_the_dead(but=key)
             kept = self._open[number] = _Open()
         if isinstance(event, Stack):
             if event.user:
@@ -122,6 +132,14 @@ class Collector:
         else:
             kept.trace.append(event)
         return None
+
+    def _forget_the_dead(self, *, but: int) -> None:
+        for key, number in [*self._current.items()]:
+            if key != but and not self._lives(key):
+                del self._current[key]
+                self._open.pop(number, None)
+        # Each sweep asks about all tasks, so the next one waits until there are twice as many.
+        self._limit = max(self._most, 2 * len(self._open))
 
 
 def _session(end: End, kept: _Open) -> Session:
