@@ -173,7 +173,7 @@ def _run_elf(data: bytes) -> None:
     list(_debug_names(elf, "/nonexistent/x.o", "/nonexistent"))
     functions = _fine(lambda: _Functions(elf, "/nonexistent/x.o"))
     if functions is not None:
-        functions.name(0x1000)
+        functions.at(0x1000)
     for probe in _fine(lambda: probes(elf)) or ():
         _fine(lambda probe=probe: parse_arguments(probe.arguments, elf.machine, "x.o"))
 

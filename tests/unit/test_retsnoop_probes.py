@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import gzip
 import struct
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from pybpf.btf import Btf
-from pybpf.links.binary import open_elf
-from pybpf.symbols import Mapping, parse_maps
 from pybpf.tools.retsnoop import render
 from pybpf.tools.retsnoop.events import Call, Context, End, Frame, Hit, Return, Stack, decode
 from pybpf.tools.retsnoop.functions import Flag, Function
@@ -29,7 +25,6 @@ from pybpf.tools.retsnoop.probes import (
 from pybpf.tools.retsnoop.probespec import Spec, parse_spec
 from pybpf.tools.retsnoop.sessions import Collector
 from pybpf.tools.retsnoop.usage import UsageError
-from pybpf.tools.retsnoop.userstack import Programs, Symbols
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -192,43 +187,3 @@ def test_a_lost_context_does_no_harm() -> None:
     probes = render.Probes({7: "p"}, lambda probe, seq: None)
     lines = list(render.trace_lines(TRACE, 3, FUNCTIONS, None, probes=probes))
     assert lines[3].endswith("... data missing ...")
-
-
-# -- stacks of programs ---------------------------------------------------------
-
-
-def test_maps() -> None:
-    text = (
-        "55e0-55f0 r--p 00000000 08:01 1 /usr/bin/cat\n"
-        "55f0-5600 r-xp 00002000 08:01 1 /usr/bin/with a blank\n"
-        "7ff0-7ff1 r-xp 00000000 00:00 0\n"
-    )
-    path, file = "/usr/bin/with a blank", "08:01 1"
-    assert parse_maps(text) == [Mapping(0x55F0, 0x5600, 0x2000, path, file)]
-
-
-def test_symbols_of_a_real_library() -> None:
-    """getpid of the C library, by its offset in the file."""
-    maps = Path("/proc/self/maps").read_text()
-    path = next(m.path for m in parse_maps(maps) if "/libc.so" in m.path or "/libc-" in m.path)
-    elf = open_elf(path)
-    symbol = next(s for s in elf.dynamic_symbols if s.name.partition("@")[0] == "getpid")
-    at = elf.file_offset(symbol.value)
-    assert at is not None
-    name, distance = Symbols.of(elf).lookup(at + 3) or ("", 0)
-    assert (name.partition("@")[0].lstrip("_"), distance) == ("getpid", 3)
-    assert Symbols(()).lookup(5) is None
-
-
-def test_a_process_that_has_ended() -> None:
-    """Addresses of a process that is gone are numbers, or what was read while it lived."""
-    programs = Programs()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        pid = process.pid
-        while not Path(f"/proc/{pid}/maps").read_text():
-            pass
-        one = parse_maps(Path(f"/proc/{pid}/maps").read_text())[0]
-        said = programs.name(pid, one.start + 1)
-        assert one.path in said
-    assert programs.name(pid, one.start + 1) == said
-    assert Programs().name(pid, 0x1000) == "0x1000 [unknown]"

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+from ...symbols import Symbols as Names
 from . import jsonlines, render, stacks
 from .args import arguments_text
 from .functions import Function
@@ -17,7 +18,7 @@ from .lbr import branch_lines, jumps
 from .probes import context_text
 from .sessions import Session
 from .stacks import Row
-from .userstack import UNKNOWN, Programs
+from .userstack import UNKNOWN, user_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Shower:
         self._btf = btf
         self._file = file
         self._lines = lines
-        self._programs = Programs()
+        self._names = Names()
         self._functions = functions
         self._symbols = symbols
         self._epoch = time.time_ns() - time.monotonic_ns()
@@ -151,7 +152,7 @@ class Shower:
     def _user(self, session: Session) -> list[str] | None:
         if not self._options.user_stacks:
             return None
-        names = [self._programs.name(session.end.tgid, at) for at in session.user_stack]
+        names = [user_frame(self._names, session.end.tgid, at) for at in session.user_stack]
         return names[::-1] or [f"{UNKNOWN} (no stack of the program)"]
 
     def _jumps(self, session: Session) -> tuple[list[Jump], bool]:
