@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pybpf.features import Feature
 from pybpf.kernel.functions import KernelFunction
+from pybpf.kernel.tasks import process_of
 from pybpf.tools.funcwatch import attach, filters
 from pybpf.tools.funcwatch.addresses import Address
 from pybpf.tools.funcwatch.cli import parse
@@ -32,7 +33,6 @@ from pybpf.tools.funcwatch.reader import WORDS, Reader, decode, longest_in
 from pybpf.tools.funcwatch.records import record
 from pybpf.tools.funcwatch.table import Table
 from pybpf.tools.funcwatch.text import duration, histogram
-from pybpf.tools.tasks import process_of
 from pybpf.trampoline.model import Model, Return
 
 LATENCIES = st.lists(st.integers(0, 1 << 44), min_size=1, max_size=200)

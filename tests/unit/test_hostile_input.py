@@ -26,12 +26,12 @@ from pybpf.errors import BpfError, ObjectFormatError
 from pybpf.globals import Variable
 from pybpf.kernel import config, ftrace, globs, host, kallsyms, kcore, modules, owners
 from pybpf.kernel.config import version_code
+from pybpf.kernel.tasks import tgid_of
 from pybpf.obj.reader import read_object
 from pybpf.symbols import parse_maps
 from pybpf.tools.inputs import read_btf, read_facts
 from pybpf.tools.retsnoop.cvalues import c_text
 from pybpf.tools.retsnoop.probes import parse_format
-from pybpf.tools.tasks import tgid_of
 from pybpf.usdt import ARG_UNREADABLE, parse_arguments
 from tests.support.elfwriter import ElfWriter
 from tests.support.savedfacts import saved_facts

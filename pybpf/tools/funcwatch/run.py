@@ -21,6 +21,7 @@ import pybpf
 
 from ...errors import ObjectFormatError, PlanError, RelocationError
 from ...kernel import run_statistics
+from ...kernel.tasks import process_of
 from ...multi.link import SLOW_S, say_takes
 from ...multi.options import HORIZON
 from ...wording import plain
@@ -28,7 +29,6 @@ from ..command import NOT_FOUND, Command, find
 from ..entry import explain
 from ..progress import Counting, Waiting
 from ..screen import many
-from ..tasks import process_of
 from .attach import Watcher
 from .counts import Counts
 from .filters import comm_bytes, find_cgroup

@@ -23,13 +23,13 @@ import pybpf
 from ...errors import BpfError, ObjectFormatError, PlanError, RelocationError
 from ...features import Feature
 from ...kernel import kallsyms
+from ...kernel.tasks import may_live, process_of
 from ...links.branches import recorded_branches
 from ...multi.select import Selection, select
 from ...wording import plain
 from ..command import NOT_FOUND, Command, find
 from ..progress import Counting, Waiting
 from ..screen import many
-from ..tasks import may_live, process_of
 from . import attach, jsonlines, load, sources, words
 from .args import parameters_of
 from .attach import Tracing

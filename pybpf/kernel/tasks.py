@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 
+from .._sys.namespaces import is_first
 from ..digits import decimal
 
 __all__ = ["may_live", "process_of", "tgid_of"]
-
-# Of the first pid namespace (PROC_PID_INIT_INO of include/linux/proc_ns.h).
-_FIRST_NAMESPACE = 0xEFFFFFFC
 
 
 def may_live(thread: int) -> bool:
@@ -17,12 +15,7 @@ def may_live(thread: int) -> bool:
 
     From another namespace it cannot be seen, so then every task may live.
     """
-    if os.path.exists(f"/proc/{thread}"):
-        return True
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino != _FIRST_NAMESPACE
-    except OSError:
-        return True
+    return os.path.exists(f"/proc/{thread}") or not is_first("pid")
 
 
 def process_of(thread: int) -> int | None:
