@@ -20,6 +20,7 @@ from . import log
 from ._sys import bpf as sys_bpf
 from ._sys import prog as sys_prog
 from ._sys.files import is_one_name
+from ._sys.token import make_token
 from ._uapi.enums import MapFlag, MapType
 from .btf import Btf
 from .btf.encode import BTF_FEATURES, sanitize
@@ -127,6 +128,7 @@ class Binding:
     :param kernel_btf: BTF to relocate against instead of the running kernel's
     :param has_multi: tells whether a program of the object is a multi program
     :param kconfig: what `read_config` takes
+    :param token_path: what `make_token` takes
     :ivar facts: what is known of the kernel; newer facts may replace them
     :ivar maps: mapping name -> `Map`, in the file's order
     :ivar pin_root: directory for maps that ask to be pinned by name
@@ -141,6 +143,7 @@ class Binding:
         kernel_btf: Btf | None = None,
         has_multi: Callable[[], bool] = lambda: False,
         kconfig: Given = None,
+        token_path: str | None = None,
     ) -> None:
         self.spec = spec
         self.facts = facts
@@ -152,6 +155,8 @@ class Binding:
         self._kernel_btf = kernel_btf
         self._has_multi = has_multi
         self._kconfig = kconfig
+        self._token_path = token_path
+        self._token: Fd | None = None
         self._fds = ExitStack()
         self._btf_fd: Fd | None = None
         self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
@@ -174,6 +179,11 @@ class Binding:
     def btf_fd(self) -> int:
         """Return the descriptor of the object's own BTF in the kernel, 0 if it has none there."""
         return self._btf_fd.fileno() if self._btf_fd is not None else 0
+
+    @property
+    def token_fd(self) -> int:
+        """Return the descriptor of the BPF token that everything is loaded with, 0 if none is."""
+        return self._token.fileno() if self._token is not None else 0
 
     def share(self, make: Callable[[Binding], T]) -> T:
         """Call ``make(self)`` once and return its result: for what all programs of an object
@@ -212,6 +222,7 @@ class Binding:
         self.keep_pins()
         try:
             self._fill_kconfig()
+            self._make_token()
             self._load_btf()
             self._create_maps()
         except BaseException:
@@ -239,9 +250,15 @@ class Binding:
             bpf_map.close()
         self._fds.close()
         self._module_fds.clear()
-        self._btf_fd = None
+        self._btf_fd = self._token = None
         self._prepared = False
         self.closed_because = self.closed_because or because
+
+    def _make_token(self) -> None:
+        token = make_token(self._token_path)
+        if token is not None:
+            self._token = self._fds.enter_context(token)
+            log.debug("obj", "loading with a BPF token")
 
     def _fill_kconfig(self) -> None:
         for bpf_map in self.maps.values():
@@ -287,7 +304,8 @@ class Binding:
             if older == blob and known < len(features):
                 continue
             try:
-                self._btf_fd = self._fds.enter_context(sys_bpf.btf_load(older))
+                made = sys_bpf.btf_load(older, token_fd=self.token_fd)
+                self._btf_fd = self._fds.enter_context(made)
             except DeniedByPolicy:
                 raise
             except BpfError as error:
@@ -374,6 +392,7 @@ class Binding:
             btf_fd=self.btf_fd,
             btf_vmlinux_value_type_id=layout.value_type_id,
             value_type_btf_obj_fd=self.module_fd(module) if module else 0,
+            token_fd=self.token_fd,
         )
 
     def struct_ops_place(self, program: str) -> tuple[BtfTarget, int] | None:
@@ -419,13 +438,13 @@ class Binding:
     def _create_map(self, bpf_map: Map, btf_fd: int) -> None:
         kernel_name = bpf_map.spec.kernel_name(self.spec.object_name)
         if bpf_map.spec.pinning != _PIN_BY_NAME and not bpf_map.pin_path:
-            bpf_map.create(name=kernel_name, btf_fd=btf_fd)
+            bpf_map.create(name=kernel_name, btf_fd=btf_fd, token_fd=self.token_fd)
             return
         path = self._pin_path(bpf_map)
         for last in (False, False, True):
             if self._take_pinned(bpf_map, path):
                 return
-            bpf_map.create(name=kernel_name, btf_fd=btf_fd)
+            bpf_map.create(name=kernel_name, btf_fd=btf_fd, token_fd=self.token_fd)
             try:
                 bpf_map.pin(path)
             except BpfError as error:
@@ -595,6 +614,7 @@ class Binding:
                 line_info=line_info,
                 line_info_rec_size=program.line_info_rec_size if line_info else 0,
                 fd_array=program.fd_array,
+                token_fd=self.token_fd,
                 log_level=program.log_level,
                 on_log=on_log,
             )

@@ -75,6 +75,7 @@ def open_object(
     facts: Facts | None = None,
     kconfig: str | os.PathLike[str] | Mapping[str, str | int | bool] | None = None,
     legacy_maps: bool = False,
+    bpf_token_path: str | os.PathLike[str] | None = None,
 ) -> Object:
     """Parse a compiled BPF object (ELF64, EM_BPF). Needs no privileges.
 
@@ -87,6 +88,9 @@ def open_object(
         kernel's own. Needed if the kernel does not show its configuration (containers)
     :param legacy_maps: also read maps defined as ``struct bpf_map_def`` in sections ``maps``,
         ``maps/NAME`` and ``NAME/maps``, which libbpf has refused since 1.0
+    :param bpf_token_path: a bpf file system that delegates rights to this container (6.9); "" for
+        none. None takes the environment variable ``LIBBPF_BPF_TOKEN_PATH``, else ``/sys/fs/bpf`` if
+        that delegates
     :returns: an object that owns what it loads; use it as a context manager
     :raises ObjectFormatError: if the file is malformed; it names file, section and offset
     :raises OSError: if the file cannot be read
@@ -103,7 +107,8 @@ def open_object(
     elif kernel_btf is not None:
         blob, label = _read(kernel_btf)
         btf = Btf(unwrap(bytes(blob), label), name=label)
-    return Object(spec, btf, facts, kconfig)
+    token = None if bpf_token_path is None else os.fspath(bpf_token_path)
+    return Object(spec, btf, facts, kconfig, token)
 
 
 def _is_for_caller(program: Program, problem: BpfError) -> bool:
@@ -133,6 +138,7 @@ class Object:
         kernel_btf: Btf | None,
         facts: Facts | None,
         kconfig: str | os.PathLike[str] | Mapping[str, str | int | bool] | None = None,
+        token_path: str | None = None,
     ) -> None:
         self.spec = spec
         #: What the object has in the kernel: BTF, maps and relocated code.
@@ -142,6 +148,7 @@ class Object:
             kernel_btf=kernel_btf,
             has_multi=lambda: any(program.is_multi for program in self.programs.values()),
             kconfig=kconfig,
+            token_path=token_path,
         )
         self.maps: Mapping[str, Map] = self.binding.maps
         self.programs: Mapping[str, Program] = ByName(

@@ -19,7 +19,7 @@ from errno import EAGAIN, EINVAL, ENOENT, ENOSPC
 from .._lazy import lazy
 from .._uapi import structs as s
 from .._uapi.defines import CAP_BPF, CAP_NET_ADMIN
-from .._uapi.enums import Cmd, MapType
+from .._uapi.enums import Cmd, MapFlag, MapType
 from ..errors import BpfError
 from .door import (
     LOG_FIRST,
@@ -123,6 +123,7 @@ def map_create(
     map_ifindex: int = 0,
     btf_vmlinux_value_type_id: int = 0,
     value_type_btf_obj_fd: int | HasFileno = 0,
+    token_fd: int | HasFileno = 0,
 ) -> Fd:
     """Call BPF_MAP_CREATE.
 
@@ -130,6 +131,7 @@ def map_create(
     :param key_size: bytes
     :param value_size: bytes
     :param name: cut to 15 bytes
+    :param token_fd: a BPF token, 0 for none
     :raises BpfError: refused; the hint has the kernel's own words if it gives any (7.x)
     :raises DeniedByPolicy: a capability or policy forbids it
     """
@@ -138,7 +140,7 @@ def map_create(
         key_size=key_size,
         value_size=value_size,
         max_entries=max_entries,
-        map_flags=map_flags,
+        map_flags=map_flags | (MapFlag.BPF_F_TOKEN_FD if token_fd else 0),
         inner_map_fd=fileno(inner_map_fd),
         numa_node=numa_node,
         map_name=object_name(name),
@@ -149,12 +151,15 @@ def map_create(
         btf_vmlinux_value_type_id=btf_vmlinux_value_type_id,
         map_extra=map_extra,
         value_type_btf_obj_fd=fileno(value_type_btf_obj_fd),
+        map_token_fd=fileno(token_fd),
     )
     result = try_bpf(Cmd.BPF_MAP_CREATE, attr)
     if result >= 0:
         return Fd(result, f"map {name!r}")
     needs = (CAP_BPF, CAP_NET_ADMIN) if map_type in _NETWORK_MAPS else ()
-    refusal = error(-result, Cmd.BPF_MAP_CREATE, f"BPF_MAP_CREATE {name!r}", needs=needs)
+    refusal = error(
+        -result, Cmd.BPF_MAP_CREATE, f"BPF_MAP_CREATE {name!r}", needs=needs, token=bool(token_fd)
+    )
     if result == -EINVAL:
         # A kernel without BPF_COMMON_ATTRS answers EINVAL again and writes no log.
         log = bytearray(1024)
@@ -177,16 +182,22 @@ def map_freeze(fd: int | HasFileno) -> None:
 # -- BTF
 
 
-def btf_load(data: bytes) -> Fd:
+def btf_load(data: bytes, *, token_fd: int | HasFileno = 0) -> Fd:
     """Call BPF_BTF_LOAD.
 
+    :param token_fd: a BPF token, 0 for none
     :raises BpfError: refused; the hint ends with the kernel's own words
     """
-    attr = s.BtfLoad(btf=address(data), btf_size=len(data))
+    attr = s.BtfLoad(
+        btf=address(data),
+        btf_size=len(data),
+        btf_flags=MapFlag.BPF_F_TOKEN_FD if token_fd else 0,
+        btf_token_fd=fileno(token_fd),
+    )
     result = try_bpf(Cmd.BPF_BTF_LOAD, attr)
     if result >= 0:
         return Fd(result, "BTF object")
-    refusal = error(-result, Cmd.BPF_BTF_LOAD)
+    refusal = error(-result, Cmd.BPF_BTF_LOAD, token=bool(token_fd))
     log = bytearray(LOG_FIRST)
     while True:
         attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level = address(log), len(log), 1
@@ -198,6 +209,21 @@ def btf_load(data: bytes) -> Fd:
         return Fd(result, "BTF object")
     refusal.hint = refusal.hint or tail(log_text(log))
     raise refusal
+
+
+# -- rights
+
+
+def token_create(folder: int | HasFileno) -> Fd:
+    """Call BPF_TOKEN_CREATE (Linux 6.9): take the rights that a bpf file system delegates.
+
+    :param folder: descriptor of the root of the file system, which must belong to the user
+        namespace of this process
+    :raises BpfError: ENOENT if it delegates nothing, EOPNOTSUPP outside of containers
+    :raises DeniedByPolicy: CAP_BPF in the user namespace is missing
+    """
+    result = bpf(Cmd.BPF_TOKEN_CREATE, s.TokenCreate(bpffs_fd=fileno(folder)))
+    return Fd(result, "BPF token")
 
 
 # -- objects of any kind

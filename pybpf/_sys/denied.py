@@ -18,6 +18,7 @@ from ..digits import hexadecimal, number
 from ..errors import BpfError, DeniedByPolicy
 from ..namedtuple import NamedTuple
 from .files import parse_mounts
+from .namespaces import is_first
 
 __all__ = [
     "PERF_EVENT_OPEN",
@@ -92,6 +93,15 @@ _UNPRIVILEGED = frozenset(
 )
 
 
+# Options of a bpf file system that a token comes from, for each command that takes tokens.
+_DELEGATED: dict[int, str] = {
+    Cmd.BPF_MAP_CREATE: "delegate_cmds=map_create, delegate_maps= with the map's type",
+    Cmd.BPF_BTF_LOAD: "delegate_cmds=btf_load",
+    Cmd.BPF_PROG_LOAD: "delegate_cmds=prog_load, delegate_progs= with the program's type, "
+    "delegate_attachs= with its attach type",
+}
+
+
 class Circumstances(NamedTuple):
     """Hold what a process can find out about its own rights.
 
@@ -137,10 +147,9 @@ def circumstances() -> Circumstances:
     )
     lockdown = _read("/sys/kernel/security/lockdown")
     chosen = lockdown.partition("[")[2].partition("]")[0]
-    uid_map = _read("/proc/self/uid_map").split()
     return Circumstances(
         caps=hexadecimal(status.get("CapEff", "").strip()) or 0,
-        initial_userns=not uid_map or uid_map[:3] == ["0", "0", "4294967295"],
+        initial_userns=is_first("user") is not False,
         seccomp=status.get("Seccomp", "0").strip() == "2",
         lockdown=chosen,
         unprivileged_bpf_disabled=_number("/proc/sys/kernel/unprivileged_bpf_disabled"),
@@ -162,11 +171,14 @@ def lacking(*needs: int) -> str:
     return f"this process lacks {' and '.join(missing)}" if missing else ""
 
 
-def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
+def explain(
+    seen: Circumstances, cmd: int, needs: tuple[int, ...] = (), *, token: bool = False
+) -> str:
     """Say in one sentence which capability, lockdown, sysctl or policy refused `cmd`.
 
     :param cmd: ``enum bpf_cmd`` or `PERF_EVENT_OPEN`
     :param needs: ``CAP_*`` numbers it requires; by default those of the command
+    :param token: it was called with a BPF token
     """
     missing = _missing(seen.caps, needs or _NEEDS.get(cmd, ()))
     if missing:
@@ -177,7 +189,12 @@ def explain(seen: Circumstances, cmd: int, needs: tuple[int, ...] = ()) -> str:
             value = seen.unprivileged_bpf_disabled
             return f"{text}, and kernel.unprivileged_bpf_disabled is {value}"
         return text
-    return by_policy(seen)
+    if token and cmd in _DELEGATED:
+        return f"the BPF token does not allow it; these may lack it: {_DELEGATED[cmd]}"
+    policy = by_policy(seen)
+    if not seen.initial_userns and cmd in _DELEGATED:
+        return f"{policy} without a BPF token (bpf_token_path)"
+    return policy
 
 
 def by_policy(seen: Circumstances) -> str:
@@ -211,9 +228,11 @@ def file_system(path: str) -> str:
     return kind
 
 
-def denied(errno: int, doing: str, cmd: int, needs: tuple[int, ...] = ()) -> DeniedByPolicy:
-    """Make the exception for EPERM or EACCES of `cmd`."""
-    return DeniedByPolicy(errno, doing, explain(circumstances(), cmd, needs))
+def denied(
+    errno: int, doing: str, cmd: int, needs: tuple[int, ...] = (), *, token: bool = False
+) -> DeniedByPolicy:
+    """Make the exception for EPERM or EACCES of `cmd`. For the parameters see `explain`."""
+    return DeniedByPolicy(errno, doing, explain(circumstances(), cmd, needs, token=token))
 
 
 def path_error(errno: int, cmd: Cmd, path: str) -> BpfError:

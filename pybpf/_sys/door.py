@@ -175,11 +175,14 @@ def bpf(cmd: int, attr: ctypes.Structure, size: int | None = None, *, doing: str
     return result
 
 
-def error(errno: int, cmd: int, doing: str = "", *, needs: tuple[int, ...] = ()) -> BpfError:
+def error(
+    errno: int, cmd: int, doing: str = "", *, needs: tuple[int, ...] = (), token: bool = False
+) -> BpfError:
     """Make the exception for a refused command.
 
     :param errno: positive
     :param needs: ``CAP_*`` numbers it requires; by default those of the command
+    :param token: it was called with a BPF token
     """
     if not doing:
         doing = Cmd(cmd).name
@@ -187,7 +190,7 @@ def error(errno: int, cmd: int, doing: str = "", *, needs: tuple[int, ...] = ())
         return BpfError(errno, doing)
     from .denied import denied  # lazy: only errors need it
 
-    return denied(errno, doing, cmd, needs)
+    return denied(errno, doing, cmd, needs, token=token)
 
 
 def fileno(fd: int | HasFileno) -> int:

@@ -9,7 +9,7 @@ from array import array
 from errno import EAGAIN, EMFILE, ENFILE, ENOSPC
 
 from .._uapi import structs as s
-from .._uapi.enums import Cmd
+from .._uapi.enums import Cmd, MapFlag
 from ..errors import DeniedByPolicy, VerifierError
 from ..namedtuple import NamedTuple
 from .door import LOG_FIRST, LOG_MOST, address, bpf, error, fileno, log_text, object_name, try_bpf
@@ -46,6 +46,7 @@ def prog_load(
     line_info_rec_size: int = 0,
     fd_array: Sequence[int] = (),
     prog_ifindex: int = 0,
+    token_fd: int | HasFileno = 0,
     log_level: int = 0,
     on_log: Callable[[str], object] | None = None,
 ) -> Fd:
@@ -58,6 +59,7 @@ def prog_load(
     :param func_info: packed ``struct bpf_func_info`` of `func_info_rec_size` bytes each
     :param line_info: packed ``struct bpf_line_info`` likewise
     :param fd_array: descriptors that instructions refer to by index
+    :param token_fd: a BPF token, 0 for none
     :param log_level: ``BPF_LOG_*``, to get a log also if the load succeeds
     :param on_log: called with that log
     :raises VerifierError: the verifier refused
@@ -72,7 +74,7 @@ def prog_load(
         insn_cnt=len(insns) // 8,
         insns=address(insns),
         license=address(license_text),
-        prog_flags=prog_flags,
+        prog_flags=prog_flags | (MapFlag.BPF_F_TOKEN_FD if token_fd else 0),
         kern_version=kern_version,
         prog_name=object_name(name),
         prog_ifindex=prog_ifindex,
@@ -87,6 +89,7 @@ def prog_load(
         attach_btf_id=attach_btf_id,
         attach_prog_fd=fileno(attach_prog_fd) or fileno(attach_btf_obj_fd),
         fd_array=address(fds),
+        prog_token_fd=fileno(token_fd),
     )
     log, truncated = "", False
     if log_level:
@@ -116,7 +119,11 @@ def prog_load(
     from .denied import load_hint, program_needs
 
     refusal = error(
-        errno, Cmd.BPF_PROG_LOAD, f"BPF_PROG_LOAD {name!r}", needs=program_needs(prog_type)
+        errno,
+        Cmd.BPF_PROG_LOAD,
+        f"BPF_PROG_LOAD {name!r}",
+        needs=program_needs(prog_type),
+        token=bool(token_fd),
     )
     refusal.hint = refusal.hint or load_hint(errno, attr.insn_cnt, attach_btf_id)
     raise refusal

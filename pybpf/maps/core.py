@@ -71,6 +71,7 @@ class Map(Entries):
 
     def __init__(self, spec: MapSpec, btf: Btf | None = None) -> None:
         self._fd: Fd | None = None
+        self._token_fd = 0
         self.spec = spec
         self.btf = btf
         #: Name in the object file. The kernel's own name is in `info`.
@@ -212,6 +213,7 @@ class Map(Entries):
         inner: Map | None = None,
         btf_vmlinux_value_type_id: int = 0,
         value_type_btf_obj_fd: int = 0,
+        token_fd: int = 0,
     ) -> None:
         """Create the map in the kernel. Fill it if it is a data section's, freeze it if read-only.
 
@@ -222,10 +224,12 @@ class Map(Entries):
         :param inner: pattern for the maps in a map of maps; None makes one from the blueprint
         :param btf_vmlinux_value_type_id: of a struct_ops map: the kernel's value struct
         :param value_type_btf_obj_fd: of the module's BTF that has it, 0 for the kernel's own
+        :param token_fd: a BPF token to create it and its inner maps with, 0 for none
         :raises BpfError: the kernel refuses; its hint names the likely reason
         """
         if self._fd is not None:
             raise BpfError(errno.EEXIST, f"map {self.name!r}", "the map already exists")
+        self._token_fd = token_fd
         pattern: Map | None = None
         if inner is None and self.type in OUTER and self.spec.inner is not None:
             inner = pattern = self.new_inner(btf_fd=btf_fd)
@@ -288,6 +292,7 @@ class Map(Entries):
             btf_key_type_id=self.spec.key_type_id if typed else 0,
             btf_value_type_id=self.spec.value_type_id if typed else 0,
             map_extra=self.map_extra,
+            token_fd=self._token_fd,
             btf_vmlinux_value_type_id=struct_ops_type,
             value_type_btf_obj_fd=module_fd,
         )
@@ -334,7 +339,7 @@ class Map(Entries):
         if self.spec.inner is None:
             raise BpfError(errno.EINVAL, f"map {self.name!r}", "it has no inner map description")
         inner = Map(self.spec.inner, self.btf)
-        inner.create(name=name, btf_fd=btf_fd)
+        inner.create(name=name, btf_fd=btf_fd, token_fd=self._token_fd)
         return inner
 
     def reuse_fd(self, fd: int | Fd) -> None:

@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["GuardMaps", "make_flags"]
 
 
-def _make(name: str, cpus: Iterable[int]) -> Fd:
+def _make(name: str, cpus: Iterable[int], token_fd: int) -> Fd:
     size = SLOT_SIZE * (mask_of(max(cpus, default=0) + 1) + 1)
     return sys_bpf.map_create(
-        MapType.BPF_MAP_TYPE_ARRAY, key_size=4, value_size=size, max_entries=1, name=name
+        MapType.BPF_MAP_TYPE_ARRAY,
+        key_size=4,
+        value_size=size,
+        max_entries=1,
+        name=name,
+        token_fd=token_fd,
     )
 
 
-def make_flags(cpus: Iterable[int]) -> Fd:
+def make_flags(cpus: Iterable[int], token_fd: int = 0) -> Fd:
     """Create the flags that all links of an object take (BPF_MAP_CREATE).
 
     :param cpus: numbers of all possible CPUs
+    :param token_fd: a BPF token, 0 for none
     """
-    return _make("pybpf_running", cpus)
+    return _make("pybpf_running", cpus, token_fd)
 
 
 class GuardMaps:
@@ -38,15 +44,16 @@ class GuardMaps:
     :ivar mask: limits a CPU number to the maps' size
     """
 
-    def __init__(self, flags: Fd, cpus: tuple[int, ...]) -> None:
+    def __init__(self, flags: Fd, cpus: tuple[int, ...], token_fd: int = 0) -> None:
         """Create the map of misses.
 
         :param flags: from `make_flags`; still belongs to the caller
         :param cpus: numbers of all possible CPUs, as for `make_flags`
+        :param token_fd: a BPF token, 0 for none
         """
         self.mask = mask_of(max(cpus, default=0) + 1)
         self._flags = flags
-        self._misses = _make("pybpf_missed", cpus)
+        self._misses = _make("pybpf_missed", cpus, token_fd)
         # The key stays 0, because the array has only one entry.
         self._entry = Element(self._misses.fileno(), 4, SLOT_SIZE * (self.mask + 1))
         self._last = 0

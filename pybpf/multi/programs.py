@@ -140,8 +140,8 @@ class MultiPrograms:
         """
         cpus = self.binding.facts.possible_cpus
         if self._flags is None:
-            self._flags = self.binding.keep(make_flags(cpus))
-        return GuardMaps(self._flags, cpus)
+            self._flags = self.binding.keep(make_flags(cpus, self.binding.token_fd))
+        return GuardMaps(self._flags, cpus, self.binding.token_fd)
 
     @cached_property
     def _resolver(self) -> Resolver:

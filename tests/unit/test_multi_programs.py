@@ -42,7 +42,7 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """BTF that was given to the kernel; no maps are made."""
     given: list[bytes] = []
 
-    def btf_load(blob: bytes) -> Fd:
+    def btf_load(blob: bytes, *, token_fd: int = 0) -> Fd:
         given.append(blob)
         return Fd(os.open(os.devnull, os.O_RDONLY), "BTF")
 

@@ -58,6 +58,13 @@ EVERYTHING = (1 << 41) - 1
             Circumstances(EVERYTHING, initial_userns=False, lockdown="none"),
             Cmd.BPF_PROG_LOAD,
             (),
+            "this process is in a user namespace, where its capabilities do not count "
+            "without a BPF token (bpf_token_path)",
+        ),
+        (
+            Circumstances(EVERYTHING, initial_userns=False),
+            PERF_EVENT_OPEN,
+            (),
             "this process is in a user namespace, where its capabilities do not count",
         ),
         (
@@ -131,13 +138,13 @@ def test_circumstances_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch,
         {
             "/proc/self/status": "Name:\tx\nSeccomp:\t2\nCapEff:\t000000c000000000\n",
-            "/proc/self/uid_map": "         0       1000          1\n",
             "/sys/kernel/security/lockdown": "none [integrity] confidentiality\n",
             "/sys/kernel/security/lsm": "lockdown,capability\n",
             "/proc/sys/kernel/unprivileged_bpf_disabled": "1\n",
             "/proc/sys/kernel/perf_event_paranoid": "-1\n",
         },
     )
+    monkeypatch.setattr(denied, "is_first", {"user": False}.get)
     assert denied.circumstances() == Circumstances(
         caps=_caps(CAP_BPF, CAP_PERFMON),
         initial_userns=False,
@@ -152,6 +159,7 @@ def test_circumstances_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unreadable_circumstances_stay_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without /proc and securityfs nothing is claimed of them."""
     _files(monkeypatch, {})
+    monkeypatch.setattr(denied, "is_first", lambda kind: None)
     seen = denied.circumstances()
     assert seen == Circumstances(caps=0)
 
