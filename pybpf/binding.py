@@ -258,6 +258,7 @@ class Binding:
         token = make_token(self._token_path)
         if token is not None:
             self._token = self._fds.enter_context(token)
+            self.facts.probes.use_token(token)
             log.debug("obj", "loading with a BPF token")
 
     def _fill_kconfig(self) -> None:
@@ -517,6 +518,8 @@ class Binding:
     def refresh(self) -> Facts:
         """Take new facts if the present ones no longer hold."""
         self.facts = self.facts.current()
+        if self._token is not None:
+            self.facts.probes.use_token(self._token)
         return self.facts
 
     @cached_property

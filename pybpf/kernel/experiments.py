@@ -76,8 +76,11 @@ def reason(error: BpfError) -> str:
 # -- loading small programs ------------------------------------------------
 
 
-def _load(kind: ProgType, insns: tuple[Insn, ...] = _RETURN_0, **more: Any) -> Fd:
-    return sys_prog.prog_load(kind, asm.encode(insns), name="pybpf_probe", **more)
+def _load(
+    probe: ProbeCache, kind: ProgType, insns: tuple[Insn, ...] = _RETURN_0, **more: Any
+) -> Fd:
+    code, token = asm.encode(insns), probe.token_fd
+    return sys_prog.prog_load(kind, code, name="pybpf_probe", token_fd=token, **more)
 
 
 def _tracing(
@@ -90,6 +93,7 @@ def _tracing(
     flags: int = 0,
 ) -> Fd:
     return _load(
+        probe,
         ProgType.BPF_PROG_TYPE_TRACING,
         insns,
         expected_attach_type=attach,
@@ -205,6 +209,7 @@ def _tracing_test_run(probe: ProbeCache) -> None:
 
 def _lsm(probe: ProbeCache) -> None:
     _load(
+        probe,
         ProgType.BPF_PROG_TYPE_LSM,
         expected_attach_type=AttachType.BPF_LSM_MAC,
         attach_btf_id=probe.type_id("bpf_lsm_file_open"),
@@ -214,14 +219,16 @@ def _lsm(probe: ProbeCache) -> None:
 # -- one link, many functions ----------------------------------------------
 
 
-def _multi_program() -> Fd:
+def _multi_program(probe: ProbeCache) -> Fd:
     return _load(
-        ProgType.BPF_PROG_TYPE_TRACING, expected_attach_type=AttachType.BPF_TRACE_FENTRY_MULTI
+        probe,
+        ProgType.BPF_PROG_TYPE_TRACING,
+        expected_attach_type=AttachType.BPF_TRACE_FENTRY_MULTI,
     )
 
 
 def _tracing_multi(probe: ProbeCache) -> str:
-    with _multi_program() as program:
+    with _multi_program(probe) as program:
         attach = AttachType.BPF_TRACE_FENTRY_MULTI
         request = structs.LinkCreateTracingMulti(prog_fd=program.fileno(), attach_type=attach)
         request.tracing_multi.ids = _NOWHERE
@@ -235,7 +242,7 @@ def _tracing_multi_info(probe: ProbeCache) -> str:
         probe.needs(Feature.TRACING_MULTI)
         return f"the kernel has {teller}"
     with (
-        _multi_program() as program,
+        _multi_program(probe) as program,
         sys_link.link_create_tracing_multi(
             program, AttachType.BPF_TRACE_FENTRY_MULTI, [probe.type_id(_TEST_FUNCTION)]
         ) as link,
@@ -257,8 +264,8 @@ def _tracing_multi_info(probe: ProbeCache) -> str:
     return "the link info names the function"
 
 
-def _kprobe_multi_link(attach: AttachType) -> str:
-    with _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program:
+def _kprobe_multi_link(probe: ProbeCache, attach: AttachType) -> str:
+    with _load(probe, ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program:
         request = structs.LinkCreateKprobeMulti(prog_fd=program.fileno(), attach_type=attach)
         request.kprobe_multi.addrs = _NOWHERE
         request.kprobe_multi.cnt = 1
@@ -266,26 +273,26 @@ def _kprobe_multi_link(attach: AttachType) -> str:
 
 
 def _kprobe_multi(probe: ProbeCache) -> str:
-    return _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_MULTI)
+    return _kprobe_multi_link(probe, AttachType.BPF_TRACE_KPROBE_MULTI)
 
 
 def _kprobe_session(probe: ProbeCache) -> str:
-    return _kprobe_multi_link(AttachType.BPF_TRACE_KPROBE_SESSION)
+    return _kprobe_multi_link(probe, AttachType.BPF_TRACE_KPROBE_SESSION)
 
 
 def _uprobe_multi(probe: ProbeCache) -> str:
-    return _uprobe_multi_link(AttachType.BPF_TRACE_UPROBE_MULTI)
+    return _uprobe_multi_link(probe, AttachType.BPF_TRACE_UPROBE_MULTI)
 
 
 def _uprobe_session(probe: ProbeCache) -> str:
-    return _uprobe_multi_link(AttachType.BPF_TRACE_UPROBE_SESSION)
+    return _uprobe_multi_link(probe, AttachType.BPF_TRACE_UPROBE_SESSION)
 
 
-def _uprobe_multi_link(attach: AttachType) -> str:
+def _uprobe_multi_link(probe: ProbeCache, attach: AttachType) -> str:
     # "/" is not a regular file. A kernel that gets as far as opening it answers EBADF.
     path = ctypes.create_string_buffer(b"/")
     offsets = array("Q", [0])
-    with _load(ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program:
+    with _load(probe, ProgType.BPF_PROG_TYPE_KPROBE, expected_attach_type=attach) as program:
         request = structs.LinkCreateUprobeMulti(prog_fd=program.fileno(), attach_type=attach)
         request.uprobe_multi.path = ctypes.addressof(path)
         request.uprobe_multi.offsets = offsets.buffer_info()[0]
@@ -293,25 +300,27 @@ def _uprobe_multi_link(attach: AttachType) -> str:
         return _expect(errno.EBADF, Cmd.BPF_LINK_CREATE, request)
 
 
-def _interface_link(kind: Callable[..., ctypes.Structure], attach: AttachType) -> str:
+def _interface_link(
+    probe: ProbeCache, kind: Callable[..., ctypes.Structure], attach: AttachType
+) -> str:
     # A kernel with such links looks for the interface next, and there is none with this number.
-    with _load(ProgType.BPF_PROG_TYPE_SCHED_CLS) as program:
+    with _load(probe, ProgType.BPF_PROG_TYPE_SCHED_CLS) as program:
         number = program.fileno()
         request = kind(prog_fd=number, target_ifindex=_NOTHING, attach_type=attach)
         return _expect(errno.ENODEV, Cmd.BPF_LINK_CREATE, request)
 
 
 def _tcx(probe: ProbeCache) -> str:
-    return _interface_link(structs.LinkCreateTcx, AttachType.BPF_TCX_INGRESS)
+    return _interface_link(probe, structs.LinkCreateTcx, AttachType.BPF_TCX_INGRESS)
 
 
 def _netkit(probe: ProbeCache) -> str:
-    return _interface_link(structs.LinkCreateNetkit, AttachType.BPF_NETKIT_PRIMARY)
+    return _interface_link(probe, structs.LinkCreateNetkit, AttachType.BPF_NETKIT_PRIMARY)
 
 
 def _netfilter(probe: ProbeCache) -> str:
     attach = AttachType.BPF_NETFILTER
-    with _load(ProgType.BPF_PROG_TYPE_NETFILTER, expected_attach_type=attach) as program:
+    with _load(probe, ProgType.BPF_PROG_TYPE_NETFILTER, expected_attach_type=attach) as program:
         request = structs.LinkCreateNetfilter(prog_fd=program.fileno(), attach_type=attach)
         request.netfilter.pf = 99  # no family of protocols has this number
         return _expect(errno.EAFNOSUPPORT, Cmd.BPF_LINK_CREATE, request)
@@ -319,7 +328,7 @@ def _netfilter(probe: ProbeCache) -> str:
 
 def _sockmap_link(probe: ProbeCache) -> str:
     attach = AttachType.BPF_SK_MSG_VERDICT
-    with _load(ProgType.BPF_PROG_TYPE_SK_MSG, expected_attach_type=attach) as program:
+    with _load(probe, ProgType.BPF_PROG_TYPE_SK_MSG, expected_attach_type=attach) as program:
         request = structs.LinkCreate(
             prog_fd=program.fileno(), target_fd=_NOTHING, attach_type=attach
         )
@@ -362,7 +371,7 @@ def _kprobe(probe: ProbeCache) -> str:
     # address. It would refuse an unknown name before either.
     from .._sys import perf as sys_perf
 
-    _load(ProgType.BPF_PROG_TYPE_KPROBE).close()
+    _load(probe, ProgType.BPF_PROG_TYPE_KPROBE).close()
     return _must_fail({errno.ENOENT, errno.EINVAL}, lambda: sys_perf.open_kprobe(None, 1))
 
 
@@ -375,16 +384,16 @@ def _perf_link_cookie(probe: ProbeCache) -> None:
         type=PerfType.PERF_TYPE_SOFTWARE, config=PerfSw.PERF_COUNT_SW_DUMMY, sample_period=1 << 40
     )
     with (
-        _load(ProgType.BPF_PROG_TYPE_PERF_EVENT) as program,
+        _load(probe, ProgType.BPF_PROG_TYPE_PERF_EVENT) as program,
         sys_perf.perf_event_open(attr, cpu=0, doing="dummy event") as event,
         sys_link.link_create_perf_event(program, event, cookie=1),
     ):
         pass
 
 
-def _raw_tracepoint(cookie: int = 0) -> str:
+def _raw_tracepoint(probe: ProbeCache, cookie: int = 0) -> str:
     # The kernel looks for the tracepoint after it has checked everything else.
-    with _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
+    with _load(probe, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
         return _must_fail(
             {errno.ENOENT},
             lambda: sys_link.raw_tracepoint_open(program, _NO_TRACEPOINT, cookie=cookie),
@@ -392,11 +401,11 @@ def _raw_tracepoint(cookie: int = 0) -> str:
 
 
 def _raw_tp(probe: ProbeCache) -> str:
-    return _raw_tracepoint()
+    return _raw_tracepoint(probe)
 
 
 def _raw_tp_cookie(probe: ProbeCache) -> str:
-    return _raw_tracepoint(cookie=1)
+    return _raw_tracepoint(probe, cookie=1)
 
 
 def _tp_btf(probe: ProbeCache) -> None:
@@ -413,28 +422,28 @@ def _iter(probe: ProbeCache) -> None:
 
 
 def _syscall(probe: ProbeCache) -> None:
-    with _load(ProgType.BPF_PROG_TYPE_SYSCALL, prog_flags=BPF_F_SLEEPABLE) as program:
+    with _load(probe, ProgType.BPF_PROG_TYPE_SYSCALL, prog_flags=BPF_F_SLEEPABLE) as program:
         sys_prog.prog_test_run(program)
 
 
 def _raw_tp_test_run(probe: ProbeCache) -> None:
-    with _load(ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
+    with _load(probe, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) as program:
         sys_prog.prog_test_run(program)
 
 
 # -- helpers and calls -----------------------------------------------------
 
 
-def _kprobe_helper(helper: Helper, *before: Insn) -> None:
-    _load(ProgType.BPF_PROG_TYPE_KPROBE, _with_helper(helper, *before)).close()
+def _kprobe_helper(probe: ProbeCache, helper: Helper, *before: Insn) -> None:
+    _load(probe, ProgType.BPF_PROG_TYPE_KPROBE, _with_helper(helper, *before)).close()
 
 
 def _get_func_ip(probe: ProbeCache) -> None:
-    _kprobe_helper(Helper.BPF_FUNC_get_func_ip)
+    _kprobe_helper(probe, Helper.BPF_FUNC_get_func_ip)
 
 
 def _attach_cookie(probe: ProbeCache) -> None:
-    _kprobe_helper(Helper.BPF_FUNC_get_attach_cookie)
+    _kprobe_helper(probe, Helper.BPF_FUNC_get_attach_cookie)
 
 
 def _func_arg_helpers(probe: ProbeCache) -> None:
@@ -444,6 +453,7 @@ def _func_arg_helpers(probe: ProbeCache) -> None:
 
 def _branch_snapshot(probe: ProbeCache) -> None:
     _kprobe_helper(
+        probe,
         Helper.BPF_FUNC_get_branch_snapshot,
         asm.mov_reg(op.R1, op.R10),
         asm.alu(op.ADD, op.R1, -24),  # one struct perf_branch_entry
@@ -454,6 +464,7 @@ def _branch_snapshot(probe: ProbeCache) -> None:
 
 def _probe_read_kernel(probe: ProbeCache) -> None:
     _kprobe_helper(
+        probe,
         Helper.BPF_FUNC_probe_read_kernel,
         asm.mov_reg(op.R1, op.R10),
         asm.alu(op.ADD, op.R1, -8),
@@ -480,7 +491,9 @@ def _kfunc(probe: ProbeCache) -> str:
 # -- maps ------------------------------------------------------------------
 
 
-def _map(kind: MapType, key: int, value: int, entries: int, flags: int = 0) -> Fd:
+def _map(
+    probe: ProbeCache, kind: MapType, key: int, value: int, entries: int, flags: int = 0
+) -> Fd:
     return sys_bpf.map_create(
         kind,
         key_size=key,
@@ -488,29 +501,30 @@ def _map(kind: MapType, key: int, value: int, entries: int, flags: int = 0) -> F
         max_entries=entries,
         name="pybpf_probe",
         map_flags=flags,
+        token_fd=probe.token_fd,
     )
 
 
 def _ringbuf(probe: ProbeCache) -> None:
-    _map(MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 1 << 16).close()
+    _map(probe, MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 1 << 16).close()
 
 
 def _user_ringbuf(probe: ProbeCache) -> None:
-    _map(MapType.BPF_MAP_TYPE_USER_RINGBUF, 0, 0, 1 << 16).close()
+    _map(probe, MapType.BPF_MAP_TYPE_USER_RINGBUF, 0, 0, 1 << 16).close()
 
 
 def _arena(probe: ProbeCache) -> None:
-    _map(MapType.BPF_MAP_TYPE_ARENA, 0, 0, 1, MapFlag.BPF_F_MMAPABLE).close()
+    _map(probe, MapType.BPF_MAP_TYPE_ARENA, 0, 0, 1, MapFlag.BPF_F_MMAPABLE).close()
 
 
 def _mmapable(probe: ProbeCache) -> None:
-    _map(MapType.BPF_MAP_TYPE_ARRAY, 4, 8, 1, MapFlag.BPF_F_MMAPABLE).close()
+    _map(probe, MapType.BPF_MAP_TYPE_ARRAY, 4, 8, 1, MapFlag.BPF_F_MMAPABLE).close()
 
 
 def _batch(kind: MapType, key: int = 4, flags: int = 0) -> Callable[[ProbeCache], None]:
     def probe_batch(probe: ProbeCache) -> None:
         # A batch of zero entries: the kernel first looks for the map type's function.
-        with _map(kind, key, 8, 1, flags) as found:
+        with _map(probe, kind, key, 8, 1, flags) as found:
             request = structs.MapBatch(map_fd=found.fileno(), count=0)
             keys = ctypes.create_string_buffer(64)
             request.out_batch = request.keys = request.values = ctypes.addressof(keys)
@@ -526,11 +540,11 @@ def _vmlinux_btf(probe: ProbeCache) -> None:
     probe.type_id("task_struct", BtfKind.STRUCT)
 
 
-def _load_types(*types: bt.Type) -> Fd:
+def _load_types(probe: ProbeCache, *types: bt.Type) -> Fd:
     builder = BtfBuilder()
     for one in types:
         builder.add(one)
-    return sys_bpf.btf_load(builder.build())
+    return sys_bpf.btf_load(builder.build(), token_fd=probe.token_fd)
 
 
 _INT = bt.Int("int", 4, 32, encoding=1)  # always id 1
@@ -538,14 +552,14 @@ _INT = bt.Int("int", 4, 32, encoding=1)  # always id 1
 
 def _btf_kind(*types: bt.Type) -> Callable[[ProbeCache], None]:
     def probe_kind(probe: ProbeCache) -> None:
-        _load_types(_INT, *types).close()
+        _load_types(probe, _INT, *types).close()
 
     return probe_kind
 
 
 def _module_btf(probe: ProbeCache) -> None:
     # It came together with names of BTF objects. Older kernels answer E2BIG to such a query.
-    with _load_types(_INT) as fd:
+    with _load_types(probe, _INT) as fd:
         name = ctypes.create_string_buffer(64)
         info = structs.BtfInfo(name=ctypes.addressof(name), name_len=len(name))
         request = structs.GetInfo(

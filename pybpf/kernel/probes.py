@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from .._sys.fd import Fd
+
     class BtfSource(Protocol):
         """Give the kernel's types."""
 
@@ -74,10 +76,23 @@ class ProbeCache:
         self._btf = btf
         self._known: dict[Feature, Answer] = dict(known or {})
         self._can_ask = can_ask
+        self._token: Fd | None = None
         # Type ids that experiments asked for, None for those that there are not.
         self._ids: dict[tuple[str, int], int | None] = {}
         #: Probes that `all` could not finish, with the reasons.
         self.inconclusive: dict[Feature, str] = {}
+
+    @property
+    def token_fd(self) -> int:
+        """Return the descriptor of the BPF token that experiments use, 0 for none."""
+        return 0 if self._token is None or self._token.closed else self._token.fileno()
+
+    def use_token(self, token: Fd) -> None:
+        """Ask with a BPF token as long as it is open. What was denied is asked again.
+
+        :param token: it still belongs to the caller
+        """
+        self._token = token
 
     def answer(self, feature: Feature) -> Answer:
         """Return what the kernel says about `feature`.
