@@ -12,7 +12,10 @@ Everything else is a certain yes or no, and the `ProbeCache` that asked remember
 from __future__ import annotations
 
 import errno
+import weakref
+from functools import cached_property
 
+from .._sys.token import make_token
 from .._uapi.defines import ENOTSUPP
 from ..btf import Btf, BtfKind
 from ..btf import types as bt
@@ -85,10 +88,24 @@ class ProbeCache:
     @property
     def token_fd(self) -> int:
         """Return the descriptor of the BPF token that experiments use, 0 for none."""
-        return 0 if self._token is None or self._token.closed else self._token.fileno()
+        token = self._token
+        if token is None or token.closed:
+            token = self._usual_token
+        return 0 if token is None else token.fileno()
+
+    @cached_property
+    def _usual_token(self) -> Fd | None:
+        # That of the usual places, which objects are loaded with, too.
+        try:
+            token = make_token(None)
+        except BpfError:
+            return None  # loading an object will tell
+        if token is not None:
+            weakref.finalize(self, token.close)
+        return token
 
     def use_token(self, token: Fd) -> None:
-        """Ask with a BPF token as long as it is open. What was denied is asked again.
+        """Ask with this BPF token as long as it is open. What was denied is asked again.
 
         :param token: it still belongs to the caller
         """

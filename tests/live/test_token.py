@@ -56,7 +56,9 @@ with (
 """
 
 
-def run_inside(folder: Path | str, options: str, *command: str, path: str = "") -> str:
+def run_inside(
+    folder: Path | str, options: str, *command: str, path: str = "", status: int = 0
+) -> str:
     """What Python says in the namespace."""
     environment = {**os.environ, "LIBBPF_BPF_TOKEN_PATH": path} if path else dict(os.environ)
     start = [sys.executable, "-m", "tests.support.delegated", str(folder), options]
@@ -68,7 +70,7 @@ def run_inside(folder: Path | str, options: str, *command: str, path: str = "") 
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stdout
 
 
@@ -141,6 +143,19 @@ def test_outside_of_containers(tmp_path: Path) -> None:
     with pybpf.open(EVENTS[0]) as obj:
         obj.load()
         assert obj.binding.token_fd == 0
+
+
+@pytest.mark.needs(Feature.FENTRY)
+@pytest.mark.parametrize("where", ["environment", "usual"])
+def test_tools(where: str, tmp_path: Path) -> None:
+    """A tool that plans before it loads anything traces, too."""
+    folder = str(tmp_path) if where == "environment" else "/sys/fs/bpf"
+    command = ["retsnoop", "-e", "do_sys_openat2", "--", "cat", "/no/such/file"]
+    code = "import sys; from pybpf.tools.main import main; sys.exit(main(sys.argv[1:]))"
+    said = run_inside(
+        folder, EVERYTHING, code, *command, path=folder if where == "environment" else "", status=1
+    )
+    assert "[-ENOENT]  do_sys_openat2" in said
 
 
 @pytest.mark.needs(Feature.FENTRY, Feature.TRACING_TEST_RUN)
