@@ -200,7 +200,8 @@ class Object:
         """Create the maps and load every program with ``autoload`` set.
 
         Multi programs (``*.multi``) are loaded when they are attached, and so are ``freplace``
-        programs whose ``target_program`` is not set.
+        programs whose ``target_program`` is not set. A struct_ops program is loaded if a map
+        uses it, whatever its ``autoload``.
 
         :raises VerifierError: the verifier refused a program; ``.log`` has the whole log
         :raises RelocationError: a program refers to something this kernel lacks
@@ -215,7 +216,7 @@ class Object:
         try:
             self.prepare()
             for program in self.programs.values():
-                if program.autoload and not program.is_loaded_late:
+                if self._loads_now(program):
                     program.load()
             self._fill_program_arrays()
             self.binding.fill_struct_ops(lambda name: self.programs[name].fileno())
@@ -241,6 +242,12 @@ class Object:
         """
         self.binding.prepare()
 
+    def _loads_now(self, program: Program) -> bool:
+        # A map with a struct_ops program is useless without it, so autoload has no say, as in
+        # libbpf: SEC("?struct_ops/...") is loaded if a map that is made uses it.
+        wanted = program.autoload or program.type == ProgType.BPF_PROG_TYPE_STRUCT_OPS
+        return wanted and not program.is_loaded_late
+
     def _fill_program_arrays(self) -> None:
         for bpf_map in self.maps.values():
             if bpf_map.type == MapType.BPF_MAP_TYPE_PROG_ARRAY and bpf_map.created:
@@ -258,7 +265,7 @@ class Object:
     def attach(self) -> links.LinkSet:
         """Attach every program with ``autoattach`` set, as its section says: all or nothing.
 
-        Struct_ops maps are registered too, under their names.
+        Struct_ops maps with ``autoattach`` set are registered too, under their names.
 
         Programs whose section does not say where to attach (``xdp``, a bare ``uprobe``) are left
         to the caller. ``LinkSet.by_hand`` names each with the method to call.
@@ -282,7 +289,7 @@ class Object:
                 elif program.autoattach:
                     attached[program.name] = program.attach()
             for bpf_map in self.maps.values():
-                if bpf_map.struct_ops_value is not None:
+                if bpf_map.struct_ops_value is not None and bpf_map.autoattach:
                     attached[bpf_map.name] = bpf_map.attach()
         except BaseException as error:
             attached.close()

@@ -96,6 +96,8 @@ class Map(Entries):
             from .structops import StructOps  # 2 ms, with the types of values
 
             self.struct_ops = StructOps(spec.name, spec.struct_ops, btf)
+        #: False: attaching the object leaves out this struct_ops map; `attach` attaches it.
+        self.autoattach = True
         #: What a loaded struct_ops map holds, with the descriptors of its programs.
         self.struct_ops_value: bytes | None = None
         self._closed = False

@@ -26,6 +26,7 @@ __all__ = ["collect", "is_extern", "kconfig_size", "kconfig_values"]
 _TRISTATE = {"n": 0, "y": 1, "m": 2}  # enum libbpf_tristate
 # Bytes of one value. The longest option of a kernel is a text of some kilobytes.
 _MAX_SIZE = 1 << 20
+_LINK = "if another file defines it, link them first: bpftool gen object OUT.o FILE.o FILE.o"
 _SIZES = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
 
 
@@ -55,7 +56,8 @@ def collect(elf: ElfFile, btf: Btf | None) -> list[Extern]:
     for index, symbol in undefined:
         where = declared.get(symbol.name)
         if where is None:
-            raise elf.error(f"extern {symbol.name!r} is in neither .ksyms nor .kconfig", ".BTF", 0)
+            what = f"extern {symbol.name!r} is in neither .ksyms nor .kconfig"
+            raise elf.error(f"{what}; {_LINK}", ".BTF", 0)
         section, btf_id = where
         if symbol.name in used:
             raise elf.error(f"two externs {symbol.name!r}", section, 0)

@@ -180,6 +180,7 @@ class Linker:
         self._index = FunctionIndex(spec.functions)
         self._resolved: dict[int, Resolved | None] = {}
         self._candidates: CandidateCache | None = None
+        self._known: dict[int, list[str]] = {}  # names of the kernel by BtfKind, for errors
 
     def candidates(self, local: Btf) -> CandidateCache:
         """Return the candidates for the object's types, found once for all programs."""
@@ -230,7 +231,9 @@ class Linker:
         from ..btf.absent import near  # only for errors
 
         kind = BtfKind.FUNC if extern.is_func else BtfKind.VAR
-        found = near(essential_name(extern.name), (btf.name(one) for one in btf.ids(kind)))
+        if kind not in self._known:  # an object may lack many, and all names take 30 ms
+            self._known[kind] = [btf.name(one) for one in btf.ids(kind)]
+        found = near(essential_name(extern.name), self._known[kind])
         return f" (near: {', '.join(found)})" if found else ""
 
     def _by_btf(self, extern: Extern) -> Resolved | None:

@@ -84,6 +84,14 @@ def test_by_object(obj: pybpf.Object) -> None:
     assert not obj.programs["on_nothing"].loaded
 
 
+def test_a_map_is_left_to_the_caller(obj: pybpf.Object) -> None:
+    obj.maps["linked"].autoattach = False
+    with obj.attach() as links:
+        assert set(links) == {"plain"} and not use("pybpf_linked")
+        with obj.maps["linked"].attach():
+            assert use("pybpf_linked")
+
+
 def test_a_link_takes_another_map(obj: pybpf.Object) -> None:
     """update() replaces one by the other of the same name without a gap."""
     with pybpf.open(OBJECT) as second:
@@ -111,6 +119,18 @@ def test_members_are_changed_before_loading() -> None:
         assert (obj.globals.inits, obj.globals.releases) == (1, 0)
         with pytest.raises(AttributeError, match="no member 'nam'"):
             _ = members.nam
+
+
+def test_maps_decide_which_programs_are_loaded() -> None:
+    """A program that a map uses is loaded without autoload, one of no map that is made is not."""
+    with pybpf.open(OBJECT) as obj:
+        obj.programs["on_undo"].autoload = False
+        obj.programs["on_release"].autoload = False
+        obj.maps["linked"].autocreate = False
+        loaded(obj)
+        assert obj.programs["on_undo"].loaded and not obj.programs["on_release"].loaded
+        with obj.attach() as links:
+            assert set(links) == {"plain"} and use("pybpf_plain")
 
 
 def test_a_member_that_this_kernel_lacks() -> None:
