@@ -23,7 +23,7 @@ from ._sys.files import is_one_name
 from ._sys.token import make_token
 from ._uapi.enums import MapFlag, MapType
 from .btf import Btf
-from .btf.encode import BTF_FEATURES, sanitize
+from .btf.encode import BTF_FEATURES, sanitize, stretch
 from .dataclass import dataclass
 from .errors import (
     BpfError,
@@ -298,6 +298,7 @@ class Binding:
         blob, _ = self._btf_and_twins
         if blob is None:
             return
+        blob = stretch(blob, self._other_sizes())
         # An older kernel may not know what a newer clang writes. Remove it, newest feature first.
         features = list(BTF_FEATURES)
         for known in range(len(features), -1, -1):
@@ -315,6 +316,14 @@ class Binding:
                 self.btf_error = None
                 return
         # libbpf also continues without BTF: only some map types need it.
+
+    def _other_sizes(self) -> dict[str, int]:
+        # Data sections that the caller gave another size.
+        return {
+            one.spec.section: one.value_size
+            for one in self.maps.values()
+            if one.spec.data and one.value_size != one.spec.value_size
+        }
 
     def _pin_path(self, bpf_map: Map) -> str:
         # Where a map that asks to be pinned by its name goes. The name comes from the object and

@@ -9,6 +9,9 @@ does, as in libbpf. It is read and written as a whole by BPF_MAP_LOOKUP_ELEM and
 BPF_MAP_UPDATE_ELEM, so an assignment may undo what a program changes meanwhile. .rodata
 is frozen when it is loaded, so that the verifier may trust it.
 
+Before loading, a section may be given another size (``Map.value_size``). An array at its end then
+gets the number of elements that fill it, as in libbpf.
+
 Integers, enums and pointers of 2, 4 or 8 bytes are read and written by one native
 move, so a counter that a program changes meanwhile is never torn. Larger
 values are copied byte by byte and may be torn.
@@ -43,17 +46,32 @@ class Variable:
     :param offset: bytes into the map's value
     :param size: bytes
     :param type_id: id of its type in `btf`
+    :param last: it is the last of its section, and grows with that if it is an array
     """
 
-    __slots__ = ("_code", "_codec", "btf", "map", "name", "offset", "section", "size", "type_id")
+    __slots__ = (
+        *("_code", "_codec", "_last", "_made_for", "_size"),
+        *("btf", "map", "name", "offset", "section", "type_id"),
+    )
 
     def __init__(
-        self, name: str, section: str, offset: int, size: int, type_id: int, btf: Btf, holder: Map
+        self,
+        name: str,
+        section: str,
+        offset: int,
+        size: int,
+        type_id: int,
+        btf: Btf,
+        holder: Map,
+        *,
+        last: bool = False,
     ) -> None:
         self.name = name
         self.section = section
         self.offset = offset
-        self.size = size
+        self._size = size
+        self._last = last
+        self._made_for = size
         self.type_id = type_id
         self.btf = btf
         self.map = holder
@@ -65,28 +83,53 @@ class Variable:
         return f"<Variable {self.name!r}: {size} at {self.section}+{self.offset:#x}>"
 
     @property
+    def size(self) -> int:
+        """Return its bytes."""
+        if not self._last or self.map.value_size == self.map.spec.value_size:
+            return self._size
+        return self._size if self._elements() is None else self.map.value_size - self.offset
+
+    def _elements(self) -> int | None:
+        # How many elements it has if its section has another size than in the file, else None.
+        whole = self.map.value_size
+        if not self._last or whole == self.map.spec.value_size:
+            return None
+        from .btf.encode import array_length
+
+        return array_length(self.btf, self.type_id, whole - self.offset)
+
+    @property
     def read_only(self) -> bool:
         """Return True if nobody can change it once the object is loaded."""
         return self.map.spec.data in _READ_ONLY
 
-    def _resolve(self) -> Any:
-        from .btf import BtfKind
-        from .btf.values import codec
+    def _typed(self) -> Any:
+        # Its codec, made again if its section got another size.
+        if self._codec is None or (self._last and self._made_for != self.size):
+            self._resolve()
+        return self._codec
 
+    def _resolve(self) -> None:
+        from .btf import BtfKind
+        from .btf.values import array_codec, codec
+
+        self._made_for = self.size
+        length = self._elements()
+        if length is not None:
+            self._codec = array_codec(self.btf, self.type_id, length)
+            return
         made = codec(self.btf, self.type_id)
         kind = self.btf.kind(self.btf.skip_mods_and_typedefs(self.type_id))
         scalars = (BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.PTR)
         if kind in scalars and self.size and self.offset % self.size == 0:
             self._code = _CODES.get(self.size)
         self._codec = made
-        return made
 
     @property
     def raw(self) -> bytes:
         """Return the variable's bytes."""
-        if self._codec is None:
-            self._resolve()
-        end = self.offset + self.size
+        self._typed()
+        end = self._end()
         if not self.map.created:
             return bytes(self._initial()[self.offset : end])
         try:
@@ -104,9 +147,8 @@ class Variable:
         if len(data) != self.size:
             given = many(len(data), "byte")
             raise ValueError(f"variable {self.name!r}: {given} given, {self.size} needed")
-        if self._codec is None:
-            self._resolve()
-        end = self.offset + self.size
+        self._typed()
+        end = self._end()
         if not self.map.created:
             self._initial()[self.offset : end] = data
             return
@@ -134,6 +176,14 @@ class Variable:
             with part.cast(self._code) as cell:
                 cell[0] = int.from_bytes(data, sys.byteorder)
 
+    def _end(self) -> int:
+        # Where its bytes end in the map's value.
+        end = self.offset + self.size
+        if end > self.map.value_size:
+            has = many(self.map.value_size, "byte")
+            raise ValueError(f"variable {self.name!r}: {self.section} has only {has}")
+        return end
+
     def _initial(self) -> bytearray:
         if self.map.closed or self.map.initial is None:
             raise StateError(f"variable {self.name!r}", "the object is closed; open it again")
@@ -141,7 +191,7 @@ class Variable:
 
     def get(self) -> Any:
         """Return the value, typed from BTF."""
-        codec = self._codec or self._resolve()
+        codec = self._typed()
         data = self.raw
         return codec.decode(data) if codec.size == self.size else data
 
@@ -152,7 +202,7 @@ class Variable:
         :raises TypeError: the value has a wrong type
         :raises ValueError: the value is out of range or has a wrong size
         """
-        codec = self._codec or self._resolve()
+        codec = self._typed()
         if codec.size == self.size and not (
             isinstance(value, (bytes, bytearray)) and len(value) == self.size
         ):
@@ -251,7 +301,14 @@ class Globals(_Names):
             for entry in described.entries:
                 name = entry.var.name
                 made = Variable(
-                    name, key, entry.offset, entry.size, entry.var.type, spec.btf, maps[key]
+                    name,
+                    key,
+                    entry.offset,
+                    entry.size,
+                    entry.var.type,
+                    spec.btf,
+                    maps[key],
+                    last=not arena and entry is described.entries[-1],
                 )
                 own.setdefault(name, []).append(made)
                 (static if entry.static else visible).setdefault(name, []).append(made)

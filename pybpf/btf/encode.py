@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from array import array
 
+from ..dataclass import replace
 from ..errors import ObjectFormatError
 from .decode import Btf
 from .types import (
@@ -45,7 +46,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["BTF_FEATURES", "BtfBuilder", "Editor", "fixup_for_load", "sanitize"]
+__all__ = [
+    "BTF_FEATURES",
+    "BtfBuilder",
+    "Editor",
+    "array_length",
+    "fixup_for_load",
+    "sanitize",
+    "stretch",
+]
 
 _HEADER = struct.Struct("<HBBIIIII")
 _MAX_VLEN = 0xFFFFFF
@@ -393,6 +402,49 @@ def _place_kconfig(editor: Editor, type_id: int, t: Datasec) -> list[tuple[VarSe
         placed.append((VarSecinfo(entry.type, entry.offset, size), name, offset))
         end = offset + size
     return placed
+
+
+def stretch(data: bytes, sizes: Mapping[str, int]) -> bytes:
+    """Give data sections another size, and the arrays at their ends the length that fills it.
+
+    :param data: BTF without base, after `fixup_for_load`
+    :param sizes: bytes by name of the section. One that does not end with an array, or would have
+        a part of an element, stays as it is
+    :return: BTF in which all ids mean what they did
+    """
+    editor = Editor(Btf(data))
+    btf = editor.btf
+    for name, size in sizes.items():
+        found = btf.find(name, BtfKind.DATASEC)
+        section = btf.type(found) if found else None
+        if not found or not isinstance(section, Datasec) or not section.entries:
+            continue
+        last = section.entries[-1]
+        var = btf.type(last.type)
+        length = array_length(btf, last.type, size - last.offset)
+        if length is None or not isinstance(var, Var):
+            continue
+        old = btf.type(btf.skip_mods_and_typedefs(var.type))
+        assert isinstance(old, Array)
+        editor.words[editor.position(last.type) + 2] = editor.add(replace(old, nelems=length))
+        at = editor.position(found)
+        editor.words[at + 2] = size
+        editor.words[at + 2 + 3 * len(section.entries)] = size - last.offset
+    return editor.build() if editor.next_id > btf.nr_types else data
+
+
+def array_length(btf: Btf, type_id: int, size: int) -> int | None:
+    """Return how many elements of a variable's array fill `size` bytes.
+
+    :param type_id: a VAR, or its type
+    :return: None if it is no array, or `size` is not a whole number of elements
+    """
+    t = btf.type(type_id)
+    t = btf.type(btf.skip_mods_and_typedefs(t.type if isinstance(t, Var) else type_id))
+    if not isinstance(t, Array) or size <= 0:
+        return None
+    item = btf.sizeof(t.type)
+    return size // item if item and size % item == 0 else None
 
 
 def sanitize(data: bytes, features: Collection[str]) -> bytes:

@@ -10,6 +10,7 @@ a record of its variables.
 
 from __future__ import annotations
 
+from ..dataclass import replace
 from ..errors import ObjectFormatError
 from ..wording import many
 from .decode import Btf
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-__all__ = ["CharArray", "Codec", "Record", "UnionValue", "codec", "node_of"]
+__all__ = ["CharArray", "Codec", "Record", "UnionValue", "array_codec", "codec", "node_of"]
 
 _MAX_NESTING = 48
 _MAX_SIZE = 1 << 31
@@ -121,6 +122,18 @@ def codec(btf: Btf, type_id: int) -> Codec:
         known = Codec(_node(btf, type_id, _Room()), name, type_id)
         btf.codecs[type_id] = known
     return known
+
+
+def array_codec(btf: Btf, type_id: int, length: int) -> Codec:
+    """Return the codec of an array type with another number of elements. It is not kept.
+
+    :raises TypeError: the type is no array
+    :raises ObjectFormatError: as `codec`
+    """
+    t = btf.type(btf.skip_mods_and_typedefs(type_id))
+    if not isinstance(t, Array):
+        raise TypeError(f"type {type_id} is no array")
+    return Codec(_array_node(btf, replace(t, nelems=length), _Room()), "<anon>", type_id)
 
 
 def node_of(btf: Btf, type_id: int) -> Node:

@@ -109,7 +109,17 @@ class Map(Entries):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTABLE and getattr(self, "_fd", None) is not None:
             raise AttributeError(f"map {self.name!r} exists: its {name} can no longer be changed")
+        if name == "value_size" and getattr(self, "initial", None) is not None and self.spec.data:
+            self._give_size(value)
         super().__setattr__(name, value)
+
+    def _give_size(self, size: Any) -> None:
+        # Of a data section that is not created yet: its contents are cut, or get zeros at the end.
+        if not isinstance(size, int) or not 0 < size < 1 << 32:
+            raise ValueError(f"map {self.name!r}: value_size {size!r} is no number of bytes")
+        assert self.initial is not None
+        del self.initial[size:]
+        self.initial.extend(bytes(size - len(self.initial)))
 
     # -- creation --------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from pybpf.globals import variable
 from tests.support.require import facts
 
 OBJECT = Path(__file__).parents[1] / "data" / "map_events.bpf.o"
+RESIZE = Path(__file__).parents[1] / "data" / "obj_resize.bpf.o"
 PACKET = bytes(64)
 
 
@@ -149,3 +150,26 @@ def test_a_reopened_section_is_written_as_a_record(events: pybpf.Object) -> None
     with pybpf.Map.from_id(events.maps[".bss"].info().id) as again:
         again[0] = {**again[0].to_dict(), "seq": 41}
     assert events.globals.seq == 41
+
+
+def test_arrays_get_their_length_before_loading() -> None:
+    """A program reaches all elements of a section made longer, which keeps its BTF types."""
+    with pybpf.open(RESIZE, facts=facts()) as obj:
+        obj.maps[".data.cells"].value_size = 40 * 16
+        obj.maps[".rodata.weights"].value_size = 40 * 4
+        obj.maps[".bss.names"].value_size = 8 + 40
+        obj.globals.length = 40
+        obj.globals.weights = range(40)
+        obj.load()
+        assert obj.programs["fill"].test_run(PACKET).retval == 3
+        assert [(one.hits, one.weight) for one in obj.globals.cells] == [
+            (1 + 5 * (number == 0), number) for number in range(40)
+        ]
+        assert obj.globals.total == sum(range(40))
+        assert obj.globals.names == bytes(ord("a") + number for number in range(40))
+        for name in (".data.cells", ".rodata.weights", ".bss.names"):
+            assert not obj.maps[name].btf_refused and obj.maps[name].info().btf_value_type_id
+        with pybpf.Map.from_id(obj.maps[".data.cells"].info().id) as same:
+            assert len(same[0].cells) == 40
+        with pytest.raises(AttributeError, match="can no longer be changed"):
+            obj.maps[".data.cells"].value_size = 16

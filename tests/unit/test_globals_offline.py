@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pybpf.btf import Btf, Int, Linkage, Var
-from pybpf.btf.encode import BtfBuilder
+from pybpf.btf import Btf, BtfKind, Datasec, Int, Linkage, Var
+from pybpf.btf.encode import BtfBuilder, stretch
 from pybpf.globals import Globals, variable
 from pybpf.maps import Map
 from pybpf.obj.reader import read_object
 from pybpf.obj.spec import MapSpec
 from pybpf.obj.variables import DataSection, Placed
 
-OBJECT = Path(__file__).parents[1] / "data" / "map_events.bpf.o"
+DATA = Path(__file__).parents[1] / "data"
+OBJECT = DATA / "map_events.bpf.o"
+RESIZE = DATA / "obj_resize.bpf.o"
 
 
 @pytest.fixture
@@ -161,3 +164,63 @@ def test_a_value_that_does_not_fit_names_the_variable(
     """Of many assignments, which one was wrong."""
     with pytest.raises(error, match=f"^variable '{name}': .*{words}"):
         names[name] = value
+
+
+@pytest.fixture
+def growing() -> tuple[Globals, dict[str, Map]]:
+    spec = read_object(RESIZE.read_bytes(), "obj_resize.bpf.o")
+    maps = {name: Map(one, spec.btf) for name, one in spec.maps.items()}
+    return Globals(spec, maps), maps
+
+
+def test_an_array_at_the_end_grows_with_its_section(
+    growing: tuple[Globals, dict[str, Map]],
+) -> None:
+    """The old contents stay in front. New elements are 0, typed as the others, and assignable."""
+    names, maps = growing
+    maps[".data.cells"].value_size = 3 * 16
+    assert [(cell.hits, cell.weight) for cell in names.cells] == [(5, 0), (0, 0), (0, 0)]
+    names.cells = [(1, 2), (3, 4), (5, 6)]
+    assert maps[".data.cells"].initial == struct.pack("<QI4xQI4xQI4x", 1, 2, 3, 4, 5, 6)
+    maps[".bss.names"].value_size = 8 + 16
+    names.total, names.names = 1 << 40, "sixteen letters."
+    assert (names.total, names.names) == (1 << 40, "sixteen letters.")
+    maps[".rodata.weights"].value_size = 8
+    names[".rodata.weights"].weights = [1, 2]
+    with pytest.raises(ValueError, match="'weights': 3 items given, at most 2 fit"):
+        names.weights = [1, 2, 3]
+    maps[".rodata.weights"].value_size = 4
+    assert names.weights == (1,)
+
+
+def test_only_an_array_at_the_end_grows(growing: tuple[Globals, dict[str, Map]]) -> None:
+    """Other variables keep their size; what a shorter section cuts off says so."""
+    names, maps = growing
+    maps[".data.alone"].value_size = 64
+    assert names.alone == 3 and variable(names, "alone").size == 4
+    maps[".bss.names"].value_size = 4
+    with pytest.raises(ValueError, match=r"'total'.*\.bss\.names has only 4 bytes"):
+        _ = names.total
+    with pytest.raises(ValueError, match=r"'total'.*\.bss\.names has only 4 bytes"):
+        names.total = 1
+    for wrong in (0, -1, 1 << 32, "8", 2.0):
+        with pytest.raises((TypeError, ValueError), match=r"map '\.data\.alone': value_size"):
+            maps[".data.alone"].value_size = wrong  # type: ignore[assignment]
+    assert len(maps[".data.alone"].initial or b"") == 64
+
+
+def test_btf_of_a_section_that_has_grown(growing: tuple[Globals, dict[str, Map]]) -> None:
+    """Section, variable and array have the new length; all ids stay."""
+    spec = read_object(RESIZE.read_bytes(), "obj_resize.bpf.o")
+    blob = spec.btf_for_load()
+    assert blob is not None
+    before = Btf(blob)
+    after = Btf(stretch(blob, {".data.cells": 48, ".bss.names": 24, ".data.alone": 64}))
+    changed = {n for n in range(1, before.nr_types) if before.type(n) != after.type(n)}
+    assert {before.name(one) for one in changed} == {".data.cells", ".bss.names", "cells", "names"}
+    cells = after.type(after.find("cells", BtfKind.VAR))
+    assert isinstance(cells, Var) and after.sizeof(cells.type) == 48
+    section = after.type(after.find(".bss.names", BtfKind.DATASEC))
+    assert isinstance(section, Datasec)
+    assert (section.size, [one.size for one in section.entries]) == (24, [8, 16])
+    assert stretch(blob, {".data.cells": 47}) == blob  # not a whole number of elements

@@ -133,6 +133,7 @@ def test_an_integer_of_a_megabyte_has_no_values() -> None:
 class _Holder:
     created = closed = False
     initial = bytearray(8)
+    value_size = len(initial)
 
 
 def test_a_variable_without_a_size() -> None:
