@@ -32,6 +32,8 @@ __all__ = ["Attaching"]
 # Ways of attaching (as in `pybpf.obj.sections`) whose programs are all kprobes to the kernel.
 _PROBES = ("kprobe", "ksyscall", "uprobe", "usdt")
 
+_SESSIONS = (AttachType.BPF_TRACE_KPROBE_SESSION, AttachType.BPF_TRACE_UPROBE_SESSION)
+
 
 def _word_of(attach_type: int, words: Mapping[str, AttachType]) -> str:
     return next((word for word, number in words.items() if number == attach_type), "")
@@ -105,11 +107,18 @@ class Attaching:
                 error.add_context(who)
             raise
 
+    def _at_return(self, wanted: bool | None) -> bool:
+        known = self._spec.sec_def
+        return wanted if wanted is not None else known is not None and known.retprobe
+
+    def _for_session(self, wanted: bool | None) -> bool:
+        return wanted if wanted is not None else self.expected_attach_type in _SESSIONS
+
     def attach_kprobe(
         self,
         function: str = "",
         offset: int = 0,
-        retprobe: bool = False,
+        retprobe: bool | None = None,
         *,
         address: int = 0,
         cookie: int = 0,
@@ -118,7 +127,8 @@ class Attaching:
 
         :param function: its name, or "" if `address` is given
         :param offset: bytes from its start; must be 0 for a return probe
-        :param retprobe: run when the function returns
+        :param retprobe: run when the function returns; None means that the section says so
+            (``kretprobe``, ``uretprobe``)
         :param address: absolute kernel address, instead of `function`
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :raises TypeError: if `function` is not a str
@@ -131,7 +141,7 @@ class Attaching:
                 function,
                 offset=offset,
                 address=address,
-                retprobe=retprobe,
+                retprobe=self._at_return(retprobe),
                 cookie=cookie,
                 names=lambda: lookup.function_names(self._binding.facts),
             )
@@ -142,13 +152,24 @@ class Attaching:
         syms: Sequence[str] | None = None,
         addrs: Sequence[int] | None = None,
         cookies: Sequence[int] | None = None,
-        retprobe: bool = False,
-        session: bool = False,
+        retprobe: bool | None = None,
+        session: bool | None = None,
     ) -> links.Link:
-        """Attach to many kernel functions with one link; see `pybpf.links.attach_kprobe_multi`."""
+        """Attach to many kernel functions with one link; see `pybpf.links.attach_kprobe_multi`.
+
+        :param retprobe: run when the functions return; None means that the section says so
+            (``kretprobe.multi``)
+        :param session: run at entry and return; None means that the program was loaded for it
+            (``kprobe.session``)
+        """
         with self._named("kprobe_multi", "kprobe_session"):
             return links.attach_kprobe_multi(
-                self, syms=syms, addrs=addrs, cookies=cookies, retprobe=retprobe, session=session
+                self,
+                syms=syms,
+                addrs=addrs,
+                cookies=cookies,
+                retprobe=self._at_return(retprobe),
+                session=self._for_session(session),
             )
 
     def attach_tracepoint(self, category: str, name: str, *, cookie: int = 0) -> links.Link:
@@ -181,7 +202,7 @@ class Attaching:
         binary: str,
         symbol_or_offset: str | int,
         pid: int | None = None,
-        retprobe: bool = False,
+        retprobe: bool | None = None,
         *,
         ref_ctr_offset: int = 0,
         cookie: int = 0,
@@ -193,7 +214,8 @@ class Attaching:
         :param symbol_or_offset: ``malloc``, ``malloc+0x10``, ``memcpy@GLIBC_2.14``, or bytes
             from the start of the file
         :param pid: trace only that process; None for all, 0 for the caller's
-        :param retprobe: run when the function returns
+        :param retprobe: run when the function returns; None means that the section says so
+            (``kretprobe``, ``uretprobe``)
         :param ref_ctr_offset: file offset of a USDT semaphore (bytes), 0 for none
         :param cookie: ``__u64`` for bpf_get_attach_cookie
         :raises TypeError: if an argument is of another type
@@ -207,7 +229,7 @@ class Attaching:
                 binary,
                 symbol_or_offset,
                 pid=pid,
-                retprobe=retprobe,
+                retprobe=self._at_return(retprobe),
                 ref_ctr_offset=ref_ctr_offset,
                 cookie=cookie,
             )
@@ -217,8 +239,8 @@ class Attaching:
         binary: str,
         glob_or_symbols: str | Sequence[str],
         pid: int | None = None,
-        retprobe: bool = False,
-        session: bool = False,
+        retprobe: bool | None = None,
+        session: bool | None = None,
         *,
         cookies: int | Sequence[int] | None = None,
     ) -> links.Link:
@@ -227,8 +249,10 @@ class Attaching:
         :param binary: path or name, as for `attach_uprobe`
         :param glob_or_symbols: a glob, ``*alloc``, or a list of names
         :param pid: trace only that process; None for all, 0 for the caller's
-        :param retprobe: run when the functions return
-        :param session: run at entry and return, for a ``uprobe.session`` program (Linux 6.13)
+        :param retprobe: run when the functions return; None means that the section says so
+            (``uretprobe.multi``)
+        :param session: run at entry and return (Linux 6.13); None means that the program was
+            loaded for it (``uprobe.session``)
         :param cookies: ``__u64`` for bpf_get_attach_cookie: one for all, or one per name in order
         :raises UnsupportedFeature: the kernel has no uprobe.multi links
         :raises BpfError: ENOENT if the file or function does not exist, with near names
@@ -239,8 +263,8 @@ class Attaching:
                 binary,
                 glob_or_symbols,
                 pid=pid,
-                retprobe=retprobe,
-                session=session,
+                retprobe=self._at_return(retprobe),
+                session=self._for_session(session),
                 cookies=cookies,
             )
 

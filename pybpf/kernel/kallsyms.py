@@ -96,6 +96,10 @@ class Kallsyms:
         """Iterate over all symbols in file order."""
         return itertools.chain.from_iterable(self._stretches)
 
+    def function_names(self) -> Iterator[str]:
+        """Iterate over the names of functions in file order. Lines are not checked."""
+        return itertools.chain.from_iterable(one.function_names() for one in self._stretches)
+
     @property
     def text(self) -> str:
         """Return the table as the kernel wrote it."""

@@ -195,7 +195,7 @@ def syscall_names(facts: Facts) -> Iterator[str]:
 
 def function_names(facts: Facts) -> Iterator[str]:
     """Iterate over the names of the kernel's functions, including those of modules."""
-    return (symbol.name for symbol in facts.kallsyms if symbol.is_function)
+    return facts.kallsyms.function_names()
 
 
 def raw_tracepoint_names(facts: Facts) -> Iterator[str]:

@@ -62,7 +62,7 @@ WAYS: Mapping[str, Way] = {
     "ksyscall": Way(".kprobe:syscall_by_section", "attach_kprobe(function)", form="NAME"),
     "kprobe_multi": Way(".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...])", form="GLOB"),
     "kprobe_session": Way(
-        ".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...], session=True)", form="GLOB"
+        ".kprobe:multi_by_section", "attach_kprobe_multi(syms=[...])", form="GLOB"
     ),
     # Tracepoints and iterators.
     "tracepoint": Way(

@@ -219,6 +219,21 @@ def test_uprobe_by_symbol(obj: pybpf.Object) -> None:
     assert (runs[ON_UPROBE], runs[ON_URETPROBE]) == (1, 1)
 
 
+def test_the_section_says_entry_or_return(obj: pybpf.Object) -> None:
+    """SEC("uretprobe") is attached to the return, SEC("uprobe") to the entry; the caller may say
+    otherwise."""
+    for name, wanted, kind in (
+        ("on_uretprobe", None, "uretprobe"),
+        ("on_uretprobe", False, "uprobe"),
+        ("on_uprobe", None, "uprobe"),
+        ("on_uprobe", True, "uretprobe"),
+    ):
+        program = obj.programs[name]
+        with program.attach_uprobe("libc.so.6", "getppid", os.getpid(), wanted) as link:
+            # The text tells what the kernel was asked for; other tests that it does so.
+            assert f"{kind}/" in str(link)
+
+
 def test_uprobe_by_section(obj: pybpf.Object) -> None:
     """SEC("uprobe/libc.so.6:getppid")."""
     function = ctypes.CDLL(None).getppid

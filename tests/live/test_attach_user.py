@@ -201,7 +201,7 @@ def test_uprobe_multi_by_names(obj: pybpf.Object, library: ctypes.CDLL) -> None:
     names = ["step_two", "other"]
     with (
         obj.programs["on_entry"].attach_uprobe_multi("./libprobes.so", names, cookies=[1, 100]),
-        obj.programs["on_return"].attach_uprobe_multi("./libprobes.so", names, retprobe=True),
+        obj.programs["on_return"].attach_uprobe_multi("./libprobes.so", names),
     ):
         library.step_one()
         library.step_two()
@@ -237,7 +237,7 @@ def test_uprobe_session(library: ctypes.CDLL) -> None:
         except BpfError:
             pytest.skip("this kernel has no bpf_session_is_return for uprobes")
         try:
-            link = program.attach_uprobe_multi("./libprobes.so", "step_*", session=True)
+            link = program.attach_uprobe_multi("./libprobes.so", "step_*")
         except UnsupportedFeature as error:
             pytest.skip(str(error))
         with link:

@@ -65,6 +65,12 @@ def test_iteration_keeps_file_order(table: Kallsyms) -> None:
     assert [s.name for s in table] == [line.split()[2] for line in lines]
 
 
+def test_names_of_functions_are_those_of_the_symbols(table: Kallsyms) -> None:
+    names = list(table.function_names())
+    assert names == [one.name for one in table if one.is_function]
+    assert {"weak_one", "kvm_init", "_stext"} <= set(names) and "jiffies" not in names
+
+
 def test_a_stream_is_read_to_its_end() -> None:
     assert len(kallsyms.parse(io.BytesIO(SAMPLE))) == SAMPLE.count(b"\n")
 
