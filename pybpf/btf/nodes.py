@@ -238,8 +238,9 @@ class Node:
         return f"v[{first}]"
 
     def write(self, buffer: bytearray, at: int, value: Any) -> None:
-        """Store a value. The place is already zeroed."""
+        """Store a value. The place is zeroed, or holds other members of a union."""
         if isinstance(value, (bytes, bytearray, memoryview)):
+            value = bytes(value)  # a view may be of wider items than bytes
             if len(value) != self.size:
                 raise ValueError(f"{many(len(value), 'byte')} given, {self.size} needed")
             buffer[at : at + self.size] = value
@@ -321,19 +322,34 @@ class CharsNode(Node):
         return f"{name}[v[{first}]]"
 
     def write(self, buffer: bytearray, at: int, value: Any) -> None:
+        data = self.data(value)
+        if len(data) > self.size:
+            raise ValueError(f"{many(len(data), 'byte')} given, at most {self.size} fit")
+        buffer[at : at + len(data)] = data
+
+    def data(self, value: Any) -> bytes:
+        """Return the bytes that a value stands for."""
         if isinstance(value, CharArray):
-            value = value.raw
-        elif isinstance(value, str):
-            value = value.encode()
-        elif not isinstance(value, (bytes, bytearray, memoryview)):
-            raise TypeError(f"{value!r} given, bytes or str needed")
-        if len(value) > self.size:
-            raise ValueError(f"{many(len(value), 'byte')} given, at most {self.size} fit")
-        buffer[at : at + len(value)] = value
+            return value.raw
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return bytes(value)
+        raise TypeError(f"{value!r} given, bytes or str needed")
 
 
 class BytesNode(CharsNode):
-    """Handle ``unsigned char[]``, which is bytes. Accepts the same values as ``char[]``."""
+    """Handle ``unsigned char[]``, which is bytes. Accepts the same values as ``char[]``, and
+    numbers, as `Record.to_dict` has them.
+    """
+
+    def data(self, value: Any) -> bytes:
+        if isinstance(value, (list, tuple)):
+            try:
+                return bytes(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"{value!r} given, numbers from 0 to 255 needed") from None
+        return super().data(value)
 
     def expr(self, first: int, env: dict[str, Any]) -> str:
         return f"v[{first}]"
@@ -405,7 +421,7 @@ class UnionNode(Node):
 
     def put(self, buffer: bytearray, at: int, value: Any) -> None:
         if not isinstance(value, dict):
-            raise TypeError(f"{value!r} given, a dict of one member needed")
+            raise TypeError(f"{value!r} given, a dict of members needed")
         for name, one in value.items():
             self.put_member(buffer, at, name, one)
 
@@ -413,7 +429,8 @@ class UnionNode(Node):
         node = self.members.get(name)
         try:
             if node is not None:
-                buffer[at : at + node.size] = bytes(node.size)
+                # What other members wrote stays: those of `to_dict` agree, and one of them
+                # may have the bytes that are padding in this one.
                 node.write(buffer, at, value)
                 return
             for inner in self.anonymous:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import ctypes
 import gzip
@@ -214,6 +215,12 @@ def test_unsigned_char_arrays_are_bytes() -> None:
     got = one.decode(b"\0\x16\x3e\0\0\1")
     assert type(got) is bytes and got == b"\0\x16\x3e\0\0\1" and one.encode(got) == got
     assert one.encode("ab") == b"ab\0\0\0\0" and one.encode(b"ab") == b"ab\0\0\0\0"
+    assert one.encode([1, 255]) == one.encode((1, 255)) == b"\1\xff\0\0\0\0"
+    for bad in ([256], [-1], ["a"], [1.5], [0] * 7):
+        with pytest.raises(ValueError, match=r"numbers from 0 to 255|7 bytes given"):
+            one.encode(bad)
+    with pytest.raises(TypeError):
+        one.encode(5)
 
 
 def test_to_dict_goes_into_json() -> None:
@@ -263,6 +270,27 @@ def test_to_dict_goes_into_json() -> None:
     }
     assert json.loads(json.dumps(value)) == value and type(value["comm"]) is str
     assert one.decode(raw).both.to_dict() == {"i": -1, "u": 2**32 - 1}
+    assert one.decode(one.encode(value)).to_dict() == value  # and back
+
+
+def test_to_dict_of_a_union_comes_back_whole() -> None:
+    """A member that is written later does not clear what is padding in it."""
+    builder = BtfBuilder()
+    padded = Struct("padded", 8, (Member("small", 2, 0), Member("wide", 5, 32)))  # 18
+    for t in (*BASICS, padded, Union("both", 8, (Member("l", 7, 0), Member("p", 18, 0)))):
+        number = builder.add(t)
+    one = codec(Btf(builder.build()), number)
+    raw = b"\1\2\3\4\5\6\7\x08"
+    assert one.encode(one.decode(raw).to_dict()) == raw
+
+
+def test_views_of_wider_items_are_their_bytes() -> None:
+    """The length that counts is that in bytes."""
+    view = memoryview(array.array("I", [1, 2]))
+    assert make(Array(2, 5, 12)).encode(view) == struct.pack("<II", 1, 2) + bytes(4)
+    assert make(POINT).encode(view) == struct.pack("<II", 1, 2)
+    with pytest.raises(ValueError, match="8 bytes given, at most 4"):
+        make(Array(2, 5, 4)).encode(view)
 
 
 def test_a_field_called_to_dict_does_not_hide_the_method() -> None:
