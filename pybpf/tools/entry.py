@@ -40,10 +40,24 @@ class _OutputError(Exception):
 
 class _Output(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
+        """Write all of it: the kernel may take a part, and `python3 -u` would drop the rest."""
+        left = memoryview(data).cast("B")
+        size = len(left)
         try:
-            return super().write(data)
+            while left:
+                # None: another program has set this terminal or pipe not to block.
+                left = left[super().write(left) or self._wait() :]
         except OSError as error:
             raise _OutputError(error) from None
+        return size
+
+    def _wait(self) -> int:
+        from select import POLLOUT, poll
+
+        room = poll()
+        room.register(self, POLLOUT)
+        room.poll()
+        return 0
 
 
 def _prepare_streams() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,50 @@ def test_unbuffered_output() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (3, "ab", "")
+
+
+PARTS = """
+import sys
+from pybpf.tools.entry import run
+def main():
+    sys.stdout.write("x" * 300_000)
+    return 0
+run("x", main)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_the_kernel_takes_in_parts(unbuffered: str, tmp_path: Path) -> None:
+    """A file that grows to its limit: an error, not a short file and status 0."""
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", PARTS],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "x: standard output: File too large\n")
+    assert out.stat().st_size == 100_000
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_does_not_block(unbuffered: str) -> None:
+    """A pipe that another program made non-blocking gets everything, once there is room."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with subprocess.Popen(
+        [sys.executable, "-c", PARTS],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)},
+        stdout=writing,
+    ) as process:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as file:
+            assert file.read() == b"x" * 300_000
+    assert process.returncode == 0
 
 
 def test_everything_closed() -> None:
