@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pybpf._uapi.helper_args import HELPER_ARGS
+from pybpf._uapi.helpers import Helper
 from pybpf.obj.reader import read_object
 from pybpf.tools import build
 
@@ -54,6 +57,20 @@ def write(path: Path, *headers: str) -> Path:
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools/build.py"), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_header_has_every_helper() -> None:
+    """By its number, with as many arguments as the kernel's, so that no program declares one."""
+    header = (ROOT / "pybpf/include/pybpf.h").read_text()
+    declared = re.findall(r"^PYBPF_HELPER\((\d+), [^,]+, bpf_(\w+),(.*?)\);$", header, re.M | re.S)
+    numbers = [int(number) for number, _, _ in declared]
+    assert numbers == sorted(numbers)
+    assert {name: int(number) for number, name, _ in declared} == {
+        helper.name.removeprefix("BPF_FUNC_"): helper for helper in Helper if helper
+    }
+    for number, name, arguments in declared:
+        taken = [one for one in arguments.split(",") if one.strip() not in ("void", "...")]
+        assert len(taken) == HELPER_ARGS[int(number)], name
 
 
 @needs_clang

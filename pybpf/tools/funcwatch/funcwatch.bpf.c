@@ -161,8 +161,6 @@ struct {
 
 static struct task_calls fresh;
 
-PYBPF_HELPER(123, __u64, bpf_get_current_ancestor_cgroup_id, int level);
-
 extern _Bool bpf_session_is_return(void *ctx) __ksym __weak;
 extern __u64 *bpf_session_cookie(void *ctx) __ksym __weak;
 

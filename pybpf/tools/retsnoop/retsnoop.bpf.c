@@ -355,8 +355,6 @@ struct {
 	__uint(max_entries, 8 * 1024 * 1024);
 } events SEC(".maps");
 
-PYBPF_HELPER(37, long, bpf_current_task_under_cgroup, void *map, __u32 index);
-
 extern _Bool bpf_session_is_return(void *ctx) __ksym __weak;
 
 static __always_inline void count(__u64 *counter)
