@@ -8,11 +8,15 @@ points to it, which also keeps it in the object's BTF.
 
 from __future__ import annotations
 
+import builtins
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Container, Iterator, Mapping
+from functools import partial
 from keyword import iskeyword
 
 from .btf.nodes import (
+    RESERVED,
     ArrayNode,
     Bits,
     BytesNode,
@@ -45,12 +49,16 @@ _HEAD = '''\
     obj = cast("Object", pybpf.open({name!r}))
 """
 
+import builtins
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
-from typing import Any, Literal, overload
+from typing import Any, Literal, Never, overload
 
 import pybpf
 from pybpf.btf.values import UnionValue
 '''
+
+# A method that accepts less than that of the class it comes from.
+_OVERRIDES = "  # type: ignore[override]"
 
 
 def object_stub(spec: ObjectSpec) -> str:
@@ -111,9 +119,9 @@ class _Stub:
         taken = dir(bytes if kind == "union" else tuple)
         lines = [f"class {name}({base}):"]
         for field, type_ in fields.items():
-            if hasattr(node.cls, field) and _usable(field) and field != "to_dict":
+            if hasattr(node.cls, field) and _usable(field) and field not in RESERVED:
                 ignored = "  # type: ignore[assignment]" if field in taken else ""
-                lines.append(f"    {field}: {type_}{ignored}")
+                lines.append(f"    {field}: {_seen_beside(type_, fields)}{ignored}")
         self.records[name] = "\n".join(lines if len(lines) > 1 else [f"{lines[0]} ..."]) + "\n"
         return name
 
@@ -174,7 +182,9 @@ class _Stub:
     def globals(self) -> None:
         """Note the class of the global variables."""
         lines = ["class Globals:"]
-        for name, type_id in self._variables().items():
+        variables = self._variables()
+        beside = partial(_seen_beside, names=variables)
+        for name, type_id in variables.items():
             if not _usable(name) or self.spec.btf is None:
                 continue
             try:
@@ -183,19 +193,20 @@ class _Stub:
             except ObjectFormatError:  # e.g. size 0
                 type_ = "Any"
             if type_ in ("int", "bool", "float", "Any"):
-                lines.append(f"    {name}: {type_}")
+                lines.append(f"    {name}: {beside(type_)}")
             else:  # assigned from dicts, sequences, texts and bytes, too
                 lines += [
                     "    @property",
-                    f"    def {name}(self) -> {type_}: ...",
+                    f"    def {name}(self) -> {beside(type_)}: ...",
                     f"    @{name}.setter",
-                    f"    def {name}(self, value: Any) -> None: ...",
+                    f"    def {name}(self, value: {beside('Any')}) -> None: ...",
                 ]
+        name, value = beside("str"), beside("Any")
         lines += [
-            "    def __getitem__(self, name: str) -> Any: ...",
-            "    def __setitem__(self, name: str, value: Any) -> None: ...",
-            "    def __iter__(self) -> Iterator[str]: ...",
-            "    def __contains__(self, name: object) -> bool: ...",
+            f"    def __getitem__(self, name: {name}) -> {value}: ...",
+            f"    def __setitem__(self, name: {name}, value: {value}) -> None: ...",
+            f"    def __iter__(self) -> {beside('Iterator[str]')}: ...",
+            f"    def __contains__(self, name: {beside('object')}) -> {beside('bool')}: ...",
         ]
         self.rest.append("\n".join(lines) + "\n")
 
@@ -228,7 +239,20 @@ class _Stub:
 
 
 def _usable(name: str) -> bool:
-    return name.isidentifier() and not iskeyword(name)
+    special = name.startswith("__") and name.endswith("__")
+    return name.isidentifier() and not iskeyword(name) and not special
+
+
+def _seen_beside(type_: str, names: Container[str]) -> str:
+    """Write a type so that it means the same in a class that has attributes of these names."""
+
+    def other(found: re.Match[str]) -> str:
+        word, *inside = found[0].split(".")
+        if word not in names:
+            return found[0]
+        return f"builtins.{word}" if not inside and hasattr(builtins, word) else "builtins.object"
+
+    return re.sub(r"[A-Za-z_][\w.]*", other, type_)
 
 
 def _value(one: MapSpec, btf: Btf | None) -> Field:
@@ -238,13 +262,15 @@ def _value(one: MapSpec, btf: Btf | None) -> Field:
 def _by_name(label: str, item: str, types: Mapping[str, str]) -> str:
     # A mapping that has these names and no others.
     lines = [f"class {label}(Mapping[str, {item}]):"]
+    if not types:
+        lines.append(f"    def __getitem__(self, name: Never) -> {item}: ...{_OVERRIDES}")
     by_type: dict[str, list[str]] = {}
     for name, type_ in types.items():
         by_type.setdefault(type_, []).append(name)
     for number, (type_, names) in enumerate(by_type.items()):
         if len(by_type) > 1:
-            lines.append("    @overload" + ("" if number else "  # type: ignore[override]"))
-        alone = "" if len(by_type) > 1 else "  # type: ignore[override]"
+            lines.append("    @overload" + ("" if number else _OVERRIDES))
+        alone = "" if len(by_type) > 1 else _OVERRIDES
         literal = ", ".join(f'"{name}"' for name in names)
         lines.append(f"    def __getitem__(self, name: Literal[{literal}]) -> {type_}: ...{alone}")
     lines += ["    def __iter__(self) -> Iterator[str]: ...", "    def __len__(self) -> int: ..."]

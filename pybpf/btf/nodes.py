@@ -467,10 +467,10 @@ def _field_of(decode: Callable[..., Any], name: str) -> Callable[[bytes], Any]:
 
 def _usable(name: str) -> bool:
     # As an attribute. Other names are still in _asdict().
-    return not (name.startswith("__") and name.endswith("__")) and name not in _RESERVED
+    return not (name.startswith("__") and name.endswith("__")) and name not in RESERVED
 
 
-_RESERVED = frozenset(("to_dict", "_asdict", "_replace", "_fields", "_what", "_members"))
+RESERVED = frozenset(("to_dict", "_asdict", "_replace", "_fields", "_what", "_members"))
 
 
 class Bits:

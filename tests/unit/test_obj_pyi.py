@@ -9,7 +9,7 @@ import pytest
 
 import pybpf
 from pybpf.obj.reader import read_object
-from pybpf.stub import object_stub
+from pybpf.stub import _seen_beside, object_stub
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests/data"
@@ -39,3 +39,11 @@ def test_records_are_what_values_are() -> None:
     assert (
         "class struct_event(pybpf.Record):\n    seq: int\n    delta: int\n    kind: int\n" in text
     )
+
+
+def test_a_field_may_have_the_name_of_a_type() -> None:
+    """``struct { __u64 bytes; __u8 mac[6]; }``: in the class, `bytes` is the field."""
+    assert _seen_beside("bytes", ("bytes", "mac")) == "builtins.bytes"
+    assert _seen_beside("tuple[struct_a, ...]", ("tuple",)) == "builtins.tuple[struct_a, ...]"
+    assert _seen_beside("pybpf.CharArray", ("comm", "bytes")) == "pybpf.CharArray"
+    assert _seen_beside("pybpf.CharArray", ("pybpf",)) == "builtins.object"
