@@ -199,7 +199,7 @@ class Attaching:
 
     def attach_uprobe(
         self,
-        binary: str,
+        binary: str | os.PathLike[str],
         symbol_or_offset: str | int,
         pid: int | None = None,
         retprobe: bool | None = None,
@@ -236,7 +236,7 @@ class Attaching:
 
     def attach_uprobe_multi(
         self,
-        binary: str,
+        binary: str | os.PathLike[str],
         glob_or_symbols: str | Sequence[str],
         pid: int | None = None,
         retprobe: bool | None = None,
@@ -269,7 +269,13 @@ class Attaching:
             )
 
     def attach_usdt(
-        self, binary: str, provider: str, name: str, pid: int | None = None, *, cookie: int = 0
+        self,
+        binary: str | os.PathLike[str],
+        provider: str,
+        name: str,
+        pid: int | None = None,
+        *,
+        cookie: int = 0,
     ) -> links.UsdtLink:
         """Attach to a static probe of a program or library (USDT), at all its places.
 

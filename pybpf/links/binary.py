@@ -51,14 +51,17 @@ class Place:
     inside: int = 0
 
 
-def find_binary(name: str) -> str:
+def find_binary(name: str | os.PathLike[str]) -> str:
     """Find an executable or library by its usual name.
 
-    A name with a slash is a path. Other names are searched as in libbpf: ``libc.so.6`` in
-    LD_LIBRARY_PATH and the system's library directories, ``bash`` in PATH, /usr/bin and /usr/sbin.
+    A name with a slash is a path, and so is each `os.PathLike`. Other names are searched as in
+    libbpf: ``libc.so.6`` in LD_LIBRARY_PATH and the system's library directories, ``bash`` in
+    PATH, /usr/bin and /usr/sbin.
 
     :raises BpfError: ENOENT if it does not exist, with near names
     """
+    if not isinstance(name, str):
+        return os.path.join(os.curdir, name)
     if "/" in name:
         return name
     library = name.endswith(".so") or ".so." in name
@@ -84,7 +87,7 @@ def _files(folders: Iterable[str]) -> list[str]:
     return list(names)
 
 
-def find_place(binary: str, symbol_or_offset: str | int) -> Place:
+def find_place(binary: str | os.PathLike[str], symbol_or_offset: str | int) -> Place:
     """Find a place in an executable or library.
 
     :param binary: as `find_binary` takes it
@@ -121,7 +124,9 @@ def find_place(binary: str, symbol_or_offset: str | int) -> Place:
     return Place(path, offset + inside, inside)
 
 
-def find_places(binary: str, symbols: str | Sequence[str]) -> list[tuple[str, Place]]:
+def find_places(
+    binary: str | os.PathLike[str], symbols: str | Sequence[str]
+) -> list[tuple[str, Place]]:
     """Find the functions of an executable or library that match a glob or names.
 
     :param symbols: a glob (``*alloc``), which is compared with names without their versions; or

@@ -90,7 +90,7 @@ def attach_sampling(
             except BpfError as error:
                 if error.errno == errno.ESRCH and pid is not None and where.pid != pid:
                     continue  # that thread has ended
-                _explain(error, kind, frequency if not period else 0)
+                _explain(error, kind, frequency if not period else 0, where.cpu)
                 raise
             links[where.name] = attach_perf_event(program, opened, cookie=cookie, what=what)
     except BaseException:
@@ -130,8 +130,13 @@ def _places(pid: int | None, cpu: int | Iterable[int] | None) -> list[_Where]:
     ]
 
 
-def _explain(error: BpfError, kind: int, frequency: int) -> None:
+def _explain(error: BpfError, kind: int, frequency: int, cpu: int) -> None:
     if error.hint:
+        return
+    online = cpu_list("online")
+    if cpu >= 0 and cpu not in online:
+        there = ", ".join(map(str, online))
+        error.hint = f"the CPU does not exist, or is offline; there are {there}"
         return
     if error.errno in (errno.ENOENT, errno.EOPNOTSUPP) and kind != PerfType.PERF_TYPE_SOFTWARE:
         error.hint = (
@@ -140,5 +145,3 @@ def _explain(error: BpfError, kind: int, frequency: int) -> None:
         )
     elif error.errno == errno.EINVAL and frequency:
         error.hint = "perhaps more samples a second than kernel.perf_event_max_sample_rate allows"
-    elif error.errno in (errno.ENODEV, errno.EINVAL):
-        error.hint = "perhaps the CPU does not exist, or is offline"

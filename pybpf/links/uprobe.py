@@ -20,7 +20,7 @@ __all__ = ["attach_uprobe", "attach_uprobe_multi", "by_section", "multi_by_secti
 
 def attach_uprobe(
     program: HasFd,
-    binary: str,
+    binary: str | os.PathLike[str],
     symbol_or_offset: str | int,
     *,
     pid: int | None = None,
@@ -43,7 +43,7 @@ def attach_uprobe(
         EINVAL if several functions have the name, or a return probe has an offset;
         ESRCH if the process does not exist
     """
-    need(binary, str, "binary", "a path or the name of a library or program")
+    need(binary, (str, os.PathLike), "binary", "a path or the name of a library or program")
     need(symbol_or_offset, (str, int), "symbol_or_offset")
     need(pid, (int, type(None)), "pid")
     place = find_place(binary, symbol_or_offset)
@@ -94,7 +94,7 @@ def by_section(request: Request) -> Link:
 
 def attach_uprobe_multi(
     program: HasFd,
-    binary: str,
+    binary: str | os.PathLike[str],
     symbols: str | Sequence[str],
     *,
     pid: int | None = None,
@@ -114,7 +114,7 @@ def attach_uprobe_multi(
     :raises ValueError: the numbers of cookies and names differ
     :raises BpfError: as `attach_uprobe`; ENOENT also if nothing matches the glob
     """
-    need(binary, str, "binary", "a path or the name of a library or program")
+    need(binary, (str, os.PathLike), "binary", "a path or the name of a library or program")
     need(pid, (int, type(None)), "pid")
     kind = "uprobe.session" if session else "uretprobe.multi" if retprobe else "uprobe.multi"
     found = find_places(binary, symbols)

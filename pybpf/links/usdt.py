@@ -12,6 +12,7 @@ be attached too, but it cannot ask for arguments, and its cookie is the caller's
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -156,7 +157,7 @@ class _Place:
 def attach_usdt(
     program: HasFd,
     specs: UsdtSpecs,
-    binary: str,
+    binary: str | os.PathLike[str],
     provider: str,
     name: str,
     *,
@@ -175,8 +176,9 @@ def attach_usdt(
     :raises ObjectFormatError: if the file is not ELF64, or its notes are malformed
     :raises BpfError: ENOENT if the file or probe does not exist, with near names
     """
-    for value, role in ((binary, "binary"), (provider, "provider"), (name, "name of a probe")):
-        need(value, str, role)
+    need(binary, (str, os.PathLike), "binary", "a path or the name of a library or program")
+    need(provider, str, "provider")
+    need(name, str, "name of a probe")
     need(pid, (int, type(None)), "pid")
     path = find_binary(binary)
     what = f"usdt/{path}:{provider}:{name}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pybpf.errors import BpfError, ObjectFormatError
-from pybpf.links.binary import Place, find_binary, find_place
+from pybpf.links.binary import Place, find_binary, find_place, find_places
 
 
 def mapped(address: int) -> tuple[str, int]:
@@ -130,6 +130,16 @@ def test_an_indirect_function_is_refused(library: Path) -> None:
 def test_what_is_not_there(library: Path, symbol: str, words: str) -> None:
     with pytest.raises(BpfError, match=words):
         find_place(str(library), symbol)
+
+
+def test_paths(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `Path` is one also without a slash, where a str is a name to search for."""
+    assert find_place(library, "visible") == find_place(str(library), "visible")
+    assert find_places(library, "visible") == find_places(str(library), "visible")
+    monkeypatch.chdir(library.parent)
+    assert Path(find_binary(Path(library.name))).samefile(library)
+    with pytest.raises(BpfError, match="ENOENT"):
+        find_binary(library.name)
 
 
 def test_programs_are_found_in_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
