@@ -281,7 +281,7 @@ class ScalarNode(Node):
                 self.code in "efd" and isinstance(value, float)
             )
             if number:
-                raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
+                raise ValueError(f"{value!r} does not fit {many(self.size, 'byte')}") from None
             raise TypeError(f"{value!r} given, a number needed") from None
 
 
@@ -303,7 +303,7 @@ class WideIntNode(Node):
         try:
             raw = index().to_bytes(self.size, "little", signed=self.signed)
         except OverflowError:
-            raise ValueError(f"{value!r} does not fit {self.size} bytes") from None
+            raise ValueError(f"{value!r} does not fit {many(self.size, 'byte')}") from None
         buffer[at : at + self.size] = raw
 
 
@@ -384,7 +384,7 @@ class ArrayNode(Node):
         if isinstance(value, (str, dict)):
             raise TypeError(f"{value!r} given, a sequence of {self.length} needed")
         if len(items) > self.length:
-            raise ValueError(f"{len(items)} items given, at most {self.length} fit")
+            raise ValueError(f"{many(len(items), 'item')} given, at most {self.length} fit")
         for number, item in enumerate(items):
             try:
                 self.item.write(buffer, at + number * self.item.size, item)
@@ -499,7 +499,7 @@ class Bits:
         number = index()
         low = -(1 << self.width - 1) if self.signed else 0
         if not low <= number < low + (1 << self.width):
-            raise ValueError(f"{value!r} does not fit {self.width} bits")
+            raise ValueError(f"{value!r} does not fit {many(self.width, 'bit')}")
         first, end = at + self.shift // 8, at + (self.shift + self.width + 7) // 8
         mask = (1 << self.width) - 1
         word = int.from_bytes(buffer[first:end], "little")
@@ -632,7 +632,8 @@ class StructNode(Node):
         if not isinstance(value, (tuple, list)):
             raise TypeError(f"{value!r} given, a {self.cls._what}, dict or tuple needed")
         if len(value) != len(self.slots):
-            raise ValueError(f"{len(value)} values given, {self.cls._what} has {len(self.slots)}")
+            given = many(len(value), "value")
+            raise ValueError(f"{given} given, {self.cls._what} has {len(self.slots)}")
         for slot, one in zip(self.slots, value, strict=True):
             self._put_slot(buffer, at, slot, one)
 

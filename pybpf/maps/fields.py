@@ -293,7 +293,8 @@ class PerCpuField(Field):
         # A record is a tuple too, and one value.
         if isinstance(value, (PerCpu, list, tuple)) and not hasattr(value, "_fields"):
             if len(value) != self._cpus:
-                raise ValueError(f"{len(value)} values given for {self._cpus} possible CPUs")
+                given = many(len(value), "value")
+                raise ValueError(f"{given} given for {self._cpus} possible CPUs")
             return b"".join(bytes(item.encode(one)) + pad for one in value)
         return (bytes(item.encode(value)) + pad) * self._cpus
 

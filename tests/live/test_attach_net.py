@@ -449,7 +449,7 @@ def test_perf_event_names(obj: pybpf.Object) -> None:
         attach(pid=1 << 22)
     with pytest.raises(BpfError, match="a frequency in Hz, or a period"):
         attach(frequency=0)
-    with pytest.raises(BpfError, match="of cpu 9999: .*does not exist, or is offline; there are 0"):
+    with pytest.raises(BpfError, match=r"of cpu 9999: .*does not exist, or is offline; there are"):
         attach(cpu=9999)
     with pytest.raises(TypeError, match="event: str expected"):
         attach(1)  # type: ignore[arg-type]

@@ -151,7 +151,7 @@ def test_object_without_btf_has_no_variables() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "error", "words"),
     [
-        ("tiny", 256, ValueError, "256 does not fit 1 bytes"),
+        ("tiny", 256, ValueError, "256 does not fit 1 byte"),
         ("step", None, TypeError, "None given, a number needed"),
         ("limits", (1, -2), ValueError, "high: -2 does not fit"),
         ("label", "\udc80", ValueError, "surrogates not allowed"),

@@ -153,8 +153,8 @@ def test_one_is_singular(
         (
             Counts(9, 4, lost=1, success=1, duration=1, error=1, retval=1),
             3,
-            "9 sessions: 3 shown, 4 filtered (1 succeeded, 1 too short, 1 other errors, "
-            "1 other return values), 1 not shown any more, 1 dropped.",
+            "9 sessions: 3 shown, 4 filtered (1 succeeded, 1 too short, 1 with other errors, "
+            "1 with other return values), 1 not shown any more, 1 dropped.",
         ),
         (
             Counts(2, open=2, no_room=1, deep=1),

@@ -19,8 +19,8 @@ def sessions(counts: Counts, shown: int) -> str:
     reasons = [
         (counts.success, "succeeded"),
         (counts.duration, "too short"),
-        (counts.error, "other errors"),
-        (counts.retval, "other return values"),
+        (counts.error, "with other errors"),
+        (counts.retval, "with other return values"),
     ]
     why = ", ".join(f"{number} {what}" for number, what in reasons if number)
     parts = [f"{shown} shown"]
