@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pybpf.kernel import lookup
 from pybpf.kernel.owners import Held, Owner, Owners
 from pybpf.tools.trampolines import cli as tool
 from pybpf.tools.trampolines import list as list_command
@@ -248,11 +249,17 @@ def test_dump_json(kernel: list[TrampolineImage]) -> None:
 
 
 def test_dump_of_what_is_not_there(
-    kernel: list[TrampolineImage], capsys: pytest.CaptureFixture[str]
+    kernel: list[TrampolineImage],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One line on stderr, status 1."""
+    """One line on stderr, status 1; a name that the kernel does not have is said to be wrong."""
+    monkeypatch.setattr(lookup, "function_names", lambda facts: iter(["nobody", "vfs_read"]))
     assert run("dump", "nobody")[0] == 1
-    assert "nobody has no trampoline" in capsys.readouterr().err
+    assert "nobody has no trampoline; see: " in capsys.readouterr().err
+    assert run("dump", "vmlinux:vfs_reed")[0] == 1
+    said = capsys.readouterr().err
+    assert "vfs_reed has no trampoline: the kernel has no such function (perhaps vfs_read)" in said
 
 
 def test_dump_where_nothing_has_a_name(

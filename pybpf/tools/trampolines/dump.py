@@ -40,8 +40,23 @@ def _missing(asked: str) -> str:
 
     nameless = sum(not one.function for one in images())
     if not nameless:
-        return f"{asked} has no trampoline"
+        return f"{asked} has no trampoline{_unknown(asked)}"
     return f"no trampoline is known to be that of {asked}: {nameless} cannot be named without BTF"
+
+
+def _unknown(asked: str) -> str:
+    from ... import Facts
+    from ...kernel.lookup import function_names, near_names
+
+    name = asked.rpartition(":")[2]
+    try:
+        names = list(function_names(Facts.read()))
+    except OSError:
+        return ""
+    if name in names or name.startswith("bpf_trampoline_"):
+        return ""
+    near = near_names(name, names)
+    return ": the kernel has no such function" + (f" (perhaps {' or '.join(near)})" if near else "")
 
 
 def find_image(asked: str) -> TrampolineImage | None:
