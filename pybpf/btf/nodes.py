@@ -13,7 +13,7 @@ checks each value, except that flat structs first try one `pack`.
 from __future__ import annotations
 
 import struct
-from functools import partial
+from functools import cache, partial
 
 from ..wording import many
 
@@ -194,6 +194,20 @@ class Record(tuple["Any", ...]):
         values = zip(self._fields, self, strict=True)
         return tuple.__new__(type(self), [changes.get(name, value) for name, value in values])
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        unions = tuple(
+            (number, tuple(self[number]._members))
+            for number, name in enumerate(self._fields)
+            if not name
+        )
+        return _unpickled_record, (self._what, self._fields, unions, tuple(self))
+
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
         return f"{self._what}({inner})"
@@ -217,6 +231,15 @@ class UnionValue(bytes):
     def _asdict(self) -> dict[str, Any]:
         """Return all members by name."""
         return {name: decode(self) for name, decode in self._members.items()}
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled_union, (self._what, bytes(self), self._asdict())
 
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
@@ -403,16 +426,11 @@ class UnionNode(Node):
         self.leaves = ((0, f"{size}s", size),)
         self.members = {name: node for name, node in members if name}
         decoders: dict[str, Callable[[bytes], Any]] = {}
-        attributes: dict[str, Any] = {"__slots__": (), "_what": what, "_members": decoders}
         for name, node in members:
-            for inner, decode in _union_attributes(name, node).items():
-                decoders[inner] = decode
-                if _usable(inner):
-                    attributes[inner] = property(decode)
+            decoders |= _union_attributes(name, node)
         #: Nodes of anonymous members, for writing by name.
         self.anonymous = [node for name, node in members if not name]
-        self.cls: type[UnionValue] = type("UnionValue", (UnionValue,), attributes)
-        self.cls.__module__ = __name__
+        self.cls = _union_class(what, decoders, UnionValue)
 
     def expr(self, first: int, env: dict[str, Any]) -> str:
         name = f"union{len(env)}"
@@ -533,7 +551,15 @@ class StructNode(Node):
         self.what = what
         self.slots = slots
         self.by_name = {slot.name: slot for slot in slots if slot.name}
-        self.cls = _record_class(what, slots)
+        self.cls = _record_class(
+            what,
+            tuple(slot.name for slot in slots),
+            tuple(
+                (number, tuple(slot.what.cls._members))
+                for number, slot in enumerate(slots)
+                if isinstance(slot.what, UnionNode) and not slot.name
+            ),
+        )
         self.leaves, self._places, self.count = self._lay_out()
 
     @property
@@ -686,22 +712,68 @@ def _read_slots(readers: list[tuple[Slot, Callable[..., Any]]], data: bytes) -> 
     ]
 
 
-def _record_class(what: str, slots: list[Slot]) -> type[Record]:
-    attributes: dict[str, Any] = {
-        "__slots__": (),
-        "_fields": tuple(slot.name for slot in slots),
-        "_what": what,
-    }
-    for number, slot in enumerate(slots):
-        if slot.name:
-            if _usable(slot.name):
-                attributes[slot.name] = _getter(number)
-        elif isinstance(slot.what, UnionNode):
-            for name in slot.what.cls._members:
-                if _usable(name):
-                    attributes.setdefault(name, property(partial(_through_union, number, name)))
+def _record_class(
+    what: str, fields: tuple[str, ...], unions: tuple[tuple[int, tuple[str, ...]], ...]
+) -> type[Record]:
+    """Make the class of a struct's records.
+
+    :param fields: names by position, "" for an anonymous union
+    :param unions: positions of the anonymous unions, and the names of their members
+    """
+    attributes: dict[str, Any] = {"__slots__": (), "_fields": fields, "_what": what}
+    for number, name in enumerate(fields):
+        if name and _usable(name):
+            attributes[name] = _getter(number)
+    for number, members in unions:
+        for name in members:
+            if _usable(name):
+                attributes.setdefault(name, property(partial(_through_union, number, name)))
     made: type[Record] = type("Record", (Record,), attributes)
     made.__module__ = __name__
+    return made
+
+
+def _union_class(
+    what: str, decoders: dict[str, Callable[[Any], Any]], base: type[UnionValue]
+) -> type[UnionValue]:
+    attributes: dict[str, Any] = {"__slots__": (), "_what": what, "_members": decoders}
+    attributes |= {name: property(one) for name, one in decoders.items() if _usable(name)}
+    made: type[UnionValue] = type("UnionValue", (base,), attributes)
+    made.__module__ = __name__
+    return made
+
+
+# Classes of values that another process has pickled: here no node makes them.
+_record_class_once = cache(_record_class)
+
+
+def _unpickled_record(
+    what: str,
+    fields: tuple[str, ...],
+    unions: tuple[tuple[int, tuple[str, ...]], ...],
+    values: tuple[Any, ...],
+) -> Record:
+    return tuple.__new__(_record_class_once(what, fields, unions), values)
+
+
+class _DecodedUnion(UnionValue):
+    # Has the values of its members, as only its own type could decode them from the bytes.
+    pass
+
+
+@cache
+def _decoded_union_class(what: str, names: tuple[str, ...]) -> type[UnionValue]:
+    decoders: dict[str, Callable[[Any], Any]] = {name: partial(_decoded, name) for name in names}
+    return _union_class(what, decoders, _DecodedUnion)
+
+
+def _decoded(name: str, union: UnionValue) -> Any:
+    return union.__dict__["decoded"][name]
+
+
+def _unpickled_union(what: str, raw: bytes, members: dict[str, Any]) -> UnionValue:
+    made = bytes.__new__(_decoded_union_class(what, tuple(members)), raw)
+    made.__dict__["decoded"] = members
     return made
 
 

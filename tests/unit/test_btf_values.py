@@ -293,6 +293,34 @@ def test_views_of_wider_items_are_their_bytes() -> None:
         make(Array(2, 5, 4)).encode(view)
 
 
+def test_records_go_to_other_processes() -> None:
+    """Pickled, they are equal, have the same attributes and can be stored."""
+    one = make(
+        POINT,
+        Union("both", 8, (Member("i", 4, 0), Member("p", 18, 0))),
+        Union("", 4, (Member("j", 4, 0), Member("v", 5, 0))),
+        Struct(
+            "all",
+            48,
+            (
+                Member("comm", 14, 0),
+                Member("both", 19, 128),
+                Member("", 20, 192),
+                Member("where", 18, 224),
+                Member("args", 15, 288),
+            ),
+        ),
+    )
+    got = one.decode(bytes(range(48)))
+    back = pickle.loads(pickle.dumps(got))
+    assert back == got and repr(back) == repr(got) and back.to_dict() == got.to_dict()
+    assert (back.j, back.v, back.where.y, back.both.p.x) == (got.j, got.v, got.where.y, got.both.i)
+    assert back.comm.raw == got.comm.raw and back._replace(args=(1, 2, 3)).args == (1, 2, 3)
+    assert one.encode(back) == one.encode(got)
+    assert pickle.loads(pickle.dumps(back)) == back
+    assert copy.deepcopy(got) is copy.copy(got) is got
+
+
 def test_a_field_called_to_dict_does_not_hide_the_method() -> None:
     """It is in the dict."""
     one = make(Struct("odd", 4, (Member("to_dict", 4, 0),)))
