@@ -17,7 +17,7 @@ from ._uapi.enums import AttachType
 from .errors import BpfError, StateError
 from .kernel import lookup
 from .links import table
-from .obj.sections import find_by_type
+from .obj.sections import attach_types, find_by_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class Attaching:
     if TYPE_CHECKING:
 
         def fileno(self) -> int: ...
+
+        @property
+        def knows_attach_type(self) -> bool: ...
 
     @property
     def spec(self) -> ProgramSpec:
@@ -113,6 +116,15 @@ class Attaching:
 
     def _for_session(self, wanted: bool | None) -> bool:
         return wanted if wanted is not None else self.expected_attach_type in _SESSIONS
+
+    def _need_attach_type(self) -> None:
+        # The kernel attaches some programs with any attach type: an egress filter at ingress.
+        if self.knows_attach_type:
+            return
+        known = [f"{AttachType(one).name} ({one:d})" for one in attach_types(self.type)]
+        which = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
+        hint = f"assign .expected_attach_type: {which}"
+        raise BpfError(errno.EINVAL, "the kernel does not tell what it was loaded for", hint)
 
     def attach_kprobe(
         self,
@@ -327,6 +339,7 @@ class Attaching:
             not a cgroup of the v2 hierarchy
         """
         with self._named("cgroup"):
+            self._need_attach_type()
             return links.attach_cgroup(
                 self,
                 cgroup,

@@ -21,8 +21,8 @@ from .errors import BpfError, PlanError, StateError, VerifierError
 from .kernel.lookup import BTF_TARGETS, BtfTarget, btf_target
 from .links import table
 from .namedtuple import NamedTuple
-from .obj.sections import find_by_type
-from .wording import many
+from .obj.sections import attach_types, find_by_type
+from .wording import many, uapi_word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Program(Attaching):
         self.autoload: bool = spec.autoload
         self.autoattach: bool = spec.autoattach
         self.type: int = spec.type
-        self.expected_attach_type: int = spec.expected_attach_type
+        self._attach_type: int | None = spec.expected_attach_type
         self.flags: int = spec.flags
         self.attach_to: str = spec.attach_to
         #: A loaded program whose function `attach_to` names: for freplace, and for fentry and
@@ -147,8 +147,8 @@ class Program(Attaching):
         """Open a loaded program by its kernel-wide id (BPF_PROG_GET_FD_BY_ID).
 
         Such a program can be run, attached, pinned and asked for its `info`. It has no section,
-        and the kernel does not report its ``expected_attach_type``. Assign it if the method
-        that attaches the program needs one.
+        and the kernel does not report its ``expected_attach_type``. It is 0 unless programs of
+        that type have only one. Assign it if the method that attaches the program needs it.
 
         :raises DeniedByPolicy: without CAP_SYS_ADMIN
         :raises BpfError: ENOENT if no program has that id
@@ -176,12 +176,17 @@ class Program(Attaching):
             fd.close()
             raise
         nothing = Function(info.name, 0, "", 0, 0, False, False, memoryview(b""))
-        known = find_by_type(info.type, 0)
+        types = attach_types(info.type)
+        only = types[0] if len(types) == 1 else 0
+        known = find_by_type(info.type, only)
+        if known is not None and known.attach_type == 0 and known.how == "cgroup":
+            known = None  # a guess of its direction
+        word = uapi_word(ProgType, "BPF_PROG_TYPE_", info.type)
         spec = ProgramSpec(
             name=info.name or f"id {info.id}",
-            section=known.prefix if known is not None else "",
+            section=known.prefix if known is not None else word,
             type=info.type,
-            expected_attach_type=0,
+            expected_attach_type=only,
             flags=0,
             attach_to="",
             autoload=False,
@@ -192,7 +197,23 @@ class Program(Attaching):
         )
         program = cls(spec, Binding(ObjectSpec("", "", 0, {}, {}, {}, None), Facts()))
         program._fd = fd
+        if len(types) > 1:
+            program._attach_type = None
         return program
+
+    @property
+    def expected_attach_type(self) -> int:
+        """Return for what it was or will be loaded (``enum bpf_attach_type``)."""
+        return self._attach_type or 0
+
+    @expected_attach_type.setter
+    def expected_attach_type(self, value: int) -> None:
+        self._attach_type = value
+
+    @property
+    def knows_attach_type(self) -> bool:
+        """Tell whether `expected_attach_type` is known: see `from_id`."""
+        return self._attach_type is not None
 
     # -- facts of the object file
 

@@ -17,7 +17,7 @@ from .._uapi.enums import AttachType as A
 from .._uapi.enums import ProgType as P
 from ..dataclass import dataclass
 
-__all__ = ["SECTIONS", "SectionDef", "find", "find_by_type"]
+__all__ = ["SECTIONS", "SectionDef", "attach_types", "find", "find_by_type"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,3 +304,9 @@ def find_by_type(prog_type: int, attach_type: int) -> SectionDef | None:
     """
     types = (prog_type, attach_type)
     return next((row for row in SECTIONS.values() if (row.type, row.attach_type) == types), None)
+
+
+def attach_types(prog_type: int) -> list[int]:
+    """List the attach types that programs of a type may have (``enum bpf_attach_type``)."""
+    found = (row.attach_type for row in SECTIONS.values() if row.type == prog_type)
+    return list(dict.fromkeys(found))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pybpf
+from pybpf._uapi.enums import AttachType
 from pybpf.errors import BpfError
 from tests.support.network import Network
 
@@ -161,6 +162,20 @@ def test_egress_of_a_cgroup(obj: pybpf.Object, inbox: socket.socket, cgroup: Pat
     link.detach()
     subprocess.run(command, check=True)
     assert obj.maps["runs"][ON_EGRESS] == PACKETS
+
+
+def test_a_reopened_program_is_not_attached_in_the_wrong_direction(
+    obj: pybpf.Object, cgroup: Path
+) -> None:
+    """The kernel takes an egress filter at ingress, and does not tell which it was loaded for."""
+    with pybpf.Program.from_id(obj.programs["on_egress"].info().id) as again:
+        with pytest.raises(BpfError, match=r"assign .expected_attach_type: .*_EGRESS \(1\)"):
+            again.attach_cgroup(cgroup)
+        again.expected_attach_type = 1
+        with again.attach_cgroup(cgroup) as link:
+            assert link.info().attach_type == AttachType.BPF_CGROUP_INET_EGRESS
+    with pybpf.Program.from_id(obj.programs["on_lookup"].info().id) as again:  # has only one
+        again.attach_netns("/proc/self/ns/net").close()
 
 
 def test_a_directory_that_is_no_cgroup(obj: pybpf.Object, tmp_path: Path) -> None:
