@@ -581,7 +581,12 @@ struct pt_regs {
 #define PT_REGS_PARM4(regs) ((regs)->cx)
 #define PT_REGS_PARM5(regs) ((regs)->r8)
 #define PT_REGS_PARM6(regs) ((regs)->r9)
+#define PT_REGS_PARM1_SYSCALL PT_REGS_PARM1
+#define PT_REGS_PARM2_SYSCALL PT_REGS_PARM2
+#define PT_REGS_PARM3_SYSCALL PT_REGS_PARM3
 #define PT_REGS_PARM4_SYSCALL(regs) ((regs)->r10)
+#define PT_REGS_PARM5_SYSCALL PT_REGS_PARM5
+#define PT_REGS_PARM6_SYSCALL PT_REGS_PARM6
 #define PT_REGS_SYSCALL_REGS(ctx) ((struct pt_regs *)PT_REGS_PARM1(ctx))
 #define PT_REGS_RET(regs) ((regs)->sp)
 #define PT_REGS_FP(regs) ((regs)->bp)
@@ -736,6 +741,23 @@ enum pybpf_field_info {
 	PYBPF_READ_INTO(bpf_probe_read_kernel, bpf_probe_read_kernel_str, dst, ptr, fields)
 #define BPF_PROBE_READ_USER_STR_INTO(dst, ptr, fields...) \
 	PYBPF_READ_INTO(bpf_probe_read_user, bpf_probe_read_user_str, dst, ptr, fields)
+
+/* Registers that are not the context, such as those of a system call: they are read by CO-RE. */
+#define PT_REGS_PARM1_CORE(regs) BPF_CORE_READ(regs, di)
+#define PT_REGS_PARM2_CORE(regs) BPF_CORE_READ(regs, si)
+#define PT_REGS_PARM3_CORE(regs) BPF_CORE_READ(regs, dx)
+#define PT_REGS_PARM4_CORE(regs) BPF_CORE_READ(regs, cx)
+#define PT_REGS_PARM5_CORE(regs) BPF_CORE_READ(regs, r8)
+#define PT_REGS_PARM6_CORE(regs) BPF_CORE_READ(regs, r9)
+#define PT_REGS_PARM1_CORE_SYSCALL PT_REGS_PARM1_CORE
+#define PT_REGS_PARM2_CORE_SYSCALL PT_REGS_PARM2_CORE
+#define PT_REGS_PARM3_CORE_SYSCALL PT_REGS_PARM3_CORE
+#define PT_REGS_PARM4_CORE_SYSCALL(regs) BPF_CORE_READ(regs, r10)
+#define PT_REGS_PARM5_CORE_SYSCALL PT_REGS_PARM5_CORE
+#define PT_REGS_PARM6_CORE_SYSCALL PT_REGS_PARM6_CORE
+#define PT_REGS_RC_CORE(regs) BPF_CORE_READ(regs, ax)
+#define PT_REGS_SP_CORE(regs) BPF_CORE_READ(regs, sp)
+#define PT_REGS_IP_CORE(regs) BPF_CORE_READ(regs, ip)
 
 /* The bit-field `ptr->field` as an unsigned 64-bit value, sign-extended if it is signed. */
 #define BPF_CORE_READ_BITFIELD_PROBED(ptr, field)                                               \

@@ -73,6 +73,32 @@ def test_the_header_has_every_helper() -> None:
         assert len(taken) == HELPER_ARGS[int(number)], name
 
 
+REGISTERS = """
+#include "pybpf.h"
+char LICENSE[] SEC("license") = "GPL";
+unsigned long seen[16];
+SEC("kprobe/__x64_sys_dup3")
+int on_dup3(struct pt_regs *ctx)
+{
+	struct pt_regs *regs = PT_REGS_SYSCALL_REGS(ctx);
+"""
+
+
+@needs_clang
+def test_every_macro_of_registers(tmp_path: Path) -> None:
+    """libbpf's names for registers that are read by CO-RE, each of another register."""
+    names = [f"PARM{i}_CORE{call}" for call in ("", "_SYSCALL") for i in range(1, 7)]
+    names += ["RC_CORE", "SP_CORE", "IP_CORE"]
+    lines = [f"\tseen[{i}] = PT_REGS_{name}(regs);\n" for i, name in enumerate(names)]
+    (tmp_path / "a.bpf.c").write_text(f"{REGISTERS}{''.join(lines)}\treturn 0;\n}}\n")
+    done = run("a.bpf.c", "--clang", CLANG, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    spec = read_object((tmp_path / "a.bpf.o").read_bytes())
+    assert spec.btf_ext is not None
+    (relos,) = spec.btf_ext.core_relos.values()
+    assert len({relo.access_str for relo in relos}) == 10  # rcx and, for system calls, r10
+
+
 @needs_clang
 def test_a_program_anywhere(tmp_path: Path) -> None:
     """With our headers, from another directory; the object is beside the source, and loads."""
