@@ -119,6 +119,8 @@ def test_without_drgn_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(NoDebugInfo, match=r"drgn cannot be used \(drgn\): .*pybpf\[dwarf\]"):
         DebugInfo(str(FILE), "", lambda: TEXT)
+    with pytest.raises(NoDebugInfo, match="/no/such: No such file"):  # that is to mend first
+        DebugInfo("/no/such", "", lambda: TEXT)
 
 
 def test_a_file_whose_segments_are_gone(tmp_path: Path) -> None:

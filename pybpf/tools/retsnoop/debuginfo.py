@@ -82,6 +82,11 @@ class DebugInfo:
 
     def __init__(self, path: str, identity: str, text: Callable[[], int | None]) -> None:
         try:
+            with open(path, "rb"):
+                pass  # drgn does not say why it cannot read a file
+        except OSError as error:
+            raise NoDebugInfo(f"{path}: {error.strerror}", path) from None
+        try:
             import drgn  # lazy: 10 MB that only runs with a vmlinux file need
         except ImportError as error:
             raise NoDebugInfo(
@@ -92,8 +97,6 @@ class DebugInfo:
         self._moved: int | None = None
         self._asked = False
         try:
-            with open(path, "rb"):
-                pass  # drgn does not say why it cannot read a file
             self._program, module = _load(drgn, path, _ANYWHERE)
             # Where drgn would load the file depends on what is left of its segments. Asked to
             # load it that much lower, it keeps the addresses of the link.
