@@ -105,9 +105,11 @@ class Variable:
 
     def _typed(self) -> Any:
         # Its codec, made again if its section got another size.
-        if self._codec is None or (self._last and self._made_for != self.size):
+        codec = self._codec
+        if codec is None or (self._last and self._made_for != self.size):
             self._resolve()
-        return self._codec
+            codec = self._codec
+        return codec
 
     def _resolve(self) -> None:
         from .btf import BtfKind
@@ -178,7 +180,7 @@ class Variable:
 
     def _end(self) -> int:
         # Where its bytes end in the map's value.
-        end = self.offset + self.size
+        end = self.offset + (self.size if self._last else self._size)
         if end > self.map.value_size:
             has = many(self.map.value_size, "byte")
             raise ValueError(f"variable {self.name!r}: {self.section} has only {has}")
@@ -191,9 +193,9 @@ class Variable:
 
     def get(self) -> Any:
         """Return the value, typed from BTF."""
-        codec = self._typed()
         data = self.raw
-        return codec.decode(data) if codec.size == self.size else data
+        codec = self._codec  # `raw` has made it
+        return codec.decode(data) if codec.size == len(data) else data
 
     def set(self, value: Any) -> None:
         """Assign a value.
