@@ -159,6 +159,7 @@ class Binding:
         self._token: Fd | None = None
         self._fds = ExitStack()
         self._btf_fd: Fd | None = None
+        self._btf_has_funcs = False
         self._module_fds: dict[str, tuple[int, Fd]] = {}  # with the number of the module's BTF
         self._linked: dict[str, LinkedProgram] = {}
         #: Called by `forget`: what others made of this binding and can make again.
@@ -313,7 +314,9 @@ class Binding:
             except BpfError as error:
                 self.btf_error = self.btf_error or error
             else:
-                self.btf_error = None
+                self._btf_has_funcs = known > 0
+                if self._btf_has_funcs:
+                    self.btf_error = None
                 return
         # libbpf also continues without BTF: only some map types need it.
 
@@ -603,7 +606,8 @@ class Binding:
         :raises DeniedByPolicy: a capability, lockdown or sysctl forbids it
         :raises BpfError: any other refusal
         """
-        has_btf = self._btf_fd is not None
+        # Without functions, BTF is only for maps, as in libbpf.
+        has_btf = self._btf_fd is not None and self._btf_has_funcs
         func_info = program.func_info if has_btf else b""
         line_info = program.line_info if has_btf else b""
         module = program.target.module
@@ -620,7 +624,7 @@ class Binding:
                 attach_btf_id=program.target.btf_id,
                 attach_btf_obj_fd=self.module_fd(module) if module else 0,
                 attach_prog_fd=program.target.program,
-                prog_btf_fd=self.btf_fd,
+                prog_btf_fd=self.btf_fd if has_btf else 0,
                 func_info=func_info,
                 func_info_rec_size=program.func_info_rec_size if func_info else 0,
                 line_info=line_info,

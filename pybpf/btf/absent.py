@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from .match import ENUM_KINDS, FIELD_KINDS, Spec, kind_name, kinds_compatible, resolve
 from .names import essential_name
 from .types import Enum, Enum64, Struct, Union
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     from .decode import Btf
 
-__all__ = ["access", "instead", "near"]
+__all__ = ["Absent", "access", "near"]
 
 _MOST = 4  # names to show
 # Comparing takes up to the product of the lengths: at most so many letters and names.
@@ -36,18 +38,49 @@ def access(spec: Spec) -> str:
     return text
 
 
-def instead(spec: Spec, candidates: Sequence[tuple[Btf, int]], targets: Iterable[Btf]) -> str:
-    """Say what the kernel has if an access found nothing.
+class Absent:
+    """Say what one kernel has instead of what it lacks. An object may lack much.
 
-    :param spec: the access, in the program's own types
-    :param candidates: the kernel's types of that name and kind
     :param targets: BTF of the kernel and its modules, to find near names in
     """
+
+    def __init__(self, targets: Sequence[Btf]) -> None:
+        self._targets = targets
+        self._names: dict[int, list[str]] = {}  # of types, by kind
+        self._said: dict[tuple[int, str], str] = {}  # of types that do not exist, by kind and name
+
+    def instead(self, spec: Spec, candidates: Sequence[tuple[Btf, int]]) -> str:
+        """Say what the kernel has if an access found nothing.
+
+        :param spec: the access, in the program's own types
+        :param candidates: the kernel's types of that name and kind
+        """
+        if candidates:
+            return _inside(spec, candidates)
+        own = spec.btf.kind(spec.root)
+        name = essential_name(spec.btf.name(spec.root))
+        said = self._said.get((own, name))
+        if said is None:
+            listed = _listed(near(name, self._type_names(own)))
+            said = f"this kernel has no {kind_name(own)} {name}{listed}"
+            self._said[own, name] = said
+        return said
+
+    def _type_names(self, own: int) -> list[str]:
+        # All names take 25 ms.
+        if own not in self._names:
+            self._names[own] = [
+                btf.name(i)
+                for btf in islice(self._targets, 1)
+                for i in btf.ids(own)
+                if kinds_compatible(btf.kind(i), own)
+            ]
+        return self._names[own]
+
+
+def _inside(spec: Spec, candidates: Sequence[tuple[Btf, int]]) -> str:
     name = essential_name(spec.btf.name(spec.root))
     kind = kind_name(spec.btf.kind(spec.root))
-    if not candidates:
-        found = _type_names(spec, targets)
-        return f"this kernel has no {kind} {name}{_listed(near(name, found))}"
     if spec.kind in ENUM_KINDS and spec.accessors:
         wanted = essential_name(spec.accessors[0].name or "")
         names = [value for target, one in candidates for value in _enumerators(target, one)]
@@ -58,14 +91,6 @@ def instead(spec: Spec, candidates: Sequence[tuple[Btf, int]], targets: Iterable
         if said:
             return said
     return f"this kernel's {kind} {name} is laid out otherwise"
-
-
-def _type_names(spec: Spec, targets: Iterable[Btf]) -> list[str]:
-    own = spec.btf.kind(spec.root)
-    first = next(iter(targets), None)
-    if first is None:
-        return []
-    return [first.name(i) for i in first.ids(own) if kinds_compatible(first.kind(i), own)]
 
 
 def _enumerators(btf: Btf, type_id: int) -> list[str]:

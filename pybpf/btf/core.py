@@ -25,7 +25,7 @@ only the caller's code is written.
 from __future__ import annotations
 
 import struct
-from functools import partial
+from functools import cached_property, partial
 
 from ..asm import opcodes as op
 from ..dataclass import dataclass, field
@@ -53,6 +53,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .absent import Absent
     from .ext import CoreRelo
 
 __all__ = [
@@ -132,10 +133,12 @@ class CandidateCache:
         self._by_id: dict[int, _Candidates] = {}
         self._decided: dict[tuple[int, int, str], _Decided] = {}
 
-    @property
-    def targets(self) -> Sequence[Btf]:
-        """Return the kernel's BTF, then those of modules."""
-        return self._targets
+    @cached_property
+    def absent(self) -> Absent:
+        """Return what says what there is instead of missing types and fields."""
+        from .absent import Absent  # only when something is missing
+
+        return Absent(self._targets)
 
     def candidates(self, local_id: int) -> _Candidates:
         known = self._by_id.get(local_id)
@@ -444,10 +447,8 @@ def _relocate_one(
 
 
 def _instead(known: _Decided, cache: CandidateCache, type_id: int) -> str:
-    from .absent import instead
-
     if not known.instead:
-        known.instead = instead(known.mine, cache.candidates(type_id).every, cache.targets)
+        known.instead = cache.absent.instead(known.mine, cache.candidates(type_id).every)
     return known.instead
 
 

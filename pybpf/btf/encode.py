@@ -268,8 +268,10 @@ def fixup_for_load(
                 _fix_kconfig(editor, type_id, t, datasec_sizes, var_offsets)
             else:
                 _fix_datasec(editor, type_id, t, datasec_sizes, var_offsets, static_vars)
-        elif isinstance(t, Func) and t.linkage == Linkage.GLOBAL and t.name in static_funcs:
-            editor.set_kind(type_id, BtfKind.FUNC, Linkage.STATIC)
+        elif isinstance(t, Func) and t.linkage != Linkage.EXTERN:
+            if t.linkage == Linkage.GLOBAL and t.name in static_funcs:
+                editor.set_kind(type_id, BtfKind.FUNC, Linkage.STATIC)
+            _name_params(editor, t.type, "unnamed")
     return editor.build()
 
 
@@ -348,7 +350,7 @@ def _fix_ksyms(editor: Editor, type_id: int, t: Datasec) -> None:
                 stand_in = editor.add(Var("dummy_ksym", int_id, Linkage.GLOBAL))
             var_id = stand_in
             editor.set_kind(entry.type, BtfKind.FUNC, Linkage.GLOBAL)
-            _name_params(editor, what.type)
+            _name_params(editor, what.type, "dummy_ksym")
         elif isinstance(what, Var):
             editor.words[at + 2 : at + 4] = array("I", (int_id, Linkage.GLOBAL))
         else:
@@ -357,14 +359,14 @@ def _fix_ksyms(editor: Editor, type_id: int, t: Datasec) -> None:
     _write_datasec(editor, type_id, 4 * len(entries), entries)
 
 
-def _name_params(editor: Editor, proto_id: int) -> None:
-    # The kernel requires names for the parameters of a global function.
+def _name_params(editor: Editor, proto_id: int, name: str) -> None:
+    # The kernel requires names for the parameters of a function.
     proto = editor.btf.type(proto_id)
     if isinstance(proto, FuncProto):
         at = editor.position(proto_id) + 3
         for number, param in enumerate(proto.params):
-            if param.type and not param.name:
-                editor.words[at + 2 * number] = editor.strings.offset("dummy_ksym")
+            if param.type and not editor.words[at + 2 * number]:
+                editor.words[at + 2 * number] = editor.strings.offset(name)
 
 
 def _fix_kconfig(

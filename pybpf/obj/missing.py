@@ -17,6 +17,8 @@ from ..errors import ObjectFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..btf import Btf
     from .linker import LinkedProgram
     from .spec import ObjectSpec
@@ -79,14 +81,18 @@ class _Lines:
         return f"{where}: {line}" if line else where
 
 
-def missing(program: LinkedProgram, spec: ObjectSpec) -> list[Missing]:
-    """List what a program lacks on the kernel it was linked for, by instruction."""
+def missing(
+    program: LinkedProgram, spec: ObjectSpec, only: Collection[int] | None = None
+) -> list[Missing]:
+    """List what a program lacks on the kernel it was linked for, by instruction.
 
+    :param only: instructions to look at, None for all
+    """
     source = _Lines(program.line_info, spec.btf).at
     found = [
         Missing(one.offset // 8, one.access, one.reason, source(one.offset // 8))
         for one in program.core
-        if one.poisoned
+        if one.poisoned and (only is None or one.offset // 8 in only)
     ]
     if program.unresolved:
         for insn in range(len(program.insns) // 8):
@@ -109,5 +115,6 @@ def explain(program: LinkedProgram, spec: ObjectSpec, log: str) -> Missing | Non
     insn, number = map(int, refused[-1])
     if number != POISON_IMM and number not in program.unresolved:
         return None
-    known = [one for one in missing(program, spec) if one.insn in (insn, insn - 1)]
+    near = (insn, insn - 1)
+    known = [one for one in missing(program, spec, near) if one.insn in near]
     return known[-1] if known else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+import pybpf
 from pybpf._sys import bpf
+from pybpf._sys.fd import Fd
 from pybpf.btf import Btf, BtfKind
 from pybpf.btf.core import relocate
 from pybpf.btf.encode import BTF_FEATURES, sanitize
@@ -45,6 +48,33 @@ def test_as_compiled_it_would_not_load() -> None:
     assert btf is not None
     with pytest.raises(BpfError), bpf.btf_load(btf.raw):
         pass
+
+
+def test_parameters_without_names() -> None:
+    """The kernel wants names, so they get some: the program keeps its BTF and its source lines."""
+    with pybpf.open(DATA / "obj_unnamed.bpf.o") as obj:
+        obj.load()
+        program = obj.programs["unnamed"]
+        assert (program.info().nr_func_info, program.info().nr_line_info > 0) == (1, True)
+        assert program.test_run(bytes(64)).retval == 7
+
+
+def test_btf_whose_functions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are then loaded without it, as libbpf does; maps keep their types."""
+    load = bpf.btf_load
+
+    def without_functions(blob: bytes) -> Fd:
+        if Btf(blob).ids(BtfKind.FUNC):
+            raise BpfError(errno.EINVAL, "BPF_BTF_LOAD")
+        return load(blob)
+
+    monkeypatch.setattr(bpf, "btf_load", without_functions)
+    with pybpf.open(DATA / "obj_unnamed.bpf.o") as obj:
+        obj.load()
+        info = obj.programs["unnamed"].info()
+        assert (info.btf_id, info.nr_func_info, info.nr_line_info) == (0, 0, 0)
+        assert obj.maps["counts"].info().btf_value_type_id
+        assert obj.btf_error is not None and obj.btf_error.errno == errno.EINVAL
 
 
 def test_every_kind_is_in_the_object() -> None:
