@@ -31,14 +31,17 @@ def unknown(what: str, name: object, names: Iterable[str]) -> str:
     return f"no {what} {name!r}; there are: {', '.join(known[:_LISTED])}{more}"
 
 
-def suggestion(what: str, name: str, names: Iterable[str], prefix: str = "") -> str:
+def suggestion(
+    what: str, name: str, names: Iterable[str], prefix: str = "", *, alike: float = 0.6
+) -> str:
     """Suggest names near to a wrong one, "" if there are none.
 
     :param prefix: goes before each name without being compared: ``struct ``
+    :param alike: how much of the letters must agree, 0 to 1
     """
     from difflib import get_close_matches  # 5 ms, and only errors need it
 
-    near = [repr(prefix + one) for one in get_close_matches(name, list(names), 3)]
+    near = [repr(prefix + one) for one in get_close_matches(name, list(names), 3, alike)]
     return f"no {what} {prefix + name!r}; is it {' or '.join(near)}?" if near else ""
 
 

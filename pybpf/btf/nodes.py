@@ -256,6 +256,13 @@ class Node:
     leaves: tuple[tuple[int, str, int], ...] = ()
     #: Values that the leaves give.
     count = 1
+    #: An array, whose end a record may leave out.
+    is_array = False
+
+    @property
+    def least(self) -> int:
+        """Return the bytes without the array at the end, if there is one."""
+        return self.size
 
     def expr(self, first: int, env: dict[str, Any]) -> str:
         return f"v[{first}]"
@@ -333,6 +340,8 @@ class WideIntNode(Node):
 class CharsNode(Node):
     """Handle ``char[]``, which is text."""
 
+    is_array = True
+
     def __init__(self, size: int) -> None:
         self.size = size
         self.leaves = ((0, f"{size}s", size),)
@@ -380,6 +389,8 @@ class BytesNode(CharsNode):
 
 class ArrayNode(Node):
     """Handle arrays. Arrays of scalars are read by the struct around them."""
+
+    is_array = True
 
     def __init__(self, item: Node, length: int) -> None:
         self.item = item
@@ -561,6 +572,16 @@ class StructNode(Node):
             ),
         )
         self.leaves, self._places, self.count = self._lay_out()
+
+    @property
+    def least(self) -> int:
+        last = max(self.slots, key=lambda slot: slot.end_byte, default=None)
+        if last is None or isinstance(last.what, Bits):
+            return self.size
+        if last.what.is_array:
+            return last.offset
+        # A struct at the end may end with an array in turn.
+        return last.offset + last.what.least if last.what.least < last.what.size else self.size
 
     @property
     def flat(self) -> bool:

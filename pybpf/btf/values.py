@@ -71,19 +71,20 @@ class Codec:
     """Turn values of one type into bytes and back. `codec` makes it.
 
     ``size`` is in bytes, ``name`` is the type's C name, and ``fields`` are the names of a
-    struct's fields by position.
+    struct's fields by position. ``least`` is the bytes of a struct without the array at its end.
 
     ``decode(buffer, offset=0)`` returns the value at a byte offset (ValueError if
     the buffer is too short). ``encode(value)`` returns exactly ``size`` bytes (TypeError,
     ValueError). ``iter_unpack(buffer)`` iterates over consecutive values.
     """
 
-    __slots__ = ("_encode", "_iter", "decode", "fields", "name", "size", "type_id")
+    __slots__ = ("_encode", "_iter", "decode", "fields", "least", "name", "size", "type_id")
 
     decode: Callable[..., Any]
 
     def __init__(self, node: Node, name: str, type_id: int) -> None:
         self.size = node.size
+        self.least = node.least
         self.name = name
         self.type_id = type_id
         self.fields: tuple[str, ...] = node.cls._fields if isinstance(node, StructNode) else ()

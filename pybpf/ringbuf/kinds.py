@@ -15,6 +15,7 @@ from .records import (
     bytes_decoder,
     call_decoder,
     codec_decoder,
+    ctypes_decoder,
     struct_decoder,
 )
 
@@ -75,6 +76,8 @@ def record_decoder(kind: object, ring: RingMap) -> Decoder:
         if btf is None:
             raise ValueError(f"map {ring.name!r} has no BTF, so type {kind!r} is not known")
         return codec_decoder(btf_codec(btf, kind))
+    if isinstance(kind, type) and hasattr(kind, "from_buffer_copy"):
+        return ctypes_decoder(kind)
     if all(hasattr(kind, name) for name in ("decode", "iter_unpack", "size")):
         return codec_decoder(cast("RecordCodec", kind))
     if callable(kind):
@@ -106,13 +109,16 @@ def btf_codec(btf: Any, kind: str | int) -> Any:
 def _unknown_type(btf: Any, name: str, tag: str, wanted: int | None) -> str:
     prefix = f"{tag} " if tag else ""
     names = _type_names(btf, wanted)
-    if text := suggestion("type", name, names, prefix):
-        return f"{text} (in the object's BTF)"
+    if typo := suggestion("type", name, names, prefix, alike=0.85):
+        return f"{typo} (in the object's BTF)"
     # The usual case with sources written for libbpf, where the loader has the struct from a header.
+    # One of the kernel's types that the object has may come near, and misleads if it is all.
+    near = suggestion("type", name, names, prefix).rpartition("; ")[2]
     return (
         f"no type {prefix + name!r} in the object's BTF: clang keeps a type only if a map, a "
         f"global variable or a function has it; if the source has it, add a variable: "
-        f"const {prefix}{name} *unused_{name};"
+        f"const {prefix}{name} *unused_{name}; or describe it by a ctypes.Structure or a "
+        "struct.Struct" + (f"; {near}" if near else "")
     )
 
 

@@ -140,9 +140,10 @@ class RingBuffer(MappedRing):
     :param ring: a created map of type ``BPF_MAP_TYPE_RINGBUF``
     :param type: type of a record: None for `bytes`, a `struct.Struct` for
         tuples (the fastest decoded form), a BTF type name (``"struct event"``) or id from
-        the map's object, a BTF codec, or a function of a `memoryview` (which
-        is invalid when the function returns). clang keeps a type in an object's BTF only if a
-        map, a global variable or a function has it: ``const struct event *unused_event;``
+        the map's object, a BTF codec, a `ctypes.Structure`, or a function of a `memoryview`
+        (which is invalid when the function returns). clang keeps a type in an object's BTF only
+        if a map, a global variable or a function has it: ``const struct event *unused_event;``.
+        A record of a BTF or ctypes type may end inside the array at the type's end: the rest is 0
     :param lost: gives the number of records the BPF side could not store
     :ivar overwritten: bytes of records, headers included, that a ring in overwrite mode lost
         before they were read

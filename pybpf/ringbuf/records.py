@@ -43,6 +43,7 @@ __all__ = [
     "bytes_decoder",
     "call_decoder",
     "codec_decoder",
+    "ctypes_decoder",
     "record_offset",
     "scan",
     "skip_records",
@@ -251,15 +252,26 @@ def struct_decoder(fields: struct.Struct) -> Decoder:
 
 
 def codec_decoder(codec: RecordCodec) -> Decoder:
-    """Decode records by a BTF codec. If a record is longer, its tail is ignored."""
+    """Decode records by a BTF codec. If a record is longer, its tail is ignored.
+
+    Programs often send no more of an array at the end than they filled. A record may thus end
+    inside that array, if the codec has ``least``, the bytes before it. The rest is 0.
+    """
     size = codec.size
+    least: int = getattr(codec, "least", size)
     decode_one = codec.decode
     iter_unpack = codec.iter_unpack
 
     def decode(data: memoryview, runs: Sequence[Run], out: list[Any]) -> None:
         for offset, count, length in runs:
+            if length < least:
+                raise _too_short(length, least)
             if length < size:
-                raise _too_short(length, size)
+                stride, rest = stride_of(length), bytes(size - length)
+                first = offset + HEADER_SIZE
+                for at in range(first, first + count * stride, stride):
+                    out.append(decode_one(data[at : at + length].tobytes() + rest))
+                continue
             if count == 1:
                 out.append(decode_one(data, offset + HEADER_SIZE))
                 continue
@@ -268,6 +280,32 @@ def codec_decoder(codec: RecordCodec) -> Decoder:
             out.extend(iter_unpack(records, before=HEADER_SIZE, after=stride - HEADER_SIZE - size))
 
     return decode
+
+
+def ctypes_decoder(kind: Any) -> Decoder:
+    """Decode records as a `ctypes.Structure` or `ctypes.Union`, with memory of their own.
+
+    If a record is longer, its tail is ignored. It may end inside an array at the end, as for
+    `codec_decoder`.
+    """
+    import ctypes
+
+    class Copied:
+        size = ctypes.sizeof(kind)
+        least = size
+
+        def decode(self, buffer: Any, offset: int = 0) -> Any:
+            return kind.from_buffer_copy(buffer, offset)
+
+        def iter_unpack(self, buffer: Any, *, before: int = 0, after: int = 0) -> Iterable[Any]:
+            stride = before + self.size + after
+            starts = range(before, len(buffer), stride)
+            return [kind.from_buffer_copy(buffer, at) for at in starts]
+
+    fields = getattr(kind, "_fields_", ())
+    if fields and issubclass(kind, ctypes.Structure) and issubclass(fields[-1][1], ctypes.Array):
+        Copied.least = getattr(kind, fields[-1][0]).offset
+    return codec_decoder(Copied())
 
 
 def call_decoder(function: Callable[[memoryview], Any]) -> Decoder:

@@ -239,6 +239,11 @@ def _run_object(data: bytes) -> None:
 class _Holder:
     # What a variable asks of its map before the object is loaded.
     created = closed = False
+    value_size = 1 << 16
+
+    @property
+    def spec(self) -> _Holder:
+        return self
 
     @property
     def initial(self) -> bytearray:

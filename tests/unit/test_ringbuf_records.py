@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from array import array
 from typing import Any, NamedTuple
@@ -10,13 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybpf.btf import Array, Btf, Int, Member, Struct
+from pybpf.btf.encode import BtfBuilder
+from pybpf.btf.values import Codec, codec
 from pybpf.errors import BpfError
+from pybpf.ringbuf.kinds import record_decoder
 from pybpf.ringbuf.records import (
     BUSY,
     DISCARD,
     bytes_decoder,
     call_decoder,
     codec_decoder,
+    ctypes_decoder,
     record_offset,
     scan,
     stride_of,
@@ -39,11 +45,11 @@ def ring(records: list[Rec]) -> bytes:
     return bytes(out)
 
 
-def words(data: bytes) -> memoryview:
+def words(data: bytes | bytearray) -> memoryview:
     return memoryview(data).cast("I")
 
 
-def decode(data: bytes, decoder: Any, **options: Any) -> list[Any]:
+def decode(data: bytes | bytearray, decoder: Any, **options: Any) -> list[Any]:
     out: list[Any] = []
     decoder(memoryview(data), scan(words(data), 0, len(data), **options).runs, out)
     return out
@@ -218,6 +224,82 @@ def test_codec() -> None:
     assert decode(data, codec_decoder(Pair())) == [(i, i + 1) for i in range(20)]
     with pytest.raises(ValueError, match="2 bytes"):
         decode(ring([Rec(b"ab")]), codec_decoder(Pair()))
+
+
+class Event(ctypes.Structure):
+    _fields_ = (("pid", ctypes.c_uint32), ("path", ctypes.c_char * 12))
+
+
+def event_codec() -> Codec:
+    """The codec of ``struct { unsigned pid; struct { int length; char path[12]; } file; }``."""
+    b = BtfBuilder()
+    number, char = b.add(Int("unsigned int", 4, 32)), b.add(Int("char", 1, 8, 0, 2))
+    path = b.add(Array(char, number, 12))
+    file = b.add(Struct("file", 16, (Member("length", number, 0), Member("path", path, 32))))
+    event = b.add(Struct("event", 20, (Member("pid", number, 0), Member("file", file, 32))))
+    return codec(Btf(b.build()), event)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_record_may_end_inside_the_last_array(count: int) -> None:
+    """As programs send it that send what they filled. The rest is 0; less than that is refused."""
+    kind = event_codec()
+    assert (kind.size, kind.least) == (20, 8)
+    short = struct.pack("=II", 7, 4) + b"/bin"
+    whole = short.ljust(20, b"!")
+    found = decode(ring([Rec(short), Rec(whole)] + [Rec(short)] * count), codec_decoder(kind))
+    texts = [(one.pid, str(one.file.path)) for one in found]
+    assert texts == [(7, "/bin"), (7, "/bin!!!!!!!!")] + [(7, "/bin")] * count
+    assert found[0].file.path.raw == b"/bin".ljust(12, b"\0")
+    assert decode(ring([Rec(short[:8])]), codec_decoder(kind))[0].file.path == ""
+    with pytest.raises(ValueError, match="7 bytes, but its type takes 8 bytes"):
+        decode(ring([Rec(short[:7])] * count), codec_decoder(kind))
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_ctypes(count: int) -> None:
+    """Objects of a ctypes.Structure keep their contents when the ring goes on."""
+    data = bytearray(
+        ring([Rec(struct.pack("=I", i) + b"name".ljust(12, b"\0") + b"..") for i in range(count)])
+    )
+    found = decode(data, ctypes_decoder(Event))
+    data[:] = bytes(len(data))
+    assert [(one.pid, one.path) for one in found] == [(i, b"name") for i in range(count)]
+    short = decode(ring([Rec(struct.pack("=I", 9) + b"ab")] * count), ctypes_decoder(Event))
+    assert [(one.pid, one.path) for one in short] == [(9, b"ab")] * count
+    with pytest.raises(ValueError, match="3 bytes, but its type takes 4 bytes"):
+        decode(ring([Rec(b"abc")]), ctypes_decoder(Event))
+
+
+class OneMap:
+    """A map of an object whose BTF has a kernel type of a near name, and no ``struct event``."""
+
+    name, type, max_entries, map_flags = "events", 27, 4096, 0
+
+    def __init__(self, *names: str) -> None:
+        b = BtfBuilder()
+        number = b.add(Int("int", 4, 32))
+        for one in names:
+            b.add(Struct(one, 4, (Member("x", number, 0),)))
+        self.btf = Btf(b.build())
+
+    def fileno(self) -> int:
+        return -1
+
+
+def test_a_type_that_clang_left_out() -> None:
+    """The error says why, and what to do without the source. A near name is no more than a guess;
+    a name that differs by a letter is a slip."""
+    left_out = (
+        r"no type 'struct event' in the object's BTF: clang keeps .* or describe it by a ctypes"
+    )
+    with pytest.raises(ValueError, match=left_out + r".*; is it 'struct perf_event'\?$"):
+        record_decoder("struct event", OneMap("perf_event"))
+    with pytest.raises(ValueError, match=left_out):
+        record_decoder("struct event", OneMap("other"))
+    with pytest.raises(ValueError, match=r"^no type 'struct evnt'; is it 'struct event'\? \(in"):
+        record_decoder("struct evnt", OneMap("event"))
+    assert decode(ring([Rec(bytes(16))]), record_decoder(Event, OneMap("x")))[0].pid == 0
 
 
 def test_call_decoder_releases_its_views() -> None:
