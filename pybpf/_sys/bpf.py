@@ -27,6 +27,7 @@ from .door import (
     address,
     bpf,
     bpf_common,
+    c_string,
     error,
     fileno,
     log_text,
@@ -280,7 +281,7 @@ def obj_get(path: str, kind: str = "", *, file_flags: int = 0) -> Fd:
 
 
 def _obj(cmd: Cmd, path: str, fd: int, flags: int) -> int:
-    text = path.encode(errors="surrogateescape") + b"\0"
+    text = c_string(path)
     result = try_bpf(cmd, s.Obj(pathname=address(text), bpf_fd=fd, file_flags=flags))
     if result >= 0:
         return result

@@ -13,7 +13,8 @@ callers explain it.
 from __future__ import annotations
 
 import ctypes
-from errno import EACCES, EPERM
+import os
+from errno import EACCES, EINVAL, EPERM
 from functools import partial
 
 from .._uapi.defines import BPF_OBJ_NAME_LEN, SYS_BPF
@@ -39,6 +40,7 @@ __all__ = [
     "address",
     "bpf",
     "bpf_common",
+    "c_string",
     "error",
     "fileno",
     "give_back",
@@ -210,6 +212,17 @@ def address(memory: Any) -> int:
     if isinstance(memory, bytes):
         return ctypes.cast(ctypes.c_char_p(memory), ctypes.c_void_p).value or 0
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def c_string(text: str | os.PathLike[str]) -> bytes:
+    """Return a name or path with the NUL that ends it in C.
+
+    :raises BpfError: EINVAL if it has another NUL, at which the kernel would end it
+    """
+    data = os.fsencode(text)
+    if b"\0" in data:
+        raise BpfError(EINVAL, f"{os.fspath(text)!r}", "a name ends at a NUL byte")
+    return data + b"\0"
 
 
 def tail(text: str, lines: int = 1) -> str:

@@ -6,7 +6,6 @@ The functions follow the rules of `pybpf._sys.bpf`.
 from __future__ import annotations
 
 import ctypes
-import os
 from array import array
 from errno import EPERM
 
@@ -15,7 +14,7 @@ from .._uapi.defines import BPF_F_REPLACE
 from .._uapi.enums import AttachType, Cmd
 from ..errors import BpfError
 from ..wording import many
-from .door import address, bpf, error, fileno, try_bpf
+from .door import address, bpf, c_string, error, fileno, try_bpf
 from .fd import Fd
 
 TYPE_CHECKING = False
@@ -53,7 +52,7 @@ def raw_tracepoint_open(prog_fd: int | HasFileno, name: str | None, cookie: int 
     :param cookie: for bpf_get_attach_cookie (6.10 and newer)
     :raises BpfError: ENOENT if the tracepoint does not exist
     """
-    text = b"" if name is None else name.encode() + b"\0"
+    text = b"" if name is None else c_string(name)
     attr = s.RawTracepointOpen(name=address(text), prog_fd=fileno(prog_fd), cookie=cookie)
     fd = bpf(
         Cmd.BPF_RAW_TRACEPOINT_OPEN, attr, doing=f"BPF_RAW_TRACEPOINT_OPEN {name or ''}".strip()
@@ -227,7 +226,7 @@ def link_create_kprobe_multi(
     attr = s.LinkCreateKprobeMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)
     multi = attr.kprobe_multi
     places = _u64s(addrs)
-    texts = [name.encode() for name in syms or ()]
+    texts = [c_string(name) for name in syms or ()]
     names = (ctypes.c_char_p * len(texts))(*texts)
     data = _u64s(cookies)
     _same_length(len(texts) or len(places), cookies)
@@ -259,7 +258,7 @@ def link_create_uprobe_multi(
     :param attach_type: BPF_TRACE_UPROBE_MULTI or BPF_TRACE_UPROBE_SESSION
     """
     attr = s.LinkCreateUprobeMulti(prog_fd=fileno(prog_fd), attach_type=attach_type)
-    name = os.fsencode(path) + b"\0"
+    name = c_string(path)
     places, counters, data = _u64s(offsets), _u64s(ref_ctr_offsets), _u64s(cookies)
     _same_length(len(places), ref_ctr_offsets, "semaphore")
     _same_length(len(places), cookies)

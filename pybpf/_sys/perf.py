@@ -25,7 +25,7 @@ from .._uapi.defines import (
 from .._uapi.perf import PerfBranch, PerfEventAttr, PerfHw, PerfSample, PerfSw, PerfType
 from ..errors import BpfError, DeniedByPolicy, UnsupportedFeature
 from .denied import PERF_EVENT_OPEN, denied
-from .door import address, fileno, syscall
+from .door import address, c_string, fileno, syscall
 from .fd import Fd
 from .files import MOUNT_TRACEFS, is_one_name, tracefs_directories
 
@@ -126,7 +126,7 @@ def open_kprobe(function: str | None, offset_or_address: int = 0, *, retprobe: b
         EADDRNOTAVAIL for a name that several functions share
     """
     kind, at_return = pmu("kprobe")
-    name = b"" if function is None else function.encode() + b"\0"
+    name = b"" if function is None else c_string(function)
     attr = PerfEventAttr(type=kind, config=at_return if retprobe else 0)
     attr.kprobe_func, attr.kprobe_addr = address(name), offset_or_address
     place = hex(offset_or_address) if function is None else function
@@ -143,7 +143,7 @@ def is_shared_name(function: str) -> bool:
     :raises DeniedByPolicy: without CAP_PERFMON
     :raises UnsupportedFeature: if the kernel has no kprobes for perf
     """
-    name = function.encode("utf-8", "surrogateescape") + b"\0"
+    name = c_string(function)
     attr = PerfEventAttr(type=pmu("kprobe")[0])
     attr.kprobe_func, attr.probe_offset = address(name), _NOWHERE
     try:
@@ -176,7 +176,7 @@ def open_uprobe(
         what = f"semaphore at {ref_ctr_offset:#x} of {path}"
         raise BpfError(EINVAL, what, "a uprobe takes a place in the first 4 GiB of a file")
     config = at_return if retprobe else 0
-    name = os.fsencode(path) + b"\0"
+    name = c_string(path)
     attr = PerfEventAttr(type=kind, config=config | ref_ctr_offset << _REF_CTR_SHIFT)
     attr.uprobe_path, attr.probe_offset = address(name), offset
     what = f"{'uretprobe' if retprobe else 'uprobe'} {path}+{offset:#x}"

@@ -6,9 +6,10 @@ the tables there and run it again; tests/unit/test_uapi.py compares.
 
 from __future__ import annotations
 
-from ctypes import Structure, Union, c_int32, c_uint16, c_uint32, c_uint64
+from ctypes import c_int32, c_uint16, c_uint32, c_uint64
 
 from ..intenum import IntEnum
+from .exact import Structure, Union
 
 __all__ = [
     "PerfBranch",

@@ -6,7 +6,9 @@ the tables there and run it again; tests/unit/test_uapi.py compares.
 
 from __future__ import annotations
 
-from ctypes import Structure, Union, c_char, c_int32, c_uint8, c_uint32, c_uint64
+from ctypes import c_char, c_int32, c_uint8, c_uint32, c_uint64
+
+from .exact import Structure, Union
 
 __all__ = [
     "BtfInfo",

@@ -70,10 +70,9 @@ class Walk(Calls):
     def _chunk_size(self, batch: int | None) -> int:
         if batch is None:
             batch = max(64, BATCH_BYTES // max(1, self._key.size + self._value.size))
-            return max(1, min(batch, self._entries))
         if batch < 1:
             raise ValueError("a batch holds at least one entry")
-        return batch
+        return max(1, min(batch, self._entries))  # there is memory for as many
 
     def batches(
         self, batch: int | None = None, *, delete: bool = False

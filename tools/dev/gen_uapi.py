@@ -414,13 +414,15 @@ def _file(
     imports = []
     bases = set(re.findall(r"\b(?:Structure|Union|IntEnum)\b(?=\):)", body))
     bases |= set(re.findall(r"\bc_\w+", body))
-    for module in ("ctypes", "..intenum"):
+    origins = {"IntEnum": "..intenum", "Structure": ".exact", "Union": ".exact"}
+    for module in ("ctypes", "..intenum", ".exact"):
         used = sorted(
-            (w for w in bases if w.startswith("Int") == (module == "..intenum")),
+            (w for w in bases if origins.get(w, "ctypes") == module),
             key=lambda w: (not w[0].isupper(), re.sub(r"\d+", lambda n: n[0].zfill(3), w)),
         )
         imports += [f"from {module} import {', '.join(used)}\n"] if used else []
-    separated = "\n".join(imports)
+    # ctypes stands apart from the modules of this package.
+    separated = "\n".join(filter(None, ("".join(imports[:1]), "".join(imports[1:]))))
     exported = sorted([*enums, *writer.names])
     names = "".join(f'    "{n}",\n' for n in exported)
     names = f"__all__ = [\n{names}]" if len(exported) > 1 else f'__all__ = ["{exported[0]}"]'

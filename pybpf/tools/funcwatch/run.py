@@ -432,13 +432,13 @@ class _Run:
         lost = reader.lost
         if self.let_go:
             self.say(f"Let go of {many(self.let_go, 'function')} to stay cheap.")
-        for count, what in (
-            (lost.unpaired, "returns whose call is unknown: no latency"),
-            (lost.tasks, "calls of too many tasks at once: no latency"),
-            (lost.errors, "errors beyond the room for kinds of errors: counted, not named"),
+        for count, noun, what in (
+            (lost.unpaired, "return", "whose call is unknown: no latency"),
+            (lost.tasks, "call", "of too many tasks at once: no latency"),
+            (lost.errors, "error", "beyond the room for kinds of errors: counted, not named"),
         ):
             if count:
-                self.say(f"{count} {what}.")
+                self.say(f"{many(count, noun)} {what}.")
 
     def detach(self, watcher: Watcher) -> None:
         for link in watcher.detach():

@@ -1,0 +1,36 @@
+"""Structures whose fields take only numbers that fit. ctypes keeps the low bits of any number."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+
+from ..errors import BpfError
+
+__all__ = ["Structure", "Union"]
+
+
+class Structure(ctypes.Structure):
+    """Raise `BpfError` (ERANGE) if an assigned number does not fit its field."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, int) and getattr(self, name) != value:
+            raise _does_not_fit(name, value)
+
+
+class Union(ctypes.Union):
+    """Raise `BpfError` (ERANGE) if an assigned number does not fit its field."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, int) and getattr(self, name) != value:
+            raise _does_not_fit(name, value)
+
+
+def _does_not_fit(name: str, value: int) -> BpfError:
+    return BpfError(errno.ERANGE, f"{name.removeprefix('bpf_')} {value}")
