@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from errno import EPERM
+from errno import EPERM, ERANGE
 
 from .._uapi import structs as s
 from .._uapi.defines import BPF_F_REPLACE
@@ -201,7 +201,11 @@ def link_create_perf_event(
 def _u64s(values: Sequence[int] | None) -> array[int]:
     if isinstance(values, array) and values.typecode == "Q":
         return values
-    return array("Q", values or ())
+    try:
+        return array("Q", values or ())
+    except OverflowError:
+        wrong = next(one for one in values or () if not 0 <= one < 1 << 64)
+        raise BpfError(ERANGE, f"{wrong} for 64 bits") from None
 
 
 def link_create_kprobe_multi(

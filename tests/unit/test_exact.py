@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pybpf._sys.door import c_string
+from pybpf._sys.link import link_create_kprobe_multi
 from pybpf._uapi import structs as s
 from pybpf._uapi.perf import PerfEventAttr
 from pybpf.errors import BpfError
@@ -22,6 +23,12 @@ def test_numbers_that_do_not_fit() -> None:
     with pytest.raises(BpfError, match="freq 2: ERANGE"):
         PerfEventAttr(freq=2)
     assert s.MapCreate(max_entries=(1 << 32) - 1).max_entries == (1 << 32) - 1
+
+
+def test_cookies_of_many() -> None:
+    """The one that does not fit is named."""
+    with pytest.raises(BpfError, match=f"{1 << 64} for 64 bits: ERANGE"):
+        link_create_kprobe_multi(3, syms=["a", "b"], cookies=[1, 1 << 64])
 
 
 def test_names_that_end_early() -> None:
