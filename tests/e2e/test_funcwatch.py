@@ -455,6 +455,7 @@ def test_what_it_refuses() -> None:
 
 @pytest.mark.long
 @pytest.mark.guest_with("prometheus")
+@pytest.mark.time_limit(3600)
 def test_what_prometheus_scraped_is_the_truth(tmp_path: Path) -> None:
     """Debian's own scrapes us; by its API: calls, errors by errno, latency, what Grafana asks."""
     names = sorted({*CALLS, *MORE_CALLS})
