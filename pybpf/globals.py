@@ -181,7 +181,7 @@ class Variable:
     def _end(self) -> int:
         # Where its bytes end in the map's value.
         end = self.offset + (self.size if self._last else self._size)
-        if end > self.map.value_size:
+        if end > self.map.value_size < self.map.spec.value_size:
             has = many(self.map.value_size, "byte")
             raise ValueError(f"variable {self.name!r}: {self.section} has only {has}")
         return end

@@ -63,7 +63,7 @@ def test_btf_whose_functions_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     """Programs are then loaded without it, as libbpf does; maps keep their types."""
     load = bpf.btf_load
 
-    def without_functions(blob: bytes) -> Fd:
+    def without_functions(blob: bytes, *, token_fd: int = 0) -> Fd:
         if Btf(blob).ids(BtfKind.FUNC):
             raise BpfError(errno.EINVAL, "BPF_BTF_LOAD")
         return load(blob)
