@@ -31,10 +31,14 @@ class Command:
     :param path: program file
     :param arguments: argv, including the name
     :param tool: name of the tool, for the message that the command cannot be run
+    :param aside: its output goes to standard error, because standard output is for records
     """
 
-    def __init__(self, path: str, arguments: Sequence[str], tool: str) -> None:
+    def __init__(
+        self, path: str, arguments: Sequence[str], tool: str, *, aside: bool = False
+    ) -> None:
         self._tool = tool
+        self._aside = aside
         reading, self._gate = os.pipe()
         self.status: int | None = None
         self._started = False
@@ -61,6 +65,9 @@ class Command:
             os.close(self._gate)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
+            if self._aside:
+                with contextlib.suppress(OSError):  # there is no standard error
+                    os.dup2(2, 1)
             if os.read(gate, 1):
                 os.execv(path, arguments)
         except OSError as error:

@@ -31,6 +31,18 @@ def test_runs_only_when_started(tmp_path: Path) -> None:
     command.close()
 
 
+@pytest.mark.parametrize("aside", [False, True])
+def test_where_its_output_goes(capfd: pytest.CaptureFixture[str], aside: bool) -> None:
+    """To standard error if standard output is for records."""
+    path = find("sh")
+    assert path is not None
+    command = Command(path, ["sh", "-c", "echo said; echo blamed >&2"], "tool", aside=aside)
+    command.start()
+    assert command.wait() == 0
+    command.close()
+    assert capfd.readouterr() == (("", "said\nblamed\n") if aside else ("said\n", "blamed\n"))
+
+
 def test_it_waits_when_it_was_made() -> None:
     """What it does before it waits is not a call of the command, and is over by then."""
     for _ in range(20):

@@ -478,7 +478,7 @@ class _Run:
             self.follower = Follower(watcher, self.facts.current(), globs, options.mechanism, room)
             if path:
                 sys.stdout.flush()
-                self.command = Command(path, options.command, "funcwatch")
+                self.command = Command(path, options.command, "funcwatch", aside=options.json)
             self.start = Start(time.time_ns(), time.monotonic_ns())
             obj.globals.enabled = 1
             # A reader of this line may act on it, because every call is counted from now on.

@@ -521,7 +521,7 @@ class _Run:
         self.info.flush()
         if options.command:
             sys.stdout.flush()
-            self.command = Command(path, options.command, "retsnoop")
+            self.command = Command(path, options.command, "retsnoop", aside=options.json)
         obj.globals.ready = 1
         if self.command is not None:
             self.command.start()
