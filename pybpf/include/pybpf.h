@@ -40,10 +40,12 @@ typedef __u64 u64;
 typedef __s64 s64;
 typedef int pid_t;
 typedef unsigned long size_t;
+#ifndef __bool_true_false_are_defined /* by <stdbool.h> */
 typedef _Bool bool;
 
 #define true 1
 #define false 0
+#endif
 #endif
 #ifndef NULL
 #define NULL ((void *)0)
@@ -81,6 +83,11 @@ typedef _Bool bool;
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
 #define ARRAY_SIZE(x) (sizeof(x) / sizeof((x)[0]))
+/* The struct that has `ptr` as its `member`. */
+#define container_of(ptr, type, member) ((type *)((void *)(ptr) - offsetof(type, member)))
+/* As LINUX_KERNEL_VERSION has it, a variable that is __kconfig. */
+#define KERNEL_VERSION(major, minor, patch) \
+	(((major) << 16) + ((minor) << 8) + ((patch) > 255 ? 255 : (patch)))
 
 /* ---- map definitions: the loader reads them from BTF -------------------- */
 
@@ -93,7 +100,7 @@ typedef _Bool bool;
 #define __ulong(name, number) \
 	enum { PYBPF_JOIN(pybpf_ulong_, __COUNTER__) = (number) } name
 
-#ifndef __VMLINUX_H__
+#if !defined(__VMLINUX_H__) && !defined(__LINUX_BPF_H__) /* <linux/bpf.h> has these, too */
 enum bpf_map_type {
 	BPF_MAP_TYPE_UNSPEC = 0,
 	BPF_MAP_TYPE_HASH = 1,

@@ -121,4 +121,13 @@ static __always_inline int bpf_usdt_arg(struct pt_regs *ctx, __u64 number, long 
 	return 0;
 }
 
+/* `int BPF_USDT(f, T1 a, T2 b)`: up to 12 arguments of the probe, 0 for one that cannot be read. */
+#define PYBPF_USDT_SLOT(i)                           \
+	({                                           \
+		long pybpf_arg;                      \
+		bpf_usdt_arg(ctx, i, &pybpf_arg);    \
+		(void *)pybpf_arg;                   \
+	})
+#define BPF_USDT(name, args...) PYBPF_WRAP(name, struct pt_regs *, PYBPF_USDT_SLOT, ##args)
+
 #endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,43 @@ def test_every_macro_of_registers(tmp_path: Path) -> None:
     assert spec.btf_ext is not None
     (relos,) = spec.btf_ext.core_relos.values()
     assert len({relo.access_str for relo in relos}) == 10  # rcx and, for system calls, r10
+
+
+USDT = """
+#include "pybpf.h"
+#include "usdt.h"
+struct pair { int first; int second; };
+char LICENSE[] SEC("license") = "GPL";
+extern int LINUX_KERNEL_VERSION __kconfig;
+long seen[3];
+int first;
+SEC("usdt")
+int BPF_USDT(on_probe, void *where, int number, char *text)
+{
+	struct pair pair = { .first = number };
+	int *second = &pair.second;
+
+	seen[0] = (long)where;
+	seen[1] = number;
+	seen[2] = (long)text;
+	first = container_of(second, struct pair, second)->first;
+	return LINUX_KERNEL_VERSION >= KERNEL_VERSION(6, 1, 300);
+}
+"""
+
+
+@needs_clang
+@pytest.mark.parametrize("headers", ["", "#include <linux/bpf.h>\n", "#include <stdbool.h>\n"])
+def test_beside_other_headers(tmp_path: Path, headers: str) -> None:
+    """The kernel's header for user space, as small programs include it, has some of ours, too."""
+    if not Path("/usr/include/linux/bpf.h").exists():
+        pytest.skip("no headers of the kernel for user space")
+    (tmp_path / "a.bpf.c").write_text(headers + USDT)
+    folder = sysconfig.get_config_var("MULTIARCH") or ""  # of asm/types.h on Debian
+    done = run("a.bpf.c", "--clang", CLANG, "-I", f"/usr/include/{folder}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    spec = read_object((tmp_path / "a.bpf.o").read_bytes())
+    assert list(spec.programs) == ["on_probe"] and "__bpf_usdt_specs" in spec.maps
 
 
 @needs_clang
