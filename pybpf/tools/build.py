@@ -30,8 +30,9 @@ _ABOUT = About(
     "BPF objects from C, made with clang and a vmlinux.h from BTF",
     """\
 FILE may include pybpf.h and vmlinux.h. pybpf.h comes with pybpf and has helpers, map and
-section macros, and CO-RE reads. vmlinux.h has all types of a kernel. It is made from BTF
-if FILE includes it and there is none beside FILE. Include vmlinux.h first.
+section macros, and CO-RE reads, under the names of libbpf's headers <bpf/...>, whose place it
+takes. vmlinux.h has all types of a kernel. It is made from BTF if FILE includes it and there
+is none beside FILE. Include vmlinux.h first.
 
 The object has BTF and no other debug information. It is read back after compiling.""",
     (
