@@ -30,9 +30,9 @@ _ABOUT = About(
     "BPF objects from C, made with clang and a vmlinux.h from BTF",
     """\
 FILE may include pybpf.h and vmlinux.h. pybpf.h comes with pybpf and has helpers, map and
-section macros, and CO-RE reads, under the names of libbpf's headers <bpf/...>, whose place it
-takes. vmlinux.h has all types of a kernel. It is made from BTF if FILE includes it and there
-is none beside FILE. Include vmlinux.h first.
+section macros, and CO-RE reads, under the names of libbpf. Sources that include <bpf/...> get
+it as well, if libbpf's headers are not installed. vmlinux.h has all types of a kernel. It is
+made from BTF if FILE includes it and there is none beside FILE. Include vmlinux.h first.
 
 The object has BTF and no other debug information. It is read back after compiling.""",
     (
@@ -121,7 +121,7 @@ def write_vmlinux(btf: Path, target: Path) -> None:
 def _include_flags(args: argparse.Namespace) -> list[str]:
     flags = [f"-I{path}" for path in args.include]
     flags += [f"-D{macro}" for macro in args.define]
-    flags.append(f"-I{HEADERS}")
+    flags += [f"-I{HEADERS}", "-idirafter", f"{HEADERS}/libbpf"]  # libbpf's own go first
     machine = os.uname().machine
     flags.append(f"-D__TARGET_ARCH_{_ARCHES.get(machine, machine)}")
     # With -target bpf clang does not look there, and <linux/types.h> needs it.
@@ -178,7 +178,7 @@ def build(source: Path, target: Path, compiler: Compiler, args: argparse.Namespa
 
 def _hint(missing: set[str]) -> str:
     if any(name.startswith("bpf/") for name in missing):
-        return "; use pybpf.h instead of <bpf/...>, or install libbpf's headers (libbpf-dev)"
+        return "; use pybpf.h instead of that, or install libbpf's headers (libbpf-dev)"
     return ""
 
 

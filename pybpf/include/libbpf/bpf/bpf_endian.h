@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: MIT */
+/* Sources written for libbpf include this. pybpf.h has what they take from it. */
+#include "../../pybpf.h"
