@@ -16,7 +16,6 @@ from functools import partial
 from keyword import iskeyword
 
 from .btf.nodes import (
-    RESERVED,
     ArrayNode,
     Bits,
     BytesNode,
@@ -28,6 +27,7 @@ from .btf.nodes import (
     StructNode,
     UnionNode,
 )
+from .btf.record import RESERVED
 from .btf.types import Ptr, Struct, Union
 from .btf.values import node_of
 from .errors import ObjectFormatError

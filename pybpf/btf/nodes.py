@@ -13,14 +13,23 @@ checks each value, except that flat structs first try one `pack`.
 from __future__ import annotations
 
 import struct
-from functools import cache, partial
+from functools import partial
 
 from ..wording import many
+from .record import (
+    CharArray,
+    Record,
+    Texts,
+    UnionValue,
+    make_text,
+    record_class,
+    union_class,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, ClassVar, Self
+    from typing import Any
 
     Buffer = bytes | bytearray | memoryview
 
@@ -30,225 +39,22 @@ __all__ = [
     "ArrayNode",
     "Bits",
     "BytesNode",
-    "CharArray",
     "CharsNode",
     "Node",
     "OnlyField",
     "RawNode",
-    "Record",
     "ScalarNode",
     "Slot",
     "StructNode",
     "UnionNode",
-    "UnionValue",
     "WideIntNode",
     "compile_node",
     "encoder",
-    "plain",
 ]
 
 INT_CODES = {(1, True): "b", (2, True): "h", (4, True): "i", (8, True): "q"}
 INT_CODES |= {(size, False): code.upper() for (size, _), code in INT_CODES.items()}
 FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
-
-
-class CharArray(str):
-    """Hold a ``char[]``: the text before its first NUL.
-
-    It is a `str`: it prints, formats and goes into JSON as text. Bytes that are not UTF-8 show
-    as U+FFFD. It equals a `str` of that text, `bytes` of that text or of the whole array, and
-    another `CharArray` if all their bytes are the same.
-
-    :param raw: all bytes of the array
-    """
-
-    __slots__ = ("raw",)
-
-    #: All bytes of the array, including those after the first NUL.
-    raw: bytes
-
-    def __new__(cls, raw: bytes) -> Self:
-        self = str.__new__(cls, raw.partition(b"\0")[0], "utf-8", "replace")
-        self.raw = raw
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, CharArray):
-            return self.raw == other.raw
-        if isinstance(other, (bytes, bytearray)):
-            return other in (self.raw, self.raw.partition(b"\0")[0])
-        return str.__eq__(self, other) if isinstance(other, str) else NotImplemented
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = str.__hash__
-
-    def __bytes__(self) -> bytes:
-        return self.raw
-
-    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
-        """Return the text, for code that expects bytes (ctypes and bcc return bytes)."""
-        return self.raw.partition(b"\0")[0].decode(encoding, errors)
-
-    def __getnewargs__(self) -> tuple[bytes]:  # type: ignore[override]
-        return (self.raw,)
-
-
-def _text(
-    raw: bytes, new: Callable[..., CharArray] = str.__new__, cls: type[CharArray] = CharArray
-) -> CharArray:
-    # CharArray(raw) without calling its __new__: a fifth faster. Hot path.
-    self = new(cls, raw.partition(b"\0")[0], "utf-8", "replace")
-    self.raw = raw
-    return self
-
-
-class _Texts(dict[bytes, CharArray]):
-    # The texts of one field by their bytes. The name of a task and the like come again and
-    # again, and a look-up costs less than making a text (measured: 60 ns for 380 ns). Hot path.
-
-    __slots__ = ("_missed",)
-    #: Longest array in bytes that is worth keeping: paths hardly repeat.
-    LONGEST = 32
-    # Most texts to keep. When there are that many, others are made each time. After _STALE
-    # of these, the kept texts may no longer be the common ones, and all are dropped.
-    _MOST = 1024
-    _STALE = 1 << 16
-
-    def __init__(self) -> None:
-        self._missed = 0
-
-    def __missing__(self, raw: bytes) -> CharArray:
-        text = _text(raw)
-        if len(self) < self._MOST:
-            self[raw] = text
-        else:
-            self._missed += 1
-            if self._missed == self._STALE:
-                self._missed = 0
-                self.clear()
-        return text
-
-
-def plain(value: Any) -> Any:
-    """Convert a value to what JSON has: dicts, lists, text and numbers.
-
-    Structs and unions become dicts, arrays and bytes become lists, ``char[]`` becomes text.
-    """
-    if isinstance(value, (Record, UnionValue)):
-        return {name: plain(one) for name, one in value._asdict().items()}
-    if isinstance(value, CharArray):
-        return str(value)
-    if isinstance(value, (tuple, bytes)):
-        return [plain(one) for one in value]
-    return value
-
-
-def _is_a_copy(what: str, made_with: str) -> AttributeError:
-    hint = f"assign a new one, made with {made_with}, to the variable or the map's entry"
-    return AttributeError(f"{what}: a value that was read is a copy and cannot be changed; {hint}")
-
-
-class Record(tuple["Any", ...]):
-    """Hold a struct, as `pybpf.Map` and `pybpf.RingBuffer` return it: a tuple with attributes.
-
-    Integers, enums, pointers and floats are numbers. ``char[]`` is text (`CharArray`, whose
-    ``.raw`` has all bytes), ``unsigned char[]`` is `bytes`, other arrays are tuples, and structs
-    are records. An anonymous union takes one place in the tuple; its members are attributes.
-    A field with the name of a method is only in `to_dict`.
-    """
-
-    __slots__ = ()
-    #: Names by position, "" for an anonymous union.
-    _fields: ClassVar[tuple[str, ...]] = ()
-    _what: ClassVar[str] = "struct"
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise _is_a_copy(self._what, f"._replace({name}=...)")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name as JSON can have them, including nested ones.
-
-        Structs and unions are dicts (a union has each of its members), ``char[]`` is text,
-        other arrays are lists, enums and pointers are integers.
-        """
-        made: dict[str, Any] = plain(self)
-        return made
-
-    def _asdict(self) -> dict[str, Any]:
-        """Return the fields by name, with those of anonymous unions. Nested values stay as is."""
-        found: dict[str, Any] = {}
-        for name, value in zip(self._fields, self, strict=True):
-            if name:
-                found[name] = value
-            else:
-                found.update(value._asdict())
-        return found
-
-    def _replace(self, **changes: Any) -> Self:
-        """Copy it with some fields changed. Fields of anonymous unions cannot be changed."""
-        unknown = set(changes) - set(self._fields)
-        if unknown:
-            raise ValueError(f"{self._what} has no field {sorted(unknown)[0]!r} to replace")
-        values = zip(self._fields, self, strict=True)
-        return tuple.__new__(type(self), [changes.get(name, value) for name, value in values])
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        unions = tuple(
-            (number, tuple(self[number]._members))
-            for number, name in enumerate(self._fields)
-            if not name
-        )
-        return _unpickled_record, (self._what, self._fields, unions, tuple(self))
-
-    def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
-        return f"{self._what}({inner})"
-
-
-class UnionValue(bytes):
-    """Hold the bytes of a union. Members are decoded when they are read."""
-
-    __slots__ = ()
-    _members: ClassVar[dict[str, Callable[[bytes], Any]]] = {}
-    _what: ClassVar[str] = "union"
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise _is_a_copy(self._what, "bytes")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all members by name as JSON can have them, including nested ones."""
-        made: dict[str, Any] = plain(self)
-        return made
-
-    def _asdict(self) -> dict[str, Any]:
-        """Return all members by name."""
-        return {name: decode(self) for name, decode in self._members.items()}
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled_union, (self._what, bytes(self), self._asdict())
-
-    def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
-        return f"{self._what}({inner})"
-
-
-# Nodes. A node knows its leaves as (offset, struct code, size) in ascending order. It gives
-# the expression of its value from `v` (all leaf values) and the index of its first value
-# there, and it writes a value into a buffer.
 
 
 class Node:
@@ -347,10 +153,10 @@ class CharsNode(Node):
         self.leaves = ((0, f"{size}s", size),)
 
     def expr(self, first: int, env: dict[str, Any]) -> str:
-        if self.size > _Texts.LONGEST:
+        if self.size > Texts.LONGEST:
             return f"text(v[{first}])"
         name = f"texts{len(env)}"
-        env[name] = _Texts()
+        env[name] = Texts()
         return f"{name}[v[{first}]]"
 
     def write(self, buffer: bytearray, at: int, value: Any) -> None:
@@ -441,7 +247,9 @@ class UnionNode(Node):
             decoders |= _union_attributes(name, node)
         #: Nodes of anonymous members, for writing by name.
         self.anonymous = [node for name, node in members if not name]
-        self.cls = _union_class(what, decoders, UnionValue)
+        #: Attributes of its values, in order.
+        self.attributes = tuple(decoders)
+        self.cls = union_class(what, decoders, UnionValue)
 
     def expr(self, first: int, env: dict[str, Any]) -> str:
         name = f"union{len(env)}"
@@ -468,7 +276,7 @@ class UnionNode(Node):
                     return
         except (TypeError, ValueError) as err:
             raise type(err)(f"{name}: {err}") from None
-        raise ValueError(f"{self.cls._what} has no member {name!r}")
+        raise ValueError(f"{self.what} has no member {name!r}")
 
     def names(self) -> set[str]:
         found = set(self.members)
@@ -486,20 +294,12 @@ def _union_attributes(name: str, node: Node) -> dict[str, Callable[[bytes], Any]
     if isinstance(node, StructNode):
         return {inner: _field_of(decode, inner) for inner in node.attribute_names()}
     if isinstance(node, UnionNode):
-        return {inner: _field_of(decode, inner) for inner in node.cls._members}
+        return {inner: _field_of(decode, inner) for inner in node.attributes}
     return {}
 
 
 def _field_of(decode: Callable[..., Any], name: str) -> Callable[[bytes], Any]:
     return lambda data: decode(data)._asdict()[name]
-
-
-def _usable(name: str) -> bool:
-    # As an attribute. Other names are still in _asdict().
-    return not (name.startswith("__") and name.endswith("__")) and name not in RESERVED
-
-
-RESERVED = frozenset(("to_dict", "_asdict", "_replace", "_fields", "_what", "_members"))
 
 
 class Bits:
@@ -562,11 +362,12 @@ class StructNode(Node):
         self.what = what
         self.slots = slots
         self.by_name = {slot.name: slot for slot in slots if slot.name}
-        self.cls = _record_class(
+        self.fields = tuple(slot.name for slot in slots)
+        self.cls = record_class(
             what,
-            tuple(slot.name for slot in slots),
+            self.fields,
             tuple(
-                (number, tuple(slot.what.cls._members))
+                (number, slot.what.attributes)
                 for number, slot in enumerate(slots)
                 if isinstance(slot.what, UnionNode) and not slot.name
             ),
@@ -677,10 +478,10 @@ class StructNode(Node):
                 self.put_member(buffer, at, name, one)
             return
         if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{value!r} given, a {self.cls._what}, dict or tuple needed")
+            raise TypeError(f"{value!r} given, a {self.what}, dict or tuple needed")
         if len(value) != len(self.slots):
             given = many(len(value), "value")
-            raise ValueError(f"{given} given, {self.cls._what} has {len(self.slots)}")
+            raise ValueError(f"{given} given, {self.what} has {len(self.slots)}")
         for slot, one in zip(self.slots, value, strict=True):
             self._put_slot(buffer, at, slot, one)
 
@@ -703,7 +504,7 @@ class StructNode(Node):
             if not slot.name and isinstance(slot.what, UnionNode) and name in slot.what.names():
                 slot.what.put_member(buffer, at + slot.offset, name, value)
                 return
-        raise ValueError(f"{self.cls._what} has no field {name!r}")
+        raise ValueError(f"{self.what} has no field {name!r}")
 
     def attribute_names(self) -> list[str]:
         found: list[str] = []
@@ -711,7 +512,7 @@ class StructNode(Node):
             if slot.name:
                 found.append(slot.name)
             elif isinstance(slot.what, UnionNode):
-                found += slot.what.cls._members
+                found += slot.what.attributes
         return found
 
     def names(self) -> set[str]:
@@ -731,84 +532,6 @@ def _read_slots(readers: list[tuple[Slot, Callable[..., Any]]], data: bytes) -> 
         read(data) if isinstance(slot.what, Bits) else read(data, slot.offset)
         for slot, read in readers
     ]
-
-
-def _record_class(
-    what: str, fields: tuple[str, ...], unions: tuple[tuple[int, tuple[str, ...]], ...]
-) -> type[Record]:
-    """Make the class of a struct's records.
-
-    :param fields: names by position, "" for an anonymous union
-    :param unions: positions of the anonymous unions, and the names of their members
-    """
-    attributes: dict[str, Any] = {"__slots__": (), "_fields": fields, "_what": what}
-    for number, name in enumerate(fields):
-        if name and _usable(name):
-            attributes[name] = _getter(number)
-    for number, members in unions:
-        for name in members:
-            if _usable(name):
-                attributes.setdefault(name, property(partial(_through_union, number, name)))
-    made: type[Record] = type("Record", (Record,), attributes)
-    made.__module__ = __name__
-    return made
-
-
-def _union_class(
-    what: str, decoders: dict[str, Callable[[Any], Any]], base: type[UnionValue]
-) -> type[UnionValue]:
-    attributes: dict[str, Any] = {"__slots__": (), "_what": what, "_members": decoders}
-    attributes |= {name: property(one) for name, one in decoders.items() if _usable(name)}
-    made: type[UnionValue] = type("UnionValue", (base,), attributes)
-    made.__module__ = __name__
-    return made
-
-
-# Classes of values that another process has pickled: here no node makes them.
-_record_class_once = cache(_record_class)
-
-
-def _unpickled_record(
-    what: str,
-    fields: tuple[str, ...],
-    unions: tuple[tuple[int, tuple[str, ...]], ...],
-    values: tuple[Any, ...],
-) -> Record:
-    return tuple.__new__(_record_class_once(what, fields, unions), values)
-
-
-class _DecodedUnion(UnionValue):
-    # Has the values of its members, as only its own type could decode them from the bytes.
-    pass
-
-
-@cache
-def _decoded_union_class(what: str, names: tuple[str, ...]) -> type[UnionValue]:
-    decoders: dict[str, Callable[[Any], Any]] = {name: partial(_decoded, name) for name in names}
-    return _union_class(what, decoders, _DecodedUnion)
-
-
-def _decoded(name: str, union: UnionValue) -> Any:
-    return union.__dict__["decoded"][name]
-
-
-def _unpickled_union(what: str, raw: bytes, members: dict[str, Any]) -> UnionValue:
-    made = bytes.__new__(_decoded_union_class(what, tuple(members)), raw)
-    made.__dict__["decoded"] = members
-    return made
-
-
-def _through_union(number: int, name: str, record: Record) -> Any:
-    return record[number]._members[name](record[number])
-
-
-def _getter(number: int) -> Any:
-    # collections.namedtuple uses this, too: an attribute is read without a Python call.
-    try:
-        from _collections import _tuplegetter  # type: ignore[import-not-found]
-    except ImportError:  # another Python implementation
-        return property(lambda record: record[number])
-    return _tuplegetter(number, None)
 
 
 class OnlyField(Node):
@@ -833,7 +556,7 @@ _ENVIRONMENT = {
     "new": tuple.__new__,
     "tuple": tuple,
     "from_bytes": int.from_bytes,
-    "text": _text,
+    "text": make_text,
 }
 _DECODE = """\
 def decode(buffer, offset=0):

@@ -20,21 +20,19 @@ from .nodes import (
     ArrayNode,
     Bits,
     BytesNode,
-    CharArray,
     CharsNode,
     Node,
     OnlyField,
     RawNode,
-    Record,
     ScalarNode,
     Slot,
     StructNode,
     UnionNode,
-    UnionValue,
     WideIntNode,
     compile_node,
     encoder,
 )
+from .record import CharArray, Record, UnionValue
 from .types import (
     Array,
     Datasec,
@@ -87,7 +85,7 @@ class Codec:
         self.least = node.least
         self.name = name
         self.type_id = type_id
-        self.fields: tuple[str, ...] = node.cls._fields if isinstance(node, StructNode) else ()
+        self.fields: tuple[str, ...] = node.fields if isinstance(node, StructNode) else ()
         self.decode, self._iter = compile_node(node)
         self._encode = encoder(node)
 

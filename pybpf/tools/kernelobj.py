@@ -171,7 +171,7 @@ def dump_map(one: Map) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    from ..btf.nodes import Record, UnionValue, plain
+    from ..btf.record import Record, UnionValue, plain
     from ..maps.percpu import PerCpu
 
     if isinstance(value, (bytes, bytearray, memoryview)) and not isinstance(value, UnionValue):

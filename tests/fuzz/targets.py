@@ -344,7 +344,7 @@ def _some_types(btf: Any) -> list[int]:
 
 
 def _values_shown(value: Any) -> Any:
-    from pybpf.btf.nodes import plain
+    from pybpf.btf.record import plain
 
     return plain(value)
 
