@@ -376,13 +376,23 @@ class StructNode(Node):
 
     @property
     def least(self) -> int:
-        last = max(self.slots, key=lambda slot: slot.end_byte, default=None)
+        last = max(self.slots, key=lambda slot: (slot.end_byte, slot.offset), default=None)
         if last is None or isinstance(last.what, Bits):
             return self.size
         if last.what.is_array:
             return last.offset
         # A struct at the end may end with an array in turn.
         return last.offset + last.what.least if last.what.least < last.what.size else self.size
+
+    @property
+    def flexible(self) -> Slot | None:
+        """Return the flexible array at the end (``char data[]``), None if there is none."""
+        slot = self.slots[-1] if self.slots else None
+        if slot is None or not isinstance(slot.what, (CharsNode, ArrayNode)) or slot.what.size:
+            return None
+        if isinstance(slot.what, ArrayNode) and not slot.what.item.size:
+            return None
+        return slot if all(one.end_byte <= slot.offset for one in self.slots) else None
 
     @property
     def flat(self) -> bool:

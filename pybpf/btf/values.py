@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CharArray", "Codec", "Record", "UnionValue", "array_codec", "codec", "node_of"]
 
+# Lengths of a flexible array that decoders are kept for.
+_LENGTHS = 64
 _MAX_NESTING = 48
 _MAX_SIZE = 1 << 31
 _MAX_INT = 16  # bytes of __int128: the kernel accepts no longer ones
@@ -65,18 +67,60 @@ _MAX_INT = 16  # bytes of __int128: the kernel accepts no longer ones
 _MAX_NODES = 20_000
 
 
+class FlexibleArray:
+    """Read the flexible array at the end of a struct: ``char data[]``.
+
+    :ivar offset: where it starts, in bytes; padding of the struct may follow
+    """
+
+    def __init__(self, position: int, slot: Slot) -> None:
+        self.offset = slot.offset
+        self._position = position
+        self._what = slot.what
+        self._made: dict[int, Callable[[Buffer], Any]] = {}  # by number of elements
+
+    def fill(self, record: Record, data: bytes) -> Record:
+        """Return the record with the array.
+
+        :param data: the bytes from `offset` on. Less than an element at the end is ignored
+        """
+        values = list(record)
+        values[self._position] = self._value(data)
+        return tuple.__new__(type(record), values)
+
+    def _value(self, data: bytes) -> Any:
+        what = self._what
+        if isinstance(what, BytesNode):
+            return data
+        if isinstance(what, CharsNode):
+            return CharArray(data)
+        assert isinstance(what, ArrayNode)
+        count = len(data) // what.item.size
+        decode = self._made.get(count)
+        if decode is None:
+            if len(self._made) >= _LENGTHS:
+                self._made.clear()
+            decode = self._made[count] = compile_node(ArrayNode(what.item, count))[0]
+        return decode(data)
+
+
 class Codec:
     """Turn values of one type into bytes and back. `codec` makes it.
 
     ``size`` is in bytes, ``name`` is the type's C name, and ``fields`` are the names of a
     struct's fields by position. ``least`` is the bytes of a struct without the array at its end.
 
+    ``flexible`` reads the array of no fixed length at the end of a struct, None if there is none.
+
     ``decode(buffer, offset=0)`` returns the value at a byte offset (ValueError if
     the buffer is too short). ``encode(value)`` returns exactly ``size`` bytes (TypeError,
     ValueError). ``iter_unpack(buffer)`` iterates over consecutive values.
     """
 
-    __slots__ = ("_encode", "_iter", "decode", "fields", "least", "name", "size", "type_id")
+    __slots__ = (
+        *("_encode", "_iter"),
+        *("decode", "fields", "flexible", "least", "name", "size", "type_id"),
+    )
 
     decode: Callable[..., Any]
 
@@ -86,6 +130,8 @@ class Codec:
         self.name = name
         self.type_id = type_id
         self.fields: tuple[str, ...] = node.fields if isinstance(node, StructNode) else ()
+        last = node.flexible if isinstance(node, StructNode) else None
+        self.flexible = None if last is None else FlexibleArray(len(self.fields) - 1, last)
         self.decode, self._iter = compile_node(node)
         self._encode = encoder(node)
 

@@ -141,7 +141,8 @@ class PerfBuffer:
 
     :param events: a created map of type ``BPF_MAP_TYPE_PERF_EVENT_ARRAY``; it gets one
         event for each online CPU that it has an entry for
-    :param type: type of a record, as for `pybpf.RingBuffer`
+    :param type: type of a record, as for `pybpf.RingBuffer`. perf fills records up with zeros, at
+        most 7 bytes, which a flexible array at the end gets, too
     :param pages: size of each CPU's ring, a power of two of pages
     :raises BpfError: the map is of another type, or the kernel refuses an event
     """

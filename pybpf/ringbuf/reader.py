@@ -143,7 +143,8 @@ class RingBuffer(MappedRing):
         the map's object, a BTF codec, a `ctypes.Structure`, or a function of a `memoryview`
         (which is invalid when the function returns). clang keeps a type in an object's BTF only
         if a map, a global variable or a function has it: ``const struct event *unused_event;``.
-        A record of a BTF or ctypes type may end inside the array at the type's end: the rest is 0
+        A record of a BTF or ctypes type may end inside the array at the type's end: the rest is 0.
+        A flexible array at the end of a BTF type (``char data[]``) gets what the record has of it
     :param lost: gives the number of records the BPF side could not store
     :ivar overwritten: bytes of records, headers included, that a ring in overwrite mode lost
         before they were read

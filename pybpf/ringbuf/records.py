@@ -255,9 +255,11 @@ def codec_decoder(codec: RecordCodec) -> Decoder:
     """Decode records by a BTF codec. If a record is longer, its tail is ignored.
 
     Programs often send no more of an array at the end than they filled. A record may thus end
-    inside that array, if the codec has ``least``, the bytes before it. The rest is 0.
+    inside that array, if the codec has ``least``, the bytes before it. The rest is 0. A flexible
+    array (``char data[]``) gets what is there, if the codec has ``flexible``.
     """
     size = codec.size
+    flexible = getattr(codec, "flexible", None)
     least: int = getattr(codec, "least", size)
     decode_one = codec.decode
     iter_unpack = codec.iter_unpack
@@ -266,11 +268,15 @@ def codec_decoder(codec: RecordCodec) -> Decoder:
         for offset, count, length in runs:
             if length < least:
                 raise _too_short(length, least)
-            if length < size:
-                stride, rest = stride_of(length), bytes(size - length)
+            if length < size or flexible is not None:
+                stride, rest = stride_of(length), bytes(max(size - length, 0))
                 first = offset + HEADER_SIZE
                 for at in range(first, first + count * stride, stride):
-                    out.append(decode_one(data[at : at + length].tobytes() + rest))
+                    payload = data[at : at + length].tobytes()
+                    value = decode_one(payload + rest)
+                    if flexible is not None:
+                        value = flexible.fill(value, payload[flexible.offset :])
+                    out.append(value)
                 continue
             if count == 1:
                 out.append(decode_one(data, offset + HEADER_SIZE))

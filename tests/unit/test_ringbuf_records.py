@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from pybpf.btf import Array, Btf, Int, Member, Struct
 from pybpf.btf.encode import BtfBuilder
+from pybpf.btf.record import plain
+from pybpf.btf.types import Type
 from pybpf.btf.values import Codec, codec
 from pybpf.errors import BpfError
 from pybpf.ringbuf.kinds import record_decoder
@@ -254,6 +256,65 @@ def test_a_record_may_end_inside_the_last_array(count: int) -> None:
     assert decode(ring([Rec(short[:8])]), codec_decoder(kind))[0].file.path == ""
     with pytest.raises(ValueError, match="7 bytes, but its type takes 8 bytes"):
         decode(ring([Rec(short[:7])] * count), codec_decoder(kind))
+
+
+PAIR = Struct("pair", 4, (Member("a", 1, 0), Member("b", 1, 16)))
+
+
+@pytest.mark.parametrize(
+    ("element", "values"),
+    [
+        (Int("char", 1, 8, 0, 2), ["", "a", "some text", "a" * 40]),
+        (Int("unsigned char", 1, 8), [b"", b"\0", b"\1\2\0\3", bytes(range(50))]),
+        (Int("unsigned int", 4, 32), [(), (7,), (1, 2, 3), tuple(range(20))]),
+        (
+            Struct("pair", 4, (Member("a", 1, 0), Member("b", 1, 16))),
+            [(), ((1, 2),), ((3, 4),) * 9],
+        ),
+    ],
+    ids=["text", "bytes", "numbers", "records"],
+)
+def test_a_flexible_array_has_the_rest_of_the_record(element: Type, values: list[Any]) -> None:
+    """``struct { int n; unsigned short kind; ELEMENT data[]; }``, with 2 bytes of padding or none,
+    in records of every length, one by one and several of one length."""
+    b = BtfBuilder()
+    short, number = b.add(Int("unsigned short", 2, 16)), b.add(Int("int", 4, 32, 0, 1))
+    inner = b.add(element)
+    aligned = 8 if getattr(element, "size", 1) == 4 and isinstance(element, Int) else 6
+    event = b.add(
+        Struct(
+            "event",
+            8,
+            (
+                Member("n", number, 0),
+                Member("kind", short, 32),
+                Member("data", b.add(Array(inner, number, 0)), 8 * aligned),
+            ),
+        )
+    )
+    kind = codec(Btf(b.build()), event)
+    assert (kind.size, kind.least) == (8, aligned)
+
+    def raw(value: Any) -> bytes:
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, bytes):
+            return value
+        return b"".join(
+            struct.pack("=HH", *one) if isinstance(one, tuple) else struct.pack("=I", one)
+            for one in value
+        )
+
+    heads = [struct.pack("=IH", n, n % 3).ljust(aligned, b"\0") for n in range(3 * len(values))]
+    every = [value for value in values for _ in range(3)]
+    records = [Rec(head + raw(value)) for head, value in zip(heads, every, strict=True)]
+    found = decode(ring(records), codec_decoder(kind))
+    assert [(one.n, one.kind) for one in found] == [(n, n % 3) for n in range(len(every))]
+    assert [one.data for one in found] == every
+    assert [one.to_dict()["data"] for one in found] == [plain(one.data) for one in found]
+    half = decode(ring([Rec(heads[0] + raw(values[-1]) + b"x")]), codec_decoder(kind))[0]
+    rest = half.data if isinstance(element, Struct) or aligned == 8 else half.data[:-1]
+    assert rest == values[-1]  # less than an element is ignored
 
 
 @pytest.mark.parametrize("count", [1, 5])
