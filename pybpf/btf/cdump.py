@@ -25,9 +25,11 @@ from .types import (
     Array,
     BtfKind,
     Const,
+    DeclTag,
     Enum,
     Enum64,
     Float,
+    Func,
     FuncProto,
     Fwd,
     Int,
@@ -65,6 +67,16 @@ _HEAD = """\
 #endif
 
 """
+_KFUNCS = """\
+#ifndef BPF_NO_KFUNC_PROTOTYPES
+#ifndef __ksym
+#define __ksym __attribute__((section(".ksyms")))
+#endif
+#ifndef __weak
+#define __weak __attribute__((weak))
+#endif
+"""
+_KFUNC = "bpf_kfunc"  # the tag of a kfunc
 _TAIL = """\
 #ifndef BPF_NO_PRESERVE_ACCESS_INDEX
 #pragma clang attribute pop
@@ -88,17 +100,21 @@ _QUALIFIERS = {Const: "const", Volatile: "volatile", Restrict: "restrict"}
 
 
 def dump(btf: Btf, ids: Iterable[int] | None = None) -> str:
-    """Write C declarations of all types, or of some and what they need.
+    """Write C declarations of all types and of the kernel's kfuncs, or of some types.
 
-    Functions, variables and tags are no declarations, so their records are not read.
+    What these need is declared, too. Of functions, only those with the tag ``bpf_kfunc`` are
+    declared (6.10 and later mark them), as `bpftool btf dump` does. A program that declares them
+    otherwise defines ``BPF_NO_KFUNC_PROTOTYPES``.
 
-    :param ids: types to declare; None for all of them, including the base's
+    :param ids: types to declare; None for all of them, including the base's, and kfuncs
     :raises ObjectFormatError: malformed records, types nested in themselves
     """
     dumper = _Dumper(btf)
     for type_id in dumper.named if ids is None else ids:
         dumper.declare(type_id)
-    return _HEAD + "".join(dumper.out) + _TAIL
+    kfuncs = dumper.kfuncs() if ids is None else []
+    prototypes = f"{_KFUNCS}{''.join(kfuncs)}#endif\n\n" if kfuncs else ""
+    return _HEAD + "".join(dumper.out) + prototypes + _TAIL
 
 
 class _Names:
@@ -106,6 +122,10 @@ class _Names:
 
     def __init__(self) -> None:
         self._uses: dict[str, int] = {}
+
+    def is_free(self, name: str) -> bool:
+        """Tell whether a name is valid and has not been given."""
+        return name not in self._uses and name == _identifier(name) and not name[:1].isdigit()
 
     def unique(self, name: str) -> str:
         clean = _identifier(name)
@@ -307,6 +327,34 @@ class _Dumper:
         if type_id not in self._declared:
             self._declared.add(type_id)
             self.out.append(f"{self._enum_body(type_id, t, 0)};\n\n")
+
+    def kfuncs(self) -> list[str]:
+        """Return prototypes of the kfuncs by name, and declare what they need."""
+        protos: dict[str, FuncProto] = {}
+        btf: Btf | None = self.btf
+        while btf is not None:
+            for tag_id in btf.ids(BtfKind.DECL_TAG) if btf.has_tag(_KFUNC) else ():
+                tag = self.types[tag_id]
+                assert isinstance(tag, DeclTag)
+                function = self.types[tag.type]
+                if tag.name != _KFUNC or not isinstance(function, Func):
+                    continue
+                proto = self.types[function.type]
+                # A name that a typedef or an enumerator has cannot be a function's.
+                if isinstance(proto, FuncProto) and self._words.is_free(function.name):
+                    protos.setdefault(function.name, proto)
+            btf = btf.base
+        return [self._prototype(name, protos[name]) for name in sorted(protos)]
+
+    def _prototype(self, name: str, proto: FuncProto) -> str:
+        params = []
+        for param in proto.params:
+            self._mention(param.type, 0)
+            inner = _identifier(param.name)
+            params.append(self._declarator(param.type, inner, 0) if param.type else "...")
+        self._mention(proto.type, 0)
+        text = self._declarator(proto.type, f"{name}({_params(params)})", 0)
+        return f"extern {text} __weak __ksym;\n"
 
     # How to write it.
 

@@ -20,6 +20,7 @@ from pybpf.btf import (
     Btf,
     BtfKind,
     Const,
+    DeclTag,
     Enum,
     Enum64,
     EnumValue,
@@ -45,7 +46,9 @@ from pybpf.btf.encode import BtfBuilder
 from pybpf.btf.rawdump import raw_lines, type_lines
 from pybpf.elf import ElfFile
 from pybpf.errors import ObjectFormatError
+from pybpf.obj.reader import read_object
 from pybpf.tools import btf as tool
+from pybpf.tools.build import HEADERS
 from pybpf.tools.inputs import read_btf
 from tests.support.examples import examples
 
@@ -282,6 +285,74 @@ def test_the_kernels_header_compiles(vmlinux: Btf) -> None:
     run = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
     assert not run.returncode, run.stderr.decode()[:2000]
     assert text.count("struct task_struct {") == 1
+
+
+def test_prototypes_of_kfuncs() -> None:
+    """Functions with the tag are declared once each, as bpftool does; others are not, nor are
+    names that are types here."""
+    pointer = Struct("s", 4, (Member("x", 1, 0),))
+    text = dump(
+        blob(
+            INT,
+            pointer,
+            Ptr(2),
+            FuncProto(3, (Param("x", 1), Param("s", 3), Param("", 0))),
+            FuncProto(0, ()),
+            Func("bpf_one", 4),
+            Func("bpf_two", 5),
+            Func("other", 5),
+            Func("taken", 5),
+            Typedef("taken", 1),
+            *(DeclTag("bpf_kfunc", target, -1) for target in (7, 6, 6, 9)),
+            DeclTag("bpf_fastcall", 8, -1),
+        )
+    )
+    declared = [line for line in text.splitlines() if line.startswith("extern")]
+    assert declared == [
+        "extern struct s *bpf_one(int x, struct s *s, ...) __weak __ksym;",
+        "extern void bpf_two(void) __weak __ksym;",
+    ]
+    assert "kfunc" not in dump(blob(INT, FuncProto(0, ()), Func("f", 2))).lower()
+
+
+KFUNCS = """
+%s
+#include "pybpf.h"
+char LICENSE[] SEC("license") = "GPL";
+SEC("tp_btf/sys_enter")
+int on_enter(void *ctx)
+{
+	struct task_struct *task = bpf_task_from_pid(1);
+
+	if (task)
+		bpf_task_release(task);
+	return 0;
+}
+"""
+OWN = """
+extern struct task_struct *bpf_task_from_pid(unsigned long pid) __attribute__((section(".ksyms")));
+extern void bpf_task_release(void *task) __attribute__((section(".ksyms")));
+"""
+
+
+@needs_clang
+@pytest.mark.parametrize("own", ["", OWN], ids=["vmlinux.h's", "own"])
+def test_programs_call_kfuncs_that_vmlinux_h_declares(
+    vmlinux: Btf, tmp_path: Path, own: str
+) -> None:
+    """Beside pybpf.h, without a warning; one that declares them otherwise turns them off."""
+    source, made = tmp_path / "a.bpf.c", tmp_path / "a.bpf.o"
+    off = "#define BPF_NO_KFUNC_PROTOTYPES\n" if own else ""
+    source.write_text(off + dump(vmlinux) + KFUNCS % own)
+    flags = ["-g", "-O2", "-target", "bpf", "-Wall", "-Werror", "-Wno-unused-function"]
+    run = subprocess.run(
+        [str(CLANG), *flags, f"-I{HEADERS}", "-c", str(source), "-o", str(made)],
+        capture_output=True,
+        check=False,
+    )
+    assert not run.returncode, run.stderr.decode()[:2000]
+    externs = {one.name for one in read_object(made.read_bytes()).externs}
+    assert externs == {"bpf_task_from_pid", "bpf_task_release"}
 
 
 @needs_clang
