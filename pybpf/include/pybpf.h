@@ -532,6 +532,11 @@ PYBPF_HELPER(211, long, bpf_cgrp_storage_delete, void *map, void *cgroup);
 #define bpf_ntohl(x) ((__u32)__builtin_bswap32(x))
 #define bpf_cpu_to_be64(x) ((__be64)__builtin_bswap64(x))
 #define bpf_be64_to_cpu(x) ((__u64)__builtin_bswap64(x))
+/* Some sources use the names that libbpf has behind these. */
+#define __bpf_htons bpf_htons
+#define __bpf_ntohs bpf_ntohs
+#define __bpf_htonl bpf_htonl
+#define __bpf_ntohl bpf_ntohl
 
 /* ---- tracing programs: `int BPF_PROG(f, T1 a, T2 b)` -------------------- */
 

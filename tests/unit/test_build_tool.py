@@ -150,7 +150,7 @@ int seen;
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
-	seen = BPF_CORE_READ(task, pid) + bpf_htons(1);
+	seen = BPF_CORE_READ(task, pid) + bpf_htons(1) + __bpf_ntohs(1);
 	return 0;
 }
 SEC("usdt")
