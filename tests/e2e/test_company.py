@@ -227,7 +227,7 @@ def company(seconds: float, run_tool: Callable[..., str], bpftrace: Path | None 
     assert len(attachments()) <= len(links)
 
 
-@pytest.mark.first_on("6.12", "latest")  # test_funcwatch has its like on 6.1 and latest
+@pytest.mark.first_on("6.12")  # test_funcwatch has its like on 6.1 and latest
 @pytest.mark.time_limit(900)
 def test_others_come_and_go(known: None) -> None:
     """Each thing once."""

@@ -262,6 +262,7 @@ def test_the_kernel_finds_functions_of_modules(with_modules: Facts) -> None:
         )
 
 
+@pytest.mark.first_on("6.1", "latest")
 def test_the_kernel_answers_for_functions_what_its_tables_say(with_modules: Facts) -> None:
     """An address is given only of a function that selection finds by name, and nowhere else.
 
