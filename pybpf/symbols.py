@@ -4,7 +4,7 @@ An address of a process is named in two steps: ``/proc/PID/maps`` gives the file
 and the file's symbol tables give the function. Both are kept. A process that ended may be asked
 about still, if it was asked about before. An id may come again as another process, and exec gives a
 process another program. Three numbers of ``/proc/PID/stat`` tell: when it started, and where its
-code and its stack start. Files are told apart by device and inode, since a path may mean several.
+code and its stack start. Files are known by device and inode, because one path can mean several.
 """
 
 from __future__ import annotations

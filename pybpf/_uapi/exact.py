@@ -10,27 +10,22 @@ from ..errors import BpfError
 __all__ = ["Structure", "Union"]
 
 
-class Structure(ctypes.Structure):
-    """Raise `BpfError` (ERANGE) if an assigned number does not fit its field."""
-
+class _Exact:
     __slots__ = ()
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
         if isinstance(value, int) and getattr(self, name) != value:
-            raise _does_not_fit(name, value)
+            raise BpfError(errno.ERANGE, f"{name.removeprefix('bpf_')} {value}")
 
 
-class Union(ctypes.Union):
+class Structure(_Exact, ctypes.Structure):
     """Raise `BpfError` (ERANGE) if an assigned number does not fit its field."""
 
     __slots__ = ()
 
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if isinstance(value, int) and getattr(self, name) != value:
-            raise _does_not_fit(name, value)
 
+class Union(_Exact, ctypes.Union):
+    """Raise `BpfError` (ERANGE) if an assigned number does not fit its field."""
 
-def _does_not_fit(name: str, value: int) -> BpfError:
-    return BpfError(errno.ERANGE, f"{name.removeprefix('bpf_')} {value}")
+    __slots__ = ()

@@ -116,7 +116,7 @@ class Map(Entries):
     def _give_size(self, size: Any) -> None:
         # Of a data section that is not created yet: its contents are cut, or get zeros at the end.
         if not isinstance(size, int) or not 0 < size < 1 << 32:
-            raise ValueError(f"map {self.name!r}: value_size {size!r} is no number of bytes")
+            raise ValueError(f"map {self.name!r}: value_size {size!r} is not a size in bytes")
         assert self.initial is not None
         del self.initial[size:]
         self.initial.extend(bytes(size - len(self.initial)))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A parameter that has no name: the kernel refuses such BTF. */
+/* One parameter has no name. The kernel refuses BTF with such a function. */
 #include "pybpf.h"
 
 #pragma clang diagnostic ignored "-Wc23-extensions"
