@@ -42,6 +42,8 @@ _PROCESSES, _FILES = 1024, 512
 _PROGRAM, _SIZE = (19, 23, 25), 20
 # Seconds in which a process is not looked at again. A stack is older than that when it is named.
 _FRESH = 0.01
+# Seconds after which an address that is in no mapping makes the maps be read again.
+_STALE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +170,17 @@ class _Process:
 
     def __init__(self, pid: int, now: _Moment) -> None:
         self.read = now
-        self.looked = time.monotonic()
+        self.looked = self.read_at = time.monotonic()
         self.parts = _read_maps(pid)
         self.unreadable: set[tuple[str, str]] = set()  # files
 
     def read_again(self, pid: int) -> None:
-        now = _Moment.of(pid)
-        if now is not None and now != self.read:
+        # Memory may be mapped in place of other memory of the same size, so the size alone does
+        # not tell for long.
+        now, late = _Moment.of(pid), time.monotonic() - self.read_at > _STALE
+        if now is not None and (late or now != self.read):
             self.read, self.parts = now, _read_maps(pid) or self.parts
+            self.read_at = time.monotonic()
 
     def part(self, address: int) -> Mapping | None:
         for part in self.parts:

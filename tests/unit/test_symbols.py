@@ -144,6 +144,19 @@ def test_code_of_a_jit_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(reads) < 4  # this process's own memory may grow once or twice
 
 
+def test_a_library_in_place_of_other_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen though the size of the memory is as before."""
+    monkeypatch.setattr(library, "_STALE", 0)
+    symbols, pid = Symbols(), os.getpid()
+    here = parse_maps(Path("/proc/self/maps").read_text())
+    code = next(part for part in here if "libc" in part.path)
+    symbols.place(pid, code.start)
+    process = symbols._processes[pid]
+    process.parts = [part for part in process.parts if part.path != code.path]
+    found = symbols.place(pid, code.start)
+    assert found is not None and found.path == code.path
+
+
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracer that runs for months sees any number of processes and files."""
     monkeypatch.setattr(library, "_PROCESSES", 2)
