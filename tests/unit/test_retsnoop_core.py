@@ -208,6 +208,15 @@ def test_lost_ends_of_tasks_that_are_gone_are_forgotten() -> None:
         assert done is not None and len(done.trace) == 1
 
 
+def test_an_end_that_comes_after_its_records_were_dropped() -> None:
+    """The session says that all its records are lost."""
+    collector = Collector(1, lambda key: False)
+    collector.feed(Call(1, 100, 0, 0, 0, 0))
+    collector.feed(Call(2, 101, 0, 0, 0, 0))
+    done = collector.feed(end(1, 100)._replace(records=5))
+    assert done is not None and (len(done.trace), done.end.records, done.end.dropped) == (0, 5, 5)
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_tasks_that_cannot_be_seen_may_live(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first pid namespace tells that there is no task; elsewhere every task may live."""

@@ -89,6 +89,8 @@ class Collector:
         self._open: dict[int, _Open] = {}
         # The task's session. An older session of the same task has lost its end.
         self._current: dict[int, int] = {}
+        # Sessions whose records were dropped. Their ends may still come: the reader lags.
+        self._dropped: dict[int, None] = {}
 
     @property
     def open(self) -> int:
@@ -107,6 +109,9 @@ class Collector:
         if isinstance(event, End) and not event.interim:
             self._current.pop(key, None)
             kept = self._open.pop(number, None)
+            if number in self._dropped:
+                del self._dropped[number]
+                event = event._replace(dropped=max(event.records, event.dropped))
             return None if event.discard else _session(event, kept or _Open())
         self._current[key] = number
         kept = self._open.get(number)
@@ -137,7 +142,10 @@ class Collector:
         for key, number in [*self._current.items()]:
             if key != but and not self._lives(key):
                 del self._current[key]
-                self._open.pop(number, None)
+                if self._open.pop(number, None) is not None:
+                    self._dropped[number] = None
+        while len(self._dropped) > 8 * self._most:
+            del self._dropped[next(iter(self._dropped))]
         # Each sweep asks about all tasks, so the next one waits until there are twice as many.
         self._limit = max(self._most, 2 * len(self._open))
 
