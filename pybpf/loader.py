@@ -107,7 +107,7 @@ def open_object(
     elif kernel_btf is not None:
         blob, label = _read(kernel_btf)
         btf = Btf(unwrap(bytes(blob), label), name=label)
-    token = None if bpf_token_path is None else os.fspath(bpf_token_path)
+    token = None if bpf_token_path is None else os.fsdecode(bpf_token_path)
     return Object(spec, btf, facts, kconfig, token)
 
 

@@ -58,9 +58,9 @@ def _token_of(path: str) -> Fd:
     what = f"BPF token of {path!r}"
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: it has a NUL
         hint = "give the path where a bpf file system is mounted"
-        raise BpfError(error.errno or 0, what, hint) from None
+        raise BpfError(getattr(error, "errno", 0) or errno.EINVAL, what, hint) from None
     try:
         return token_create(folder)
     except BpfError as error:

@@ -140,6 +140,11 @@ def test_outside_of_containers(tmp_path: Path) -> None:
         with pytest.raises(pybpf.BpfError, match="the first user namespace") as info:
             obj.load()
         assert EVENTS[0] in str(info.value)
+    with (
+        pybpf.open(EVENTS[0], bpf_token_path="a\0b") as obj,
+        pytest.raises(pybpf.BpfError, match="where a bpf file system is mounted"),
+    ):
+        obj.load()
     with pybpf.open(EVENTS[0]) as obj:
         obj.load()
         assert obj.binding.token_fd == 0
