@@ -25,6 +25,7 @@ from .types import (
     Array,
     BtfKind,
     Const,
+    Datasec,
     DeclTag,
     Enum,
     Enum64,
@@ -41,6 +42,7 @@ from .types import (
     Typedef,
     TypeTag,
     Union,
+    Var,
     Volatile,
 )
 
@@ -76,6 +78,14 @@ _KFUNCS = """\
 #define __weak __attribute__((weak))
 #endif
 """
+_KEYWORDS = frozenset(
+    {
+        *("auto", "bool", "break", "case", "char", "const", "continue", "default", "do", "double"),
+        *("else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long"),
+        *("register", "restrict", "return", "short", "signed", "sizeof", "static", "struct"),
+        *("switch", "typedef", "typeof", "union", "unsigned", "void", "volatile", "while"),
+    }
+)
 _KFUNC = "bpf_kfunc"  # the tag of a kfunc
 _TAIL = """\
 #ifndef BPF_NO_PRESERVE_ACCESS_INDEX
@@ -125,7 +135,12 @@ class _Names:
 
     def is_free(self, name: str) -> bool:
         """Tell whether a name is valid and has not been given."""
-        return name not in self._uses and name == _identifier(name) and not name[:1].isdigit()
+        return (
+            name.isidentifier()
+            and name.isascii()
+            and name not in self._uses
+            and name not in _KEYWORDS
+        )
 
     def unique(self, name: str) -> str:
         clean = _identifier(name)
@@ -337,20 +352,36 @@ class _Dumper:
                 tag = self.types[tag_id]
                 assert isinstance(tag, DeclTag)
                 function = self.types[tag.type]
-                if tag.name != _KFUNC or not isinstance(function, Func):
+                # Tags of parameters have an index.
+                if tag.name != _KFUNC or tag.component_idx != -1 or not isinstance(function, Func):
                     continue
                 proto = self.types[function.type]
                 # A name that a typedef or an enumerator has cannot be a function's.
-                if isinstance(proto, FuncProto) and self._words.is_free(function.name):
+                if self._words.is_free(function.name) and self._can_be_declared(proto):
+                    assert isinstance(proto, FuncProto)
                     protos.setdefault(function.name, proto)
             btf = btf.base
         return [self._prototype(name, protos[name]) for name in sorted(protos)]
+
+    def _can_be_declared(self, proto: Type) -> bool:
+        # Forged types may not be: a declaration that no compiler takes would break the header.
+        if not isinstance(proto, FuncProto):
+            return False
+        used = [proto.type, *(param.type for param in proto.params)]
+        if 0 in used[1:-1]:
+            return False  # "..." before the last parameter
+        return all(
+            not isinstance(t, (Func, Var, Datasec, DeclTag))
+            and (bool(t.name) or not isinstance(t, (Struct, Union, Enum, Enum64)))
+            for t in [self.types[one] for one in used if one]
+        )
 
     def _prototype(self, name: str, proto: FuncProto) -> str:
         params = []
         for param in proto.params:
             self._mention(param.type, 0)
-            inner = _identifier(param.name)
+            # A parameter with the name of a type would hide it from those after it.
+            inner = param.name if self._words.is_free(param.name) else ""
             params.append(self._declarator(param.type, inner, 0) if param.type else "...")
         self._mention(proto.type, 0)
         text = self._declarator(proto.type, f"{name}({_params(params)})", 0)

@@ -305,10 +305,20 @@ def test_prototypes_of_kfuncs() -> None:
             Typedef("taken", 1),
             *(DeclTag("bpf_kfunc", target, -1) for target in (7, 6, 6, 9)),
             DeclTag("bpf_fastcall", 8, -1),
+            Func("while", 5),
+            FuncProto(0, (Param("", 0), Param("x", 1))),
+            Func("bpf_dots_first", 17),
+            FuncProto(0, (Param("taken", 1), Param("y", 10), Param("int", 1))),
+            Func("bpf_names", 19),
+            FuncProto(0, (Param("x", 6),)),
+            Func("bpf_of_a_function", 21),
+            *(DeclTag("bpf_kfunc", target, -1) for target in (16, 18, 20, 22)),
+            DeclTag("bpf_kfunc", 8, 0),
         )
     )
     declared = [line for line in text.splitlines() if line.startswith("extern")]
     assert declared == [
+        "extern void bpf_names(int, taken y, int) __weak __ksym;",
         "extern struct s *bpf_one(int x, struct s *s, ...) __weak __ksym;",
         "extern void bpf_two(void) __weak __ksym;",
     ]
